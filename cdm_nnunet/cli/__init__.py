@@ -1,0 +1,1 @@
+"""The command line ``cdm-nnunet``: one verb, one module."""

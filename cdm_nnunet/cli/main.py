@@ -1,0 +1,117 @@
+"""Entry point of ``cdm-nnunet``: dispatch to a verb, one line for a user's mistake, data on stdout.
+
+A verb is a module with ``SUMMARY`` and ``EXAMPLE`` (text for help), ``configure(parser)``, ``run(args)`` that returns a
+JSON-serialisable record, and ``render(record)`` that words it. Verbs import what is heavy inside ``run``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import importlib
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol, TextIO
+
+from cdm_nnunet import __version__
+from cdm_nnunet.errors import InputError
+
+VERBS = ("demo", "env", "convert", "plan", "train", "predict", "evaluate")
+
+
+class Verb(Protocol):
+    """What a verb module offers."""
+
+    SUMMARY: str
+    EXAMPLE: str
+
+    def configure(self, parser: argparse.ArgumentParser) -> None:
+        """Add the verb's arguments."""
+
+    def run(self, args: argparse.Namespace) -> Mapping[str, Any]:
+        """Do the work; what it prints goes to stderr."""
+
+    def render(self, record: Mapping[str, Any]) -> str:
+        """Word the record for a person."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb.
+
+    Args:
+        argv: Arguments without the program name; None takes them from the process.
+
+    Returns:
+        Exit status: 0 when all was done, 2 for bad input.
+    """
+    parser, verbs = _parser()
+    args = parser.parse_args(argv)
+    verb = verbs[args.verb]
+    try:
+        with _stdout_to_stderr() as stdout:
+            record = verb.run(args)
+            print(json.dumps(record, indent=2) if args.json else verb.render(record), file=stdout, flush=True)
+    except InputError as error:
+        return _refuse(str(error))
+    except OSError as error:
+        if error.errno == errno.EPIPE:  # the reader of stdout has gone, as in "... | head"
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        if error.errno == errno.ENOSPC:
+            return _refuse(f"the disk is full: {error}; free some room and run the same command again")
+        if error.filename is None:
+            raise
+        return _refuse(f"{error.strerror}: {error.filename}")
+    except KeyboardInterrupt:
+        print("cdm-nnunet: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> tuple[argparse.ArgumentParser, dict[str, Verb]]:
+    parser = argparse.ArgumentParser(
+        prog="cdm-nnunet", description="nnU-Net for radiotherapy dose prediction, trained on clinical DVH metrics."
+    )
+    parser.add_argument("--version", action="version", version=f"cdm-nnunet {__version__}")
+    subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    verbs: dict[str, Verb] = {}
+    for name in VERBS:
+        verb: Verb = importlib.import_module(f"cdm_nnunet.cli.{name}")  # type: ignore[assignment]  # checked by a test
+        verbs[name] = verb
+        sub = subparsers.add_parser(
+            name,
+            help=verb.SUMMARY,
+            description=verb.SUMMARY,
+            epilog=f"example:\n  {verb.EXAMPLE}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        verb.configure(sub)
+        sub.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
+    return parser, verbs
+
+
+@contextlib.contextmanager
+def _stdout_to_stderr() -> Iterator[TextIO]:
+    """Send everything that is printed, by worker processes too, to stderr; yield the real stdout for the result."""
+    sys.stdout.flush()
+    real = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with os.fdopen(os.dup(real), "w", encoding="utf-8") as stdout, contextlib.redirect_stdout(sys.stderr):
+            yield stdout
+    finally:
+        sys.stdout.flush()
+        os.dup2(real, 1)
+        os.close(real)
+
+
+def _refuse(message: str) -> int:
+    print(f"cdm-nnunet: error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

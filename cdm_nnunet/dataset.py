@@ -1,0 +1,160 @@
+"""The data contract of a raw data set: what ``dataset.json`` and ``cdm_cases.json`` say, and where the files lie.
+
+A raw data set holds per case three images on one grid and, for training and testing, the reference dose:
+
+==========================  =================================================================================
+``imagesTr/CASE_0000``      CT, HU
+``imagesTr/CASE_0001``      prescription map, float32 Gy: the highest prescription of the targets that contain a
+                            voxel, else 0
+``imagesTr/CASE_0002``      ROI bits, one unsigned channel (see :mod:`cdm_nnunet.roi.bits`)
+``labelsTr/CASE``           dose, float32 Gy
+==========================  =================================================================================
+
+``imagesTs`` and ``labelsTs`` hold cases that are kept from training. This module reads and describes; only
+``dataset_conversion.raw_layout`` writes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from cdm_nnunet.dvh.template import Template
+from cdm_nnunet.errors import InputError
+from cdm_nnunet.roi import Catalogue
+
+FORMAT_VERSION = 1
+FILE_ENDING = ".nii.gz"
+CHANNEL_NAMES = ("CT", "prescription", "roi_bits")
+CT_CHANNEL, PRESCRIPTION_CHANNEL, ROI_CHANNEL = range(3)
+READER_NAME = "CDMReaderWriter"
+CASES_FILE = "cdm_cases.json"
+Split = Literal["Tr", "Ts"]
+
+
+@dataclass(frozen=True)
+class CaseRecord:
+    """What is known of a case beyond its images; one entry of ``cdm_cases.json``.
+
+    Attributes:
+        prescriptions_gy: Prescribed dose of each target of the case, by ROI name, Gy.
+        rois: Names of the contoured ROIs, in catalogue order.
+        spacing_mm: Voxel size (z, y, x) in mm.
+        split: ``Tr`` (imagesTr) or ``Ts`` (imagesTs).
+        source: Where the case came from: name in the source, checksums.
+    """
+
+    prescriptions_gy: Mapping[str, float]
+    rois: tuple[str, ...]
+    spacing_mm: tuple[float, float, float]
+    split: Split
+    source: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in ``cdm_cases.json``."""
+        return {
+            "prescriptions_gy": dict(self.prescriptions_gy),
+            "rois": list(self.rois),
+            "spacing_mm": list(self.spacing_mm),
+            "split": self.split,
+            "source": dict(self.source),
+        }
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> CaseRecord:
+        """The inverse of :meth:`to_json`."""
+        z, y, x = entry["spacing_mm"]
+        return cls(entry["prescriptions_gy"], tuple(entry["rois"]), (z, y, x), entry["split"], entry["source"])
+
+
+def cdm_section(dataset_json: Mapping[str, Any], where: str = "dataset.json") -> Mapping[str, Any]:
+    """The own section of a ``dataset.json`` or of plans, checked for version and units.
+
+    Raises:
+        InputError: If there is none (the data set is not ours) or it is of another format version or unit.
+    """
+    section = dataset_json.get("cdm")
+    if section is None:
+        raise InputError(f"{where} has no 'cdm' section: the data set was not written by 'cdm-nnunet convert'")
+    if section.get("format_version") != FORMAT_VERSION:
+        raise InputError(
+            f"{where} has format version {section.get('format_version')}, this software reads {FORMAT_VERSION}; "
+            "convert the data again"
+        )
+    if section.get("units") != {"dose": "Gy", "ct": "HU"}:
+        raise InputError(f"{where} has units {section.get('units')}; expected dose in Gy and CT in HU")
+    return section
+
+
+@dataclass(frozen=True)
+class RawDataset:
+    """A raw data set on disk.
+
+    Attributes:
+        folder: ``nnUNet_raw/DatasetNNN_NAME``.
+    """
+
+    folder: Path
+
+    @cached_property
+    def dataset_json(self) -> dict[str, Any]:
+        """The parsed ``dataset.json``.
+
+        Raises:
+            InputError: If it is missing, not JSON or not ours.
+        """
+        parsed = _read_json(self.folder / "dataset.json")
+        cdm_section(parsed, str(self.folder / "dataset.json"))
+        return parsed
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        """The ROI catalogue."""
+        return Catalogue.from_json(self.dataset_json["cdm"]["catalogue"])
+
+    @cached_property
+    def template(self) -> Template:
+        """The clinical template that came with the data set."""
+        return Template.from_json(self.dataset_json["cdm"]["template"], f"{self.folder / 'dataset.json'}: template")
+
+    @cached_property
+    def cases(self) -> dict[str, CaseRecord]:
+        """Records of all cases by name."""
+        path = self.folder / CASES_FILE
+        try:
+            return {case: CaseRecord.from_json(entry) for case, entry in _read_json(path).items()}
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{path} is damaged ({error!r}); convert the data again") from error
+
+    def record(self, case: str) -> CaseRecord:
+        """Record of one case.
+
+        Raises:
+            InputError: If the data set has no such case.
+        """
+        if case not in self.cases:
+            raise InputError(f"case '{case}' is not in {self.folder / CASES_FILE}; was it added by hand?")
+        return self.cases[case]
+
+    def image_path(self, case: str, channel: int) -> Path:
+        """Path of an image channel (0 CT, 1 prescription, 2 ROI bits) of a case."""
+        return self.folder / f"images{self.record(case).split}" / f"{case}_{channel:04d}{FILE_ENDING}"
+
+    def dose_path(self, case: str) -> Path:
+        """Path of the reference dose of a case."""
+        return self.folder / f"labels{self.record(case).split}" / f"{case}{FILE_ENDING}"
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing; was the data set converted to its end?") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not JSON: {error}") from error

@@ -1,0 +1,1 @@
+"""DVH metrics, curves and clinical templates, exact, in NumPy."""

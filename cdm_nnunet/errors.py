@@ -1,0 +1,11 @@
+"""The one exception that stands for a user's mistake or unusable data."""
+
+from __future__ import annotations
+
+
+class InputError(ValueError):
+    """Input that must not be used: a file, an option or data that would lead to a wrong dose.
+
+    The message says what was expected, what came, for which case, ROI or file, and how to fix it. The command line
+    prints it as one line and exits with status 2; anything else that is raised is a defect of this software.
+    """

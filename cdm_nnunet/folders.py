@@ -1,0 +1,71 @@
+"""Where nnU-Net keeps its data: the three folders named by environment variables, and data sets by number."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from cdm_nnunet.errors import InputError
+
+FOLDER_VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+DEFAULT_ROOT = "nnunet_data"
+
+
+def set_default_folders() -> dict[str, str]:
+    """Give each unset nnU-Net folder variable its default below ``./nnunet_data``.
+
+    It must run before nnunetv2 is imported, which reads the variables once.
+
+    Returns:
+        The three variables with absolute paths, as they now stand in the environment.
+    """
+    for variable in FOLDER_VARIABLES:
+        if not os.environ.get(variable):
+            os.environ[variable] = str(Path(DEFAULT_ROOT, variable).absolute())
+    return {variable: os.environ[variable] for variable in FOLDER_VARIABLES}
+
+
+def folder(variable: str) -> Path:
+    """The folder behind one of the nnU-Net variables, which must be set.
+
+    Raises:
+        InputError: If the variable is not set.
+    """
+    value = os.environ.get(variable)
+    if not value:
+        raise InputError(f'{variable} is not set; run: eval "$(cdm-nnunet env)"')
+    return Path(value)
+
+
+def dataset_name(dataset_id: int, name: str) -> str:
+    """nnU-Net's folder name of a data set.
+
+    Raises:
+        InputError: If the number is not 1 to 999 or the name has characters other than letters, digits, ``_``, ``-``.
+
+    Example:
+        >>> dataset_name(501, "OpenKBP")
+        'Dataset501_OpenKBP'
+    """
+    if not 1 <= dataset_id <= 999:
+        raise InputError(f"a dataset id is a number from 1 to 999, not {dataset_id}")
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        raise InputError(f"a dataset name has letters, digits, '_' and '-' only, not '{name}'")
+    return f"Dataset{dataset_id:03d}_{name}"
+
+
+def find_dataset(dataset_id: int, variable: str = "nnUNet_raw") -> Path:
+    """The folder of a data set in one of the nnU-Net folders.
+
+    Raises:
+        InputError: If there is none, or several share the number.
+    """
+    root = folder(variable)
+    found = sorted(path for path in root.glob(f"Dataset{dataset_id:03d}_*") if path.is_dir())
+    if not found:
+        raise InputError(f"no dataset {dataset_id} in {root} ({variable}); is the variable right, was it converted?")
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise InputError(f"dataset id {dataset_id} is used {len(found)} times in {root}: {names}; rename or remove one")
+    return found[0]

@@ -1,0 +1,1 @@
+"""Differentiable DVH metrics and dose losses (torch)."""

@@ -1,0 +1,133 @@
+"""The ROI catalogue of a data set: which ROI is which bit, of which kind, and its left-right partner."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from cdm_nnunet.errors import InputError
+from cdm_nnunet.roi.bits import bit_dtype, n_words
+
+RoiKind = Literal["target", "oar", "external", "dose_region", "other"]
+
+
+@dataclass(frozen=True)
+class Roi:
+    """One region of interest.
+
+    Attributes:
+        name: TG-263 name, unique in the catalogue.
+        kind: ``target`` (PTV, CTV, GTV), ``oar``, ``external`` (body outline), ``dose_region`` (where dose can be;
+            outside it dose is zero by definition; OpenKBP's ``possible_dose_mask``) or ``other``.
+        mirror: Name of the ROI that this one becomes when left and right are swapped, or None if it maps to itself.
+    """
+
+    name: str
+    kind: RoiKind
+    mirror: str | None = None
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The ROIs of a data set in bit order: ``rois[k]`` is bit ``k``.
+
+    Raises:
+        InputError: If it is empty or has over 64 ROIs, a name appears twice, a kind is unknown, there are several
+            ``external`` or ``dose_region`` ROIs, or mirror partners do not point at each other.
+
+    Example:
+        >>> catalogue = Catalogue((Roi("Parotid_L", "oar", "Parotid_R"), Roi("Parotid_R", "oar", "Parotid_L")))
+        >>> catalogue.bit("Parotid_R"), catalogue.mirror_permutation
+        (1, (1, 0))
+    """
+
+    rois: tuple[Roi, ...]
+
+    def __post_init__(self) -> None:
+        bit_dtype(len(self.rois))  # refuses none and more than 64
+        names = self.names
+        for name in names:
+            if names.count(name) > 1:
+                raise InputError(f"ROI '{name}' is in the catalogue {names.count(name)} times")
+        for roi in self.rois:
+            if roi.kind not in get_args(RoiKind):
+                raise InputError(f"ROI '{roi.name}' has kind '{roi.kind}'; known are {', '.join(get_args(RoiKind))}")
+            if roi.mirror is not None and (
+                roi.mirror not in names or self.rois[names.index(roi.mirror)].mirror != roi.name
+            ):
+                raise InputError(f"ROI '{roi.name}' has mirror partner '{roi.mirror}', which does not point back at it")
+        kinds = [roi.kind for roi in self.rois]
+        for kind in ("external", "dose_region"):
+            if kinds.count(kind) > 1:
+                raise InputError(f"a catalogue has at most one ROI of kind '{kind}', not {kinds.count(kind)}")
+
+    def __len__(self) -> int:
+        return len(self.rois)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """ROI names in bit order."""
+        return tuple(roi.name for roi in self.rois)
+
+    @property
+    def dtype(self) -> np.dtype[np.unsignedinteger]:
+        """Type of the packed channel."""
+        return bit_dtype(len(self.rois))
+
+    @property
+    def n_words(self) -> int:
+        """Number of 16-bit words."""
+        return n_words(len(self.rois))
+
+    @cached_property
+    def mirror_permutation(self) -> tuple[int, ...]:
+        """After a left-right flip of the volume, bit ``k`` is what bit ``mirror_permutation[k]`` was."""
+        return tuple(self.bit(roi.mirror or roi.name) for roi in self.rois)
+
+    @property
+    def dose_region_bit(self) -> int | None:
+        """Bit of the ROI outside which dose is zero by definition, or None if the catalogue has none."""
+        return next((k for k, roi in enumerate(self.rois) if roi.kind == "dose_region"), None)
+
+    def bit(self, name: str) -> int:
+        """Bit of the ROI called ``name``.
+
+        Raises:
+            InputError: If there is none, with the known names.
+        """
+        try:
+            return self.names.index(name)
+        except ValueError:
+            raise InputError(f"no ROI '{name}' in the catalogue; it has {', '.join(self.names)}") from None
+
+    def bits_of_kind(self, *kinds: RoiKind) -> tuple[int, ...]:
+        """Bits of the ROIs of these kinds, ascending."""
+        return tuple(k for k, roi in enumerate(self.rois) if roi.kind in kinds)
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """As it stands in ``dataset.json``: one object an ROI, in bit order."""
+        return [
+            {"name": roi.name, "bit": bit, "kind": roi.kind, "mirror": roi.mirror} for bit, roi in enumerate(self.rois)
+        ]
+
+    @classmethod
+    def from_json(cls, entries: Iterable[Mapping[str, Any]]) -> Catalogue:
+        """The inverse of :meth:`to_json`.
+
+        Raises:
+            InputError: If bits are not 0, 1, 2, ... in order, a key is missing or unknown, or the catalogue is invalid.
+        """
+        rois = []
+        for position, entry in enumerate(entries):
+            if set(entry) != {"name", "bit", "kind", "mirror"}:
+                raise InputError(
+                    f"catalogue entry {position} has keys {sorted(entry)}; expected bit, kind, mirror and name"
+                )
+            if entry["bit"] != position:
+                raise InputError(f"catalogue entry {position} ('{entry['name']}') claims bit {entry['bit']}")
+            rois.append(Roi(entry["name"], entry["kind"], entry["mirror"]))
+        return cls(tuple(rois))

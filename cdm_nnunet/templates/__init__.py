@@ -1,0 +1,1 @@
+"""Clinical templates that ship with the package (JSON)."""

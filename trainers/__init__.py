@@ -1,0 +1,1 @@
+"""The nnU-Net trainers for dose prediction."""
