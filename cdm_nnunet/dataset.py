@@ -77,7 +77,7 @@ def cdm_section(dataset_json: Mapping[str, Any], where: str = "dataset.json") ->
     Raises:
         InputError: If there is none (the data set is not ours) or it is of another format version or unit.
     """
-    section = dataset_json.get("cdm")
+    section: Mapping[str, Any] | None = dataset_json.get("cdm")
     if section is None:
         raise InputError(f"{where} has no 'cdm' section: the data set was not written by 'cdm-nnunet convert'")
     if section.get("format_version") != FORMAT_VERSION:
@@ -107,7 +107,7 @@ class RawDataset:
         Raises:
             InputError: If it is missing, not JSON or not ours.
         """
-        parsed = _read_json(self.folder / "dataset.json")
+        parsed: dict[str, Any] = _read_json(self.folder / "dataset.json")
         cdm_section(parsed, str(self.folder / "dataset.json"))
         return parsed
 

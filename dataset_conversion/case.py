@@ -1,0 +1,240 @@
+"""One patient in memory, checked on construction: what a source hands over and ``raw_layout`` writes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cdm_nnunet.dataset import CaseRecord, Split
+from cdm_nnunet.errors import InputError
+from cdm_nnunet.roi import Catalogue, refuse_stray_bits
+
+CT_RANGE_HU = (-1024, 3071)
+SPACING_RANGE_MM = (0.3, 10.0)
+PRESCRIPTION_RANGE_GY = (1.0, 150.0)
+DOSE_MAXIMUM_RANGE = (0.5, 3.0)  # in units of the highest prescription
+_AIR_HU = -200  # every CT of a patient reaches below this, inside or around the body
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where a voxel grid lies in the patient, in SimpleITK's conventions: LPS coordinates, axis order (x, y, z).
+
+    Attributes:
+        spacing_mm: Voxel size (x, y, z).
+        origin_mm: Centre of voxel (0, 0, 0).
+        direction: Row-major 3 x 3 direction cosines.
+
+    Raises:
+        InputError: If the voxel size is implausible or the axes do not run to the patient's left, back and head.
+    """
+
+    spacing_mm: tuple[float, float, float]
+    origin_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    direction: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        low, high = SPACING_RANGE_MM
+        if len(self.spacing_mm) != 3 or not all(low <= size <= high for size in self.spacing_mm):  # NaN fails too
+            raise InputError(f"voxel size {self.spacing_mm} mm is not plausible; expected three of {low} to {high} mm")
+        if len(self.origin_mm) != 3 or not np.isfinite(self.origin_mm).all():
+            raise InputError(f"the origin must be three numbers in mm, not {self.origin_mm}")
+        cosines = np.reshape(self.direction, (3, -1))
+        if cosines.shape != (3, 3) or not np.allclose(cosines @ cosines.T, np.eye(3), atol=1e-4):
+            raise InputError(f"direction cosines must be an orthonormal 3 x 3 matrix, not {self.direction}")
+        if not (np.diag(cosines) > 0.9).all():
+            raise InputError(
+                f"image axes must run to the patient's left, back and head, but the direction is {self.direction}; "
+                "reorient the image first: left-right mirroring and the network take the axes for anatomical"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A patient, ready to be written.
+
+    Attributes:
+        name: nnU-Net's case identifier.
+        split: ``Tr`` (for training) or ``Ts`` (kept from it).
+        ct_hu: CT, shape (z, y, x), int16 or float32, HU from -1024 to 3071.
+        roi_bits: Packed ROI masks, shape (z, y, x), in the catalogue's type; see :func:`pack_masks`.
+        catalogue: Names the bits.
+        dose_gy: Reference dose, shape (z, y, x), float32 Gy; None where there is none (``Ts`` only).
+        prescriptions_gy: Prescribed dose by target name, Gy; for contoured targets only.
+        geometry: The grid that all images share.
+        source: Where the case came from, without anything that identifies the patient.
+        empty_rois: ROIs that the source names but whose masks have no voxel; they count as absent.
+
+    Raises:
+        InputError: If anything is inconsistent or implausible; the message says what.
+    """
+
+    name: str
+    split: Split
+    ct_hu: NDArray[np.int16] | NDArray[np.float32]
+    roi_bits: NDArray[np.unsignedinteger]
+    catalogue: Catalogue
+    dose_gy: NDArray[np.float32] | None
+    prescriptions_gy: Mapping[str, float]
+    geometry: Geometry
+    source: Mapping[str, str] = field(default_factory=dict)
+    empty_rois: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", self.name):
+            raise InputError(f"a case name has letters, digits, '_', '-' and '.' only, not '{self.name}'")
+        if self.split not in ("Tr", "Ts"):
+            raise InputError(f"the split is 'Tr' or 'Ts', not '{self.split}'")
+        self._check_ct()
+        self._check_rois()
+        self._check_prescriptions()
+        self._check_dose()
+
+    @cached_property
+    def rois(self) -> tuple[str, ...]:
+        """Names of the contoured ROIs (those with at least one voxel), in catalogue order."""
+        used = int(np.bitwise_or.reduce(self.roi_bits, axis=None))
+        return tuple(name for bit, name in enumerate(self.catalogue.names) if used >> bit & 1)
+
+    def mask(self, name: str) -> NDArray[np.bool_]:
+        """Mask of one ROI, shape (z, y, x); all False where it was not contoured.
+
+        Raises:
+            InputError: If the catalogue has no such ROI.
+        """
+        bit = self.roi_bits.dtype.type(1 << self.catalogue.bit(name))
+        mask: NDArray[np.bool_] = (self.roi_bits & bit) != 0
+        return mask
+
+    def prescription_map_gy(self) -> NDArray[np.float32]:
+        """Per voxel the highest prescription of the targets that contain it, else 0; shape (z, y, x)."""
+        prescription_gy = np.zeros(self.roi_bits.shape, np.float32)
+        for name, level_gy in sorted(self.prescriptions_gy.items(), key=lambda item: item[1]):
+            prescription_gy[self.mask(name)] = level_gy
+        return prescription_gy
+
+    def record(self) -> CaseRecord:
+        """The entry of ``cdm_cases.json``."""
+        x, y, z = self.geometry.spacing_mm
+        ordered = {name: float(self.prescriptions_gy[name]) for name in self.rois if name in self.prescriptions_gy}
+        return CaseRecord(ordered, self.rois, (z, y, x), self.split, self.source)
+
+    def _check_ct(self) -> None:
+        if self.ct_hu.ndim != 3 or self.ct_hu.dtype not in (np.dtype(np.int16), np.dtype(np.float32)):
+            raise InputError(f"the CT must be 3D, int16 or float32, not {self.ct_hu.ndim}D {self.ct_hu.dtype}")
+        low, high = float(self.ct_hu.min()), float(self.ct_hu.max())
+        if not (CT_RANGE_HU[0] <= low and high <= CT_RANGE_HU[1]):  # NaN fails too
+            raise InputError(f"CT values from {low:g} to {high:g} HU are outside {CT_RANGE_HU[0]} to {CT_RANGE_HU[1]}")
+        if low > _AIR_HU:
+            raise InputError(f"the lowest CT value is {low:g} HU: no air anywhere; is it stored as HU + 1024?")
+
+    def _check_rois(self) -> None:
+        if self.roi_bits.shape != self.ct_hu.shape:
+            raise InputError(f"ROI masks have shape {self.roi_bits.shape}, the CT has {self.ct_hu.shape}")
+        if self.roi_bits.dtype != self.catalogue.dtype:
+            raise InputError(
+                f"{len(self.catalogue)} ROIs are packed into {self.catalogue.dtype}, not {self.roi_bits.dtype}"
+            )
+        refuse_stray_bits(self.roi_bits, len(self.catalogue))
+        region = self.catalogue.dose_region_bit
+        if region is not None and self.catalogue.names[region] not in self.rois:
+            raise InputError(f"ROI '{self.catalogue.names[region]}', outside which dose is zero, is empty or missing")
+
+    def _check_prescriptions(self) -> None:
+        targets = [name for name in self.rois if self.catalogue.rois[self.catalogue.bit(name)].kind == "target"]
+        low, high = PRESCRIPTION_RANGE_GY
+        for name, level_gy in self.prescriptions_gy.items():
+            if name not in targets:
+                raise InputError(
+                    f"'{name}' has a prescription but is no contoured target; those are {', '.join(targets) or 'none'}"
+                )
+            if not low <= level_gy <= high:
+                raise InputError(f"{level_gy:g} Gy for '{name}' is no plausible prescription ({low:g} to {high:g} Gy)")
+        if not self.prescriptions_gy:
+            raise InputError(
+                f"no target with a prescription; contoured are {', '.join(self.rois) or 'no ROIs at all'}, "
+                f"targets would be {', '.join(self.catalogue.names[k] for k in self.catalogue.bits_of_kind('target'))}"
+            )
+
+    def _check_dose(self) -> None:
+        if self.dose_gy is None:
+            if self.split == "Tr":
+                raise InputError("a training case needs a reference dose; without one it can only be a test case")
+            return
+        if self.dose_gy.shape != self.ct_hu.shape:
+            raise InputError(f"the dose has shape {self.dose_gy.shape}, the CT has {self.ct_hu.shape}")
+        if self.dose_gy.dtype != np.float32:
+            raise InputError(f"the dose must be float32, not {self.dose_gy.dtype}")
+        if not np.isfinite(self.dose_gy).all():
+            raise InputError(f"the dose is NaN or infinite in {np.count_nonzero(~np.isfinite(self.dose_gy))} voxels")
+        if self.dose_gy.min() < 0:
+            raise InputError(f"the dose is negative in {np.count_nonzero(self.dose_gy < 0)} voxels")
+        maximum_gy, prescribed_gy = float(self.dose_gy.max()), max(self.prescriptions_gy.values())
+        low, high = (factor * prescribed_gy for factor in DOSE_MAXIMUM_RANGE)
+        if not low <= maximum_gy <= high:
+            raise InputError(
+                f"the dose maximum is {maximum_gy:g} Gy for a prescription of {prescribed_gy:g} Gy, expected "
+                f"{low:g} to {high:g} Gy; is it in cGy or in percent, or does it belong to another plan?"
+            )
+        region = self.catalogue.dose_region_bit
+        if region is not None:
+            outside_gy = self.dose_gy[~self.mask(self.catalogue.names[region])]
+            if outside_gy.any():
+                raise InputError(
+                    f"{np.count_nonzero(outside_gy)} voxels outside '{self.catalogue.names[region]}' have dose, up to "
+                    f"{outside_gy.max():g} Gy; by definition it is zero there"
+                )
+
+
+def pack_masks(
+    catalogue: Catalogue, masks: Iterable[tuple[str, NDArray[np.bool_]]], shape: tuple[int, ...]
+) -> tuple[NDArray[np.unsignedinteger], tuple[str, ...]]:
+    """Pack named masks into one channel, one at a time, so that a generator never holds two of them.
+
+    Args:
+        catalogue: Names the bits.
+        masks: Pairs of ROI name and boolean mask of shape ``shape``.
+        shape: Shape of the grid (z, y, x).
+
+    Returns:
+        The packed channel, shape ``shape``, and the names of the masks that have no voxel.
+
+    Raises:
+        InputError: If a name is unknown or comes twice, or a mask is not boolean or of another shape.
+    """
+    roi_bits: NDArray[Any] = np.zeros(shape, catalogue.dtype)
+    seen: list[str] = []
+    empty: list[str] = []
+    for name, mask in masks:
+        bit = catalogue.bit(name)
+        if name in seen:
+            raise InputError(f"ROI '{name}' comes twice")
+        seen.append(name)
+        if mask.shape != roi_bits.shape or mask.dtype != np.bool_:
+            raise InputError(
+                f"the mask of '{name}' is {mask.dtype} {mask.shape}, expected bool {roi_bits.shape}; "
+                "threshold and resample it explicitly first"
+            )
+        if mask.any():
+            roi_bits[mask] |= catalogue.dtype.type(1 << bit)
+        else:
+            empty.append(name)
+    return roi_bits, tuple(empty)
+
+
+def clip_hu(ct_hu: NDArray[Any]) -> NDArray[np.int16]:
+    """Round and clip CT values to the stored range of -1024 to 3071 HU (12 bits; metal and padding lie outside).
+
+    Raises:
+        InputError: If a value is NaN or infinite.
+    """
+    if not np.isfinite(ct_hu).all():
+        raise InputError(f"the CT is NaN or infinite in {np.count_nonzero(~np.isfinite(ct_hu))} voxels")
+    clipped: NDArray[np.int16] = np.rint(np.clip(ct_hu, *CT_RANGE_HU)).astype(np.int16)
+    return clipped

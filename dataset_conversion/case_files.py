@@ -1,0 +1,248 @@
+"""The files of one case on disk: written aside, read back, moved into place, and only then recorded as complete.
+
+Layout below the data set's folder (what starts with a dot is invisible to nnU-Net):
+
+=====================================  ========================================================================
+``imagesTr`` .. ``labelsTs``           nnU-Net's folders; complete files only
+``.conversion/incomplete``             files that are being written
+``.conversion/cases/CASE.json``        completion record of a case: written last, removed before any change
+=====================================  ========================================================================
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import SimpleITK as sitk  # noqa: N813  # the name that SimpleITK's own documentation uses
+from numpy.typing import NDArray
+
+from cdm_nnunet.dataset import CT_CHANNEL, FILE_ENDING, PRESCRIPTION_CHANNEL, ROI_CHANNEL, CaseRecord, Split
+
+from .case import Case, Geometry
+
+STATE_FOLDER = ".conversion"
+CONVERTER_VERSION = "1"  # raise it when the same source gives other files; cases of older versions are written anew
+
+
+class CaseSource(Protocol):
+    """A patient that can be converted. It is sent to worker processes, so it holds paths and not arrays."""
+
+    @property
+    def name(self) -> str:
+        """Name of the case."""
+
+    @property
+    def split(self) -> Split:
+        """Whether it is for training."""
+
+    def checksums(self) -> Mapping[str, str]:
+        """What identifies the content of the source: when it is the same as last time, nothing is converted again."""
+
+    def load(self) -> Case:
+        """Read and check the patient; raises InputError where that is not possible."""
+
+
+@dataclass(frozen=True)
+class CompletedCase:
+    """A case that is completely on disk.
+
+    Attributes:
+        record: Its entry of ``cdm_cases.json``.
+        checksums: Of its source.
+        files: SHA-256 of each written file, by path relative to the data set's folder.
+        empty_rois: ROIs that the source names and that have no voxel.
+        converter_version: Version of the code that wrote it.
+    """
+
+    record: CaseRecord
+    checksums: Mapping[str, str]
+    files: Mapping[str, str]
+    empty_rois: tuple[str, ...] = ()
+    converter_version: str = CONVERTER_VERSION
+
+    @property
+    def has_dose(self) -> bool:
+        """Whether there is a reference dose."""
+        return any(file.startswith("labels") for file in self.files)
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in the completion record."""
+        return {
+            "record": self.record.to_json(),
+            "checksums": dict(self.checksums),
+            "files": dict(self.files),
+            "empty_rois": list(self.empty_rois),
+            "converter_version": self.converter_version,
+        }
+
+    @classmethod
+    def read(cls, folder: Path, name: str) -> CompletedCase | None:
+        """The completion record of a case, or None if there is none that can be read."""
+        try:
+            entry = json.loads(record_path(folder, name).read_text(encoding="utf-8"))
+            return cls(
+                CaseRecord.from_json(entry["record"]),
+                entry["checksums"],
+                entry["files"],
+                tuple(entry["empty_rois"]),
+                entry["converter_version"],
+            )
+        except (FileNotFoundError, KeyError, TypeError, ValueError):
+            return None
+
+    def is_current(self, folder: Path, source: CaseSource) -> bool:
+        """Whether the source is unchanged and all files are there as they were written."""
+        return (
+            self.converter_version == CONVERTER_VERSION
+            and self.record.split == source.split
+            and dict(self.checksums) == dict(source.checksums())
+            and all((folder / file).is_file() and sha256(folder / file) == sum_ for file, sum_ in self.files.items())
+        )
+
+
+def record_path(folder: Path, name: str) -> Path:
+    """Path of the completion record of a case."""
+    return folder / STATE_FOLDER / "cases" / f"{name}.json"
+
+
+def write_case(folder: Path, case: Case, checksums: Mapping[str, str]) -> CompletedCase:
+    """Write a case into a data set; a case of the same name is replaced.
+
+    At every moment the case is either complete and recorded, or not recorded, and then ``dataset.json`` is not there
+    either. The dose moves into place last.
+
+    Args:
+        folder: The data set's folder.
+        case: The case.
+        checksums: Of its source, kept to tell later whether it has changed.
+
+    Raises:
+        OSError: If a file can't be written, for example because the disk is full; nothing of it remains.
+    """
+    incomplete = folder / STATE_FOLDER / "incomplete"
+    incomplete.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f"{case.name}-", dir=incomplete))
+    try:
+        files = {}
+        for target, array in _images(case).items():
+            aside = staging / target.replace("/", "-")
+            write_image(array, case.geometry, aside)
+            files[target] = (aside, sha256(aside))
+        withdraw_case(folder, case.name)
+        for target, (aside, _) in files.items():
+            (folder / target).parent.mkdir(exist_ok=True)
+            os.replace(aside, folder / target)
+        completed = CompletedCase(
+            case.record(), checksums, {target: sum_ for target, (_, sum_) in files.items()}, case.empty_rois
+        )
+        write_json(record_path(folder, case.name), completed.to_json())
+        return completed
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def withdraw_case(folder: Path, name: str) -> None:
+    """Declare the data set unfinished and remove a case, its completion record first."""
+    (folder / "dataset.json").unlink(missing_ok=True)
+    completed = CompletedCase.read(folder, name)
+    record_path(folder, name).unlink(missing_ok=True)
+    for file in completed.files if completed is not None else ():
+        (folder / file).unlink(missing_ok=True)
+
+
+def _images(case: Case) -> dict[str, NDArray[Any]]:
+    """What to write, by path in the data set, in the order of writing: the dose last."""
+    channels = {
+        CT_CHANNEL: case.ct_hu,
+        PRESCRIPTION_CHANNEL: case.prescription_map_gy(),
+        ROI_CHANNEL: case.roi_bits,
+    }
+    images = {f"images{case.split}/{case.name}_{k:04d}{FILE_ENDING}": array for k, array in channels.items()}
+    if case.dose_gy is not None:
+        images[f"labels{case.split}/{case.name}{FILE_ENDING}"] = case.dose_gy
+    return images
+
+
+def write_image(array: NDArray[Any], geometry: Geometry, path: Path) -> None:
+    """Write a compressed NIfTI file, read it back and compare.
+
+    SimpleITK reports neither a full disk nor a truncated file, in writing or in reading; hence the comparison.
+
+    Args:
+        array: Shape (z, y, x).
+        geometry: Of the grid.
+        path: Where to; ends in ``.nii.gz``.
+
+    Raises:
+        OSError: If what is on disk is not what was to be written; the reason, where the system tells it.
+    """
+    image: Any = sitk.GetImageFromArray(array)
+    image.SetSpacing(geometry.spacing_mm)
+    image.SetOrigin(geometry.origin_mm)
+    image.SetDirection(geometry.direction)
+    try:
+        sitk.WriteImage(image, str(path), useCompression=True)
+        intact = _holds(path, array, geometry)
+    except RuntimeError:
+        intact = False
+    if not intact:
+        _raise_write_error(path, array.nbytes)
+    with path.open("rb+") as written:
+        os.fsync(written.fileno())
+
+
+def _holds(path: Path, array: NDArray[Any], geometry: Geometry) -> bool:
+    image: Any = sitk.ReadImage(str(path))
+    stored = sitk.GetArrayViewFromImage(image)
+    return (
+        stored.dtype == array.dtype
+        and np.array_equal(stored, array)
+        and np.allclose(image.GetSpacing(), geometry.spacing_mm, atol=1e-4)
+        and np.allclose(image.GetOrigin(), geometry.origin_mm, atol=1e-3)
+        and np.allclose(image.GetDirection(), geometry.direction, atol=1e-4)
+    )
+
+
+def _raise_write_error(path: Path, n_bytes: int) -> None:
+    """Find out why a file could not be written, by writing as many bytes without SimpleITK, and raise that."""
+    probe = path.with_name("probe")
+    try:
+        with probe.open("wb") as file:
+            file.write(bytes(n_bytes))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise OSError(error.errno, os.strerror(error.errno or errno.EIO), str(path)) from error
+    finally:
+        probe.unlink(missing_ok=True)
+    raise OSError(errno.EIO, "what was written can't be read back unchanged", str(path))
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file so that it is either there as a whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with aside.open("w", encoding="utf-8") as file:
+            json.dump(content, file, indent=2)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def sha256(path: Path) -> str:
+    """Checksum of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

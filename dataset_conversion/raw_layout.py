@@ -1,0 +1,318 @@
+"""The writer of raw data sets: the only place that creates what :mod:`cdm_nnunet.dataset` describes.
+
+A conversion can be stopped at any moment and run again: complete, unchanged cases are skipped. ``dataset.json`` is
+written when all cases are there, so that an unfinished data set can't be planned.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm  # type: ignore[import-untyped]  # it has no types of its own
+
+from cdm_nnunet.dataset import CASES_FILE, CHANNEL_NAMES, FILE_ENDING, FORMAT_VERSION, READER_NAME
+from cdm_nnunet.dvh.template import Template
+from cdm_nnunet.errors import InputError
+from cdm_nnunet.folders import dataset_name
+from cdm_nnunet.roi import Catalogue, Roi
+
+from .case_files import STATE_FOLDER, CaseSource, CompletedCase, write_case, write_json
+from .splits import make_folds
+
+SPLITS_FILE = "splits_final.json"
+_IMAGE_FOLDERS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """What a data set is, apart from its cases.
+
+    Attributes:
+        dataset_id: Number from 1 to 999.
+        name: Letters, digits, ``_`` and ``-``.
+        description: One sentence.
+        template: The clinical template; its ROIs, in order, are the catalogue.
+        source: What the data set was made from: the name of the conversion.
+        published_validation: Cases that the publisher chose for validation (fold 0); may be empty.
+        excluded: Patients that the user left out on purpose.
+    """
+
+    dataset_id: int
+    name: str
+    description: str
+    template: Template
+    source: str
+    published_validation: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """The ROI catalogue."""
+        return template_catalogue(self.template)
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """Result of a conversion.
+
+    Attributes:
+        folder: The data set's folder.
+        catalogue: Names the ROIs.
+        cases: All cases by name.
+        converted: Names of the cases that were written in this run; the others were there already, unchanged.
+        excluded: Patients that the user left out on purpose.
+        seconds: Duration of this run.
+    """
+
+    folder: Path
+    catalogue: Catalogue
+    cases: dict[str, CompletedCase]
+    converted: tuple[str, ...]
+    excluded: tuple[str, ...]
+    seconds: float
+
+    @property
+    def training(self) -> tuple[str, ...]:
+        """Names of the cases in imagesTr."""
+        return tuple(name for name, case in self.cases.items() if case.record.split == "Tr")
+
+    def to_json(self) -> dict[str, Any]:
+        """The record of the run."""
+        n_cases = len(self.cases)
+        present = [name for case in self.cases.values() for name in case.record.rois]
+        return {
+            "dataset": str(self.folder),
+            "cases": n_cases,
+            "training_cases": len(self.training),
+            "test_cases": n_cases - len(self.training),
+            "converted": list(self.converted),
+            "unchanged": [name for name in self.cases if name not in self.converted],
+            "excluded": list(self.excluded),
+            "absent_rois": {name: n_cases - present.count(name) for name in self.catalogue.names},
+            "empty_rois": {name: list(case.empty_rois) for name, case in self.cases.items() if case.empty_rois},
+            "without_reference_dose": [name for name, case in self.cases.items() if not case.has_dose],
+            "seconds": round(self.seconds, 1),
+        }
+
+
+def template_catalogue(template: Template) -> Catalogue:
+    """The catalogue of a template: its ROIs in order; ``NAME_L`` and ``NAME_R`` are mirror partners.
+
+    Raises:
+        InputError: If the template has more than 64 ROIs.
+
+    Example:
+        >>> template_catalogue(Template.load("openkbp")).rois[5]
+        Roi(name='Parotid_R', kind='oar', mirror='Parotid_L')
+    """
+    names = [roi.name for roi in template.rois]
+
+    def partner(name: str) -> str | None:
+        other = name[:-1] + {"L": "R", "R": "L"}.get(name[-1], "") if name[-2:-1] == "_" else ""
+        return other if other in names and other != name else None
+
+    return Catalogue(tuple(Roi(roi.name, roi.kind, partner(roi.name)) for roi in template.rois))
+
+
+def write_dataset(
+    raw_folder: Path, spec: DatasetSpec, sources: Sequence[CaseSource], n_processes: int = 1
+) -> Conversion:
+    """Convert all patients into a raw data set, or bring one up to date.
+
+    Args:
+        raw_folder: nnU-Net's raw folder.
+        spec: What the data set is.
+        sources: The patients.
+        n_processes: Worker processes; 1 converts in this process.
+
+    Raises:
+        InputError: If the data set's number or name is taken, or patients were refused: all of them in one message.
+            The other patients are converted, and the data set stays unfinished.
+        OSError: If the disk is full or a file can't be written.
+    """
+    start = time.monotonic()
+    names = [source.name for source in sources]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"patient '{name}' is in the source {names.count(name)} times; names must be unique")
+    if not names:
+        raise InputError("there are no patients to convert")
+    training = [source.name for source in sources if source.split == "Tr"]
+    folds = make_folds(training, spec.published_validation) if training else None
+
+    folder = _claim(raw_folder, spec)
+    with _lock(folder):
+        _refuse_other_cases(folder, names)
+        shutil.rmtree(folder / STATE_FOLDER / "incomplete", ignore_errors=True)
+        (folder / "imagesTr").mkdir(exist_ok=True)
+        outcomes = {outcome.name: outcome for outcome in _outcomes(sources, folder, spec, n_processes)}
+        _refuse_incomplete(outcomes, names)
+        cases = {name: case for name in names if (case := outcomes[name].case) is not None}
+        _refuse_strays(folder, cases)
+        conversion = Conversion(
+            folder,
+            spec.catalogue,
+            cases,
+            tuple(name for name in names if outcomes[name].converted),
+            spec.excluded,
+            time.monotonic() - start,
+        )
+        write_json(folder / CASES_FILE, {name: case.record.to_json() for name, case in cases.items()})
+        if folds is not None:
+            write_json(folder / SPLITS_FILE, folds)
+        write_json(folder / "dataset.json", _dataset_json(spec, conversion))
+    return conversion
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    name: str
+    case: CompletedCase | None
+    converted: bool = False
+    refusal: str = ""
+
+
+def _convert(source: CaseSource, folder: Path, catalogue: Catalogue) -> _Outcome:
+    """Convert one patient unless that was done before; runs in a worker."""
+    try:
+        completed = CompletedCase.read(folder, source.name)
+        if completed is not None and completed.is_current(folder, source):
+            return _Outcome(source.name, completed)
+        case = source.load()
+        if (case.name, case.split, case.catalogue) != (source.name, source.split, catalogue):
+            raise InputError("name, split and catalogue of the loaded case are not those that were announced")
+        return _Outcome(source.name, write_case(folder, case, source.checksums()), converted=True)
+    except InputError as error:
+        return _Outcome(source.name, None, refusal=str(error))
+
+
+def _outcomes(sources: Sequence[CaseSource], folder: Path, spec: DatasetSpec, n_processes: int) -> Iterator[_Outcome]:
+    bar = tqdm(total=len(sources), desc=folder.name, unit="case", file=sys.stderr)
+    with bar:
+        if n_processes <= 1:
+            for source in sources:
+                yield _convert(source, folder, spec.catalogue)
+                bar.update()
+            return
+        # (spawned: a fork of a process in which SimpleITK has run threads can hang)
+        pool = ProcessPoolExecutor(min(n_processes, len(sources)), multiprocessing.get_context("spawn"))
+        try:
+            futures = [pool.submit(_convert, source, folder, spec.catalogue) for source in sources]
+            for future in as_completed(futures):
+                yield future.result()
+                bar.update()
+        except BrokenProcessPool as error:
+            raise InputError(
+                "a conversion process was killed, most likely for want of memory; "
+                "run the same command again with a smaller -np (finished patients are kept)"
+            ) from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _claim(raw_folder: Path, spec: DatasetSpec) -> Path:
+    """Create the data set's folder, or make sure that the one there is an earlier run of the same conversion."""
+    folder = raw_folder / dataset_name(spec.dataset_id, spec.name)
+    others = sorted(p.name for p in raw_folder.glob(f"Dataset{spec.dataset_id:03d}_*") if p.name != folder.name)
+    if others:
+        raise InputError(
+            f"dataset id {spec.dataset_id} is taken by {', '.join(others)} in {raw_folder}; choose another -d"
+        )
+    manifest_path = folder / STATE_FOLDER / "manifest.json"
+    manifest = {
+        "source": spec.source,
+        "format_version": FORMAT_VERSION,
+        "catalogue": spec.catalogue.to_json(),
+    }
+    if folder.exists() and any(entry.name != STATE_FOLDER for entry in folder.iterdir()):
+        try:
+            earlier = json.loads(manifest_path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            raise InputError(
+                f"{folder} exists and was not written by this command; choose another -d or -n, or remove it"
+            ) from None
+        for key, value in manifest.items():
+            if earlier.get(key) != value:
+                raise InputError(
+                    f"{folder} was converted with another {key.replace('_', ' ')}; "
+                    "choose another -d or -n, or remove it to convert anew"
+                )
+    write_json(manifest_path, manifest)
+    return folder
+
+
+@contextlib.contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """Keep a second conversion out of the same data set; the system drops the lock with the process."""
+    with (folder / STATE_FOLDER / "lock").open("w") as lock:
+        if sys.platform != "win32":
+            import fcntl
+
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(f"another conversion is writing to {folder}; wait until it has ended") from None
+        yield
+
+
+def _refuse_other_cases(folder: Path, names: Sequence[str]) -> None:
+    others = sorted({path.stem for path in (folder / STATE_FOLDER / "cases").glob("*.json")} - set(names))
+    if others:
+        raise InputError(
+            f"{folder} holds cases that are not among the patients to convert: {', '.join(others)}; "
+            "choose another -d and -n, or remove the folder to convert anew"
+        )
+
+
+def _refuse_incomplete(outcomes: dict[str, _Outcome], names: Sequence[str]) -> None:
+    refused = [outcomes[name] for name in names if outcomes[name].case is None]
+    if refused:
+        reasons = "; ".join(f"[{outcome.name}] {outcome.refusal}" for outcome in refused)
+        raise InputError(
+            f"{len(refused)} of {len(names)} patients can't be used: {reasons}. The others are converted; correct "
+            "these or leave them out by name (--exclude), and run the same command again to finish the data set"
+        )
+
+
+def _refuse_strays(folder: Path, cases: dict[str, CompletedCase]) -> None:
+    owned = {file for case in cases.values() for file in case.files}
+    found = {f"{name}/{path.name}" for name in _IMAGE_FOLDERS for path in (folder / name).glob("*")}
+    strays = sorted(found - owned)
+    if strays:
+        shown = ", ".join(strays[:8]) + (f" and {len(strays) - 8} more" if len(strays) > 8 else "")
+        raise InputError(f"{folder} has files that belong to no converted case: {shown}; remove them and run again")
+
+
+def _dataset_json(spec: DatasetSpec, conversion: Conversion) -> dict[str, Any]:
+    return {
+        "name": spec.name,
+        "description": spec.description,
+        "channel_names": {str(k): name for k, name in enumerate(CHANNEL_NAMES)},
+        "labels": {"background": 0},
+        "numTraining": len(conversion.training),
+        "file_ending": FILE_ENDING,
+        "overwrite_image_reader_writer": READER_NAME,
+        "cdm": {
+            "format_version": FORMAT_VERSION,
+            "units": {"dose": "Gy", "ct": "HU"},
+            "catalogue": spec.catalogue.to_json(),
+            "template": spec.template.to_json(),
+            "facts": {
+                "source": spec.source,
+                "published_validation": list(spec.published_validation),
+                "excluded": list(spec.excluded),
+                "without_reference_dose": conversion.to_json()["without_reference_dose"],
+            },
+        },
+    }
