@@ -1,0 +1,201 @@
+"""Predicted doses beside reference doses: which file belongs to which case, and everything that must agree first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cdm_nnunet.dataset import CT_CHANNEL, FILE_ENDING, ROI_CHANNEL, RawDataset
+from cdm_nnunet.errors import InputError
+from cdm_nnunet.evaluation.images import SPACING_TOLERANCE_MM, Image, numbers, read_image
+from cdm_nnunet.roi import Catalogue, refuse_stray_bits
+
+UNIT_FACTORS = {"cGy": 100.0, "Gy divided by 100": 0.01}
+UNIT_FACTOR_TOLERANCE = 0.25
+HIGH_DOSE_FRACTION = 0.5
+
+
+@dataclass(frozen=True)
+class CaseFiles:
+    """A prediction, the files that it is compared with, and what the data set says of the case.
+
+    Attributes:
+        case: Case name.
+        predicted: Predicted dose.
+        reference: Reference dose.
+        ct: CT, for pictures.
+        roi_bits: Packed ROI masks.
+        catalogue: ROI catalogue of the data set.
+        spacing_mm: Voxel size (z, y, x) in mm as the data set records it.
+        contoured: ROIs that were contoured.
+        prescriptions_gy: Prescription of each target of the case, Gy.
+    """
+
+    case: str
+    predicted: Path
+    reference: Path
+    ct: Path
+    roi_bits: Path
+    catalogue: Catalogue
+    spacing_mm: tuple[float, float, float]
+    contoured: tuple[str, ...]
+    prescriptions_gy: Mapping[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class DosePair:
+    """Predicted and reference dose of a case on one grid, checked.
+
+    Attributes:
+        case: Case name.
+        reference_dose_gy: Shape (Z, Y, X), floating point, Gy.
+        predicted_dose_gy: Same shape, floating point, Gy.
+        roi_bits: Same shape, unsigned, packed ROI masks.
+        catalogue: Names the bits.
+        spacing_mm: Voxel size (z, y, x) in mm.
+        contoured: ROIs that were contoured.
+        prescriptions_gy: Prescription of each target of the case, Gy.
+    """
+
+    case: str
+    reference_dose_gy: NDArray[np.floating]
+    predicted_dose_gy: NDArray[np.floating]
+    roi_bits: NDArray[np.unsignedinteger]
+    catalogue: Catalogue
+    spacing_mm: tuple[float, float, float]
+    contoured: tuple[str, ...]
+    prescriptions_gy: Mapping[str, float]
+
+    @property
+    def voxel_volume_cc(self) -> float:
+        """Volume of a voxel in cc."""
+        z, y, x = self.spacing_mm
+        return z * y * x / 1000.0
+
+    def roi_mask(self, name: str) -> NDArray[np.bool_]:
+        """Boolean mask of an ROI of the catalogue, shape (Z, Y, X)."""
+        bit = self.roi_bits.dtype.type(1 << self.catalogue.bit(name))
+        mask: NDArray[np.bool_] = (self.roi_bits & bit) != 0
+        return mask
+
+
+def find_cases(dataset: RawDataset, predictions: Path) -> tuple[CaseFiles, ...]:
+    """Pair the predictions in a folder with the cases of a data set.
+
+    Every ``*.nii.gz`` in the folder must be named after a case; cases without a prediction are allowed.
+
+    Args:
+        dataset: The raw data set; references are taken from ``labelsTr`` or ``labelsTs`` by case name.
+        predictions: Folder of ``CASE.nii.gz``.
+
+    Returns:
+        The pairs in order of case names, at least one.
+
+    Raises:
+        InputError: If there is no such folder, no prediction in it, a prediction without a case, or a case without
+            a reference dose or ROI masks.
+    """
+    if not predictions.is_dir():
+        raise InputError(f"no folder {predictions}; give the folder that 'cdm-nnunet predict' wrote")
+    files = sorted(path for path in predictions.iterdir() if path.name.endswith(FILE_ENDING))
+    if not files:
+        raise InputError(f"no predictions in {predictions}: expected files named CASE{FILE_ENDING}")
+    cases = {path.name.removesuffix(FILE_ENDING): path for path in files}
+    unknown = [case for case in cases if case not in dataset.cases]
+    if unknown:
+        raise InputError(
+            f"{predictions / (unknown[0] + FILE_ENDING)}: {dataset.folder.name} has no case '{unknown[0]}' "
+            f"({len(unknown)} of {len(cases)} predictions have no case); is the dataset right?"
+        )
+    return tuple(_case_files(dataset, case, path) for case, path in cases.items())
+
+
+def load_pair(files: CaseFiles) -> DosePair:
+    """Read the doses and ROI masks of a case and check that they may be compared.
+
+    Raises:
+        InputError: If a file can't be read, the grids differ, a dose is not floating point, not finite or negative,
+            or the prediction is in another unit than Gy.
+    """
+    try:
+        return _load_pair(files)
+    except InputError as error:
+        raise InputError(f"case '{files.case}': {error}") from error
+
+
+def _load_pair(files: CaseFiles) -> DosePair:
+    reference, predicted, roi_bits = (read_image(path) for path in (files.reference, files.predicted, files.roi_bits))
+    if not np.allclose(reference.spacing_mm, files.spacing_mm, rtol=0, atol=SPACING_TOLERANCE_MM):
+        raise InputError(
+            f"{files.reference} has spacing {numbers(reference.spacing_mm)} mm (z, y, x), "
+            f"the data set records {numbers(files.spacing_mm)}; convert the data again"
+        )
+    reference.refuse_other_grid(roi_bits)
+    reference.refuse_other_grid(predicted)
+    for dose in (reference, predicted):
+        _refuse_what_is_no_dose(dose)
+    _refuse_other_unit(predicted, reference)
+    try:
+        refuse_stray_bits(roi_bits.values, len(files.catalogue))
+    except InputError as error:
+        raise InputError(f"{files.roi_bits}: {error}") from error
+    return DosePair(
+        files.case,
+        reference.values,
+        predicted.values,
+        roi_bits.values,
+        files.catalogue,
+        files.spacing_mm,
+        files.contoured,
+        files.prescriptions_gy,
+    )
+
+
+def _case_files(dataset: RawDataset, case: str, predicted: Path) -> CaseFiles:
+    record = dataset.record(case)
+    files = CaseFiles(
+        case,
+        predicted,
+        dataset.dose_path(case),
+        dataset.image_path(case, CT_CHANNEL),
+        dataset.image_path(case, ROI_CHANNEL),
+        dataset.catalogue,
+        record.spacing_mm,
+        record.rois,
+        record.prescriptions_gy,
+    )
+    for what, path in (("reference dose", files.reference), ("ROI masks", files.roi_bits)):
+        if not path.is_file():
+            raise InputError(f"case '{case}' has a prediction but no {what}: {path} is missing")
+    return files
+
+
+def _refuse_what_is_no_dose(dose: Image) -> None:
+    if dose.values.dtype.kind != "f":
+        raise InputError(
+            f"{dose.path} holds {dose.values.dtype}, expected a dose as floating point in Gy; is it a segmentation?"
+        )
+    bad = int(np.count_nonzero(~np.isfinite(dose.values)))
+    if bad:
+        raise InputError(f"{dose.path} has {bad} voxels that are not finite (NaN or infinite)")
+    lowest = float(dose.values.min())
+    if lowest < 0:
+        raise InputError(f"{dose.path} has negative doses, down to {lowest:g} Gy; clip the prediction at zero")
+
+
+def _refuse_other_unit(predicted: Image, reference: Image) -> None:
+    highest = float(reference.values.max())
+    if highest == 0:
+        raise InputError(f"the reference dose {reference.path} is zero everywhere")
+    high = reference.values >= HIGH_DOSE_FRACTION * highest
+    ratio = float(np.median(predicted.values[high].astype(np.float64) / reference.values[high]))
+    for unit, factor in UNIT_FACTORS.items():
+        if abs(ratio / factor - 1) <= UNIT_FACTOR_TOLERANCE:
+            raise InputError(
+                f"{predicted.path} is {ratio:.3g} times its reference in the high-dose region: "
+                f"it looks like {unit}; write predictions in Gy"
+            )

@@ -1,0 +1,354 @@
+"""Pictures of a case: dose wash on CT slices, and DVH curves (matplotlib, without a display)."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.gridspec import GridSpec
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
+from numpy.typing import NDArray
+
+from cdm_nnunet.dvh import Template, cumulative_dvh
+from cdm_nnunet.evaluation.images import read_image
+from cdm_nnunet.evaluation.pairing import CaseFiles, DosePair
+from cdm_nnunet.evaluation.scores import match_rois
+
+CT_WINDOW_HU = (-160.0, 240.0)
+WASH_FROM_FRACTION = 0.1
+WASH_ALPHA = 0.5
+MARGIN_MM = 25.0
+DPI = 110
+SIDE_PLACES = (  # x, y, alignments: left, right, top, bottom
+    (0.015, 0.5, "left", "center"),
+    (0.985, 0.5, "right", "center"),
+    (0.5, 0.985, "center", "top"),
+    (0.5, 0.015, "center", "bottom"),
+)
+SHOWN_KINDS = ("target", "oar", "external")
+TARGET_COLOURS = ("#ff1f1f", "#ff9f00", "#fff000", "#ff7fbf")
+OAR_COLOURS = (
+    "#00d0ff",
+    "#39ff6a",
+    "#c77dff",
+    "#3f7fff",
+    "#ffffff",
+    "#00b38f",
+    "#d2a679",
+    "#a6ff00",
+    "#8c8cff",
+    "#ff66ff",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """What a picture shows, along the patient's axes: x to the left, y to posterior, z to the head.
+
+    Attributes:
+        case: Case name.
+        ct_hu: Shape (Z, Y, X).
+        doses_gy: ``reference`` and ``predicted``, same shape.
+        masks: Boolean, by ROI name, targets first; present ROIs only.
+        n_targets: How many of them are targets.
+        colours: By ROI name; set by the template, so that an ROI has one colour in all cases.
+        spacing_mm: Voxel size (z, y, x) in mm.
+        origin_mm: Position (z, y, x) of the first voxel's centre in mm.
+        prescription_gy: Highest prescription of the case; where there is none, the highest reference dose.
+    """
+
+    case: str
+    ct_hu: NDArray[Any]
+    doses_gy: Mapping[str, NDArray[np.floating]]
+    masks: Mapping[str, NDArray[np.bool_]]
+    n_targets: int
+    colours: Mapping[str, str]
+    spacing_mm: tuple[float, float, float]
+    origin_mm: tuple[float, float, float]
+    prescription_gy: float
+
+
+class _View(NamedTuple):
+    name: str
+    axis: int  # of (z, y, x), that the slice cuts
+    vertical: int
+    horizontal: int
+    origin: Literal["upper", "lower"]
+    sides: tuple[str, str, str, str]  # left, right, top, bottom
+
+
+VIEWS = (
+    _View("Axial", 0, 1, 2, "upper", ("R", "L", "A", "P")),
+    _View("Coronal", 1, 0, 2, "lower", ("R", "L", "H", "F")),
+    _View("Sagittal", 2, 0, 1, "lower", ("A", "P", "H", "F")),
+)
+
+
+def draw_case(files: CaseFiles, template: Template, folder: Path) -> tuple[Path, Path]:
+    """Draw both pictures of a case.
+
+    Args:
+        files: The case; its doses have been checked by scoring it.
+        template: Says which ROIs are shown, and in which order.
+        folder: Where ``CASE_slices.png`` and ``CASE_dvh.png`` go.
+
+    Returns:
+        The two paths.
+    """
+    scene = load_scene(files, template)
+    folder.mkdir(parents=True, exist_ok=True)
+    return (
+        _save(slices_figure(scene), folder / f"{scene.case}_slices.png"),
+        _save(dvh_figure(scene), folder / f"{scene.case}_dvh.png"),
+    )
+
+
+def load_scene(files: CaseFiles, template: Template) -> Scene:
+    """Read what a picture needs, turned to the patient's axes."""
+    ct, reference, predicted, bits = (
+        read_image(path, patient_axes=True) for path in (files.ct, files.reference, files.predicted, files.roi_bits)
+    )
+    reference.refuse_other_grid(ct)
+    pair = DosePair(
+        files.case,
+        reference.values,
+        predicted.values,
+        bits.values,
+        files.catalogue,
+        reference.spacing_mm,
+        files.contoured,
+        files.prescriptions_gy,
+    )
+    x, y, z = reference.origin_mm
+    masks, n_targets = _present_masks(pair, template)
+    prescription_gy = max(files.prescriptions_gy.values(), default=float(reference.values.max()))
+    return Scene(
+        files.case,
+        ct.values,
+        {"reference": reference.values, "predicted": predicted.values},
+        masks,
+        n_targets,
+        roi_colours(template),
+        reference.spacing_mm,
+        (z, y, x),
+        prescription_gy,
+    )
+
+
+def roi_colours(template: Template) -> dict[str, str]:
+    """Colour of each ROI of a template: warm for targets; they repeat where there are more ROIs than colours."""
+    palettes = {"target": itertools.cycle(TARGET_COLOURS), "other": itertools.cycle(OAR_COLOURS)}
+    return {roi.name: next(palettes["target" if roi.kind == "target" else "other"]) for roi in template.rois}
+
+
+def dvh_figure(scene: Scene) -> Figure:
+    """Cumulative DVH curves: the reference solid, the prediction dashed, one colour an ROI."""
+    figure = Figure(figsize=(9.5, 5.6), dpi=DPI, layout="constrained")
+    axes = figure.add_subplot()
+    highest_gy = max(float(dose_gy.max()) for dose_gy in scene.doses_gy.values())
+    grid_gy = np.linspace(0.0, 1.03 * highest_gy, 800)
+    for name, mask in scene.masks.items():
+        for dose_gy, line in zip(scene.doses_gy.values(), ("-", "--"), strict=True):
+            curve = cumulative_dvh(dose_gy[mask])
+            width = 2.0 if list(scene.masks).index(name) < scene.n_targets else 1.4
+            colour = _on_white(scene.colours[name])
+            axes.plot(grid_gy, curve.volume_percent_at(grid_gy), line, color=colour, linewidth=width)
+    axes.set(
+        xlabel="Dose (Gy)",
+        ylabel="Volume (% of the ROI)",
+        xlim=(0, grid_gy[-1]),
+        ylim=(0, 101),
+        title=f"{scene.case}: cumulative DVH",
+    )
+    axes.grid(alpha=0.3)
+    styles = [
+        Line2D([], [], color="0.2", linestyle="-", label="reference"),
+        Line2D([], [], color="0.2", linestyle="--", label="predicted"),
+    ]
+    rois = [Line2D([], [], color=_on_white(scene.colours[name]), linewidth=2, label=name) for name in scene.masks]
+    figure.legend(handles=[*styles, *rois], loc="outside right upper", frameon=False)
+    return figure
+
+
+def slices_figure(scene: Scene) -> Figure:
+    """Axial, coronal and sagittal slices through the target: reference, prediction and their difference on CT."""
+    centre = _slices_through_target(scene)
+    crops = [_crop(scene, view, centre[view.axis]) for view in VIEWS]
+    shapes = [_size_mm(scene, view, *crop) for view, crop in zip(VIEWS, crops, strict=True)]
+    ratios = [width / height for width, height in shapes]
+    row_inch = 10.4 / sum(ratios)
+    figure = Figure(figsize=(12.0, 3 * 1.04 * row_inch + 1.6), dpi=DPI)
+    height_inch = figure.get_figheight()
+    grid = GridSpec(
+        3, 4, figure, width_ratios=[*ratios, 0.035 * sum(ratios)], left=0.04, right=0.93, top=1 - 0.75 / height_inch,
+        bottom=0.8 / height_inch, wspace=0.04, hspace=0.04,
+    )  # fmt: skip
+    for row, (label, volume, style) in enumerate(_rows(scene)):
+        shown: Any = None
+        for column, (view, crop) in enumerate(zip(VIEWS, crops, strict=True)):
+            axes = figure.add_subplot(grid[row, column])
+            shown = _draw_slice(axes, scene, view, centre[view.axis], crop, volume, style)
+            if row == 0:
+                position_mm = scene.origin_mm[view.axis] + centre[view.axis] * scene.spacing_mm[view.axis]
+                axes.set_title(f"{view.name}, {'zyx'[view.axis]} = {position_mm:.0f} mm", fontsize=10)
+            if column == 0:
+                axes.set_ylabel(label, fontsize=11)
+        is_difference = row == 2
+        bar = figure.colorbar(
+            shown, cax=figure.add_subplot(grid[row, 3]), extend="both" if is_difference else "neither"
+        )
+        bar.set_label("Predicted - reference (Gy)" if is_difference else "Dose (Gy)")
+    low_gy = WASH_FROM_FRACTION * scene.prescription_gy
+    title = f"{scene.case}: dose from {low_gy:g} Gy ({WASH_FROM_FRACTION:.0%} of {scene.prescription_gy:g} Gy)"
+    figure.suptitle(title, fontsize=12, y=1 - 0.15 / height_inch, va="top")
+    visible = [
+        name
+        for name, mask in scene.masks.items()
+        if any(_cut(mask, v, centre[v.axis], *crop).any() for v, crop in zip(VIEWS, crops, strict=True))
+    ]
+    handles = [Line2D([], [], color=scene.colours[name], linewidth=3, label=name) for name in visible]
+    if handles:
+        figure.legend(
+            handles=handles, loc="lower center", ncols=min(len(handles), 8), fontsize=9,
+            facecolor="0.25", labelcolor="white",
+        )  # fmt: skip
+    return figure
+
+
+def _rows(scene: Scene) -> list[tuple[str, NDArray[np.floating], dict[str, Any]]]:
+    reference, predicted = scene.doses_gy["reference"], scene.doses_gy["predicted"]
+    highest_gy = max(1.1 * scene.prescription_gy, float(reference.max()))
+    wash = {"cmap": "jet", "vmin": 0.0, "vmax": highest_gy, "alpha": WASH_ALPHA}
+    difference = predicted.astype(np.float64) - reference
+    washed = np.maximum(reference, predicted) >= WASH_FROM_FRACTION * scene.prescription_gy
+    span_gy = max(1.0, float(np.ceil(np.quantile(np.abs(difference[washed]), 0.98)))) if washed.any() else 1.0
+    diverging = {"cmap": "RdBu_r", "vmin": -span_gy, "vmax": span_gy, "alpha": 0.7}
+    low = WASH_FROM_FRACTION * scene.prescription_gy
+    return [
+        ("Reference", np.ma.masked_less(reference, low), wash),
+        ("Prediction", np.ma.masked_less(predicted, low), wash),
+        ("Difference", np.ma.masked_where(~washed, difference), diverging),
+    ]
+
+
+def _draw_slice(
+    axes: Axes,
+    scene: Scene,
+    view: _View,
+    index: int,
+    crop: tuple[slice, slice],
+    volume: NDArray[np.floating],
+    style: Mapping[str, Any],
+) -> Any:
+    """Draw one slice; return what a colour bar can be made of."""
+    rows, columns = crop
+    left, right = _edges_mm(scene, view.horizontal, columns)
+    low, high = _edges_mm(scene, view.vertical, rows)
+    extent = (left, right, high, low) if view.origin == "upper" else (left, right, low, high)
+    common: dict[str, Any] = {"origin": view.origin, "extent": extent, "aspect": "equal"}
+    darkest, brightest = CT_WINDOW_HU
+    ct_hu = _cut(scene.ct_hu, view, index, *crop)
+    axes.imshow(ct_hu, cmap="gray", vmin=darkest, vmax=brightest, interpolation="bilinear", **common)
+    shown = axes.imshow(_cut(volume, view, index, *crop), interpolation="nearest", **style, **common)
+    horizontal_mm, vertical_mm = (
+        scene.origin_mm[axis] + np.arange(part.start, part.stop) * scene.spacing_mm[axis]
+        for axis, part in ((view.horizontal, columns), (view.vertical, rows))
+    )
+    for name, mask in scene.masks.items():
+        inside = _cut(mask, view, index, *crop)
+        if inside.any() and min(inside.shape) > 1:
+            contour = axes.contour(
+                horizontal_mm, vertical_mm, inside.astype(float), levels=[0.5], colors=[scene.colours[name]],
+                linewidths=1.1,
+            )  # fmt: skip
+            contour.set_path_effects([withStroke(linewidth=2.0, foreground=(0, 0, 0, 0.55))])
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for text, (x, y, ha, va) in zip(view.sides, SIDE_PLACES, strict=True):
+        axes.text(x, y, text, ha=ha, va=va, transform=axes.transAxes, color="white", fontsize=9, weight="bold")
+    bar_mm, corner_mm = 50.0, 0.04 * (right - left)
+    height_mm = extent[2] + 0.03 * (extent[3] - extent[2])
+    axes.plot([left + corner_mm, left + corner_mm + bar_mm], [height_mm] * 2, color="white", linewidth=2.5)
+    axes.annotate("5 cm", (left + corner_mm, height_mm), (0, 4), textcoords="offset points", color="white", fontsize=8)
+    axes.set(xlim=extent[:2], ylim=extent[2:])
+    return shown
+
+
+def _cut(array: NDArray[Any], view: _View, index: int, rows: slice, columns: slice) -> NDArray[Any]:
+    plane: NDArray[Any] = np.moveaxis(array, view.axis, 0)[index][rows, columns]
+    return plane
+
+
+def _edges_mm(scene: Scene, axis: int, part: slice) -> tuple[float, float]:
+    step = scene.spacing_mm[axis]
+    first = scene.origin_mm[axis] + (part.start - 0.5) * step
+    return first, first + (part.stop - part.start) * step
+
+
+def _size_mm(scene: Scene, view: _View, rows: slice, columns: slice) -> tuple[float, float]:
+    (left, right), (low, high) = _edges_mm(scene, view.horizontal, columns), _edges_mm(scene, view.vertical, rows)
+    return right - left, high - low
+
+
+def _slices_through_target(scene: Scene) -> tuple[int, int, int]:
+    """Slice (z, y, x) with the largest cross-section of the first target; through the hottest voxel without target."""
+    if scene.n_targets == 0:
+        reference = scene.doses_gy["reference"]
+        z, y, x = (int(i) for i in np.unravel_index(int(np.argmax(reference)), reference.shape))
+        return z, y, x
+    mask = next(iter(scene.masks.values()))
+    z, y, x = (int(np.argmax(mask.sum(axis=tuple({0, 1, 2} - {axis})))) for axis in range(3))
+    return z, y, x
+
+
+def _crop(scene: Scene, view: _View, index: int) -> tuple[slice, slice]:
+    """Rows and columns of a slice that hold dose or ROIs, with a margin; the whole slice where there is neither."""
+    whole = (slice(None), slice(None))
+    filled = _cut(scene.doses_gy["reference"], view, index, *whole) >= WASH_FROM_FRACTION * scene.prescription_gy
+    for mask in scene.masks.values():
+        filled = filled | _cut(mask, view, index, *whole)
+    return (
+        _filled_range(np.any(filled, axis=1), scene.spacing_mm[view.vertical]),
+        _filled_range(np.any(filled, axis=0), scene.spacing_mm[view.horizontal]),
+    )
+
+
+def _filled_range(filled: NDArray[np.bool_], step_mm: float) -> slice:
+    where = np.flatnonzero(filled)
+    if not where.size:
+        return slice(0, filled.size)
+    margin = int(np.ceil(MARGIN_MM / step_mm))
+    return slice(max(0, int(where[0]) - margin), min(filled.size, int(where[-1]) + 1 + margin))
+
+
+def _present_masks(pair: DosePair, template: Template) -> tuple[dict[str, NDArray[np.bool_]], int]:
+    matched = match_rois(template, pair.catalogue)
+    shown = [roi for roi in template.rois if roi.kind in SHOWN_KINDS and matched[roi.name] is not None]
+    masks = {"target": dict[str, NDArray[np.bool_]](), "other": dict[str, NDArray[np.bool_]]()}
+    for roi in shown:
+        mask = pair.roi_mask(str(matched[roi.name]))
+        if mask.any():
+            masks["target" if roi.kind == "target" else "other"][roi.name] = mask
+    return masks["target"] | masks["other"], len(masks["target"])
+
+
+def _on_white(colour: str) -> Any:
+    """A colour that was chosen for a dark picture, darkened until it can be read on white."""
+    rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    luminance = float(rgb @ (0.299, 0.587, 0.114))
+    return tuple(rgb * min(1.0, 0.62 / luminance))
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    partial = path.with_name(f".{path.name}.partial")
+    figure.savefig(partial, format="png")
+    os.replace(partial, path)
+    return path
