@@ -1,0 +1,109 @@
+"""``cdm-nnunet plan``: fingerprint, plans and preprocessed data."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from cdm_nnunet.errors import InputError
+from cdm_nnunet.folders import find_dataset, folder
+
+SUMMARY = "configure patch size, batch size and network for a data set and a GPU budget, and preprocess"
+EXAMPLE = "cdm-nnunet plan -d 501 --gpu-memory 8 -c 3d_fullres 3d_coarse"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    parser.add_argument("-d", type=int, required=True, metavar="ID", help="dataset id")
+    parser.add_argument(
+        "--gpu-memory", type=float, default=8.0, metavar="GB", help="GPU memory a training may take (default: 8)"
+    )
+    parser.add_argument(
+        "-c",
+        nargs="+",
+        default=["3d_fullres"],
+        metavar="CONFIGURATION",
+        help="what to preprocess: 3d_fullres (median voxel size of the data; default), 3d_coarse (trains on a CPU)",
+    )
+    parser.add_argument(
+        "--spacing", type=float, nargs=3, metavar=("Z", "Y", "X"), help="voxel size of 3d_fullres in mm (default: median)"
+    )
+    parser.add_argument(
+        "--coarse-spacing", type=float, default=6.0, metavar="MM", help="voxel size of 3d_coarse in mm (default: 6)"
+    )
+    parser.add_argument(
+        "--base-features", type=int, default=32, metavar="N", help="features of the finest U-Net stage (default: 32)"
+    )
+    parser.add_argument("-np", type=int, default=2, metavar="N", help="processes (default: 2)")
+
+
+def run(args: argparse.Namespace) -> Mapping[str, Any]:
+    """Plan and preprocess."""
+    for name, value in (("--gpu-memory", args.gpu_memory), ("--coarse-spacing", args.coarse_spacing)):
+        if not 0 < value < math.inf:
+            raise InputError(f"{name} must be above zero, not {value}")
+    if args.spacing is not None and not all(0 < mm < math.inf for mm in args.spacing):
+        raise InputError(f"--spacing must be above zero, not {args.spacing}")
+    for name, number in (("-np", args.np), ("--base-features", args.base_features)):
+        if number < 1:
+            raise InputError(f"{name} must be at least 1, not {number}")
+    find_dataset(args.d)
+    folder("nnUNet_preprocessed")
+
+    from cdm_nnunet.nnunet.planner import plan_and_preprocess
+
+    plans = plan_and_preprocess(
+        args.d,
+        gpu_memory_gb=args.gpu_memory,
+        configurations=args.c,
+        spacing_mm=args.spacing,
+        coarse_spacing_mm=args.coarse_spacing,
+        base_features=args.base_features,
+        n_processes=args.np,
+    )
+    return {
+        "dataset": plans["dataset_name"],
+        "plans": plans["plans_name"],
+        "gpu_memory_gb": args.gpu_memory,
+        "n_rois": len(plans["cdm"]["catalogue"]),
+        "dose_scale_gy": plans["cdm"]["dose_scale_gy"],
+        "preprocessed": list(args.c),
+        "configurations": {
+            name: {
+                "spacing_mm": configuration["spacing"],
+                "patch_size": configuration["patch_size"],
+                "median_shape": configuration["median_image_size_in_voxels"],
+                "batch_size": configuration["batch_size"],
+                "n_stages": configuration["architecture"]["arch_kwargs"]["n_stages"],
+                "features_per_stage": configuration["architecture"]["arch_kwargs"]["features_per_stage"],
+            }
+            for name, configuration in plans["configurations"].items()
+        },
+    }
+
+
+def render(record: Mapping[str, Any]) -> str:
+    """What was chosen and why."""
+    lines = [
+        f"{record['dataset']}: {record['n_rois']} ROIs, dose scale {record['dose_scale_gy']:g} Gy (highest prescription), "
+        f"budget {record['gpu_memory_gb']:g} GB"
+    ]
+    for name, chosen in record["configurations"].items():
+        covered = math.prod(
+            min(patch / size, 1) for patch, size in zip(chosen["patch_size"], chosen["median_shape"], strict=True)
+        )
+        why = "the whole patient" if covered > 0.99 else f"{100 * covered:.0f} % of the patient, all that the budget allows"
+        done = "preprocessed" if name in record["preprocessed"] else "not preprocessed"
+        lines += [
+            f"{name} ({done}): voxels {_by(chosen['spacing_mm'], 2)} mm (z, y, x); median patient "
+            f"{_by(chosen['median_shape'])} voxels",
+            f"  patch {_by(chosen['patch_size'])} holds {why}; batch size {chosen['batch_size']}; U-Net of "
+            f"{chosen['n_stages']} stages, {chosen['features_per_stage'][0]} to {chosen['features_per_stage'][-1]} features",
+        ]
+    return "\n".join(lines)
+
+
+def _by(numbers: list[float], digits: int = 0) -> str:
+    return " x ".join(f"{number:.{digits}f}" for number in numbers)

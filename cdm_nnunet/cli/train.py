@@ -1,0 +1,73 @@
+"""``cdm-nnunet train``: nnU-Net's training with the plugin loaded."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from typing import Any
+
+from cdm_nnunet.cli.env import set_environment
+from cdm_nnunet.errors import InputError
+from cdm_nnunet.folders import find_dataset, folder
+
+SUMMARY = "train a configuration of a data set on one fold"
+EXAMPLE = "cdm-nnunet train 501 3d_fullres 0 -tr nnUNetTrainerCDM"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments, spelled as nnUNetv2_train spells them."""
+    parser.add_argument("dataset", type=int, help="dataset id")
+    parser.add_argument("configuration", help="3d_fullres or 3d_coarse")
+    parser.add_argument("fold", help="0 to 4, or all")
+    parser.add_argument("-tr", default="nnUNetTrainerCDM", metavar="TRAINER", help="trainer (default: nnUNetTrainerCDM)")
+    parser.add_argument("-p", default="nnUNetPlans", metavar="PLANS", help="plans (default: nnUNetPlans)")
+    parser.add_argument("-device", choices=("cuda", "cpu"), default="cuda", help="default: cuda")
+    parser.add_argument("-num_gpus", type=int, default=1, metavar="N", help="GPUs to train on (default: 1)")
+    parser.add_argument("-pretrained_weights", metavar="CHECKPOINT", help="start from the weights of another model")
+    parser.add_argument("--c", action="store_true", help="continue from the latest checkpoint")
+    parser.add_argument("--val", action="store_true", help="only the final validation of a finished training")
+    parser.add_argument("--val_best", action="store_true", help="validate the best checkpoint, not the last")
+
+
+def run(args: argparse.Namespace) -> Mapping[str, Any]:
+    """Train, or continue, or validate."""
+    if args.fold != "all" and not args.fold.isdigit():
+        raise InputError(f"the fold is a number or 'all', not '{args.fold}'")
+    if args.c and args.val:
+        raise InputError("--c continues a training and --val skips it: give one of them")
+    find_dataset(args.dataset, "nnUNet_preprocessed")
+    folder("nnUNet_results")
+    set_environment()
+
+    import os
+
+    import torch
+
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("no CUDA device is available; train with -device cpu (and -c 3d_coarse plans) or on a GPU")
+    torch.set_num_threads((os.cpu_count() or 1) if args.device == "cpu" else 1)
+
+    import cdm_nnunet.nnunet  # noqa: F401  # registers our classes before nnU-Net looks for them
+    from nnunetv2.run.run_training import run_training
+
+    run_training(
+        str(args.dataset),
+        args.configuration,
+        args.fold,
+        args.tr,
+        args.p,
+        args.pretrained_weights,
+        args.num_gpus,
+        continue_training=args.c,
+        only_run_validation=args.val,
+        val_with_best=args.val_best,
+        device=torch.device(args.device),
+    )
+    from nnunetv2.utilities.file_path_utilities import get_output_folder
+
+    return {"model": get_output_folder(args.dataset, args.tr, args.p, args.configuration, fold=args.fold)}
+
+
+def render(record: Mapping[str, Any]) -> str:
+    """Where the model is."""
+    return f"model, log, progress.png and validation doses: {record['model']}"

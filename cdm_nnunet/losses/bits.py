@@ -1,0 +1,128 @@
+"""ROI bits on any torch device: the counterpart of :mod:`cdm_nnunet.roi.bits`.
+
+On the device, bits travel as 16-bit words: tensors of shape (B, L, ...) whose values are whole numbers from 0 to 65535,
+in float32 or any integer type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from cdm_nnunet.errors import InputError
+from cdm_nnunet.roi import WORD_BITS, bit_dtype, n_words
+
+_TORCH_UNSIGNED = {"uint8": torch.uint8, "uint16": torch.uint16, "uint32": torch.uint32, "uint64": torch.uint64}
+
+
+def pack(masks: Tensor) -> Tensor:
+    """Pack overlapping boolean masks into one unsigned channel.
+
+    Args:
+        masks: Boolean, shape (K, ...), K from 1 to 64.
+
+    Returns:
+        Shape (...), the narrowest unsigned type for K bits.
+
+    Raises:
+        InputError: If ``masks`` is not boolean or K is out of range.
+    """
+    if masks.dtype != torch.bool:
+        raise InputError(f"ROI masks must be boolean, not {masks.dtype}; threshold them explicitly first")
+    dtype = _TORCH_UNSIGNED[bit_dtype(len(masks)).name]
+    packed = torch.zeros(masks.shape[1:], dtype=torch.int64, device=masks.device)
+    for k, mask in enumerate(masks):
+        packed |= mask.to(torch.int64) << k
+    return packed.view(torch.uint64) if dtype == torch.uint64 else packed.to(dtype)
+
+
+def unpack(packed: Tensor, n_rois: int) -> Tensor:
+    """The boolean masks behind a packed channel: the inverse of :func:`pack`.
+
+    Args:
+        packed: Unsigned, shape (...).
+        n_rois: Number K of ROIs.
+
+    Returns:
+        Boolean, shape (K, ...).
+
+    Raises:
+        InputError: If the type is not unsigned, or a bit at or above ``n_rois`` is set.
+    """
+    if packed.dtype not in _TORCH_UNSIGNED.values():
+        raise InputError(f"a packed ROI channel must have an unsigned integer type, not {packed.dtype}")
+    bits = packed.view(torch.int64) if packed.dtype == torch.uint64 else packed.to(torch.int64)
+    bit_dtype(n_rois)  # refuses a number of ROIs out of range
+    if n_rois < 64 and bool((bits >> n_rois).any()):
+        raise InputError(f"a bit at or above {n_rois} is set, but the catalogue has {n_rois} ROIs")
+    shifts = torch.arange(n_rois, device=packed.device).view(-1, *[1] * packed.ndim)
+    return ((bits[None] >> shifts) & 1).bool()
+
+
+def pack_words(masks: Tensor) -> Tensor:
+    """Pack boolean masks into 16-bit words.
+
+    Args:
+        masks: Boolean, shape (B, K, ...).
+
+    Returns:
+        float32, shape (B, L, ...) with L = ceil(K / 16).
+    """
+    n_rois = masks.shape[1]
+    words = torch.zeros(len(masks), n_words(n_rois), *masks.shape[2:], dtype=torch.int32, device=masks.device)
+    for k in range(n_rois):
+        words[:, k // WORD_BITS] |= masks[:, k].to(torch.int32) << (k % WORD_BITS)
+    return words.float()
+
+
+def unpack_words(words: Tensor, n_rois: int) -> Tensor:
+    """The boolean masks behind 16-bit words: the inverse of :func:`pack_words`.
+
+    Args:
+        words: Shape (B, L, ...), whole numbers from 0 to 65535 in any type that holds them exactly.
+        n_rois: Number K of ROIs, at most 16 L.
+
+    Returns:
+        Boolean, shape (B, K, ...).
+    """
+    shifts = torch.arange(WORD_BITS, dtype=torch.int32, device=words.device).view(1, 1, -1, *[1] * (words.ndim - 2))
+    bits = (words.to(torch.int32).unsqueeze(2) >> shifts) & 1  # (B, L, 16, ...)
+    return bits.flatten(1, 2)[:, :n_rois].bool()
+
+
+def roi_mask(words: Tensor, bit: int) -> Tensor:
+    """Mask of one ROI.
+
+    Args:
+        words: Shape (B, L, ...), as in :func:`unpack_words`.
+        bit: Bit of the ROI.
+
+    Returns:
+        Boolean, shape (B, ...).
+    """
+    return ((words[:, bit // WORD_BITS].to(torch.int32) >> (bit % WORD_BITS)) & 1).bool()
+
+
+def permute_words(words: Tensor, permutation: Sequence[int]) -> Tensor:
+    """Move ROI bits between words: bit ``k`` of the result is bit ``permutation[k]`` of the input.
+
+    Args:
+        words: Shape (B, L, ...), as in :func:`unpack_words`.
+        permutation: A permutation of ``range(K)``, for example the mirror partners of the catalogue.
+
+    Returns:
+        Same shape, type and device.
+    """
+    moved = [(k, source) for k, source in enumerate(permutation) if source != k]
+    if not moved:
+        return words
+    source_words = words.to(torch.int32)
+    result = source_words.clone()
+    for k, _ in moved:
+        result[:, k // WORD_BITS] &= ~(1 << (k % WORD_BITS))
+    for k, source in moved:
+        bit = (source_words[:, source // WORD_BITS] >> (source % WORD_BITS)) & 1
+        result[:, k // WORD_BITS] |= bit << (k % WORD_BITS)
+    return result.to(words.dtype)

@@ -1,0 +1,44 @@
+"""From the network's output back to a dose on the grid of the patient."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cdm_nnunet.errors import InputError
+from cdm_nnunet.nnunet.plans import DosePlans
+from cdm_nnunet.nnunet.resampling import resample_image
+
+
+def dose_on_patient_grid(
+    output: NDArray[np.floating], properties: Mapping[str, Any], plans: DosePlans
+) -> NDArray[np.float32]:
+    """Undo scaling, resampling and cropping.
+
+    Args:
+        output: Network output on its grid, (1, Z', Y', X'), in units of the dose scale.
+        properties: As :class:`DosePreprocessor` made them.
+        plans: The plans of the model.
+
+    Returns:
+        float32, (Z, Y, X), Gy: not negative, and zero outside the dose region where the catalogue has one.
+
+    Raises:
+        InputError: If the output is not finite: the model is broken, and no number of it can be trusted.
+    """
+    if not np.isfinite(output).all():
+        raise InputError("the network's output is not finite; the model diverged in training and can't be used")
+    shape = tuple(properties["shape_after_cropping_and_before_resampling"])
+    dose_gy = resample_image(output[0], shape, order=1) * np.float32(plans.dose_scale_gy)
+    np.maximum(dose_gy, 0, out=dose_gy)
+    packed = properties["cdm"]["dose_region"]
+    if packed is not None:
+        bits = np.frombuffer(zlib.decompress(packed), np.uint8)
+        dose_gy *= np.unpackbits(bits, count=dose_gy.size).reshape(shape)
+    whole = np.zeros(properties["shape_before_cropping"], np.float32)
+    whole[tuple(slice(begin, end) for begin, end in properties["bbox_used_for_cropping"])] = dose_gy
+    return whole

@@ -1,0 +1,118 @@
+"""What planning must know of a data set: grids after cropping, CT statistics, the highest prescription."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import multiprocessing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
+from nnunetv2.paths import nnUNet_preprocessed
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from cdm_nnunet.dataset import CT_CHANNEL, PRESCRIPTION_CHANNEL, RawDataset
+from cdm_nnunet.errors import InputError
+from cdm_nnunet.nnunet.plans import FIRST_WORD
+from cdm_nnunet.nnunet.preprocessor import crop_box, take_words
+from cdm_nnunet.nnunet.reader import CDMReaderWriter
+from cdm_nnunet.roi import Catalogue
+
+_CT_SAMPLES = 1_000_000  # over the whole data set: nnU-Net's 1e8 buy no better percentiles and take minutes
+
+
+class DoseFingerprintExtractor(DatasetFingerprintExtractor):
+    """Fingerprint of a dose data set, in the layout of nnU-Net's, from the cropped cases.
+
+    Every training case is read and checked whole on the way: geometry, types, bits, dose.
+    """
+
+    def run(self, overwrite_existing: bool = False) -> dict[str, Any]:
+        """Write and return ``dataset_fingerprint.json``.
+
+        Args:
+            overwrite_existing: Not used: a fingerprint of other data would be worse than the seconds it takes.
+
+        Returns:
+            nnU-Net's entries, with intensity statistics of the CT (channel 0) where dose is above zero, and
+            ``max_prescription_gy``.
+
+        Raises:
+            InputError: If a case can't be used.
+        """
+        raw = RawDataset(Path(self.input_folder))
+        missing = sorted(set(self.dataset) ^ {case for case, record in raw.cases.items() if record.split == "Tr"})
+        if missing:
+            raise InputError(
+                f"imagesTr and cdm_cases.json of {self.input_folder} disagree about {', '.join(missing[:5])}"
+                f"{' ...' if len(missing) > 5 else ''}; convert the data again"
+            )
+        samples = max(_CT_SAMPLES // len(self.dataset), 1000)
+        context = multiprocessing.get_context("spawn")
+        with concurrent.futures.ProcessPoolExecutor(self.num_processes, mp_context=context) as pool:
+            pending = [
+                pool.submit(_analyse, files["images"], files["label"], raw.catalogue, samples)
+                for files in self.dataset.values()
+            ]
+            try:
+                for future in tqdm(
+                    concurrent.futures.as_completed(pending), desc="fingerprint", total=len(pending), unit="case"
+                ):
+                    future.result()
+            except BaseException:
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
+        facts = [future.result() for future in pending]
+        fingerprint = {
+            "spacings": [fact["spacing"] for fact in facts],
+            "shapes_after_crop": [fact["shape"] for fact in facts],
+            "foreground_intensity_properties_per_channel": {
+                str(CT_CHANNEL): _statistics(np.concatenate([fact["ct"] for fact in facts]))
+            },
+            "median_relative_size_after_cropping": float(np.median([fact["relative_size"] for fact in facts])),
+            "max_prescription_gy": max(fact["max_prescription_gy"] for fact in facts),
+        }
+        path = Path(nnUNet_preprocessed) / self.dataset_name / "dataset_fingerprint.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(fingerprint, indent=1), encoding="utf-8")
+        return fingerprint
+
+
+def _analyse(images: list[str], dose: str, catalogue: Catalogue, n_samples: int) -> Mapping[str, Any]:
+    reader = CDMReaderWriter()
+    data, properties = reader.read_images(images)
+    dose_gy, _ = reader.read_seg(dose)
+    if dose_gy.shape[1:] != data.shape[1:]:
+        raise InputError(f"{dose} has grid {dose_gy.shape[1:]}, the CT {data.shape[1:]} (z, y, x)")
+    if not dose_gy.any():
+        raise InputError(f"{dose} is zero everywhere")
+    try:
+        box = crop_box(take_words(data[FIRST_WORD:], catalogue), catalogue)
+    except InputError as error:
+        raise InputError(f"{images[-1]}: {error}") from error
+    ct = data[(CT_CHANNEL, *box)]
+    inside = ct[dose_gy[(0, *box)] > 0]
+    return {
+        "spacing": properties["spacing"],
+        "shape": [int(n) for n in ct.shape],
+        "relative_size": ct.size / data[0].size,
+        "ct": np.random.default_rng(1234).choice(inside, n_samples),
+        "max_prescription_gy": float(data[PRESCRIPTION_CHANNEL].max()),
+    }
+
+
+def _statistics(values: NDArray[np.floating]) -> dict[str, float]:
+    low, median, high = np.percentile(values, (0.5, 50.0, 99.5))
+    return {
+        "mean": float(values.mean(dtype=np.float64)),
+        "median": float(median),
+        "std": float(values.std(dtype=np.float64)),
+        "min": float(values.min()),
+        "max": float(values.max()),
+        "percentile_99_5": float(high),
+        "percentile_00_5": float(low),
+    }

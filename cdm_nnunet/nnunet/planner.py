@@ -1,0 +1,226 @@
+"""Experiment planning for dose: patch size, batch size, spacing and topology from the data and the GPU budget."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
+from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name
+from nnunetv2.paths import nnUNet_preprocessed
+from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
+from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+from nnunetv2.utilities.json_export import recursive_fix_for_json_export
+from numpy.typing import NDArray
+
+from cdm_nnunet.dataset import FORMAT_VERSION, READER_NAME, RawDataset
+from cdm_nnunet.errors import InputError
+from cdm_nnunet.folders import folder
+from cdm_nnunet.nnunet.fingerprint import DoseFingerprintExtractor
+from cdm_nnunet.nnunet.network import BitDecodeUNet
+from cdm_nnunet.nnunet.plans import LABEL_MANAGER_NAME, PLANNER_NAME, PREPROCESSOR_NAME, DosePlans
+from cdm_nnunet.nnunet.preprocessor import DosePreprocessor
+from cdm_nnunet.nnunet.reader import CDMReaderWriter
+from cdm_nnunet.roi import Catalogue
+
+FULL, COARSE = "3d_fullres", "3d_coarse"
+CONFIGURATIONS = (FULL, COARSE)
+PLANS_NAME = "nnUNetPlans"
+_SPLITS = "splits_final.json"
+
+
+class DosePlanner(ExperimentPlanner):
+    """nnU-Net's planner with one dose output, decoded ROI channels, and only configurations that work for dose.
+
+    ``3d_fullres`` has the median voxel size of the data, ``3d_coarse`` a larger one that a CPU can train. Axes are never
+    transposed: (z, y, x) stay head-feet, front-back, left-right.
+
+    Args:
+        dataset_name_or_id: Data set.
+        gpu_memory_target_in_gb: GPU memory that a training may take.
+        preprocessor_name: Not used; it is ours.
+        plans_name: Name of the plans.
+        overwrite_target_spacing: Voxel size (z, y, x) of ``3d_fullres`` in mm, in place of the median.
+        suppress_transpose: Not used; axes are never transposed.
+        coarse_spacing_mm: Voxel size of ``3d_coarse``, on every axis that is finer.
+        base_features: Features of the finest stage of the U-Net; nnU-Net takes 32.
+    """
+
+    def __init__(
+        self,
+        dataset_name_or_id: str | int,
+        gpu_memory_target_in_gb: float = 8,
+        preprocessor_name: str = PREPROCESSOR_NAME,
+        plans_name: str = PLANS_NAME,
+        overwrite_target_spacing: Sequence[float] | None = None,
+        suppress_transpose: bool = True,
+        coarse_spacing_mm: float = 6.0,
+        base_features: int = 32,
+    ):
+        del preprocessor_name, suppress_transpose
+        _refuse_other_splits(maybe_convert_to_dataset_name(dataset_name_or_id))
+        super().__init__(
+            dataset_name_or_id, gpu_memory_target_in_gb, PREPROCESSOR_NAME, plans_name, overwrite_target_spacing, True
+        )
+        self.raw = RawDataset(Path(self.raw_dataset_folder))
+        self.catalogue: Catalogue = self.raw.catalogue
+        self.coarse_spacing_mm = coarse_spacing_mm
+        self.UNet_class = BitDecodeUNet
+        self.UNet_base_num_features = base_features
+
+    def determine_normalization_scheme_and_whether_mask_is_used_for_norm(self) -> tuple[list[str], list[bool]]:
+        """For the record only: :class:`DosePreprocessor` normalises by channel."""
+        return ["CTNormalization", "NoNormalization", "NoNormalization"], [False, False, False]
+
+    def static_estimate_VRAM_usage(  # noqa: N802  # nnU-Net's name
+        self,
+        patch_size: Sequence[int],
+        input_channels: int,
+        output_channels: int,
+        arch_class_name: str,
+        arch_kwargs: Mapping[str, Any],
+        arch_kwargs_req_import: Sequence[str],
+    ) -> float:
+        """Memory of a training step in nnU-Net's unit, decoded ROI channels and loss included."""
+        estimate: float = ExperimentPlanner.static_estimate_VRAM_usage(
+            patch_size,
+            input_channels,
+            1,
+            arch_class_name,
+            {**arch_kwargs, "n_rois": len(self.catalogue)},
+            arch_kwargs_req_import,
+        )
+        return estimate
+
+    def get_plans_for_configuration(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """As nnU-Net's, with the number of ROIs among the network's arguments."""
+        plan: dict[str, Any] = super().get_plans_for_configuration(*args, **kwargs)
+        plan["architecture"]["arch_kwargs"]["n_rois"] = len(self.catalogue)
+        plan["batch_dice"] = False  # read by nnU-Net, without meaning for dose
+        return plan
+
+    def plan_experiment(self) -> dict[str, Any]:
+        """Make and save the plans.
+
+        Returns:
+            The plans, as saved to ``nnUNet_preprocessed/DATASET/PLANS.json``.
+
+        Raises:
+            InputError: If the plugin's reader is not found by nnU-Net, or a configuration does not fit the budget.
+        """
+        if recursive_find_reader_writer_by_name(READER_NAME) is not CDMReaderWriter:
+            raise InputError(f"nnU-Net finds another reader named {READER_NAME}; two copies of this package installed?")
+        fingerprint = self.dataset_fingerprint
+        full = np.asarray(self.determine_fullres_target_spacing(), dtype=float)
+        coarse = np.maximum(full, self.coarse_spacing_mm)
+        cache: dict[str, Any] = {}
+        configurations = {
+            name: self._configuration(name, spacing, cache)
+            for name, spacing in zip(CONFIGURATIONS, (full, coarse), strict=True)
+        }
+        preprocessed = Path(nnUNet_preprocessed) / self.dataset_name
+        shutil.copy(self.raw.folder / "dataset.json", preprocessed / "dataset.json")
+        plans = {
+            "dataset_name": self.dataset_name,
+            "plans_name": self.plans_identifier,
+            "original_median_spacing_after_transp": np.median(fingerprint["spacings"], 0).tolist(),
+            "original_median_shape_after_transp": np.median(fingerprint["shapes_after_crop"], 0).round().tolist(),
+            "image_reader_writer": READER_NAME,
+            "transpose_forward": [0, 1, 2],
+            "transpose_backward": [0, 1, 2],
+            "configurations": configurations,
+            "experiment_planner_used": PLANNER_NAME,
+            "label_manager": LABEL_MANAGER_NAME,
+            "foreground_intensity_properties_per_channel": fingerprint["foreground_intensity_properties_per_channel"],
+            "cdm": {
+                "format_version": FORMAT_VERSION,
+                "units": {"dose": "Gy", "ct": "HU"},
+                "catalogue": self.catalogue.to_json(),
+                "template": self.raw.template.to_json(),
+                "dose_scale_gy": fingerprint["max_prescription_gy"],
+                "gpu_memory_gb": self.UNet_vram_target_GB,
+            },
+        }
+        recursive_fix_for_json_export(plans)
+        DosePlans(plans)  # what is written must be what is read
+        path = preprocessed / f"{self.plans_identifier}.json"
+        path.write_text(json.dumps(plans, indent=4), encoding="utf-8")
+        self.plans = plans
+        return plans
+
+    def _configuration(self, name: str, spacing: NDArray[np.floating], cache: dict[str, Any]) -> dict[str, Any]:
+        shapes = [
+            compute_new_shape(shape, old, spacing)
+            for old, shape in zip(
+                self.dataset_fingerprint["spacings"], self.dataset_fingerprint["shapes_after_crop"], strict=True
+            )
+        ]
+        median_shape = np.median(shapes, 0)
+        if median_shape.min() < 2 * self.UNet_featuremap_min_edge_length:
+            raise InputError(
+                f"at a voxel size of {spacing.round(2).tolist()} mm the median case has {median_shape.tolist()} voxels "
+                f"(z, y, x), too few for a U-Net; choose a smaller --coarse-spacing"
+            )
+        n_voxels = float(np.prod(median_shape) * self.dataset_json["numTraining"])
+        return self.get_plans_for_configuration(
+            spacing, median_shape, self.generate_data_identifier(name), n_voxels, cache
+        )
+
+
+def plan_and_preprocess(
+    dataset_id: int,
+    *,
+    gpu_memory_gb: float = 8.0,
+    configurations: Sequence[str] = (FULL,),
+    spacing_mm: Sequence[float] | None = None,
+    coarse_spacing_mm: float = 6.0,
+    base_features: int = 32,
+    n_processes: int = 2,
+) -> dict[str, Any]:
+    """Fingerprint, plans and preprocessed data of a data set.
+
+    Args:
+        dataset_id: Number of the data set.
+        gpu_memory_gb: GPU memory that a training may take.
+        configurations: Which configurations to preprocess; both are planned.
+        spacing_mm: Voxel size (z, y, x) of ``3d_fullres``; None takes the median of the data.
+        coarse_spacing_mm: Voxel size of ``3d_coarse``.
+        base_features: Features of the finest stage.
+        n_processes: Number of processes.
+
+    Returns:
+        The plans.
+
+    Raises:
+        InputError: If a case can't be used or a choice does not work.
+    """
+    for name in configurations:
+        if name not in CONFIGURATIONS:
+            raise InputError(f"unknown configuration '{name}'; there are {', '.join(CONFIGURATIONS)}")
+    DoseFingerprintExtractor(dataset_id, n_processes).run()
+    planner = DosePlanner(
+        dataset_id,
+        gpu_memory_gb,
+        overwrite_target_spacing=None if spacing_mm is None else [float(mm) for mm in spacing_mm],
+        coarse_spacing_mm=coarse_spacing_mm,
+        base_features=base_features,
+    )
+    plans = planner.plan_experiment()
+    for name in configurations:
+        DosePreprocessor(verbose=False).run(dataset_id, name, planner.plans_identifier, n_processes)
+    return plans
+
+
+def _refuse_other_splits(dataset_name: str) -> None:
+    """nnU-Net copies the raw data set's split once, and fails without a word if it has changed since."""
+    there = folder("nnUNet_preprocessed") / dataset_name / _SPLITS
+    raw = folder("nnUNet_raw") / dataset_name / _SPLITS
+    if not raw.is_file() or not there.is_file():
+        return
+    old, new = (json.loads(path.read_text(encoding="utf-8")) for path in (there, raw))
+    if old[: len(new)] != new:
+        raise InputError(f"{there} differs from {raw}: the data set or the split has changed; delete the former")

@@ -1,0 +1,109 @@
+"""What our part of nnU-Net's plans says: everything that training and prediction need beside the stock entries."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from cdm_nnunet.dataset import READER_NAME, cdm_section
+from cdm_nnunet.dvh.template import Template
+from cdm_nnunet.errors import InputError
+from cdm_nnunet.roi import Catalogue
+
+PREPROCESSOR_NAME = "DosePreprocessor"
+LABEL_MANAGER_NAME = "DoseLabelManager"
+PLANNER_NAME = "DosePlanner"
+
+# Channels of preprocessed data; the ROI words follow from FIRST_WORD on.
+CT, PRESCRIPTION, FIRST_WORD = 0, 1, 2
+
+# With axes (z, y, x) in LPS orientation, which planning never transposes.
+HEAD_FEET_AXIS, FRONT_BACK_AXIS, LEFT_RIGHT_AXIS = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class DosePlans:
+    """The ``cdm`` section of plans, with the stock entries that it depends on checked.
+
+    Attributes:
+        plans: The whole plans, as nnU-Net stores them.
+    """
+
+    plans: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        where = f"plans '{self.plans.get('plans_name')}'"
+        again = f"run: cdm-nnunet plan -d {_dataset_id(self.plans)}"
+        if "cdm" not in self.plans:
+            raise InputError(
+                f"{where} were not made by this software (planner '{self.plans.get('experiment_planner_used')}'): with "
+                f"them nnU-Net would treat ROI bits as an image and dose as labels; {again}"
+            )
+        cdm_section(self.plans, where)
+        expected = {
+            "image_reader_writer": READER_NAME,
+            "label_manager": LABEL_MANAGER_NAME,
+            "transpose_forward": [0, 1, 2],
+        }
+        for key, value in expected.items():
+            if self.plans.get(key) != value:
+                raise InputError(f"{where} have {key} = {self.plans.get(key)}, expected {value}; {again}")
+        for name, configuration in self.plans["configurations"].items():
+            if configuration.get("preprocessor_name") != PREPROCESSOR_NAME:
+                raise InputError(f"configuration '{name}' of {where} is not for dose prediction; {again}")
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        """The ROI catalogue."""
+        return Catalogue.from_json(self.plans["cdm"]["catalogue"])
+
+    @cached_property
+    def template(self) -> Template:
+        """The clinical template."""
+        return Template.from_json(self.plans["cdm"]["template"], f"plans '{self.plans.get('plans_name')}': template")
+
+    @property
+    def dose_scale_gy(self) -> float:
+        """Dose that the network's output 1 stands for, Gy."""
+        return float(self.plans["cdm"]["dose_scale_gy"])
+
+    @property
+    def n_channels(self) -> int:
+        """Channels of preprocessed data: CT, prescription and the ROI words."""
+        return FIRST_WORD + self.catalogue.n_words
+
+    @property
+    def ct_statistics(self) -> Mapping[str, float]:
+        """Intensity statistics of the CT inside the dose region, as nnU-Net's CT normalisation uses them."""
+        statistics: Mapping[str, float] = self.plans["foreground_intensity_properties_per_channel"]["0"]
+        return statistics
+
+    @property
+    def padding(self) -> tuple[float, ...]:
+        """Value outside the image for each preprocessed channel: air, no prescription, no ROI."""
+        air = (self.ct_statistics["percentile_00_5"] - self.ct_statistics["mean"]) / max(self.ct_statistics["std"], 1e-8)
+        return (air, *[0.0] * (self.n_channels - 1))
+
+    def digest(self, configuration: str) -> str:
+        """Fingerprint of all that preprocessed data of a configuration depend on.
+
+        Data with another digest were made with other plans and must not be trained on.
+        """
+        settings = self.plans["configurations"][configuration]
+        basis = {
+            "catalogue": self.plans["cdm"]["catalogue"],
+            "dose_scale_gy": self.dose_scale_gy,
+            "ct_statistics": dict(self.ct_statistics),
+            "spacing": settings["spacing"],
+            "format_version": self.plans["cdm"]["format_version"],
+        }
+        return hashlib.sha256(json.dumps(basis, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _dataset_id(plans: Mapping[str, Any]) -> str:
+    name = str(plans.get("dataset_name", ""))
+    return str(int(name[7:10])) if name[7:10].isdigit() else "ID"

@@ -1,0 +1,281 @@
+"""Sliding-window prediction of a dose."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import itertools
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.inference.sliding_window_prediction import compute_gaussian
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from cdm_nnunet.dataset import CHANNEL_NAMES, FILE_ENDING
+from cdm_nnunet.errors import InputError
+from cdm_nnunet.nnunet.augmentation import mirror_left_right
+from cdm_nnunet.nnunet.compute import autocast, prepare_network, to_device
+from cdm_nnunet.nnunet.export import dose_on_patient_grid
+from cdm_nnunet.nnunet.plans import LEFT_RIGHT_AXIS, DosePlans
+from cdm_nnunet.nnunet.reader import CDMReaderWriter
+
+Item = dict[str, Any]
+
+
+class DosePredictor(nnUNetPredictor):
+    """nnU-Net's predictor for dose.
+
+    It differs where a dose needs it: windows are summed in float32, padding is air, mirrored predictions have the bits of
+    paired ROIs swapped, and the result is written as float32 Gy. Errors of one case carry the case's name.
+    """
+
+    @property
+    def dose_plans(self) -> DosePlans:
+        """Our part of the plans."""
+        return DosePlans(self.plans_manager.plans)
+
+    def predict_from_files(
+        self,
+        list_of_lists_or_source_folder: str | list[list[str]],
+        output_folder_or_list_of_truncated_output_files: str | list[str] | None,
+        save_probabilities: bool = False,
+        overwrite: bool = True,
+        num_processes_preprocessing: int = 2,
+        num_processes_segmentation_export: int = 0,
+        folder_with_segs_from_prev_stage: str | None = None,
+        num_parts: int = 1,
+        part_id: int = 0,
+    ) -> Any:
+        """Predict all cases of a folder; arguments as in nnU-Net.
+
+        Raises:
+            InputError: If the folder has no case, a case lacks a channel, or probabilities are asked for.
+        """
+        if save_probabilities:
+            raise InputError("--save_probabilities: a dose model has no class probabilities; leave the option out")
+        if isinstance(list_of_lists_or_source_folder, str):
+            list_of_lists_or_source_folder = find_cases(Path(list_of_lists_or_source_folder))
+        return super().predict_from_files(
+            list_of_lists_or_source_folder,
+            output_folder_or_list_of_truncated_output_files,
+            False,
+            overwrite,
+            num_processes_preprocessing,
+            num_processes_segmentation_export,
+            folder_with_segs_from_prev_stage,
+            num_parts,
+            part_id,
+        )
+
+    def predict_from_files_sequential(
+        self,
+        list_of_lists_or_source_folder: str | list[list[str]],
+        output_folder_or_list_of_truncated_output_files: str | list[str] | None,
+        save_probabilities: bool = False,
+        overwrite: bool = True,
+        folder_with_segs_from_prev_stage: str | None = None,
+    ) -> Any:
+        """As :meth:`predict_from_files`, in one process."""
+        return self.predict_from_files(
+            list_of_lists_or_source_folder,
+            output_folder_or_list_of_truncated_output_files,
+            save_probabilities,
+            overwrite,
+            num_processes_preprocessing=0,
+            folder_with_segs_from_prev_stage=folder_with_segs_from_prev_stage,
+        )
+
+    def _internal_get_data_iterator_from_lists_of_filenames(
+        self,
+        input_list_of_lists: list[list[str]],
+        seg_from_prev_stage_files: list[str] | None,
+        output_filenames_truncated: list[str] | None,
+        num_processes: int,
+    ) -> Iterator[Item]:
+        outputs = output_filenames_truncated or [None] * len(input_list_of_lists)
+        jobs = [
+            (files, output, self.plans_manager, self.configuration_manager)
+            for files, output in zip(input_list_of_lists, outputs, strict=True)
+        ]
+        if num_processes == 0:
+            yield from (_preprocess(*job) for job in jobs)
+            return
+        context = multiprocessing.get_context("spawn")
+        with concurrent.futures.ProcessPoolExecutor(min(num_processes, len(jobs)), mp_context=context) as pool:
+            # a bounded number in flight: a preprocessed case may take a gigabyte
+            waiting = [pool.submit(_preprocess, *job) for job in jobs[: num_processes + 1]]
+            try:
+                for job in [*jobs[num_processes + 1 :], *[None] * len(waiting)]:
+                    item = waiting.pop(0).result()
+                    if job is not None:
+                        waiting.append(pool.submit(_preprocess, *job))
+                    yield item
+            except BaseException:
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
+
+    def predict_from_data_iterator(
+        self, data_iterator: Iterator[Item], save_probabilities: bool = False, num_processes_segmentation_export: int = 0
+    ) -> list[NDArray[np.float32] | None]:
+        """Predict and export preprocessed cases.
+
+        Args:
+            data_iterator: Items with ``data``, ``data_properties`` and ``ofile``, as nnU-Net makes them.
+            save_probabilities: Must be False.
+            num_processes_segmentation_export: Not used: exporting one dose takes less than handing it over.
+
+        Returns:
+            For each item the dose in Gy, (Z, Y, X), float32, or None where it went to a file.
+        """
+        if save_probabilities:
+            raise InputError("a dose model has no class probabilities")
+        results: list[NDArray[np.float32] | None] = []
+        for item in tqdm(data_iterator, desc="predict", unit="case", disable=not self.allow_tqdm):
+            output = self.predict_logits_from_preprocessed_data(item["data"])
+            dose_gy = dose_on_patient_grid(output.numpy(), item["data_properties"], self.dose_plans)
+            if item["ofile"] is None:
+                results.append(dose_gy)
+                continue
+            CDMReaderWriter().write_seg(dose_gy, item["ofile"] + FILE_ENDING, item["data_properties"])
+            results.append(None)
+        compute_gaussian.cache_clear()
+        return results
+
+    def predict_single_npy_array(self, *args: Any, **kwargs: Any) -> Any:
+        """Not offered: an array has no geometry to check.
+
+        Raises:
+            InputError: Always, with the way to do it.
+        """
+        raise InputError("predict dose from files (predict_from_files): an array carries no geometry to check")
+
+    @torch.inference_mode()
+    def predict_logits_from_preprocessed_data(self, data: Tensor) -> Tensor:
+        """The mean output over the folds.
+
+        Args:
+            data: Preprocessed channels, (2 + L, Z, Y, X).
+
+        Returns:
+            float32 on the CPU, (1, Z, Y, X), in units of the dose scale.
+        """
+        total = None
+        for parameters in self.list_of_parameters:
+            _bare(self.network).load_state_dict(parameters)
+            output = self.predict_sliding_window_return_logits(data).cpu()
+            total = output if total is None else total + output
+        if total is None:
+            raise InputError("no fold of the model was loaded")
+        return total / len(self.list_of_parameters)
+
+    @torch.inference_mode()
+    def predict_sliding_window_return_logits(self, input_image: Tensor) -> Tensor:
+        """The output of the network that is loaded, over the whole image.
+
+        Args:
+            input_image: Preprocessed channels, (2 + L, Z, Y, X).
+
+        Returns:
+            float32, (1, Z, Y, X), in units of the dose scale.
+        """
+        plans = self.dose_plans
+        if input_image.ndim != 4 or input_image.shape[0] != plans.n_channels:
+            raise InputError(
+                f"the input has shape {tuple(input_image.shape)}; the plans ask for {plans.n_channels} channels (CT, "
+                f"prescription, {plans.catalogue.n_words} ROI words) and three axes"
+            )
+        self.network = prepare_network(self.network, self.device)
+        self.network.eval()
+        padded, inside = _pad(input_image, self.configuration_manager.patch_size, plans.padding)
+        slicers = self._internal_get_sliding_window_slicers(padded.shape[1:])
+        # all on the device if it fits, else sums on the CPU: only the time differs
+        try:
+            output = self._internal_predict_sliding_window_return_logits(padded, slicers, self.perform_everything_on_device)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            output = self._internal_predict_sliding_window_return_logits(padded, slicers, False)
+        return output[(slice(None), *inside)]
+
+    def _internal_predict_sliding_window_return_logits(
+        self, data: Tensor, slicers: Sequence[tuple[slice, ...]], do_on_device: bool = True
+    ) -> Tensor:
+        sums_on = self.device if do_on_device else torch.device("cpu")
+        data = data.to(sums_on)
+        weight = (
+            compute_gaussian(
+                tuple(self.configuration_manager.patch_size), sigma_scale=1 / 8, dtype=torch.float32, device=sums_on
+            )
+            if self.use_gaussian
+            else torch.ones(tuple(self.configuration_manager.patch_size), device=sums_on)
+        )
+        total = torch.zeros((1, *data.shape[1:]), dtype=torch.float32, device=sums_on)
+        weight_sum = torch.zeros(data.shape[1:], dtype=torch.float32, device=sums_on)
+        for slicer in tqdm(slicers, desc="windows", leave=False, disable=not (self.allow_tqdm and len(slicers) > 8)):
+            window = to_device(data[slicer][None], self.device)
+            total[slicer] += self._internal_maybe_mirror_and_predict(window)[0].to(sums_on) * weight
+            weight_sum[slicer[1:]] += weight
+        return total / weight_sum
+
+    def _internal_maybe_mirror_and_predict(self, x: Tensor) -> Tensor:
+        with autocast(self.device):
+            output: Tensor = self.network(x).float()
+            if self.use_mirroring:
+                mirrored = to_device(mirror_left_right(x, self.dose_plans.catalogue.mirror_permutation), self.device)
+                output = (output + self.network(mirrored).float().flip(LEFT_RIGHT_AXIS + 2)) / 2
+        return output
+
+
+def find_cases(folder: Path) -> list[list[str]]:
+    """The cases of an input folder: for each the files of its channels, in order.
+
+    Raises:
+        InputError: If the folder is missing or has no case, or a case lacks a channel.
+    """
+    if not folder.is_dir():
+        raise InputError(f"input folder {folder} is missing")
+    files = sorted(folder.glob(f"*_????{FILE_ENDING}"))
+    if not files:
+        raise InputError(f"{folder} has no case; expected CASE_0000{FILE_ENDING} (CT), _0001 (prescription), _0002 (ROIs)")
+    cases = []
+    for case, group in itertools.groupby(files, lambda path: path.name[: -len(f"_0000{FILE_ENDING}")]):
+        found = {path.name for path in group}
+        expected = [f"{case}_{channel:04d}{FILE_ENDING}" for channel in range(len(CHANNEL_NAMES))]
+        if found != set(expected):
+            missing, extra = sorted(set(expected) - found), sorted(found - set(expected))
+            what = f"lacks {', '.join(missing)}" if missing else f"has unknown channels {', '.join(extra)}"
+            raise InputError(f"case '{case}' in {folder} {what}")
+        cases.append([str(folder / name) for name in expected])
+    return cases
+
+
+def _preprocess(
+    files: list[str], output: str | None, plans_manager: PlansManager, configuration_manager: ConfigurationManager
+) -> Item:
+    preprocessor = configuration_manager.preprocessor_class(verbose=False)
+    data, _, properties = preprocessor.run_case(files, None, plans_manager, configuration_manager, {})
+    return {"data": torch.from_numpy(data), "data_properties": properties, "ofile": output}
+
+
+def _pad(data: Tensor, patch_size: Sequence[int], padding: Sequence[float]) -> tuple[Tensor, tuple[slice, ...]]:
+    """Pad an image to at least one patch, centred; and where the image lies in the result."""
+    shape = [max(n, patch) for n, patch in zip(data.shape[1:], patch_size, strict=True)]
+    inside = tuple(
+        slice((new - old) // 2, (new - old) // 2 + old) for new, old in zip(shape, data.shape[1:], strict=True)
+    )
+    if tuple(shape) == tuple(data.shape[1:]):
+        return data, inside
+    padded = data.new_tensor(padding).view(-1, 1, 1, 1).repeat(1, *shape)
+    padded[(slice(None), *inside)] = data
+    return padded, inside
+
+
+def _bare(network: nn.Module) -> nn.Module:
+    """The module behind ``torch.compile``."""
+    return getattr(network, "_orig_mod", network)

@@ -1,0 +1,290 @@
+"""From the raw grid to the grid of the network: crop, resample, normalise, without losing a bit."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import multiprocessing
+import os
+import shutil
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
+from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
+from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
+from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from cdm_nnunet.dataset import FILE_ENDING, RawDataset
+from cdm_nnunet.errors import InputError
+from cdm_nnunet.nnunet.plans import CT, FIRST_WORD, PRESCRIPTION, DosePlans
+from cdm_nnunet.nnunet.resampling import resample_image, resample_nearest
+from cdm_nnunet.roi import WORD_BITS, Catalogue, from_words
+
+_LOCATIONS_PER_ROI = 1000
+_CT_ORDER, _DOSE_ORDER = 3, 1
+
+
+def crop_box(words: NDArray[np.float32], catalogue: Catalogue) -> tuple[slice, slice, slice]:
+    """The part of a case that matters.
+
+    Where the catalogue has a dose region, dose outside it is zero by definition, so the box around all ROI bits loses
+    nothing. Without one, it is the whole image.
+
+    Args:
+        words: ROI words, shape (L, Z, Y, X).
+        catalogue: Its ROIs.
+
+    Returns:
+        Slices along z, y and x.
+
+    Raises:
+        InputError: If the catalogue has a dose region and the case has none.
+    """
+    shape = words.shape[1:]
+    bit = catalogue.dose_region_bit
+    if bit is None:
+        return (slice(0, shape[0]), slice(0, shape[1]), slice(0, shape[2]))
+    if not _mask(words, bit).any():
+        raise InputError(f"the dose region '{catalogue.rois[bit].name}' is empty")
+    occupied = words.any(0)
+    ends = []
+    for axis in range(3):
+        line = np.flatnonzero(occupied.any(axis=tuple(other for other in range(3) if other != axis)))
+        ends.append(slice(int(line[0]), int(line[-1]) + 1))
+    return (ends[0], ends[1], ends[2])
+
+
+def take_words(words: NDArray[np.float32], catalogue: Catalogue) -> NDArray[np.float32]:
+    """The words that the catalogue needs, out of those that the type of the raw channel holds.
+
+    Raises:
+        InputError: If there are too few words, or a bit beyond the catalogue is set.
+    """
+    if len(words) < catalogue.n_words:
+        raise InputError(
+            f"the ROI channel holds {WORD_BITS * len(words)} bits at most, the catalogue of the plans has "
+            f"{len(catalogue)} ROIs: they belong to different data sets"
+        )
+    if words[catalogue.n_words :].any():
+        raise InputError(f"the ROI channel has bits beyond the {len(catalogue)} ROIs of the catalogue")
+    words = words[: catalogue.n_words]
+    from_words(words, len(catalogue))  # refuses what is not whole bits, and stray bits
+    return words
+
+
+class DosePreprocessor(DefaultPreprocessor):
+    """nnU-Net preprocessor for dose: CT by cubic spline, dose linearly, ROI bits by the nearest voxel, once."""
+
+    def run_case_npy(
+        self,
+        data: NDArray[np.float32],
+        seg: NDArray[np.float32] | None,
+        properties: dict[str, Any],
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        dataset_json: Mapping[str, Any] | str,
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None, dict[str, Any]]:
+        """Preprocess one case.
+
+        Args:
+            data: As :meth:`CDMReaderWriter.read_images` returns it, (2 + L', Z, Y, X).
+            seg: Dose in Gy, (1, Z, Y, X), or None for a new patient.
+            properties: Those of the reader; keys are added.
+            plans_manager: Plans with our section.
+            configuration_manager: Configuration to preprocess for.
+            dataset_json: Not used: the plans hold all that counts.
+
+        Returns:
+            float32 (2 + L, Z', Y', X'): normalised CT, prescription in units of the dose scale, ROI words.
+            float32 (1, Z', Y', X'), dose in Gy, or None.
+            The properties.
+
+        Raises:
+            InputError: If the bits do not fit the catalogue, or grids differ.
+        """
+        plans = DosePlans(plans_manager.plans)
+        if seg is not None and seg.shape[1:] != data.shape[1:]:
+            raise InputError(f"the dose has grid {seg.shape[1:]}, the CT {data.shape[1:]} (z, y, x)")
+        words = take_words(data[FIRST_WORD:], plans.catalogue)
+        box = crop_box(words, plans.catalogue)
+        properties["shape_before_cropping"] = data.shape[1:]
+        properties["bbox_used_for_cropping"] = [[s.start, s.stop] for s in box]
+        words = words[(slice(None), *box)]
+        properties["shape_after_cropping_and_before_resampling"] = words.shape[1:]
+
+        shape = compute_new_shape(words.shape[1:], properties["spacing"], configuration_manager.spacing)
+        shape = [max(int(n), 1) for n in shape]
+        new_words = resample_nearest(words, shape)
+        statistics = plans.ct_statistics
+        ct = np.clip(data[(CT, *box)], statistics["percentile_00_5"], statistics["percentile_99_5"])
+        ct = resample_image((ct - statistics["mean"]) / max(statistics["std"], 1e-8), shape, _CT_ORDER)
+        prescription = resample_nearest(data[(slice(PRESCRIPTION, PRESCRIPTION + 1), *box)], shape) / plans.dose_scale_gy
+        preprocessed = np.concatenate([ct[None], prescription, new_words]).astype(np.float32, copy=False)
+
+        properties["cdm"] = self._own_properties(plans, words, new_words, properties)
+        if seg is None:
+            return preprocessed, None, properties
+        dose_gy = resample_image(seg[(0, *box)], shape, _DOSE_ORDER)[None]
+        properties["class_locations"] = _class_locations(new_words, plans.catalogue)
+        return preprocessed, dose_gy, properties
+
+    @staticmethod
+    def _own_properties(
+        plans: DosePlans, words: NDArray[np.float32], new_words: NDArray[np.float32], properties: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """What travels with a case beside nnU-Net's properties.
+
+        ``dose_region``: mask on the cropped raw grid, packed; None if the catalogue has none. ``roi_voxels``: number of
+        voxels of each ROI on the network's grid. ``voxel_volume_cc``: of the network's grid.
+        """
+        bit = plans.catalogue.dose_region_bit
+        volume_cc = np.prod(properties["spacing"]) * np.prod(words.shape[1:]) / np.prod(new_words.shape[1:]) / 1000
+        return {
+            "dose_region": None if bit is None else zlib.compress(np.packbits(_mask(words, bit)).tobytes(), 1),
+            "roi_voxels": [int(_mask(new_words, k).sum()) for k in range(len(plans.catalogue))],
+            "voxel_volume_cc": float(volume_cc),
+        }
+
+    def run_case(
+        self,
+        image_files: Sequence[str],
+        seg_file: str | None,
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        dataset_json: Mapping[str, Any] | str,
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None, dict[str, Any]]:
+        """Read and preprocess one case; as :meth:`run_case_npy`.
+
+        Raises:
+            InputError: Naming the case's file, if it can't be used.
+        """
+        try:
+            reader = plans_manager.image_reader_writer_class()
+            data, properties = reader.read_images(image_files)
+            seg = None
+            if seg_file is not None:
+                seg, seg_properties = reader.read_seg(seg_file)
+                if not np.allclose(seg_properties["spacing"], properties["spacing"], atol=1e-3):
+                    raise InputError(f"{seg_file} has another voxel size than the CT")
+            return self.run_case_npy(data, seg, properties, plans_manager, configuration_manager, dataset_json)
+        except InputError as error:
+            name = Path(image_files[0]).name.removesuffix(f"_0000{FILE_ENDING}") if image_files else "?"
+            raise InputError(f"case '{name}': {error}") from error
+
+    def run_case_save(
+        self,
+        output_filename_truncated: str,
+        image_files: Sequence[str],
+        seg_file: str,
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        dataset_json: Mapping[str, Any] | str,
+    ) -> None:
+        """Preprocess a training case and store it for nnU-Net's data loader, dose as float32.
+
+        Raises:
+            InputError: As :meth:`run_case`, or if the case has no record in ``cdm_cases.json``.
+        """
+        case = Path(output_filename_truncated).name
+        plans = DosePlans(plans_manager.plans)
+        record = RawDataset(Path(seg_file).parent.parent).record(case)
+        data, dose_gy, properties = self.run_case(
+            image_files, seg_file, plans_manager, configuration_manager, dataset_json
+        )
+        configuration = configuration_manager.data_identifier.removeprefix(f"{plans_manager.plans_name}_")
+        properties["cdm"]["digest"] = plans.digest(configuration)
+        properties["cdm"]["prescription_gy"] = [
+            record.prescriptions_gy.get(name, float("nan")) for name in plans.catalogue.names
+        ]
+        patch = tuple(configuration_manager.patch_size)
+        blocks, chunks = comp_blosc2_params(data.shape, patch, data.itemsize)
+        blocks_dose, chunks_dose = comp_blosc2_params(dose_gy.shape, patch, dose_gy.itemsize)
+        nnUNetDatasetBlosc2.save_case(
+            data,
+            dose_gy,
+            properties,
+            output_filename_truncated,
+            chunks=chunks,
+            blocks=blocks,
+            chunks_seg=chunks_dose,
+            blocks_seg=blocks_dose,
+        )
+
+    def run(
+        self, dataset_name_or_id: int | str, configuration_name: str, plans_identifier: str, num_processes: int
+    ) -> None:
+        """Preprocess all training cases of a data set for one configuration.
+
+        The result appears under its name only when every case is done: a run that was cut off leaves nothing that a
+        training would take for whole.
+
+        Raises:
+            InputError: If a case can't be used.
+        """
+        dataset_name = maybe_convert_to_dataset_name(dataset_name_or_id)
+        folder = Path(nnUNet_preprocessed) / dataset_name
+        plans_manager = PlansManager(str(folder / f"{plans_identifier}.json"))
+        configuration_manager = plans_manager.get_configuration(configuration_name)
+        dataset_json = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+        cases = get_filenames_of_train_images_and_targets(str(Path(nnUNet_raw) / dataset_name), dataset_json)
+
+        target = folder / configuration_manager.data_identifier
+        partial = folder / f".partial_{configuration_manager.data_identifier}"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        context = multiprocessing.get_context("spawn")
+        try:
+            with concurrent.futures.ProcessPoolExecutor(num_processes, mp_context=context) as pool:
+                pending = [
+                    pool.submit(
+                        self.run_case_save,
+                        str(partial / case),
+                        files["images"],
+                        files["label"],
+                        plans_manager,
+                        configuration_manager,
+                        dataset_json,
+                    )
+                    for case, files in cases.items()
+                ]
+                done = concurrent.futures.as_completed(pending)
+                try:
+                    for future in tqdm(done, desc=f"preprocess {configuration_name}", total=len(pending), unit="case"):
+                        future.result()
+                except BaseException:
+                    pool.shutdown(wait=True, cancel_futures=True)
+                    raise
+            shutil.rmtree(target, ignore_errors=True)
+            os.replace(partial, target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _mask(words: NDArray[np.float32], bit: int) -> NDArray[np.bool_]:
+    mask: NDArray[np.bool_] = (words[bit // WORD_BITS].astype(np.uint32) >> (bit % WORD_BITS)) & 1 == 1
+    return mask
+
+
+def _class_locations(words: NDArray[np.float32], catalogue: Catalogue) -> dict[int, NDArray[np.int32]]:
+    """Voxels around which patches are drawn: for each target and OAR, by its bit, up to 1000 of its voxels.
+
+    Each row is (0, z, y, x), as nnU-Net's data loader expects it.
+    """
+    generator = np.random.default_rng(1234)
+    locations = {}
+    for bit in catalogue.bits_of_kind("target", "oar"):
+        voxels = np.flatnonzero(_mask(words, bit))
+        if len(voxels) > _LOCATIONS_PER_ROI:
+            voxels = generator.choice(voxels, _LOCATIONS_PER_ROI, replace=False)
+        zyx = np.stack(np.unravel_index(voxels, words.shape[1:]), 1)
+        locations[bit] = np.concatenate([np.zeros((len(zyx), 1)), zyx], 1).astype(np.int32)
+    return locations

@@ -1,0 +1,61 @@
+"""Make our classes findable for nnU-Net, which looks classes up by name inside its own package.
+
+nnU-Net 2.8 searches the modules of a folder of its package for an attribute with the class's name. Setting that attribute
+on a module that is searched is all that it takes, and it works in editable installs and spawned workers alike, because
+whatever they unpickle of ours imports :mod:`cdm_nnunet.nnunet` first.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from nnunetv2.imageio import base_reader_writer
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.preprocessing.preprocessors import default_preprocessor
+from nnunetv2.utilities.label_handling import label_handling
+
+# Every method through which a caller of nnU-Net's predictor can get at a prediction.
+_PREDICTING_METHODS = (
+    "predict_from_files",
+    "predict_from_files_sequential",
+    "predict_from_data_iterator",
+    "predict_single_npy_array",
+    "predict_logits_from_preprocessed_data",
+    "predict_sliding_window_return_logits",
+)
+
+
+def register() -> None:
+    """Register reader, preprocessor, label manager and predictor with nnU-Net; a second call changes nothing."""
+    from cdm_nnunet.nnunet.labels import DoseLabelManager
+    from cdm_nnunet.nnunet.preprocessor import DosePreprocessor
+    from cdm_nnunet.nnunet.reader import CDMReaderWriter
+
+    base_reader_writer.CDMReaderWriter = CDMReaderWriter
+    default_preprocessor.DosePreprocessor = DosePreprocessor
+    label_handling.DoseLabelManager = DoseLabelManager
+    for name in _PREDICTING_METHODS:
+        stock = getattr(nnUNetPredictor, name)
+        if not hasattr(stock, "__wrapped__"):
+            setattr(nnUNetPredictor, name, _for_dose_plans(stock))
+
+
+def _for_dose_plans(stock: Callable[..., Any]) -> Callable[..., Any]:
+    """A predictor method that turns a stock predictor with dose plans into a :class:`DosePredictor`.
+
+    ``nnUNetv2_predict`` creates its predictor before it imports the trainer, and with it this package. Without the change of
+    class it would average mirrored inputs with unswapped bits in half precision and cut the dose to an argmax.
+    """
+
+    @functools.wraps(stock)
+    def method(self: nnUNetPredictor, *args: Any, **kwargs: Any) -> Any:
+        if type(self) is nnUNetPredictor and self.plans_manager is not None and "cdm" in self.plans_manager.plans:
+            from cdm_nnunet.nnunet.predictor import DosePredictor
+
+            self.__class__ = DosePredictor
+            return getattr(self, stock.__name__)(*args, **kwargs)
+        return stock(self, *args, **kwargs)
+
+    return method

@@ -1,0 +1,377 @@
+"""What every dose trainer shares: regression in place of segmentation, from the first check to the final validation."""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from pathlib import Path
+from time import perf_counter, time
+from typing import Any
+
+import numpy as np
+import torch
+from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
+from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
+from torch import Tensor
+from torch import distributed as dist
+
+from cdm_nnunet.dataset import FILE_ENDING
+from cdm_nnunet.errors import InputError
+from cdm_nnunet.losses.bits import roi_mask
+from cdm_nnunet.losses.dose import DeepSupervisedMAE
+from cdm_nnunet.losses.metrics import Terms
+from cdm_nnunet.nnunet.augmentation import initial_patch_size, training_transforms
+from cdm_nnunet.nnunet.compute import autocast, prepare_network, to_device
+from cdm_nnunet.nnunet.export import dose_on_patient_grid
+from cdm_nnunet.nnunet.loader import DoseDataLoader, refuse_foreign_case
+from cdm_nnunet.nnunet.logger import DoseLogger
+from cdm_nnunet.nnunet.plans import FIRST_WORD, DosePlans
+from cdm_nnunet.nnunet.predictor import DosePredictor
+from cdm_nnunet.nnunet.reader import CDMReaderWriter
+from cdm_nnunet.trainers.settings import TrainingSettings
+from cdm_nnunet.trainers.validation import PatchErrors, patch_errors
+
+_GRADIENT_NORM = 12
+_UNSUPPORTED = {"--npz": "a dose has no class probabilities"}
+
+
+class DoseTrainer(nnUNetTrainer):
+    """nnU-Net trainer that regresses dose. Variants add a loss by :meth:`additional_loss`.
+
+    Raises:
+        InputError: If the plans are not ours, an option makes no sense for dose, or a setting is out of range.
+    """
+
+    def __init__(
+        self,
+        plans: dict[str, Any],
+        configuration: str,
+        fold: int,
+        dataset_json: dict[str, Any],
+        device: torch.device = torch.device("cuda"),  # noqa: B008  # nnU-Net reads this signature
+    ):
+        for option, reason in _UNSUPPORTED.items():
+            if option in sys.argv:
+                raise InputError(f"{option}: {reason}; leave the option out")
+        self.settings = TrainingSettings.from_environment()
+        self.dose_plans = DosePlans(plans)
+        if dataset_json.get("cdm", {}).get("catalogue") != plans["cdm"]["catalogue"]:
+            raise InputError("dataset.json and plans have different ROI catalogues; run 'cdm-nnunet plan' again")
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.digest = self.dose_plans.digest(configuration)
+        self.logger.local_logger = DoseLogger()
+        self.evaluation_terms = Terms.of(self.dose_plans.template, self.dose_plans.catalogue, "evaluation")
+        self.num_epochs = self.settings.num_epochs
+        self.num_iterations_per_epoch = self.settings.num_iterations
+        self.num_val_iterations_per_epoch = self.settings.num_val_iterations
+        self.initial_lr = self.settings.learning_rate
+        self.oversample_foreground_percent = 0.5
+        self.save_every = 10
+        self._loader_wait_s = 0.0
+        self._step_ended_at: float | None = None
+        if self.settings.seed >= 0:
+            random.seed(self.settings.seed)
+            np.random.seed(self.settings.seed)  # noqa: NPY002  # the generator that nnU-Net draws from
+            torch.manual_seed(self.settings.seed)
+
+    # --- set-up -------------------------------------------------------------------------------------------------------
+
+    def initialize(self) -> None:
+        """Build network, optimizer and loss.
+
+        Raises:
+            InputError: If the configuration was not preprocessed.
+        """
+        if not Path(self.preprocessed_dataset_folder).is_dir():
+            raise InputError(
+                f"{self.preprocessed_dataset_folder} is missing; run: "
+                f"cdm-nnunet plan -d {int(self.plans_manager.dataset_name[7:10])} -c {self.configuration_name}"
+            )
+        super().initialize()
+        self.network = prepare_network(self.network, self.device)
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PolyLRScheduler]:
+        """AdamW: the gradient of an absolute error has the same size near and far from the answer."""
+        optimizer = torch.optim.AdamW(self.network.parameters(), self.initial_lr, weight_decay=self.weight_decay)
+        return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
+
+    def _build_loss(self) -> DeepSupervisedMAE:
+        scales = self._get_deep_supervision_scales() or [[1, 1, 1]]
+        weights = [1 / 2**i for i in range(len(scales))]
+        if len(weights) > 1:  # as in nnU-Net: the coarsest output has no weight, unless DDP needs every parameter
+            weights[-1] = 1e-6 if self.is_ddp and not self._do_i_compile() else 0.0
+        return DeepSupervisedMAE(weights)
+
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, bool, list[int], None]:  # noqa: N802
+        """nnU-Net's hook; of its four values only the patch size to cut has a use here.
+
+        The mirroring axes that go into the checkpoint are None: nnU-Net's own predictor must never flip an input without
+        swapping the bits of paired ROIs. :class:`DosePredictor` mirrors by the plans.
+        """
+        self.inference_allowed_mirroring_axes = None
+        return None, False, initial_patch_size(self.configuration_manager.patch_size), None
+
+    def do_split(self) -> tuple[list[str], list[str]]:
+        """Training and validation cases of the fold.
+
+        Raises:
+            InputError: If the split names a case that was not preprocessed, or a part is empty.
+        """
+        training, validation = super().do_split()
+        known = set(self.dataset_class.get_identifiers(self.preprocessed_dataset_folder))
+        for name, cases in (("training", training), ("validation", validation)):
+            unknown = sorted(set(cases) - known)
+            if unknown:
+                raise InputError(
+                    f"the split of fold {self.fold} has {len(unknown)} {name} cases that were not preprocessed, such as "
+                    f"{unknown[0]}; run 'cdm-nnunet plan' again"
+                )
+            if not cases:
+                raise InputError(f"the split of fold {self.fold} has no {name} case")
+        return list(training), list(validation)
+
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        """Loaders of training and validation patches.
+
+        Raises:
+            InputError: If preprocessed data are not ours or stale.
+        """
+        *_, cut_size, _ = self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        patch_size = self.configuration_manager.patch_size
+        transforms = training_transforms(patch_size, self.dose_plans.catalogue.mirror_permutation)
+        training, validation = self.get_tr_and_val_datasets()
+        for dataset in (training, validation):
+            for case in dataset.identifiers:
+                data, _, _, properties = dataset.load_case(case)
+                refuse_foreign_case(case, properties, self.digest, data.shape[0], self.dose_plans)
+
+        def loader(dataset: Any, size: Any, share: float, augmentation: Any, n_processes: int) -> Any:
+            source = DoseDataLoader(
+                dataset,
+                self.dose_plans,
+                self.digest,
+                self.batch_size,
+                size,
+                patch_size,
+                self.label_manager,
+                share,
+                augmentation,
+            )
+            if n_processes == 0:
+                return SingleThreadedAugmenter(source, None)
+            seeds = None if self.settings.seed < 0 else [self.settings.seed + i for i in range(n_processes)]
+            return NonDetMultiThreadedAugmenter(
+                source, None, n_processes, max(3, n_processes // 2), seeds, self.device.type == "cuda", wait_time=0.002
+            )
+
+        n = get_allowed_n_proc_DA()
+        loaders = (
+            loader(training, cut_size, self.oversample_foreground_percent, transforms, n),
+            loader(validation, patch_size, 1.0, None, (n + 1) // 2),
+        )
+        for one in loaders:
+            next(one)  # starts the worker processes before the device is busy
+        return loaders
+
+    def plot_network_architecture(self) -> None:
+        """Nothing: nnU-Net's drawing needs a package that no longer works, and logs its failure."""
+
+    # --- steps --------------------------------------------------------------------------------------------------------
+
+    def additional_loss(self, dose_gy: Tensor, reference_gy: Tensor, words: Tensor, batch: dict[str, Any]) -> Tensor | None:
+        """A loss to add to the MAE.
+
+        Args:
+            dose_gy: Predicted dose, (B, 1, Z, Y, X), Gy, zero outside the dose region.
+            reference_gy: Same shape, Gy.
+            words: ROI words, (B, L, Z, Y, X).
+            batch: As :class:`DoseDataLoader` makes it.
+
+        Returns:
+            Scalar, or None for nothing.
+        """
+        return None
+
+    def _region(self, words: Tensor) -> Tensor:
+        bit = self.dose_plans.catalogue.dose_region_bit
+        if bit is None:
+            return torch.ones_like(words[:, :1])
+        return roi_mask(words, bit)[:, None].float()
+
+    def _forward(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+        """Network and losses of a batch: predicted and reference dose in Gy, region, words, MAE, additional loss."""
+        data = to_device(batch["data"], self.device)
+        reference_gy = batch["target"].to(self.device, non_blocking=True)
+        scale_gy = self.dose_plans.dose_scale_gy
+        with autocast(self.device):
+            outputs = self.network(data)
+        outputs = outputs if isinstance(outputs, list | tuple) else [outputs]
+        words = data[:, FIRST_WORD:]
+        region = self._region(words)
+        dose_gy = outputs[0].float() * region * scale_gy
+        mae = self.loss(outputs, reference_gy / scale_gy, region)
+        return dose_gy, reference_gy, region, words, mae, self.additional_loss(dose_gy, reference_gy, words, batch)
+
+    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """One step of the optimizer."""
+        if self._step_ended_at is not None:
+            self._loader_wait_s += perf_counter() - self._step_ended_at
+        self.optimizer.zero_grad(set_to_none=True)
+        *_, mae, additional = self._forward(batch)
+        loss = mae if additional is None else mae + additional
+        if self.grad_scaler is not None:
+            self.grad_scaler.scale(loss).backward()
+            self.grad_scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), _GRADIENT_NORM)
+            self.grad_scaler.step(self.optimizer)
+            self.grad_scaler.update()
+        else:
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), _GRADIENT_NORM)
+            self.optimizer.step()
+        value = loss.detach().cpu().numpy()
+        if not np.isfinite(value) and self.grad_scaler is None:
+            raise RuntimeError(f"the loss is {value} in epoch {self.current_epoch}: the training has diverged")
+        self._step_ended_at = perf_counter()
+        return {"loss": value}
+
+    def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Loss and metric errors of a validation batch."""
+        dose_gy, reference_gy, region, words, mae, additional = self._forward(batch)
+        errors = patch_errors(dose_gy.clamp(min=0), reference_gy, region, words, self.evaluation_terms, batch)
+        return {
+            "loss": float(mae if additional is None else mae + additional),
+            "cdm": float("nan") if additional is None else float(additional),
+            "errors": errors,
+        }
+
+    # --- epochs -------------------------------------------------------------------------------------------------------
+
+    def on_train_epoch_start(self) -> None:
+        """Start the clock that tells waiting for the loader from computing."""
+        super().on_train_epoch_start()
+        self._loader_wait_s, self._step_ended_at = 0.0, perf_counter()
+
+    def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
+        """Log the loss and the wait."""
+        super().on_train_epoch_end(train_outputs)
+        self._step_ended_at = None
+        self.logger.log("loader_wait_s", self._loader_wait_s, self.current_epoch)
+
+    def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
+        """Pool the validation batches of all processes and log them."""
+        if self.is_ddp:
+            gathered: list[Any] = [None] * dist.get_world_size()
+            dist.all_gather_object(gathered, val_outputs)
+            val_outputs = [output for outputs in gathered for output in outputs]
+        errors = PatchErrors.pooled([output["errors"] for output in val_outputs])
+        earlier = self.logger.get_value("ema_score", step=None)[: self.current_epoch]
+        ema = 0.9 * earlier[-1] + 0.1 * errors.score if earlier else errors.score
+        cdm = [output["cdm"] for output in val_outputs]
+        logged = {
+            "val_losses": float(np.mean([output["loss"] for output in val_outputs])),
+            "val_cdm": float(np.mean(cdm)),
+            "val_mae_gy": errors.mae_gy,
+            "val_ptv_error": errors.ptv,
+            "val_oar_error": errors.oar,
+            "val_score": errors.score,
+            "ema_score": ema,
+        }
+        for key, value in logged.items():
+            self.logger.log(key, value, self.current_epoch)
+
+    def on_epoch_end(self) -> None:
+        """Write the log, the picture and the checkpoints; the best has the lowest score."""
+        self.logger.log("epoch_end_timestamps", time(), self.current_epoch)
+
+        def last(key: str) -> float:
+            return float(self.logger.get_value(key, step=-1))
+
+        seconds = last("epoch_end_timestamps") - last("epoch_start_timestamps")
+        self.print_to_log_file(f"loss: training {last('train_losses'):.4f}, validation {last('val_losses'):.4f}")
+        self.print_to_log_file(
+            f"validation patches: dose MAE {last('val_mae_gy'):.3f} Gy; metric errors (Gy or % of volume): "
+            f"PTV {last('val_ptv_error'):.3f}, OAR {last('val_oar_error'):.3f}; score {last('val_score'):.3f}"
+        )
+        self.print_to_log_file(
+            f"epoch: {seconds:.1f} s, of it waiting for the data loader {last('loader_wait_s'):.1f} s "
+            f"({100 * last('loader_wait_s') / max(seconds, 1e-9):.0f} %)"
+        )
+        if (self.current_epoch + 1) % self.save_every == 0 and self.current_epoch != self.num_epochs - 1:
+            self.save_checkpoint(str(Path(self.output_folder) / "checkpoint_latest.pth"))
+        score = last("ema_score")
+        if self._best_ema is None or score < self._best_ema:
+            self._best_ema = score
+            self.print_to_log_file(f"new best score (moving average): {score:.3f}")
+            self.save_checkpoint(str(Path(self.output_folder) / "checkpoint_best.pth"))
+        if self.local_rank == 0:
+            self.logger.plot_progress_png(self.output_folder)
+        self.current_epoch += 1
+
+    # --- final validation ---------------------------------------------------------------------------------------------
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """Predict the validation cases of the fold whole, write their doses and a summary.
+
+        The summary's metrics are those of the network's grid; ``cdm-nnunet evaluate`` gives them on the patients' own.
+
+        Raises:
+            InputError: If probabilities are asked for.
+        """
+        if save_probabilities:
+            raise InputError(f"--npz: {_UNSUPPORTED['--npz']}; run the validation again with --val and without --npz")
+        self.set_deep_supervision_enabled(False)
+        predictor = DosePredictor(device=self.device, perform_everything_on_device=True, allow_tqdm=False)
+        predictor.manual_initialization(
+            self.network, self.plans_manager, self.configuration_manager, None, self.dataset_json,
+            self.__class__.__name__, None,
+        )  # fmt: skip
+        folder = Path(self.output_folder) / "validation"
+        folder.mkdir(parents=True, exist_ok=True)
+        _, cases = self.do_split()
+        dataset = self.dataset_class(self.preprocessed_dataset_folder, sorted(cases))
+        mine = cases[self.local_rank :: dist.get_world_size()] if self.is_ddp else cases
+        errors = {case: self._validate_case(case, dataset, predictor, folder) for case in sorted(mine)}
+        if self.is_ddp:
+            gathered: list[Any] = [None] * dist.get_world_size()
+            dist.all_gather_object(gathered, errors)
+            errors = {case: error for part in gathered for case, error in part.items()}
+        if self.local_rank == 0:
+            pooled = PatchErrors.pooled(list(errors.values()))
+            summary = {
+                "grid": "network",
+                "n_cases": len(errors),
+                "mean": pooled.to_json(),
+                "cases": {case: error.to_json() for case, error in sorted(errors.items())},
+            }
+            (folder / "summary.json").write_text(json.dumps(summary, indent=2), encoding="utf-8")
+            self.print_to_log_file(
+                f"validation of {len(errors)} cases on the network's grid: dose MAE {pooled.mae_gy:.3f} Gy; metric errors "
+                f"(Gy or % of volume): PTV {pooled.ptv:.3f}, OAR {pooled.oar:.3f}"
+            )
+            dataset_id = int(self.plans_manager.dataset_name[7:10])
+            self.print_to_log_file(f"scores on the patients' grid: cdm-nnunet evaluate -d {dataset_id} -i {folder} -o OUT")
+        self.set_deep_supervision_enabled(True)
+
+    @torch.inference_mode()
+    def _validate_case(self, case: str, dataset: Any, predictor: DosePredictor, folder: Path) -> PatchErrors:
+        data, reference, _, properties = dataset.load_case(case)
+        image = torch.from_numpy(np.array(data[:]))
+        output = predictor.predict_sliding_window_return_logits(image).cpu()
+        dose_gy = dose_on_patient_grid(output.numpy(), properties, self.dose_plans)
+        CDMReaderWriter().write_seg(dose_gy, str(folder / f"{case}{FILE_ENDING}"), properties)
+        words = image[None, FIRST_WORD:]
+        region = self._region(words)
+        batch = {name: [properties["cdm"][name]] for name in ("prescription_gy", "roi_voxels", "voxel_volume_cc")}
+        return patch_errors(
+            (output[None] * self.dose_plans.dose_scale_gy).clamp(min=0) * region,
+            torch.from_numpy(np.array(reference[:]))[None],
+            region,
+            words,
+            self.evaluation_terms,
+            batch,
+        )

@@ -1,0 +1,90 @@
+"""Settings of a training that nnU-Net's command line has no option for, from environment variables."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+from cdm_nnunet.errors import InputError
+
+_PREFIX = "CDM_"
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Every field is set by the environment variable ``CDM_`` plus its name in capitals, for example ``CDM_NUM_EPOCHS``.
+
+    Attributes:
+        num_epochs: Epochs of the training.
+        num_iterations: Batches an epoch.
+        num_val_iterations: Validation batches an epoch.
+        learning_rate: Of AdamW at the start; it falls to zero over the epochs (nnU-Net's polynomial schedule).
+        loss_weight: Weight of the CDM loss beside the MAE.
+        loss_start: Share of the epochs before the CDM loss sets in; from there its weight rises linearly over a tenth of
+            the epochs.
+        seed: Seed of weights and patches; negative for none. nnU-Net's loader has several processes, whose order is
+            left to the machine: equal seeds give like, not identical, trainings.
+
+    Raises:
+        InputError: If a value is out of range.
+    """
+
+    num_epochs: int = 1000
+    num_iterations: int = 250
+    num_val_iterations: int = 50
+    learning_rate: float = 1e-3
+    loss_weight: float = 0.5
+    loss_start: float = 0.5
+    seed: int = -1
+
+    def __post_init__(self) -> None:
+        for name in ("num_epochs", "num_iterations", "num_val_iterations"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{_variable(name)} must be at least 1, not {getattr(self, name)}")
+        if not 0 < self.learning_rate < math.inf:
+            raise InputError(f"{_variable('learning_rate')} must be above zero, not {self.learning_rate}")
+        if not 0 <= self.loss_weight < math.inf:
+            raise InputError(f"{_variable('loss_weight')} must not be negative, not {self.loss_weight}")
+        if not 0 <= self.loss_start <= 1:
+            raise InputError(f"{_variable('loss_start')} is a share of the epochs from 0 to 1, not {self.loss_start}")
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> TrainingSettings:
+        """Read the variables that are set.
+
+        Raises:
+            InputError: If one is not a number of its kind.
+
+        Example:
+            >>> TrainingSettings.from_environment({"CDM_NUM_EPOCHS": "20"}).num_epochs
+            20
+        """
+        values: dict[str, int | float] = {}
+        for field in fields(cls):
+            text = environment.get(_variable(field.name))
+            if text is None:
+                continue
+            kind = type(field.default)
+            try:
+                values[field.name] = kind(text)
+            except ValueError:
+                raise InputError(f"{_variable(field.name)} must be of type {kind.__name__}, not '{text}'") from None
+        return cls(**values)  # type: ignore[arg-type]  # each value has the type of its field's default
+
+    def cdm_weight(self, epoch: int) -> float:
+        """Weight of the CDM loss in an epoch.
+
+        Example:
+            >>> settings = TrainingSettings(num_epochs=100, loss_weight=0.5, loss_start=0.5)
+            >>> settings.cdm_weight(49), settings.cdm_weight(54), settings.cdm_weight(60)
+            (0.0, 0.25, 0.5)
+        """
+        start = self.loss_start * self.num_epochs
+        ramp = max(0.1 * self.num_epochs, 1.0) if self.loss_start > 0 else 1.0
+        return self.loss_weight * min(max((epoch + 1 - start) / ramp, 0.0), 1.0)
+
+
+def _variable(field: str) -> str:
+    return _PREFIX + field.upper()
