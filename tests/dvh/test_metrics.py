@@ -1,0 +1,141 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cdm_nnunet.dvh import Metric
+from cdm_nnunet.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("key", "kind", "value", "unit"),
+    [
+        ("D95%", "dose_at_percent", 95.0, "Gy"),
+        ("D2%", "dose_at_percent", 2.0, "Gy"),
+        ("D0.03cc", "dose_at_cc", 0.03, "Gy"),
+        ("Dmean", "mean", None, "Gy"),
+        ("Dmin", "min", None, "Gy"),
+        ("Dmax", "max", None, "Gy"),
+        ("V20Gy", "volume_at_gy", 20.0, "%"),
+        ("V95%", "volume_at_percent", 95.0, "%"),
+        ("V107.5%", "volume_at_percent", 107.5, "%"),
+    ],
+)
+def test_parse(key, kind, value, unit):
+    metric = Metric.parse(key)
+    assert (metric.kind, metric.value, metric.unit, metric.cc_rounding) == (kind, value, unit, "fractional")
+    assert str(metric) == key
+
+
+def test_openkbp_rounding_is_part_of_the_key():
+    metric = Metric.parse("D0.1cc[openkbp]")
+    assert metric == Metric("dose_at_cc", 0.1, "openkbp")
+    assert str(metric) == "D0.1cc[openkbp]"
+    assert metric != Metric.parse("D0.1cc")
+
+
+@given(
+    st.one_of(
+        st.builds(lambda v: Metric("dose_at_percent", v), st.floats(0, 100)),
+        st.builds(
+            lambda kind, v: Metric(kind, v),
+            st.sampled_from(["dose_at_cc", "volume_at_gy", "volume_at_percent"]),
+            st.floats(1e-300, 1e300),
+        ),
+        st.builds(lambda v: Metric("dose_at_cc", v, "openkbp"), st.floats(1e-6, 1e6)),
+        st.sampled_from([Metric("mean"), Metric("min"), Metric("max")]),
+    )
+)
+def test_the_key_tells_everything(metric):
+    assert Metric.parse(str(metric)) == metric
+
+
+@pytest.mark.parametrize(
+    ("key", "readings"),
+    [("V20", ("V20Gy", "V20%")), ("D95", ("D95%", "D95cc")), ("D0.1", ("D0.1%", "D0.1cc"))],
+)
+def test_a_number_without_unit_is_refused_with_both_readings(key, readings):
+    with pytest.raises(InputError, match="has no unit") as caught:
+        Metric.parse(key)
+    for reading in readings:
+        assert f"'{reading}'" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("D101%", "outside 0 to 100"),
+        ("D-1%", "outside 0 to 100"),
+        ("V-5Gy", "not above zero"),
+        ("V0%", "not above zero"),
+        ("D0cc", "not above zero"),
+        ("D95Gy", "is not a DVH metric; expected D<x>%"),
+        ("V20cc", "is not a DVH metric; expected D<x>%"),
+        ("d95%", "is not a DVH metric; expected D<x>%"),
+        (" D95%", "is not a DVH metric; expected D<x>%"),
+        ("D95%%", "is not a DVH metric; expected D<x>%"),
+        ("", "is not a DVH metric; expected D<x>%"),
+        ("D0.1cc[foo]", "unknown cc rounding 'foo'; known are fractional, openkbp"),
+        ("D95%[openkbp]", "it has no other use"),
+    ],
+)
+def test_what_is_no_metric_is_refused(key, message):
+    with pytest.raises(InputError, match=message):
+        Metric.parse(key)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("mean", 3.0), "cannot have the value 3.0"),
+        (("dose_at_percent", None), "cannot have the value None"),
+        (("volume_at_gy", math.inf), "must be finite"),
+        (("median", None), "unknown kind"),
+    ],
+)
+def test_a_metric_that_cannot_be_is_refused(arguments, message):
+    with pytest.raises(InputError, match=message):
+        Metric(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("key", "n_voxels", "voxel_volume_cc", "expected"),
+    [
+        ("Dmin", 7, 0.03, 0.0),
+        ("Dmax", 7, 0.03, 1.0),
+        ("D95%", 7, 0.03, 0.05),
+        ("D2%", 7, 0.03, 0.98),
+        ("D0.3cc", 100, 0.03, 0.9),  # 10 of 100 voxels
+        ("D0.1cc", 100, 0.04, 0.975),  # 2.5 voxels, as a fraction
+        ("D0.1cc[openkbp]", 100, 0.04, 0.98),  # 2.5 voxels, rounded to even as Python and NumPy do
+        ("D0.1cc[openkbp]", 100, 0.03, 0.97),  # 3.33 voxels, rounded to 3
+        ("D0.03cc", 100, 0.06, 0.99),  # half a voxel: at least one counts
+        ("D0.03cc[openkbp]", 100, 0.25, 0.99),
+        ("D5cc", 100, 0.04, 0.0),  # more than the ROI has: its minimum
+    ],
+)
+def test_rank_fraction(key, n_voxels, voxel_volume_cc, expected):
+    assert Metric.parse(key).rank_fraction(n_voxels, voxel_volume_cc) == pytest.approx(expected, abs=1e-12)
+
+
+def test_rank_fraction_refuses_what_has_no_rank():
+    with pytest.raises(InputError, match="at least one voxel, not 0"):
+        Metric.parse("D95%").rank_fraction(0, 0.03)
+    with pytest.raises(InputError, match="voxel volume above zero, not 0"):
+        Metric.parse("D0.1cc").rank_fraction(10, 0.0)
+    for key in ("Dmean", "V20Gy", "V95%"):
+        with pytest.raises(ValueError, match="not an order statistic"):
+            Metric.parse(key).rank_fraction(10, 0.03)
+
+
+def test_threshold():
+    assert Metric.parse("V20Gy").threshold_gy() == 20.0
+    assert Metric.parse("V95%").threshold_gy(63.0) == 59.85
+    with pytest.raises(InputError, match="the ROI has none; use V<x>Gy"):
+        Metric.parse("V95%").threshold_gy()
+    for prescription_gy in (0.0, -1.0, math.nan, math.inf):
+        with pytest.raises(InputError, match="needs a prescription above zero"):
+            Metric.parse("V95%").threshold_gy(prescription_gy)
+    with pytest.raises(ValueError, match="no dose threshold"):
+        Metric.parse("D95%").threshold_gy(70.0)

@@ -1,0 +1,153 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from cdm_nnunet.dvh import Metric, evaluate
+from cdm_nnunet.errors import InputError
+
+VOXEL_CC = 0.04
+KEYS = ("D99%", "D95%", "D50%", "D2%", "D0.1cc", "D0.1cc[openkbp]", "Dmean", "Dmin", "Dmax", "V20Gy", "V95%")
+DOSE_KEYS = tuple(key for key in KEYS if key[0] == "D")
+doses = arrays(np.float64, st.integers(1, 60), elements=st.floats(0, 80).map(lambda d: round(d, 3)))
+
+
+def value(key, dose_gy, **kwargs):
+    return evaluate(Metric.parse(key), dose_gy, **{"voxel_volume_cc": VOXEL_CC, "prescription_gy": 60.0, **kwargs})
+
+
+@pytest.mark.parametrize("key", DOSE_KEYS)
+def test_uniform_dose_is_every_dose_metric(key):
+    assert value(key, np.full(137, 42.5)) == 42.5
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ("D95%", 5.0),
+        ("D50%", 50.0),
+        ("D2%", 98.0),
+        ("D100%", 0.0),
+        ("D0%", 100.0),
+        ("Dmean", 50.0),
+        ("Dmin", 0.0),
+        ("Dmax", 100.0),
+        ("V20Gy", 100 * 801 / 1001),  # the voxel at exactly 20 Gy counts
+        ("V20.05Gy", 100 * 800 / 1001),
+        ("V95%", 100 * 431 / 1001),  # 57 Gy and above
+        ("D4.004cc", 100 * (1 - 0.1)),  # a tenth of 1001 voxels of 0.04 cc
+    ],
+)
+def test_linear_ramp_from_0_to_100_gy(key, expected):
+    ramp = np.round(np.arange(1001) * 0.1, 6)
+    assert value(key, np.random.default_rng(1).permutation(ramp)) == pytest.approx(expected, abs=1e-9)
+
+
+def test_sphere_in_a_gradient_has_the_dvh_of_a_ball():
+    # dose = 50 + z Gy in a ball of 30 voxels radius: the volume above the plane z = h is a spherical cap
+    radius = 30
+    z, y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1, -radius : radius + 1]
+    dose_gy = (50.0 + z)[z**2 + y**2 + x**2 <= radius**2]
+    h = 9.5  # a face between two layers of voxels
+    cap_percent = 100 * (2 * radius**3 - 3 * radius**2 * h + h**3) / (4 * radius**3)
+    assert value("V59.5Gy", dose_gy) == pytest.approx(cap_percent, abs=0.2)
+    assert value(f"D{cap_percent:.4f}%", dose_gy) == pytest.approx(59.5, abs=0.5)
+    assert value("Dmean", dose_gy) == pytest.approx(50.0, abs=1e-9)
+
+
+def test_percentiles_are_those_of_numpy_and_openkbp():
+    rng = np.random.default_rng(3)
+    for n in (1, 2, 3, 14, 1000):
+        dose_gy = rng.gamma(3, 15, n)
+        for x in (99, 98, 95, 50, 2, 1):
+            assert value(f"D{x}%", dose_gy) == pytest.approx(np.percentile(dose_gy, 100 - x), abs=1e-9)
+        voxel_mm3 = 38.2
+        k = max(1, round(100 / voxel_mm3))
+        expected = np.percentile(dose_gy, max(0.0, 100 - 100 * k / n))
+        openkbp = value("D0.1cc[openkbp]", dose_gy, voxel_volume_cc=voxel_mm3 / 1000)
+        assert openkbp == pytest.approx(expected, abs=1e-9)
+
+
+def test_d_of_the_hottest_voxels_lies_between_their_neighbours():
+    dose_gy = np.arange(100.0)
+    # 0.1 cc are 2.5 voxels: percentile 97.5 of 0..99
+    assert value("D0.1cc", dose_gy) == pytest.approx(0.975 * 99, abs=1e-9)
+    assert value("D0.1cc[openkbp]", dose_gy) == pytest.approx(0.98 * 99, abs=1e-9)
+
+
+def test_float32_doses_of_exactly_the_threshold_count():
+    # 95 % of 63 Gy is 59.85 Gy, which float32 cannot hold exactly
+    assert value("V95%", np.full(5, 59.85, np.float32), prescription_gy=63.0) == 100.0
+
+
+def test_float32_doses_are_evaluated_in_float64():
+    dose_gy = np.array([1.0, 1.0 + 2.0**-23], np.float32)
+    assert value("D50%", dose_gy) == 1.0 + 2.0**-24
+    assert value("Dmean", dose_gy) == 1.0 + 2.0**-24
+
+
+@given(doses, st.randoms(use_true_random=False), st.sampled_from(KEYS))
+def test_order_of_voxels_does_not_matter(dose_gy, random, key):
+    shuffled = dose_gy.tolist()
+    random.shuffle(shuffled)
+    assert value(key, np.array(shuffled)) == pytest.approx(value(key, dose_gy), rel=1e-12, abs=1e-12)
+
+
+@given(doses, st.sampled_from(DOSE_KEYS), st.floats(0.1, 10))
+def test_dose_metrics_scale_with_the_dose(dose_gy, key, factor):
+    assert value(key, factor * dose_gy) == pytest.approx(factor * value(key, dose_gy), rel=1e-9, abs=1e-9)
+
+
+@given(doses, st.floats(0.1, 10))
+def test_volume_of_a_prescription_is_free_of_scale(dose_gy, factor):
+    below = np.abs(dose_gy - 57.0) > 1e-6  # (a voxel at the threshold may fall to either side by rounding)
+    if below.any():
+        scaled = value("V95%", factor * dose_gy[below], prescription_gy=factor * 60.0)
+        assert scaled == value("V95%", dose_gy[below], prescription_gy=60.0)
+
+
+@given(doses, st.data(), st.sampled_from(KEYS))
+def test_more_dose_never_lowers_a_metric(dose_gy, data, key):
+    more_gy = dose_gy + data.draw(arrays(np.float64, dose_gy.shape, elements=st.floats(0, 10)))
+    assert value(key, more_gy) >= value(key, dose_gy) - 1e-9
+
+
+@given(doses, st.floats(0, 100), st.floats(0, 100))
+def test_a_smaller_volume_gets_at_least_the_dose_of_a_larger(dose_gy, a, b):
+    small, large = sorted((a, b))
+    hot, cold = value(f"D{small:.6f}%", dose_gy), value(f"D{large:.6f}%", dose_gy)
+    assert value("Dmax", dose_gy) >= hot - 1e-9
+    assert hot >= cold - 1e-9
+    assert cold >= value("Dmin", dose_gy) - 1e-9
+
+
+@given(doses, st.sampled_from(KEYS))
+def test_every_voxel_twice_hardly_moves_a_volume(dose_gy, key):
+    if key[0] == "V" or key in ("Dmean", "Dmin", "Dmax"):
+        assert value(key, np.repeat(dose_gy, 2)) == pytest.approx(value(key, dose_gy), abs=1e-9)
+
+
+@given(doses)
+def test_volume_and_dose_are_inverse_of_each_other(dose_gy):
+    # at least x percent of the voxels, less one, receive D_x%
+    n = dose_gy.size
+    for x in (98, 50, 2):
+        reached = 100 * np.count_nonzero(dose_gy >= value(f"D{x}%", dose_gy) - 1e-9) / n
+        assert reached >= x - 100 / n
+        assert reached >= 100 / n
+
+
+def test_nothing_is_invented():
+    with pytest.raises(InputError, match="the ROI is empty: it has no DVH metrics and must be left out"):
+        value("Dmean", np.array([]))
+    with pytest.raises(InputError, match="1 of 3 voxel doses are not finite"):
+        value("D2%", np.array([1.0, math.nan, 2.0]))
+    with pytest.raises(InputError, match=r"floats of shape \(n,\), not float64 of shape \(2, 2\)"):
+        value("Dmax", np.ones((2, 2)))
+    with pytest.raises(InputError, match="not int64"):
+        value("Dmax", np.array([1, 2]))
+    with pytest.raises(InputError, match="percentage of the prescription"):
+        value("V95%", np.ones(3), prescription_gy=None)
