@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ from cdm_nnunet.errors import InputError
 SPACING_TOLERANCE_MM = 1e-3
 ORIGIN_TOLERANCE_MM = 1e-2
 DIRECTION_TOLERANCE = 1e-4
+NIFTI1_HEADER_BYTES = 348
+NIFTI1_FLOATS = {16: "f4", 64: "f8"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +80,26 @@ def read_image(path: Path, *, patient_axes: bool = False) -> Image:
         image = orient(image, "LPS")
     x, y, z = image.GetSpacing()
     return Image(path, sitk.GetArrayFromImage(image), (z, y, x), image.GetOrigin(), image.GetDirection())
+
+
+def count_non_finite(path: Path) -> int:
+    """Number of NaN and infinite voxels in a ``.nii.gz`` file of floating point.
+
+    They are counted in the bytes of the file: the NIfTI library behind SimpleITK silently reads them as zero.
+
+    Raises:
+        InputError: If the file is not NIfTI-1 of float32 or float64.
+    """
+    with gzip.open(path) as file:
+        header = file.read(NIFTI1_HEADER_BYTES)
+        order = next((order for order in "<>" if header[:4] == struct.pack(f"{order}i", NIFTI1_HEADER_BYTES)), None)
+        kind = NIFTI1_FLOATS.get(struct.unpack_from(f"{order}h", header, 70)[0]) if order else None
+        if kind is None:
+            raise InputError(f"{path} is not a compressed NIfTI-1 file of float32 or float64")
+        (data_offset,) = struct.unpack_from(f"{order}f", header, 108)
+        file.seek(int(data_offset))
+        values = np.frombuffer(file.read(), f"{order}{kind}")
+    return int(np.count_nonzero(~np.isfinite(values)))
 
 
 def numbers(values: object) -> str:
