@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813  # the name that SimpleITK's own documentation uses
 from numpy.typing import NDArray
 
-from cdm_nnunet.dataset import FILE_ENDING, RawDataset, Split
+from cdm_nnunet.dataset import FILE_ENDING, ROI_CHANNEL, RawDataset, Split
 from cdm_nnunet.dvh.template import Template
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.evaluation.images import count_non_finite, read_image
 from cdm_nnunet.roi import Catalogue
 
 from .case import Case, Geometry, clip_hu, pack_masks
@@ -283,11 +283,14 @@ def write_prediction_csv(prediction: Path, csv_path: Path, dose_region: Path | N
     Raises:
         InputError: If the grid is not OpenKBP's, or the dose is not finite, is negative, or reaches out of the region.
     """
-    dose_gy = sitk.GetArrayFromImage(sitk.ReadImage(str(prediction))).astype(np.float32)
+    dose_gy = read_image(prediction).values.astype(np.float32)
     if dose_gy.shape != GRID:
         raise InputError(f"{prediction} has the grid {dose_gy.shape}, OpenKBP's is {GRID}; it is no OpenKBP patient")
-    if not (np.isfinite(dose_gy).all() and dose_gy.min() >= 0):
-        raise InputError(f"{prediction} has dose values that are negative, NaN or infinite")
+    non_finite = count_non_finite(prediction)
+    if non_finite:
+        raise InputError(f"{prediction} is NaN or infinite in {non_finite} voxels")
+    if dose_gy.min() < 0:
+        raise InputError(f"{prediction} has negative dose in {np.count_nonzero(dose_gy < 0)} voxels")
     flat_gy = from_grid(dose_gy)
     if dose_region is None:
         index = np.flatnonzero(flat_gy)
@@ -326,8 +329,9 @@ def write_predictions(predictions: Path, out: Path, dataset: RawDataset) -> Sequ
     names = []
     for path in files:
         name = path.name.removesuffix(FILE_ENDING)
-        roi_bits = sitk.GetArrayFromImage(sitk.ReadImage(str(dataset.image_path(name, 2))))
-        region = (roi_bits & roi_bits.dtype.type(1 << region_bit)) != 0
+        rois = read_image(dataset.image_path(name, ROI_CHANNEL))
+        rois.refuse_other_grid(read_image(path))
+        region = (rois.values & rois.values.dtype.type(1 << region_bit)) != 0
         write_prediction_csv(path, out / f"{name}.csv", region)
         names.append(name)
     return names
