@@ -50,7 +50,7 @@ def test_a_prediction_of_an_unknown_case_is_refused(make_dataset, predict, case)
 
 def test_no_predictions_are_an_error(make_dataset, tmp_path, case):
     dataset = make_dataset({"pt_1": case})
-    with pytest.raises(InputError, match="no folder .*predictions"):
+    with pytest.raises(InputError, match=r"no folder .*predictions"):
         find_cases(dataset, tmp_path / "predictions")
     (tmp_path / "predictions").mkdir()
     with pytest.raises(InputError, match=r"no predictions in .*predictions: expected files named CASE\.nii\.gz"):
