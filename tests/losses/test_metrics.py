@@ -1,0 +1,165 @@
+"""The differentiable metrics against the exact NumPy values, by gradient checks, limits and laws."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cdm_nnunet.dvh.metrics import Metric
+from cdm_nnunet.dvh.template import Template
+from cdm_nnunet.dvh.values import evaluate
+from cdm_nnunet.errors import InputError
+from cdm_nnunet.losses.bits import pack_words
+from cdm_nnunet.losses.metrics import EXACT, Smoothing, Term, Terms, dvh_metrics
+from cdm_nnunet.roi import Catalogue, Roi
+
+KEYS = ("D99%", "D95%", "D50%", "D2%", "D1%", "D0.03cc", "D0.1cc", "D0.1cc[openkbp]", "Dmean", "Dmin", "Dmax", "V20Gy",
+        "V95%")  # fmt: skip
+N_ROIS = 20  # more than one word
+VOXEL_CC = 0.0375
+
+
+def terms_for(n_rois: int) -> Terms:
+    return Terms(tuple(Term(bit, Metric.parse(key), 1.0, bit == 0) for bit in range(n_rois) for key in KEYS))
+
+
+def patient(seed: int, shape=(6, 7, 8), dtype=torch.float64):
+    generator = np.random.default_rng(seed)
+    dose = generator.gamma(4.0, 10.0, shape)
+    masks = generator.random((N_ROIS, *shape)) < generator.uniform(0.05, 0.9, (N_ROIS, 1, 1, 1))
+    masks[3] = False  # absent
+    masks[5] = False
+    masks[5, 0, 0, 0] = True  # one voxel
+    words = pack_words(torch.from_numpy(masks)[None])[0]
+    prescription = generator.uniform(20, 70, N_ROIS)
+    prescription[7] = np.nan
+    return torch.from_numpy(dose).to(dtype), words, masks, prescription
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
+def test_exact_values_equal_the_numpy_reference(seed, dtype, tolerance):
+    dose, words, masks, prescription = patient(seed, dtype=dtype)
+    terms = terms_for(N_ROIS)
+    values, n_voxels = dvh_metrics(dose, words, terms, prescription.tolist(), VOXEL_CC)
+    compared = 0
+    for term, value, n in zip(terms.terms, values.tolist(), n_voxels.tolist(), strict=True):
+        roi_dose = dose.numpy()[masks[term.bit]]
+        if len(roi_dose) == 0 or (term.metric.kind == "volume_at_percent" and np.isnan(prescription[term.bit])):
+            assert n == 0
+            assert value == 0
+            continue
+        rx = None if np.isnan(prescription[term.bit]) else float(prescription[term.bit])
+        expected = evaluate(term.metric, roi_dose, voxel_volume_cc=VOXEL_CC, prescription_gy=rx)
+        assert n == len(roi_dose)
+        assert value == pytest.approx(expected, abs=tolerance), (term, n)
+        compared += 1
+    assert compared >= (N_ROIS - 1) * (len(KEYS) - 1)
+
+
+@pytest.mark.parametrize("smoothing", [EXACT, Smoothing(), Smoothing(40.0, 3.0)])
+def test_gradient_matches_finite_differences(smoothing):
+    dose, words, _, prescription = patient(1, shape=(3, 3, 4))
+    terms = Terms(tuple(t for t in terms_for(4).terms if smoothing.threshold_width_gy or not t.metric.is_volume))
+    dose.requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda d: dvh_metrics(d, words, terms, prescription.tolist(), VOXEL_CC, smoothing)[0], dose, eps=1e-7, atol=1e-5
+    )
+
+
+def test_soft_metrics_tend_to_the_exact_ones():
+    dose, words, _, prescription = patient(2)
+    terms = terms_for(N_ROIS)
+    exact, _ = dvh_metrics(dose, words, terms, prescription.tolist(), VOXEL_CC)
+    errors = []
+    for width in (1.0, 0.1, 1e-5):
+        smoothing = Smoothing(window_percent=20 * width, threshold_width_gy=width)
+        soft, _ = dvh_metrics(dose, words, terms, prescription.tolist(), VOXEL_CC, smoothing)
+        errors.append(float((soft - exact).abs().max()))
+    assert errors[0] > errors[1] > errors[2]
+    assert errors[2] < 0.05
+
+
+def test_a_window_is_the_mean_of_the_quantile_function():
+    dose = torch.tensor([0.0, 10.0, 30.0, 40.0, 100.0], dtype=torch.float64)
+    terms = Terms((Term(0, Metric.parse("D50%"), 1.0, True),))
+    words = torch.ones(1, 5)
+    # ranks 1 to 3 around the median: the trapezoids (10 + 30) / 2 and (30 + 40) / 2
+    values, _ = dvh_metrics(dose, words, terms, [0.0], 1.0, Smoothing(window_percent=50.0))
+    assert float(values[0]) == pytest.approx((20 + 35) / 2)
+
+
+def test_a_window_reaches_many_voxels():
+    dose, words, masks, prescription = patient(3)
+    dose.requires_grad_()
+    bit = int(masks.sum((1, 2, 3)).argmax())
+    terms = Terms((Term(bit, Metric.parse("D95%"), 1.0, True),))
+    for smoothing, expected in ((EXACT, range(1, 3)), (Smoothing(50.0), range(masks[bit].sum() // 4, 336))):
+        values, _ = dvh_metrics(dose, words, terms, prescription.tolist(), VOXEL_CC, smoothing)
+        (gradient,) = torch.autograd.grad(values.sum(), dose)
+        assert int((gradient != 0).sum()) in expected
+        assert float(gradient.sum()) == pytest.approx(1.0)  # shifting all doses shifts D by as much
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0.1, 10), st.floats(0, 30))
+@settings(max_examples=30, deadline=None)
+def test_laws(seed, factor, shift):
+    dose, words, _, prescription = patient(seed, shape=(4, 4, 5))
+    d_terms = Terms(tuple(t for t in terms_for(N_ROIS).terms if not t.metric.is_volume))
+    all_terms = terms_for(N_ROIS)
+    rx = prescription.tolist()
+    smoothing = Smoothing(10.0, 1.0)
+    base, n = dvh_metrics(dose, words, d_terms, rx, VOXEL_CC, smoothing)
+    # permutation of voxels
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(dose.numel()))
+    permuted, _ = dvh_metrics(dose.flatten()[order], words.flatten(1)[:, order], d_terms, rx, VOXEL_CC, smoothing)
+    torch.testing.assert_close(permuted, base)
+    # scaling and shifting of dose
+    changed, _ = dvh_metrics(dose * factor + shift, words, d_terms, rx, VOXEL_CC, smoothing)
+    torch.testing.assert_close(changed, (base * factor + shift) * (n > 0))
+    # padding with voxels of no ROI
+    padded, n_padded = dvh_metrics(
+        torch.nn.functional.pad(dose, (2, 3)), torch.nn.functional.pad(words, (2, 3)), d_terms, rx, VOXEL_CC, smoothing
+    )
+    torch.testing.assert_close(padded, base)
+    assert torch.equal(n, n_padded)
+    # more dose never lowers a metric
+    before, _ = dvh_metrics(dose, words, all_terms, rx, VOXEL_CC)
+    after, _ = dvh_metrics(dose + torch.rand_like(dose) * shift, words, all_terms, rx, VOXEL_CC)
+    assert bool((after >= before - 1e-9).all())
+
+
+def test_float32_under_autocast_and_from_half():
+    dose, words, _, prescription = patient(4, dtype=torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        values, _ = dvh_metrics(dose, words, terms_for(N_ROIS), prescription.tolist(), VOXEL_CC, Smoothing())
+    plain, _ = dvh_metrics(dose, words, terms_for(N_ROIS), prescription.tolist(), VOXEL_CC, Smoothing())
+    assert values.dtype == torch.float32
+    assert torch.equal(values, plain)
+    half, _ = dvh_metrics(dose.half(), words, terms_for(N_ROIS), prescription.tolist(), VOXEL_CC)
+    assert half.dtype == torch.float32
+
+
+def test_no_roi_at_all():
+    values, n = dvh_metrics(torch.rand(2, 2, 2), torch.zeros(2, 2, 2, 2), terms_for(N_ROIS), [70.0] * N_ROIS, VOXEL_CC)
+    assert not values.any()
+    assert not n.any()
+
+
+def test_terms_of_a_template():
+    template = Template.load("openkbp")
+    catalogue = Catalogue(tuple(Roi(roi.name, roi.kind) for roi in template.rois))
+    terms = Terms.of(template, catalogue, "loss")
+    assert len(terms) == len({(goal.roi, goal.metric) for goal in template.goals_for("loss")})
+    assert {term.is_target for term in terms.terms if catalogue.rois[term.bit].name.startswith("PTV")} == {True}
+    with pytest.raises(InputError, match="no ROI 'PTV_7000'"):
+        Terms.of(template, Catalogue((Roi("Brainstem", "oar"),)), "loss")
+
+
+@pytest.mark.parametrize("change", [{"window_percent": -1}, {"window_percent": 101}, {"threshold_width_gy": -0.1}])
+def test_smoothing_out_of_range_is_refused(change):
+    with pytest.raises(InputError, match=next(iter(change))):
+        dataclasses.replace(Smoothing(), **change)
