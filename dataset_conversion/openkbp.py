@@ -107,7 +107,11 @@ class OpenKbpPatient:
 
     def _files(self) -> dict[str, Path]:
         """CSV files by stem, in the order of names."""
-        files = {path.stem: path for path in sorted(self.folder.glob("*.csv"))}
+        files = {
+            path.stem: path
+            for path in sorted(self.folder.iterdir())
+            if path.suffix.lower() == ".csv" and not path.name.startswith(".")
+        }
         unknown = sorted(set(files) - set(ROI_FILES) - set(OTHER_FILES))
         if unknown:
             raise InputError(
@@ -117,9 +121,9 @@ class OpenKbpPatient:
         return files
 
     def _required(self, stem: str) -> Path:
-        path = self.folder / f"{stem}.csv"
-        if not path.is_file():
-            raise InputError(f"{path} is missing")
+        path = self._files().get(stem)
+        if path is None:
+            raise InputError(f"{self.folder / f'{stem}.csv'} is missing")
         return path
 
     def _masks(self, files: Mapping[str, Path]) -> Iterator[tuple[str, NDArray[np.bool_]]]:
@@ -146,11 +150,11 @@ class OpenKbpPatient:
         return clip_hu(to_grid(index, stored) - CT_OFFSET_HU)
 
     def _dose_gy(self, files: Mapping[str, Path], region: NDArray[np.int64]) -> NDArray[np.float32] | None:
-        path = self.folder / "dose.csv"
         if "dose" not in files:
             if self.split == "Ts":
                 return None
-            raise InputError(f"{path} is missing; only a test patient can do without a reference dose")
+            raise InputError(f"{self.folder / 'dose.csv'} is missing; only a test patient can do without it")
+        path = files["dose"]
         index, dose_gy = read_values(path)
         outside, lacking = np.setdiff1d(index, region).size, np.setdiff1d(region, index).size
         if outside or lacking:

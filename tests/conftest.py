@@ -1,0 +1,30 @@
+"""Fixtures for all tests: real OpenKBP patients where they are at hand."""
+
+import os
+import shutil
+import tarfile
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+TWO_PATIENTS = (("train-pats", "pt_1"), ("validation-pats", "pt_201"))
+
+
+@pytest.fixture(scope="session")
+def openkbp_patients(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in OpenKBP's layout with the patients pt_1 (training) and pt_201 (validation)."""
+    source = Path(os.environ.get("OPENKBP_DIR") or REPOSITORY.parent / "shared" / "openkbp")
+    out = tmp_path_factory.mktemp("openkbp")
+    for split, name in TWO_PATIENTS:
+        folders = [source / split, source / split.replace("validation", "valid")]
+        unpacked = next((folder / name for folder in folders if (folder / name).is_dir()), None)
+        packed = next((p for folder in folders if (p := folder / f"{name}.tar.xz").is_file()), None)
+        if unpacked is not None:
+            shutil.copytree(unpacked, out / split / name)
+        elif packed is not None:
+            with tarfile.open(packed) as tar:
+                tar.extractall(out, filter="data")
+        else:
+            pytest.skip(f"no OpenKBP patient {name} in {source}; set OPENKBP_DIR to a folder that has it")
+    return out

@@ -1,0 +1,132 @@
+"""Small cases to write, and OpenKBP patients of a few voxels."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cdm_nnunet.dataset_conversion.case import Case, Geometry, pack_masks
+from cdm_nnunet.dataset_conversion.raw_layout import DatasetSpec, template_catalogue
+from cdm_nnunet.dvh import Template
+from cdm_nnunet.errors import InputError
+
+SHAPE = (5, 6, 7)
+TEMPLATE = Template.load("openkbp")
+
+
+def case_fields(name: str = "case_1", seed: int = 0) -> dict:
+    """Fields of a valid case, to vary."""
+    rng = np.random.default_rng(seed)
+    masks = {roi: np.zeros(SHAPE, bool) for roi in ("PTV_7000", "PTV_5600", "SpinalCord", "DoseRegion")}
+    masks["DoseRegion"][:, 1:5, 1:6] = True
+    masks["PTV_5600"][1:4, 2:5, 2:5] = True
+    masks["PTV_7000"][2:4, 2:4, 2:4] = True  # overlaps PTV_5600
+    masks["SpinalCord"][:, 4, 3] = True
+    catalogue = template_catalogue(TEMPLATE)
+    roi_bits, _ = pack_masks(catalogue, masks.items(), SHAPE)
+    dose_gy = np.where(masks["DoseRegion"], rng.uniform(10, 70, SHAPE), 0).astype(np.float32)
+    return {
+        "name": name,
+        "split": "Tr",
+        "ct_hu": rng.integers(-1024, 1500, SHAPE).astype(np.int16),
+        "roi_bits": roi_bits,
+        "catalogue": catalogue,
+        "dose_gy": dose_gy,
+        "prescriptions_gy": {"PTV_7000": 70.0, "PTV_5600": 56.0},
+        "geometry": Geometry((3.5, 4.0, 2.5), (-10.0, 20.0, -35.5)),
+        "source": {"patient": name},
+    }
+
+
+@dataclass
+class MemorySource:
+    """A source whose content can be changed, and which counts how often it is read."""
+
+    name: str
+    seed: int = 0
+    split: str = "Tr"
+    changes: Mapping = field(default_factory=dict)
+    refusal: str = ""
+    loads: int = 0
+
+    def checksums(self) -> dict[str, str]:
+        return {"seed": str(self.seed)}
+
+    def load(self) -> Case:
+        self.loads += 1
+        if self.refusal:
+            raise InputError(self.refusal)
+        return Case(**{**case_fields(self.name, self.seed), "split": self.split, **self.changes})
+
+
+@pytest.fixture
+def fields() -> Callable[..., dict]:
+    return case_fields
+
+
+@pytest.fixture
+def memory_source() -> type[MemorySource]:
+    return MemorySource
+
+
+@pytest.fixture
+def spec() -> DatasetSpec:
+    return DatasetSpec(501, "Test", "A test", TEMPLATE, "memory")
+
+
+def flat(back: int, left: int, feet: int) -> int:
+    """OpenKBP's index of a voxel."""
+    return (back * 128 + left) * 128 + feet
+
+
+@dataclass
+class OpenKbpWriter:
+    """Writes patients of a few voxels in OpenKBP's format."""
+
+    root: Path
+
+    def patient(self, name: str = "pt_1", split: str | None = "train-pats") -> Path:
+        folder = self.root / split / name if split else self.root / name
+        folder.mkdir(parents=True)
+        region = sorted(flat(b, left, f) for b in range(60, 66) for left in range(50, 58) for f in range(40, 44))
+        self.values(folder / "ct.csv", {index: 1024 + index % 90 for index in region} | {5: 3, 6: 9000})
+        self.values(folder / "dose.csv", {index: 20 + (index % 501) / 10 for index in region})
+        self.mask(folder / "possible_dose_mask.csv", region)
+        self.mask(folder / "PTV70.csv", [flat(62, left, f) for left in range(52, 55) for f in (41, 42)])
+        self.mask(folder / "LeftParotid.csv", [flat(63, left, 41) for left in (56, 57)])
+        self.mask(folder / "RightParotid.csv", [flat(63, left, 41) for left in (50, 51)])
+        (folder / "voxel_dimensions.csv").write_text("3.5\n4.25\n2.5\n")
+        return folder
+
+    @staticmethod
+    def values(path: Path, values: Mapping[int, float]) -> None:
+        path.write_text(",data\n" + "".join(f"{index},{value}\n" for index, value in values.items()))
+
+    @staticmethod
+    def mask(path: Path, index: list[int]) -> None:
+        path.write_text(",data\n" + "".join(f"{i},\n" for i in index))
+
+
+@pytest.fixture
+def openkbp(tmp_path: Path) -> OpenKbpWriter:
+    return OpenKbpWriter(tmp_path / "openkbp")
+
+
+@pytest.fixture
+def file_size_limit() -> Callable:
+    """A context in which the system lets no file grow beyond a size: what a full disk does, without filling one."""
+    resource = pytest.importorskip("resource")
+
+    @contextmanager
+    def limit(n_bytes: int) -> Iterator[None]:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limit
