@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cdm_nnunet.dataset import FILE_ENDING, ROI_CHANNEL, RawDataset, Split
 from cdm_nnunet.dvh.template import Template
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.evaluation.images import count_non_finite, read_image
+from cdm_nnunet.images import read_image
 from cdm_nnunet.roi import Catalogue
 
 from .case import Case, Geometry, clip_hu, pack_masks
@@ -290,9 +290,6 @@ def write_prediction_csv(prediction: Path, csv_path: Path, dose_region: Path | N
     dose_gy = read_image(prediction).values.astype(np.float32)
     if dose_gy.shape != GRID:
         raise InputError(f"{prediction} has the grid {dose_gy.shape}, OpenKBP's is {GRID}; it is no OpenKBP patient")
-    non_finite = count_non_finite(prediction)
-    if non_finite:
-        raise InputError(f"{prediction} is NaN or infinite in {non_finite} voxels")
     if dose_gy.min() < 0:
         raise InputError(f"{prediction} has negative dose in {np.count_nonzero(dose_gy < 0)} voxels")
     flat_gy = from_grid(dose_gy)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cdm_nnunet.dataset import CT_CHANNEL, FILE_ENDING, ROI_CHANNEL, RawDataset
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.evaluation.images import SPACING_TOLERANCE_MM, Image, count_non_finite, numbers, read_image
+from cdm_nnunet.images import SPACING_TOLERANCE_MM, Image, numbers, read_image
 from cdm_nnunet.roi import Catalogue, refuse_stray_bits
 
 UNIT_FACTORS = {"cGy": 100.0, "Gy divided by 100": 0.01}
@@ -179,9 +179,6 @@ def _refuse_what_is_no_dose(dose: Image) -> None:
         raise InputError(
             f"{dose.path} holds {dose.values.dtype}, expected a dose as floating point in Gy; is it a segmentation?"
         )
-    bad = count_non_finite(dose.path)
-    if bad:
-        raise InputError(f"{dose.path} has {bad} voxels that are not finite (NaN or infinite)")
     lowest = float(dose.values.min())
     if lowest < 0:
         raise InputError(f"{dose.path} has negative doses, down to {lowest:g} Gy; clip the prediction at zero")

@@ -18,7 +18,7 @@ from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
 from cdm_nnunet.dvh import Template, cumulative_dvh
-from cdm_nnunet.evaluation.images import read_image
+from cdm_nnunet.images import read_image
 from cdm_nnunet.evaluation.pairing import CaseFiles, DosePair
 from cdm_nnunet.evaluation.scores import match_rois
 

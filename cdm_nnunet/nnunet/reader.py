@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813  # the name by which SimpleITK is known
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from numpy.typing import NDArray
 
 from cdm_nnunet.dataset import CHANNEL_NAMES, FILE_ENDING
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.images import Image, read_image, write_image
 from cdm_nnunet.roi import to_words
-
-_GEOMETRY_TOLERANCE_MM = 1e-3
-_MAX_OBLIQUE = 0.9  # |cosine| between an array axis and its patient axis
 
 
 class CDMReaderWriter(BaseReaderWriter):
@@ -44,25 +40,22 @@ class CDMReaderWriter(BaseReaderWriter):
                 f"a case has {len(CHANNEL_NAMES)} channels ({', '.join(CHANNEL_NAMES)}), found {len(image_fnames)} "
                 f"for {Path(image_fnames[0]).name if image_fnames else 'no file'}"
             )
-        images = [_read(name) for name in image_fnames]
-        for name, image in zip(image_fnames[1:], images[1:], strict=True):
-            _refuse_other_grid(image, name, images[0], image_fnames[0])
-        ct, prescription, bits = (sitk.GetArrayFromImage(image) for image in images)
-        if bits.dtype.kind != "u":
+        ct, prescription, bits = (read_image(Path(name)) for name in image_fnames)
+        ct.refuse_oblique()
+        ct.refuse_other_grid(prescription)
+        ct.refuse_other_grid(bits)
+        if bits.values.dtype.kind != "u":
             raise InputError(
-                f"{image_fnames[2]} has type {bits.dtype}: the ROI channel must have an unsigned integer type, one bit "
+                f"{bits.path} has type {bits.values.dtype}: the ROI channel must have an unsigned integer type, one bit "
                 "an ROI; convert the data again"
             )
-        for name, values in ((image_fnames[0], ct), (image_fnames[1], prescription)):
-            if not np.isfinite(values).all():
-                raise InputError(f"{name} has voxels that are NaN or infinite")
-        if prescription.min() < 0:
-            raise InputError(f"{image_fnames[1]} has a negative prescription")
-        if not prescription.any():
-            raise InputError(f"{image_fnames[1]} is zero everywhere: no target has a prescription")
-        words = to_words(bits, bits.dtype.itemsize * 8)
-        data = np.concatenate([np.stack([ct, prescription]).astype(np.float32), words])
-        return data, _properties(images[0])
+        if prescription.values.min() < 0:
+            raise InputError(f"{prescription.path} has a negative prescription")
+        if not prescription.values.any():
+            raise InputError(f"{prescription.path} is zero everywhere: no target has a prescription")
+        words = to_words(bits.values, bits.values.dtype.itemsize * 8)
+        data = np.concatenate([np.stack([ct.values, prescription.values]).astype(np.float32), words])
+        return data, _properties(ct)
 
     def read_seg(self, seg_fname: str) -> tuple[NDArray[np.float32], dict[str, Any]]:
         """The reference dose, which stands where nnU-Net expects a segmentation.
@@ -73,84 +66,40 @@ class CDMReaderWriter(BaseReaderWriter):
         Raises:
             InputError: If the file is missing or damaged, is not floating point, or has NaN or negative dose.
         """
-        image = _read(seg_fname)
-        dose_gy = sitk.GetArrayFromImage(image)
-        if dose_gy.dtype.kind != "f":
-            raise InputError(f"{seg_fname} has type {dose_gy.dtype}; a dose is floating point, in Gy")
-        if not np.isfinite(dose_gy).all():
-            raise InputError(f"{seg_fname} has voxels that are NaN or infinite")
-        if dose_gy.min() < 0:
-            raise InputError(f"{seg_fname} has negative dose (minimum {dose_gy.min():.3g} Gy)")
-        return dose_gy.astype(np.float32)[None], _properties(image)
+        dose = read_image(Path(seg_fname))
+        if dose.values.dtype.kind != "f":
+            raise InputError(f"{dose.path} has type {dose.values.dtype}; a dose is floating point, in Gy")
+        if dose.values.min() < 0:
+            raise InputError(f"{dose.path} has negative dose (minimum {dose.values.min():.3g} Gy)")
+        return dose.values.astype(np.float32)[None], _properties(dose)
 
     def write_seg(self, seg: NDArray[np.floating], output_fname: str, properties: dict[str, Any]) -> None:
-        """Write a dose.
+        """Write a dose; the file appears under its name only when it is complete.
 
         Args:
             seg: Shape (Z, Y, X), Gy.
-            output_fname: File to write; it appears under its name only when it is complete.
+            output_fname: File to write.
             properties: Those of the case's input images.
 
         Raises:
             InputError: If ``seg`` is not floating point: it went through a segmentation on the way.
+            OSError: If the file can't be written.
         """
         if seg.dtype.kind != "f":
             raise InputError(f"a dose is floating point, not {seg.dtype}; it was treated as a segmentation on the way")
-        image = sitk.GetImageFromArray(seg.astype(np.float32))
         geometry = properties["sitk_stuff"]
-        image.SetSpacing(geometry["spacing"])
-        image.SetOrigin(geometry["origin"])
-        image.SetDirection(geometry["direction"])
-        target = Path(output_fname)
-        partial = target.with_name(f".partial_{target.name}")
-        try:
-            sitk.WriteImage(image, str(partial), True)
-            os.replace(partial, target)
-        except RuntimeError as error:
-            raise InputError(f"{target} could not be written; is the disk full? ({error})") from error
-        finally:
-            partial.unlink(missing_ok=True)
-
-
-def _read(name: str) -> sitk.Image:
-    if not Path(name).is_file():
-        raise InputError(f"{name} is missing")
-    try:
-        image = sitk.ReadImage(name)
-    except RuntimeError as error:
-        raise InputError(f"{name} is not a readable image (empty, cut off or damaged)") from error
-    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
-        raise InputError(
-            f"{name} has {image.GetDimension()} dimensions and {image.GetNumberOfComponentsPerPixel()} components a "
-            "voxel; expected a 3-D scalar image"
+        x, y, z = geometry["spacing"]
+        write_image(
+            Image(Path(output_fname), seg.astype(np.float32), (z, y, x), geometry["origin"], geometry["direction"])
         )
-    direction = np.array(image.GetDirection()).reshape(3, 3)
-    if (np.abs(np.diag(direction)) < _MAX_OBLIQUE).any():
-        raise InputError(
-            f"{name} is not axial: its array axes are not the patient's left-right, front-back and head-feet axes "
-            f"(direction {np.round(direction, 3).tolist()}); resample it to an axial grid"
-        )
-    return image
 
 
-def _refuse_other_grid(image: sitk.Image, name: str, reference: sitk.Image, reference_name: str) -> None:
-    if image.GetSize() != reference.GetSize():
-        raise InputError(f"{name} has size {image.GetSize()}, {Path(reference_name).name} has {reference.GetSize()}")
-    for what in ("Spacing", "Origin", "Direction"):
-        here = np.array(getattr(image, f"Get{what}")())
-        there = np.array(getattr(reference, f"Get{what}")())
-        if np.abs(here - there).max() > _GEOMETRY_TOLERANCE_MM:
-            raise InputError(
-                f"{name} has {what.lower()} {here.tolist()}, {Path(reference_name).name} has {there.tolist()}"
-            )
-
-
-def _properties(image: sitk.Image) -> dict[str, Any]:
+def _properties(image: Image) -> dict[str, Any]:
     return {
         "sitk_stuff": {
-            "spacing": image.GetSpacing(),
-            "origin": image.GetOrigin(),
-            "direction": image.GetDirection(),
+            "spacing": image.spacing_mm[::-1],
+            "origin": image.origin_mm,
+            "direction": image.direction,
         },
-        "spacing": [float(mm) for mm in image.GetSpacing()[::-1]],
+        "spacing": list(image.spacing_mm),
     }

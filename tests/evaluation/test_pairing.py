@@ -123,7 +123,7 @@ def test_a_file_that_is_no_image_is_refused(make_dataset, predict, case):
     dataset = make_dataset({"pt_1": case})
     folder = predict({"pt_1": case.dose_gy})
     (folder / "pt_1.nii.gz").write_bytes(b"nothing")
-    with pytest.raises(InputError, match=r"case 'pt_1': .*pt_1\.nii\.gz cannot be read as an image"):
+    with pytest.raises(InputError, match=r"case 'pt_1': .*pt_1\.nii\.gz is damaged or cut off"):
         load_pair(find_cases(dataset, folder)[0])
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from cdm_nnunet.dvh import Metric, Template, evaluate
-from cdm_nnunet.evaluation.images import read_image
+from cdm_nnunet.images import read_image
 from cdm_nnunet.evaluation.pairing import find_cases
 from cdm_nnunet.evaluation.pictures import draw_case, dvh_figure, load_scene, roi_colours, slices_figure
 

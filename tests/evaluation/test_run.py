@@ -77,7 +77,7 @@ def test_processes_do_not_change_the_result(evaluated):
 def test_a_mistake_in_a_worker_is_told(evaluated):
     dataset, folder, _ = evaluated
     (folder / "b.nii.gz").write_bytes(b"nothing")
-    with pytest.raises(InputError, match=r"case 'b': .*b\.nii\.gz cannot be read"):
+    with pytest.raises(InputError, match=r"case 'b': .*b\.nii\.gz is damaged or cut off"):
         evaluate_folder(dataset, folder, processes=2)
     with pytest.raises(InputError, match="number of processes must be at least 1, not 0"):
         evaluate_folder(dataset, folder, processes=0)
