@@ -177,6 +177,16 @@ class DoseTrainer(nnUNetTrainer):
             next(one)  # starts the worker processes before the device is busy
         return loaders
 
+    def print_plans(self) -> None:
+        """The configuration and the settings in a few lines; nnU-Net's version prints the whole template."""
+        shown = ("spacing", "patch_size", "batch_size", "median_image_size_in_voxels")
+        chosen = ", ".join(f"{key} {self.configuration_manager.configuration[key]}" for key in shown)
+        self.print_to_log_file(f"{self.configuration_name}: {chosen}", add_timestamp=False)
+        self.print_to_log_file(
+            f"{len(self.dose_plans.catalogue)} ROIs, template '{self.dose_plans.template.name}', {self.settings}",
+            add_timestamp=False,
+        )
+
     def plot_network_architecture(self) -> None:
         """Nothing: nnU-Net's drawing needs a package that no longer works, and logs its failure."""
 
