@@ -211,27 +211,26 @@ def _order_statistics(
 ) -> Tensor:
     """Quantile function of each row at each rank, or its mean over a window of ranks around it; (len(ranks),)."""
     device = sorted_gy.device
-    row = torch.tensor([r for _, r, _ in ranks], device=device)
-    last = [n_of_row[r] - 1 for _, r, _ in ranks]
-    half = [window_fraction / 2 * end for end in last]
-    low = [max(rank - h, 0.0) for (_, _, rank), h in zip(ranks, half, strict=True)]
-    high = [min(rank + h, float(end)) for (_, _, rank), h, end in zip(ranks, half, last, strict=True)]
+    rows = [row for _, row, _ in ranks]
+    last = [n_of_row[row] - 1 for row in rows]
     centre = [rank for _, _, rank in ranks]
+    half = [window_fraction / 2 * end for end in last]
+    low = [max(rank - h, 0.0) for rank, h in zip(centre, half, strict=True)]
+    high = [min(rank + h, float(end)) for rank, h, end in zip(centre, half, last, strict=True)]
 
-    def at(position: list[float]) -> tuple[Tensor, Tensor, Tensor]:
-        """Place in the union of the order statistics below and above a rank, and the share of the upper one."""
-        lower = [min(int(p), max(end - 1, 0)) for p, end in zip(position, last, strict=True)]
-        upper = [min(j + 1, end) for j, end in zip(lower, last, strict=True)]
-        share = torch.tensor(
-            [p - j for p, j in zip(position, lower, strict=True)], dtype=torch.float64, device=device
-        )
-        places = torch.searchsorted(
-            counts[row], torch.tensor([lower, upper], dtype=counts.dtype, device=device).T.contiguous() + 1
-        )  # (terms, 2)
-        return places[:, 0], places[:, 1], share
+    positions = [centre] if window_fraction == 0 else [centre, low, high, [0.0] * len(ranks)]
+    lower = [[min(int(p), max(end - 1, 0)) for p, end in zip(position, last, strict=True)] for position in positions]
+    wanted = [
+        (row, order)
+        for below in lower
+        for row, j, end in zip(rows, below, last, strict=True)
+        for order in (j, min(j + 1, end))
+    ]
+    places = _places(counts, wanted).view(len(positions), len(ranks), 2)
+    share = torch.tensor(positions, dtype=torch.float64, device=device) - torch.tensor(lower, device=device)
 
-    below, above, share = at(centre)
-    exact = torch.lerp(sorted_gy[below], sorted_gy[above], share.to(sorted_gy.dtype))
+    below_gy, above_gy = sorted_gy[places[0, :, 0]], sorted_gy[places[0, :, 1]]
+    exact = torch.lerp(below_gy, above_gy, share[0].to(sorted_gy.dtype))
     if window_fraction == 0:
         return exact
 
@@ -240,13 +239,37 @@ def _order_statistics(
     # many voxels want float64.
     wide = sorted_gy.double()
     prefix = (members * wide).cumsum(1)  # (R, N)
-    first = wide[at([0.0] * len(ranks))[0]]
+    row = torch.tensor(rows, device=device)
+    first = wide[places[3, :, 0]]
 
-    def integral(position: list[float]) -> Tensor:
-        j, j_next, s = at(position)
-        d, d_next = wide[j], wide[j_next]
+    def integral(which: int) -> Tensor:
+        j, j_next = places[which].unbind(1)
+        d, d_next, s = wide[j], wide[j_next], share[which]
         return prefix[row, j] - (first + d) / 2 + s * d + s**2 * (d_next - d) / 2
 
     width = torch.tensor([b - a for a, b in zip(low, high, strict=True)], dtype=torch.float64, device=device)
-    mean = (integral(high) - integral(low)) / width.clamp(min=1e-6)
+    mean = (integral(2) - integral(1)) / width.clamp(min=1e-6)
     return torch.where(width > 1e-6, mean.to(sorted_gy.dtype), exact)
+
+
+def _places(counts: Tensor, wanted: Sequence[tuple[int, int]]) -> Tensor:
+    """Where order statistics lie in the union.
+
+    Args:
+        counts: Running count of each row's members along the union, (R, N).
+        wanted: Pairs of row and order, counted from 0.
+
+    Returns:
+        Places in the union, (len(wanted),).
+    """
+    queries: list[list[int]] = [[] for _ in range(len(counts))]
+    columns = []
+    for row, order in wanted:
+        columns.append(len(queries[row]))
+        queries[row].append(order + 1)
+    longest = max(map(len, queries))
+    table = torch.tensor(
+        [row + [1] * (longest - len(row)) for row in queries], dtype=counts.dtype, device=counts.device
+    )
+    found = torch.searchsorted(counts, table)
+    return found[[row for row, _ in wanted], columns]
