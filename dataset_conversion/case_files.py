@@ -11,7 +11,6 @@ Layout below the data set's folder (what starts with a dot is invisible to nnU-N
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -22,13 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-import SimpleITK as sitk  # noqa: N813  # the name that SimpleITK's own documentation uses
 from numpy.typing import NDArray
 
 from cdm_nnunet.dataset import CT_CHANNEL, FILE_ENDING, PRESCRIPTION_CHANNEL, ROI_CHANNEL, CaseRecord, Split
+from cdm_nnunet.images import Image, write_image
 
-from .case import Case, Geometry
+from .case import Case
 
 STATE_FOLDER = ".conversion"
 CONVERTER_VERSION = "1"  # raise it when the same source gives other files; cases of older versions are written anew
@@ -132,11 +130,13 @@ def write_case(folder: Path, case: Case, checksums: Mapping[str, str]) -> Comple
     incomplete = folder / STATE_FOLDER / "incomplete"
     incomplete.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f"{case.name}-", dir=incomplete))
+    x, y, z = case.geometry.spacing_mm
+    spacing_mm = (z, y, x)
     try:
         files = {}
         for target, array in _images(case).items():
             aside = staging / target.replace("/", "-")
-            write_image(array, case.geometry, aside)
+            write_image(Image(aside, array, spacing_mm, case.geometry.origin_mm, case.geometry.direction))
             files[target] = (aside, sha256(aside))
         withdraw_case(folder, case.name)
         for target, (aside, _) in files.items():
@@ -171,61 +171,6 @@ def _images(case: Case) -> dict[str, NDArray[Any]]:
     if case.dose_gy is not None:
         images[f"labels{case.split}/{case.name}{FILE_ENDING}"] = case.dose_gy
     return images
-
-
-def write_image(array: NDArray[Any], geometry: Geometry, path: Path) -> None:
-    """Write a compressed NIfTI file, read it back and compare.
-
-    SimpleITK reports neither a full disk nor a truncated file, in writing or in reading; hence the comparison.
-
-    Args:
-        array: Shape (z, y, x).
-        geometry: Of the grid.
-        path: Where to; ends in ``.nii.gz``.
-
-    Raises:
-        OSError: If what is on disk is not what was to be written; the reason, where the system tells it.
-    """
-    image: Any = sitk.GetImageFromArray(array)
-    image.SetSpacing(geometry.spacing_mm)
-    image.SetOrigin(geometry.origin_mm)
-    image.SetDirection(geometry.direction)
-    try:
-        sitk.WriteImage(image, str(path), useCompression=True)
-        intact = _holds(path, array, geometry)
-    except RuntimeError:
-        intact = False
-    if not intact:
-        _raise_write_error(path, array.nbytes)
-    with path.open("rb+") as written:
-        os.fsync(written.fileno())
-
-
-def _holds(path: Path, array: NDArray[Any], geometry: Geometry) -> bool:
-    image: Any = sitk.ReadImage(str(path))
-    stored = sitk.GetArrayViewFromImage(image)
-    return (
-        stored.dtype == array.dtype
-        and np.array_equal(stored, array)
-        and np.allclose(image.GetSpacing(), geometry.spacing_mm, atol=1e-4)
-        and np.allclose(image.GetOrigin(), geometry.origin_mm, atol=1e-3)
-        and np.allclose(image.GetDirection(), geometry.direction, atol=1e-4)
-    )
-
-
-def _raise_write_error(path: Path, n_bytes: int) -> None:
-    """Find out why a file could not be written, by writing as many bytes without SimpleITK, and raise that."""
-    probe = path.with_name("probe")
-    try:
-        with probe.open("wb") as file:
-            file.write(bytes(n_bytes))
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise OSError(error.errno, os.strerror(error.errno or errno.EIO), str(path)) from error
-    finally:
-        probe.unlink(missing_ok=True)
-    raise OSError(errno.EIO, "what was written can't be read back unchanged", str(path))
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -94,19 +94,21 @@ class SyntheticSource:
         seed: Its seed.
         name: Name of the case.
         split: For training or testing.
+        coarseness: Factor on the voxel size.
     """
 
     seed: int
     name: str
     split: Split
+    coarseness: float = 1.0
 
     def checksums(self) -> dict[str, str]:
-        """The seed says it all."""
-        return {"seed": str(self.seed)}
+        """Seed and coarseness say it all."""
+        return {"seed": str(self.seed), "coarseness": str(self.coarseness)}
 
     def load(self) -> Case:
         """Make the phantom."""
-        return synthetic_patient(self.seed, name=self.name, split=self.split)
+        return synthetic_patient(self.seed, name=self.name, split=self.split, coarseness=self.coarseness)
 
 
 def convert_synthetic(
@@ -117,6 +119,7 @@ def convert_synthetic(
     n_training: int,
     n_test: int = 0,
     seed: int = 0,
+    coarseness: float = 1.0,
     n_processes: int = 1,
 ) -> Conversion:
     """Write phantom patients as a raw data set.
@@ -128,6 +131,7 @@ def convert_synthetic(
         n_training: Patients for training, at least 2.
         n_test: Patients for testing, with a reference dose too.
         seed: Another seed gives other patients; below 1,000,000.
+        coarseness: Factor on the voxel size, for quick tests.
         n_processes: Worker processes.
 
     Raises:
@@ -138,7 +142,7 @@ def convert_synthetic(
     if not 0 <= seed < 1_000_000:
         raise InputError(f"a seed is a number from 0 to 999999, not {seed}")
     sources = [
-        SyntheticSource(1000 * seed + k, f"phantom_{k:03d}", "Tr" if k <= n_training else "Ts")
+        SyntheticSource(1000 * seed + k, f"phantom_{k:03d}", "Tr" if k <= n_training else "Ts", coarseness)
         for k in range(1, n_training + n_test + 1)
     ]
     spec = DatasetSpec(
