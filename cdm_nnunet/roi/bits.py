@@ -2,8 +2,8 @@
 
 Layout: in a packed channel, bit ``k`` (value ``2**k``) of a voxel is set where ROI ``k`` of the catalogue contains the
 voxel. On nnU-Net's float32 route the same bits travel as 16-bit words: word ``w`` holds ROIs ``16 w`` to ``16 w + 15``
-as an integer from 0 to 65535, which float32 (24 bits of mantissa) and every copy, flip and nearest-neighbour lookup keep
-exactly.
+as an integer from 0 to 65535, which float32 (24 bits of mantissa) and every copy, flip and nearest-neighbour lookup
+keep exactly.
 """
 
 from __future__ import annotations
