@@ -1,7 +1,7 @@
 """Image files as arrays with their grid, read and written so that no damage goes unseen.
 
-The NIfTI library behind SimpleITK reads NaN as zero, pads a truncated file with zeros and does not report a full disk. All
-files therefore go through here.
+The NIfTI library behind SimpleITK reads NaN as zero, pads a truncated file with zeros and does not report a full disk.
+All files therefore go through here.
 """
 
 from __future__ import annotations
@@ -49,17 +49,18 @@ class Image:
     origin_mm: tuple[float, float, float]
     direction: tuple[float, ...]
 
-    def refuse_oblique(self) -> None:
-        """Check that the array's axes are the patient's, up to their sign and a small tilt.
+    def refuse_other_axes(self) -> None:
+        """Check that the array's x, y and z run to the patient's left, back and head, up to a small tilt.
 
         Raises:
             InputError: If not.
         """
-        cosines = np.abs(np.diag(np.reshape(self.direction, (3, 3))))
+        cosines = np.diag(np.reshape(self.direction, (3, 3)))
         if cosines.min() < math.cos(math.radians(MAX_OBLIQUE_DEGREES)):
             raise InputError(
-                f"{self.path} is not axial: its array axes are not the patient's left-right, front-back and head-feet "
-                f"axes (direction {numbers(self.direction)}); resample it to an axial grid"
+                f"{self.path} is not on an axial grid in LPS orientation: its x, y and z axes do not run to the "
+                f"patient's left, back and head (direction {numbers(self.direction)}); reorient or resample all images "
+                "of the case"
             )
 
     def refuse_other_grid(self, other: Image) -> None:
@@ -90,8 +91,8 @@ def read_image(path: Path, *, patient_axes: bool = False) -> Image:
         patient_axes: Flip and swap axes so that x runs to the patient's left, y to posterior and z to the head.
 
     Raises:
-        InputError: If it is missing, damaged or cut off, has voxels that are NaN or infinite, or is not three-dimensional
-            with one value a voxel.
+        InputError: If it is missing, empty, damaged or cut off, has voxels that are NaN or infinite, or is not
+            three-dimensional with one value a voxel.
     """
     _refuse_damaged(path)
     try:
@@ -159,6 +160,8 @@ def _refuse_damaged(path: Path) -> None:
         raise InputError(f"{path} is missing") from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(f"{path} is damaged or cut off ({error}); write it again") from error
+    if not content:
+        raise InputError(f"{path} is empty; write it again")
     header = content[:_NIFTI1_HEADER_BYTES]
     order = next((order for order in "<>" if header[:4] == struct.pack(f"{order}i", _NIFTI1_HEADER_BYTES)), None)
     if order is None or len(header) < _NIFTI1_HEADER_BYTES:
@@ -168,7 +171,9 @@ def _refuse_damaged(path: Path) -> None:
     start = int(struct.unpack_from(f"{order}f", header, 108)[0])
     n_voxels = math.prod(sizes[: max(n_axes, 0)])
     if len(content) < start + n_voxels * bits // 8:
-        raise InputError(f"{path} is cut off: {len(content)} bytes for {n_voxels} voxels of {bits} bits; write it again")
+        raise InputError(
+            f"{path} is cut off: {len(content)} bytes for {n_voxels} voxels of {bits} bits; write it again"
+        )
     if kind in _NIFTI1_FLOATS:
         values = np.frombuffer(content, f"{order}{_NIFTI1_FLOATS[kind]}", n_voxels, start)
         bad = n_voxels - int(np.count_nonzero(np.isfinite(values)))

@@ -83,19 +83,15 @@ class DoseFingerprintExtractor(DatasetFingerprintExtractor):
 
 
 def _analyse(images: list[str], dose: str, catalogue: Catalogue, n_samples: int) -> Mapping[str, Any]:
-    reader = CDMReaderWriter()
-    data, properties = reader.read_images(images)
-    dose_gy, _ = reader.read_seg(dose)
-    if dose_gy.shape[1:] != data.shape[1:]:
-        raise InputError(f"{dose} has grid {dose_gy.shape[1:]}, the CT {data.shape[1:]} (z, y, x)")
-    if not dose_gy.any():
-        raise InputError(f"{dose} is zero everywhere")
+    data, dose_gy, properties = CDMReaderWriter().read_case(images, dose)
     try:
         box = crop_box(take_words(data[FIRST_WORD:], catalogue), catalogue)
     except InputError as error:
         raise InputError(f"{images[-1]}: {error}") from error
     ct = data[(CT_CHANNEL, *box)]
     inside = ct[dose_gy[(0, *box)] > 0]
+    if not inside.size:
+        raise InputError(f"{dose} is zero everywhere")
     return {
         "spacing": properties["spacing"],
         "shape": [int(n) for n in ct.shape],

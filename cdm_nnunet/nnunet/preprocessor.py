@@ -127,7 +127,9 @@ class DosePreprocessor(DefaultPreprocessor):
         statistics = plans.ct_statistics
         ct = np.clip(data[(CT, *box)], statistics["percentile_00_5"], statistics["percentile_99_5"])
         ct = resample_image((ct - statistics["mean"]) / max(statistics["std"], 1e-8), shape, _CT_ORDER)
-        prescription = resample_nearest(data[(slice(PRESCRIPTION, PRESCRIPTION + 1), *box)], shape) / plans.dose_scale_gy
+        prescription = (
+            resample_nearest(data[(slice(PRESCRIPTION, PRESCRIPTION + 1), *box)], shape) / plans.dose_scale_gy
+        )
         preprocessed = np.concatenate([ct[None], prescription, new_words]).astype(np.float32, copy=False)
 
         properties["cdm"] = self._own_properties(plans, words, new_words, properties)
@@ -169,12 +171,11 @@ class DosePreprocessor(DefaultPreprocessor):
         """
         try:
             reader = plans_manager.image_reader_writer_class()
-            data, properties = reader.read_images(image_files)
-            seg = None
-            if seg_file is not None:
-                seg, seg_properties = reader.read_seg(seg_file)
-                if not np.allclose(seg_properties["spacing"], properties["spacing"], atol=1e-3):
-                    raise InputError(f"{seg_file} has another voxel size than the CT")
+            if seg_file is None:
+                data, properties = reader.read_images(image_files)
+                seg = None
+            else:
+                data, seg, properties = reader.read_case(image_files, seg_file)
             return self.run_case_npy(data, seg, properties, plans_manager, configuration_manager, dataset_json)
         except InputError as error:
             name = Path(image_files[0]).name.removesuffix(f"_0000{FILE_ENDING}") if image_files else "?"

@@ -32,8 +32,8 @@ class CDMReaderWriter(BaseReaderWriter):
             channel holds. The properties that nnU-Net carries along, with the voxel size (z, y, x) in mm.
 
         Raises:
-            InputError: If a channel is missing or damaged, the grids differ, the ROI channel is not an unsigned type,
-                or a value is not finite.
+            InputError: If a channel is missing or damaged, the grids differ or are not in LPS orientation, the ROI
+                channel is not an unsigned type, or a value is not finite.
         """
         if len(image_fnames) != len(CHANNEL_NAMES):
             raise InputError(
@@ -41,13 +41,13 @@ class CDMReaderWriter(BaseReaderWriter):
                 f"for {Path(image_fnames[0]).name if image_fnames else 'no file'}"
             )
         ct, prescription, bits = (read_image(Path(name)) for name in image_fnames)
-        ct.refuse_oblique()
+        ct.refuse_other_axes()
         ct.refuse_other_grid(prescription)
         ct.refuse_other_grid(bits)
         if bits.values.dtype.kind != "u":
             raise InputError(
-                f"{bits.path} has type {bits.values.dtype}: the ROI channel must have an unsigned integer type, one bit "
-                "an ROI; convert the data again"
+                f"{bits.path} has type {bits.values.dtype}: the ROI channel must have an unsigned integer type, one "
+                "bit an ROI; convert the data again"
             )
         if prescription.values.min() < 0:
             raise InputError(f"{prescription.path} has a negative prescription")
@@ -73,6 +73,23 @@ class CDMReaderWriter(BaseReaderWriter):
             raise InputError(f"{dose.path} has negative dose (minimum {dose.values.min():.3g} Gy)")
         return dose.values.astype(np.float32)[None], _properties(dose)
 
+    def read_case(
+        self, image_fnames: Sequence[str], seg_fname: str
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], dict[str, Any]]:
+        """The input channels and the reference dose of a case.
+
+        Returns:
+            As :meth:`read_images`, :meth:`read_seg`, and the properties of the former.
+
+        Raises:
+            InputError: As both, or if the dose lies on another grid.
+        """
+        data, properties = self.read_images(image_fnames)
+        dose_gy, dose_properties = self.read_seg(seg_fname)
+        ct, dose = _image(image_fnames[0], data[0], properties), _image(seg_fname, dose_gy[0], dose_properties)
+        ct.refuse_other_grid(dose)
+        return data, dose_gy, properties
+
     def write_seg(self, seg: NDArray[np.floating], output_fname: str, properties: dict[str, Any]) -> None:
         """Write a dose; the file appears under its name only when it is complete.
 
@@ -87,11 +104,7 @@ class CDMReaderWriter(BaseReaderWriter):
         """
         if seg.dtype.kind != "f":
             raise InputError(f"a dose is floating point, not {seg.dtype}; it was treated as a segmentation on the way")
-        geometry = properties["sitk_stuff"]
-        x, y, z = geometry["spacing"]
-        write_image(
-            Image(Path(output_fname), seg.astype(np.float32), (z, y, x), geometry["origin"], geometry["direction"])
-        )
+        write_image(_image(output_fname, seg.astype(np.float32), properties))
 
 
 def _properties(image: Image) -> dict[str, Any]:
@@ -103,3 +116,9 @@ def _properties(image: Image) -> dict[str, Any]:
         },
         "spacing": list(image.spacing_mm),
     }
+
+
+def _image(path: str, values: NDArray[np.float32], properties: dict[str, Any]) -> Image:
+    geometry = properties["sitk_stuff"]
+    x, y, z = geometry["spacing"]
+    return Image(Path(path), values, (z, y, x), geometry["origin"], geometry["direction"])
