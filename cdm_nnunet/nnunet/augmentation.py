@@ -1,7 +1,8 @@
 """Augmentation that the physics of dose allows.
 
-Small rotations about the patient's long axis, mild noise on the CT, and left-right mirroring with the bits of paired ROIs
-swapped. No scaling (dose falls off in mm), no change of CT contrast (HU are calibrated), no front-back or head-feet flip.
+Small rotations about the patient's long axis, mild noise on the CT, and left-right mirroring with the bits of paired
+ROIs swapped. No scaling (dose falls off in mm), no change of CT contrast (HU are calibrated), no front-back or
+head-feet flip.
 """
 
 from __future__ import annotations
@@ -104,8 +105,8 @@ def initial_patch_size(patch_size: Sequence[int]) -> list[int]:
 def training_transforms(patch_size: Sequence[int], permutation: Sequence[int]) -> BasicTransform:
     """The augmentation of a training sample.
 
-    A sample has three float32 tensors: ``image`` (CT with air at 0, (1, Z, Y, X)), ``segmentation`` (prescription and ROI
-    words, (1 + L, Z, Y, X)), which is only ever taken from the nearest voxel, and ``regression_target`` (dose,
+    A sample has three float32 tensors: ``image`` (CT with air at 0, (1, Z, Y, X)), ``segmentation`` (prescription and
+    ROI words, (1 + L, Z, Y, X)), which is only ever taken from the nearest voxel, and ``regression_target`` (dose,
     (1, Z, Y, X)). What rotates in from outside is zero: air, no prescription, no ROI, no dose.
 
     Args:

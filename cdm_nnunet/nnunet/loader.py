@@ -22,8 +22,8 @@ from cdm_nnunet.nnunet.plans import CT, PRESCRIPTION, DosePlans
 class DoseDataLoader(nnUNetDataLoader):
     """Draws batches of patches; what lies outside the image is air, no prescription, no ROI and no dose.
 
-    A batch is a dictionary: ``data`` (B, 2 + L, Z, Y, X) float32, ``target`` (B, 1, Z, Y, X) float32, dose in Gy; lists of
-    length B: ``prescription_gy`` and ``roi_voxels`` (K values each), ``voxel_volume_cc``, ``keys``.
+    A batch is a dictionary: ``data`` (B, 2 + L, Z, Y, X) float32, ``target`` (B, 1, Z, Y, X) float32, dose in Gy; lists
+    of length B: ``prescription_gy`` and ``roi_voxels`` (K values each), ``voxel_volume_cc``, ``keys``.
 
     Args:
         data: Preprocessed cases.
@@ -105,9 +105,7 @@ class DoseDataLoader(nnUNetDataLoader):
         return torch.cat([sample["image"] + air, sample["segmentation"]]), sample["regression_target"]
 
 
-def refuse_foreign_case(
-    case: str, properties: dict[str, Any], digest: str, n_channels: int, plans: DosePlans
-) -> None:
+def refuse_foreign_case(case: str, properties: dict[str, Any], digest: str, n_channels: int, plans: DosePlans) -> None:
     """Check that a preprocessed case was made by our preprocessor with these plans.
 
     Raises:

@@ -25,10 +25,11 @@ _LOSS_SHARE = 0.25  # ... which are a quarter of a patch or less in head and nec
 class Float32Conv3d(nn.Conv3d):
     """A convolution that stays in float32 under autocast.
 
-    As the last layer it keeps the dose from being rounded: in bfloat16 the numbers next to 70 Gy are 0.25 to 0.5 Gy away.
+    As the last layer it keeps the dose from being rounded: in bfloat16 the numbers next to 70 Gy are 0.25 to 0.5 Gy
+    away.
     """
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # the name in torch
+    def forward(self, input: Tensor) -> Tensor:
         """Convolve in float32."""
         with torch.autocast(input.device.type, enabled=False):
             return super().forward(input.float())
@@ -72,5 +73,3 @@ class BitDecodeUNet(PlainConvUNet):
         extra_bytes = _HEAD_BYTES * finest_features + _LOSS_SHARE * _LOSS_BYTES * self.n_rois
         extra = voxels * (_DECODED_SHARE * (FIRST_WORD + self.n_rois) + extra_bytes / _BYTES_PER_VALUE)
         return np.int64(super().compute_conv_feature_map_size(input_size) + extra)
-
-

@@ -85,7 +85,9 @@ class DosePlans:
     @property
     def padding(self) -> tuple[float, ...]:
         """Value outside the image for each preprocessed channel: air, no prescription, no ROI."""
-        air = (self.ct_statistics["percentile_00_5"] - self.ct_statistics["mean"]) / max(self.ct_statistics["std"], 1e-8)
+        air = (self.ct_statistics["percentile_00_5"] - self.ct_statistics["mean"]) / max(
+            self.ct_statistics["std"], 1e-8
+        )
         return (air, *[0.0] * (self.n_channels - 1))
 
     def digest(self, configuration: str) -> str:

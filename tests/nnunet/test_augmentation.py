@@ -50,7 +50,9 @@ def test_mirror_transform_is_consistent_over_image_bits_and_dose():
         assert torch.equal(out["image"], data["image"].flip(3) if flipped else data["image"])
         expected = masks[list(PERMUTATION)].flip(3) if flipped else masks
         assert torch.equal(unpack_words(out["segmentation"][None, 1:], len(PERMUTATION))[0], expected)
-        assert torch.equal(out["segmentation"][0], data["segmentation"][0].flip(2) if flipped else data["segmentation"][0])
+        assert torch.equal(
+            out["segmentation"][0], data["segmentation"][0].flip(2) if flipped else data["segmentation"][0]
+        )
         outcomes.add(flipped)
     assert outcomes == {True, False}
 
@@ -83,7 +85,9 @@ def test_rotation_is_small_in_plane_and_moves_all_tensors_alike():
         mask = out["segmentation"][1] > 0
         assert not mask[[0, 1, 3, 4]].any()
         y, x = (t.float() for t in torch.nonzero(mask[2], as_tuple=True))
-        angles.append(math.degrees(math.atan2(float(((x - x.mean()) * (y - y.mean())).sum()), float((x - x.mean()).pow(2).sum()))))
+        angles.append(
+            math.degrees(math.atan2(float(((x - x.mean()) * (y - y.mean())).sum()), float((x - x.mean()).pow(2).sum())))
+        )
         dose_mask = out["regression_target"][0] > 25
         assert (dose_mask ^ mask).sum() <= 0.15 * mask.sum()
     assert max(abs(a) for a in angles) <= MAX_ROTATION_DEGREES + 0.5
