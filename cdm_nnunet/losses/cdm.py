@@ -22,7 +22,8 @@ class CDMLoss(nn.Module):
 
     For sample b and term t (metric M_t of an ROI): |M_t(predicted) - M_t(reference)|, D-metrics divided by
     ``dose_scale_gy``, V-metrics as a fraction. The loss is the mean over the terms that are present, weighted with the
-    template's weight times the share of the ROI that lies inside the patch. A sample without any ROI contributes nothing.
+    template's weight times the share of the ROI that lies inside the patch. A sample without any ROI contributes
+    nothing.
 
     Args:
         terms: Which metrics.
@@ -69,7 +70,7 @@ class CDMLoss(nn.Module):
         """
         device_type = predicted_dose_gy.device.type
         total = predicted_dose_gy.new_zeros((), dtype=torch.float32)
-        weight_sum = 0.0
+        weight_sum = torch.zeros_like(total)
         with torch.autocast(device_type, enabled=False):
             for b in range(len(predicted_dose_gy)):
                 arguments = (words[b], self.terms, prescription_gy[b], voxel_volume_cc[b], self.smoothing)
@@ -82,4 +83,4 @@ class CDMLoss(nn.Module):
                     weight = weight * (n_voxels / whole.clamp(min=1)).clamp(max=1.0)
                 total = total + ((predicted - reference).abs() * self._unit.to(predicted.device) * weight).sum()
                 weight_sum = weight_sum + weight.sum()
-        return total / torch.as_tensor(weight_sum).clamp(min=1e-6)
+        return total / weight_sum.clamp(min=1e-6)

@@ -62,7 +62,7 @@ class DeepSupervisedMAE(nn.Module):
         for weight, predicted_dose in zip(self.weights, predicted_doses, strict=True):
             if weight == 0:
                 continue
-            shape = predicted_dose.shape[2:]
+            shape = (predicted_dose.shape[2], predicted_dose.shape[3], predicted_dose.shape[4])
             if shape == reference_dose.shape[2:]:
                 reference_here, region_here = reference_dose, region
             else:

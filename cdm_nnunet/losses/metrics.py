@@ -1,12 +1,13 @@
 """Differentiable DVH metrics of all ROIs of a patient, from one sort of the dose.
 
-The doses of all voxels that belong to any ROI are sorted once. Along that order, a running count of each ROI's bit tells
-where each of its order statistics lies, so no ROI needs a mask or a sort of its own. Definitions:
+The doses of all voxels that belong to any ROI are sorted once. An ROI's voxels, picked along that order, are sorted
+too, so no ROI needs a dense mask or a sort of its own, and all order statistics are look-ups. Definitions:
 ``docs/conventions.md``, "DVH metrics".
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,9 +15,10 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from cdm_nnunet.dvh.metrics import Metric
-from cdm_nnunet.dvh.template import Template
+from cdm_nnunet.dvh.template import Template, Use
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.roi import WORD_BITS, Catalogue
 
@@ -83,7 +85,7 @@ class Terms:
             raise InputError("the template has no metric of a ROI that the catalogue knows")
 
     @classmethod
-    def of(cls, template: Template, catalogue: Catalogue, use: str) -> Terms:
+    def of(cls, template: Template, catalogue: Catalogue, use: Use) -> Terms:
         """The metrics of a template's goals.
 
         A metric that several goals of an ROI name is taken once, with the largest weight.
@@ -155,121 +157,115 @@ def dvh_metrics(
     """
     if dose_gy.dtype not in (torch.float32, torch.float64):
         dose_gy = dose_gy.float()
-    sorted_gy, members = _sorted_union(dose_gy, words, terms)
-    counts = members.cumsum(1, dtype=torch.int32)  # (R, N): members among the first i + 1 voxels of the order
-    n_of_row = counts[:, -1].tolist() if counts.shape[1] else [0] * len(terms.bits)
+    voxels_gy, n_of_row = _ascending_by_roi(dose_gy, words, terms)
+    starts = [0, *itertools.accumulate(n_of_row)]
+    prefix = functional.pad(voxels_gy.double().cumsum(0), (1, 0))  # sum of the first i voxels at index i
 
-    values: list[Tensor] = [sorted_gy.new_zeros(())] * len(terms)
+    values = voxels_gy.new_zeros(len(terms))
     n_voxels = [0] * len(terms)
-    ranks: list[tuple[int, int, float]] = []  # (term, row, rank) of the order statistics
+    of_kind: dict[str, list[int]] = {"mean": [], "volume": [], "order": []}
     for t, (term, row) in enumerate(zip(terms.terms, terms.rows, strict=True)):
-        n = n_of_row[row]
-        if n == 0 or (term.metric.needs_prescription and not prescription_gy[term.bit] > 0):
+        if term.metric.needs_prescription and not prescription_gy[term.bit] > 0:
             continue
-        n_voxels[t] = n
-        if term.metric.kind == "mean":
-            values[t] = sorted_gy[members[row]].mean()
-        elif term.metric.is_volume:
-            threshold_gy = term.metric.threshold_gy(prescription_gy[term.bit])
-            values[t] = _volume_percent(sorted_gy[members[row]], threshold_gy, smoothing.threshold_width_gy)
-        else:
-            ranks.append((t, row, term.metric.rank_fraction(n, voxel_volume_cc) * (n - 1)))
-    if ranks:
-        picked = _order_statistics(sorted_gy, members, counts, n_of_row, ranks, smoothing.window_percent / 100)
-        for (t, _, _), value in zip(ranks, picked.unbind(), strict=True):
-            values[t] = value
-    return torch.stack(values), torch.tensor(n_voxels, device=dose_gy.device)
+        n_voxels[t] = n_of_row[row]
+        if n_voxels[t]:
+            kind = "mean" if term.metric.kind == "mean" else "volume" if term.metric.is_volume else "order"
+            of_kind[kind].append(t)
+
+    def segments(chosen: Sequence[int]) -> tuple[list[int], list[int]]:
+        """First voxel and number of voxels of each term's ROI."""
+        return [starts[terms.rows[t]] for t in chosen], [n_voxels[t] for t in chosen]
+
+    results = {}
+    if chosen := of_kind["mean"]:
+        results["mean"] = _means(prefix, *segments(chosen))
+    if chosen := of_kind["volume"]:
+        thresholds = [terms.terms[t].metric.threshold_gy(prescription_gy[terms.terms[t].bit]) for t in chosen]
+        of_row = voxels_gy.split(n_of_row)
+        rois_gy = [of_row[terms.rows[t]] for t in chosen]
+        results["volume"] = _volumes_percent(rois_gy, thresholds, smoothing.threshold_width_gy)
+    if chosen := of_kind["order"]:
+        fractions = [terms.terms[t].metric.rank_fraction(n_voxels[t], voxel_volume_cc) for t in chosen]
+        results["order"] = _order_statistics(
+            voxels_gy, prefix, *segments(chosen), fractions, smoothing.window_percent / 100
+        )
+    for kind, result in results.items():
+        where = torch.tensor(of_kind[kind], device=values.device)
+        values = values.index_copy(0, where, result.to(values.dtype))
+    return values, torch.tensor(n_voxels, device=dose_gy.device)
 
 
-def _sorted_union(dose_gy: Tensor, words: Tensor, terms: Terms) -> tuple[Tensor, Tensor]:
-    """Ascending doses of the voxels of any ROI in use, (N,), and which ROI each belongs to, (R, N) boolean."""
+def _ascending_by_roi(dose_gy: Tensor, words: Tensor, terms: Terms) -> tuple[Tensor, list[int]]:
+    """The doses of each ROI in ascending order, one ROI after the other, and the number of voxels of each.
+
+    The voxels of all ROIs are sorted once; picking an ROI's voxels along that order leaves them sorted.
+    """
     flat_words = words.flatten(1).to(torch.int32)  # (L, V)
     used = [0] * len(flat_words)
     for bit in terms.bits:
         used[bit // WORD_BITS] |= 1 << (bit % WORD_BITS)
     used_bits = torch.tensor(used, dtype=torch.int32, device=words.device)[:, None]
     union = ((flat_words & used_bits) != 0).any(0).nonzero().squeeze(1)
-    sorted_gy, order = dose_gy.flatten()[union].sort()
+    sorted_gy, order = dose_gy.flatten().index_select(0, union).sort()
     sorted_words = flat_words[:, union[order]]
     members = torch.stack([((sorted_words[bit // WORD_BITS] >> (bit % WORD_BITS)) & 1).bool() for bit in terms.bits])
-    return sorted_gy, members
+    places = members.nonzero()[:, 1]  # row after row
+    return sorted_gy.index_select(0, places), members.sum(1).tolist()
 
 
-def _volume_percent(roi_dose_gy: Tensor, threshold_gy: float, width_gy: float) -> Tensor:
-    if width_gy == 0:
-        return 100 * (roi_dose_gy >= threshold_gy).to(roi_dose_gy.dtype).mean()
-    return 100 * torch.sigmoid((roi_dose_gy - threshold_gy) / width_gy).mean()
+def _means(prefix: Tensor, starts: Sequence[int], counts: Sequence[int]) -> Tensor:
+    first = torch.tensor(starts, device=prefix.device)
+    n = torch.tensor(counts, device=prefix.device)
+    return (prefix[first + n] - prefix[first]) / n
+
+
+def _volumes_percent(rois_gy: Sequence[Tensor], thresholds_gy: Sequence[float], width_gy: float) -> Tensor:
+    volumes = []
+    for roi_gy, threshold_gy in zip(rois_gy, thresholds_gy, strict=True):
+        if width_gy == 0:
+            inside = (roi_gy >= threshold_gy).to(roi_gy.dtype)
+        else:
+            inside = torch.sigmoid((roi_gy - threshold_gy) / width_gy)
+        volumes.append(100 * inside.mean())
+    return torch.stack(volumes)
 
 
 def _order_statistics(
-    sorted_gy: Tensor,
-    members: Tensor,
-    counts: Tensor,
-    n_of_row: Sequence[int],
-    ranks: Sequence[tuple[int, int, float]],
+    voxels_gy: Tensor,
+    prefix: Tensor,
+    starts: Sequence[int],
+    counts: Sequence[int],
+    fractions: Sequence[float],
     window_fraction: float,
 ) -> Tensor:
-    """Quantile function of each row at each rank, or its mean over a window of ranks around it; (len(ranks),)."""
-    device = sorted_gy.device
-    rows = [row for _, row, _ in ranks]
-    last = [n_of_row[row] - 1 for row in rows]
-    centre = [rank for _, _, rank in ranks]
-    half = [window_fraction / 2 * end for end in last]
-    low = [max(rank - h, 0.0) for rank, h in zip(centre, half, strict=True)]
-    high = [min(rank + h, float(end)) for rank, h, end in zip(centre, half, last, strict=True)]
+    """The quantile function of each segment at a fraction of its ranks, or its mean over a window around that."""
+    device = voxels_gy.device
+    start = torch.tensor(starts, device=device)
+    last = torch.tensor(counts, device=device) - 1
+    centre = torch.tensor(fractions, dtype=torch.float64, device=device) * last
 
-    positions = [centre] if window_fraction == 0 else [centre, low, high, [0.0] * len(ranks)]
-    lower = [[min(int(p), max(end - 1, 0)) for p, end in zip(position, last, strict=True)] for position in positions]
-    wanted = [
-        (row, order)
-        for below in lower
-        for row, j, end in zip(rows, below, last, strict=True)
-        for order in (j, min(j + 1, end))
-    ]
-    places = _places(counts, wanted).view(len(positions), len(ranks), 2)
-    share = torch.tensor(positions, dtype=torch.float64, device=device) - torch.tensor(lower, device=device)
+    def around(rank: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Order j below a rank, the share s of order j + 1 in it, and the doses of both."""
+        j = rank.long().minimum(last - 1).clamp(min=0)
+        doses = voxels_gy.index_select(0, torch.cat([start + j, start + (j + 1).minimum(last)]))
+        below_gy, above_gy = doses.chunk(2)
+        return j, rank - j, below_gy, above_gy
 
-    below_gy, above_gy = sorted_gy[places[0, :, 0]], sorted_gy[places[0, :, 1]]
-    exact = torch.lerp(below_gy, above_gy, share[0].to(sorted_gy.dtype))
+    _, share, below_gy, above_gy = around(centre)
+    exact = torch.lerp(below_gy, above_gy, share.to(voxels_gy.dtype))
     if window_fraction == 0:
         return exact
 
-    # The quantile function is linear between order statistics; its integral from rank 0 to rank j + s is
-    # S_j - (d_0 + d_j) / 2 + s d_j + s^2 (d_{j+1} - d_j) / 2 with S_j = d_0 + ... + d_j. The differences of sums over
-    # many voxels want float64.
-    wide = sorted_gy.double()
-    prefix = (members * wide).cumsum(1)  # (R, N)
-    row = torch.tensor(rows, device=device)
-    first = wide[places[3, :, 0]]
+    first_gy = voxels_gy.index_select(0, start)
 
-    def integral(which: int) -> Tensor:
-        j, j_next = places[which].unbind(1)
-        d, d_next, s = wide[j], wide[j_next], share[which]
-        return prefix[row, j] - (first + d) / 2 + s * d + s**2 * (d_next - d) / 2
+    def integral(rank: Tensor) -> Tensor:
+        """Of the quantile function from rank 0; linear between order statistics. float64, for differences of sums."""
+        j, s, d, d_next = around(rank)
+        to_j = prefix[start + j + 1] - prefix[start] - (first_gy.double() + d) / 2
+        return to_j + s * d + s**2 * (d_next.double() - d) / 2
 
-    width = torch.tensor([b - a for a, b in zip(low, high, strict=True)], dtype=torch.float64, device=device)
-    mean = (integral(2) - integral(1)) / width.clamp(min=1e-6)
-    return torch.where(width > 1e-6, mean.to(sorted_gy.dtype), exact)
-
-
-def _places(counts: Tensor, wanted: Sequence[tuple[int, int]]) -> Tensor:
-    """Where order statistics lie in the union.
-
-    Args:
-        counts: Running count of each row's members along the union, (R, N).
-        wanted: Pairs of row and order, counted from 0.
-
-    Returns:
-        Places in the union, (len(wanted),).
-    """
-    queries: list[list[int]] = [[] for _ in range(len(counts))]
-    columns = []
-    for row, order in wanted:
-        columns.append(len(queries[row]))
-        queries[row].append(order + 1)
-    longest = max(map(len, queries))
-    table = torch.tensor(
-        [row + [1] * (longest - len(row)) for row in queries], dtype=counts.dtype, device=counts.device
-    )
-    found = torch.searchsorted(counts, table)
-    return found[[row for row, _ in wanted], columns]
+    half = window_fraction / 2 * last
+    low, high = (centre - half).clamp(min=0), (centre + half).minimum(last)
+    width = high - low
+    mean = (integral(high) - integral(low)) / width.clamp(min=1e-6)
+    return torch.where(width > 1e-6, mean.to(voxels_gy.dtype), exact)
