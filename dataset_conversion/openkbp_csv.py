@@ -71,7 +71,8 @@ def to_grid(index: NDArray[np.int64], values: NDArray[_Number]) -> NDArray[_Numb
 
 def from_grid(volume: NDArray[_Number]) -> NDArray[_Number]:
     """A volume (z, y, x) as the flat array that OpenKBP's indices point into: the inverse of :func:`to_grid`."""
-    return volume.transpose(1, 2, 0)[:, :, ::-1].reshape(-1)
+    flat: NDArray[_Number] = volume.transpose(1, 2, 0)[:, :, ::-1].reshape(-1)
+    return flat
 
 
 def write_values(path: Path, index: NDArray[np.int64], values: NDArray[np.float32]) -> None:

@@ -14,7 +14,7 @@ _PREFIX = "CDM_"
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """Every field is set by the environment variable ``CDM_`` plus its name in capitals, for example ``CDM_NUM_EPOCHS``.
+    """Every field is set by the environment variable ``CDM_`` plus its name in capitals, such as ``CDM_NUM_EPOCHS``.
 
     Attributes:
         num_epochs: Epochs of the training.
@@ -22,8 +22,8 @@ class TrainingSettings:
         num_val_iterations: Validation batches an epoch.
         learning_rate: Of AdamW at the start; it falls to zero over the epochs (nnU-Net's polynomial schedule).
         loss_weight: Weight of the CDM loss beside the MAE.
-        loss_start: Share of the epochs before the CDM loss sets in; from there its weight rises linearly over a tenth of
-            the epochs.
+        loss_start: Share of the epochs before the CDM loss sets in; from there its weight rises linearly over a tenth
+            of the epochs.
         seed: Seed of weights and patches; negative for none. nnU-Net's loader has several processes, whose order is
             left to the machine: equal seeds give like, not identical, trainings.
 
@@ -66,7 +66,7 @@ class TrainingSettings:
             text = environment.get(_variable(field.name))
             if text is None:
                 continue
-            kind = type(field.default)
+            kind = int if isinstance(field.default, int) else float
             try:
                 values[field.name] = kind(text)
             except ValueError:

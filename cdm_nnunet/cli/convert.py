@@ -10,8 +10,6 @@ from typing import Any
 
 from cdm_nnunet.errors import InputError
 
-# mypy does not know that setuptools maps dataset_conversion/ into the package; hence the "mapped folder" below.
-
 SUMMARY = "Convert planned patients into a raw nnU-Net data set (resumable), or predicted doses back."
 EXAMPLE = "cdm-nnunet convert openkbp open-kbp/provided-data -d 501 -n OpenKBP -np 4"
 
@@ -92,7 +90,7 @@ def render(record: Mapping[str, Any]) -> str:
 
 
 def _openkbp(args: argparse.Namespace) -> dict[str, Any]:
-    from cdm_nnunet.dataset_conversion.openkbp import convert_openkbp  # type: ignore[import-not-found]  # mapped folder
+    from cdm_nnunet.dataset_conversion.openkbp import convert_openkbp
     from cdm_nnunet.dvh import Template
     from cdm_nnunet.folders import folder
 
@@ -110,7 +108,7 @@ def _openkbp(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _synthetic(args: argparse.Namespace) -> dict[str, Any]:
-    from cdm_nnunet.dataset_conversion.synthetic import convert_synthetic  # type: ignore[import-not-found]  # mapped folder
+    from cdm_nnunet.dataset_conversion.synthetic import convert_synthetic
     from cdm_nnunet.folders import folder
 
     record: dict[str, Any] = convert_synthetic(

@@ -110,7 +110,7 @@ def _plain(value: float | None) -> str:
 
 @contextmanager
 def _progress_bar() -> Iterator[Callable[[str, int, int], None]]:
-    from tqdm import tqdm  # type: ignore[import-untyped]  # it comes without types
+    from tqdm import tqdm
 
     bars: dict[str, Any] = {}
 

@@ -79,7 +79,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, Verb]]:
     subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     verbs: dict[str, Verb] = {}
     for name in VERBS:
-        verb: Verb = importlib.import_module(f"cdm_nnunet.cli.{name}")  # type: ignore[assignment]  # checked by a test
+        verb: Verb = importlib.import_module(f"cdm_nnunet.cli.{name}")  # (a test checks that it is one)
         verbs[name] = verb
         sub = subparsers.add_parser(
             name,

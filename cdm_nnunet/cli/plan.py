@@ -28,7 +28,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="what to preprocess: 3d_fullres (median voxel size of the data; default), 3d_coarse (trains on a CPU)",
     )
     parser.add_argument(
-        "--spacing", type=float, nargs=3, metavar=("Z", "Y", "X"), help="voxel size of 3d_fullres in mm (default: median)"
+        "--spacing",
+        type=float,
+        nargs=3,
+        metavar=("Z", "Y", "X"),
+        help="voxel size of 3d_fullres in mm (default: median)",
     )
     parser.add_argument(
         "--coarse-spacing", type=float, default=6.0, metavar="MM", help="voxel size of 3d_coarse in mm (default: 6)"
@@ -87,20 +91,25 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
 def render(record: Mapping[str, Any]) -> str:
     """What was chosen and why."""
     lines = [
-        f"{record['dataset']}: {record['n_rois']} ROIs, dose scale {record['dose_scale_gy']:g} Gy (highest prescription), "
-        f"budget {record['gpu_memory_gb']:g} GB"
+        f"{record['dataset']}: {record['n_rois']} ROIs, dose scale {record['dose_scale_gy']:g} Gy (highest "
+        f"prescription), budget {record['gpu_memory_gb']:g} GB"
     ]
     for name, chosen in record["configurations"].items():
         covered = math.prod(
             min(patch / size, 1) for patch, size in zip(chosen["patch_size"], chosen["median_shape"], strict=True)
         )
-        why = "the whole patient" if covered > 0.99 else f"{100 * covered:.0f} % of the patient, all that the budget allows"
+        why = (
+            "the whole patient"
+            if covered > 0.99
+            else f"{100 * covered:.0f} % of the patient, all that the budget allows"
+        )
+        features = chosen["features_per_stage"]
         done = "preprocessed" if name in record["preprocessed"] else "not preprocessed"
         lines += [
             f"{name} ({done}): voxels {_by(chosen['spacing_mm'], 2)} mm (z, y, x); median patient "
             f"{_by(chosen['median_shape'])} voxels",
             f"  patch {_by(chosen['patch_size'])} holds {why}; batch size {chosen['batch_size']}; U-Net of "
-            f"{chosen['n_stages']} stages, {chosen['features_per_stage'][0]} to {chosen['features_per_stage'][-1]} features",
+            f"{chosen['n_stages']} stages, {features[0]} to {features[-1]} features",
         ]
     return "\n".join(lines)
 

@@ -17,17 +17,25 @@ EXAMPLE = "cdm-nnunet predict -i imagesTs -o predictions -d 501 -c 3d_fullres -f
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments, spelled as nnUNetv2_predict spells them."""
-    parser.add_argument("-i", type=Path, required=True, metavar="FOLDER", help="input folder with three channels a case")
+    parser.add_argument(
+        "-i", type=Path, required=True, metavar="FOLDER", help="input folder with three channels a case"
+    )
     parser.add_argument("-o", type=Path, required=True, metavar="FOLDER", help="where the doses go (CASE.nii.gz, Gy)")
     parser.add_argument("-d", type=int, required=True, metavar="ID", help="dataset id")
     parser.add_argument("-c", default="3d_fullres", metavar="CONFIGURATION", help="default: 3d_fullres")
     parser.add_argument("-f", nargs="+", default=["0"], metavar="FOLD", help="folds whose mean is taken (default: 0)")
-    parser.add_argument("-tr", default="nnUNetTrainerCDM", metavar="TRAINER", help="trainer (default: nnUNetTrainerCDM)")
+    parser.add_argument(
+        "-tr", default="nnUNetTrainerCDM", metavar="TRAINER", help="trainer (default: nnUNetTrainerCDM)"
+    )
     parser.add_argument("-p", default="nnUNetPlans", metavar="PLANS", help="plans (default: nnUNetPlans)")
     parser.add_argument("-chk", default="checkpoint_final.pth", metavar="FILE", help="default: checkpoint_final.pth")
     parser.add_argument("-device", choices=("cuda", "cpu"), default="cuda", help="default: cuda")
-    parser.add_argument("-step_size", type=float, default=0.5, help="step between windows in patch sizes (default: 0.5)")
-    parser.add_argument("--disable_tta", action="store_true", help="no averaging over left-right mirroring: half the time")
+    parser.add_argument(
+        "-step_size", type=float, default=0.5, help="step between windows in patch sizes (default: 0.5)"
+    )
+    parser.add_argument(
+        "--disable_tta", action="store_true", help="no averaging over left-right mirroring: half the time"
+    )
     parser.add_argument("--continue_prediction", action="store_true", help="keep doses that are there already")
     parser.add_argument("-np", type=int, default=2, metavar="N", help="processes that preprocess (default: 2)")
 
@@ -81,5 +89,7 @@ def _model_folder(args: argparse.Namespace) -> Path:
     for fold in args.f:
         checkpoint = found[0] / f"fold_{fold}" / args.chk
         if not checkpoint.is_file():
-            raise InputError(f"{checkpoint} is missing: fold {fold} was not trained to its end, or -chk names another file")
+            raise InputError(
+                f"{checkpoint} is missing: fold {fold} was not trained to its end, or -chk names another file"
+            )
     return found[0]

@@ -19,7 +19,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dataset", type=int, help="dataset id")
     parser.add_argument("configuration", help="3d_fullres or 3d_coarse")
     parser.add_argument("fold", help="0 to 4, or all")
-    parser.add_argument("-tr", default="nnUNetTrainerCDM", metavar="TRAINER", help="trainer (default: nnUNetTrainerCDM)")
+    parser.add_argument(
+        "-tr", default="nnUNetTrainerCDM", metavar="TRAINER", help="trainer (default: nnUNetTrainerCDM)"
+    )
     parser.add_argument("-p", default="nnUNetPlans", metavar="PLANS", help="plans (default: nnUNetPlans)")
     parser.add_argument("-device", choices=("cuda", "cpu"), default="cuda", help="default: cuda")
     parser.add_argument("-num_gpus", type=int, default=1, metavar="N", help="GPUs to train on (default: 1)")
@@ -47,8 +49,9 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
         raise InputError("no CUDA device is available; train with -device cpu (and -c 3d_coarse plans) or on a GPU")
     torch.set_num_threads((os.cpu_count() or 1) if args.device == "cpu" else 1)
 
-    import cdm_nnunet.nnunet  # noqa: F401  # registers our classes before nnU-Net looks for them
     from nnunetv2.run.run_training import run_training
+
+    import cdm_nnunet.nnunet  # noqa: F401  # registers our classes before nnU-Net looks for them
 
     run_training(
         str(args.dataset),

@@ -18,9 +18,9 @@ from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
 from cdm_nnunet.dvh import Template, cumulative_dvh
-from cdm_nnunet.images import read_image
 from cdm_nnunet.evaluation.pairing import CaseFiles, DosePair
 from cdm_nnunet.evaluation.scores import match_rois
+from cdm_nnunet.images import read_image
 
 CT_WINDOW_HU = (-160.0, 240.0)
 WASH_FROM_FRACTION = 0.1

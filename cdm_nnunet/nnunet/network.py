@@ -72,4 +72,5 @@ class BitDecodeUNet(PlainConvUNet):
         finest_features = self.decoder.seg_layers[-1].in_channels
         extra_bytes = _HEAD_BYTES * finest_features + _LOSS_SHARE * _LOSS_BYTES * self.n_rois
         extra = voxels * (_DECODED_SHARE * (FIRST_WORD + self.n_rois) + extra_bytes / _BYTES_PER_VALUE)
-        return np.int64(super().compute_conv_feature_map_size(input_size) + extra)
+        total: np.int64 = np.int64(super().compute_conv_feature_map_size(input_size) + extra)
+        return total

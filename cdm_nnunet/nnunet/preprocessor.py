@@ -58,7 +58,7 @@ def crop_box(words: NDArray[np.float32], catalogue: Catalogue) -> tuple[slice, s
     occupied = words.any(0)
     ends = []
     for axis in range(3):
-        line = np.flatnonzero(occupied.any(axis=tuple(other for other in range(3) if other != axis)))
+        line = np.flatnonzero(np.any(occupied, axis=tuple(other for other in range(3) if other != axis)))
         ends.append(slice(int(line[0]), int(line[-1]) + 1))
     return (ends[0], ends[1], ends[2])
 
@@ -207,6 +207,8 @@ class DosePreprocessor(DefaultPreprocessor):
             record.prescriptions_gy.get(name, float("nan")) for name in plans.catalogue.names
         ]
         patch = tuple(configuration_manager.patch_size)
+        if dose_gy is None:  # (a training case has a dose file)
+            raise InputError(f"case '{case}' has no reference dose")
         blocks, chunks = comp_blosc2_params(data.shape, patch, data.itemsize)
         blocks_dose, chunks_dose = comp_blosc2_params(dose_gy.shape, patch, dose_gy.itemsize)
         nnUNetDatasetBlosc2.save_case(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from skimage.transform import resize
+
+_Number = TypeVar("_Number", bound=np.generic)
 
 
 def resample_image(volume: NDArray[np.floating], shape: Sequence[int], order: int) -> NDArray[np.float32]:
@@ -32,7 +35,7 @@ def resample_image(volume: NDArray[np.floating], shape: Sequence[int], order: in
     return resampled.astype(np.float32)
 
 
-def resample_nearest(volume: NDArray[np.generic], shape: Sequence[int]) -> NDArray[np.generic]:
+def resample_nearest(volume: NDArray[_Number], shape: Sequence[int]) -> NDArray[_Number]:
     """Resample ROI words, or a map that is constant within ROIs, by the nearest voxel: no value is ever invented.
 
     Args:
@@ -46,4 +49,5 @@ def resample_nearest(volume: NDArray[np.generic], shape: Sequence[int]) -> NDArr
         np.minimum(((np.arange(new) + 0.5) * old / new).astype(np.intp), old - 1)
         for old, new in zip(volume.shape[1:], shape, strict=True)
     ]
-    return volume[np.ix_(np.arange(len(volume)), *indices)]
+    resampled: NDArray[_Number] = volume[np.ix_(np.arange(len(volume)), *indices)]
+    return resampled

@@ -190,7 +190,7 @@ def permute_bits(packed: NDArray[np.unsignedinteger], permutation: Sequence[int]
     scalar = packed.dtype.type
     moved = [k for k, source in enumerate(permutation) if source != k]
     kept = scalar(sum(1 << k for k in range(len(permutation)) if k not in moved))
-    result = packed & kept
+    result: NDArray[np.unsignedinteger] = packed & kept
     for k in moved:
         result |= ((packed >> scalar(permutation[k])) & scalar(1)) << scalar(k)
     return result

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from cdm_nnunet.dvh import Metric, Template, evaluate
-from cdm_nnunet.images import read_image
 from cdm_nnunet.evaluation.pairing import find_cases
 from cdm_nnunet.evaluation.pictures import draw_case, dvh_figure, load_scene, roi_colours, slices_figure
+from cdm_nnunet.images import read_image
 
 from .conftest import Case, synthetic_case, write_image
 
