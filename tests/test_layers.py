@@ -1,0 +1,44 @@
+"""What may be imported with what, as a process sees it; import-linter checks the same from the source."""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "nnunetv2", "SimpleITK", "matplotlib", "scipy", "batchgenerators", "batchgeneratorsv2")
+
+
+def imported_with(*modules):
+    """Which of the heavy packages a fresh interpreter has imported after importing some modules."""
+    code = f"import sys, {', '.join(modules)}\nprint(*[name for name in {HEAVY} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_the_core_is_numpy_only():
+    assert imported_with("cdm_nnunet", "cdm_nnunet.dvh", "cdm_nnunet.roi") == set()
+
+
+def test_the_command_line_starts_light():
+    assert imported_with("cdm_nnunet.cli.main") == set()
+    verbs = [f"cdm_nnunet.cli.{verb}" for verb in ("demo", "env", "convert", "plan", "train", "predict", "evaluate")]
+    assert imported_with(*verbs) == set()
+
+
+@pytest.mark.parametrize(
+    "modules",
+    [
+        ("cdm_nnunet.evaluation.run", "cdm_nnunet.evaluation.pictures", "cdm_nnunet.evaluation.tables"),
+        ("cdm_nnunet.dataset_conversion.openkbp", "cdm_nnunet.dataset_conversion.synthetic"),
+    ],
+)
+def test_evaluation_and_conversion_run_without_torch_and_nnunet(modules):
+    imported = imported_with(*modules)
+    assert "SimpleITK" in imported  # (it does look into the other process)
+    assert not imported & {"torch", "nnunetv2", "batchgenerators", "batchgeneratorsv2"}
+
+
+def test_losses_run_without_nnunet():
+    imported = imported_with("cdm_nnunet.losses.cdm", "cdm_nnunet.losses.dose")
+    assert "torch" in imported
+    assert not imported & {"nnunetv2", "batchgenerators", "batchgeneratorsv2"}
