@@ -18,6 +18,8 @@ PREPROCESSOR_NAME = "DosePreprocessor"
 LABEL_MANAGER_NAME = "DoseLabelManager"
 PLANNER_NAME = "DosePlanner"
 
+_PREPROCESSING_VERSION = 2  # raise it when the same raw data and plans give other preprocessed data
+
 # Channels of preprocessed data; the ROI words follow from FIRST_WORD on.
 CT, PRESCRIPTION, FIRST_WORD = 0, 1, 2
 
@@ -102,6 +104,7 @@ class DosePlans:
             "ct_statistics": dict(self.ct_statistics),
             "spacing": settings["spacing"],
             "format_version": self.plans["cdm"]["format_version"],
+            "preprocessing": _PREPROCESSING_VERSION,
         }
         return hashlib.sha256(json.dumps(basis, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -26,11 +26,11 @@ from tqdm import tqdm
 from cdm_nnunet.dataset import FILE_ENDING, RawDataset
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.nnunet.plans import CT, FIRST_WORD, PRESCRIPTION, DosePlans
-from cdm_nnunet.nnunet.resampling import resample_image, resample_nearest
+from cdm_nnunet.nnunet.resampling import resample_image, resample_inside, resample_nearest
 from cdm_nnunet.roi import WORD_BITS, Catalogue, from_words
 
 _LOCATIONS_PER_ROI = 1000
-_CT_ORDER, _DOSE_ORDER = 3, 1
+_CT_ORDER = 3
 
 
 def crop_box(words: NDArray[np.float32], catalogue: Catalogue) -> tuple[slice, slice, slice]:
@@ -135,7 +135,7 @@ class DosePreprocessor(DefaultPreprocessor):
         properties["cdm"] = self._own_properties(plans, words, new_words, properties)
         if seg is None:
             return preprocessed, None, properties
-        dose_gy = resample_image(seg[(0, *box)], shape, _DOSE_ORDER)[None]
+        dose_gy = _resample_dose(seg[(0, *box)], words, new_words, plans.catalogue)[None]
         properties["class_locations"] = _class_locations(new_words, plans.catalogue)
         return preprocessed, dose_gy, properties
 
@@ -275,6 +275,16 @@ class DosePreprocessor(DefaultPreprocessor):
 def _mask(words: NDArray[np.float32], bit: int) -> NDArray[np.bool_]:
     mask: NDArray[np.bool_] = (words[bit // WORD_BITS].astype(np.uint32) >> (bit % WORD_BITS)) & 1 == 1
     return mask
+
+
+def _resample_dose(
+    dose_gy: NDArray[np.float32], words: NDArray[np.float32], new_words: NDArray[np.float32], catalogue: Catalogue
+) -> NDArray[np.float32]:
+    """The dose on the new grid; zero outside the dose region there too."""
+    bit = catalogue.dose_region_bit
+    if bit is None:
+        return resample_image(dose_gy, new_words.shape[1:], order=1)
+    return resample_inside(dose_gy, _mask(words, bit), new_words.shape[1:]) * _mask(new_words, bit)
 
 
 def _class_locations(words: NDArray[np.float32], catalogue: Catalogue) -> dict[int, NDArray[np.int32]]:

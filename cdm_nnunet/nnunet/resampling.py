@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.transform import resize
 
+_LEAST_WEIGHT = 1e-3  # below this share of known neighbours a quotient would be rounding noise
+
 _Number = TypeVar("_Number", bound=np.generic)
 
 
@@ -33,6 +35,30 @@ def resample_image(volume: NDArray[np.floating], shape: Sequence[int], order: in
         volume.astype(np.float64), tuple(shape), order=order, mode="edge", anti_aliasing=coarser, preserve_range=True
     )
     return resampled.astype(np.float32)
+
+
+def resample_inside(
+    volume: NDArray[np.floating], region: NDArray[np.bool_], shape: Sequence[int]
+) -> NDArray[np.float32]:
+    """Resample a dose that is known in a region only: from the voxels inside, as if there were none outside.
+
+    Without this, the dose just inside the region would be mixed with the zeros (or whatever there is) outside: on a
+    6 mm grid, that takes 0.2 to 0.7 Gy off the mean dose of OpenKBP's patients.
+
+    Args:
+        volume: Shape (Z, Y, X).
+        region: Where it is known, same shape.
+        shape: New shape.
+
+    Returns:
+        float32, the new shape; where no voxel of the region is near, as :func:`resample_image`.
+    """
+    if tuple(shape) == volume.shape:
+        return volume.astype(np.float32)
+    plain = resample_image(volume, shape, order=1)
+    weight = resample_image(region.astype(np.float32), shape, order=1)
+    inside = resample_image(volume * region, shape, order=1)
+    return np.divide(inside, weight, out=plain, where=weight > _LEAST_WEIGHT)
 
 
 def resample_nearest(volume: NDArray[_Number], shape: Sequence[int]) -> NDArray[_Number]:
