@@ -262,7 +262,7 @@ def _draw_slice(
         scene.origin_mm[axis] + np.arange(part.start, part.stop) * scene.spacing_mm[axis]
         for axis, part in ((view.horizontal, columns), (view.vertical, rows))
     )
-    for name, mask in scene.masks.items():
+    for name, mask in reversed(scene.masks.items()):  # targets last, the highest on top: their edges may coincide
         inside = _cut(mask, view, index, *crop)
         if inside.any() and min(inside.shape) > 1:
             contour = axes.contour(

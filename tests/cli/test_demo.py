@@ -1,0 +1,155 @@
+import argparse
+import json
+import subprocess
+import sys
+
+import pytest
+
+from cdm_nnunet.cli import demo
+from cdm_nnunet.errors import InputError
+
+
+def parse(*arguments):
+    parser = argparse.ArgumentParser()
+    demo.configure(parser)
+    return parser.parse_args(arguments)
+
+
+@pytest.fixture
+def fake_steps(monkeypatch):
+    """Steps of a demo that are done at once, by the interpreter; the list of what ran."""
+    ran = []
+
+    def steps(size):
+        def step(name, code="pass"):
+            make = f"import pathlib; pathlib.Path('{name}.out').write_text('done'); print('{name} says hello'); {code}"
+            return demo.Step(name, ("python", "-c", make), f"{name}.out")
+
+        return [step("one"), step("two"), step("three")]
+
+    def run_step(step, *arguments):
+        ran.append(step.name)
+        return real(step, *arguments)
+
+    real = demo._run_step
+    monkeypatch.setattr(demo, "demo_steps", steps)
+    monkeypatch.setattr(demo, "_run_step", run_step)
+    monkeypatch.setattr(demo, "_environment", lambda folder, training: {})
+    monkeypatch.setattr(demo, "_program", lambda name: sys.executable)
+    monkeypatch.setattr(demo, "_outcome", lambda folder, trainer: {})
+    return ran
+
+
+def test_steps_run_in_order_each_with_its_log(fake_steps, tmp_path, capsys):
+    record = demo.run(parse("-o", str(tmp_path / "d")))
+    assert fake_steps == ["one", "two", "three"] == list(record["seconds"])
+    log = (tmp_path / "d" / "logs" / "two.log").read_text()
+    assert log.startswith("$ python -c ")
+    assert log.endswith("two says hello\n")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert [line.split(":")[0] for line in err.splitlines()] == ["[1/3] one", "[2/3] two", "[3/3] three"]
+
+
+def test_a_finished_demo_is_not_run_again(fake_steps, tmp_path):
+    first = demo.run(parse("-o", str(tmp_path / "d")))
+    assert demo.run(parse("-o", str(tmp_path / "d"))) == first
+    assert fake_steps == ["one", "two", "three"]
+
+
+def test_a_step_without_its_product_runs_again(fake_steps, tmp_path):
+    demo.run(parse("-o", str(tmp_path)))
+    (tmp_path / "two.out").unlink()
+    demo.run(parse("-o", str(tmp_path)))
+    assert fake_steps == ["one", "two", "three", "two"]
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [("raise SystemExit('no more memory')", "no more memory"), ("pathlib.Path('b.out').unlink()", "")],
+)
+def test_a_step_that_fails_is_named_with_its_log_and_the_demo_goes_on_from_there(
+    fake_steps, tmp_path, monkeypatch, code, reason
+):
+    write = "import pathlib; pathlib.Path('{0}.out').write_text(''); "
+
+    def steps(size):
+        return [
+            demo.Step("a", ("python", "-c", write.format("a")), "a.out"),
+            demo.Step("b", ("python", "-c", write.format("b") + code), "b.out"),
+        ]
+
+    healthy = demo.demo_steps
+    monkeypatch.setattr(demo, "demo_steps", steps)
+    with pytest.raises(InputError, match=rf"step 'b' failed \(exit status \d\): .*{reason}.*; its log: .*b\.log"):
+        demo.run(parse("-o", str(tmp_path)))
+    assert list(json.loads((tmp_path / demo.STATE_FILE).read_text())["seconds"]) == ["a"]
+    monkeypatch.setattr(demo, "demo_steps", healthy)
+    demo.run(parse("-o", str(tmp_path)))
+    assert fake_steps == ["a", "b", "one", "two", "three"]
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(InputError, match="exists and is not the folder of a demo"):
+        demo.run(parse("-o", str(tmp_path)))
+    with pytest.raises(InputError, match="exists and is not the folder of a demo"):
+        demo.run(parse("-o", str(tmp_path / "thesis.tex")))
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_demo_of_the_other_size_is_refused(tmp_path):
+    demo.open_folder(tmp_path, quick=True)
+    with pytest.raises(InputError, match="is a demo with --quick"):
+        demo.open_folder(tmp_path, quick=False)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format_version": 1}'])
+def test_a_damaged_state_is_refused(tmp_path, text):
+    (tmp_path / demo.STATE_FILE).write_text(text)
+    with pytest.raises(InputError, match=r"demo\.json is damaged"):
+        demo.open_folder(tmp_path, quick=False)
+
+
+def test_the_state_of_another_version_is_refused(tmp_path):
+    (tmp_path / demo.STATE_FILE).write_text('{"format_version": 2, "quick": false, "seconds": {}}')
+    with pytest.raises(InputError, match="another version"):
+        demo.open_folder(tmp_path, quick=False)
+
+
+@pytest.mark.parametrize("size", [demo.FULL, demo.QUICK])
+def test_both_models_get_the_same_commands(size):
+    steps = {step.name: step for step in demo.demo_steps(size)}
+    assert len(steps) == 8
+    for verb in ("train", "predict", "evaluate"):
+        mae, cdm = (steps[f"{verb}_{trainer}"] for trainer in (demo.BASELINE, demo.CDM))
+        assert [word.replace(demo.BASELINE, demo.CDM) for word in mae.command] == list(cdm.command)
+        assert mae.command != cdm.command
+
+
+@pytest.mark.slow
+def test_the_quick_demo_runs_from_patients_to_pictures(tmp_path):
+    def run(*options):
+        command = [sys.executable, "-m", "cdm_nnunet.cli.main", "demo", "-o", "demo", "--quick", *options]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    first = run("--json")
+    assert first.returncode == 0, first.stderr
+    record = json.loads(first.stdout)
+    assert set(record["models"]) == {demo.BASELINE, demo.CDM}
+    for model in record["models"].values():
+        assert 0 < model["dose_mae_gy"] < 40
+        assert model["ptv_score"] > 0
+        result = json.loads((tmp_path / model["result"]).read_text())
+        assert result["scores"]["openkbp"]["dose_score"] == model["dose_score_gy"]
+        names = [path.rsplit("_", 1)[1] for path in model["pictures"]]
+        assert names == ["dvh.png", "slices.png"]
+        for picture in model["pictures"]:
+            assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
+    again = run()
+    assert again.returncode == 0
+    assert again.stderr.count("done before") == 8
+    table = [line for line in again.stdout.splitlines() if line.startswith(("MAE ", "MAE +"))]
+    assert [float(line.split()[-1]) for line in table] == [
+        pytest.approx(record["models"][trainer]["oar_score"], abs=0.006) for trainer in (demo.BASELINE, demo.CDM)
+    ]
