@@ -9,21 +9,26 @@ from pathlib import Path
 from cdm_nnunet.errors import InputError
 
 FOLDER_VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+TRAINER_VARIABLE = "nnUNet_extTrainer"
 DEFAULT_ROOT = "nnunet_data"
 
 
-def set_default_folders() -> dict[str, str]:
-    """Give each unset nnU-Net folder variable its default below ``./nnunet_data``.
+def set_environment() -> dict[str, str]:
+    """Set what nnU-Net reads from the environment, where it is not set yet.
 
-    It must run before nnunetv2 is imported, which reads the variables once.
+    Each folder variable gets its default below ``./nnunet_data``, and our trainers join those that nnU-Net looks for.
 
     Returns:
-        The three variables with absolute paths, as they now stand in the environment.
+        The four variables as they now stand in the environment, folders as absolute paths.
     """
     for variable in FOLDER_VARIABLES:
         if not os.environ.get(variable):
             os.environ[variable] = str(Path(DEFAULT_ROOT, variable).absolute())
-    return {variable: os.environ[variable] for variable in FOLDER_VARIABLES}
+    ours = str(Path(__file__).parent / "ext_trainers")
+    listed = [path for path in os.environ.get(TRAINER_VARIABLE, "").split(os.pathsep) if path]
+    if ours not in listed:
+        os.environ[TRAINER_VARIABLE] = os.pathsep.join([*listed, ours])
+    return {variable: os.environ[variable] for variable in (*FOLDER_VARIABLES, TRAINER_VARIABLE)}
 
 
 def folder(variable: str) -> Path:

@@ -18,6 +18,7 @@ from typing import Any, Protocol, TextIO
 
 from cdm_nnunet import __version__
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.folders import set_environment
 
 VERBS = ("demo", "env", "convert", "plan", "train", "predict", "evaluate")
 
@@ -50,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser, verbs = _parser()
     args = parser.parse_args(argv)
     verb = verbs[args.verb]
+    set_environment()
     try:
         with _stdout_to_stderr() as stdout:
             record = verb.run(args)

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cdm_nnunet.cli.env import set_environment
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.folders import folder
 
@@ -50,7 +49,6 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     if args.np < 0:
         raise InputError(f"-np must not be negative, not {args.np}")
     model = _model_folder(args)
-    set_environment()
 
     import os
 

@@ -6,7 +6,6 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from cdm_nnunet.cli.env import set_environment
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.folders import find_dataset, folder
 
@@ -39,7 +38,6 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
         raise InputError("--c continues a training and --val skips it: give one of them")
     find_dataset(args.dataset, "nnUNet_preprocessed")
     folder("nnUNet_results")
-    set_environment()
 
     import os
 

@@ -87,10 +87,12 @@ def test_mistakes_are_one_line_and_exit_2(capfd, arguments, message):
     assert message in lines[0]
 
 
-def test_without_the_folder_variable_the_fix_is_named(monkeypatch, capfd):
+@pytest.mark.usefixtures("coarse")
+def test_without_the_folder_variable_the_data_set_goes_below_the_working_folder(monkeypatch, tmp_path):
     monkeypatch.delenv("nnUNet_raw")
-    assert main(SYNTHETIC) == 2
-    assert 'nnUNet_raw is not set; run: eval "$(cdm-nnunet env)"' in capfd.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    assert main(SYNTHETIC) == 0
+    assert len(RawDataset(tmp_path / "nnunet_data" / "nnUNet_raw" / "Dataset500_Demo").cases) == 3
 
 
 @pytest.mark.usefixtures("coarse")
