@@ -87,9 +87,11 @@ def unpack_words(words: Tensor, n_rois: int) -> Tensor:
     Returns:
         Boolean, shape (B, K, ...).
     """
-    shifts = torch.arange(WORD_BITS, dtype=torch.int32, device=words.device).view(1, 1, -1, *[1] * (words.ndim - 2))
-    bits = (words.to(torch.int32).unsqueeze(2) >> shifts) & 1  # (B, L, 16, ...)
-    return bits.flatten(1, 2)[:, :n_rois].bool()
+    values = 1 << torch.arange(WORD_BITS, dtype=torch.int32, device=words.device).view(
+        1, 1, -1, *[1] * (words.ndim - 2)
+    )
+    bits = (words.to(torch.int32).unsqueeze(2) & values) != 0  # (B, L, 16, ...)
+    return bits.flatten(1, 2)[:, :n_rois]
 
 
 def roi_mask(words: Tensor, bit: int) -> Tensor:

@@ -59,8 +59,10 @@ class BitDecodeUNet(PlainConvUNet):
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """Predict the dose."""
-        masks = unpack_words(x[:, FIRST_WORD:], self.n_rois).to(x.dtype)
-        decoded = torch.cat([x[:, :FIRST_WORD], masks], 1)
+        device = x.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+        masks = unpack_words(x[:, FIRST_WORD:], self.n_rois)
+        decoded = torch.cat([x[:, :FIRST_WORD].to(dtype), masks.to(dtype)], 1)
         if x.is_contiguous(memory_format=torch.channels_last_3d):
             decoded = decoded.contiguous(memory_format=torch.channels_last_3d)
         predicted: Tensor | list[Tensor] = super().forward(decoded)
