@@ -37,11 +37,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from cdm_nnunet.dataset import RawDataset
     from cdm_nnunet.dvh import Template
     from cdm_nnunet.evaluation.run import draw_pictures, evaluate_folder, write_outputs
-    from cdm_nnunet.folders import find_dataset, set_default_folders
+    from cdm_nnunet.folders import find_dataset
 
     if args.pictures < 0:
         raise InputError(f"--pictures takes a number of cases, not {args.pictures}")
-    set_default_folders()
     dataset = RawDataset(find_dataset(args.d))
     template = None if args.template is None else Template.load(args.template)
     with _progress_bar() as progress:
