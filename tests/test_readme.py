@@ -1,0 +1,134 @@
+"""Every command in README and docs runs, as it stands there, on small synthetic patients.
+
+Training, which takes hours, is cut short by environment variables, and runs on the CPU. A command in a block that is
+not marked ``bash`` would escape, so there must be none.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+from cdm_nnunet.dataset_conversion.synthetic import convert_synthetic
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+DOCUMENTS = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+# What CI itself does with every change, see .ci/run: installation, and the tests that this file is one of.
+DONE_BY_CI = (
+    "python3 -m venv .venv && . .venv/bin/activate && pip install . && cdm-nnunet demo -o cdm_demo",
+    'pip install -e ".[test]" && tests/run',
+)
+# Records of what was run once, with real patients and for hours; not instructions.
+RECORDS = ("benchmarks.md",)
+PROGRAMS = ("cdm-nnunet", "nnUNetv2_", "python", "pip", "eval", "tests/run", "CDM_")
+
+# The commands are run by a shell in which these stand for the programs.
+SHORTER = """
+set -euo pipefail
+cdm-nnunet() {
+    case "$1" in
+        train|predict) command cdm-nnunet "$@" -device cpu ;;
+        *) command cdm-nnunet "$@" ;;
+    esac
+}
+nnUNetv2_train() {
+    CDM_NUM_EPOCHS=1 CDM_NUM_ITERATIONS=1 CDM_NUM_VAL_ITERATIONS=1 command nnUNetv2_train "$@" -device cpu
+}
+"""
+
+
+def blocks(document):
+    """Language and lines of the fenced blocks of a document."""
+    found = re.findall(r"(?ms)^( *)```(\w*)\n(.*?)^\1```$", document.read_text(encoding="utf-8"))
+    return [(language, [line.strip() for line in text.splitlines() if line.strip()]) for _, language, text in found]
+
+
+def documented_commands():
+    return [
+        line
+        for document in DOCUMENTS
+        if document.name not in RECORDS
+        for language, lines in blocks(document)
+        if language == "bash"
+        for line in lines
+    ]
+
+
+def is_conversion_of_patients(command):
+    return command.startswith("cdm-nnunet convert openkbp ")
+
+
+def run_in_shell(commands, folder):
+    """Run commands in one shell, in a folder; return what is said of those that ran."""
+    environment = {name: text for name, text in os.environ.items() if not name.startswith(("nnUNet_", "CDM_"))}
+    environment["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), environment["PATH"]])
+    environment["nnUNet_n_proc_DA"] = "1"
+    environment["OMP_WAIT_POLICY"] = "PASSIVE"
+    script = SHORTER + "".join(f"echo '== {number}' >&2\n{line}\n" for number, line in enumerate(commands))
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    started = [int(number) for number in re.findall(r"(?m)^== (\d+)$", done.stderr)]
+    assert done.returncode == 0, f"{commands[started[-1]]}\n{done.stderr[-3000:]}"
+    assert started == list(range(len(commands)))
+    return done.stdout
+
+
+def test_there_are_commands_to_run():
+    commands = documented_commands()
+    assert len(commands) >= 12
+    assert len(set(commands)) == len(commands)
+    assert set(DONE_BY_CI) <= set(commands)
+    for verb in ("demo", "env", "convert openkbp", "convert to-openkbp", "plan", "predict", "evaluate"):
+        assert any(f"cdm-nnunet {verb}" in command for command in commands), verb
+
+
+def test_no_command_stands_outside_a_block_that_is_run():
+    for document in DOCUMENTS:
+        if document.name in RECORDS:
+            continue
+        text = document.read_text(encoding="utf-8")
+        run = {line for language, lines in blocks(document) if language == "bash" for line in lines}
+        loose = [line.strip() for line in text.splitlines() if line.strip().removeprefix("$ ").startswith(PROGRAMS)]
+        assert set(loose) <= run, document.name
+
+
+def test_ci_does_what_readme_says():
+    ci = (REPOSITORY / ".ci" / "run").read_text(encoding="utf-8")
+    assert '-m venv "$work/venv"' in ci
+    assert re.search(r'(?m)^python -m pip install .*-e "\.\[test\]"$', ci)
+    assert ci.rstrip().endswith("\ntests/run")
+
+
+@pytest.mark.slow
+def test_the_documented_commands_run_in_their_order(tmp_path):
+    raw = tmp_path / "nnunet_data" / "nnUNet_raw"  # in place of the conversion of patients
+    convert_synthetic(raw, 501, "OpenKBP", n_training=3, n_test=1, coarseness=2.0)
+    commands = [
+        command
+        for command in documented_commands()
+        if command not in DONE_BY_CI and not is_conversion_of_patients(command)
+    ]
+    out = run_in_shell(commands, tmp_path)
+    assert out.count("dose MAE") >= 4
+    for model in ("cdm", "mae"):
+        evaluation = tmp_path / "evaluation" / model
+        assert {"result.json", "metrics.csv", "scores.csv", "pictures"} <= {path.name for path in evaluation.iterdir()}
+        assert len(list((evaluation / "pictures").glob("*.png"))) == 2
+
+
+def test_the_documented_conversion_of_patients_runs(tmp_path, openkbp_patients):
+    (tmp_path / "open-kbp").mkdir()
+    (tmp_path / "open-kbp" / "provided-data").symlink_to(openkbp_patients)
+    (command,) = filter(is_conversion_of_patients, documented_commands())
+    out = run_in_shell([command], tmp_path)
+    assert "2 cases (2 for training, 0 for testing): 2 converted" in out
+    assert (tmp_path / "nnunet_data" / "nnUNet_raw" / "Dataset501_OpenKBP" / "dataset.json").is_file()
+
+
+def test_a_command_that_fails_fails_the_test(tmp_path):
+    with pytest.raises(AssertionError, match="cdm-nnunet no-such-verb"):
+        run_in_shell([f"{sys.executable} --version", "cdm-nnunet no-such-verb", "true"], tmp_path)
