@@ -47,13 +47,13 @@ class Size:
 
 
 FULL = Size(
-    patients=10,
+    patients=20,
     test_patients=2,
     spacing_mm=6,
     base_features=12,
     training={
-        "CDM_NUM_EPOCHS": "12",
-        "CDM_NUM_ITERATIONS": "25",
+        "CDM_NUM_EPOCHS": "10",
+        "CDM_NUM_ITERATIONS": "38",
         "CDM_NUM_VAL_ITERATIONS": "2",
         "CDM_LEARNING_RATE": "0.003",
         "CDM_LOSS_START": "0.5",
