@@ -87,11 +87,15 @@ class DoseDataLoader(nnUNetDataLoader):
         return batch
 
     def _keep_inside(self, low: Sequence[int], shape: Sequence[int]) -> list[int]:
-        """Shift a patch back that hangs over the far end; nnU-Net's own sampling only minds the near one."""
+        """Shift a patch so that its final part, the middle, lies in the image; or centre it if the image is smaller.
+
+        nnU-Net's own sampling lets patches that are centred on a voxel hang over the far end.
+        """
         kept = []
-        for start, size, length in zip(low, self.patch_size, shape, strict=True):
-            spare = size - length
-            kept.append(int(min(start, -spare)) if spare < 0 else int(-(spare // 2)))
+        for start, size, final, length in zip(low, self.patch_size, self.final_patch_size, shape, strict=True):
+            margin = size // 2 - final // 2
+            spare = length - final
+            kept.append(int(min(max(start + margin, 0), spare) if spare > 0 else -(-spare // 2)) - margin)
         return kept
 
     def _augment(self, image: NDArray[np.float32], dose: NDArray[np.float32]) -> tuple[Tensor, Tensor]:
