@@ -1,0 +1,182 @@
+"""The network decodes the words on the device, keeps the dose in float32, and is nnU-Net's in everything else."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from dynamic_network_architectures.architectures.unet import PlainConvUNet
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from torch import nn
+
+from cdm_nnunet.losses.bits import pack_words
+from cdm_nnunet.nnunet.network import BitDecodeUNet, Float32Conv3d
+from cdm_nnunet.roi import pack, to_words, unpack
+
+PATCH = (8, 16, 16)
+N_ROIS = 20
+
+
+def architecture(**changes) -> dict:
+    return {
+        "n_stages": 3,
+        "features_per_stage": (4, 8, 16),
+        "conv_op": nn.Conv3d,
+        "kernel_sizes": 3,
+        "strides": ((1, 1, 1), (1, 2, 2), (2, 2, 2)),
+        "n_conv_per_stage": 1,
+        "n_conv_per_stage_decoder": 1,
+        "conv_bias": True,
+        "norm_op": nn.InstanceNorm3d,
+        "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+        "nonlin": nn.LeakyReLU,
+        "nonlin_kwargs": {"inplace": True},
+        **changes,
+    }
+
+
+def make(seed: int = 0, n_rois: int = N_ROIS, **changes) -> BitDecodeUNet:
+    torch.manual_seed(seed)
+    return BitDecodeUNet(3, num_classes=1, n_rois=n_rois, **architecture(**changes))
+
+
+def inputs(seed: int, n_rois: int = N_ROIS, batch: int = 2):
+    generator = np.random.default_rng(seed)
+    masks = generator.random((batch, n_rois, *PATCH)) < 0.4
+    masks[:, -1] = True
+    words = np.stack([to_words(pack(sample), n_rois) for sample in masks])
+    images = generator.standard_normal((batch, 2, *PATCH)).astype(np.float32)
+    return torch.from_numpy(np.concatenate([images, words], 1)), masks
+
+
+@pytest.mark.parametrize("n_rois", [1, 8, 16, 17, 33, 64])
+def test_the_decoded_masks_are_those_of_numpy(n_rois):
+    """The first convolution sees CT, prescription, and each ROI as zeros and ones, in catalogue order."""
+    network = make(n_rois=n_rois)
+    x, masks = inputs(1, n_rois)
+    seen = []
+    network.encoder.stages[0].register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0].clone()))
+    with torch.no_grad():
+        network(x)
+    assert seen[0].shape == (2, 2 + n_rois, *PATCH)
+    assert torch.equal(seen[0][:, :2], x[:, :2])
+    np.testing.assert_array_equal(seen[0][:, 2:].numpy(), masks.astype(np.float32))
+    np.testing.assert_array_equal(unpack(pack(masks[0]), n_rois), seen[0][0, 2:].numpy().astype(bool))
+
+
+def test_it_equals_nnunets_network_on_one_hot_channels():
+    network = make(seed=3)
+    torch.manual_seed(3)
+    stock = PlainConvUNet(2 + N_ROIS, num_classes=1, **architecture())
+    stock.load_state_dict(network.state_dict())
+    x, masks = inputs(2)
+    with torch.no_grad():
+        expected = stock(torch.cat([x[:, :2], torch.from_numpy(masks).float()], 1))
+        assert torch.equal(network(x), expected)
+
+
+def test_every_roi_reaches_the_output():
+    network = make(seed=4)
+    x, masks = inputs(3, batch=1)
+    with torch.no_grad():
+        base = network(x)
+        for k in range(N_ROIS):
+            changed = torch.from_numpy(masks.copy())
+            changed[:, k] ^= True
+            assert not torch.equal(network(torch.cat([x[:, :2], pack_words(changed)], 1)), base), k
+
+
+@pytest.mark.parametrize("n_rois", [1, 20, 64])
+def test_the_number_of_inputs_follows_the_catalogue(n_rois):
+    network = make(n_rois=n_rois)
+    first = next(module for module in network.modules() if isinstance(module, nn.Conv3d))
+    assert first.in_channels == 2 + n_rois
+
+
+def test_the_output_is_float32_under_autocast_and_not_rounded():
+    """Neighbours of 70 in bfloat16 are 0.25 to 0.5 apart: a head in bfloat16 could not say 70.1 Gy."""
+    network = make(seed=5, deep_supervision=True)
+    x, _ = inputs(4)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        outputs = network(x)
+    assert {output.dtype for output in outputs} == {torch.float32}
+    assert not torch.equal(outputs[0], outputs[0].bfloat16().float())
+    assert all(isinstance(layer, Float32Conv3d) for layer in network.decoder.seg_layers)
+    layer = Float32Conv3d(1, 1, 1)
+    nn.init.constant_(layer.weight, 1.0)
+    nn.init.constant_(layer.bias, 0.1)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert float(layer(torch.full((1, 1, 2, 2, 2), 70.0, dtype=torch.bfloat16))[0, 0, 0, 0, 0]) == pytest.approx(
+            70.1
+        )
+
+
+def test_deep_supervision_gives_one_output_a_scale_finest_first():
+    x, _ = inputs(5)
+    outputs = make(deep_supervision=True)(x)
+    assert [tuple(output.shape) for output in outputs] == [(2, 1, 8, 16, 16), (2, 1, 8, 8, 8)]
+    single = make()(x)
+    assert torch.equal(single, outputs[0])
+
+
+def test_weights_pass_between_training_and_prediction(planned):
+    """Training has deep supervision and prediction has not; nnU-Net loads one's weights into the other."""
+    plans = json.loads((planned.preprocessed / "nnUNetPlans.json").read_text())
+    built = plans["configurations"]["3d_fullres"]["architecture"]
+    arguments = (built["network_class_name"], built["arch_kwargs"], built["_kw_requires_import"], 3, 1)
+    training = get_network_from_plans(*arguments, allow_init=True, deep_supervision=True)
+    prediction = get_network_from_plans(*arguments, allow_init=True, deep_supervision=False)
+    assert type(training) is type(prediction) is BitDecodeUNet
+    assert training.n_rois == 20
+    prediction.load_state_dict(training.state_dict())
+    x = torch.cat([torch.randn(1, 2, 20, 20, 24), torch.full((1, 2, 20, 20, 24), 9.0)], 1)
+    with torch.no_grad():
+        assert torch.equal(prediction(x), training(x)[0])
+    training.load_state_dict(prediction.state_dict())
+
+
+def test_channels_last_gives_the_same_output():
+    network = make(seed=6).eval()
+    x, _ = inputs(6)
+    with torch.no_grad():
+        plain = network(x)
+        network = network.to(memory_format=torch.channels_last_3d)
+        last = network(x.contiguous(memory_format=torch.channels_last_3d))
+    torch.testing.assert_close(last, plain, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("deep_supervision", [False, True])
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_the_whole_network_can_be_compiled(backend, deep_supervision):
+    """torch.compile captures the bit decode and the float32 head in one graph (fullgraph: no silent break)."""
+    torch._dynamo.reset()
+    network = make(seed=7, deep_supervision=deep_supervision)
+    compiled = torch.compile(network, backend=backend, fullgraph=True)
+    x, _ = inputs(7)
+
+    def run(module):
+        network.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            outputs = module(x)
+        outputs = outputs if deep_supervision else [outputs]
+        sum(output.mean() for output in outputs).backward()
+        return outputs, [p.grad.clone() for p in network.parameters() if p.grad is not None]
+
+    (plain, gradients), (captured, captured_gradients) = run(network), run(compiled)
+    for a, b in zip(plain, captured, strict=True):
+        assert b.dtype == torch.float32
+        torch.testing.assert_close(a, b)
+    assert len(gradients) == len(captured_gradients) > 0
+    for a, b in zip(gradients, captured_gradients, strict=True):
+        torch.testing.assert_close(a, b, atol=2e-2, rtol=2e-2)
+    torch._dynamo.reset()
+
+
+def test_the_memory_measure_counts_masks_head_and_loss():
+    stock = PlainConvUNet(3, num_classes=1, **architecture()).compute_conv_feature_map_size(PATCH)
+    voxels = np.prod(PATCH)
+    sizes = [make(n_rois=n).compute_conv_feature_map_size(PATCH) for n in (1, 2, 64)]
+    per_roi = (sizes[1] - sizes[0]) / voxels
+    assert per_roi > 0.5
+    assert sizes[2] - sizes[0] == pytest.approx(63 * per_roi * voxels, rel=1e-3)
+    assert sizes[0] > stock
