@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import sys
 from pathlib import Path
@@ -13,6 +12,8 @@ import numpy as np
 import torch
 from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
+from cdm_nnunet.trainers.settings import TrainingSettings
+from cdm_nnunet.trainers.validation import PatchErrors, patch_errors
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
@@ -21,6 +22,7 @@ from torch import distributed as dist
 
 from cdm_nnunet.dataset import FILE_ENDING
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.files import write_json
 from cdm_nnunet.losses.bits import roi_mask
 from cdm_nnunet.losses.dose import DeepSupervisedMAE
 from cdm_nnunet.losses.metrics import Terms
@@ -32,8 +34,6 @@ from cdm_nnunet.nnunet.logger import DoseLogger
 from cdm_nnunet.nnunet.plans import FIRST_WORD, DosePlans
 from cdm_nnunet.nnunet.predictor import DosePredictor
 from cdm_nnunet.nnunet.reader import CDMReaderWriter
-from cdm_nnunet.trainers.settings import TrainingSettings
-from cdm_nnunet.trainers.validation import PatchErrors, patch_errors
 
 _GRADIENT_NORM = 12
 _UNSUPPORTED = {"--npz": "a dose has no class probabilities"}
@@ -45,6 +45,9 @@ class DoseTrainer(nnUNetTrainer):
     Raises:
         InputError: If the plans are not ours, an option makes no sense for dose, or a setting is out of range.
     """
+
+    network: torch.nn.Module
+    _best_ema: float | None
 
     def __init__(
         self,
@@ -59,6 +62,9 @@ class DoseTrainer(nnUNetTrainer):
                 raise InputError(f"{option}: {reason}; leave the option out")
         self.settings = TrainingSettings.from_environment()
         self.dose_plans = DosePlans(plans)
+        if configuration not in plans["configurations"]:
+            known = ", ".join(plans["configurations"])
+            raise InputError(f"unknown configuration '{configuration}'; the plans '{plans['plans_name']}' have {known}")
         if dataset_json.get("cdm", {}).get("catalogue") != plans["cdm"]["catalogue"]:
             raise InputError("dataset.json and plans have different ROI catalogues; run 'cdm-nnunet plan' again")
         super().__init__(plans, configuration, fold, dataset_json, device)
@@ -109,8 +115,8 @@ class DoseTrainer(nnUNetTrainer):
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, bool, list[int], None]:  # noqa: N802
         """nnU-Net's hook; of its four values only the patch size to cut has a use here.
 
-        The mirroring axes that go into the checkpoint are None: nnU-Net's own predictor must never flip an input without
-        swapping the bits of paired ROIs. :class:`DosePredictor` mirrors by the plans.
+        The mirroring axes that go into the checkpoint are None: nnU-Net's own predictor must never flip an input
+        without swapping the bits of paired ROIs. :class:`DosePredictor` mirrors by the plans.
         """
         self.inference_allowed_mirroring_axes = None
         return None, False, initial_patch_size(self.configuration_manager.patch_size), None
@@ -127,8 +133,8 @@ class DoseTrainer(nnUNetTrainer):
             unknown = sorted(set(cases) - known)
             if unknown:
                 raise InputError(
-                    f"the split of fold {self.fold} has {len(unknown)} {name} cases that were not preprocessed, such as "
-                    f"{unknown[0]}; run 'cdm-nnunet plan' again"
+                    f"the split of fold {self.fold} has {len(unknown)} {name} cases that were not preprocessed, such "
+                    f"as {unknown[0]}; run 'cdm-nnunet plan' again"
                 )
             if not cases:
                 raise InputError(f"the split of fold {self.fold} has no {name} case")
@@ -192,7 +198,9 @@ class DoseTrainer(nnUNetTrainer):
 
     # --- steps --------------------------------------------------------------------------------------------------------
 
-    def additional_loss(self, dose_gy: Tensor, reference_gy: Tensor, words: Tensor, batch: dict[str, Any]) -> Tensor | None:
+    def additional_loss(
+        self, dose_gy: Tensor, reference_gy: Tensor, words: Tensor, batch: dict[str, Any]
+    ) -> Tensor | None:
         """A loss to add to the MAE.
 
         Args:
@@ -358,13 +366,15 @@ class DoseTrainer(nnUNetTrainer):
                 "mean": pooled.to_json(),
                 "cases": {case: error.to_json() for case, error in sorted(errors.items())},
             }
-            (folder / "summary.json").write_text(json.dumps(summary, indent=2), encoding="utf-8")
+            write_json(folder / "summary.json", summary)
             self.print_to_log_file(
-                f"validation of {len(errors)} cases on the network's grid: dose MAE {pooled.mae_gy:.3f} Gy; metric errors "
-                f"(Gy or % of volume): PTV {pooled.ptv:.3f}, OAR {pooled.oar:.3f}"
+                f"validation of {len(errors)} cases on the network's grid: dose MAE {pooled.mae_gy:.3f} Gy; metric "
+                f"errors (Gy or % of volume): PTV {pooled.ptv:.3f}, OAR {pooled.oar:.3f}"
             )
             dataset_id = int(self.plans_manager.dataset_name[7:10])
-            self.print_to_log_file(f"scores on the patients' grid: cdm-nnunet evaluate -d {dataset_id} -i {folder} -o OUT")
+            self.print_to_log_file(
+                f"scores on the patients' grid: cdm-nnunet evaluate -d {dataset_id} -i {folder} -o OUT"
+            )
         self.set_deep_supervision_enabled(True)
 
     @torch.inference_mode()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from cdm_nnunet.errors import InputError
@@ -36,7 +37,13 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
         raise InputError(f"the fold is a number or 'all', not '{args.fold}'")
     if args.c and args.val:
         raise InputError("--c continues a training and --val skips it: give one of them")
-    find_dataset(args.dataset, "nnUNet_preprocessed")
+    if args.c and args.pretrained_weights:
+        raise InputError("--c continues a training and -pretrained_weights starts one: give one of them")
+    if args.pretrained_weights and not Path(args.pretrained_weights).is_file():
+        raise InputError(f"no file {args.pretrained_weights} (-pretrained_weights)")
+    plans = find_dataset(args.dataset, "nnUNet_preprocessed") / f"{args.p}.json"
+    if not plans.is_file():
+        raise InputError(f"{plans} is missing; run: cdm-nnunet plan -d {args.dataset} -c {args.configuration}")
     folder("nnUNet_results")
 
     import os
@@ -48,9 +55,12 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     torch.set_num_threads((os.cpu_count() or 1) if args.device == "cpu" else 1)
 
     from nnunetv2.run.run_training import run_training
+    from nnunetv2.utilities.file_path_utilities import get_output_folder
 
-    import cdm_nnunet.nnunet  # noqa: F401  # registers our classes before nnU-Net looks for them
-
+    _refuse_other_trainers(args.tr)  # (imports ours, and with them registers our classes)
+    model = get_output_folder(args.dataset, args.tr, args.p, args.configuration, fold=args.fold)
+    if args.val and not Path(model, "checkpoint_final.pth").is_file():
+        raise InputError(f"--val validates a finished training, and {model} has no checkpoint_final.pth")
     run_training(
         str(args.dataset),
         args.configuration,
@@ -64,11 +74,22 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
         val_with_best=args.val_best,
         device=torch.device(args.device),
     )
-    from nnunetv2.utilities.file_path_utilities import get_output_folder
-
-    return {"model": get_output_folder(args.dataset, args.tr, args.p, args.configuration, fold=args.fold)}
+    return {"model": model}
 
 
 def render(record: Mapping[str, Any]) -> str:
     """Where the model is."""
     return f"model, log, progress.png and validation doses: {record['model']}"
+
+
+def _refuse_other_trainers(name: str) -> None:
+    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+
+    from cdm_nnunet.trainers.base import DoseTrainer
+
+    try:
+        trainer = recursive_find_trainer_class_by_name(name)
+    except RuntimeError:
+        raise InputError(f"no trainer named '{name}'; there are nnUNetTrainerCDM and nnUNetTrainerDoseMAE") from None
+    if not issubclass(trainer, DoseTrainer):
+        raise InputError(f"trainer '{name}' is for segmentation; train with nnUNetTrainerCDM or nnUNetTrainerDoseMAE")

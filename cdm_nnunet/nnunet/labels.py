@@ -10,7 +10,32 @@ from cdm_nnunet.errors import InputError
 
 
 class DoseLabelManager(LabelManager):
-    """Stands where nnU-Net asks for labels, and refuses to make a segmentation out of a dose."""
+    """Stands where nnU-Net asks for labels, and refuses to make a segmentation out of a dose.
+
+    Args:
+        label_dict: As in nnU-Net.
+        regions_class_order: As in nnU-Net.
+        force_use_labels: Not used: there are none.
+        inference_nonlin: Not used: a dose has no probabilities.
+    """
+
+    def __init__(
+        self,
+        label_dict: dict[str, Any],
+        regions_class_order: list[int] | None,
+        force_use_labels: bool = True,
+        inference_nonlin: Any = None,
+    ):
+        super().__init__(label_dict, regions_class_order, True, self._refuse)
+
+    @property
+    def has_regions(self) -> bool:
+        """Asked for by trainers for segmentation when they build their loss, and by nnU-Net's evaluation.
+
+        Raises:
+            InputError: Always.
+        """
+        self._refuse()
 
     @property
     def num_segmentation_heads(self) -> int:
@@ -19,8 +44,9 @@ class DoseLabelManager(LabelManager):
 
     def _refuse(self, *_: Any, **__: Any) -> NoReturn:
         raise InputError(
-            "this model predicts a dose: it has no segmentation and no class probabilities. Predict with "
-            "'cdm-nnunet predict', or with nnUNetv2_predict without --save_probabilities"
+            "these plans are for dose, which has no labels, no segmentation and no class probabilities. Train with -tr "
+            "nnUNetTrainerCDM or nnUNetTrainerDoseMAE; predict with 'cdm-nnunet predict', or with nnUNetv2_predict "
+            "without --save_probabilities; evaluate with 'cdm-nnunet evaluate'"
         )
 
     apply_inference_nonlin = _refuse

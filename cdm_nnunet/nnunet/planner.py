@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,13 @@ from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer
 from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 from numpy.typing import NDArray
 
 from cdm_nnunet.dataset import FORMAT_VERSION, READER_NAME, RawDataset
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.files import write_json, write_text
 from cdm_nnunet.folders import folder
 from cdm_nnunet.nnunet.fingerprint import DoseFingerprintExtractor
 from cdm_nnunet.nnunet.network import BitDecodeUNet
@@ -36,8 +37,8 @@ _SPLITS = "splits_final.json"
 class DosePlanner(ExperimentPlanner):
     """nnU-Net's planner with one dose output, decoded ROI channels, and only configurations that work for dose.
 
-    ``3d_fullres`` has the median voxel size of the data, ``3d_coarse`` a larger one that a CPU can train. Axes are never
-    transposed: (z, y, x) stay head-feet, front-back, left-right.
+    ``3d_fullres`` has the median voxel size of the data, ``3d_coarse`` a larger one that a CPU can train. Axes are
+    never transposed: (z, y, x) stay head-feet, front-back, left-right.
 
     Args:
         dataset_name_or_id: Data set.
@@ -86,15 +87,15 @@ class DosePlanner(ExperimentPlanner):
         arch_kwargs_req_import: Sequence[str],
     ) -> float:
         """Memory of a training step in nnU-Net's unit, decoded ROI channels and loss included."""
-        estimate: float = ExperimentPlanner.static_estimate_VRAM_usage(
-            patch_size,
-            input_channels,
-            1,
+        network = get_network_from_plans(
             arch_class_name,
             {**arch_kwargs, "n_rois": len(self.catalogue)},
             arch_kwargs_req_import,
+            input_channels,
+            1,
+            allow_init=False,
         )
-        return estimate
+        return float(network.compute_conv_feature_map_size(patch_size))
 
     def get_plans_for_configuration(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """As nnU-Net's, with the number of ROIs among the network's arguments."""
@@ -123,7 +124,7 @@ class DosePlanner(ExperimentPlanner):
             for name, spacing in zip(CONFIGURATIONS, (full, coarse), strict=True)
         }
         preprocessed = Path(nnUNet_preprocessed) / self.dataset_name
-        shutil.copy(self.raw.folder / "dataset.json", preprocessed / "dataset.json")
+        write_text(preprocessed / "dataset.json", (self.raw.folder / "dataset.json").read_text(encoding="utf-8"))
         plans = {
             "dataset_name": self.dataset_name,
             "plans_name": self.plans_identifier,
@@ -148,7 +149,7 @@ class DosePlanner(ExperimentPlanner):
         recursive_fix_for_json_export(plans)
         DosePlans(plans)  # what is written must be what is read
         path = preprocessed / f"{self.plans_identifier}.json"
-        path.write_text(json.dumps(plans, indent=4), encoding="utf-8")
+        write_json(path, plans)
         self.plans = plans
         return plans
 
@@ -201,6 +202,7 @@ def plan_and_preprocess(
     for name in configurations:
         if name not in CONFIGURATIONS:
             raise InputError(f"unknown configuration '{name}'; there are {', '.join(CONFIGURATIONS)}")
+    _refuse_other_splits(maybe_convert_to_dataset_name(dataset_id))
     DoseFingerprintExtractor(dataset_id, n_processes).run()
     planner = DosePlanner(
         dataset_id,

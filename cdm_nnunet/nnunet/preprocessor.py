@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import concurrent.futures
+import functools
 import json
-import multiprocessing
 import os
 import shutil
 import zlib
@@ -25,8 +24,10 @@ from tqdm import tqdm
 
 from cdm_nnunet.dataset import FILE_ENDING, RawDataset
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.files import raise_write_error
 from cdm_nnunet.nnunet.plans import CT, FIRST_WORD, PRESCRIPTION, DosePlans
 from cdm_nnunet.nnunet.resampling import resample_image, resample_inside, resample_nearest
+from cdm_nnunet.parallel import unordered
 from cdm_nnunet.roi import WORD_BITS, Catalogue, from_words
 
 _LOCATIONS_PER_ROI = 1000
@@ -211,16 +212,24 @@ class DosePreprocessor(DefaultPreprocessor):
             raise InputError(f"case '{case}' has no reference dose")
         blocks, chunks = comp_blosc2_params(data.shape, patch, data.itemsize)
         blocks_dose, chunks_dose = comp_blosc2_params(dose_gy.shape, patch, dose_gy.itemsize)
-        nnUNetDatasetBlosc2.save_case(
-            data,
-            dose_gy,
-            properties,
-            output_filename_truncated,
-            chunks=chunks,
-            blocks=blocks,
-            chunks_seg=chunks_dose,
-            blocks_seg=blocks_dose,
-        )
+        target = Path(output_filename_truncated)
+        try:
+            nnUNetDatasetBlosc2.save_case(
+                data,
+                dose_gy,
+                properties,
+                output_filename_truncated,
+                chunks=chunks,
+                blocks=blocks,
+                chunks_seg=chunks_dose,
+                blocks_seg=blocks_dose,
+            )
+            stored, stored_dose, _, _ = nnUNetDatasetBlosc2(str(target.parent), [case]).load_case(case)
+            intact = np.array_equal(stored[:], data) and np.array_equal(stored_dose[:], dose_gy)
+        except RuntimeError as error:  # all that blosc2 says of a full disk
+            raise_write_error(target, data.nbytes + dose_gy.nbytes, error)
+        if not intact:
+            raise_write_error(target, data.nbytes + dose_gy.nbytes, None)
 
     def run(
         self, dataset_name_or_id: int | str, configuration_name: str, plans_identifier: str, num_processes: int
@@ -236,6 +245,7 @@ class DosePreprocessor(DefaultPreprocessor):
         dataset_name = maybe_convert_to_dataset_name(dataset_name_or_id)
         folder = Path(nnUNet_preprocessed) / dataset_name
         plans_manager = PlansManager(str(folder / f"{plans_identifier}.json"))
+        DosePlans(plans_manager.plans)  # refuses other plans before a process is started
         configuration_manager = plans_manager.get_configuration(configuration_name)
         dataset_json = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
         cases = get_filenames_of_train_images_and_targets(str(Path(nnUNet_raw) / dataset_name), dataset_json)
@@ -244,32 +254,24 @@ class DosePreprocessor(DefaultPreprocessor):
         partial = folder / f".partial_{configuration_manager.data_identifier}"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        context = multiprocessing.get_context("spawn")
+        jobs = [(str(partial / case), files["images"], files["label"]) for case, files in cases.items()]
+        work = functools.partial(
+            self._save,
+            plans_manager=plans_manager,
+            configuration_manager=configuration_manager,
+            dataset_json=dataset_json,
+        )
         try:
-            with concurrent.futures.ProcessPoolExecutor(num_processes, mp_context=context) as pool:
-                pending = [
-                    pool.submit(
-                        self.run_case_save,
-                        str(partial / case),
-                        files["images"],
-                        files["label"],
-                        plans_manager,
-                        configuration_manager,
-                        dataset_json,
-                    )
-                    for case, files in cases.items()
-                ]
-                done = concurrent.futures.as_completed(pending)
-                try:
-                    for future in tqdm(done, desc=f"preprocess {configuration_name}", total=len(pending), unit="case"):
-                        future.result()
-                except BaseException:
-                    pool.shutdown(wait=True, cancel_futures=True)
-                    raise
+            done = unordered(work, jobs, num_processes)
+            for _ in tqdm(done, desc=f"preprocess {configuration_name}", total=len(jobs), unit="case"):
+                pass
             shutil.rmtree(target, ignore_errors=True)
             os.replace(partial, target)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+    def _save(self, job: tuple[str, list[str], str], **managers: Any) -> None:
+        self.run_case_save(*job, **managers)
 
 
 def _mask(words: NDArray[np.float32], bit: int) -> NDArray[np.bool_]:
