@@ -6,8 +6,6 @@ All files therefore go through here.
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import gzip
 import math
 import os
@@ -15,13 +13,14 @@ import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813  # the name by which SimpleITK is known
 from numpy.typing import NDArray
 
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.files import raise_write_error
 
 SPACING_TOLERANCE_MM = 1e-3
 ORIGIN_TOLERANCE_MM = 1e-2
@@ -125,30 +124,14 @@ def write_image(image: Image) -> None:
             sitk.WriteImage(itk, str(partial), useCompression=True)
             written = read_image(partial)
         except (RuntimeError, InputError) as error:
-            _raise_write_error(image.path, image.values.nbytes, error)
+            raise_write_error(image.path, image.values.nbytes, error)
         if written.values.dtype != image.values.dtype or not np.array_equal(written.values, image.values):
-            _raise_write_error(image.path, image.values.nbytes, None)
+            raise_write_error(image.path, image.values.nbytes, None)
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(partial, image.path)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _raise_write_error(path: Path, n_bytes: int, cause: BaseException | None) -> NoReturn:
-    """Find out why a file could not be written, by writing as many bytes without SimpleITK, and raise that."""
-    probe = path.with_name(f".probe_{os.getpid()}_{path.name}")
-    try:
-        with probe.open("wb") as file:
-            file.write(bytes(n_bytes))
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise OSError(error.errno, os.strerror(error.errno or errno.EIO), str(path)) from cause
-    finally:
-        with contextlib.suppress(OSError):
-            probe.unlink(missing_ok=True)
-    raise OSError(errno.EIO, "what was written can't be read back unchanged", str(path)) from cause
 
 
 def _refuse_damaged(path: Path) -> None:

@@ -24,6 +24,7 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from cdm_nnunet.dataset import CT_CHANNEL, FILE_ENDING, PRESCRIPTION_CHANNEL, ROI_CHANNEL, CaseRecord, Split
+from cdm_nnunet.files import write_json
 from cdm_nnunet.images import Image, write_image
 
 from .case import Case
@@ -171,21 +172,6 @@ def _images(case: Case) -> dict[str, NDArray[Any]]:
     if case.dose_gy is not None:
         images[f"labels{case.split}/{case.name}{FILE_ENDING}"] = case.dose_gy
     return images
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file so that it is either there as a whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with aside.open("w", encoding="utf-8") as file:
-            json.dump(content, file, indent=2)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def sha256(path: Path) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.files import write_text
 
 GRID = (128, 128, 128)
 N_VOXELS = 128**3
@@ -78,7 +79,7 @@ def from_grid(volume: NDArray[_Number]) -> NDArray[_Number]:
 def write_values(path: Path, index: NDArray[np.int64], values: NDArray[np.float32]) -> None:
     """Write ``index,value`` lines; each float32 with the fewest digits that give it back exactly."""
     lines = [f"{i},{value}" for i, value in zip(index.tolist(), values.astype(str).tolist(), strict=True)]
-    path.write_text("\n".join([_HEADER, *lines, ""]), encoding="ascii", newline="\n")
+    write_text(path, "\n".join([_HEADER, *lines, ""]))
 
 
 def _read(path: Path) -> bytes:

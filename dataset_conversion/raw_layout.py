@@ -7,14 +7,12 @@ written when all cases are there, so that an unfinished data set can't be planne
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
-import multiprocessing
 import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +22,12 @@ from tqdm import tqdm
 from cdm_nnunet.dataset import CASES_FILE, CHANNEL_NAMES, FILE_ENDING, FORMAT_VERSION, READER_NAME
 from cdm_nnunet.dvh.template import Template
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.files import write_json
 from cdm_nnunet.folders import dataset_name
+from cdm_nnunet.parallel import unordered
 from cdm_nnunet.roi import Catalogue, Roi
 
-from .case_files import STATE_FOLDER, CaseSource, CompletedCase, write_case, write_json
+from .case_files import STATE_FOLDER, CaseSource, CompletedCase, write_case
 from .splits import make_folds
 
 SPLITS_FILE = "splits_final.json"
@@ -198,27 +198,10 @@ def _convert(source: CaseSource, folder: Path, catalogue: Catalogue) -> _Outcome
 
 
 def _outcomes(sources: Sequence[CaseSource], folder: Path, spec: DatasetSpec, n_processes: int) -> Iterator[_Outcome]:
-    bar = tqdm(total=len(sources), desc=folder.name, unit="case", file=sys.stderr)
-    with bar:
-        if n_processes <= 1:
-            for source in sources:
-                yield _convert(source, folder, spec.catalogue)
-                bar.update()
-            return
-        # (spawned: a fork of a process in which SimpleITK has run threads can hang)
-        pool = ProcessPoolExecutor(min(n_processes, len(sources)), multiprocessing.get_context("spawn"))
-        try:
-            futures = [pool.submit(_convert, source, folder, spec.catalogue) for source in sources]
-            for future in as_completed(futures):
-                yield future.result()
-                bar.update()
-        except BrokenProcessPool as error:
-            raise InputError(
-                "a conversion process was killed, most likely for want of memory; "
-                "run the same command again with a smaller -np (finished patients are kept)"
-            ) from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    work = functools.partial(_convert, folder=folder, catalogue=spec.catalogue)
+    done = unordered(work, sources, n_processes)
+    for _, outcome in tqdm(done, total=len(sources), desc=folder.name, unit="case", file=sys.stderr):
+        yield outcome
 
 
 def _claim(raw_folder: Path, spec: DatasetSpec) -> Path:

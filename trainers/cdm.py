@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from cdm_nnunet.trainers.base import DoseTrainer
 from torch import Tensor
 
 from cdm_nnunet.losses.cdm import CDMLoss
 from cdm_nnunet.losses.metrics import Terms
-from cdm_nnunet.trainers.base import DoseTrainer
 
 
 class nnUNetTrainerCDM(DoseTrainer):  # noqa: N801  # nnU-Net finds trainers by names of this form
@@ -20,7 +20,9 @@ class nnUNetTrainerCDM(DoseTrainer):  # noqa: N801  # nnU-Net finds trainers by 
         terms = Terms.of(self.dose_plans.template, self.dose_plans.catalogue, "loss")
         self.cdm_loss = CDMLoss(terms, self.dose_plans.dose_scale_gy).to(self.device)
 
-    def additional_loss(self, dose_gy: Tensor, reference_gy: Tensor, words: Tensor, batch: dict[str, Any]) -> Tensor | None:
+    def additional_loss(
+        self, dose_gy: Tensor, reference_gy: Tensor, words: Tensor, batch: dict[str, Any]
+    ) -> Tensor | None:
         """The weighted CDM loss, or None while its weight is zero."""
         weight = self.settings.cdm_weight(self.current_epoch)
         if weight == 0:

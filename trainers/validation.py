@@ -18,8 +18,8 @@ class PatchErrors:
 
     Attributes:
         dose: Sum over voxels of |predicted - reference| in Gy, and number of voxels of the dose region.
-        ptv_metrics: Sum over target metrics of share x |predicted - reference| (Gy, or % of volume), and of the shares: each
-            metric counts with the share of its ROI that lies in the patch.
+        ptv_metrics: Sum over target metrics of share x |predicted - reference| (Gy, or % of volume), and of the shares:
+            each metric counts with the share of its ROI that lies in the patch.
         oar_metrics: The same for organs at risk and other ROIs.
     """
 
@@ -56,13 +56,13 @@ class PatchErrors:
     @property
     def score(self) -> float:
         """What the best checkpoint has lowest: the mean of PTV and OAR error, or the dose MAE if there is neither."""
-        known = [value for value in (self.ptv, self.oar) if value == value]  # noqa: PLR0124  # NaN differs from itself
+        known = [value for value in (self.ptv, self.oar) if value == value]  # NaN differs from itself
         return sum(known) / len(known) if known else self.mae_gy
 
     def to_json(self) -> dict[str, float | None]:
         """The means; None where there was nothing to measure."""
         means = {"dose_mae_gy": self.mae_gy, "ptv_error": self.ptv, "oar_error": self.oar}
-        return {name: value if value == value else None for name, value in means.items()}  # noqa: PLR0124  # NaN
+        return {name: value if value == value else None for name, value in means.items()}  # NaN
 
 
 def patch_errors(
@@ -90,9 +90,7 @@ def patch_errors(
             sums[term.is_target][0] += share * value
             sums[term.is_target][1] += share
     ptv, oar = sums[True], sums[False]
-    return PatchErrors(
-        (float(difference), float(region.sum(dtype=torch.float64))), (ptv[0], ptv[1]), (oar[0], oar[1])
-    )
+    return PatchErrors((float(difference), float(region.sum(dtype=torch.float64))), (ptv[0], ptv[1]), (oar[0], oar[1]))
 
 
 def _ratio(pair: tuple[float, float]) -> float:

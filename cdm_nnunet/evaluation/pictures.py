@@ -262,7 +262,7 @@ def _draw_slice(
         scene.origin_mm[axis] + np.arange(part.start, part.stop) * scene.spacing_mm[axis]
         for axis, part in ((view.horizontal, columns), (view.vertical, rows))
     )
-    for name, mask in reversed(scene.masks.items()):  # targets last, the highest on top: their edges may coincide
+    for name, mask in reversed(list(scene.masks.items())):  # targets last, the highest on top: their edges may coincide
         inside = _cut(mask, view, index, *crop)
         if inside.any() and min(inside.shape) > 1:
             contour = axes.contour(
@@ -272,12 +272,13 @@ def _draw_slice(
             contour.set_path_effects([withStroke(linewidth=2.0, foreground=(0, 0, 0, 0.55))])
     axes.set_xticks([])
     axes.set_yticks([])
+    on_any: dict[str, Any] = {"color": "white", "path_effects": [withStroke(linewidth=3.5, foreground="black")]}
     for text, (x, y, ha, va) in zip(view.sides, SIDE_PLACES, strict=True):
-        axes.text(x, y, text, ha=ha, va=va, transform=axes.transAxes, color="white", fontsize=9, weight="bold")
+        axes.text(x, y, text, ha=ha, va=va, transform=axes.transAxes, fontsize=9, weight="bold", **on_any)
     bar_mm, corner_mm = 50.0, 0.04 * (right - left)
     height_mm = extent[2] + 0.03 * (extent[3] - extent[2])
-    axes.plot([left + corner_mm, left + corner_mm + bar_mm], [height_mm] * 2, color="white", linewidth=2.5)
-    axes.annotate("5 cm", (left + corner_mm, height_mm), (0, 4), textcoords="offset points", color="white", fontsize=8)
+    axes.plot([left + corner_mm, left + corner_mm + bar_mm], [height_mm] * 2, linewidth=2.5, **on_any)
+    axes.annotate("5 cm", (left + corner_mm, height_mm), (0, 4), textcoords="offset points", fontsize=8, **on_any)
     axes.set(xlim=extent[:2], ylim=extent[2:])
     return shown
 

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from cdm_nnunet.dataset import RawDataset
 from cdm_nnunet.dvh import Template
-from cdm_nnunet.errors import InputError
 from cdm_nnunet.evaluation.pairing import CaseFiles, find_cases, load_pair
 from cdm_nnunet.evaluation.record import CaseResult, Evaluation
 from cdm_nnunet.evaluation.scores import dose_region_name, match_rois, pooled_scores, score_case
 from cdm_nnunet.evaluation.tables import metrics_csv, scores_csv
+from cdm_nnunet.files import write_text
+from cdm_nnunet.parallel import unordered
 
 RESULT_FILE = "result.json"
 METRICS_FILE = "metrics.csv"
@@ -68,16 +66,13 @@ def write_outputs(evaluation: Evaluation, out: Path) -> dict[str, str]:
     Returns:
         Their paths: ``result``, ``metrics`` and ``scores``.
     """
-    out.mkdir(parents=True, exist_ok=True)
     texts = {
         "metrics": (METRICS_FILE, metrics_csv(evaluation)),
         "scores": (SCORES_FILE, scores_csv(evaluation)),
         "result": (RESULT_FILE, json.dumps(evaluation.to_json(), indent=1, allow_nan=False) + "\n"),
     }
     for name, text in texts.values():
-        partial_file = out / f".{name}.partial"
-        partial_file.write_text(text, encoding="utf-8")
-        os.replace(partial_file, out / name)
+        write_text(out / name, text)
     return {key: str(out / name) for key, (name, _) in texts.items()}
 
 
@@ -129,26 +124,9 @@ def _map(
     verb: str,
     progress: Progress | None,
 ) -> list[_Result]:
-    if processes < 1:
-        raise InputError(f"the number of processes must be at least 1, not {processes}")
     results: dict[int, _Result] = {}
-    for position, result in _unordered(work, items, min(processes, len(items))):
+    for position, result in unordered(work, items, processes):
         results[position] = result
         if progress is not None:
             progress(verb, len(results), len(items))
     return [results[position] for position in range(len(items))]
-
-
-def _unordered(
-    work: Callable[[_Item], _Result], items: Sequence[_Item], processes: int
-) -> Iterator[tuple[int, _Result]]:
-    if processes <= 1:
-        yield from ((position, work(item)) for position, item in enumerate(items))
-        return
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as executor:
-        futures = {executor.submit(work, item): position for position, item in enumerate(items)}
-        try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-        finally:
-            executor.shutdown(wait=True, cancel_futures=True)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import concurrent.futures
-import json
-import multiprocessing
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,9 +15,11 @@ from tqdm import tqdm
 
 from cdm_nnunet.dataset import CT_CHANNEL, PRESCRIPTION_CHANNEL, RawDataset
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.files import write_json
 from cdm_nnunet.nnunet.plans import FIRST_WORD
 from cdm_nnunet.nnunet.preprocessor import crop_box, take_words
 from cdm_nnunet.nnunet.reader import CDMReaderWriter
+from cdm_nnunet.parallel import unordered
 from cdm_nnunet.roi import Catalogue
 
 _CT_SAMPLES = 1_000_000  # over the whole data set: nnU-Net's 1e8 buy no better percentiles and take minutes
@@ -52,21 +52,12 @@ class DoseFingerprintExtractor(DatasetFingerprintExtractor):
                 f"{' ...' if len(missing) > 5 else ''}; convert the data again"
             )
         samples = max(_CT_SAMPLES // len(self.dataset), 1000)
-        context = multiprocessing.get_context("spawn")
-        with concurrent.futures.ProcessPoolExecutor(self.num_processes, mp_context=context) as pool:
-            pending = [
-                pool.submit(_analyse, files["images"], files["label"], raw.catalogue, samples)
-                for files in self.dataset.values()
-            ]
-            try:
-                for future in tqdm(
-                    concurrent.futures.as_completed(pending), desc="fingerprint", total=len(pending), unit="case"
-                ):
-                    future.result()
-            except BaseException:
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
-        facts = [future.result() for future in pending]
+        jobs = [(files["images"], files["label"]) for files in self.dataset.values()]
+        work = functools.partial(_analyse, catalogue=raw.catalogue, n_samples=samples)
+        facts: list[Mapping[str, Any]] = [{}] * len(jobs)
+        done = unordered(work, jobs, self.num_processes)
+        for position, fact in tqdm(done, desc="fingerprint", total=len(jobs), unit="case"):
+            facts[position] = fact
         fingerprint = {
             "spacings": [fact["spacing"] for fact in facts],
             "shapes_after_crop": [fact["shape"] for fact in facts],
@@ -77,12 +68,12 @@ class DoseFingerprintExtractor(DatasetFingerprintExtractor):
             "max_prescription_gy": max(fact["max_prescription_gy"] for fact in facts),
         }
         path = Path(nnUNet_preprocessed) / self.dataset_name / "dataset_fingerprint.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(fingerprint, indent=1), encoding="utf-8")
+        write_json(path, fingerprint)
         return fingerprint
 
 
-def _analyse(images: list[str], dose: str, catalogue: Catalogue, n_samples: int) -> Mapping[str, Any]:
+def _analyse(files: tuple[list[str], str], *, catalogue: Catalogue, n_samples: int) -> Mapping[str, Any]:
+    images, dose = files
     data, dose_gy, properties = CDMReaderWriter().read_case(images, dose)
     try:
         box = crop_box(take_words(data[FIRST_WORD:], catalogue), catalogue)

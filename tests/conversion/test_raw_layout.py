@@ -10,6 +10,7 @@ from cdm_nnunet.dataset_conversion import case_files
 from cdm_nnunet.dataset_conversion.raw_layout import template_catalogue, write_dataset
 from cdm_nnunet.dataset_conversion.synthetic import SyntheticSource
 
+from cdm_nnunet import files
 from cdm_nnunet.dataset import RawDataset
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.images import Image, write_image
@@ -296,8 +297,8 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, spec, memory_source, 
 
 def test_a_json_file_is_whole_or_absent(tmp_path, file_size_limit):
     path = tmp_path / "dataset.json"
-    case_files.write_json(path, {"a": 1})
+    files.write_json(path, {"a": 1})
     with file_size_limit(100), pytest.raises(OSError, match="too large"):
-        case_files.write_json(path, {"a": "x" * 1000})
+        files.write_json(path, {"a": "x" * 1000})
     assert json.loads(path.read_text()) == {"a": 1}
     assert list(tmp_path.iterdir()) == [path]
