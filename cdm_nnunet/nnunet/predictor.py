@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import itertools
 import multiprocessing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -32,9 +31,11 @@ Item = dict[str, Any]
 class DosePredictor(nnUNetPredictor):
     """nnU-Net's predictor for dose.
 
-    It differs where a dose needs it: windows are summed in float32, padding is air, mirrored predictions have the bits of
-    paired ROIs swapped, and the result is written as float32 Gy. Errors of one case carry the case's name.
+    It differs where a dose needs it: windows are summed in float32, padding is air, mirrored predictions have the bits
+    of paired ROIs swapped, and the result is written as float32 Gy. Errors of one case carry the case's name.
     """
+
+    network: torch.nn.Module
 
     @property
     def dose_plans(self) -> DosePlans:
@@ -99,7 +100,7 @@ class DosePredictor(nnUNetPredictor):
         output_filenames_truncated: list[str] | None,
         num_processes: int,
     ) -> Iterator[Item]:
-        outputs = output_filenames_truncated or [None] * len(input_list_of_lists)
+        outputs: Sequence[str | None] = output_filenames_truncated or [None] * len(input_list_of_lists)
         jobs = [
             (files, output, self.plans_manager, self.configuration_manager)
             for files, output in zip(input_list_of_lists, outputs, strict=True)
@@ -122,7 +123,10 @@ class DosePredictor(nnUNetPredictor):
                 raise
 
     def predict_from_data_iterator(
-        self, data_iterator: Iterator[Item], save_probabilities: bool = False, num_processes_segmentation_export: int = 0
+        self,
+        data_iterator: Iterator[Item],
+        save_probabilities: bool = False,
+        num_processes_segmentation_export: int = 0,
     ) -> list[NDArray[np.float32] | None]:
         """Predict and export preprocessed cases.
 
@@ -139,7 +143,10 @@ class DosePredictor(nnUNetPredictor):
         results: list[NDArray[np.float32] | None] = []
         for item in tqdm(data_iterator, desc="predict", unit="case", disable=not self.allow_tqdm):
             output = self.predict_logits_from_preprocessed_data(item["data"])
-            dose_gy = dose_on_patient_grid(output.numpy(), item["data_properties"], self.dose_plans)
+            try:
+                dose_gy = dose_on_patient_grid(output.numpy(), item["data_properties"], self.dose_plans)
+            except InputError as error:
+                raise InputError(f"case '{Path(item['ofile'] or '?').name}': {error}") from error
             if item["ofile"] is None:
                 results.append(dose_gy)
                 continue
@@ -197,7 +204,9 @@ class DosePredictor(nnUNetPredictor):
         slicers = self._internal_get_sliding_window_slicers(padded.shape[1:])
         # all on the device if it fits, else sums on the CPU: only the time differs
         try:
-            output = self._internal_predict_sliding_window_return_logits(padded, slicers, self.perform_everything_on_device)
+            output = self._internal_predict_sliding_window_return_logits(
+                padded, slicers, self.perform_everything_on_device
+            )
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             output = self._internal_predict_sliding_window_return_logits(padded, slicers, False)
@@ -240,12 +249,16 @@ def find_cases(folder: Path) -> list[list[str]]:
     """
     if not folder.is_dir():
         raise InputError(f"input folder {folder} is missing")
-    files = sorted(folder.glob(f"*_????{FILE_ENDING}"))
+    files = sorted(path for path in folder.glob(f"*_????{FILE_ENDING}") if not path.name.startswith("."))
     if not files:
-        raise InputError(f"{folder} has no case; expected CASE_0000{FILE_ENDING} (CT), _0001 (prescription), _0002 (ROIs)")
+        raise InputError(
+            f"{folder} has no case; expected CASE_0000{FILE_ENDING} (CT), _0001 (prescription), _0002 (ROIs)"
+        )
+    names: dict[str, set[str]] = {}  # (not itertools.groupby: between A_0000 and A_0001 there may be A_0000_0000)
+    for path in files:
+        names.setdefault(path.name[: -len(f"_0000{FILE_ENDING}")], set()).add(path.name)
     cases = []
-    for case, group in itertools.groupby(files, lambda path: path.name[: -len(f"_0000{FILE_ENDING}")]):
-        found = {path.name for path in group}
+    for case, found in names.items():
         expected = [f"{case}_{channel:04d}{FILE_ENDING}" for channel in range(len(CHANNEL_NAMES))]
         if found != set(expected):
             missing, extra = sorted(set(expected) - found), sorted(found - set(expected))

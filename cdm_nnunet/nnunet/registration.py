@@ -1,8 +1,8 @@
 """Make our classes findable for nnU-Net, which looks classes up by name inside its own package.
 
-nnU-Net 2.8 searches the modules of a folder of its package for an attribute with the class's name. Setting that attribute
-on a module that is searched is all that it takes, and it works in editable installs and spawned workers alike, because
-whatever they unpickle of ours imports :mod:`cdm_nnunet.nnunet` first.
+nnU-Net 2.8 searches the modules of a folder of its package for an attribute with the class's name. Setting that
+attribute on a module that is searched is all that it takes, and it works in editable installs and spawned workers
+alike, because whatever they unpickle of ours imports :mod:`cdm_nnunet.nnunet` first.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ _PREDICTING_METHODS = (
     "predict_logits_from_preprocessed_data",
     "predict_sliding_window_return_logits",
 )
+_MARK = "upgrades_dose_predictors"
 
 
 def register() -> None:
@@ -38,15 +39,15 @@ def register() -> None:
     label_handling.DoseLabelManager = DoseLabelManager
     for name in _PREDICTING_METHODS:
         stock = getattr(nnUNetPredictor, name)
-        if not hasattr(stock, "__wrapped__"):
+        if not getattr(stock, _MARK, False):  # (some stock methods are decorated: __wrapped__ tells nothing)
             setattr(nnUNetPredictor, name, _for_dose_plans(stock))
 
 
 def _for_dose_plans(stock: Callable[..., Any]) -> Callable[..., Any]:
     """A predictor method that turns a stock predictor with dose plans into a :class:`DosePredictor`.
 
-    ``nnUNetv2_predict`` creates its predictor before it imports the trainer, and with it this package. Without the change of
-    class it would average mirrored inputs with unswapped bits in half precision and cut the dose to an argmax.
+    ``nnUNetv2_predict`` creates its predictor before it imports the trainer, and with it this package. Without the
+    change of class it would sum windows in half precision and cut the dose to an argmax.
     """
 
     @functools.wraps(stock)
@@ -58,4 +59,5 @@ def _for_dose_plans(stock: Callable[..., Any]) -> Callable[..., Any]:
             return getattr(self, stock.__name__)(*args, **kwargs)
         return stock(self, *args, **kwargs)
 
+    setattr(method, _MARK, True)
     return method

@@ -1,0 +1,333 @@
+"""Prediction against closed forms: windows, mirroring, folds, borders, files; and nnU-Net's own predictor."""
+
+import copy
+import itertools
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compute_steps_for_sliding_window
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from torch import nn
+
+from cdm_nnunet.errors import InputError
+from cdm_nnunet.losses.bits import pack_words, unpack_words
+from cdm_nnunet.nnunet.predictor import DosePredictor, find_cases
+from cdm_nnunet.nnunet.reader import CDMReaderWriter
+from cdm_nnunet.nnunet.registration import _PREDICTING_METHODS, register
+
+PATCH = [8, 12, 16]
+SHAPE = (19, 23, 30)
+
+
+class Constant(nn.Module):
+    """The same output everywhere; also a stand-in for a fold."""
+
+    def __init__(self, value: float):
+        super().__init__()
+        self.value = nn.Parameter(torch.tensor(value))
+
+    def forward(self, x):
+        return self.value + torch.zeros(len(x), 1, *x.shape[2:])
+
+
+class CT(nn.Module):
+    """The CT channel as it came."""
+
+    def forward(self, x):
+        return x[:, :1]
+
+
+class Lopsided(nn.Module):
+    """Depends on the place in the window and on every bit, and is not symmetric: seams and unswapped bits show."""
+
+    def forward(self, x):
+        bits = unpack_words(x[:, 2:], 20).float()
+        weights = torch.linspace(0.1, 2.0, 20).view(1, -1, 1, 1, 1)
+        ramp = torch.linspace(0, 1, x.shape[4]) + torch.linspace(0, 3, x.shape[2]).view(-1, 1, 1)
+        return (bits * weights).sum(1, keepdim=True) + ramp * x[:, :1]
+
+
+@pytest.fixture
+def manager(planned) -> PlansManager:
+    plans = json.loads((planned.preprocessed / "nnUNetPlans.json").read_text())
+    plans["configurations"]["3d_fullres"]["patch_size"] = PATCH
+    return PlansManager(plans)
+
+
+@pytest.fixture
+def predictor(manager):
+    """Make a predictor of a network."""
+
+    def make(network: nn.Module, cls=DosePredictor, plans=None, parameters=None, **options):
+        made = cls(device=torch.device("cpu"), allow_tqdm=False, **options)
+        used = plans or manager
+        made.manual_initialization(
+            network,
+            used,
+            used.get_configuration("3d_fullres"),
+            parameters,
+            {"labels": {"background": 0}, "file_ending": ".nii.gz", "channel_names": {"0": "a", "1": "b", "2": "c"}},
+            "nnUNetTrainerCDM",
+            None,
+        )
+        return made
+
+    return make
+
+
+def image(seed: int, shape=SHAPE) -> torch.Tensor:
+    generator = np.random.default_rng(seed)
+    masks = torch.from_numpy(generator.random((1, 20, *shape)) < 0.4)
+    images = torch.from_numpy(generator.standard_normal((2, *shape)).astype(np.float32))
+    return torch.cat([images, pack_words(masks)[0]])
+
+
+def by_hand(network: nn.Module, data: torch.Tensor, step: float = 0.5, gaussian: bool = True) -> np.ndarray:
+    """Windows summed in float64 with nnU-Net's weights and steps."""
+    weight = np.ones(PATCH)
+    if gaussian:
+        weight = compute_gaussian(tuple(PATCH), 1 / 8, dtype=torch.float64, device=torch.device("cpu")).numpy()
+    total, weights = np.zeros(data.shape[1:]), np.zeros(data.shape[1:])
+    for start in itertools.product(*compute_steps_for_sliding_window(data.shape[1:], PATCH, step)):
+        window = tuple(slice(a, a + n) for a, n in zip(start, PATCH, strict=True))
+        with torch.no_grad():
+            output = network(data[(slice(None), *window)][None])[0, 0].double().numpy()
+        total[window] += output * weight
+        weights[window] += weight
+    return total / weights
+
+
+def test_a_constant_is_constant_without_seams(predictor):
+    output = predictor(Constant(0.987654)).predict_sliding_window_return_logits(image(0))
+    assert output.dtype == torch.float32
+    assert output.shape == (1, *SHAPE)
+    torch.testing.assert_close(output, torch.full_like(output, 0.987654), rtol=1e-6, atol=0)
+
+
+def test_the_identity_gives_the_image_back(predictor):
+    data = image(1)
+    output = predictor(CT(), use_mirroring=True).predict_sliding_window_return_logits(data)
+    torch.testing.assert_close(output[0], data[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("step", "gaussian"), [(0.5, True), (0.3, True), (1.0, False)])
+def test_windows_are_weighted_as_nnunet_weights_them(predictor, step, gaussian):
+    data = image(2)
+    made = predictor(Lopsided(), use_mirroring=False, tile_step_size=step, use_gaussian=gaussian)
+    output = made.predict_sliding_window_return_logits(data)
+    np.testing.assert_allclose(output[0].numpy(), by_hand(Lopsided(), data, step, gaussian), rtol=1e-5, atol=1e-5)
+
+
+def test_mirroring_averages_with_the_mirror_image_whose_bits_are_swapped(predictor, planned):
+    data = image(3)
+    permutation = list(planned.raw.catalogue.mirror_permutation)
+    assert permutation != list(range(20))
+
+    def mirrored(x):
+        masks = unpack_words(x[:, 2:], 20)[:, permutation]
+        swapped = torch.cat([x[:, :2], pack_words(masks)], 1).flip(4)
+        return (Lopsided()(x) + Lopsided()(swapped).flip(4)) / 2
+
+    with_mirroring = predictor(Lopsided(), use_mirroring=True).predict_sliding_window_return_logits(data)
+    without = predictor(Lopsided(), use_mirroring=False).predict_sliding_window_return_logits(data)
+    np.testing.assert_allclose(with_mirroring[0].numpy(), by_hand(mirrored, data), rtol=1e-5, atol=1e-5)
+    assert (with_mirroring - without).abs().max() > 0.1
+
+
+def test_an_image_smaller_than_the_patch_stands_in_air(predictor, manager):
+    seen = []
+
+    class Spy(CT):
+        def forward(self, x):
+            seen.append(x.clone())
+            return super().forward(x)
+
+    data = image(4, (5, 30, 9))
+    made = predictor(Spy(), use_mirroring=False)
+    output = made.predict_sliding_window_return_logits(data)
+    torch.testing.assert_close(output[0], data[0], rtol=1e-5, atol=1e-5)
+    window = seen[0][0]
+    inside = (slice(None), slice(1, 6), slice(None), slice(3, 12))
+    assert torch.equal(window[inside], data[:, :, :12])
+    outside = torch.ones(window.shape[1:], dtype=torch.bool)
+    outside[inside[1:]] = False
+    assert (window[0][outside] == made.dose_plans.padding[0]).all()
+    assert not window[1:, outside].any()
+
+
+def test_folds_are_averaged(predictor):
+    folds = [Constant(value).state_dict() for value in (0.2, 0.5, 1.4)]
+    output = predictor(Constant(9.0), parameters=folds).predict_logits_from_preprocessed_data(image(5))
+    torch.testing.assert_close(output, torch.full((1, *SHAPE), 0.7), rtol=1e-6, atol=0)
+    assert output.device.type == "cpu"
+    with pytest.raises(InputError, match="no fold of the model was loaded"):
+        predictor(Constant(9.0), parameters=[]).predict_logits_from_preprocessed_data(image(5))
+
+
+def test_an_input_of_other_channels_is_refused(predictor):
+    with pytest.raises(
+        InputError, match=r"shape \(3, 19, 23, 30\); the plans ask for 4 channels \(CT, prescription, 2 "
+    ):
+        predictor(CT()).predict_sliding_window_return_logits(image(6)[:3])
+
+
+@pytest.fixture
+def input_folder(planned, tmp_path) -> Path:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for channel in range(3):
+        shutil.copy(planned.raw.image_path("test_0", channel), folder)
+    return folder
+
+
+def test_from_files_to_files(predictor, planned, input_folder, tmp_path):
+    """A constant dose comes out in Gy, in the input's geometry, zero outside the dose region."""
+    made = predictor(Constant(0.5), parameters=[Constant(0.5).state_dict()])
+    for sequential in (True, False):
+        out = tmp_path / f"out_{sequential}"
+        if sequential:
+            made.predict_from_files_sequential(str(input_folder), str(out))
+        else:
+            made.predict_from_files(str(input_folder), str(out), num_processes_preprocessing=0)
+        images = [str(planned.raw.image_path("test_0", channel)) for channel in range(3)]
+        data, dose, _ = CDMReaderWriter().read_case(images, str(out / "test_0.nii.gz"))
+        region = unpack_words(torch.from_numpy(data[None, 2:]), 20)[0, 19].numpy()
+        np.testing.assert_allclose(dose[0][region], 35.0, rtol=1e-5)
+        assert not dose[0][~region].any()
+
+
+def test_doses_are_returned_where_no_folder_is_given(predictor, planned, input_folder):
+    made = predictor(Constant(0.5), parameters=[Constant(0.5).state_dict()])
+    (dose,) = made.predict_from_files(str(input_folder), None, num_processes_preprocessing=0)
+    assert dose.dtype == np.float32
+    assert dose.shape == (20, 24, 28)
+    assert dose.max() == pytest.approx(35.0, rel=1e-5)
+
+
+def test_a_diverged_network_is_refused_by_case_and_writes_nothing(predictor, input_folder, tmp_path):
+    made = predictor(Constant(float("nan")), parameters=[Constant(float("nan")).state_dict()])
+    with pytest.raises(InputError, match="case 'test_0': the network's output is not finite; the model diverged"):
+        made.predict_from_files(str(input_folder), str(tmp_path / "out"), num_processes_preprocessing=0)
+    assert not list((tmp_path / "out").glob("*.nii.gz"))
+
+
+def test_a_broken_case_is_refused_by_name(predictor, input_folder, tmp_path):
+    (input_folder / "test_0_0002.nii.gz").write_bytes(b"")
+    made = predictor(Constant(0.5), parameters=[Constant(0.5).state_dict()])
+    with pytest.raises(InputError, match=r"case 'test_0': .*test_0_0002\.nii\.gz is empty"):
+        made.predict_from_files(str(input_folder), str(tmp_path / "out"), num_processes_preprocessing=0)
+
+
+def test_probabilities_and_bare_arrays_are_refused(predictor, input_folder, tmp_path):
+    made = predictor(Constant(0.5))
+    with pytest.raises(InputError, match="--save_probabilities: a dose model has no class probabilities"):
+        made.predict_from_files(str(input_folder), str(tmp_path / "out"), save_probabilities=True)
+    with pytest.raises(InputError, match="no class probabilities"):
+        made.predict_from_data_iterator(iter([]), save_probabilities=True)
+    with pytest.raises(InputError, match="an array carries no geometry"):
+        made.predict_single_npy_array(np.zeros((3, 8, 8, 8)), {"spacing": [1, 1, 1]})
+    assert not (tmp_path / "out").exists()
+
+
+class TestFindCases:
+    def touch(self, folder: Path, *names: str) -> None:
+        for name in names:
+            (folder / name).touch()
+
+    def test_cases_are_found_in_order(self, tmp_path):
+        self.touch(tmp_path, *(f"{case}_{k:04d}.nii.gz" for case in ("b", "a_1") for k in (2, 0, 1)), "notes.txt")
+        assert [[Path(f).name for f in files] for files in find_cases(tmp_path)] == [
+            [f"{case}_{k:04d}.nii.gz" for k in range(3)] for case in ("a_1", "b")
+        ]
+
+    def test_names_that_look_like_channels_do_not_confuse(self, tmp_path):
+        """Between P_0000.nii.gz and P_0001.nii.gz the files of the case P_0000 are sorted in."""
+        self.touch(tmp_path, *(f"{case}_{k:04d}.nii.gz" for case in ("P", "P_0000", "P_0001") for k in range(3)))
+        assert [Path(files[0]).name for files in find_cases(tmp_path)] == [
+            "P_0000.nii.gz",
+            "P_0000_0000.nii.gz",
+            "P_0001_0000.nii.gz",
+        ]
+
+    def test_files_in_the_making_are_no_cases(self, tmp_path):
+        self.touch(tmp_path, *(f"a_{k:04d}.nii.gz" for k in range(3)), ".partial_77_b_0000.nii.gz")
+        assert len(find_cases(tmp_path)) == 1
+
+    def test_a_missing_folder(self, tmp_path):
+        with pytest.raises(InputError, match=r"input folder \S+nowhere is missing"):
+            find_cases(tmp_path / "nowhere")
+
+    def test_an_empty_folder(self, tmp_path):
+        with pytest.raises(InputError, match=r"has no case; expected CASE_0000\.nii\.gz \(CT\)"):
+            find_cases(tmp_path)
+
+    @pytest.mark.parametrize("lost", [0, 1, 2])
+    def test_a_missing_channel(self, tmp_path, lost):
+        self.touch(tmp_path, *(f"a_{k:04d}.nii.gz" for k in range(3) if k != lost))
+        with pytest.raises(InputError, match=rf"case 'a' in \S+ lacks a_000{lost}\.nii\.gz"):
+            find_cases(tmp_path)
+
+    def test_a_fourth_channel(self, tmp_path):
+        self.touch(tmp_path, *(f"a_{k:04d}.nii.gz" for k in range(4)))
+        with pytest.raises(InputError, match=r"case 'a' in \S+ has unknown channels a_0003\.nii\.gz"):
+            find_cases(tmp_path)
+
+
+ARGUMENTS = {
+    "predict_from_files": (lambda folder: (folder, None, False, True, 0), None),
+    "predict_from_files_sequential": (lambda folder: (folder, None), None),
+    "predict_from_data_iterator": (lambda _: (iter([]),), None),
+    "predict_single_npy_array": (lambda _: (np.zeros((3, 4, 4, 4)), {"spacing": [1, 1, 1]}), "carries no geometry"),
+    "predict_logits_from_preprocessed_data": (lambda _: (image(7),), None),
+    "predict_sliding_window_return_logits": (lambda _: (image(7),), None),
+}
+
+
+@pytest.mark.parametrize("method", _PREDICTING_METHODS)
+def test_nnunets_predictor_becomes_ours_where_the_plans_are_for_dose(predictor, input_folder, method):
+    """Whichever of its methods is called first. Without this, doses would be summed in half precision."""
+    make, refusal = ARGUMENTS[method]
+    stock = predictor(Constant(0.5), nnUNetPredictor, parameters=[Constant(0.5).state_dict()])
+    assert type(stock) is nnUNetPredictor
+    if refusal:
+        with pytest.raises(InputError, match=refusal):
+            getattr(stock, method)(*make(str(input_folder)))
+    else:
+        result = getattr(stock, method)(*make(str(input_folder)))
+        if isinstance(result, torch.Tensor):
+            assert result.dtype == torch.float32
+    assert type(stock) is DosePredictor
+
+
+def test_nnunets_predictor_is_left_alone_where_the_plans_are_for_segmentation(predictor, manager):
+    plans = copy.deepcopy(manager.plans)
+    del plans["cdm"]
+    plans["label_manager"] = "LabelManager"
+    stock = predictor(
+        Constant(0.5), nnUNetPredictor, PlansManager(plans), [Constant(0.5).state_dict()], use_mirroring=False
+    )
+    output = stock.predict_logits_from_preprocessed_data(image(8))
+    assert type(stock) is nnUNetPredictor
+    assert output.dtype == torch.float16  # nnU-Net's own way
+    assert output.shape == (1, *SHAPE)
+
+
+def test_registering_twice_changes_nothing():
+    before = {name: getattr(nnUNetPredictor, name) for name in _PREDICTING_METHODS}
+    register()
+    assert {name: getattr(nnUNetPredictor, name) for name in _PREDICTING_METHODS} == before
+
+
+def test_a_subclass_of_nnunets_predictor_keeps_its_class(predictor):
+    class Own(nnUNetPredictor):
+        def predict_sliding_window_return_logits(self, input_image):
+            return "own"
+
+    own = predictor(Constant(0.5), Own)
+    assert own.predict_sliding_window_return_logits(image(9)) == "own"
+    assert type(own) is Own
