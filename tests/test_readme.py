@@ -6,6 +6,7 @@ not marked ``bash`` would escape, so there must be none.
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -57,8 +58,8 @@ def documented_commands():
     ]
 
 
-def is_conversion_of_patients(command):
-    return command.startswith("cdm-nnunet convert openkbp ")
+def is_for_real_patients(command):
+    return command.startswith(("cdm-nnunet convert openkbp ", "cdm-nnunet convert to-openkbp "))
 
 
 def run_in_shell(commands, folder):
@@ -108,9 +109,7 @@ def test_the_documented_commands_run_in_their_order(tmp_path):
     raw = tmp_path / "nnunet_data" / "nnUNet_raw"  # in place of the conversion of patients
     convert_synthetic(raw, 501, "OpenKBP", n_training=3, n_test=1, coarseness=2.0)
     commands = [
-        command
-        for command in documented_commands()
-        if command not in DONE_BY_CI and not is_conversion_of_patients(command)
+        command for command in documented_commands() if command not in DONE_BY_CI and not is_for_real_patients(command)
     ]
     out = run_in_shell(commands, tmp_path)
     assert out.count("dose MAE") >= 4
@@ -120,13 +119,17 @@ def test_the_documented_commands_run_in_their_order(tmp_path):
         assert len(list((evaluation / "pictures").glob("*.png"))) == 2
 
 
-def test_the_documented_conversion_of_patients_runs(tmp_path, openkbp_patients):
+def test_the_documented_conversions_of_patients_run(tmp_path, openkbp_patients):
     (tmp_path / "open-kbp").mkdir()
     (tmp_path / "open-kbp" / "provided-data").symlink_to(openkbp_patients)
-    (command,) = filter(is_conversion_of_patients, documented_commands())
-    out = run_in_shell([command], tmp_path)
+    forth, back = filter(is_for_real_patients, documented_commands())
+    out = run_in_shell([forth], tmp_path)
     assert "2 cases (2 for training, 0 for testing): 2 converted" in out
-    assert (tmp_path / "nnunet_data" / "nnUNet_raw" / "Dataset501_OpenKBP" / "dataset.json").is_file()
+    dataset = tmp_path / "nnunet_data" / "nnUNet_raw" / "Dataset501_OpenKBP"
+    assert (dataset / "dataset.json").is_file()
+    shutil.copytree(dataset / "labelsTr", tmp_path / "predictions" / "cdm")
+    assert "2 predicted doses written to submission" in run_in_shell([back], tmp_path)
+    assert len(list((tmp_path / "submission").glob("*.csv"))) == 2
 
 
 def test_a_command_that_fails_fails_the_test(tmp_path):
