@@ -25,7 +25,9 @@ def module_names():
 def run_examples(module):
     """Number of examples of a module; an example that fails fails the test."""
     results = doctest.testmod(module)
-    assert results.failed == 0, f"{results.failed} of {results.attempted} examples of {module.__name__} fail; see stdout"
+    assert results.failed == 0, (
+        f"{results.failed} of {results.attempted} examples of {module.__name__} fail; see stdout"
+    )
     return results.attempted
 
 

@@ -152,7 +152,7 @@ def render(record: Mapping[str, Any]) -> str:
     for trainer, name in names.items():
         lines.append(f"{name:<24}" + "".join(f"{models[trainer][key]:>17.2f}" for key, _ in columns))
     lines += [
-        "PTV and OAR score: mean difference of the DVH metrics from the reference plan, Gy.",
+        "PTV and OAR score: mean difference of DVH metrics from the reference plan (D in Gy, V in % of the volume).",
         "These trainings take minutes: they show that everything runs, not which loss is better.",
         "",
     ]

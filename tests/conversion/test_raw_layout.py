@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from cdm_nnunet.dataset_conversion import case_files
 from cdm_nnunet.dataset_conversion.raw_layout import template_catalogue, write_dataset
 from cdm_nnunet.dataset_conversion.synthetic import SyntheticSource
 
