@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from cdm_nnunet.errors import InputError
 
 _PREFIX = "CDM_"
+_SEED_LIMIT = 4_294_967_000  # NumPy's, with room for a seed of each loader process
 
 
 @dataclass(frozen=True)
@@ -49,18 +50,25 @@ class TrainingSettings:
             raise InputError(f"{_variable('loss_weight')} must not be negative, not {self.loss_weight}")
         if not 0 <= self.loss_start <= 1:
             raise InputError(f"{_variable('loss_start')} is a share of the epochs from 0 to 1, not {self.loss_start}")
+        if self.seed >= _SEED_LIMIT:
+            raise InputError(f"{_variable('seed')} must be below {_SEED_LIMIT}, not {self.seed}")
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> TrainingSettings:
         """Read the variables that are set.
 
         Raises:
-            InputError: If one is not a number of its kind.
+            InputError: If one is not a number of its kind, or a variable that starts with ``CDM_`` is none of ours: a
+                misspelt name would otherwise train for days with a default.
 
         Example:
             >>> TrainingSettings.from_environment({"CDM_NUM_EPOCHS": "20"}).num_epochs
             20
         """
+        known = [_variable(field.name) for field in fields(cls)]
+        unknown = sorted(name for name in environment if name.startswith(_PREFIX) and name not in known)
+        if unknown:
+            raise InputError(f"unknown variable {', '.join(unknown)}; known are {', '.join(known)}")
         values: dict[str, int | float] = {}
         for field in fields(cls):
             text = environment.get(_variable(field.name))

@@ -1,0 +1,65 @@
+"""Five phantoms on a coarse grid, planned and preprocessed once, and trainers on them."""
+
+import concurrent.futures
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+DATASET_ID, NAME = 532, "Dataset532_Phantoms"
+
+
+class InThisProcess(concurrent.futures.ThreadPoolExecutor):
+    """Stands for a pool of spawned processes, which take seconds to start."""
+
+    def __init__(self, max_workers=None, mp_context=None):
+        super().__init__(1)
+
+
+@pytest.fixture(scope="session")
+def root_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from cdm_nnunet.dataset_conversion.synthetic import convert_synthetic
+
+    from cdm_nnunet.nnunet.planner import plan_and_preprocess
+
+    root = tmp_path_factory.mktemp("phantoms")
+    with pytest.MonkeyPatch.context() as patch:
+        for folder in ("raw", "preprocessed", "results"):
+            (root / folder).mkdir()
+            patch.setenv(f"nnUNet_{folder}", str(root / folder))
+        patch.setenv("nnUNet_n_proc_DA", "1")
+        patch.setattr(concurrent.futures, "ProcessPoolExecutor", InThisProcess)
+        convert_synthetic(root / "raw", DATASET_ID, "Phantoms", n_training=5, coarseness=2.0)
+        plan_and_preprocess(DATASET_ID, coarse_spacing_mm=12.0, base_features=4, n_processes=1)
+    return root
+
+
+@pytest.fixture
+def preprocessed(root_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The preprocessed data set, with nnU-Net's variables set, results in a folder of the test's own."""
+    monkeypatch.setenv("nnUNet_raw", str(root_once / "raw"))
+    monkeypatch.setenv("nnUNet_preprocessed", str(root_once / "preprocessed"))
+    monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    for name, value in {"NUM_EPOCHS": "2", "NUM_ITERATIONS": "2", "NUM_VAL_ITERATIONS": "1", "SEED": "3"}.items():
+        monkeypatch.setenv(f"CDM_{name}", value)
+    return root_once / "preprocessed" / NAME
+
+
+@pytest.fixture
+def make_trainer(preprocessed: Path, monkeypatch: pytest.MonkeyPatch) -> Callable:
+    """Make a trainer by name, with settings by the name of their variable."""
+
+    def make(name: str = "nnUNetTrainerCDM", *, fold=0, continue_training=False, **settings: str):
+        from cdm_nnunet import trainers
+
+        for variable, value in settings.items():
+            monkeypatch.setenv(f"CDM_{variable}", value)
+        plans = json.loads((preprocessed / "nnUNetPlans.json").read_text())
+        plans["continue_training"] = continue_training
+        dataset_json = json.loads((preprocessed / "dataset.json").read_text())
+        return getattr(trainers, name)(plans, "3d_fullres", fold, dataset_json, torch.device("cpu"))
+
+    return make

@@ -1,0 +1,84 @@
+"""Settings of a training from the environment."""
+
+import os
+
+import pytest
+from cdm_nnunet.trainers.settings import TrainingSettings
+
+from cdm_nnunet.errors import InputError
+
+
+def test_defaults_without_variables():
+    assert TrainingSettings.from_environment({}) == TrainingSettings()
+    assert TrainingSettings.from_environment({"HOME": "x", "nnUNet_raw": "y"}) == TrainingSettings()
+
+
+def test_every_field_has_its_variable():
+    settings = TrainingSettings.from_environment(
+        {
+            "CDM_NUM_EPOCHS": "20",
+            "CDM_NUM_ITERATIONS": "7",
+            "CDM_NUM_VAL_ITERATIONS": "3",
+            "CDM_LEARNING_RATE": "5e-4",
+            "CDM_LOSS_WEIGHT": "0.25",
+            "CDM_LOSS_START": "0",
+            "CDM_SEED": "11",
+        }
+    )
+    assert settings == TrainingSettings(20, 7, 3, 5e-4, 0.25, 0.0, 11)
+
+
+def test_the_environment_is_read_when_asked(monkeypatch):
+    """Not when the module is imported."""
+    monkeypatch.setenv("CDM_NUM_EPOCHS", "33")
+    assert TrainingSettings.from_environment().num_epochs == 33
+    monkeypatch.setitem(os.environ, "CDM_NUM_EPOCHS", "34")
+    assert TrainingSettings.from_environment().num_epochs == 34
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("CDM_NUM_EPOCHS", "ten", "CDM_NUM_EPOCHS must be of type int, not 'ten'"),
+        ("CDM_NUM_EPOCHS", "1.5", "CDM_NUM_EPOCHS must be of type int, not '1.5'"),
+        ("CDM_NUM_EPOCHS", "", "CDM_NUM_EPOCHS must be of type int, not ''"),
+        ("CDM_NUM_EPOCHS", "0", "CDM_NUM_EPOCHS must be at least 1, not 0"),
+        ("CDM_NUM_ITERATIONS", "-1", "CDM_NUM_ITERATIONS must be at least 1, not -1"),
+        ("CDM_NUM_VAL_ITERATIONS", "0", "CDM_NUM_VAL_ITERATIONS must be at least 1, not 0"),
+        ("CDM_LEARNING_RATE", "fast", "CDM_LEARNING_RATE must be of type float, not 'fast'"),
+        ("CDM_LEARNING_RATE", "0", "CDM_LEARNING_RATE must be above zero, not 0.0"),
+        ("CDM_LEARNING_RATE", "nan", "CDM_LEARNING_RATE must be above zero, not nan"),
+        ("CDM_LEARNING_RATE", "inf", "CDM_LEARNING_RATE must be above zero, not inf"),
+        ("CDM_LOSS_WEIGHT", "-0.5", "CDM_LOSS_WEIGHT must not be negative, not -0.5"),
+        ("CDM_LOSS_WEIGHT", "nan", "CDM_LOSS_WEIGHT must not be negative, not nan"),
+        ("CDM_LOSS_START", "1.1", "CDM_LOSS_START is a share of the epochs from 0 to 1, not 1.1"),
+        ("CDM_LOSS_START", "nan", "CDM_LOSS_START is a share of the epochs from 0 to 1, not nan"),
+        ("CDM_SEED", "4294967296", "CDM_SEED must be below 4294967000, not 4294967296"),
+        ("CDM_NUM_EPOCH", "5", "unknown variable CDM_NUM_EPOCH; known are CDM_NUM_EPOCHS, "),
+    ],
+)
+def test_what_makes_no_sense_is_refused_by_the_name_of_its_variable(variable, value, message):
+    with pytest.raises(InputError) as caught:
+        TrainingSettings.from_environment({variable: value})
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("n_epochs", [1, 2, 7, 100, 1000])
+@pytest.mark.parametrize("start", [0.0, 0.5, 0.9])
+def test_the_weight_rises_once_and_reaches_its_full_value(n_epochs, start):
+    settings = TrainingSettings(num_epochs=n_epochs, loss_weight=0.4, loss_start=start)
+    weights = [settings.cdm_weight(epoch) for epoch in range(n_epochs)]
+    assert weights == sorted(weights)
+    assert all(0 <= weight <= 0.4 for weight in weights)
+    before = [weight for epoch, weight in enumerate(weights) if epoch + 1 <= start * n_epochs]
+    assert not any(before)
+    assert all(weight > 0 for weight in weights[len(before) :])
+    if start + 0.1 < 1 and n_epochs >= 10:
+        assert weights[-1] == pytest.approx(0.4)
+
+
+def test_from_the_first_step_or_never():
+    assert TrainingSettings(loss_start=0.0, loss_weight=0.7, num_epochs=1).cdm_weight(0) == 0.7
+    assert TrainingSettings(loss_start=0.0, loss_weight=0.7).cdm_weight(0) == 0.7
+    assert TrainingSettings(loss_start=1.0, num_epochs=100).cdm_weight(99) == 0.0
+    assert TrainingSettings(loss_weight=0.0, num_epochs=100).cdm_weight(99) == 0.0

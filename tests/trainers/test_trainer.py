@@ -1,0 +1,241 @@
+"""What a trainer does in a step, an epoch and a validation, on phantoms."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+from cdm_nnunet.errors import InputError
+from cdm_nnunet.losses.bits import roi_mask
+
+
+@pytest.fixture
+def started(make_trainer):
+    """A trainer, its network built, with a training batch."""
+
+    def start(name="nnUNetTrainerCDM", **settings):
+        trainer = make_trainer(name, **settings)
+        trainer.initialize()
+        trainer.dataloader_train, trainer.dataloader_val = trainer.get_dataloaders()
+        trainer.set_deep_supervision_enabled(True)
+        return trainer, next(trainer.dataloader_train)
+
+    return start
+
+
+class Oracle(torch.nn.Module):
+    """Predicts the reference dose inside the region and nonsense outside; optionally some Gy too much."""
+
+    def __init__(self, trainer, batch, offset_gy=0.0):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(()))
+        region = trainer._region(batch["data"][:, 2:])
+        dose = (batch["target"] + offset_gy) / trainer.dose_plans.dose_scale_gy
+        self.register_buffer("dose", torch.where(region > 0, dose, torch.full_like(dose, -3.0)))
+        self.decoder = torch.nn.Module()
+        self.n_outputs = len(trainer._get_deep_supervision_scales())
+
+    def forward(self, x):
+        return [self.dose * self.scale] * self.n_outputs
+
+
+def test_a_step_lowers_the_loss_and_every_part_counts(started):
+    trainer, batch = started(LOSS_START="0", LEARNING_RATE="0.003")
+    losses = [float(trainer.train_step(batch)["loss"]) for _ in range(12)]
+    assert np.isfinite(losses).all()
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_the_loss_is_mae_plus_weighted_cdm(started):
+    trainer, batch = started(LOSS_START="0", LOSS_WEIGHT="0.4")
+    with torch.no_grad():
+        dose, reference, region, words, mae, additional = trainer._forward(batch)
+        cdm = trainer.cdm_loss(
+            dose, reference, words, batch["prescription_gy"], batch["voxel_volume_cc"], batch["roi_voxels"]
+        )
+    assert dose.dtype == reference.dtype == mae.dtype == additional.dtype == torch.float32
+    assert float(additional) == pytest.approx(0.4 * float(cdm), rel=1e-6)
+    assert float(additional) > 0
+    assert torch.equal(region[:, 0], roi_mask(words, trainer.dose_plans.catalogue.dose_region_bit).float())
+    assert not dose[region == 0].any()
+    assert float(trainer.train_step(batch)["loss"]) == pytest.approx(float(mae + additional), rel=1e-2)
+
+
+def test_cdm_sets_in_when_its_setting_says(started):
+    trainer, batch = started(NUM_EPOCHS="10", LOSS_START="0.5")
+    trainer.current_epoch = 4
+    assert trainer._forward(batch)[-1] is None
+    trainer.current_epoch = 5
+    assert trainer._forward(batch)[-1] is not None
+
+
+def test_the_baseline_has_no_other_loss(started):
+    trainer, batch = started("nnUNetTrainerDoseMAE", LOSS_START="0")
+    assert trainer._forward(batch)[-1] is None
+    assert not hasattr(trainer, "cdm_loss")
+
+
+def test_a_perfect_prediction_has_no_error_and_no_loss(started):
+    """Whatever the network says outside the dose region."""
+    trainer, batch = started(LOSS_START="0")
+    trainer.loss.weights = tuple(1.0 if k == 0 else 0.0 for k in range(len(trainer.loss.weights)))
+    trainer.network = Oracle(trainer, batch)
+    with torch.no_grad():
+        outcome = trainer.validation_step(batch)
+    assert outcome["loss"] == pytest.approx(0.0, abs=1e-6)
+    assert outcome["errors"].mae_gy == pytest.approx(0.0, abs=1e-4)
+    assert outcome["errors"].ptv == pytest.approx(0.0, abs=1e-3)
+    assert outcome["errors"].oar == pytest.approx(0.0, abs=1e-3)
+
+
+def test_errors_are_in_gray(started):
+    trainer, batch = started()
+    trainer.network = Oracle(trainer, batch, offset_gy=2.0)
+    with torch.no_grad():
+        errors = trainer.validation_step(batch)["errors"]
+    assert errors.mae_gy == pytest.approx(2.0, rel=1e-3)
+    assert errors.oar == pytest.approx(2.0, rel=0.05)  # OpenKBP's OAR metrics are doses
+
+
+def test_a_loss_that_is_not_finite_stops_the_training(started):
+    trainer, batch = started()
+    batch["target"] = batch["target"] * float("nan")
+    with pytest.raises(RuntimeError, match="the loss is nan in epoch 0: the training has diverged"):
+        trainer.train_step(batch)
+
+
+def test_the_coarsest_output_has_no_weight_and_the_weights_add_up(started):
+    trainer, _ = started()
+    weights = trainer.loss.weights
+    assert len(weights) == len(trainer._get_deep_supervision_scales())
+    assert sum(weights) == pytest.approx(1.0)
+    if len(weights) > 1:
+        assert weights[-1] == 0
+        assert list(weights[:-1]) == pytest.approx([2 * w for w in weights[1:-1]] + [weights[-2]])
+
+
+def test_equal_seeds_give_equal_first_batches_and_weights(make_trainer):
+    prints = []
+    for seed in ("5", "5", "6"):
+        trainer = make_trainer(SEED=seed)
+        trainer.initialize()
+        first = next(iter(trainer.network.parameters())).detach().clone()
+        loader, _ = trainer.get_dataloaders()
+        prints.append((first.numpy().tobytes(), next(loader)["data"].numpy().tobytes()))
+    assert prints[0] == prints[1]
+    assert prints[0][0] != prints[2][0]
+    assert prints[0][1] != prints[2][1]
+
+
+def test_a_training_from_start_to_end_and_on(make_trainer, tmp_path):
+    """Two epochs, then a third by --c: log, picture, checkpoints, validation doses on the patients' grid."""
+    trainer = make_trainer(LOSS_START="0")
+    trainer.run_training()
+    trainer.perform_actual_validation()
+    folder = Path(trainer.output_folder)
+    assert folder.is_relative_to(tmp_path)
+    logged = trainer.logger.local_logger.my_fantastic_logging
+    assert all(len(values) == 2 for values in logged.values())
+    assert logged["ema_score"][1] == pytest.approx(0.9 * logged["val_score"][0] + 0.1 * logged["val_score"][1])
+    assert not any("dice" in key.lower() for key in logged)
+    text = "".join(path.read_text() for path in folder.glob("training_log_*.txt"))
+    assert "dice" not in text.lower()
+    assert "validation patches: dose MAE" in text
+    assert (folder / "progress.png").stat().st_size > 10_000
+    final = torch.load(folder / "checkpoint_final.pth", weights_only=False)
+    assert final["inference_allowed_mirroring_axes"] is None  # nnU-Net must not mirror without swapping bits
+    assert final["_best_ema"] == min(logged["ema_score"])
+
+    summary = json.loads((folder / "validation" / "summary.json").read_text())
+    (case,) = summary["cases"]
+    written = sitk.ReadImage(str(folder / "validation" / f"{case}.nii.gz"))
+    raw = sitk.ReadImage(
+        str(trainer.preprocessed_dataset_folder_base).replace("/preprocessed/", "/raw/") + f"/labelsTr/{case}.nii.gz"
+    )
+    assert written.GetSize() == raw.GetSize()
+    np.testing.assert_allclose(written.GetOrigin(), raw.GetOrigin(), atol=1e-4)
+
+    further = make_trainer(continue_training=True, LOSS_START="0", NUM_EPOCHS="3")
+    further.load_checkpoint(str(folder / "checkpoint_final.pth"))
+    assert further.current_epoch == 2
+    before = next(iter(further.network.parameters())).detach().clone()
+    assert torch.equal(before, final["network_weights"][next(iter(dict(further.network.named_parameters())))])
+    further.run_training()
+    assert len(further.logger.local_logger.my_fantastic_logging["val_score"]) == 3
+    assert not torch.equal(before, next(iter(further.network.parameters())).detach())
+
+
+def test_the_best_checkpoint_is_the_one_of_the_lowest_score(make_trainer, monkeypatch):
+    trainer = make_trainer()
+    trainer.initialize()
+    saved = []
+    monkeypatch.setattr(trainer, "save_checkpoint", lambda path: saved.append((trainer.current_epoch, Path(path).name)))
+    monkeypatch.setattr(trainer.logger, "plot_progress_png", lambda _: None)
+    for epoch, score in enumerate((5.0, 4.0, 4.5, 3.0)):
+        for key in trainer.logger.local_logger.my_fantastic_logging:
+            trainer.logger.log(key, score, epoch)
+        trainer.on_epoch_end()
+    assert saved == [(epoch, "checkpoint_best.pth") for epoch in (0, 1, 3)]
+
+
+def test_all_cases_can_be_trained_on(make_trainer):
+    trainer = make_trainer(fold="all")
+    trainer.initialize()
+    training, validation = trainer.do_split()
+    assert sorted(training) == sorted(validation) == [f"phantom_{k:03d}" for k in range(1, 6)]
+
+
+@pytest.mark.parametrize(
+    ("fold", "message"),
+    [
+        (
+            {"train": ["phantom_001", "ghost"], "val": ["phantom_002"]},
+            "has 1 training cases that were not preprocessed",
+        ),
+        ({"train": ["phantom_001"], "val": []}, "has no validation case"),
+        ({"train": [], "val": ["phantom_001"]}, "has no training case"),
+    ],
+)
+def test_a_split_that_does_not_fit_is_refused(make_trainer, preprocessed, tmp_path, fold, message):
+    trainer = make_trainer()
+    trainer.initialize()
+    (tmp_path / "splits_final.json").write_text(json.dumps([fold]))
+    trainer.preprocessed_dataset_folder_base = str(tmp_path)
+    with pytest.raises(InputError, match=message):
+        trainer.do_split()
+
+
+def test_npz_is_refused_at_once(make_trainer, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["nnUNetv2_train", "532", "3d_fullres", "0", "--npz"])
+    with pytest.raises(InputError, match="--npz: a dose has no class probabilities; leave the option out"):
+        make_trainer()
+    assert not (tmp_path / "results").exists()
+
+
+def test_probabilities_of_the_validation_are_refused(make_trainer):
+    with pytest.raises(InputError, match="--npz: a dose has no class probabilities"):
+        make_trainer().perform_actual_validation(save_probabilities=True)
+
+
+def test_a_variable_out_of_range_is_refused_before_anything_is_written(make_trainer, tmp_path):
+    with pytest.raises(InputError, match="CDM_NUM_EPOCHS must be at least 1"):
+        make_trainer(NUM_EPOCHS="0")
+    assert not (tmp_path / "results").exists()
+
+
+def test_weights_of_another_model_are_taken_over(make_trainer, tmp_path):
+    from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
+
+    first, second = make_trainer(SEED="1"), make_trainer("nnUNetTrainerDoseMAE", SEED="2")
+    for trainer in (first, second):
+        trainer.initialize()
+    path = tmp_path / "weights.pth"
+    torch.save({"network_weights": first.network.state_dict()}, path)
+    load_pretrained_weights(second.network, str(path))
+    for name, value in second.network.state_dict().items():
+        same = torch.equal(value, first.network.state_dict()[name])
+        assert same or "seg_layers" in name  # nnU-Net never takes over the last layer
