@@ -34,6 +34,7 @@ from cdm_nnunet.nnunet.logger import DoseLogger
 from cdm_nnunet.nnunet.plans import FIRST_WORD, DosePlans
 from cdm_nnunet.nnunet.predictor import DosePredictor
 from cdm_nnunet.nnunet.reader import CDMReaderWriter
+from cdm_nnunet.nnunet.registration import register
 
 _GRADIENT_NORM = 12
 _UNSUPPORTED = {"--npz": "a dose has no class probabilities"}
@@ -68,6 +69,9 @@ class DoseTrainer(nnUNetTrainer):
         if dataset_json.get("cdm", {}).get("catalogue") != plans["cdm"]["catalogue"]:
             raise InputError("dataset.json and plans have different ROI catalogues; run 'cdm-nnunet plan' again")
         super().__init__(plans, configuration, fold, dataset_json, device)
+        # Every checkpoint names this function, and to unpickle it is to import cdm_nnunet.nnunet: so nnUNetv2_predict
+        # has our classes when it looks for the label manager, which it does before it looks for the trainer.
+        self.my_init_kwargs["plugin"] = register
         self.digest = self.dose_plans.digest(configuration)
         self.logger.local_logger = DoseLogger()
         self.evaluation_terms = Terms.of(self.dose_plans.template, self.dose_plans.catalogue, "evaluation")

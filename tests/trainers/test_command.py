@@ -1,0 +1,54 @@
+"""``cdm-nnunet train`` refuses what makes no sense with one line and status 2, before a training starts."""
+
+import pickletools
+import re
+import zipfile
+
+import pytest
+
+from cdm_nnunet.cli.main import main
+
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")  # of timm, which nnU-Net's search imports
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            "3d_fullres 0 -tr nnUNetTrainerDiceLoss",
+            r"trainer 'nnUNetTrainerDiceLoss' is for segmentation; train with nnU",
+        ),
+        ("3d_fullres 0 -tr nnUNetTrainer", r"trainer 'nnUNetTrainer' is for segmentation"),
+        ("3d_fullres 0 -tr nnUNetTrainerNobody", r"no trainer named 'nnUNetTrainerNobody'; there are nnUNetTrainerCDM"),
+        ("3d_lowres 0", r"unknown configuration '3d_lowres'; the plans 'nnUNetPlans' have 3d_fullres, 3d_coarse"),
+        ("3d_coarse 0", r"nnUNetPlans_3d_coarse is missing; run: cdm-nnunet plan -d 532 -c 3d_coarse"),
+        ("3d_fullres 0 -p MyPlans", r"\S+MyPlans\.json is missing; run: cdm-nnunet plan -d 532"),
+        ("3d_fullres first", r"the fold is a number or 'all', not 'first'"),
+        ("3d_fullres 0 --c --val", r"--c continues a training and --val skips it"),
+        ("3d_fullres 0 --c -pretrained_weights x.pth", r"--c continues a training and -pretrained_weights starts one"),
+        ("3d_fullres 0 -pretrained_weights nowhere.pth", r"no file nowhere\.pth \(-pretrained_weights\)"),
+        ("3d_fullres 0 --val", r"--val validates a finished training, and \S+fold_0 has no checkpoint_final\.pth"),
+    ],
+)
+def test_one_line_and_status_2(preprocessed, capfd, options, message):
+    assert main(["train", "532", *options.split(), "-device", "cpu"]) == 2
+    errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("cdm-nnunet: error:")]
+    assert len(errors) == 1
+    assert re.search(message, errors[0])
+
+
+def test_an_unknown_data_set(preprocessed, capfd):
+    assert main(["train", "999", "3d_fullres", "0", "-device", "cpu"]) == 2
+    assert "no dataset 999 in" in capfd.readouterr().err
+
+
+def test_every_checkpoint_brings_the_plugin_along(make_trainer, tmp_path):
+    """nnUNetv2_predict unpickles the checkpoint before it needs our classes: a name in it imports them."""
+    trainer = make_trainer()
+    trainer.initialize()
+    path = tmp_path / "checkpoint.pth"
+    trainer.save_checkpoint(str(path))
+    with zipfile.ZipFile(path) as archive:
+        name = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
+        names = [text for _, text, _ in pickletools.genops(archive.read(name)) if isinstance(text, str)]
+    assert "cdm_nnunet.nnunet.registration register" in names
