@@ -69,8 +69,7 @@ class DoseTrainer(nnUNetTrainer):
         if dataset_json.get("cdm", {}).get("catalogue") != plans["cdm"]["catalogue"]:
             raise InputError("dataset.json and plans have different ROI catalogues; run 'cdm-nnunet plan' again")
         super().__init__(plans, configuration, fold, dataset_json, device)
-        # Every checkpoint names this function, and to unpickle it is to import cdm_nnunet.nnunet: so nnUNetv2_predict
-        # has our classes when it looks for the label manager, which it does before it looks for the trainer.
+        # nnUNetv2_predict unpickles the checkpoint before it looks for our classes: this name in it registers them
         self.my_init_kwargs["plugin"] = register
         self.digest = self.dose_plans.digest(configuration)
         self.logger.local_logger = DoseLogger()
