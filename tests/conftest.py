@@ -34,7 +34,7 @@ def openkbp_patients(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copytree(unpacked, out / split / name)
         elif packed is not None:
             with tarfile.open(packed) as tar:
-                tar.extractall(out, filter="data")
+                tar.extractall(out, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))  # from 3.11.4 on
         else:
             pytest.skip(f"no OpenKBP patient {name} in {source}; set OPENKBP_DIR to a folder that has it")
     return out
