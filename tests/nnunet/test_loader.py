@@ -203,6 +203,8 @@ def test_a_stale_case_stops_the_loader(planned):
         next(loader(planned, (8, 8, 8), digest="0123456789abcdef"))
 
 
+# (batchgenerators' own thread may still read from a worker that is being stopped)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_worker_processes_draw_different_patches_and_augmentations(planned):
     """A forked worker inherits its parent's generators: two of them must not draw the same."""
     patch = (6, 10, 10)
