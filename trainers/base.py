@@ -12,8 +12,6 @@ import numpy as np
 import torch
 from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
-from cdm_nnunet.trainers.settings import TrainingSettings
-from cdm_nnunet.trainers.validation import PatchErrors, patch_errors
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
@@ -35,6 +33,8 @@ from cdm_nnunet.nnunet.plans import FIRST_WORD, DosePlans
 from cdm_nnunet.nnunet.predictor import DosePredictor
 from cdm_nnunet.nnunet.reader import CDMReaderWriter
 from cdm_nnunet.nnunet.registration import register
+from cdm_nnunet.trainers.settings import TrainingSettings
+from cdm_nnunet.trainers.validation import PatchErrors, patch_errors
 
 _GRADIENT_NORM = 12
 _UNSUPPORTED = {"--npz": "a dose has no class probabilities"}

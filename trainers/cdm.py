@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from cdm_nnunet.trainers.base import DoseTrainer
 from torch import Tensor
 
 from cdm_nnunet.losses.cdm import CDMLoss
 from cdm_nnunet.losses.metrics import Terms
+from cdm_nnunet.trainers.base import DoseTrainer
 
 
 class nnUNetTrainerCDM(DoseTrainer):  # noqa: N801  # nnU-Net finds trainers by names of this form

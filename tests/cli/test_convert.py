@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from cdm_nnunet.dataset_conversion import synthetic
 
 from cdm_nnunet.cli.main import main
 from cdm_nnunet.dataset import RawDataset
+from cdm_nnunet.dataset_conversion import synthetic
 
 
 @pytest.fixture(autouse=True)

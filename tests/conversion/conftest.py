@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from cdm_nnunet.dataset_conversion.case import Case, Geometry, pack_masks
 from cdm_nnunet.dataset_conversion.raw_layout import DatasetSpec, template_catalogue
-
 from cdm_nnunet.dvh import Template
 from cdm_nnunet.errors import InputError
 

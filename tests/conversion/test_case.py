@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
-from cdm_nnunet.dataset_conversion.case import Case, Geometry, clip_hu, pack_masks
 
+from cdm_nnunet.dataset_conversion.case import Case, Geometry, clip_hu, pack_masks
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.roi import unpack
 

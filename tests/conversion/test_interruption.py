@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from cdm_nnunet.dataset_conversion.case_files import CompletedCase
 
 # Serves orders "KILL_AT FOLDER SEED SEED" on stdin: a fork converts two phantoms, and kills itself instead of taking

@@ -3,6 +3,8 @@ import shutil
 import numpy as np
 import pytest
 import SimpleITK as sitk
+
+from cdm_nnunet.dataset import RawDataset
 from cdm_nnunet.dataset_conversion.openkbp import (
     OpenKbpPatient,
     convert_openkbp,
@@ -12,8 +14,6 @@ from cdm_nnunet.dataset_conversion.openkbp import (
 )
 from cdm_nnunet.dataset_conversion.openkbp_csv import from_grid, read_values, to_grid, write_values
 from cdm_nnunet.dataset_conversion.raw_layout import template_catalogue
-
-from cdm_nnunet.dataset import RawDataset
 from cdm_nnunet.dvh import Template
 from cdm_nnunet.errors import InputError
 

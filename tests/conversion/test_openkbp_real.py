@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from cdm_nnunet.dataset_conversion.openkbp import ROI_FILES, convert_openkbp, write_prediction_csv
 
 from cdm_nnunet.dataset import RawDataset
+from cdm_nnunet.dataset_conversion.openkbp import ROI_FILES, convert_openkbp, write_prediction_csv
 
 CASES = {"pt_1": "train-pats", "pt_201": "validation-pats"}
 

@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from cdm_nnunet.dataset_conversion.raw_layout import template_catalogue, write_dataset
-from cdm_nnunet.dataset_conversion.synthetic import SyntheticSource
 
 from cdm_nnunet import files
 from cdm_nnunet.dataset import RawDataset
+from cdm_nnunet.dataset_conversion.raw_layout import template_catalogue, write_dataset
+from cdm_nnunet.dataset_conversion.synthetic import SyntheticSource
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.images import Image, write_image
 

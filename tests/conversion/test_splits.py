@@ -1,10 +1,10 @@
 from collections import Counter
 
 import pytest
-from cdm_nnunet.dataset_conversion.splits import make_folds
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cdm_nnunet.dataset_conversion.splits import make_folds
 from cdm_nnunet.errors import InputError
 
 

@@ -2,10 +2,10 @@ import json
 
 import numpy as np
 import pytest
-from cdm_nnunet.dataset_conversion.synthetic import convert_synthetic, synthetic_patient
 from scipy import ndimage
 
 from cdm_nnunet.dataset import RawDataset
+from cdm_nnunet.dataset_conversion.synthetic import convert_synthetic, synthetic_patient
 from cdm_nnunet.errors import InputError
 
 SEEDS = range(1, 7)

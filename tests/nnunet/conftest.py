@@ -1,16 +1,15 @@
 """A data set of five small patients with 20 overlapping ROIs, planned and preprocessed once."""
 
-import concurrent.futures
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pytest
-from cdm_nnunet.dataset_conversion.case import Case, Geometry, pack_masks
-from cdm_nnunet.dataset_conversion.raw_layout import DatasetSpec, template_catalogue, write_dataset
 
 from cdm_nnunet.dataset import RawDataset
+from cdm_nnunet.dataset_conversion.case import Case, Geometry, pack_masks
+from cdm_nnunet.dataset_conversion.raw_layout import DatasetSpec, template_catalogue, write_dataset
 from cdm_nnunet.dvh import Template
 
 DATASET_ID = 531
@@ -124,13 +123,6 @@ def write_small_dataset(raw: Path, n_cases: int = 5, used: Template = TEMPLATE, 
     return RawDataset(raw / f"Dataset{DATASET_ID}_Small")
 
 
-class InThisProcess(concurrent.futures.ThreadPoolExecutor):
-    """Stands for a pool of spawned processes, which take seconds to start."""
-
-    def __init__(self, max_workers=None, mp_context=None):
-        super().__init__(1)
-
-
 @dataclass(frozen=True)
 class Folders:
     """nnU-Net's three folders, with a raw data set."""
@@ -158,7 +150,6 @@ def planned_once(tmp_path_factory: pytest.TempPathFactory) -> Folders:
     folders = Folders(root, write_small_dataset(root / "raw"))
     with pytest.MonkeyPatch.context() as patch:
         folders.use(patch)
-        patch.setattr(concurrent.futures, "ProcessPoolExecutor", InThisProcess)
         plan_and_preprocess(
             DATASET_ID, configurations=CONFIGURATIONS, coarse_spacing_mm=6.0, base_features=4, n_processes=1
         )
@@ -174,8 +165,7 @@ def planned(planned_once: Folders, monkeypatch: pytest.MonkeyPatch) -> Folders:
 
 @pytest.fixture
 def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Folders]:
-    """Make a data set of one's own that is not planned yet; pools of processes become threads."""
-    monkeypatch.setattr(concurrent.futures, "ProcessPoolExecutor", InThisProcess)
+    """Make a data set of one's own that is not planned yet."""
 
     def make(*args, **changes) -> Folders:
         folders = Folders(tmp_path, write_small_dataset(tmp_path / "raw", *args, **changes))

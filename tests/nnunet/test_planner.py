@@ -181,7 +181,7 @@ def test_a_split_that_has_changed_is_refused_before_any_work(fresh):
     splits[0]["val"], splits[0]["train"] = splits[0]["train"][:1], splits[0]["train"][1:] + splits[0]["val"]
     (folders.preprocessed / "splits_final.json").write_text(json.dumps(splits))
     with pytest.raises(InputError, match=r"splits_final\.json differs from .*; delete the former"):
-        plan_and_preprocess(531, base_features=4)
+        plan_and_preprocess(531, base_features=4, n_processes=1)
     assert [path.name for path in folders.preprocessed.iterdir()] == ["splits_final.json"]
 
 
@@ -200,7 +200,7 @@ def test_files_and_records_that_disagree_are_refused(fresh):
     del cases["case_1"]
     path.write_text(json.dumps(cases))
     with pytest.raises(InputError, match=r"imagesTr and cdm_cases\.json of .* disagree about case_1; convert the data"):
-        plan_and_preprocess(531, base_features=4)
+        plan_and_preprocess(531, base_features=4, n_processes=1)
 
 
 def test_a_dose_of_zero_is_refused(fresh):
@@ -210,7 +210,7 @@ def test_a_dose_of_zero_is_refused(fresh):
     image = read_image(folders.raw.dose_path("case_1"))
     write_image(type(image)(image.path, image.values * 0, image.spacing_mm, image.origin_mm, image.direction))
     with pytest.raises(InputError, match=r"case_1\.nii\.gz is zero everywhere"):
-        plan_and_preprocess(531, base_features=4)
+        plan_and_preprocess(531, base_features=4, n_processes=1)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """Five phantoms on a coarse grid, planned and preprocessed once, and trainers on them."""
 
-import concurrent.futures
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,17 +10,9 @@ import torch
 DATASET_ID, NAME = 532, "Dataset532_Phantoms"
 
 
-class InThisProcess(concurrent.futures.ThreadPoolExecutor):
-    """Stands for a pool of spawned processes, which take seconds to start."""
-
-    def __init__(self, max_workers=None, mp_context=None):
-        super().__init__(1)
-
-
 @pytest.fixture(scope="session")
 def root_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from cdm_nnunet.dataset_conversion.synthetic import convert_synthetic
-
     from cdm_nnunet.nnunet.planner import plan_and_preprocess
 
     root = tmp_path_factory.mktemp("phantoms")
@@ -30,7 +21,6 @@ def root_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (root / folder).mkdir()
             patch.setenv(f"nnUNet_{folder}", str(root / folder))
         patch.setenv("nnUNet_n_proc_DA", "1")
-        patch.setattr(concurrent.futures, "ProcessPoolExecutor", InThisProcess)
         convert_synthetic(root / "raw", DATASET_ID, "Phantoms", n_training=5, coarseness=2.0)
         plan_and_preprocess(DATASET_ID, coarse_spacing_mm=12.0, base_features=4, n_processes=1)
     return root

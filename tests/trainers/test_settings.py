@@ -3,9 +3,9 @@
 import os
 
 import pytest
-from cdm_nnunet.trainers.settings import TrainingSettings
 
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.trainers.settings import TrainingSettings
 
 
 def test_defaults_without_variables():

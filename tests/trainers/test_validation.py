@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from cdm_nnunet.trainers.validation import PatchErrors, patch_errors
 
 from cdm_nnunet.dvh.metrics import Metric
 from cdm_nnunet.losses.bits import pack_words
 from cdm_nnunet.losses.metrics import Term, Terms
+from cdm_nnunet.trainers.validation import PatchErrors, patch_errors
 
 TERMS = Terms((
     Term(0, Metric.parse("Dmean"), 1.0, True),
