@@ -13,6 +13,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+
 from cdm_nnunet.dataset_conversion.synthetic import convert_synthetic
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -68,11 +69,13 @@ def run_in_shell(commands, folder):
     environment["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), environment["PATH"]])
     environment["nnUNet_n_proc_DA"] = "1"
     environment["OMP_WAIT_POLICY"] = "PASSIVE"
-    script = SHORTER + "".join(f"echo '== {number}' >&2\n{line}\n" for number, line in enumerate(commands))
+    marks = folder / "started"
+    marks.unlink(missing_ok=True)
+    script = SHORTER + "".join(f"echo {number} >> {marks}\n{line}\n" for number, line in enumerate(commands))
     done = subprocess.run(
         ["bash", "-c", script], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
-    started = [int(number) for number in re.findall(r"(?m)^== (\d+)$", done.stderr)]
+    started = [int(number) for number in marks.read_text(encoding="utf-8").split()]
     assert done.returncode == 0, f"{commands[started[-1]]}\n{done.stderr[-3000:]}"
     assert started == list(range(len(commands)))
     return done.stdout
