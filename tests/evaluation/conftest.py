@@ -1,9 +1,7 @@
 """Raw data sets for the evaluation tests: synthetic ones, and real OpenKBP patients where they are at hand."""
 
 import json
-import os
-import tarfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -121,28 +119,11 @@ def read_openkbp(files: Mapping[str, Any]) -> Case:
     return Case(dense("dose"), masks, prescriptions, dense("ct") - 1024, spacing_mm=spacing)
 
 
-def openkbp_folder() -> Path:
-    here = os.environ.get("OPENKBP_DIR")
-    folder = Path(here) if here else Path(__file__).parents[3] / "shared" / "openkbp"
-    if not folder.is_dir():
-        pytest.skip("no OpenKBP data: set OPENKBP_DIR")
-    return folder
-
-
 @pytest.fixture(scope="session")
-def openkbp_case() -> Iterator[Case]:
-    """A real validation patient."""
-    folder = openkbp_folder()
-    archive = folder / "validation-pats" / "pt_201.tar.xz"
-    patient = folder / "validation-pats" / "pt_201"
-    if archive.is_file():
-        with tarfile.open(archive) as tar:
-            members = [member for member in tar.getmembers() if member.name.endswith(".csv")]
-            yield read_openkbp({Path(member.name).stem: tar.extractfile(member) for member in members})
-    elif patient.is_dir():
-        yield read_openkbp({path.stem: path for path in patient.glob("*.csv")})
-    else:
-        pytest.skip(f"no patient pt_201 in {folder}")
+def openkbp_case(openkbp_patients: Path) -> Case:
+    """A real validation patient, read without the project's own reader."""
+    patient = openkbp_patients / "validation-pats" / "pt_201"
+    return read_openkbp({path.stem: path for path in patient.glob("*.csv")})
 
 
 @pytest.fixture
