@@ -1,0 +1,1 @@
+"""Evaluated models side by side: paired statistics, tables, one HTML file."""

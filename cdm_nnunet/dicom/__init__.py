@@ -1,0 +1,1 @@
+"""DICOM-RT: CT, structure sets, plans and doses in; doses out (pydicom)."""
