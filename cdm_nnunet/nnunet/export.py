@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.nnunet.plans import DosePlans
-from cdm_nnunet.nnunet.resampling import resample_image, resample_inside, resample_nearest
+from cdm_nnunet.nnunet.resampling import resample_dose, resample_nearest
 
 
 def dose_on_patient_grid(
@@ -36,14 +36,13 @@ def dose_on_patient_grid(
     shape = tuple(properties["shape_after_cropping_and_before_resampling"])
     packed = properties["cdm"]["dose_region"]
     if packed is None:
-        dose_gy = resample_image(output[0], shape, order=1)
+        dose_gy = resample_dose(output[0], None, shape)
     else:
         bits = np.frombuffer(zlib.decompress(packed), np.uint8)
         region = np.unpackbits(bits, count=math.prod(shape)).reshape(shape).astype(bool)
         trained_on = resample_nearest(region[None], output.shape[1:])[0]  # beyond it the output is arbitrary
-        dose_gy = resample_inside(output[0], trained_on, shape) * region
+        dose_gy = resample_dose(output[0], trained_on, shape) * region
     dose_gy *= np.float32(plans.dose_scale_gy)
-    np.maximum(dose_gy, 0, out=dose_gy)
     whole = np.zeros(properties["shape_before_cropping"], np.float32)
     whole[tuple(slice(begin, end) for begin, end in properties["bbox_used_for_cropping"])] = dose_gy
     return whole

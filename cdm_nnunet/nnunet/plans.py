@@ -18,7 +18,7 @@ PREPROCESSOR_NAME = "DosePreprocessor"
 LABEL_MANAGER_NAME = "DoseLabelManager"
 PLANNER_NAME = "DosePlanner"
 
-_PREPROCESSING_VERSION = 2  # raise it when the same raw data and plans give other preprocessed data
+_PREPROCESSING_VERSION = 3  # raise it when the same raw data and plans give other preprocessed data
 
 # Channels of preprocessed data; the ROI words follow from FIRST_WORD on.
 CT, PRESCRIPTION, FIRST_WORD = 0, 1, 2

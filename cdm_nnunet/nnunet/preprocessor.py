@@ -26,12 +26,11 @@ from cdm_nnunet.dataset import FILE_ENDING, RawDataset
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.files import raise_write_error
 from cdm_nnunet.nnunet.plans import CT, FIRST_WORD, PRESCRIPTION, DosePlans
-from cdm_nnunet.nnunet.resampling import resample_image, resample_inside, resample_nearest
+from cdm_nnunet.nnunet.resampling import resample_ct, resample_dose, resample_nearest
 from cdm_nnunet.parallel import unordered
 from cdm_nnunet.roi import WORD_BITS, Catalogue, from_words
 
 _LOCATIONS_PER_ROI = 1000
-_CT_ORDER = 3
 
 
 def crop_box(words: NDArray[np.float32], catalogue: Catalogue) -> tuple[slice, slice, slice]:
@@ -127,7 +126,7 @@ class DosePreprocessor(DefaultPreprocessor):
         new_words = resample_nearest(words, shape)
         statistics = plans.ct_statistics
         ct = np.clip(data[(CT, *box)], statistics["percentile_00_5"], statistics["percentile_99_5"])
-        ct = resample_image((ct - statistics["mean"]) / max(statistics["std"], 1e-8), shape, _CT_ORDER)
+        ct = resample_ct((ct - statistics["mean"]) / max(statistics["std"], 1e-8), shape)
         prescription = (
             resample_nearest(data[(slice(PRESCRIPTION, PRESCRIPTION + 1), *box)], shape) / plans.dose_scale_gy
         )
@@ -285,8 +284,8 @@ def _resample_dose(
     """The dose on the new grid; zero outside the dose region there too."""
     bit = catalogue.dose_region_bit
     if bit is None:
-        return resample_image(dose_gy, new_words.shape[1:], order=1)
-    return resample_inside(dose_gy, _mask(words, bit), new_words.shape[1:]) * _mask(new_words, bit)
+        return resample_dose(dose_gy, None, new_words.shape[1:])
+    return resample_dose(dose_gy, _mask(words, bit), new_words.shape[1:]) * _mask(new_words, bit)
 
 
 def _class_locations(words: NDArray[np.float32], catalogue: Catalogue) -> dict[int, NDArray[np.int32]]:
