@@ -11,13 +11,12 @@ from typing import TypeVar
 from cdm_nnunet.dataset import RawDataset
 from cdm_nnunet.dvh import Template
 from cdm_nnunet.evaluation.pairing import CaseFiles, find_cases, load_pair
-from cdm_nnunet.evaluation.record import CaseResult, Evaluation
+from cdm_nnunet.evaluation.record import RESULT_FILE, CaseResult, Evaluation
 from cdm_nnunet.evaluation.scores import dose_region_name, match_rois, pooled_scores, score_case
 from cdm_nnunet.evaluation.tables import metrics_csv, scores_csv
 from cdm_nnunet.files import write_text
 from cdm_nnunet.parallel import unordered
 
-RESULT_FILE = "result.json"
 METRICS_FILE = "metrics.csv"
 SCORES_FILE = "scores.csv"
 PICTURES_FOLDER = "pictures"
