@@ -17,6 +17,7 @@ from cdm_nnunet.errors import InputError
 from cdm_nnunet.roi import RoiKind
 
 FORMAT_VERSION = 2
+RESULT_FILE = "result.json"
 FEW_VOXELS = 100
 Certainty = Literal["pass", "acceptable", "fail", "uncertain"]
 
