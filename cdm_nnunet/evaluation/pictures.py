@@ -159,7 +159,7 @@ def dvh_figure(scene: Scene) -> Figure:
         for dose_gy, line in zip(scene.doses_gy.values(), ("-", "--"), strict=True):
             curve = cumulative_dvh(dose_gy[mask])
             width = 2.0 if list(scene.masks).index(name) < scene.n_targets else 1.4
-            colour = _on_white(scene.colours[name])
+            colour = on_white(scene.colours[name])
             axes.plot(grid_gy, curve.volume_percent_at(grid_gy), line, color=colour, linewidth=width)
     axes.set(
         xlabel="Dose (Gy)",
@@ -173,14 +173,14 @@ def dvh_figure(scene: Scene) -> Figure:
         Line2D([], [], color="0.2", linestyle="-", label="reference"),
         Line2D([], [], color="0.2", linestyle="--", label="predicted"),
     ]
-    rois = [Line2D([], [], color=_on_white(scene.colours[name]), linewidth=2, label=name) for name in scene.masks]
+    rois = [Line2D([], [], color=on_white(scene.colours[name]), linewidth=2, label=name) for name in scene.masks]
     figure.legend(handles=[*styles, *rois], loc="outside right upper", frameon=False)
     return figure
 
 
 def slices_figure(scene: Scene) -> Figure:
     """Axial, coronal and sagittal slices through the target: reference, prediction and their difference on CT."""
-    centre = _slices_through_target(scene)
+    centre = central_slices(scene)
     crops = [_crop(scene, view, centre[view.axis]) for view in VIEWS]
     shapes = [_size_mm(scene, view, *crop) for view, crop in zip(VIEWS, crops, strict=True)]
     ratios = [width / height for width, height in shapes]
@@ -299,7 +299,7 @@ def _size_mm(scene: Scene, view: _View, rows: slice, columns: slice) -> tuple[fl
     return right - left, high - low
 
 
-def _slices_through_target(scene: Scene) -> tuple[int, int, int]:
+def central_slices(scene: Scene) -> tuple[int, int, int]:
     """Slice (z, y, x) with the largest cross-section of the first target; through the hottest voxel without target."""
     if scene.n_targets == 0:
         reference = scene.doses_gy["reference"]
@@ -341,7 +341,7 @@ def _present_masks(pair: DosePair, template: Template) -> tuple[dict[str, NDArra
     return masks["target"] | masks["other"], len(masks["target"])
 
 
-def _on_white(colour: str) -> Any:
+def on_white(colour: str) -> Any:
     """A colour that was chosen for a dark picture, darkened until it can be read on white."""
     rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
     luminance = float(rgb @ (0.299, 0.587, 0.114))
