@@ -40,6 +40,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--base-features", type=int, default=32, metavar="N", help="features of the finest U-Net stage (default: 32)"
     )
+    parser.add_argument(
+        "--batch-size", type=int, metavar="N", help="batch size at most (default: what memory and cases allow)"
+    )
     parser.add_argument("-np", type=int, default=2, metavar="N", help="processes (default: 2)")
 
 
@@ -50,8 +53,9 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
             raise InputError(f"{name} must be above zero, not {value}")
     if args.spacing is not None and not all(0 < mm < math.inf for mm in args.spacing):
         raise InputError(f"--spacing must be above zero, not {args.spacing}")
-    for name, number in (("-np", args.np), ("--base-features", args.base_features)):
-        if number < 1:
+    counts = (("-np", args.np), ("--base-features", args.base_features), ("--batch-size", args.batch_size))
+    for name, number in counts:
+        if number is not None and number < 1:
             raise InputError(f"{name} must be at least 1, not {number}")
     find_dataset(args.d)
     folder("nnUNet_preprocessed")
@@ -65,6 +69,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
         spacing_mm=args.spacing,
         coarse_spacing_mm=args.coarse_spacing,
         base_features=args.base_features,
+        batch_size=args.batch_size,
         n_processes=args.np,
     )
     return {

@@ -49,6 +49,7 @@ class DosePlanner(ExperimentPlanner):
         suppress_transpose: Not used; axes are never transposed.
         coarse_spacing_mm: Voxel size of ``3d_coarse``, on every axis that is finer.
         base_features: Features of the finest stage of the U-Net; nnU-Net takes 32.
+        batch_size: Batch size at most; None for as large as memory and number of cases allow, as nnU-Net.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class DosePlanner(ExperimentPlanner):
         suppress_transpose: bool = True,
         coarse_spacing_mm: float = 6.0,
         base_features: int = 32,
+        batch_size: int | None = None,
     ):
         del preprocessor_name, suppress_transpose
         _refuse_other_splits(maybe_convert_to_dataset_name(dataset_name_or_id))
@@ -72,6 +74,7 @@ class DosePlanner(ExperimentPlanner):
         self.coarse_spacing_mm = coarse_spacing_mm
         self.UNet_class = BitDecodeUNet
         self.UNet_base_num_features = base_features
+        self.batch_size_limit = batch_size
 
     def determine_normalization_scheme_and_whether_mask_is_used_for_norm(self) -> tuple[list[str], list[bool]]:
         """For the record only: :class:`DosePreprocessor` normalises by channel."""
@@ -98,9 +101,11 @@ class DosePlanner(ExperimentPlanner):
         return float(network.compute_conv_feature_map_size(patch_size))
 
     def get_plans_for_configuration(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """As nnU-Net's, with the number of ROIs among the network's arguments."""
+        """As nnU-Net's, with the number of ROIs among the network's arguments and the limit of the batch size."""
         plan: dict[str, Any] = super().get_plans_for_configuration(*args, **kwargs)
         plan["architecture"]["arch_kwargs"]["n_rois"] = len(self.catalogue)
+        if self.batch_size_limit is not None:
+            plan["batch_size"] = min(plan["batch_size"], self.batch_size_limit)
         plan["batch_dice"] = False  # read by nnU-Net, without meaning for dose
         return plan
 
@@ -180,6 +185,7 @@ def plan_and_preprocess(
     spacing_mm: Sequence[float] | None = None,
     coarse_spacing_mm: float = 6.0,
     base_features: int = 32,
+    batch_size: int | None = None,
     n_processes: int = 2,
 ) -> dict[str, Any]:
     """Fingerprint, plans and preprocessed data of a data set.
@@ -191,6 +197,7 @@ def plan_and_preprocess(
         spacing_mm: Voxel size (z, y, x) of ``3d_fullres``; None takes the median of the data.
         coarse_spacing_mm: Voxel size of ``3d_coarse``.
         base_features: Features of the finest stage.
+        batch_size: Batch size at most; None for no limit.
         n_processes: Number of processes.
 
     Returns:
@@ -210,6 +217,7 @@ def plan_and_preprocess(
         overwrite_target_spacing=None if spacing_mm is None else [float(mm) for mm in spacing_mm],
         coarse_spacing_mm=coarse_spacing_mm,
         base_features=base_features,
+        batch_size=batch_size,
     )
     plans = planner.plan_experiment()
     for name in configurations:

@@ -133,6 +133,17 @@ def test_a_smaller_budget_gives_smaller_patches_or_batches(large):
     assert sizes[0] < sizes[1]
 
 
+@pytest.mark.parametrize("limit", [1, 3, 10_000])
+def test_the_batch_size_can_be_limited_and_not_raised(large, limit):
+    def batch_sizes(planner):
+        return {name: c["batch_size"] for name, c in planner.plan_experiment()["configurations"].items()}
+
+    free = batch_sizes(DosePlanner(531, 40, plans_name="free"))
+    limited = batch_sizes(DosePlanner(531, 40, plans_name="limited", batch_size=limit))
+    assert max(free.values()) > 1
+    assert limited == {name: min(size, limit) for name, size in free.items()}
+
+
 def _strides(configuration) -> np.ndarray:
     return np.array(configuration["architecture"]["arch_kwargs"]["strides"]).T
 
