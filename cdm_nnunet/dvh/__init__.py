@@ -1,7 +1,7 @@
 """DVH metrics, curves and clinical templates, exact, in NumPy."""
 
 from cdm_nnunet.dvh.curves import DvhCurve, cumulative_dvh
-from cdm_nnunet.dvh.metrics import CcRounding, Metric, MetricKind
+from cdm_nnunet.dvh.metrics import CcRounding, Metric, MetricKind, MetricUnit
 from cdm_nnunet.dvh.template import Goal, Template, TemplateRoi, Use, Verdict, shipped_templates
 from cdm_nnunet.dvh.values import evaluate
 
@@ -11,6 +11,7 @@ __all__ = [
     "Goal",
     "Metric",
     "MetricKind",
+    "MetricUnit",
     "Template",
     "TemplateRoi",
     "Use",

@@ -13,19 +13,39 @@ from typing import Literal, cast, get_args
 
 from cdm_nnunet.errors import InputError
 
-MetricKind = Literal["dose_at_percent", "dose_at_cc", "mean", "min", "max", "volume_at_gy", "volume_at_percent"]
+MetricKind = Literal[
+    "dose_at_percent",
+    "dose_at_cc",
+    "mean",
+    "min",
+    "max",
+    "geud",
+    "homogeneity",
+    "volume_at_gy",
+    "volume_at_percent",
+    "cc_at_gy",
+    "cc_at_percent",
+]
 CcRounding = Literal["fractional", "openkbp"]
+MetricUnit = Literal["Gy", "%", "cc", ""]
 
-_KEY_OF_STATISTIC: dict[str, MetricKind] = {"Dmean": "mean", "Dmin": "min", "Dmax": "max"}
-_KIND_OF_LETTERS: dict[tuple[str, str], MetricKind] = {
-    ("D", "%"): "dose_at_percent",
-    ("D", "cc"): "dose_at_cc",
-    ("V", "Gy"): "volume_at_gy",
-    ("V", "%"): "volume_at_percent",
+_KEY_OF_STATISTIC: dict[str, MetricKind] = {"Dmean": "mean", "Dmin": "min", "Dmax": "max", "HI": "homogeneity"}
+# letter, unit of the number and what stands in brackets, apart from a way to round
+_KIND_OF_PARTS: dict[tuple[str, str, str], MetricKind] = {
+    ("D", "%", ""): "dose_at_percent",
+    ("D", "cc", ""): "dose_at_cc",
+    ("gEUD", "", ""): "geud",
+    ("V", "Gy", ""): "volume_at_gy",
+    ("V", "%", ""): "volume_at_percent",
+    ("V", "Gy", "[cc]"): "cc_at_gy",
+    ("V", "%", "[cc]"): "cc_at_percent",
 }
-_LETTERS_OF_KIND = {kind: letters for letters, kind in _KIND_OF_LETTERS.items()}
-_KEY = re.compile(r"([DV])(-?(?:\d+\.?\d*|\.\d+))(%|cc|Gy|)(?:\[(\w+)\])?")
-_FORMS = "D<x>%, D<x>cc, Dmean, Dmin, Dmax, V<x>Gy, V<x>% (percent of the prescription)"
+_PARTS_OF_KIND = {kind: parts for parts, kind in _KIND_OF_PARTS.items()}
+_KEY = re.compile(r"(D|V|gEUD)(-?(?:\d+\.?\d*|\.\d+))(%|cc|mm3|Gy|)(?:\[(\w+)\])?")
+_FORMS = (
+    "D<x>%, D<x>cc, D<x>mm3, Dmean, Dmin, Dmax, V<x>Gy, V<x>% (percent of the prescription), V<x>Gy[cc], V<x>%[cc], "
+    "gEUD<a>, HI"
+)
 
 
 @dataclass(frozen=True)
@@ -34,7 +54,8 @@ class Metric:
 
     Attributes:
         kind: What is measured.
-        value: The number in the key (percent, cc or Gy); None for the mean, minimum and maximum.
+        value: The number in the key (percent, cc, Gy or the exponent of gEUD); None for the mean, minimum, maximum and
+            homogeneity index.
         cc_rounding: How D_xcc counts voxels: ``fractional`` (key ``D0.1cc``) or as OpenKBP does (key
             ``D0.1cc[openkbp]``). It is ``fractional`` for every other kind.
 
@@ -66,13 +87,19 @@ class Metric:
             raise InputError(f"the value of a metric of kind '{self.kind}' must be finite, not {self.value}")
         if self.kind == "dose_at_percent" and not 0 <= self.value <= 100:
             raise InputError(f"'{self}' asks for a volume outside 0 to 100 percent")
+        if self.kind == "geud":
+            if self.value == 0:
+                raise InputError(f"'{self}' has the exponent 0, for which gEUD is not defined")
+            return
         if self.kind != "dose_at_percent" and not self.value > 0:
             quantity = "volume" if self.kind == "dose_at_cc" else "dose"
             raise InputError(f"'{self}' asks for a {quantity} that is not above zero")
 
     @classmethod
     def parse(cls, key: str) -> Metric:
-        """The metric behind a key such as ``D95%``, ``D0.03cc``, ``Dmean``, ``V20Gy`` or ``V95%``.
+        """The metric behind a key such as ``D95%``, ``D0.03cc``, ``Dmean``, ``V20Gy``, ``V95%``, ``gEUD8`` or ``HI``.
+
+        A volume has one spelling, so that equal metrics have equal keys: ``D35mm3`` is read as ``D0.035cc``.
 
         Raises:
             InputError: If the key has no or no unique reading, or its number is out of range.
@@ -89,35 +116,54 @@ class Metric:
         match = _KEY.fullmatch(key)
         if match is None:
             raise InputError(f"'{key}' is not a DVH metric; expected {_FORMS}")
-        letter, number, unit, rounding = match.groups()
-        if not unit:
+        letter, number, unit, bracket = match.groups()
+        if not unit and letter in ("D", "V"):
             raise InputError(_without_unit(key, letter, number))
-        if (letter, unit) not in _KIND_OF_LETTERS:
+        value = float(number)
+        if unit == "mm3":
+            unit, value = "cc", float(Decimal(number) / 1000)
+        in_cc = "[cc]" if bracket == "cc" else ""
+        if (letter, unit, in_cc) not in _KIND_OF_PARTS:
             raise InputError(f"'{key}' is not a DVH metric; expected {_FORMS}")
-        checked_by_the_constructor = cast(CcRounding, rounding or "fractional")
-        return cls(_KIND_OF_LETTERS[letter, unit], float(number), checked_by_the_constructor)
+        rounding = "fractional" if in_cc or not bracket else bracket
+        checked_by_the_constructor = cast(CcRounding, rounding)
+        return cls(_KIND_OF_PARTS[letter, unit, in_cc], value, checked_by_the_constructor)
 
     def __str__(self) -> str:
         if self.value is None:
             return next(key for key, kind in _KEY_OF_STATISTIC.items() if kind == self.kind)
-        letter, unit = _LETTERS_OF_KIND[self.kind]
+        letter, unit, in_cc = _PARTS_OF_KIND[self.kind]
         suffix = "" if self.cc_rounding == "fractional" else f"[{self.cc_rounding}]"
-        return f"{letter}{_plain(self.value)}{unit}{suffix}"
+        return f"{letter}{_plain(self.value)}{unit}{in_cc}{suffix}"
 
     @property
-    def unit(self) -> Literal["Gy", "%"]:
-        """Unit of the metric's result: Gy for doses, percent of the ROI's volume for volumes."""
-        return "%" if self.is_volume else "Gy"
+    def unit(self) -> MetricUnit:
+        """Unit of the result: Gy, percent of the ROI's volume, cc, or an empty text for the homogeneity index."""
+        if self.is_volume:
+            return "cc" if self.kind in ("cc_at_gy", "cc_at_percent") else "%"
+        return "" if self.kind == "homogeneity" else "Gy"
 
     @property
     def is_volume(self) -> bool:
-        """Whether the result is a volume (V-metric), not a dose (D-metric)."""
-        return self.kind in ("volume_at_gy", "volume_at_percent")
+        """Whether the result is a volume (V-metric), in percent or cc."""
+        return self.kind in ("volume_at_gy", "volume_at_percent", "cc_at_gy", "cc_at_percent")
 
     @property
     def needs_prescription(self) -> bool:
         """Whether the metric is defined only where the ROI has a prescription."""
-        return self.kind == "volume_at_percent"
+        return self.kind in ("volume_at_percent", "cc_at_percent")
+
+    @property
+    def order_statistics(self) -> tuple[Metric, ...]:
+        """The order statistics that the metric is made of: itself, none, or those of the homogeneity index.
+
+        Example:
+            >>> [str(part) for part in Metric.parse("HI").order_statistics]
+            ['D2%', 'D98%', 'D50%']
+        """
+        if self.kind == "homogeneity":
+            return tuple(Metric("dose_at_percent", percent) for percent in (2.0, 98.0, 50.0))
+        return (self,) if self.kind in ("dose_at_percent", "dose_at_cc", "min", "max") else ()
 
     def rank_fraction(self, n_voxels: float, voxel_volume_cc: float) -> float:
         """Where the metric lies among the ascending voxel doses (``docs/conventions.md``, "D_x%", "D_xcc").
@@ -134,7 +180,7 @@ class Metric:
 
         Raises:
             InputError: If the ROI has no voxel or a voxel no volume.
-            ValueError: If the metric is a mean or a volume.
+            ValueError: If the metric is no order statistic.
 
         Example:
             >>> Metric.parse("D95%").rank_fraction(1000, 0.027)
@@ -160,7 +206,7 @@ class Metric:
         """The dose that counts voxels for a V-metric, Gy (``docs/conventions.md``, "V_x").
 
         Args:
-            prescription_gy: Prescription of the ROI in Gy, for V<x>%.
+            prescription_gy: Prescription of the ROI in Gy, for V<x>% and V<x>%[cc].
 
         Raises:
             InputError: If V<x>% has no prescription, or one that is not above zero.
@@ -172,7 +218,7 @@ class Metric:
         """
         if not self.is_volume or self.value is None:
             raise ValueError(f"{self} has no dose threshold")
-        if self.kind == "volume_at_gy":
+        if not self.needs_prescription:
             return self.value
         if prescription_gy is None:
             raise InputError(f"{self} is a percentage of the prescription, and the ROI has none; use V<x>Gy")

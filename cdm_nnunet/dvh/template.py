@@ -19,7 +19,8 @@ from cdm_nnunet.roi.catalogue import RoiKind
 
 Use = Literal["loss", "evaluation"]
 Verdict = Literal["pass", "acceptable", "fail"]
-LimitUnit = Literal["Gy", "%", "% of prescription"]
+LimitUnit = Literal["Gy", "%", "% of prescription", "cc", ""]
+_LIMIT_UNITS = {"Gy": ("Gy", "% of prescription"), "%": ("%",), "cc": ("cc",), "": ("",)}  # by unit of the metric
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=r"^\S(.*\S)?$")]
@@ -70,7 +71,8 @@ class Goal(_Frozen):
         metric: The DVH metric.
         relation: Side of the limit that is wanted; None for a metric that is compared but has no limit.
         value: The limit, in ``unit``.
-        unit: Gy or percent of the prescription for D-metrics, percent of the ROI's volume for V-metrics.
+        unit: Gy or percent of the prescription for D-metrics and gEUD, percent of the ROI's volume for V-metrics, cc
+            for V-metrics in cc, an empty text for HI.
         variation: A looser limit, in ``unit``, up to which a violation is an acceptable variation.
         priority: 1 is the most important.
         weight: Weight of the metric in the loss.
@@ -97,8 +99,8 @@ class Goal(_Frozen):
             raise ValueError(f"{label}: 'relation', 'value' and 'unit' make a limit together; give all three or none")
         if len(set(self.use)) != len(self.use):
             raise ValueError(f"{label}: 'use' names something twice: {', '.join(self.use)}")
-        if self.unit is not None and (self.unit == "%") != self.metric.is_volume:
-            allowed = "'%' (of the ROI's volume)" if self.metric.is_volume else "'Gy' or '% of prescription'"
+        if self.unit is not None and self.unit not in _LIMIT_UNITS[self.metric.unit]:
+            allowed = " or ".join(f"'{unit}'" for unit in _LIMIT_UNITS[self.metric.unit])
             raise ValueError(f"{label}: the limit's unit is '{self.unit}'; a limit of {self.metric} is in {allowed}")
         if self.value is not None and not (0 <= self.value <= (100 if self.unit == "%" else float("inf"))):
             raise ValueError(f"{label}: a limit of {self.value:g} {self.unit} is out of range")
@@ -116,7 +118,7 @@ class Goal(_Frozen):
         return self.value is not None
 
     def limit(self, prescription_gy: float | None = None) -> float:
-        """The limit in the metric's unit (Gy or percent of the volume).
+        """The limit in the metric's unit.
 
         Raises:
             InputError: If the limit is relative to a prescription that is not given.

@@ -28,11 +28,11 @@ def evaluate(
         prescription_gy: Prescription of the ROI in Gy; needed for V<x>%.
 
     Returns:
-        The value in the metric's unit: Gy, or percent of the ROI's volume.
+        The value in the metric's unit: Gy, percent of the ROI's volume, cc, or a plain number (HI).
 
     Raises:
-        InputError: If the ROI is empty (an absent ROI has no metrics; leave it out), a dose is not finite, or V<x>%
-            has no prescription.
+        InputError: If the ROI is empty (an absent ROI has no metrics; leave it out), a dose is not finite, V<x>% has no
+            prescription, gEUD meets a negative dose, or HI a median dose that is not above zero.
 
     Example:
         >>> dose_gy = np.arange(101.0)
@@ -44,7 +44,17 @@ def evaluate(
         return float(dose_gy.mean(dtype=np.float64))
     if metric.is_volume:
         threshold_gy = dose_gy.dtype.type(metric.threshold_gy(prescription_gy))
-        return 100.0 * float(np.count_nonzero(dose_gy >= threshold_gy)) / dose_gy.size
+        n_reached = int(np.count_nonzero(dose_gy >= threshold_gy))
+        return n_reached * voxel_volume_cc if metric.unit == "cc" else 100.0 * n_reached / dose_gy.size
+    if metric.kind == "geud" and metric.value is not None:
+        return _geud_gy(dose_gy.astype(np.float64), metric.value)
+    if metric.kind == "homogeneity":
+        near_maximum_gy, near_minimum_gy, median_gy = (
+            evaluate(part, dose_gy, voxel_volume_cc=voxel_volume_cc) for part in metric.order_statistics
+        )
+        if not median_gy > 0:
+            raise InputError(f"HI divides by D50%, which is {median_gy:g} Gy")
+        return (near_maximum_gy - near_minimum_gy) / median_gy
     p = metric.rank_fraction(dose_gy.size, voxel_volume_cc)
     return float(np.quantile(dose_gy.astype(np.float64), p))
 
@@ -63,3 +73,13 @@ def checked_doses(roi_dose_gy: NDArray[np.floating]) -> NDArray[np.floating]:
     if not np.isfinite(dose_gy).all():
         raise InputError(f"{np.count_nonzero(~np.isfinite(dose_gy))} of {dose_gy.size} voxel doses are not finite")
     return dose_gy
+
+
+def _geud_gy(dose_gy: NDArray[np.float64], a: float) -> float:
+    """((1/n) sum d^a)^(1/a); scaled by the largest term, so that no power overflows."""
+    if dose_gy.min() < 0:
+        raise InputError(f"gEUD is not defined for negative doses, and the lowest is {dose_gy.min():g} Gy")
+    scale_gy = dose_gy.max() if a > 0 else dose_gy.min()
+    if scale_gy == 0:
+        return 0.0
+    return float(scale_gy * np.mean((dose_gy / scale_gy) ** a) ** (1 / a))

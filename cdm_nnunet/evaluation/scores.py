@@ -19,6 +19,7 @@ OPENKBP_TARGETS = ("PTV_7000", "PTV_6300", "PTV_5600")
 OPENKBP_OARS = ("Brainstem", "SpinalCord", "Parotid_R", "Parotid_L", "Esophagus", "Larynx", "Bone_Mandible")
 OPENKBP_TARGET_METRICS = tuple(map(Metric.parse, ("D99%", "D95%", "D1%")))
 OPENKBP_OAR_METRICS = tuple(map(Metric.parse, ("Dmean", "D0.1cc[openkbp]")))
+SCORED_UNITS = ("Gy", "%")  # volumes in cc and HI are listed by metric, not pooled: their size says nothing beside Gy
 SCORED_KINDS = {"ptv_score": "target", "oar_score": "oar"}
 PRESCRIPTION_TOLERANCE_GY = 0.01
 
@@ -106,9 +107,10 @@ def pooled_scores(cases: Sequence[CaseResult]) -> dict[str, Any]:
         "dose_mae_gy": fmean(case.dose_mae_gy for case in cases),
         "openkbp": openkbp_scores([case.openkbp for case in cases if case.openkbp is not None]),
     }
+    parts = {kind: _parts(by_kind[kind]) for kind in by_kind}
     for score, kind in SCORED_KINDS.items():
-        scores[score] = _summary(by_kind[kind])["mean_absolute"]
-    scores["parts"] = {kind: _parts(by_kind[kind]) for kind in by_kind}
+        scores[score] = parts[kind]["pooled"]["mean_absolute"]
+    scores["parts"] = parts
     scores["goals"] = _verdicts(cases)
     return scores
 
@@ -213,16 +215,17 @@ def _summary(terms: Sequence[_Term]) -> dict[str, Any]:
 
 def _parts(terms: Sequence[_Term]) -> dict[str, Any]:
     metrics = dict.fromkeys((term.metric, term.unit) for term in terms)
-    rois = dict.fromkeys(term.roi for term in terms)
+    pooled = [term for term in terms if term.unit in SCORED_UNITS]
+    rois = dict.fromkeys(term.roi for term in pooled)
     return {
-        "pooled": _summary(terms),
+        "pooled": _summary(pooled),
         "dose_gy": _summary([term for term in terms if term.unit == "Gy"]),
         "volume_percent": _summary([term for term in terms if term.unit == "%"]),
         "by_metric": {
             metric: {"unit": unit, **_summary([term for term in terms if term.metric == metric])}
             for metric, unit in metrics
         },
-        "by_roi": {roi: _summary([term for term in terms if term.roi == roi]) for roi in rois},
+        "by_roi": {roi: _summary([term for term in pooled if term.roi == roi]) for roi in rois},
     }
 
 

@@ -20,6 +20,12 @@ from cdm_nnunet.errors import InputError
         ("V20Gy", "volume_at_gy", 20.0, "%"),
         ("V95%", "volume_at_percent", 95.0, "%"),
         ("V107.5%", "volume_at_percent", 107.5, "%"),
+        ("V20Gy[cc]", "cc_at_gy", 20.0, "cc"),
+        ("V95%[cc]", "cc_at_percent", 95.0, "cc"),
+        ("gEUD8", "geud", 8.0, "Gy"),
+        ("gEUD-10", "geud", -10.0, "Gy"),
+        ("gEUD0.5", "geud", 0.5, "Gy"),
+        ("HI", "homogeneity", None, ""),
     ],
 )
 def test_parse(key, kind, value, unit):
@@ -35,16 +41,24 @@ def test_openkbp_rounding_is_part_of_the_key():
     assert metric != Metric.parse("D0.1cc")
 
 
+def test_a_volume_in_mm3_is_the_same_metric_as_in_cc():
+    """ICRU 91's D35mm3: one metric has one key."""
+    assert Metric.parse("D35mm3") == Metric.parse("D0.035cc") == Metric("dose_at_cc", 0.035)
+    assert str(Metric.parse("D35mm3")) == "D0.035cc"
+    assert Metric.parse("D100mm3[openkbp]") == Metric.parse("D0.1cc[openkbp]")
+
+
 @given(
     st.one_of(
         st.builds(lambda v: Metric("dose_at_percent", v), st.floats(0, 100)),
         st.builds(
             lambda kind, v: Metric(kind, v),
-            st.sampled_from(["dose_at_cc", "volume_at_gy", "volume_at_percent"]),
+            st.sampled_from(["dose_at_cc", "volume_at_gy", "volume_at_percent", "cc_at_gy", "cc_at_percent"]),
             st.floats(1e-300, 1e300),
         ),
         st.builds(lambda v: Metric("dose_at_cc", v, "openkbp"), st.floats(1e-6, 1e6)),
-        st.sampled_from([Metric("mean"), Metric("min"), Metric("max")]),
+        st.builds(lambda v: Metric("geud", v), st.floats(-1e3, 1e3).filter(bool)),
+        st.sampled_from([Metric("mean"), Metric("min"), Metric("max"), Metric("homogeneity")]),
     )
 )
 def test_the_key_tells_everything(metric):
@@ -78,6 +92,15 @@ def test_a_number_without_unit_is_refused_with_both_readings(key, readings):
         ("", "is not a DVH metric; expected D<x>%"),
         ("D0.1cc[foo]", "unknown cc rounding 'foo'; known are fractional, openkbp"),
         ("D95%[openkbp]", "it has no other use"),
+        ("V20Gy[openkbp]", "it has no other use"),
+        ("D0.1cc[cc]", "is not a DVH metric; expected D<x>%"),
+        ("gEUD0", "'gEUD0' has the exponent 0"),
+        ("gEUD", "is not a DVH metric; expected D<x>%"),
+        ("gEUD8Gy", "is not a DVH metric; expected D<x>%"),
+        ("V20mm3", "is not a DVH metric; expected D<x>%"),
+        ("V20[cc]", "has no unit"),
+        ("HI95", "is not a DVH metric; expected D<x>%"),
+        ("D0mm3", "not above zero"),
     ],
 )
 def test_what_is_no_metric_is_refused(key, message):
@@ -124,7 +147,7 @@ def test_rank_fraction_refuses_what_has_no_rank():
         Metric.parse("D95%").rank_fraction(0, 0.03)
     with pytest.raises(InputError, match="voxel volume above zero, not 0"):
         Metric.parse("D0.1cc").rank_fraction(10, 0.0)
-    for key in ("Dmean", "V20Gy", "V95%"):
+    for key in ("Dmean", "V20Gy", "V95%", "V20Gy[cc]", "gEUD8", "HI"):
         with pytest.raises(ValueError, match="not an order statistic"):
             Metric.parse(key).rank_fraction(10, 0.03)
 
@@ -132,6 +155,8 @@ def test_rank_fraction_refuses_what_has_no_rank():
 def test_threshold():
     assert Metric.parse("V20Gy").threshold_gy() == 20.0
     assert Metric.parse("V95%").threshold_gy(63.0) == 59.85
+    assert Metric.parse("V95%[cc]").threshold_gy(63.0) == 59.85
+    assert Metric.parse("V20Gy[cc]").threshold_gy() == 20.0
     with pytest.raises(InputError, match="the ROI has none; use V<x>Gy"):
         Metric.parse("V95%").threshold_gy()
     for prescription_gy in (0.0, -1.0, math.nan, math.inf):
@@ -139,3 +164,10 @@ def test_threshold():
             Metric.parse("V95%").threshold_gy(prescription_gy)
     with pytest.raises(ValueError, match="no dose threshold"):
         Metric.parse("D95%").threshold_gy(70.0)
+
+
+def test_what_metrics_are_made_of():
+    assert Metric.parse("D95%").order_statistics == (Metric.parse("D95%"),)
+    assert [str(part) for part in Metric.parse("HI").order_statistics] == ["D2%", "D98%", "D50%"]
+    for key in ("Dmean", "V20Gy", "V20Gy[cc]", "gEUD8"):
+        assert Metric.parse(key).order_statistics == ()

@@ -10,8 +10,9 @@ from cdm_nnunet.dvh import Metric, evaluate
 from cdm_nnunet.errors import InputError
 
 VOXEL_CC = 0.04
-KEYS = ("D99%", "D95%", "D50%", "D2%", "D0.1cc", "D0.1cc[openkbp]", "Dmean", "Dmin", "Dmax", "V20Gy", "V95%")
-DOSE_KEYS = tuple(key for key in KEYS if key[0] == "D")
+GEUD_KEYS = ("gEUD8", "gEUD-10", "gEUD0.5")
+DOSE_KEYS = ("D99%", "D95%", "D50%", "D2%", "D0.1cc", "D0.1cc[openkbp]", "Dmean", "Dmin", "Dmax", *GEUD_KEYS)
+KEYS = (*DOSE_KEYS, "V20Gy", "V95%", "V20Gy[cc]", "V95%[cc]")
 doses = arrays(np.float64, st.integers(1, 60), elements=st.floats(0, 80).map(lambda d: round(d, 3)))
 
 
@@ -21,7 +22,7 @@ def value(key, dose_gy, **kwargs):
 
 @pytest.mark.parametrize("key", DOSE_KEYS)
 def test_uniform_dose_is_every_dose_metric(key):
-    assert value(key, np.full(137, 42.5)) == 42.5
+    assert value(key, np.full(137, 42.5)) == pytest.approx(42.5, abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -39,6 +40,13 @@ def test_uniform_dose_is_every_dose_metric(key):
         ("V20.05Gy", 100 * 800 / 1001),
         ("V95%", 100 * 431 / 1001),  # 57 Gy and above
         ("D4.004cc", 100 * (1 - 0.1)),  # a tenth of 1001 voxels of 0.04 cc
+        ("D4004mm3", 100 * (1 - 0.1)),
+        ("V20Gy[cc]", 801 * VOXEL_CC),
+        ("V95%[cc]", 431 * VOXEL_CC),
+        ("gEUD1", 50.0),
+        ("gEUD2", 100 * math.sqrt(2001 / 6000)),  # mean of squares of 0..n: n (2n + 1) / 6
+        ("gEUD-3", 0.0),  # a voxel without dose
+        ("HI", (98 - 2) / 50),
     ],
 )
 def test_linear_ramp_from_0_to_100_gy(key, expected):
@@ -126,8 +134,37 @@ def test_a_smaller_volume_gets_at_least_the_dose_of_a_larger(dose_gy, a, b):
 
 @given(doses, st.sampled_from(KEYS))
 def test_every_voxel_twice_hardly_moves_a_volume(dose_gy, key):
-    if key[0] == "V" or key in ("Dmean", "Dmin", "Dmax"):
+    if (key[0] == "V" and "cc" not in key) or key in ("Dmean", "Dmin", "Dmax", *GEUD_KEYS):
         assert value(key, np.repeat(dose_gy, 2)) == pytest.approx(value(key, dose_gy), abs=1e-9)
+
+
+@given(doses.map(lambda d: d + 1.0))
+def test_geud_rises_with_its_exponent_from_the_minimum_to_the_maximum(dose_gy):
+    values = [value(f"gEUD{a}", dose_gy) for a in (-400, -10, -1, 0.5, 1, 2, 10, 400)]
+    assert values == sorted(values) or np.allclose(values, sorted(values), rtol=1e-12)
+    assert values[0] == pytest.approx(dose_gy.min(), rel=math.log(60) / 400 * 1.1)
+    assert values[-1] == pytest.approx(dose_gy.max(), rel=math.log(60) / 400 * 1.1)
+
+
+@pytest.mark.parametrize("dose_gy", [1e-3, 70.0, 7000.0])
+@pytest.mark.parametrize("a", [-1000, -100, 100, 1000])
+def test_powers_do_not_overflow(a, dose_gy):
+    doses_gy = np.full(50, dose_gy, np.float32)
+    doses_gy[::2] *= 2
+    expected = dose_gy * (2 if a > 0 else 1) * 0.5 ** (1 / a)
+    assert value(f"gEUD{a}", doses_gy) == pytest.approx(expected, rel=1e-6)
+
+
+def test_geud_of_no_dose_is_zero():
+    for a in (-10, 0.5, 8):
+        assert value(f"gEUD{a}", np.zeros(5)) == 0.0
+    assert value("gEUD8", np.array([0.0, 60.0])) == pytest.approx(60 * 0.5 ** (1 / 8))
+
+
+@given(doses, st.floats(0.1, 10))
+def test_the_homogeneity_index_is_free_of_scale(dose_gy, factor):
+    if np.median(dose_gy) > 1e-3:
+        assert value("HI", factor * dose_gy) == pytest.approx(value("HI", dose_gy), rel=1e-6, abs=1e-9)
 
 
 @given(doses)
@@ -149,5 +186,9 @@ def test_nothing_is_invented():
         value("Dmax", np.ones((2, 2)))
     with pytest.raises(InputError, match="not int64"):
         value("Dmax", np.array([1, 2]))
+    with pytest.raises(InputError, match="HI divides by D50%, which is 0 Gy"):
+        value("HI", np.array([0.0, 0.0, 50.0]))
+    with pytest.raises(InputError, match="gEUD is not defined for negative doses, and the lowest is -1 Gy"):
+        value("gEUD8", np.array([-1.0, 50.0]))
     with pytest.raises(InputError, match="percentage of the prescription"):
         value("V95%", np.ones(3), prescription_gy=None)
