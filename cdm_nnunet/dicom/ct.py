@@ -1,0 +1,169 @@
+"""A CT series as one volume in HU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+
+from cdm_nnunet.dicom.files import items_of, named, number_of, numbers_of, pixels_of, read_file, text_of
+from cdm_nnunet.dicom.grid import POSITION_TOLERANCE_MM, Volume, gaps, volume_from_frames
+from cdm_nnunet.errors import InputError
+
+CT_CLASS = "1.2.840.10008.5.1.4.1.1.2"
+
+
+@dataclass(frozen=True, eq=False)
+class CtVolume:
+    """A CT series.
+
+    Attributes:
+        volume: HU, float32, on a grid with the patient's axes; the planes may be at unequal distances.
+        study_uid: StudyInstanceUID.
+        series_uid: SeriesInstanceUID.
+        frame_uid: FrameOfReferenceUID.
+        sop_uids: SOPInstanceUID of the images, from feet to head.
+        files: The images' files, from feet to head.
+        patient_position: HFS, HFP, FFS, FFP, ...; empty where it is not given.
+    """
+
+    volume: Volume
+    study_uid: str
+    series_uid: str
+    frame_uid: str
+    sop_uids: tuple[str, ...]
+    files: tuple[Path, ...]
+    patient_position: str
+
+
+def read_ct(files: Sequence[Path]) -> CtVolume:
+    """Read a CT series.
+
+    Args:
+        files: The images of one series, in any order.
+
+    Raises:
+        InputError: If there are none, several series or frames of reference, an image twice, images of different size
+            or orientation, or a slice missing in between; or as :func:`cdm_nnunet.dicom.files.read_file`.
+    """
+    if not files:
+        raise InputError("there are no CT images")
+    slices = [_read_slice(path) for path in files]
+    for what, keyword in (("series", "SeriesInstanceUID"), ("frames of reference", "FrameOfReferenceUID")):
+        found = sorted({text_of(image.header, keyword, image.path) for image in slices})
+        if len(found) > 1:
+            raise InputError(f"the CT images belong to {len(found)} {what}, expected one: {', '.join(found)}")
+    _refuse_duplicates(slices)
+    first = slices[0]
+    for image in slices[1:]:
+        _refuse_other_shape(first, image)
+    normal = np.cross(first.orientation[:3], first.orientation[3:])
+    offsets_mm = np.array([(image.position_mm - first.position_mm) @ normal for image in slices])
+    shifts_mm = [
+        float(np.linalg.norm(image.position_mm - first.position_mm - offset * normal))
+        for image, offset in zip(slices, offsets_mm, strict=True)
+    ]
+    if max(shifts_mm) > 0.1:
+        raise InputError(
+            f"{slices[int(np.argmax(shifts_mm))].path}: the image is shifted by {max(shifts_mm):.2f} mm in its own "
+            f"plane against {first.path} (a tilted gantry?); resample the CT to upright slices first"
+        )
+    try:
+        volume = volume_from_frames(
+            np.stack([image.values_hu for image in slices]),
+            first.position_mm,
+            first.orientation,
+            first.pixel_spacing_mm,
+            offsets_mm,
+        )
+    except InputError as error:
+        raise InputError(f"CT series of {first.path}: {error}") from None
+    _refuse_missing_slices(volume, first.path)
+    heights = [image.position_mm @ volume.grid.axes[2] for image in slices]
+    ordered = [slices[k] for k in np.argsort(heights)]
+    return CtVolume(
+        volume,
+        text_of(first.header, "StudyInstanceUID", first.path),
+        text_of(first.header, "SeriesInstanceUID", first.path),
+        text_of(first.header, "FrameOfReferenceUID", first.path),
+        tuple(image.sop_uid for image in ordered),
+        tuple(image.path for image in ordered),
+        text_of(first.header, "PatientPosition", first.path, ""),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Slice:
+    path: Path
+    header: Dataset
+    sop_uid: str
+    position_mm: NDArray[np.float64]
+    orientation: NDArray[np.float64]
+    pixel_spacing_mm: NDArray[np.float64]
+    values_hu: NDArray[np.float32]
+
+
+def _read_slice(path: Path) -> _Slice:
+    dataset = read_file(path)
+    modality = text_of(dataset, "Modality", path)
+    if modality != "CT":
+        raise InputError(f"{path} is of modality {modality}, not CT")
+    if "NumberOfFrames" in dataset or items_of(dataset, "PerFrameFunctionalGroupsSequence", path):
+        raise InputError(f"{path} is a multi-frame CT; export one file a slice")
+    if "LOCALIZER" in text_of(dataset, "ImageType", path, ""):
+        raise InputError(f"{path} is a localizer among the CT slices; take it out of the series")
+    stored: NDArray[Any] = pixels_of(dataset, path)
+    units = text_of(dataset, "RescaleType", path, "HU")
+    if units != "HU":
+        raise InputError(f"{path}: {named('RescaleType')} is {units}, expected HU")
+    slope, intercept = (number_of(dataset, key, path) for key in ("RescaleSlope", "RescaleIntercept"))
+    values_hu = (stored.astype(np.float64) * slope + intercept).astype(np.float32)
+    position_mm, orientation, pixel_spacing_mm = (
+        numbers_of(dataset, key, path, count)
+        for key, count in (("ImagePositionPatient", 3), ("ImageOrientationPatient", 6), ("PixelSpacing", 2))
+    )
+    del dataset.PixelData
+    return _Slice(
+        path, dataset, text_of(dataset, "SOPInstanceUID", path), position_mm, orientation, pixel_spacing_mm, values_hu
+    )
+
+
+def _refuse_duplicates(slices: Sequence[_Slice]) -> None:
+    seen: dict[str, Path] = {}
+    for image in slices:
+        if image.sop_uid in seen:
+            raise InputError(
+                f"{image.path} and {seen[image.sop_uid]} have the same {named('SOPInstanceUID')} {image.sop_uid}; "
+                "keep one of the two"
+            )
+        seen[image.sop_uid] = image.path
+
+
+def _refuse_other_shape(first: _Slice, image: _Slice) -> None:
+    for what, ours, theirs in (
+        ("size", first.values_hu.shape, image.values_hu.shape),
+        ("PixelSpacing", first.pixel_spacing_mm, image.pixel_spacing_mm),
+        ("ImageOrientationPatient", first.orientation, image.orientation),
+    ):
+        if not np.allclose(ours, theirs, atol=1e-3):
+            raise InputError(
+                f"{image.path} and {first.path} differ in {what}: {np.asarray(theirs).tolist()} and "
+                f"{np.asarray(ours).tolist()}; the slices of a series share it"
+            )
+
+
+def _refuse_missing_slices(volume: Volume, where: Path) -> None:
+    z_mm = volume.grid.offsets_mm[2]
+    for k in np.flatnonzero(gaps(z_mm)):
+        step_mm = z_mm[k + 1] - z_mm[k]
+        if step_mm > POSITION_TOLERANCE_MM:
+            heights = volume.grid.origin_mm[2] + z_mm[k : k + 2]
+            raise InputError(
+                f"CT series of {where}: {step_mm:g} mm lie between the slices at z = {heights[0]:g} and {heights[1]:g} "
+                "mm, more than between others: a slice is missing"
+            )

@@ -1,0 +1,206 @@
+"""The dose of a plan in Gy, from one file or summed over the files of its beams."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+
+from cdm_nnunet.dicom.files import items_of, named, number_of, numbers_of, pixels_of, raw_numbers, read_file, text_of
+from cdm_nnunet.dicom.grid import POSITION_TOLERANCE_MM, Volume, volume_from_frames
+from cdm_nnunet.dicom.plan import Plan
+from cdm_nnunet.errors import InputError
+
+DOSE_CLASS = "1.2.840.10008.5.1.4.1.1.481.2"
+MAX_PLAUSIBLE_GY = 300.0  # above it, Gy is taken for cGy
+_WHOLE_PLAN = ("PLAN", "MULTI_PLAN", "PLAN_OVERVIEW")
+
+
+@dataclass(frozen=True, eq=False)
+class DoseVolume:
+    """A dose distribution.
+
+    Attributes:
+        volume: Gy, float32, on a grid with the patient's axes; the planes may be at unequal distances.
+        study_uid: StudyInstanceUID.
+        frame_uid: FrameOfReferenceUID; empty where it is not given.
+        plan_uid: SOPInstanceUID of the plan; empty where the file names none.
+        files: The files that it was read from.
+        notes: What was done to it, such as the sum of beams.
+    """
+
+    volume: Volume
+    study_uid: str
+    frame_uid: str
+    plan_uid: str
+    files: tuple[Path, ...]
+    notes: tuple[str, ...] = ()
+
+
+def read_dose(files: Sequence[Path], plan: Plan | None = None) -> DoseVolume:
+    """Read the dose of a plan.
+
+    Args:
+        files: One file of the whole plan, or one for each beam.
+        plan: The plan; needed to know that no beam is missing.
+
+    Raises:
+        InputError: If the dose is relative, in another unit or not finite, a beam is missing, there are several doses
+            that are not the beams of one plan, or the planes' positions can't be told; or as
+            :func:`cdm_nnunet.dicom.files.read_file`.
+    """
+    if not files:
+        raise InputError("there is no dose")
+    parts = [_read_part(path) for path in files]
+    seen: dict[str, Path] = {}
+    for part in parts:
+        if part.sop_uid in seen:
+            raise InputError(f"{part.path} and {seen[part.sop_uid]} have the same {named('SOPInstanceUID')}; keep one")
+        seen[part.sop_uid] = part.path
+    first = parts[0]
+    if plan is not None:
+        for part in parts:
+            if part.plan_uid and part.plan_uid != plan.sop_uid:
+                raise InputError(f"{part.path} belongs to another plan ({part.plan_uid}) than {plan.path}")
+    notes: tuple[str, ...] = ()
+    if first.summation in _WHOLE_PLAN:
+        if len(parts) > 1:
+            raise InputError(
+                f"{len(parts)} doses, one of them of a whole plan ({first.path}); they can't be summed: give one"
+            )
+    elif first.summation == "BEAM":
+        _refuse_missing_beams(parts, plan)
+        notes = (f"dose summed over {len(parts)} beams",)
+    else:
+        raise InputError(
+            f"{first.path} has {named('DoseSummationType')} {first.summation}; expected PLAN, or BEAM for every beam"
+        )
+    dose_gy = first.volume.values
+    for part in parts[1:]:
+        first.volume.grid.refuse_other(part.volume.grid, part.path)
+        if part.frame_uid != first.frame_uid:
+            raise InputError(f"{part.path} lies in another frame of reference than {first.path}")
+        dose_gy = dose_gy + part.volume.values
+    maximum_gy = float(dose_gy.max())
+    if maximum_gy > MAX_PLAUSIBLE_GY:
+        raise InputError(
+            f"{first.path}: the dose reaches {maximum_gy:g} Gy, which is not plausible; is "
+            f"{named('DoseGridScaling')} for cGy?"
+        )
+    if maximum_gy <= 0:
+        raise InputError(f"{first.path}: the dose is zero everywhere")
+    volume = Volume(dose_gy.astype(np.float32), first.volume.grid)
+    return DoseVolume(volume, first.study_uid, first.frame_uid, first.plan_uid, tuple(files), notes)
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    path: Path
+    summation: str
+    volume: Volume
+    sop_uid: str
+    study_uid: str
+    frame_uid: str
+    plan_uid: str
+    beam_numbers: tuple[int, ...]
+
+
+def _read_part(path: Path) -> _Part:
+    dataset = read_file(path)
+    modality = text_of(dataset, "Modality", path)
+    if modality != "RTDOSE":
+        raise InputError(f"{path} is of modality {modality}, not RTDOSE")
+    units = text_of(dataset, "DoseUnits", path)
+    if units != "GY":
+        hint = "export the absolute dose" if units == "RELATIVE" else "expected GY"
+        raise InputError(f"{path} has {named('DoseUnits')} {units}; {hint}")
+    kind = text_of(dataset, "DoseType", path, "PHYSICAL")
+    if kind not in ("PHYSICAL", "EFFECTIVE"):
+        raise InputError(f"{path} has {named('DoseType')} {kind}; it is no dose")
+    scaling = number_of(dataset, "DoseGridScaling", path)
+    if scaling <= 0:
+        raise InputError(f"{path}: {named('DoseGridScaling')} is {scaling:g}, expected a number above zero")
+    stored = pixels_of(dataset, path)
+    dose_gy = (stored if stored.ndim == 3 else stored[None]).astype(np.float64) * scaling
+    if dose_gy.min() < 0:
+        raise InputError(f"{path} has negative dose, down to {dose_gy.min():g} Gy")
+    position_mm, orientation, pixel_spacing_mm = (
+        numbers_of(dataset, key, path, count)
+        for key, count in (("ImagePositionPatient", 3), ("ImageOrientationPatient", 6), ("PixelSpacing", 2))
+    )
+    offsets_mm = _normal_offsets_mm(dataset, position_mm, orientation, dose_gy.shape[0], path)
+    try:
+        volume = volume_from_frames(dose_gy, position_mm, orientation, pixel_spacing_mm, offsets_mm)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    plans = items_of(dataset, "ReferencedRTPlanSequence", path)
+    beams = [
+        int(number_of(beam, "ReferencedBeamNumber", path))
+        for plan in plans
+        for group in items_of(plan, "ReferencedFractionGroupSequence", path)
+        for beam in items_of(group, "ReferencedBeamSequence", path)
+    ]
+    return _Part(
+        path,
+        text_of(dataset, "DoseSummationType", path),
+        volume,
+        text_of(dataset, "SOPInstanceUID", path),
+        text_of(dataset, "StudyInstanceUID", path),
+        text_of(dataset, "FrameOfReferenceUID", path, ""),
+        text_of(plans[0], "ReferencedSOPInstanceUID", path, "") if plans else "",
+        tuple(beams),
+    )
+
+
+def _normal_offsets_mm(
+    dataset: Dataset, position_mm: NDArray[np.float64], orientation: NDArray[np.float64], n_frames: int, path: Path
+) -> NDArray[np.float64]:
+    """Offsets of the frames along the normal, from GridFrameOffsetVector in either of its two conventions.
+
+    Its first element is 0 where it holds offsets along the normal, and the z of ImagePositionPatient where it holds
+    z coordinates in the patient (DICOM PS3.3, C.8.8.3.2).
+    """
+    offsets_mm = raw_numbers(dataset, "GridFrameOffsetVector", path)
+    if offsets_mm.size == 0 and n_frames == 1:
+        return np.zeros(1)
+    label = named("GridFrameOffsetVector")
+    if offsets_mm.size != n_frames:
+        raise InputError(f"{path}: {label} has {offsets_mm.size} numbers for {n_frames} planes")
+    if abs(offsets_mm[0]) <= POSITION_TOLERANCE_MM:
+        return offsets_mm - offsets_mm[0]
+    if abs(offsets_mm[0] - position_mm[2]) > POSITION_TOLERANCE_MM:
+        raise InputError(
+            f"{path}: {label} starts with {offsets_mm[0]:g}, expected 0 or the z of ImagePositionPatient, "
+            f"{position_mm[2]:g}"
+        )
+    normal_z = float(np.cross(orientation[:3], orientation[3:])[2])
+    if abs(normal_z) < 0.999:
+        raise InputError(f"{path}: {label} holds z coordinates, but the planes are not axial; expected offsets from 0")
+    return (offsets_mm - offsets_mm[0]) * np.sign(normal_z)
+
+
+def _refuse_missing_beams(parts: Sequence[_Part], plan: Plan | None) -> None:
+    where = f"{parts[0].path} and {len(parts) - 1} others" if len(parts) > 1 else str(parts[0].path)
+    other = [part.path for part in parts if part.summation != "BEAM"]
+    if other:
+        raise InputError(f"{where} are doses of beams, but {other[0]} is not; give one kind")
+    if plan is None:
+        raise InputError(f"{where}: doses of single beams; the plan is needed (RTPLAN) to know that none is missing")
+    numbers = []
+    for part in parts:
+        if len(part.beam_numbers) != 1:
+            raise InputError(f"{part.path} does not say which beam it is of ({named('ReferencedBeamNumber')})")
+        numbers.append(part.beam_numbers[0])
+    missing = sorted(set(plan.beam_numbers) - set(numbers))
+    if missing:
+        raise InputError(
+            f"{where}: the dose of beam {', '.join(map(str, missing))} of the {len(plan.beam_numbers)} beams of "
+            f"{plan.path} is missing; export all of them, or the dose of the plan"
+        )
+    strays = sorted(number for number in set(numbers) if numbers.count(number) > 1 or number not in plan.beam_numbers)
+    if strays:
+        raise InputError(f"{where}: beam {strays[0]} comes twice or is not in {plan.path}")

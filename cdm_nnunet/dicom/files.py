@@ -1,0 +1,194 @@
+"""DICOM files as data sets, and their elements as checked Python values: what is missing or damaged is told by tag."""
+
+from __future__ import annotations
+
+import struct
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+from pydicom.tag import Tag
+
+from cdm_nnunet.errors import InputError
+
+_DAMAGE = (EOFError, struct.error, ValueError, TypeError, KeyError, AttributeError, NotImplementedError, IndexError)
+
+
+def read_file(path: Path, *, pixels: bool = True, keywords: Sequence[str] | None = None) -> Dataset:
+    """Read a DICOM file.
+
+    Args:
+        path: The file; its name does not matter.
+        pixels: Read the pixel data too.
+        keywords: Read these elements only.
+
+    Raises:
+        InputError: If it is missing, is no DICOM file, or is damaged or cut off.
+    """
+    tags: list[Any] | None = None if keywords is None else list(keywords)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # (values that break the standard; those in use are checked here)
+            try:
+                dataset = pydicom.dcmread(path, stop_before_pixels=not pixels, specific_tags=tags)
+            except InvalidDicomError:
+                dataset = pydicom.dcmread(path, stop_before_pixels=not pixels, specific_tags=tags, force=True)
+                if "SOPClassUID" not in dataset:
+                    raise
+            if "SOPClassUID" not in dataset and keywords is None:
+                raise InputError(f"{path} is cut off or no DICOM object: it has no {named('SOPClassUID')}")
+    except InputError:
+        raise
+    except InvalidDicomError as error:
+        raise InputError(f"{path} is no DICOM file") from error
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise InputError(f"{path} is missing or no file") from error
+    except _DAMAGE as error:
+        raise InputError(f"{path} is damaged or cut off ({error}); export it again") from error
+    return dataset
+
+
+def named(keyword: str) -> str:
+    """An element for a message.
+
+    Example:
+        >>> named("DoseGridScaling")
+        'DoseGridScaling (3004,000E)'
+    """
+    tag = tag_for_keyword(keyword)
+    return keyword if tag is None else f"{keyword} ({tag >> 16:04X},{tag & 0xFFFF:04X})"
+
+
+def text_of(dataset: Dataset, keyword: str, where: object, default: str | None = None) -> str:
+    """Text of an element, without blanks around it.
+
+    Args:
+        dataset: Data set or item of a sequence.
+        keyword: Keyword of the element.
+        where: File, for the message.
+        default: Returned where the element is missing or empty; None refuses that.
+
+    Raises:
+        InputError: If it is missing or empty and there is no default.
+    """
+    value = _value(dataset, keyword, where)
+    text = "" if value is None else str(value).strip().strip("\0")
+    if text:
+        return text
+    if default is None:
+        raise InputError(f"{where} lacks {named(keyword)}")
+    return default
+
+
+def numbers_of(dataset: Dataset, keyword: str, where: object, count: int | None = None) -> NDArray[np.float64]:
+    """Numbers of an element, shape (count,).
+
+    Args:
+        dataset: Data set or item of a sequence.
+        keyword: Keyword of the element.
+        where: File, for the message.
+        count: How many there must be; None takes any number from 1.
+
+    Raises:
+        InputError: If they are missing, not finite, or of another count.
+    """
+    value = _value(dataset, keyword, where)
+    if value is None or value == "":
+        raise InputError(f"{where} lacks {named(keyword)}")
+    try:
+        numbers = np.atleast_1d(np.asarray(value, np.float64))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{where}: {named(keyword)} is not a number: {value!r}") from error
+    if not np.isfinite(numbers).all() or numbers.size == 0 or (count is not None and numbers.size != count):
+        raise InputError(f"{where}: {named(keyword)} has the values {value}; expected {count or 'finite'} numbers")
+    return numbers
+
+
+def number_of(dataset: Dataset, keyword: str, where: object, default: float | None = None) -> float:
+    """The one number of an element; ``default`` where it is missing or empty, as :func:`text_of`.
+
+    Raises:
+        InputError: If it is missing and there is no default, or not one finite number.
+    """
+    if default is not None and _value(dataset, keyword, where) in (None, ""):
+        return default
+    return float(numbers_of(dataset, keyword, where, 1)[0])
+
+
+def items_of(dataset: Dataset, keyword: str, where: object) -> Sequence[Dataset]:
+    """Items of a sequence; none where it is missing."""
+    value = _value(dataset, keyword, where)
+    return () if value is None else tuple(value)
+
+
+def raw_numbers(dataset: Dataset, keyword: str, where: object) -> NDArray[np.float64]:
+    """Numbers of a long element of decimal strings, from its bytes: many times as fast as one by one.
+
+    Raises:
+        InputError: If they are not finite numbers.
+    """
+    tag = tag_for_keyword(keyword)
+    raw = dataset.get_item(Tag(tag or 0)) if tag is not None and tag in dataset else None
+    if raw is None or raw.value is None:
+        return np.empty(0)
+    try:
+        if isinstance(raw.value, bytes):
+            text = raw.value.decode("ascii").strip(" \0")
+            numbers = np.array(text.split("\\"), np.float64) if text else np.empty(0)
+        else:
+            numbers = np.atleast_1d(np.asarray(raw.value, np.float64))
+    except ValueError as error:
+        raise InputError(f"{where}: {named(keyword)} is not a list of numbers ({error})") from error
+    if not np.isfinite(numbers).all():
+        raise InputError(f"{where}: {named(keyword)} has numbers that are not finite")
+    return numbers
+
+
+def pixels_of(dataset: Dataset, where: object) -> NDArray[Any]:
+    """Stored pixel values, shape (rows, columns) or (frames, rows, columns).
+
+    Raises:
+        InputError: If there are none, they are compressed and no decoder is installed, or they are cut off.
+    """
+    if "PixelData" not in dataset:
+        raise InputError(f"{where} lacks {named('PixelData')}")
+    if "TransferSyntaxUID" not in getattr(dataset, "file_meta", ()):
+        raise InputError(f"{where} lacks {named('TransferSyntaxUID')} in its header; export it again")
+    syntax = dataset.file_meta.TransferSyntaxUID
+    rows, columns, bits = (int(number_of(dataset, key, where)) for key in ("Rows", "Columns", "BitsAllocated"))
+    frames = int(number_of(dataset, "NumberOfFrames", where, 1))
+    if number_of(dataset, "SamplesPerPixel", where, 1) != 1:
+        raise InputError(f"{where} is a colour image, not one value a voxel")
+    expected = rows * columns * frames * bits // 8
+    if not syntax.is_compressed and len(dataset.PixelData) < expected:
+        raise InputError(
+            f"{where} is cut off: {len(dataset.PixelData)} bytes of pixels, expected {expected}; export it again"
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            values: NDArray[Any] = dataset.pixel_array
+    except (RuntimeError, NotImplementedError) as error:
+        raise InputError(
+            f"{where} is compressed ({syntax.name}), and no decoder for it is installed; install pylibjpeg with its "
+            "plugins, or export without compression"
+        ) from error
+    except _DAMAGE as error:
+        raise InputError(f"{where}: the pixels can't be read ({error}); export it again") from error
+    return values
+
+
+def _value(dataset: Dataset, keyword: str, where: object) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return dataset.get(keyword)
+    except _DAMAGE as error:
+        raise InputError(f"{where}: {named(keyword)} can't be read ({error})") from error

@@ -1,0 +1,304 @@
+"""What was written as a phantom is read back, in every patient orientation, and what can't be used is refused."""
+
+import dataclasses
+
+import numpy as np
+import pydicom
+import pytest
+
+from cdm_nnunet.dicom.ct import read_ct
+from cdm_nnunet.dicom.dose import read_dose
+from cdm_nnunet.dicom.phantom import ORIENTATIONS, LinearDose, Phantom, write_phantom
+from cdm_nnunet.dicom.phantom_shapes import Box, Sphere
+from cdm_nnunet.dicom.plan import Prescription, level_in_name_gy, read_plan
+from cdm_nnunet.dicom.structures import read_structures
+from cdm_nnunet.errors import InputError
+
+DIAGONAL = LinearDose(0, 0.3, 30.0)
+PHANTOM = Phantom(
+    {"Ball": Sphere((6.0, -4.0, 3.0), 8.0), "PTV": Box((0.0, 0.0, 0.0), (10.0, 10.0, 12.0))},
+    DIAGONAL,
+    slices_z_mm=tuple(np.arange(-16.0, 17.0, 2.0)),
+    pixels=(20, 24),
+    prescriptions_gy={"PTV": 60.0},
+)
+
+
+def points_of(grid):
+    z, y, x = np.meshgrid(*(grid.offsets_mm[axis] for axis in (2, 1, 0)), indexing="ij")
+    return grid.origin_mm + np.stack([x, y, z], -1) @ grid.axes
+
+
+@pytest.fixture
+def files(tmp_path):
+    return write_phantom(PHANTOM, tmp_path / "phantom")
+
+
+@pytest.fixture
+def edited(files):
+    """Change elements of a written file."""
+
+    def edit(path, **elements):
+        dataset = pydicom.dcmread(path)
+        for keyword, value in elements.items():
+            if value is None:
+                delattr(dataset, keyword)
+            else:
+                setattr(dataset, keyword, value)
+        dataset.save_as(path)
+        return files
+
+    return edit
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("position", ORIENTATIONS)
+def test_dose_lands_on_the_same_points_in_every_orientation(tmp_path, position, axis, absolute):
+    dose = LinearDose(axis, 0.3, 30.0)
+    phantom = dataclasses.replace(PHANTOM, position=position, dose=dose, absolute_offsets=absolute)
+    read = read_dose(write_phantom(phantom, tmp_path).doses).volume
+    assert np.abs(read.values - dose(points_of(read.grid))).max() < 1e-3  # one step of 16 bits
+    np.testing.assert_allclose(read.grid.axes, np.eye(3), atol=1e-9)
+
+
+@pytest.mark.parametrize("position", ORIENTATIONS)
+def test_ct_lands_on_the_same_points_in_every_orientation(tmp_path, position):
+    ct = read_ct(write_phantom(dataclasses.replace(PHANTOM, position=position), tmp_path).ct[::-1])
+    points = points_of(ct.volume.grid)
+    inside = np.any([solid.contains(points) for solid in PHANTOM.solids.values()], axis=0)
+    np.testing.assert_array_equal(ct.volume.values, np.where(inside, 0.0, -1000.0))
+    assert ct.patient_position == position
+
+
+def test_a_tilted_image_keeps_its_physical_points(tmp_path):
+    phantom = dataclasses.replace(PHANTOM, tilt_degrees=12.0)
+    read = read_dose(write_phantom(phantom, tmp_path).doses).volume
+    upright = points_of(read.grid) @ phantom.rotation.T
+    assert np.abs(read.values - DIAGONAL(upright)).max() < 1e-3
+    with pytest.raises(InputError, match="tilted by more than 25 degrees"):
+        read_dose(write_phantom(dataclasses.replace(PHANTOM, tilt_degrees=30.0), tmp_path / "more").doses)
+
+
+def test_unequal_slices_are_read_as_they_are(tmp_path):
+    z_mm = (-16.0, -14.0, -12.0, -10.0, -5.0, 0.0, 5.0, 10.0)
+    grid = read_ct(write_phantom(dataclasses.replace(PHANTOM, slices_z_mm=z_mm), tmp_path).ct).volume.grid
+    np.testing.assert_allclose(grid.origin_mm[2] + grid.offsets_mm[2], z_mm)
+    assert not grid.is_uniform
+
+
+def test_structures_and_plan_are_read(files):
+    structures, plan = read_structures(files.structures), read_plan(files.plan)
+    assert structures.names == ("Ball", "PTV")
+    ball = structures.roi("Ball")
+    assert len(ball.contours) == 8  # slices at -4, -2, ..., 10 mm; the poles at -5 and 11 lie between slices
+    assert plan.prescriptions == (Prescription(60.0, 2, "PTV"),)
+    assert (plan.n_fractions, plan.structure_uid) == (35, structures.sop_uid)
+    structures.refuse_other_images(frozenset(read_ct(files.ct).sop_uids))
+    with pytest.raises(InputError, match=r"no ROI 'Heart'; it has Ball, PTV"):
+        structures.roi("Heart")
+
+
+def test_beams_are_summed(tmp_path):
+    phantom = dataclasses.replace(PHANTOM, beams=3)
+    whole = read_dose(write_phantom(phantom, tmp_path / "plan").doses)
+    files = write_phantom(dataclasses.replace(phantom, dose_per_beam=True), tmp_path / "beams")
+    plan = read_plan(files.plan)
+    summed = read_dose(files.doses, plan)
+    np.testing.assert_allclose(summed.volume.values, whole.volume.values, atol=2e-3)
+    assert summed.notes == ("dose summed over 3 beams",)
+    with pytest.raises(InputError, match=r"the dose of beam 2 of the 3 beams of .* is missing"):
+        read_dose((files.doses[0], files.doses[2]), plan)
+    with pytest.raises(InputError, match="the plan is needed"):
+        read_dose(files.doses)
+
+
+@pytest.mark.parametrize(
+    ("elements", "message"),
+    [
+        ({"DoseUnits": "RELATIVE"}, r"DoseUnits \(3004,0002\) RELATIVE; export the absolute dose"),
+        ({"DoseUnits": "CGY"}, "DoseUnits .* CGY; expected GY"),
+        ({"DoseGridScaling": "1.0"}, "not plausible; is DoseGridScaling .* for cGy"),
+        ({"DoseGridScaling": "0"}, "is 0, expected a number above zero"),
+        ({"DoseGridScaling": None}, r"lacks DoseGridScaling \(3004,000E\)"),
+        ({"DoseType": "ERROR"}, "it is no dose"),
+        ({"DoseSummationType": "FRACTION"}, "FRACTION; expected PLAN, or BEAM"),
+        ({"GridFrameOffsetVector": [5.0 + k for k in range(13)]}, "starts with 5, expected 0 or the z of"),
+        ({"GridFrameOffsetVector": [0.0, 2.5]}, "has 2 numbers for 13 planes"),
+        ({"GridFrameOffsetVector": [0.0] * 13}, "several planes at the same position"),
+        ({"ImagePositionPatient": None}, r"lacks ImagePositionPatient \(0020,0032\)"),
+        ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "no pair of unit vectors"),
+        ({"PixelSpacing": [2, 0]}, "PixelSpacing .* is not above zero"),
+        ({"Modality": "CT"}, "is of modality CT, not RTDOSE"),
+    ],
+)
+def test_a_dose_that_cannot_be_trusted_is_refused(edited, files, elements, message):
+    edited(files.doses[0], **elements)
+    with pytest.raises(InputError, match=message):
+        read_dose(files.doses)
+
+
+def test_several_doses_are_not_summed(tmp_path):
+    one = write_phantom(PHANTOM, tmp_path / "1").doses
+    other = write_phantom(dataclasses.replace(PHANTOM, seed=1), tmp_path / "2").doses
+    with pytest.raises(InputError, match="2 doses, one of them of a whole plan"):
+        read_dose((*one, *other))
+    with pytest.raises(InputError, match=r"have the same SOPInstanceUID \(0008,0018\)"):
+        read_dose((*one, *one))
+
+
+@pytest.mark.parametrize("cut", [0.1, 0.5, 0.95])
+def test_a_file_that_is_cut_off_is_refused(files, cut):
+    for path, read in (
+        (files.doses[0], lambda path: read_dose([path])),
+        (files.structures, read_structures),
+        (files.ct[3], lambda path: read_ct([path])),
+        (files.plan, read_plan),
+    ):
+        content = path.read_bytes()
+        path.write_bytes(content[: int(len(content) * cut)])
+        with pytest.raises(InputError, match=r"cut off|lacks|no DICOM|has no ROIs|have no ROIName"):
+            read(path)
+
+
+def test_what_is_no_dicom_file_is_refused(tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_text("hello " * 100)
+    with pytest.raises(InputError, match=r"notes\.txt is no DICOM file"):
+        read_plan(path)
+    with pytest.raises(InputError, match="missing"):
+        read_plan(tmp_path / "absent")
+
+
+def test_compressed_pixels_without_a_decoder_are_refused(files):
+    dataset = pydicom.dcmread(files.ct[0])
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.JPEGXLLossless  # nothing decodes it
+    dataset.PixelData = pydicom.encaps.encapsulate([b"\0" * 64])
+    dataset["PixelData"].is_undefined_length = True
+    dataset["PixelData"].VR = "OB"
+    dataset.save_as(files.ct[0])
+    with pytest.raises(InputError, match=r"ct_000\.dcm is compressed \(JPEG XL Lossless\), and no decoder"):
+        read_ct(files.ct)
+
+
+def test_one_ct_series_is_expected(files, edited, tmp_path):
+    other = write_phantom(dataclasses.replace(PHANTOM, seed=1), tmp_path / "other")
+    with pytest.raises(InputError, match="the CT images belong to 2 series"):
+        read_ct((*files.ct, *other.ct))
+    with pytest.raises(InputError, match=r"have the same SOPInstanceUID .* keep one of the two"):
+        read_ct((*files.ct, files.ct[2]))
+    with pytest.raises(InputError, match="4 mm lie between the slices at z = -12 and -8 mm.*a slice is missing"):
+        read_ct([path for path in files.ct if path.name != "ct_003.dcm"])
+    with pytest.raises(InputError, match="there are no CT images"):
+        read_ct([])
+
+
+@pytest.mark.parametrize(
+    ("elements", "message"),
+    [
+        ({"PixelSpacing": [2.0, 2.5]}, "differ in PixelSpacing"),
+        ({"ImageOrientationPatient": [-1, 0, 0, 0, -1, 0]}, "differ in ImageOrientationPatient"),
+        ({"ImagePositionPatient": [-20.0, -19.0, -10.0]}, "shifted by 3.00 mm in its own plane"),
+        ({"ImagePositionPatient": [-23.0, -19.0, -8.0]}, "several planes at the same position"),
+        ({"RescaleType": "US"}, "RescaleType .* is US, expected HU"),
+        ({"RescaleSlope": None}, r"lacks RescaleSlope \(0028,1053\)"),
+        ({"FrameOfReferenceUID": "1.2.3"}, "belong to 2 frames of reference"),
+        ({"SeriesInstanceUID": "1.2.3"}, "belong to 2 series"),
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "is a localizer"),
+        ({"NumberOfFrames": 1}, "is a multi-frame CT"),
+    ],
+)
+def test_a_ct_slice_that_does_not_fit_is_refused(edited, files, elements, message):
+    edited(files.ct[3], **elements)
+    with pytest.raises(InputError, match=message):
+        read_ct(files.ct)
+
+
+def edit_contours(path, change, number=1):
+    dataset = pydicom.dcmread(path)
+    item = next(item for item in dataset.ROIContourSequence if item.ReferencedROINumber == number)
+    change(item)
+    dataset.save_as(path)
+    return read_structures(path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "message"),
+    [
+        ("POINT", [1.0, 2.0, 3.0], "ROI 'Ball' encloses no volume: all it has are 8 POINT contours"),
+        ("OPEN_PLANAR", [0, 0, 0, 1, 0, 0, 1, 1, 0], "8 OPEN_PLANAR contours"),
+        ("CLOSED_PLANAR", [0, 0, 0, 5, 5, 0], "8 contours of one or two points"),
+        ("CLOSED_PLANAR", [0, 0, 0, 5, 5, 0, 5, 5, 0, 0, 0, 0], "8 contours of one or two points"),
+    ],
+)
+def test_contours_that_enclose_nothing_are_told(files, kind, data, message):
+    def change(item):
+        for contour in item.ContourSequence:
+            contour.ContourGeometricType, contour.ContourData = kind, data
+
+    ball = edit_contours(files.structures, change).roi("Ball")
+    with pytest.raises(InputError, match=message):
+        ball.refuse_without_volume()
+
+
+def test_a_part_of_the_contours_that_encloses_nothing_is_noted(files):
+    def change(item):
+        item.ContourSequence[2].ContourGeometricType = "POINT"
+
+    ball = edit_contours(files.structures, change).roi("Ball")
+    ball.refuse_without_volume()
+    assert ball.note == "ROI 'Ball': left out 1 POINT contours"
+
+
+def test_an_roi_that_was_never_drawn_is_told(files):
+    def change(item):
+        del item.ContourSequence
+
+    structures = edit_contours(files.structures, change)
+    with pytest.raises(InputError, match="ROI 'Ball' has no contours"):
+        structures.roi("Ball").refuse_without_volume()
+
+
+@pytest.mark.parametrize(("data", "message"), [([1.0, 2.0], "has 2 numbers, not three a point"), (None, "")])
+def test_damaged_contour_data_are_refused(files, data, message):
+    def change(item):
+        item.ContourSequence[0].ContourData = data
+
+    if data is None:
+        assert edit_contours(files.structures, change).roi("Ball").unusable == {"contours of one or two points": 1}
+    else:
+        with pytest.raises(InputError, match=message):
+            edit_contours(files.structures, change)
+
+
+def test_two_rois_of_one_name_are_ambiguous(files):
+    dataset = pydicom.dcmread(files.structures)
+    dataset.StructureSetROISequence[1].ROIName = "Ball"
+    dataset.save_as(files.structures)
+    with pytest.raises(InputError, match=r"2 ROIs named 'Ball' \(numbers 1, 2\)"):
+        read_structures(files.structures).roi("Ball")
+
+
+def test_references_to_images_that_are_not_there_are_told(files):
+    structures, ct = read_structures(files.structures), read_ct(files.ct[:-2])
+    with pytest.raises(InputError, match="refers to 17 images of which 2 are not in the folder"):
+        structures.refuse_other_images(frozenset(ct.sop_uids))
+
+
+@pytest.mark.parametrize(
+    ("name", "level_gy"),
+    [
+        ("PTV_7000", 70.0),
+        ("PTV70", 70.0),
+        ("ptv 59.4 Gy", 59.4),
+        ("CTV2_5425", 54.25),
+        ("PTV_5000x25", 50.0),
+        ("PTV1", None),
+        ("PTV170", None),
+        ("PTV_10mm", None),
+        ("PTV_High", None),
+        ("Brainstem_54", None),
+    ],
+)
+def test_prescriptions_in_names(name, level_gy):
+    assert level_in_name_gy(name) == level_gy
