@@ -24,7 +24,6 @@ from cdm_nnunet.files import write_json
 from cdm_nnunet.losses.bits import roi_mask
 from cdm_nnunet.losses.dose import DeepSupervisedMAE
 from cdm_nnunet.losses.metrics import Terms
-from cdm_nnunet.nnunet.augmentation import initial_patch_size, training_transforms
 from cdm_nnunet.nnunet.compute import autocast, prepare_network, to_device
 from cdm_nnunet.nnunet.export import dose_on_patient_grid
 from cdm_nnunet.nnunet.loader import DoseDataLoader, refuse_foreign_case
@@ -79,6 +78,8 @@ class DoseTrainer(nnUNetTrainer):
         self.num_val_iterations_per_epoch = self.settings.num_val_iterations
         self.initial_lr = self.settings.learning_rate
         self.oversample_foreground_percent = 0.5
+        # goes into checkpoints: nnU-Net's own predictor must never flip an input without swapping paired ROIs' bits
+        self.inference_allowed_mirroring_axes = None
         self.save_every = 10
         self._loader_wait_s = 0.0
         self._step_ended_at: float | None = None
@@ -115,15 +116,6 @@ class DoseTrainer(nnUNetTrainer):
             weights[-1] = 1e-6 if self.is_ddp and not self._do_i_compile() else 0.0
         return DeepSupervisedMAE(weights)
 
-    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, bool, list[int], None]:  # noqa: N802
-        """nnU-Net's hook; of its four values only the patch size to cut has a use here.
-
-        The mirroring axes that go into the checkpoint are None: nnU-Net's own predictor must never flip an input
-        without swapping the bits of paired ROIs. :class:`DosePredictor` mirrors by the plans.
-        """
-        self.inference_allowed_mirroring_axes = None
-        return None, False, initial_patch_size(self.configuration_manager.patch_size), None
-
     def do_split(self) -> tuple[list[str], list[str]]:
         """Training and validation cases of the fold.
 
@@ -149,26 +141,22 @@ class DoseTrainer(nnUNetTrainer):
         Raises:
             InputError: If preprocessed data are not ours or stale.
         """
-        *_, cut_size, _ = self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
-        patch_size = self.configuration_manager.patch_size
-        transforms = training_transforms(patch_size, self.dose_plans.catalogue.mirror_permutation)
         training, validation = self.get_tr_and_val_datasets()
         for dataset in (training, validation):
             for case in dataset.identifiers:
                 data, _, _, properties = dataset.load_case(case)
                 refuse_foreign_case(case, properties, self.digest, data.shape[0], self.dose_plans)
 
-        def loader(dataset: Any, size: Any, share: float, augmentation: Any, n_processes: int) -> Any:
+        def loader(dataset: Any, share: float, augment: bool, n_processes: int) -> Any:
             source = DoseDataLoader(
                 dataset,
                 self.dose_plans,
                 self.digest,
                 self.batch_size,
-                size,
-                patch_size,
+                self.configuration_manager.patch_size,
                 self.label_manager,
                 share,
-                augmentation,
+                augment,
             )
             if n_processes == 0:
                 return SingleThreadedAugmenter(source, None)
@@ -179,8 +167,8 @@ class DoseTrainer(nnUNetTrainer):
 
         n = get_allowed_n_proc_DA()
         loaders = (
-            loader(training, cut_size, self.oversample_foreground_percent, transforms, n),
-            loader(validation, patch_size, 1.0, None, (n + 1) // 2),
+            loader(training, self.oversample_foreground_percent, True, n),
+            loader(validation, 1.0, False, (n + 1) // 2),
         )
         for one in loaders:
             next(one)  # starts the worker processes before the device is busy

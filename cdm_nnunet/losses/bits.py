@@ -87,11 +87,13 @@ def unpack_words(words: Tensor, n_rois: int) -> Tensor:
     Returns:
         Boolean, shape (B, K, ...).
     """
-    values = 1 << torch.arange(WORD_BITS, dtype=torch.int32, device=words.device).view(
-        1, 1, -1, *[1] * (words.ndim - 2)
-    )
-    bits = (words.to(torch.int32).unsqueeze(2) & values) != 0  # (B, L, 16, ...)
-    return bits.flatten(1, 2)[:, :n_rois]
+    masks = torch.empty(len(words), n_rois, *words.shape[2:], dtype=torch.bool, device=words.device)
+    values = (1 << torch.arange(WORD_BITS, dtype=torch.int32, device=words.device)).view(-1, *[1] * (words.ndim - 2))
+    for first in range(0, n_rois, WORD_BITS):  # a word at a time: the integers take four times the memory of the masks
+        word = words[:, first // WORD_BITS, None].to(torch.int32)  # (B, 1, ...)
+        n = min(WORD_BITS, n_rois - first)
+        torch.ne(word & values[:n], 0, out=masks[:, first : first + n])
+    return masks
 
 
 def roi_mask(words: Tensor, bit: int) -> Tensor:
@@ -117,14 +119,15 @@ def permute_words(words: Tensor, permutation: Sequence[int]) -> Tensor:
     Returns:
         Same shape, type and device.
     """
-    moved = [(k, source) for k, source in enumerate(permutation) if source != k]
-    if not moved:
+    moves: dict[tuple[int, int, int], int] = {}  # (word, its source, shift to the left): bits of the source that go
+    for k, source in enumerate(permutation):
+        move = (k // WORD_BITS, source // WORD_BITS, k % WORD_BITS - source % WORD_BITS)
+        moves[move] = moves.get(move, 0) | 1 << (source % WORD_BITS)
+    if all(word == source and shift == 0 for word, source, shift in moves):
         return words
     source_words = words.to(torch.int32)
-    result = source_words.clone()
-    for k, _ in moved:
-        result[:, k // WORD_BITS] &= ~(1 << (k % WORD_BITS))
-    for k, source in moved:
-        bit = (source_words[:, source // WORD_BITS] >> (source % WORD_BITS)) & 1
-        result[:, k // WORD_BITS] |= bit << (k % WORD_BITS)
+    result = torch.zeros_like(source_words)
+    for (word, source, shift), bits in moves.items():
+        moved = source_words[:, source] & bits
+        result[:, word] |= moved << shift if shift >= 0 else moved >> -shift
     return result.to(words.dtype)

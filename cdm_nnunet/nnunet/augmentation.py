@@ -9,22 +9,84 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import torch
-from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
-from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
-from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
-from nnunetv2.training.data_augmentation.compute_initial_patch_size import get_patch_size
 from torch import Tensor
+from torch.nn.functional import grid_sample
 
 from cdm_nnunet.losses.bits import permute_words
-from cdm_nnunet.nnunet.plans import CT, FIRST_WORD, HEAD_FEET_AXIS, LEFT_RIGHT_AXIS
+from cdm_nnunet.nnunet.plans import CT, FIRST_WORD, LEFT_RIGHT_AXIS
 
 MAX_ROTATION_DEGREES = 5.0
 _P_ROTATION = 0.3
+_P_MIRROR = 0.5
 _P_NOISE = 0.2
 _MAX_NOISE = 0.1  # standard deviations of the CT inside the dose region
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is done to one sample, the same to CT, prescription, ROI words and dose.
+
+    Attributes:
+        angle: Rotation about the long axis, rad.
+        mirror: Whether left and right are exchanged, in anatomy and in the names of ROIs.
+        noise: Standard deviation of the noise on the normalised CT.
+    """
+
+    angle: float = 0.0
+    mirror: bool = False
+    noise: float = 0.0
+
+    @classmethod
+    def draw(cls) -> Augmentation:
+        """A random one, from torch's generator: most samples are neither rotated nor noisy."""
+        rotate, angle, mirror, noisy, noise = torch.rand(5).tolist()
+        return cls(
+            angle=math.radians(MAX_ROTATION_DEGREES) * (2 * angle - 1) if rotate < _P_ROTATION else 0.0,
+            mirror=mirror < _P_MIRROR,
+            noise=_MAX_NOISE * noise if noisy < _P_NOISE else 0.0,
+        )
+
+    def size_to_cut(self, patch_size: Sequence[int]) -> tuple[int, int, int]:
+        """Size (z, y, x) of the patch that :meth:`apply` needs: all that turns into ``patch_size`` lies inside it.
+
+        It differs from ``patch_size`` by an even number of voxels along each axis, so that both have the same centre.
+        """
+        z, y, x = patch_size
+        if not self.angle:
+            return z, y, x
+        c, s = math.cos(self.angle), abs(math.sin(self.angle))
+        return z, y + 2 * _margin(c * y + s * x - y), x + 2 * _margin(c * x + s * y - x)
+
+    def apply(
+        self, data: Tensor, dose: Tensor, patch_size: Sequence[int], permutation: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        """Augment a sample.
+
+        CT and dose are interpolated linearly when they are turned; prescription and ROI words are only ever taken
+        from the nearest voxel.
+
+        Args:
+            data: Preprocessed channels, (2 + L, *size), with the size of :meth:`size_to_cut`; may be overwritten.
+            dose: Dose, (1, *size).
+            patch_size: Size that comes out, (z, y, x).
+            permutation: :attr:`Catalogue.mirror_permutation`.
+
+        Returns:
+            Data and dose of the patch.
+        """
+        if self.angle:
+            ct = rotate(data[: CT + 1], self.angle, patch_size, "bilinear")
+            data = torch.cat([ct, rotate(data[CT + 1 :], self.angle, patch_size, "nearest")])
+            dose = rotate(dose, self.angle, patch_size, "bilinear")
+        if self.mirror:
+            data = mirror_left_right(data[None], permutation)[0]
+            dose = dose.flip(LEFT_RIGHT_AXIS + 1)
+        if self.noise:
+            data[CT] += self.noise * torch.randn(data.shape[1:])
+        return data, dose
 
 
 def mirror_left_right(data: Tensor, permutation: Sequence[int]) -> Tensor:
@@ -38,94 +100,34 @@ def mirror_left_right(data: Tensor, permutation: Sequence[int]) -> Tensor:
         Same shape: flipped along x, with the bits of paired ROIs swapped.
     """
     flipped = data.flip(LEFT_RIGHT_AXIS + 2)
-    words = permute_words(flipped[:, FIRST_WORD:], permutation)
-    return torch.cat([flipped[:, :FIRST_WORD], words], 1)
+    flipped[:, FIRST_WORD:] = permute_words(flipped[:, FIRST_WORD:], permutation)
+    return flipped
 
 
-class MirrorLeftRight(BasicTransform):
-    """Mirror a sample with probability 0.5: image, words and dose.
+def rotate(volume: Tensor, angle: float, size: Sequence[int], mode: str) -> Tensor:
+    """Turn a volume about its centre and the long axis, and cut its middle.
 
-    Args:
-        permutation: :attr:`Catalogue.mirror_permutation`.
-    """
-
-    def __init__(self, permutation: Sequence[int]):
-        super().__init__()
-        self.permutation = tuple(permutation)
-
-    def get_parameters(self, **_: Any) -> dict[str, Any]:
-        """Toss the coin."""
-        return {"mirror": bool(torch.rand(()) < 0.5)}
-
-    def _apply_to_image(self, img: Tensor, *, mirror: bool) -> Tensor:
-        return img.flip(LEFT_RIGHT_AXIS + 1) if mirror else img
-
-    def _apply_to_regr_target(self, regression_target: Tensor, *, mirror: bool) -> Tensor:
-        return self._apply_to_image(regression_target, mirror=mirror)
-
-    def _apply_to_segmentation(self, segmentation: Tensor, *, mirror: bool) -> Tensor:
-        if not mirror:
-            return segmentation
-        flipped = segmentation.flip(LEFT_RIGHT_AXIS + 1)
-        return torch.cat([flipped[:1], permute_words(flipped[None, 1:], self.permutation)[0]])
-
-
-class CTNoise(BasicTransform):
-    """Add mild Gaussian noise to the normalised CT, and to no other channel."""
-
-    def get_parameters(self, **_: Any) -> dict[str, Any]:
-        """Draw the standard deviation; 0 for most samples."""
-        return {"sigma": float(torch.rand(())) * _MAX_NOISE if torch.rand(()) < _P_NOISE else 0.0}
-
-    def _apply_to_image(self, img: Tensor, *, sigma: float) -> Tensor:
-        if sigma:
-            img = img.clone()
-            img[CT] += sigma * torch.randn(img.shape[1:])
-        return img
-
-    def _apply_to_regr_target(self, regression_target: Tensor, **_: Any) -> Tensor:
-        return regression_target
-
-    def _apply_to_segmentation(self, segmentation: Tensor, **_: Any) -> Tensor:
-        return segmentation
-
-
-def _rotation_angle(*, dim: int, **_: Any) -> float:
-    limit = math.radians(MAX_ROTATION_DEGREES)
-    return float(torch.empty(()).uniform_(-limit, limit)) if dim == HEAD_FEET_AXIS else 0.0
-
-
-def initial_patch_size(patch_size: Sequence[int]) -> list[int]:
-    """Size of the patch to cut so that the rotated patch of ``patch_size`` lies inside it."""
-    limit = math.radians(MAX_ROTATION_DEGREES)
-    size: list[int] = [int(n) for n in get_patch_size(patch_size, (-limit, limit), (0, 0), (0, 0), (1, 1))]
-    return size
-
-
-def training_transforms(patch_size: Sequence[int], permutation: Sequence[int]) -> BasicTransform:
-    """The augmentation of a training sample.
-
-    A sample has three float32 tensors: ``image`` (CT with air at 0, (1, Z, Y, X)), ``segmentation`` (prescription and
-    ROI words, (1 + L, Z, Y, X)), which is only ever taken from the nearest voxel, and ``regression_target`` (dose,
-    (1, Z, Y, X)). What rotates in from outside is zero: air, no prescription, no ROI, no dose.
+    Every slice turns by the same angle, so slices are the channels of one two-dimensional sampling: half the
+    neighbours of a three-dimensional one, and one set of weights for all.
 
     Args:
-        patch_size: Size of the patch that comes out, cut from the centre of a larger one.
-        permutation: :attr:`Catalogue.mirror_permutation`.
+        volume: (C, Z, Y, X).
+        angle: In rad; positive turns +x towards +y.
+        size: Size (z, y, x) of the result; z must be Z.
+        mode: ``bilinear`` or ``nearest``.
+
+    Returns:
+        (C, *size). What would come from outside the volume is its border.
     """
-    return ComposeTransforms(
-        [
-            SpatialTransform(
-                tuple(patch_size),
-                patch_center_dist_from_border=0,
-                random_crop=False,
-                p_rotation=_P_ROTATION,
-                rotation=_rotation_angle,
-                mode_seg="nearest",
-                border_mode_seg="zeros",
-                padding_mode_image="zeros",
-            ),
-            MirrorLeftRight(permutation),
-            CTNoise(),
-        ]
-    )
+    channels, z, y_in, x_in = volume.shape
+    y, x = torch.meshgrid(*(torch.arange(n) - (n - 1) / 2 for n in size[1:]), indexing="ij")  # from the centre
+    c, s = math.cos(angle), math.sin(angle)
+    grid = torch.stack([(c * x + s * y) * (2 / x_in), (c * y - s * x) * (2 / y_in)], -1)[None]
+    slices = volume.reshape(1, channels * z, y_in, x_in)
+    turned = grid_sample(slices, grid, mode=mode, padding_mode="border", align_corners=False)
+    return turned.view(channels, z, *size[1:])
+
+
+def _margin(excess: float) -> int:
+    """Voxels to add on either side for an excess in size, with one for interpolation."""
+    return max(math.ceil(excess / 2) + 1, 0)

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import blosc2
 import numpy as np
 import torch
-from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
-from torch import Tensor
 
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.nnunet.plans import CT, PRESCRIPTION, DosePlans
+from cdm_nnunet.nnunet.augmentation import Augmentation
+from cdm_nnunet.nnunet.plans import DosePlans
+
+_NONE = Augmentation()
 
 
 class DoseDataLoader(nnUNetDataLoader):
@@ -30,11 +30,10 @@ class DoseDataLoader(nnUNetDataLoader):
         plans: The plans that they were made with.
         digest: :meth:`DosePlans.digest` of the configuration.
         batch_size: Samples in a batch.
-        patch_size: Size to cut.
-        final_patch_size: Size after augmentation.
+        patch_size: Size of a patch.
         label_manager: Of the plans.
         target_share: Share of the samples whose patch is centred on a voxel of a target or OAR.
-        transforms: Augmentation, see :mod:`cdm_nnunet.nnunet.augmentation`; None for none.
+        augment: Whether to augment, see :mod:`cdm_nnunet.nnunet.augmentation`.
     """
 
     def __init__(
@@ -44,23 +43,15 @@ class DoseDataLoader(nnUNetDataLoader):
         digest: str,
         batch_size: int,
         patch_size: Sequence[int],
-        final_patch_size: Sequence[int],
         label_manager: Any,
         target_share: float,
-        transforms: BasicTransform | None,
+        augment: bool,
     ):
-        super().__init__(
-            data,
-            batch_size,
-            patch_size,
-            final_patch_size,
-            label_manager,
-            oversample_foreground_percent=target_share,
-            probabilistic_oversampling=True,
-            transforms=transforms,
-        )
+        super().__init__(data, batch_size, patch_size, patch_size, label_manager)
         self.plans = plans
         self.digest = digest
+        self.target_share = target_share
+        self.augment = augment
 
     def set_thread_id(self, thread_id: int) -> None:
         """Called once in each worker process, which inherits the parent's torch generator: give it its own state."""
@@ -70,43 +61,59 @@ class DoseDataLoader(nnUNetDataLoader):
     def generate_train_batch(self) -> dict[str, Any]:
         """Draw one batch."""
         keys = list(self.get_indices())
-        batch: dict[str, Any] = {"keys": keys, "prescription_gy": [], "roi_voxels": [], "voxel_volume_cc": []}
-        samples = []
-        with torch.no_grad(), threadpool_limits(limits=1, user_api=None):
-            for j, key in enumerate(keys):
-                data, dose, _, properties = self._data.load_case(key)
-                refuse_foreign_case(key, properties, self.digest, data.shape[0], self.plans)
-                low, _ = self.get_bbox(data.shape[1:], self.get_do_oversample(j), properties["class_locations"])
-                low = self._keep_inside(low, data.shape[1:])
-                image = cut(data, low, self.patch_size, self.plans.padding)
-                samples.append(self._augment(image, cut(dose, low, self.patch_size, (0.0,))))
-                for name in ("prescription_gy", "roi_voxels", "voxel_volume_cc"):
-                    batch[name].append(properties["cdm"][name])
-            batch["data"] = torch.stack([image for image, _ in samples])
-            batch["target"] = torch.stack([dose for _, dose in samples])
-        return batch
+        batch: dict[str, Any] = {
+            "keys": keys,
+            "data": torch.empty(len(keys), self.plans.n_channels, *self.patch_size),
+            "target": torch.empty(len(keys), 1, *self.patch_size),
+        }
+        facts: dict[str, list[Any]] = {"prescription_gy": [], "roi_voxels": [], "voxel_volume_cc": []}
+        permutation = self.plans.catalogue.mirror_permutation
+        for j, key in enumerate(keys):
+            data, dose, _, properties = self._data.load_case(key)
+            refuse_foreign_case(key, properties, self.digest, data.shape[0], self.plans)
+            drawn = Augmentation.draw() if self.augment else _NONE
+            size = drawn.size_to_cut(self.patch_size)
+            low = draw_corner(data.shape[1:], self.patch_size, properties["class_locations"], self.target_share)
+            low = [start - (n - m) // 2 for start, n, m in zip(low, size, self.patch_size, strict=True)]
+            batch["data"][j], batch["target"][j] = drawn.apply(
+                torch.from_numpy(cut(data, low, size, self.plans.padding)),
+                torch.from_numpy(cut(dose, low, size, (0.0,))),
+                self.patch_size,
+                permutation,
+            )
+            for name, values in facts.items():
+                values.append(properties["cdm"][name])
+        return {**batch, **facts}
 
-    def _keep_inside(self, low: Sequence[int], shape: Sequence[int]) -> list[int]:
-        """Shift a patch so that its final part, the middle, lies in the image; or centre it if the image is smaller.
 
-        nnU-Net's own sampling lets patches that are centred on a voxel hang over the far end.
-        """
-        kept = []
-        for start, size, final, length in zip(low, self.patch_size, self.final_patch_size, shape, strict=True):
-            margin = size // 2 - final // 2
-            spare = length - final
-            kept.append(int(min(max(start + margin, 0), spare) if spare > 0 else -(-spare // 2)) - margin)
-        return kept
+def draw_corner(
+    shape: Sequence[int], patch_size: Sequence[int], locations: Mapping[int, NDArray[np.integer]], target_share: float
+) -> list[int]:
+    """First voxel of a random patch, which lies in the image; or is centred on it where the image is smaller.
 
-    def _augment(self, image: NDArray[np.float32], dose: NDArray[np.float32]) -> tuple[Tensor, Tensor]:
-        data, reference = torch.from_numpy(image), torch.from_numpy(dose)
-        if self.transforms is None:
-            return data, reference
-        air = self.plans.padding[CT]
-        sample = self.transforms(
-            image=data[CT : CT + 1] - air, segmentation=data[PRESCRIPTION:], regression_target=reference
-        )
-        return torch.cat([sample["image"] + air, sample["segmentation"]]), sample["regression_target"]
+    Args:
+        shape: Of the image (z, y, x).
+        patch_size: Of the patch.
+        locations: ``class_locations`` of the case: by bit, rows (0, z, y, x).
+        target_share: Probability that the patch is centred on a voxel of a target or OAR, each of them alike, as far as
+            the border of the image lets it; else its place is uniform.
+    """
+    rng = np.random  # the generator that nnU-Net has seeded
+    centre = None
+    present = [voxels for voxels in locations.values() if len(voxels)]
+    if rng.random() < target_share and present:
+        voxels = present[rng.randint(len(present))]
+        centre = voxels[rng.randint(len(voxels))][1:]
+    low = []
+    for axis, (length, size) in enumerate(zip(shape, patch_size, strict=True)):
+        spare = length - size
+        if spare <= 0:
+            low.append(-(-spare // 2))
+        elif centre is None:
+            low.append(int(rng.randint(spare + 1)))
+        else:
+            low.append(min(max(int(centre[axis]) - size // 2, 0), spare))
+    return low
 
 
 def refuse_foreign_case(case: str, properties: dict[str, Any], digest: str, n_channels: int, plans: DosePlans) -> None:

@@ -1,104 +1,139 @@
 """Augmentation keeps bits, names and physics."""
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cdm_nnunet.losses.bits import pack_words, unpack_words
-from cdm_nnunet.nnunet.augmentation import (
-    MAX_ROTATION_DEGREES,
-    MirrorLeftRight,
-    initial_patch_size,
-    mirror_left_right,
-    training_transforms,
-)
+from cdm_nnunet.nnunet.augmentation import MAX_ROTATION_DEGREES, Augmentation, mirror_left_right, rotate
 
 # left, right, midline over two words
 PERMUTATION = (1, 0, *range(2, 16), 17, 16)
 
 
+ANGLE = math.radians(MAX_ROTATION_DEGREES)
+
+
 def sample(seed: int, shape=(6, 20, 20)):
+    """Channels (CT, prescription, two words), dose, and the masks in the words."""
     generator = np.random.default_rng(seed)
     masks = torch.from_numpy(generator.random((len(PERMUTATION), *shape)) < 0.3)
-    return {
-        "image": torch.from_numpy(generator.random((1, *shape), np.float32)),
-        "segmentation": torch.cat([masks[:1].float() * 0.9, pack_words(masks[None])[0]]),
-        "regression_target": torch.from_numpy(generator.random((1, *shape), np.float32)) * 70,
-    }, masks
+    ct, dose = torch.from_numpy(generator.random((2, 1, *shape), np.float32))
+    return torch.cat([ct, masks[:1].float() * 0.9, pack_words(masks[None])[0]]), dose * 70, masks
 
 
 def test_mirroring_flips_left_right_and_swaps_names():
-    data, masks = sample(0)
-    network_input = torch.cat([data["image"], data["segmentation"]])[None]
-    mirrored = mirror_left_right(network_input, PERMUTATION)
-    assert torch.equal(mirrored[:, :2], network_input[:, :2].flip(4))
+    data, _, masks = sample(0)
+    mirrored = mirror_left_right(data[None], PERMUTATION)
+    assert torch.equal(mirrored[:, :2], data[None, :2].flip(4))
     found = unpack_words(mirrored[:, 2:], len(PERMUTATION))[0]
     assert torch.equal(found, masks[list(PERMUTATION)].flip(3))
-    assert torch.equal(mirror_left_right(mirrored, PERMUTATION), network_input)
+    assert torch.equal(mirror_left_right(mirrored, PERMUTATION), data[None])
 
 
-def test_mirror_transform_is_consistent_over_image_bits_and_dose():
-    outcomes = set()
-    for seed in range(20):
-        data, masks = sample(1)
-        torch.manual_seed(seed)
-        out = MirrorLeftRight(PERMUTATION)(**dict(data))
-        flipped = torch.equal(out["regression_target"], data["regression_target"].flip(3))
-        assert flipped or torch.equal(out["regression_target"], data["regression_target"])
-        assert torch.equal(out["image"], data["image"].flip(3) if flipped else data["image"])
-        expected = masks[list(PERMUTATION)].flip(3) if flipped else masks
-        assert torch.equal(unpack_words(out["segmentation"][None, 1:], len(PERMUTATION))[0], expected)
-        assert torch.equal(
-            out["segmentation"][0], data["segmentation"][0].flip(2) if flipped else data["segmentation"][0]
-        )
-        outcomes.add(flipped)
-    assert outcomes == {True, False}
+def test_nothing_drawn_changes_nothing():
+    data, dose, _ = sample(1)
+    out, reference = Augmentation().apply(data.clone(), dose, data.shape[1:], PERMUTATION)
+    assert torch.equal(out, data)
+    assert torch.equal(reference, dose)
+    assert Augmentation().size_to_cut((6, 20, 20)) == (6, 20, 20)
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_training_transforms_never_invent_a_word_or_a_prescription(seed):
-    data, _ = sample(2, shape=(8, 24, 24))
-    np.random.seed(seed)  # noqa: NPY002  # the generator that the transforms draw from
-    torch.manual_seed(seed)
-    out = training_transforms((6, 20, 20), range(len(PERMUTATION)))(**dict(data))
-    assert out["segmentation"].shape == (3, 6, 20, 20)
-    for channel in range(3):
-        allowed = set(data["segmentation"][channel].unique().tolist()) | {0.0}
-        assert set(out["segmentation"][channel].unique().tolist()) <= allowed
-    assert out["regression_target"].min() >= 0
+def test_a_mirrored_sample_is_consistent_over_image_bits_and_dose():
+    data, dose, masks = sample(1)
+    out, reference = Augmentation(mirror=True).apply(data.clone(), dose, data.shape[1:], PERMUTATION)
+    assert torch.equal(reference, dose.flip(3))
+    assert torch.equal(out[:2], data[:2].flip(3))
+    assert torch.equal(unpack_words(out[None, 2:], len(PERMUTATION))[0], masks[list(PERMUTATION)].flip(3))
 
 
-def test_rotation_is_small_in_plane_and_moves_all_tensors_alike():
-    """A bar along the left-right axis, turned: it stays in its slice and turns by at most the stated angle."""
-    shape = (5, 61, 61)
-    bar = torch.zeros(shape)
-    bar[2, 29:32, 5:56] = 1
-    angles = []
-    for seed in range(40):
-        np.random.seed(seed)  # noqa: NPY002  # the generator that the transforms draw from
-        torch.manual_seed(seed)
-        out = training_transforms(shape, (0,))(
-            image=bar[None].clone(), segmentation=torch.stack([bar, bar]), regression_target=bar[None] * 50
-        )
-        mask = out["segmentation"][1] > 0
-        assert not mask[[0, 1, 3, 4]].any()
-        y, x = (t.float() for t in torch.nonzero(mask[2], as_tuple=True))
-        angles.append(
-            math.degrees(math.atan2(float(((x - x.mean()) * (y - y.mean())).sum()), float((x - x.mean()).pow(2).sum())))
-        )
-        dose_mask = out["regression_target"][0] > 25
-        assert (dose_mask ^ mask).sum() <= 0.15 * mask.sum()
-    assert max(abs(a) for a in angles) <= MAX_ROTATION_DEGREES + 0.5
-    assert max(abs(a) for a in angles) > 1
-    assert sum(abs(a) < 0.05 for a in angles) > 10  # most samples are not rotated
+def test_noise_is_on_the_ct_alone():
+    data, dose, _ = sample(1, (10, 40, 40))
+    torch.manual_seed(0)
+    out, reference = Augmentation(noise=0.1).apply(data.clone(), dose, data.shape[1:], PERMUTATION)
+    assert torch.equal(out[1:], data[1:])
+    assert torch.equal(reference, dose)
+    noise = out[0] - data[0]
+    assert float(noise.mean()) == pytest.approx(0, abs=0.005)
+    assert float(noise.std()) == pytest.approx(0.1, abs=0.005)
 
 
-def test_the_patch_to_cut_holds_the_rotated_patch():
+def test_what_is_drawn():
+    torch.manual_seed(0)
+    drawn = [Augmentation.draw() for _ in range(4000)]
+    shares = {
+        field.name: np.mean([bool(getattr(d, field.name)) for d in drawn]) for field in dataclasses.fields(drawn[0])
+    }
+    assert shares == pytest.approx({"angle": 0.3, "mirror": 0.5, "noise": 0.2}, abs=0.03)
+    angles = np.array([d.angle for d in drawn if d.angle])
+    assert abs(angles).max() <= ANGLE
+    assert abs(angles.mean()) < 0.005
+    assert angles.std() == pytest.approx(ANGLE / math.sqrt(3), rel=0.05)  # uniform
+    both = np.mean([bool(d.angle) and d.mirror and bool(d.noise) for d in drawn])
+    assert both == pytest.approx(0.03, abs=0.01)  # independent of each other
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 99), angle=st.floats(-ANGLE, ANGLE), mirror=st.booleans(), noise=st.floats(0, 0.1))
+def test_no_word_and_no_prescription_is_ever_invented(seed, angle, mirror, noise):
+    drawn = Augmentation(angle, mirror, noise)
+    patch = (4, 12, 16)
+    data, dose, _ = sample(seed, drawn.size_to_cut(patch))
+    out, reference = drawn.apply(data.clone(), dose, patch, range(len(PERMUTATION)))
+    assert out.shape == (4, *patch)
+    assert reference.shape == (1, *patch)
+    for channel in (1, 2, 3):
+        assert set(out[channel].unique().tolist()) <= set(data[channel].unique().tolist())
+    assert dose.min() <= reference.min() <= reference.max() <= dose.max()
+
+
+@pytest.mark.parametrize("degrees", [-5.0, -1.0, 2.0, 5.0])
+@pytest.mark.parametrize("mode", ["bilinear", "nearest"])
+def test_rotation_of_a_linear_field_is_exact_up_to_interpolation(degrees, mode):
+    """Every voxel of the turned volume has the field's value at the turned place; nothing comes from the border."""
+    patch, angle = (3, 24, 40), math.radians(degrees)
+    size = Augmentation(angle=angle).size_to_cut(patch)
+
+    def places(shape):
+        return np.meshgrid(*(np.arange(n) - (n - 1) / 2 for n in shape), indexing="ij")
+
+    z, y, x = places(size)
+    field = torch.from_numpy(2 * x - 3 * y + 100 * z).float()[None]
+    turned = rotate(field, angle, patch, mode)[0].numpy()
+    z, y, x = places(patch)
+    c, s = math.cos(angle), math.sin(angle)
+    expected = 2 * (c * x + s * y) - 3 * (c * y - s * x) + 100 * z
+    np.testing.assert_allclose(turned, expected, atol=1e-3 if mode == "bilinear" else 2.501)
+
+
+def test_words_turn_with_the_ct():
+    """A bar along the left-right axis stays in its slice and turns by the angle, in every channel."""
+    angle, patch = math.radians(4), (5, 61, 61)
+    size = Augmentation(angle=angle).size_to_cut(patch)
+    bar = torch.zeros(size)
+    middle = [n // 2 for n in size]
+    bar[2, middle[1] - 1 : middle[1] + 2, middle[2] - 25 : middle[2] + 26] = 1
+    out, reference = Augmentation(angle=angle).apply(torch.stack([bar, bar, bar]), bar[None] * 50, patch, (0,))
+    mask = out[2] > 0
+    assert not mask[[0, 1, 3, 4]].any()
+    y, x = (t.float() - 30 for t in torch.nonzero(mask[2], as_tuple=True))
+    found = math.degrees(math.atan2(float((x * y).sum()), float((x * x).sum())))
+    assert abs(found) == pytest.approx(4, abs=0.3)
+    assert torch.equal(out[1], out[2])
+    for interpolated in (out[0] > 0.5, reference[0] > 25):
+        assert (interpolated ^ mask).sum() <= 0.1 * mask.sum()
+
+
+def test_the_patch_to_cut_keeps_its_centre_and_the_long_axis():
     patch = (32, 64, 96)
-    cut = initial_patch_size(patch)
-    angle = math.radians(MAX_ROTATION_DEGREES)
-    assert cut[0] == patch[0]
-    assert cut[1] >= patch[1] * math.cos(angle) + patch[2] * math.sin(angle) - 1
-    assert cut[2] >= patch[2]
+    for angle in (-ANGLE, 0.01, ANGLE):
+        cut = Augmentation(angle=angle).size_to_cut(patch)
+        assert cut[0] == patch[0]
+        for before, after in zip(patch, cut, strict=True):
+            assert after >= before
+            assert (after - before) % 2 == 0

@@ -13,14 +13,14 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.losses.bits import unpack_words
-from cdm_nnunet.nnunet.augmentation import MirrorLeftRight, initial_patch_size, training_transforms
-from cdm_nnunet.nnunet.loader import DoseDataLoader, cut, refuse_foreign_case
+from cdm_nnunet.nnunet.augmentation import Augmentation
+from cdm_nnunet.nnunet.loader import DoseDataLoader, cut, draw_corner, refuse_foreign_case
 from cdm_nnunet.nnunet.plans import DosePlans
 
 CONFIGURATION = "3d_fullres"
 
 
-def loader(folders, patch, *, cut_size=None, share=0.5, transforms=None, batch_size=2, cases=None, digest=None):
+def loader(folders, patch, *, share=0.5, augment=False, batch_size=2, cases=None, digest=None):
     plans = DosePlans(json.loads((folders.preprocessed / "nnUNetPlans.json").read_text()))
     dataset = nnUNetDatasetBlosc2(str(folders.preprocessed / f"nnUNetPlans_{CONFIGURATION}"), cases)
     manager = PlansManager(dict(plans.plans)).get_label_manager({"labels": {"background": 0}})
@@ -29,11 +29,10 @@ def loader(folders, patch, *, cut_size=None, share=0.5, transforms=None, batch_s
         plans,
         digest or plans.digest(CONFIGURATION),
         batch_size,
-        cut_size or patch,
         patch,
         manager,
         share,
-        transforms,
+        augment,
     )
 
 
@@ -78,41 +77,18 @@ def test_a_batch_and_what_lies_outside_the_image(planned):
     assert not batch["target"][0].numpy()[0][outside].any()
 
 
-def test_a_patch_stays_in_the_image_and_every_voxel_is_drawn(planned):
-    """Where the patient is larger than the patch, no patch hangs over, and none of its voxels is out of reach."""
-    np.random.seed(1)  # noqa: NPY002  # as above
-    patch = (8, 8, 8)
-    one = loader(planned, patch, cases=["case_0"], share=0.5, batch_size=1)
+@pytest.mark.parametrize("patch", [(8, 8, 8), (8, 12, 14), (16, 16, 16), (20, 24, 28)])
+def test_a_patch_stays_in_the_image_and_every_voxel_is_drawn(planned, patch):
+    """Where the patient is larger than the patch, it reaches both ends; where not, the patient is in its middle."""
+    np.random.seed(1)  # noqa: NPY002  # the generator that the loader draws from
     data, _, properties = whole(planned, "case_0")
-    drawn = [np.zeros(n, int) for n in data.shape[1:]]
-    for _ in range(400):
-        low, _ = one.get_bbox(data.shape[1:], one.get_do_oversample(0), properties["class_locations"])
-        low = one._keep_inside(low, data.shape[1:])
-        assert all(0 <= a <= n - p for a, n, p in zip(low, data.shape[1:], patch, strict=True))
-        for line, a, p in zip(drawn, low, patch, strict=True):
-            line[a : a + p] += 1
-    assert all(line.min() > 0 for line in drawn)
-
-
-@pytest.mark.parametrize("patch", [(8, 12, 14), (16, 16, 16), (20, 24, 28)])
-def test_the_margin_for_rotation_takes_no_voxel_out_of_reach(planned, patch):
-    """A larger patch is cut and its middle used: the middle must reach both ends of the patient, not only one."""
-    np.random.seed(2)  # noqa: NPY002  # as above
-    cut_size = tuple(n + 4 for n in patch)
-    one = loader(planned, patch, cut_size=cut_size, cases=["case_0"], share=0.5, batch_size=1)
-    shape = whole(planned, "case_0")[0].shape[1:]
-    properties = whole(planned, "case_0")[2]
+    shape = data.shape[1:]
     starts = [Counter() for _ in range(3)]
     for _ in range(600):
-        low, _ = one.get_bbox(shape, one.get_do_oversample(0), properties["class_locations"])
-        for axis, start in enumerate(one._keep_inside(low, shape)):
-            starts[axis][start + 2] += 1  # where the middle begins
+        for counted, start in zip(starts, draw_corner(shape, patch, properties["class_locations"], 0.5), strict=True):
+            counted[start] += 1
     for counted, n, p in zip(starts, shape, patch, strict=True):
-        if n > p:
-            assert min(counted) == 0
-            assert max(counted) == n - p
-        else:
-            assert set(counted) == {-((p - n) // 2)}  # centred
+        assert set(counted) == (set(range(n - p + 1)) if n > p else {-((p - n) // 2)})
 
 
 def test_the_share_of_patches_around_an_roi(planned):
@@ -123,34 +99,54 @@ def test_the_share_of_patches_around_an_roi(planned):
     relevant = masks[list(planned.raw.catalogue.bits_of_kind("target", "oar"))].any(0)
     hits = {}
     for share in (0.0, 0.5, 1.0):
-        one = loader(planned, (3, 3, 3), cases=["case_2"], share=share, batch_size=1)
-        n = 0
-        for _ in range(300):
-            low, _ = one.get_bbox(data.shape[1:], one.get_do_oversample(0), properties["class_locations"])
-            n += relevant[tuple(a + 1 for a in one._keep_inside(low, data.shape[1:]))]
-        hits[share] = n / 300
+        corners = [draw_corner(data.shape[1:], (3, 3, 3), properties["class_locations"], share) for _ in range(300)]
+        hits[share] = np.mean([relevant[tuple(a + 1 for a in low)] for low in corners])
     assert hits[1.0] > 0.95
     assert hits[0.0] == pytest.approx(relevant[1:-1, 1:-1, 1:-1].mean(), abs=0.1)
     assert hits[0.5] == pytest.approx((hits[0.0] + hits[1.0]) / 2, abs=0.1)
 
 
-def test_a_mirrored_sample_has_its_words_mirrored(planned):
+def test_every_roi_has_the_same_share_and_an_absent_one_none():
+    np.random.seed(4)  # noqa: NPY002  # as above
+    large = np.stack(np.broadcast_arrays(0, 5, 5, np.arange(10, 90)), 1)
+    locations = {0: large, 3: np.zeros((0, 4), int), 7: np.array([[0, 5, 80, 5]])}
+    corners = [tuple(draw_corner((11, 91, 100), (3, 3, 3), locations, 1.0)) for _ in range(1000)]
+    assert corners.count((4, 79, 4)) == pytest.approx(500, abs=60)
+    assert {low[:2] for low in corners} == {(4, 79), (4, 4)}
+    assert len(set(draw_corner((9, 9, 9), (3, 3, 3), {3: locations[3]}, 1.0))) >= 1  # no ROI: anywhere
+
+
+@pytest.mark.parametrize("low_share", [0.0, 1.0])
+def test_a_turned_sample_has_the_centre_of_the_patch(planned, monkeypatch, low_share):
+    """The larger patch that is cut for it lies around the same voxel."""
+    patch = (8, 12, 14)
+    one = loader(planned, patch, share=low_share, augment=True, cases=["case_1"], batch_size=1)
+    samples = []
+    for drawn in (Augmentation(), Augmentation(angle=1e-6)):
+        monkeypatch.setattr(Augmentation, "draw", lambda drawn=drawn: drawn)
+        np.random.seed(5)  # noqa: NPY002  # as above
+        samples.append(next(one))
+    assert drawn.size_to_cut(patch) != patch
+    torch.testing.assert_close(samples[0]["data"][:, 1:], samples[1]["data"][:, 1:], rtol=0, atol=0)
+    torch.testing.assert_close(samples[0]["data"][:, 0], samples[1]["data"][:, 0], rtol=0, atol=1e-3)
+    torch.testing.assert_close(samples[0]["target"], samples[1]["target"], rtol=0, atol=1e-2)
+
+
+def test_a_mirrored_sample_has_its_words_mirrored(planned, monkeypatch):
     """Bits, CT, prescription and dose move together: the right parotid is where the left one was, with its dose."""
     catalogue = planned.raw.catalogue
     data, dose, _ = whole(planned, "case_1")
-    mirror = MirrorLeftRight(catalogue.mirror_permutation)
-    one = loader(planned, data.shape[1:], cases=["case_1"], transforms=mirror, batch_size=1)
+    one = loader(planned, data.shape[1:], cases=["case_1"], augment=True, batch_size=1)
     seen = set()
-    for seed in range(8):
-        torch.manual_seed(seed)
+    for mirror in (True, False):
+        monkeypatch.setattr(Augmentation, "draw", lambda mirror=mirror: Augmentation(mirror=mirror))
         batch = next(one)
         sample, reference = batch["data"][0].numpy(), batch["target"][0].numpy()
         flipped = not np.array_equal(reference, dose)
         seen.add(flipped)
         side = slice(None, None, -1) if flipped else slice(None)
         np.testing.assert_array_equal(reference, dose[..., side])
-        np.testing.assert_allclose(sample[0], data[0][..., side], atol=1e-5)
-        np.testing.assert_array_equal(sample[1], data[1][..., side])
+        np.testing.assert_array_equal(sample[:2], data[:2][..., side])
         found = unpack_words(torch.from_numpy(sample[None, 2:]), 20)[0].numpy()
         masks = unpack_words(torch.from_numpy(data[None, 2:]), 20)[0].numpy()
         order = list(catalogue.mirror_permutation) if flipped else list(range(20))
@@ -160,14 +156,7 @@ def test_a_mirrored_sample_has_its_words_mirrored(planned):
 
 def test_augmented_batches_hold_whole_words_and_air(planned):
     patch = (8, 12, 14)
-    catalogue = planned.raw.catalogue
-    one = loader(
-        planned,
-        patch,
-        cut_size=initial_patch_size(patch),
-        transforms=training_transforms(patch, catalogue.mirror_permutation),
-        batch_size=4,
-    )
+    one = loader(planned, patch, augment=True, batch_size=4)
     np.random.seed(4)  # noqa: NPY002  # as above
     torch.manual_seed(4)
     for _ in range(5):
@@ -208,13 +197,7 @@ def test_a_stale_case_stops_the_loader(planned):
 def test_worker_processes_draw_different_patches_and_augmentations(planned):
     """A forked worker inherits its parent's generators: two of them must not draw the same."""
     patch = (6, 10, 10)
-    source = loader(
-        planned,
-        patch,
-        cut_size=initial_patch_size(patch),
-        transforms=training_transforms(patch, planned.raw.catalogue.mirror_permutation),
-        batch_size=1,
-    )
+    source = loader(planned, patch, augment=True, batch_size=1)
     workers = NonDetMultiThreadedAugmenter(source, None, 2, 2, [11, 12], False, wait_time=0.01)
     try:
         batches = [next(workers) for _ in range(8)]
