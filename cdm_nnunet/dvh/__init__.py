@@ -1,8 +1,9 @@
 """DVH metrics, curves and clinical templates, exact, in NumPy."""
 
 from cdm_nnunet.dvh.curves import DvhCurve, cumulative_dvh
+from cdm_nnunet.dvh.goal import Goal, TemplateRoi, Use, Verdict
 from cdm_nnunet.dvh.metrics import CcRounding, Metric, MetricKind, MetricUnit
-from cdm_nnunet.dvh.template import Goal, Template, TemplateRoi, Use, Verdict, shipped_templates
+from cdm_nnunet.dvh.template import Template, check_template, shipped_templates
 from cdm_nnunet.dvh.values import evaluate
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "TemplateRoi",
     "Use",
     "Verdict",
+    "check_template",
     "cumulative_dvh",
     "evaluate",
     "shipped_templates",

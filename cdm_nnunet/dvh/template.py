@@ -6,158 +6,24 @@ The file format is described in ``docs/templates.md``. One template drives loss,
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from cdm_nnunet.dvh.faults import Fault, faults_of, field_name, refuse, repeated_keys, summary
+from cdm_nnunet.dvh.goal import Frozen, Goal, Name, TemplateRoi, Use
+from cdm_nnunet.dvh.json_text import JsonText, Place
+from cdm_nnunet.dvh.json_text import Path as JsonPath
 from cdm_nnunet.dvh.metrics import Metric
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.roi.catalogue import RoiKind
-
-Use = Literal["loss", "evaluation"]
-Verdict = Literal["pass", "acceptable", "fail"]
-LimitUnit = Literal["Gy", "%", "% of prescription", "cc", ""]
-_LIMIT_UNITS = {"Gy": ("Gy", "% of prescription"), "%": ("%",), "cc": ("cc",), "": ("",)}  # by unit of the metric
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Name = Annotated[str, Field(pattern=r"^\S(.*\S)?$")]
 
 
-def _parse_metric(key: object) -> Metric:
-    if isinstance(key, Metric):
-        return key
-    if not isinstance(key, str):
-        raise ValueError(f"a metric is a text such as 'D95%', not {key!r}")
-    return Metric.parse(key)
-
-
-MetricField = Annotated[Metric, BeforeValidator(_parse_metric), PlainSerializer(str, return_type=str)]
-
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, arbitrary_types_allowed=True)
-
-
-class TemplateRoi(_Frozen):
-    """An ROI that the template knows.
-
-    Attributes:
-        name: TG-263 name.
-        kind: As in the ROI catalogue.
-        aliases: Other names under which the ROI comes, compared without regard to case.
-        prescription_gy: Prescribed dose in Gy, ``"patient"`` where every patient has an own one, None for no target.
-    """
-
-    name: Name
-    kind: RoiKind
-    aliases: tuple[Name, ...] = ()
-    prescription_gy: Positive | Literal["patient"] | None = None
-
-    @model_validator(mode="after")
-    def _only_targets_are_prescribed(self) -> TemplateRoi:
-        if self.prescription_gy is not None and self.kind != "target":
-            raise ValueError(f"ROI '{self.name}' has a prescription but is of kind '{self.kind}', not 'target'")
-        return self
-
-
-class Goal(_Frozen):
-    """A metric of an ROI, with or without a clinical limit.
-
-    Attributes:
-        roi: Name of an ROI of the template.
-        metric: The DVH metric.
-        relation: Side of the limit that is wanted; None for a metric that is compared but has no limit.
-        value: The limit, in ``unit``.
-        unit: Gy or percent of the prescription for D-metrics and gEUD, percent of the ROI's volume for V-metrics, cc
-            for V-metrics in cc, an empty text for HI.
-        variation: A looser limit, in ``unit``, up to which a violation is an acceptable variation.
-        priority: 1 is the most important.
-        weight: Weight of the metric in the loss.
-        use: Where the metric counts.
-        comment: Source of the limit, or why it is there.
-    """
-
-    roi: Name
-    metric: MetricField
-    relation: Literal["<=", ">="] | None = None
-    value: Finite | None = None
-    unit: LimitUnit | None = None
-    variation: Finite | None = None
-    priority: Annotated[int, Field(ge=1)] = 1
-    weight: Positive = 1.0
-    use: Annotated[tuple[Use, ...], Field(min_length=1)] = ("loss", "evaluation")
-    comment: str = ""
-
-    @model_validator(mode="after")
-    def _limit_is_whole(self) -> Goal:
-        label = f"goal {self.roi} {self.metric}"
-        given = [part is not None for part in (self.relation, self.value, self.unit)]
-        if any(given) != all(given):
-            raise ValueError(f"{label}: 'relation', 'value' and 'unit' make a limit together; give all three or none")
-        if len(set(self.use)) != len(self.use):
-            raise ValueError(f"{label}: 'use' names something twice: {', '.join(self.use)}")
-        if self.unit is not None and self.unit not in _LIMIT_UNITS[self.metric.unit]:
-            allowed = " or ".join(f"'{unit}'" for unit in _LIMIT_UNITS[self.metric.unit])
-            raise ValueError(f"{label}: the limit's unit is '{self.unit}'; a limit of {self.metric} is in {allowed}")
-        if self.value is not None and not (0 <= self.value <= (100 if self.unit == "%" else float("inf"))):
-            raise ValueError(f"{label}: a limit of {self.value:g} {self.unit} is out of range")
-        if self.variation is not None:
-            if self.value is None or self.relation is None:
-                raise ValueError(f"{label}: 'variation' loosens a limit, and the goal has none")
-            if (self.variation > self.value) != (self.relation == "<=") or self.variation == self.value:
-                side = "above" if self.relation == "<=" else "below"
-                raise ValueError(f"{label}: variation {self.variation:g} must lie {side} the value {self.value:g}")
-        return self
-
-    @property
-    def has_limit(self) -> bool:
-        """Whether the goal can be met or missed."""
-        return self.value is not None
-
-    def limit(self, prescription_gy: float | None = None) -> float:
-        """The limit in the metric's unit.
-
-        Raises:
-            InputError: If the limit is relative to a prescription that is not given.
-            ValueError: If the goal has no limit.
-        """
-        if self.value is None:
-            raise ValueError(f"goal {self.roi} {self.metric} has no limit")
-        return self._in_metric_unit(self.value, prescription_gy)
-
-    def verdict(self, value: float, prescription_gy: float | None = None) -> Verdict:
-        """Judge a value of the metric (``docs/conventions.md``, "Verdicts").
-
-        Raises:
-            InputError: If the value is not finite, or as :meth:`limit`.
-            ValueError: If the goal has no limit.
-
-        Example:
-            >>> goal = Goal(roi="SpinalCord", metric="D0.1cc", relation="<=", value=45, unit="Gy", variation=48)
-            >>> goal.verdict(45.0), goal.verdict(46.0), goal.verdict(48.5)
-            ('pass', 'acceptable', 'fail')
-        """
-        if not abs(value) < float("inf"):
-            raise InputError(f"goal {self.roi} {self.metric} cannot judge the value {value}")
-        sign = 1.0 if self.relation == ">=" else -1.0
-        if sign * value >= sign * self.limit(prescription_gy):
-            return "pass"
-        if self.variation is None:
-            return "fail"
-        return "acceptable" if sign * value >= sign * self._in_metric_unit(self.variation, prescription_gy) else "fail"
-
-    def _in_metric_unit(self, number: float, prescription_gy: float | None) -> float:
-        if self.unit != "% of prescription":
-            return number
-        if prescription_gy is None:
-            raise InputError(f"goal {self.roi} {self.metric} is relative to a prescription, and none is known")
-        return number * prescription_gy / 100.0
-
-
-class Template(_Frozen):
+class Template(Frozen):
     """A clinical template.
 
     Attributes:
@@ -177,29 +43,8 @@ class Template(_Frozen):
     goals: Annotated[tuple[Goal, ...], Field(min_length=1)]
 
     @model_validator(mode="after")
-    def _names_are_unique(self) -> Template:
-        owners: dict[str, str] = {}
-        for roi in self.rois:
-            for name in dict.fromkeys(label.casefold() for label in (roi.name, *roi.aliases)):
-                if name in owners:
-                    raise ValueError(f"'{name}' names both ROI '{owners[name]}' and ROI '{roi.name}' (case is ignored)")
-                owners[name] = roi.name
-        return self
-
-    @model_validator(mode="after")
-    def _goals_fit_the_rois(self) -> Template:
-        rois = {roi.name: roi for roi in self.rois}
-        seen: set[tuple[str, Metric]] = set()
-        for goal in self.goals:
-            label = f"goal {goal.roi} {goal.metric}"
-            if goal.roi not in rois:
-                raise ValueError(f"{label}: the template has no such ROI; it has {', '.join(rois)}")
-            relative = goal.metric.needs_prescription or goal.unit == "% of prescription"
-            if relative and rois[goal.roi].prescription_gy is None:
-                raise ValueError(f"{label}: it is relative to the prescription, and the ROI has none")
-            if (goal.roi, goal.metric) in seen:
-                raise ValueError(f"{label}: it is there twice; merge the two, a second limit is the 'variation'")
-            seen.add((goal.roi, goal.metric))
+    def _parts_fit_together(self) -> Template:
+        refuse(_misfits(tuple(roi.name for roi in self.rois), dict(enumerate(self.rois)), dict(enumerate(self.goals))))
         return self
 
     @classmethod
@@ -214,11 +59,13 @@ class Template(_Frozen):
             InputError: If a key is missing or unknown or a value is wrong, naming ``where`` and the field.
         """
         try:
-            return cls.model_validate_json(json.dumps(mapping))
+            json.dumps(mapping)
         except (TypeError, ValueError) as error:
-            if isinstance(error, ValidationError):
-                raise InputError(f"{where}: {_first_fault(error)}") from None
             raise InputError(f"{where}: not JSON data: {error}") from error
+        checked = _check(mapping, None)
+        if checked.template is None:
+            raise InputError(f"{where}: {summary(checked.faults)}")
+        return checked.template
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in a file: the inverse of :meth:`from_json`."""
@@ -239,20 +86,11 @@ class Template(_Frozen):
             >>> Template.load("openkbp").roi("PTV_7000").prescription_gy
             70.0
         """
-        path = Path(name_or_path)
-        if path.suffix.lower() != ".json" and path.name == name_or_path:
-            if name_or_path not in shipped_templates():
-                known = ", ".join(shipped_templates())
-                raise InputError(f"no template '{name_or_path}'; shipped are {known}, or give the path of a .json file")
-            text = resources.files("cdm_nnunet.templates").joinpath(f"{name_or_path}.json").read_text(encoding="utf-8")
-            return cls.from_json(_parse(text, name_or_path), f"template '{name_or_path}'")
-        try:
-            text = path.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            raise InputError(f"no template file {path}; shipped are {', '.join(shipped_templates())}") from None
-        except UnicodeDecodeError as error:
-            raise InputError(f"{path} is not text in UTF-8: {error}") from error
-        return cls.from_json(_parse(text, str(path)), str(path))
+        checked = check_template(name_or_path)
+        if checked.template is None:
+            where = f"template '{name_or_path}'" if name_or_path in shipped_templates() else name_or_path
+            raise InputError(f"{where}: {summary(checked.faults)}")
+        return checked.template
 
     def roi(self, name: str) -> TemplateRoi:
         """The ROI of this name.
@@ -269,6 +107,70 @@ class Template(_Frozen):
         """The goals that count in the loss, or in the evaluation."""
         return tuple(goal for goal in self.goals if use in goal.use)
 
+    def match(self, names: Iterable[str]) -> dict[str, str | None]:
+        """Which of the names in some data is which ROI of the template.
+
+        An ROI takes the name that equals its own, else the one that equals an alias, else the one that a regular
+        expression matches and that is no ROI's name or alias; all without regard to case.
+
+        Args:
+            names: Names in the data, such as ``catalogue.names``.
+
+        Returns:
+            A name, or None where there is none, for each ROI of the template.
+
+        Raises:
+            InputError: If several names fit an ROI equally well, or a name fits several ROIs.
+
+        Example:
+            >>> Template.load("openkbp").match(["PTV70", "larynx"])["Larynx"]
+            'larynx'
+        """
+        names = tuple(names)
+        labels = {label.casefold() for roi in self.rois for label in (roi.name, *roi.aliases)}
+        unlabelled = [name for name in names if name.casefold() not in labels]
+        found = {roi.name: _candidates(roi, names, unlabelled) for roi in self.rois}
+        problems = [f"'{roi}' may be any of {_quoted(fit)}" for roi, fit in found.items() if len(fit) > 1]
+        for name in unlabelled:
+            rois = [roi for roi, fit in found.items() if name in fit]
+            if len(rois) > 1:
+                problems.append(f"'{name}' may be any of {_quoted(rois)}")
+        if problems:
+            raise InputError(f"template '{self.name}' does not say which ROI is which: {'; '.join(problems)}")
+        return {roi: next(iter(fit), None) for roi, fit in found.items()}
+
+
+@dataclass(frozen=True)
+class CheckedTemplate:
+    """Outcome of a check.
+
+    Attributes:
+        template: The template, None where there are faults.
+        faults: All that was found, in the order of the file.
+    """
+
+    template: Template | None
+    faults: tuple[Fault, ...]
+
+
+def check_template(name_or_path: str) -> CheckedTemplate:
+    """Check a shipped template or a file, and collect every fault with its line and column.
+
+    Args:
+        name_or_path: As :meth:`Template.load`.
+
+    Raises:
+        InputError: If there is no such template or file, or it is not text.
+    """
+    text = _text_of(name_or_path)
+    try:
+        parsed = JsonText.parse(text)
+    except json.JSONDecodeError as error:
+        return CheckedTemplate(None, (Fault("", f"not JSON: {error.msg}", Place(error.lineno, error.colno)),))
+    except RecursionError:
+        return CheckedTemplate(None, (Fault("", "not a template: lists or objects are nested too deeply"),))
+    return _check(parsed.value, parsed)
+
 
 def shipped_templates() -> tuple[str, ...]:
     """Names of the templates that come with the package."""
@@ -276,20 +178,103 @@ def shipped_templates() -> tuple[str, ...]:
     return tuple(sorted(entry.name.removesuffix(".json") for entry in entries if entry.name.endswith(".json")))
 
 
-def _parse(text: str, where: str) -> Any:
+def _text_of(name_or_path: str) -> str:
+    path = Path(name_or_path)
+    if path.suffix.lower() != ".json" and path.name == name_or_path:
+        if name_or_path not in shipped_templates():
+            known = ", ".join(shipped_templates())
+            raise InputError(f"no template '{name_or_path}'; shipped are {known}, or give the path of a .json file")
+        return resources.files("cdm_nnunet.templates").joinpath(f"{name_or_path}.json").read_text(encoding="utf-8")
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{where} is not JSON: {error}") from error
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(f"no template file {path}; shipped are {', '.join(shipped_templates())}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not text in UTF-8: {error}") from error
 
 
-def _first_fault(error: ValidationError) -> str:
-    faults = error.errors(include_url=False)
-    first = faults[0]
-    # (a union adds the name of the type that it tried, such as 'constrained-float', to the place)
-    field = ".".join(str(part) for part in first["loc"] if not {"-", "["} & set(str(part)))
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "extra_forbidden":
-        message = "unknown key; remove it or correct its spelling"
-    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-    return f"{field}: {message}{more}" if field else f"{message}{more}"
+def _check(value: Any, text: JsonText | None) -> CheckedTemplate:
+    faults = () if text is None else repeated_keys(text)
+    template = None
+    try:
+        template = Template.model_validate_json(json.dumps(value))
+    except ValidationError as error:
+        faults += faults_of(error, value, text)
+        known = {fault.field for fault in faults}
+        faults += tuple(
+            Fault(field_name(path), message, None if text is None else text.place(path))
+            for path, message in _misfits_of_sound_parts(value)
+            if field_name(path) not in known
+        )
+    if text is not None:
+        faults = tuple(sorted(faults, key=lambda fault: (fault.place.line, fault.place.column) if fault.place else ()))
+    return CheckedTemplate(None if faults else template, faults)
+
+
+def _misfits(
+    roi_names: Sequence[str], rois: Mapping[int, TemplateRoi], goals: Mapping[int, Goal]
+) -> Iterator[tuple[JsonPath, str]]:
+    """What is wrong between the parts of a template.
+
+    Args:
+        roi_names: Names of all ROIs.
+        rois: ROIs by position in the file; one that is faulty in itself is left out.
+        goals: Likewise.
+    """
+    owners: dict[str, str] = {}
+    for number, roi in rois.items():
+        for name in dict.fromkeys(label.casefold() for label in (roi.name, *roi.aliases)):
+            if name in owners:
+                message = f"'{name}' names both ROI '{owners[name]}' and ROI '{roi.name}' (case is ignored)"
+                yield ("rois", number), message
+            owners.setdefault(name, roi.name)
+    by_name = {roi.name: roi for roi in rois.values()}
+    seen: set[tuple[str, Metric]] = set()
+    for number, goal in goals.items():
+        label = f"goal {goal.roi} {goal.metric}"
+        if goal.roi not in roi_names:
+            yield (
+                ("goals", number, "roi"),
+                f"{label}: the template has no such ROI; it has {', '.join(roi_names)}",
+            )
+        relative_key = (
+            "metric" if goal.metric.needs_prescription else "unit" if goal.unit == "% of prescription" else ""
+        )
+        if relative_key and goal.roi in by_name and by_name[goal.roi].prescription_gy is None:
+            message = f"{label}: it is relative to the prescription, and the ROI has none"
+            yield ("goals", number, relative_key), message
+        if (goal.roi, goal.metric) in seen:
+            message = f"{label}: it is there twice; merge the two, a second limit is the 'variation'"
+            yield ("goals", number, "metric"), message
+        seen.add((goal.roi, goal.metric))
+
+
+def _misfits_of_sound_parts(value: Any) -> Iterator[tuple[JsonPath, str]]:
+    """Misfits of a template of which some parts are faulty in themselves, so that all are told at once."""
+    if not isinstance(value, dict):
+        return
+    rois, goals = (part if isinstance(part, list) else [] for part in (value.get("rois"), value.get("goals")))
+    names = [roi["name"] for roi in rois if isinstance(roi, dict) and isinstance(roi.get("name"), str)]
+    sound_rois: dict[int, TemplateRoi] = {}
+    sound_goals: dict[int, Goal] = {}
+    for number, roi in enumerate(rois):
+        with suppress(ValidationError):
+            sound_rois[number] = TemplateRoi.model_validate_json(json.dumps(roi))
+    for number, goal in enumerate(goals):
+        with suppress(ValidationError):
+            sound_goals[number] = Goal.model_validate_json(json.dumps(goal))
+    if rois:
+        yield from _misfits(names, sound_rois, sound_goals)
+
+
+def _candidates(roi: TemplateRoi, names: Sequence[str], unlabelled: Sequence[str]) -> list[str]:
+    """The names that fit an ROI best: by its own name, else by an alias, else by a regular expression."""
+    for labels in ({roi.name.casefold()}, {alias.casefold() for alias in roi.aliases}):
+        fit = [name for name in names if name.casefold() in labels]
+        if fit:
+            return fit
+    return [name for name in unlabelled if roi.matches(name)]
+
+
+def _quoted(names: Iterable[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names)

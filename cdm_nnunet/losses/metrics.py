@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from cdm_nnunet.dvh.goal import Use
 from cdm_nnunet.dvh.metrics import Metric
-from cdm_nnunet.dvh.template import Template, Use
+from cdm_nnunet.dvh.template import Template
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.roi import WORD_BITS, Catalogue
 

@@ -3,9 +3,11 @@ import json
 import math
 import pickle
 
+import numpy as np
 import pytest
 
-from cdm_nnunet.dvh import Goal, Metric, Template, shipped_templates
+from cdm_nnunet.dvh import Goal, Metric, Template, check_template, shipped_templates
+from cdm_nnunet.dvh.json_text import Place
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.roi import Catalogue, Roi
 
@@ -100,6 +102,10 @@ def test_templates_survive_json_and_pickle():
         (("rois", 1, "aliases"), ["PTV 70"], "'ptv 70' names both ROI 'PTV' and ROI 'Cord'"),
         (("rois", 1, "name"), "PTV", "'ptv' names both"),
         (("rois", 1, "name"), " Cord", r"rois\.1\.name"),
+        (("rois", 1, "regex"), ["cord("], r"rois\.1\.regex\.0: 'cord\(' is not a regular expression"),
+        (("rois", 1, "regex"), "cord", r"rois\.1\.regex: Input should be a valid array"),
+        (("goals", 0, "variation"), -1, r"goals\.0\.variation: .*-1 % is out of range"),
+        (("goals", 0, "a-b"), 1, r"goals\.0\.a-b: unknown key"),
     ],
 )
 def test_bad_templates_are_refused_by_place(path, value, message):
@@ -138,7 +144,10 @@ def test_load_from_a_file(tmp_path):
     path.write_text(json.dumps(SMALL), encoding="utf-8")
     assert Template.load(str(path)).name == "small"
     path.write_text("{", encoding="utf-8")
-    with pytest.raises(InputError, match=r"clinic\.json is not JSON"):
+    with pytest.raises(InputError, match=r"clinic\.json: line 1, column 2: not JSON: Expecting property name"):
+        Template.load(str(path))
+    path.write_text("[" * 100_000, encoding="utf-8")
+    with pytest.raises(InputError, match=r"clinic\.json: not a template: .* nested too deeply"):
         Template.load(str(path))
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match=r"clinic\.json is not text in UTF-8"):
@@ -200,3 +209,131 @@ def test_head_neck_template_prescribes_by_patient():
         ("PTV_Low", "patient"),
     ]
     assert [roi.name for roi in template.rois if roi.kind in ("external", "dose_region")] == ["External"]
+
+
+def test_every_kind_of_limit_has_its_unit():
+    def goal(metric, unit, value):
+        return Goal(roi="PTV", metric=metric, relation="<=", value=value, unit=unit)
+
+    assert goal("D95%", "% of prescription", 50).limit(60.0) == 30.0
+    assert goal("gEUD8", "Gy", 30).limit() == 30.0
+    assert goal("V20Gy[cc]", "cc", 180).verdict(180.5) == "fail"
+    assert goal("V20Gy[cc]", "cc", 180).verdict(180.0) == "pass"
+    assert goal("HI", "", 0.12).verdict(0.1) == "pass"
+    for metric, unit in (("HI", "Gy"), ("V20Gy[cc]", "%"), ("V20Gy", "cc"), ("Dmean", "")):
+        with pytest.raises(ValueError, match=f"the limit's unit is '{unit}'"):
+            goal(metric, unit, 10)
+
+
+@pytest.mark.parametrize("prescription_gy", [63.0, 56.0, 70.0, 59.4])
+def test_a_dose_of_exactly_the_limit_passes_as_it_is_stored(prescription_gy):
+    goal = Goal(roi="PTV", metric="D95%", relation=">=", value=95, unit="% of prescription")
+    stored_gy = float(np.float32(0.95 * prescription_gy))
+    assert goal.verdict(stored_gy, prescription_gy) == "pass"
+    assert goal.verdict(stored_gy - 1e-5, prescription_gy) == "fail"
+
+
+def matching(*rois):
+    goals = [{"roi": roi["name"], "metric": "Dmean"} for roi in rois]
+    rois = [{"kind": "oar", **roi} for roi in rois]
+    return Template.from_json({"format_version": 1, "name": "clinic", "rois": rois, "goals": goals}, "here")
+
+
+def test_rois_are_matched_by_name_then_alias_then_expression():
+    template = matching(
+        {"name": "SpinalCord", "aliases": ["Myelon"], "regex": ["(spinal )?cord( v[0-9]+)?"]},
+        {"name": "Larynx", "regex": ["glottis.*"]},
+        {"name": "Lips"},
+    )
+    assert template.match(["lips", "CORD V2"]) == {"SpinalCord": "CORD V2", "Larynx": None, "Lips": "lips"}
+    assert template.match(["Cord", "MYELON"])["SpinalCord"] == "MYELON"
+    assert template.match(["Cord", "Myelon", "SpinalCord"])["SpinalCord"] == "SpinalCord"
+    assert template.match(["my Cord", "Cord PRV"])["SpinalCord"] is None  # from end to end only
+    assert template.match([]) == {"SpinalCord": None, "Larynx": None, "Lips": None}
+
+
+def test_ambiguous_names_are_refused():
+    template = matching(
+        {"name": "Cord", "aliases": ["Myelon", "Medulla"], "regex": ["c.*"]}, {"name": "Chiasm", "regex": ["ch.*"]}
+    )
+    with pytest.raises(
+        InputError, match=r"'clinic' does not say which ROI is which: 'Cord' may be any of 'Medulla', 'Myelon'$"
+    ):
+        template.match(["Medulla", "Myelon"])
+    with pytest.raises(InputError, match="'Cord' may be any of 'Cord', 'CORD'"):
+        template.match(["Cord", "CORD"])
+    with pytest.raises(InputError, match="'Cord' may be any of 'c1', 'c2'"):
+        template.match(["c1", "c2"])
+    with pytest.raises(InputError, match="'chi' may be any of 'Cord', 'Chiasm'"):
+        template.match(["chi"])
+    assert template.match(["chi", "Cord"]) == {"Cord": "Cord", "Chiasm": "chi"}
+
+
+BROKEN = """{
+  "format_version": 1,
+  "name": "broken",
+  "rois": [
+    {"name": "PTV", "kind": "target", "prescription_gy": "all"},
+    {"name": "Cord", "kind": "oar"}, {"name": "CORD", "kind": "oar"}
+  ],
+  "goals": [
+    {"roi": "PTV", "metric": "V95", "relation": ">=", "value": 95, "unit": "%"},
+    {"roi": "Cord", "metric": "Dmean", "wieght": 2, "weight": 3, "weight": 4},
+    {"roi": "Heart", "metric": "Dmean"},
+    {"metric": "Dmean"},
+    {"roi": "Cord", "metric": "D2%", "relation": "<=", "value": 45, "unit": "%", "variation": 40}
+  ]
+}
+"""
+
+
+def test_a_check_tells_every_fault_with_its_line_and_column(tmp_path):
+    path = tmp_path / "broken.json"
+    path.write_text(BROKEN, encoding="utf-8")
+    checked = check_template(str(path))
+    assert checked.template is None
+    found = [(fault.place.line, fault.place.column, fault.field, fault.message) for fault in checked.faults]
+    assert found == sorted(found, key=lambda fault: fault[:2])
+    lines = BROKEN.splitlines()
+    for line, column, field, _ in found:
+        key = field.split(".")[-1]
+        here = lines[line - 1][column - 1 :]
+        before = lines[line - 1][: column - 1]
+        assert here.startswith((f'"{key}"', "{")) or before.endswith(f'"{key}": '), (line, column, field)
+    assert [(line, field, message[:40]) for line, _, field, message in found] == [
+        (5, "rois.0.prescription_gy", "Input should be a valid number, or: Inpu"),
+        (6, "rois.2", "'cord' names both ROI 'Cord' and ROI 'CO"),
+        (9, "goals.0.metric", "'V95' has no unit: write 'V95Gy' (volume"),
+        (10, "goals.1.wieght", "unknown key; remove it or correct its sp"),
+        (10, "goals.1.weight", "the key is there twice; only the last wo"),
+        (11, "goals.2.roi", "goal Heart Dmean: the template has no su"),
+        (12, "goals.3.roi", "Field required"),
+        (13, "goals.4.unit", "goal Cord D2%: the limit's unit is '%'; "),
+        (13, "goals.4.variation", "goal Cord D2%: variation 40 must lie abo"),
+    ]
+    with pytest.raises(
+        InputError, match=r"broken\.json: line 5, column 58: rois\.0\.prescription_gy: .*and 8 more; 'cdm"
+    ):
+        Template.load(str(path))
+
+
+def test_a_sound_template_has_no_fault():
+    checked = check_template("openkbp")
+    assert checked.faults == ()
+    assert checked.template == Template.load("openkbp")
+
+
+@pytest.mark.parametrize("text", ["[]", "3", '"template"', "null", "{}"])
+def test_json_that_is_no_template_is_a_fault(tmp_path, text):
+    path = tmp_path / "other.json"
+    path.write_text(text, encoding="utf-8")
+    faults = check_template(str(path)).faults
+    assert faults
+    assert {fault.place for fault in faults} == {Place(1, 1)}
+
+
+def test_nan_is_no_json(tmp_path):
+    path = tmp_path / "nan.json"
+    path.write_text('{"name": "NaN",\n "x": NaN}', encoding="utf-8")
+    (fault,) = check_template(str(path)).faults
+    assert (fault.place, fault.message) == (Place(2, 7), "not JSON: NaN is no JSON number")

@@ -1,0 +1,185 @@
+"""What a clinical template is made of: regions of interest, and goals that a plan meets or misses."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+
+from cdm_nnunet.dvh.faults import refuse
+from cdm_nnunet.dvh.metrics import Metric
+from cdm_nnunet.errors import InputError
+from cdm_nnunet.roi.catalogue import RoiKind
+
+Use = Literal["loss", "evaluation"]
+Verdict = Literal["pass", "acceptable", "fail"]
+LimitUnit = Literal["Gy", "%", "% of prescription", "cc", ""]
+_LIMIT_UNITS = {"Gy": ("Gy", "% of prescription"), "%": ("%",), "cc": ("cc",), "": ("",)}  # by unit of the metric
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Name = Annotated[str, Field(pattern=r"^\S(.*\S)?$")]
+
+
+def _parse_metric(key: object) -> Metric:
+    if isinstance(key, Metric):
+        return key
+    if not isinstance(key, str):
+        raise ValueError(f"a metric is a text such as 'D95%', not {key!r}")
+    return Metric.parse(key)
+
+
+def _checked_pattern(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"'{pattern}' is not a regular expression: {error}") from None
+    return pattern
+
+
+Pattern = Annotated[str, Field(min_length=1), AfterValidator(_checked_pattern)]
+MetricField = Annotated[Metric, BeforeValidator(_parse_metric), PlainSerializer(str, return_type=str)]
+
+
+class Frozen(BaseModel):
+    """Part of a template: frozen, and strict as to types and unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, arbitrary_types_allowed=True)
+
+
+class TemplateRoi(Frozen):
+    """An ROI that the template knows.
+
+    Attributes:
+        name: TG-263 name.
+        kind: As in the ROI catalogue.
+        aliases: Other names under which the ROI comes, compared without regard to case.
+        regex: Regular expressions for names in the data, for where neither the ROI's name nor an alias is there. They
+            match from end to end, without regard to case.
+        prescription_gy: Prescribed dose in Gy, ``"patient"`` where every patient has an own one, None for no target.
+    """
+
+    name: Name
+    kind: RoiKind
+    aliases: tuple[Name, ...] = ()
+    regex: Annotated[tuple[Pattern, ...], Field(exclude_if=operator.not_)] = ()
+    prescription_gy: Positive | Literal["patient"] | None = None
+
+    @model_validator(mode="after")
+    def _only_targets_are_prescribed(self) -> TemplateRoi:
+        if self.prescription_gy is not None and self.kind != "target":
+            message = f"ROI '{self.name}' has a prescription but is of kind '{self.kind}', not 'target'"
+            refuse([(("prescription_gy",), message)])
+        return self
+
+    def matches(self, name: str) -> bool:
+        """Whether one of the regular expressions matches a name."""
+        return any(re.fullmatch(pattern, name, re.IGNORECASE) for pattern in self.regex)
+
+
+class Goal(Frozen):
+    """A metric of an ROI, with or without a clinical limit.
+
+    Attributes:
+        roi: Name of an ROI of the template.
+        metric: The DVH metric.
+        relation: Side of the limit that is wanted; None for a metric that is compared but has no limit.
+        value: The limit, in ``unit``.
+        unit: Gy or percent of the prescription for D-metrics and gEUD, percent of the ROI's volume for V-metrics, cc
+            for V-metrics in cc, an empty text for HI.
+        variation: A looser limit, in ``unit``, up to which a violation is an acceptable variation.
+        priority: 1 is the most important.
+        weight: Weight of the metric in the loss.
+        use: Where the metric counts.
+        comment: Source of the limit, or why it is there.
+    """
+
+    roi: Name
+    metric: MetricField
+    relation: Literal["<=", ">="] | None = None
+    value: Finite | None = None
+    unit: LimitUnit | None = None
+    variation: Finite | None = None
+    priority: Annotated[int, Field(ge=1)] = 1
+    weight: Positive = 1.0
+    use: Annotated[tuple[Use, ...], Field(min_length=1)] = ("loss", "evaluation")
+    comment: str = ""
+
+    @model_validator(mode="after")
+    def _limit_is_whole(self) -> Goal:
+        label = f"goal {self.roi} {self.metric}"
+        refuse(((key,), f"{label}: {message}") for key, message in self._faults())
+        return self
+
+    def _faults(self) -> Iterator[tuple[str, str]]:
+        given = [part is not None for part in (self.relation, self.value, self.unit)]
+        if any(given) != all(given):
+            there = next(key for key in ("relation", "value", "unit") if getattr(self, key) is not None)
+            yield there, "'relation', 'value' and 'unit' make a limit together; give all three or none"
+        if len(set(self.use)) != len(self.use):
+            yield "use", f"'use' names something twice: {', '.join(self.use)}"
+        allowed = _LIMIT_UNITS[self.metric.unit]
+        if self.unit is not None and self.unit not in allowed:
+            words = " or ".join(f"'{unit}'" for unit in allowed)
+            yield "unit", f"the limit's unit is '{self.unit}'; a limit of {self.metric} is in {words}"
+        highest = 100.0 if self.unit == "%" else float("inf")
+        for key, limit in (("value", self.value), ("variation", self.variation)):
+            if limit is not None and not 0 <= limit <= highest:
+                yield key, f"a limit of {limit:g} {self.unit} is out of range"
+        if self.variation is not None:
+            if self.value is None or self.relation is None:
+                yield "variation", "'variation' loosens a limit, and the goal has none"
+            elif (self.variation > self.value) != (self.relation == "<=") or self.variation == self.value:
+                side = "above" if self.relation == "<=" else "below"
+                yield "variation", f"variation {self.variation:g} must lie {side} the value {self.value:g}"
+
+    @property
+    def has_limit(self) -> bool:
+        """Whether the goal can be met or missed."""
+        return self.value is not None
+
+    def limit(self, prescription_gy: float | None = None) -> float:
+        """The limit in the metric's unit.
+
+        Raises:
+            InputError: If the limit is relative to a prescription that is not given.
+            ValueError: If the goal has no limit.
+        """
+        if self.value is None:
+            raise ValueError(f"goal {self.roi} {self.metric} has no limit")
+        return self._in_metric_unit(self.value, prescription_gy)
+
+    def verdict(self, value: float, prescription_gy: float | None = None) -> Verdict:
+        """Judge a value of the metric (``docs/conventions.md``, "Verdicts").
+
+        Raises:
+            InputError: If the value is not finite, or as :meth:`limit`.
+            ValueError: If the goal has no limit.
+
+        Example:
+            >>> goal = Goal(roi="SpinalCord", metric="D0.1cc", relation="<=", value=45, unit="Gy", variation=48)
+            >>> goal.verdict(45.0), goal.verdict(46.0), goal.verdict(48.5)
+            ('pass', 'acceptable', 'fail')
+        """
+        if not abs(value) < float("inf"):
+            raise InputError(f"goal {self.roi} {self.metric} cannot judge the value {value}")
+        if self._holds(value, self.limit(prescription_gy)):
+            return "pass"
+        if self.variation is None:
+            return "fail"
+        return "acceptable" if self._holds(value, self._in_metric_unit(self.variation, prescription_gy)) else "fail"
+
+    def _holds(self, value: float, limit: float) -> bool:
+        # in float32, the type of stored doses: a dose of 95 % of 63 Gy is stored a little below 59.85
+        stored, wanted = np.float32(value), np.float32(limit)
+        return bool(stored >= wanted if self.relation == ">=" else stored <= wanted)
+
+    def _in_metric_unit(self, number: float, prescription_gy: float | None) -> float:
+        if self.unit != "% of prescription":
+            return number
+        if prescription_gy is None:
+            raise InputError(f"goal {self.roi} {self.metric} is relative to a prescription, and none is known")
+        return number * prescription_gy / 100.0
