@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,31 +26,66 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pictures", type=int, default=3, metavar="N", help="number of cases to draw, best to worst (default: 3)"
     )
+    parser.add_argument("--case", action="append", default=[], metavar="NAME", help="evaluate this case; repeatable")
+    parser.add_argument(
+        "--require",
+        choices=("all", "Tr", "Ts"),
+        help="refuse unless each case of the dataset, or of its imagesTr or imagesTs, has a prediction",
+    )
+    parser.add_argument("--gamma", action="store_true", help="gamma pass rates too: 3 %%/3 mm and 2 %%/2 mm")
+    parser.add_argument(
+        "--members", nargs="+", type=Path, default=[], metavar="FOLDER", help="predictions of each fold, for a spread"
+    )
+    parser.add_argument(
+        "--calibrate", type=Path, metavar="RESULT", help="result.json of other cases with the same --members: intervals"
+    )
+    parser.add_argument(
+        "--coverage", type=float, default=90.0, metavar="PERCENT", help="of the intervals (default: 90)"
+    )
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Evaluate and write the result.
 
     Returns:
-        The record of ``result.json`` without its cases, and the paths of what was written.
+        The record of ``result.json`` without its cases, the ROIs that are missing by case, and the paths of what was
+        written.
     """
     from cdm_nnunet.dataset import RawDataset
     from cdm_nnunet.dvh import Template
-    from cdm_nnunet.evaluation.run import draw_pictures, evaluate_folder, write_outputs
+    from cdm_nnunet.evaluation.record import Evaluation
+    from cdm_nnunet.evaluation.run import FINISHED_FOLDER, Options, draw_pictures, evaluate_folder, write_outputs
     from cdm_nnunet.folders import find_dataset
 
     if args.pictures < 0:
         raise InputError(f"--pictures takes a number of cases, not {args.pictures}")
     dataset = RawDataset(find_dataset(args.d))
+    options = Options(
+        cases=tuple(args.case),
+        required=args.require,
+        members=tuple(args.members),
+        gamma=args.gamma,
+        calibrated_on=None if args.calibrate is None else Evaluation.load(args.calibrate),
+        coverage_percent=args.coverage,
+    )
     template = None if args.template is None else Template.load(args.template)
     with _progress_bar() as progress:
-        evaluation = evaluate_folder(dataset, args.i, template, processes=args.np, progress=progress)
+        evaluation = evaluate_folder(
+            dataset,
+            args.i,
+            template,
+            options,
+            finished=args.o / FINISHED_FOLDER,
+            processes=args.np,
+            progress=progress,
+        )
         pictures = draw_pictures(
             evaluation, dataset, args.i, args.o, n_cases=args.pictures, processes=args.np, progress=progress
         )
     files: dict[str, Any] = write_outputs(evaluation, args.o)
     record = {key: value for key, value in evaluation.to_json().items() if key not in ("cases", "template_definition")}
-    return {**record, "files": {**files, "pictures": pictures}}
+    missing = {case.case: dict(case.missing) for case in evaluation.cases if case.missing}
+    return {**record, "missing": missing, "files": {**files, "pictures": pictures}}
 
 
 def render(record: Mapping[str, Any]) -> str:
@@ -75,6 +110,9 @@ def render(record: Mapping[str, Any]) -> str:
                 f"{part['mean_signed']:>+14.3f} {part['unit']:<2}{part['n']:>7}"
             )
     lines += _goal_lines(scores["goals"])
+    lines += _gamma_lines(scores["dose"]["gamma"])
+    if scores["coverage"] is not None:
+        lines += ["", _coverage_line(scores["coverage"], record["calibration"])]
     if record["missing"]:
         n_missing = sum(len(rois) for rois in record["missing"].values())
         lines += ["", f"left out: {n_missing} ROIs that are absent, in {len(record['missing'])} cases"]
@@ -84,11 +122,36 @@ def render(record: Mapping[str, Any]) -> str:
 def _goal_lines(goals: Mapping[str, Any]) -> Iterator[str]:
     if not goals:
         return
+    certain = any(row["certainty"] for row in goals.values())
     yield ""
-    yield f"{'goal':<24}{'met by reference':>18}{'by prediction':>17}{'n':>7}{'same verdict':>15}"
+    yield f"{'goal':<24}{'met by reference':>18}{'by prediction':>17}{'n':>7}{'same verdict':>15}" + (
+        f"{'uncertain':>12}" if certain else ""
+    )
     for name, row in goals.items():
-        met = [row[dose]["pass"] + row[dose]["acceptable"] for dose in ("reference", "predicted")]
-        yield f"{name:<24}{met[0]:>18}{met[1]:>17}{row['n']:>7}{row['agree']:>15}"
+        met = [row["n"] - row[dose]["fail"] for dose in ("reference", "predicted")]
+        uncertain = row["certainty"]["uncertain"] if row["certainty"] else "-"
+        yield f"{name:<24}{met[0]:>18}{met[1]:>17}{row['n']:>7}{row['agree']:>15}" + (
+            f"{uncertain:>12}" if certain else ""
+        )
+
+
+def _gamma_lines(gamma: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    from cdm_nnunet.evaluation.tables import gamma_label
+
+    if gamma:
+        yield ""
+    for row in gamma:
+        percent = "none" if row["mean_percent"] is None else f"{row['mean_percent']:.1f} %"
+        yield f"{'gamma ' + gamma_label(row):<28}{percent:>9} of the voxels, mean of {row['n']} cases"
+
+
+def _coverage_line(coverage: Mapping[str, Any], calibration: Mapping[str, Any]) -> str:
+    if not coverage["n"]:
+        return "intervals: none; no metric has enough calibration cases"
+    return (
+        f"intervals of {coverage['nominal_percent']:g} %, calibrated on {calibration['n_cases']} cases, hold "
+        f"{coverage['observed_percent']:.1f} % of {coverage['n']} reference values"
+    )
 
 
 def _split(parts: Mapping[str, Any]) -> str:

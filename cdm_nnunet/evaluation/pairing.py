@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from cdm_nnunet.roi import Catalogue, refuse_stray_bits
 UNIT_FACTORS = {"cGy": 100.0, "Gy divided by 100": 0.01}
 UNIT_FACTOR_TOLERANCE = 0.25
 HIGH_DOSE_FRACTION = 0.5
+Required = Literal["all", "Tr", "Ts"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class CaseFiles:
         spacing_mm: Voxel size (z, y, x) in mm as the data set records it.
         contoured: ROIs that were contoured.
         prescriptions_gy: Prescription of each target of the case, Gy.
+        members: Doses of the members of the ensemble that made the prediction, for their spread.
     """
 
     case: str
@@ -44,6 +47,7 @@ class CaseFiles:
     spacing_mm: tuple[float, float, float]
     contoured: tuple[str, ...]
     prescriptions_gy: Mapping[str, float]
+    members: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +63,7 @@ class DosePair:
         spacing_mm: Voxel size (z, y, x) in mm.
         contoured: ROIs that were contoured.
         prescriptions_gy: Prescription of each target of the case, Gy.
+        member_doses_gy: Doses of the ensemble's members, same shape each, Gy.
     """
 
     case: str
@@ -69,6 +74,7 @@ class DosePair:
     spacing_mm: tuple[float, float, float]
     contoured: tuple[str, ...]
     prescriptions_gy: Mapping[str, float]
+    member_doses_gy: tuple[NDArray[np.floating], ...] = ()
 
     @property
     def voxel_volume_cc(self) -> float:
@@ -83,21 +89,32 @@ class DosePair:
         return mask
 
 
-def find_cases(dataset: RawDataset, predictions: Path) -> tuple[CaseFiles, ...]:
+def find_cases(
+    dataset: RawDataset,
+    predictions: Path,
+    *,
+    only: Sequence[str] = (),
+    required: Required | None = None,
+    members: Sequence[Path] = (),
+) -> tuple[CaseFiles, ...]:
     """Pair the predictions in a folder with the cases of a data set.
 
-    Every ``*.nii.gz`` in the folder must be named after a case; cases without a prediction are allowed.
+    Every ``*.nii.gz`` in the folder must be named after a case; cases without a prediction are allowed unless they are
+    required.
 
     Args:
         dataset: The raw data set; references are taken from ``labelsTr`` or ``labelsTs`` by case name.
         predictions: Folder of ``CASE.nii.gz``.
+        only: Names of the cases to take; none takes all predictions.
+        required: Cases of the data set that must have a prediction: all, or those of a split.
+        members: Folders of ``CASE.nii.gz``, one for each member of the ensemble that made the predictions.
 
     Returns:
         The pairs in order of case names, at least one.
 
     Raises:
-        InputError: If there is no such folder, no prediction in it, a prediction without a case, or a case without
-            a reference dose or ROI masks.
+        InputError: If there is no such folder, no prediction in it, a prediction without a case, a case that was named
+            or is required without a prediction, or a case without a reference dose, ROI masks or a member's dose.
     """
     if not predictions.is_dir():
         raise InputError(f"no folder {predictions}; give the folder that 'cdm-nnunet predict' wrote")
@@ -111,7 +128,15 @@ def find_cases(dataset: RawDataset, predictions: Path) -> tuple[CaseFiles, ...]:
             f"{predictions / (unknown[0] + FILE_ENDING)}: {dataset.folder.name} has no case '{unknown[0]}' "
             f"({len(unknown)} of {len(cases)} predictions have no case); is the dataset right?"
         )
-    return tuple(_case_files(dataset, case, path) for case, path in cases.items())
+    wanted = [case for case, record in dataset.cases.items() if required in ("all", record.split)]
+    for why, names in (("it was named", only), (f"'{required}' cases are required", wanted)):
+        lacking = sorted(set(names) - set(cases))
+        if lacking:
+            raise InputError(
+                f"case '{lacking[0]}' has no prediction in {predictions}, and {why} "
+                f"({len(lacking)} of {len(set(names))} lack one)"
+            )
+    return tuple(_case_files(dataset, case, path, members) for case, path in cases.items() if not only or case in only)
 
 
 def load_pair(files: CaseFiles) -> DosePair:
@@ -128,17 +153,20 @@ def load_pair(files: CaseFiles) -> DosePair:
 
 
 def _load_pair(files: CaseFiles) -> DosePair:
-    reference, predicted, roi_bits = (read_image(path) for path in (files.reference, files.predicted, files.roi_bits))
+    reference, predicted, roi_bits, *members = (
+        read_image(path) for path in (files.reference, files.predicted, files.roi_bits, *files.members)
+    )
     if not np.allclose(reference.spacing_mm, files.spacing_mm, rtol=0, atol=SPACING_TOLERANCE_MM):
         raise InputError(
             f"{files.reference} has spacing {numbers(reference.spacing_mm)} mm (z, y, x), "
             f"the data set records {numbers(files.spacing_mm)}; convert the data again"
         )
     reference.refuse_other_grid(roi_bits)
-    reference.refuse_other_grid(predicted)
-    for dose in (reference, predicted):
+    _refuse_what_is_no_dose(reference)
+    for dose in (predicted, *members):
+        reference.refuse_other_grid(dose)
         _refuse_what_is_no_dose(dose)
-    _refuse_other_unit(predicted, reference)
+        _refuse_other_unit(dose, reference)
     try:
         refuse_stray_bits(roi_bits.values, len(files.catalogue))
     except InputError as error:
@@ -152,10 +180,11 @@ def _load_pair(files: CaseFiles) -> DosePair:
         files.spacing_mm,
         files.contoured,
         files.prescriptions_gy,
+        tuple(member.values for member in members),
     )
 
 
-def _case_files(dataset: RawDataset, case: str, predicted: Path) -> CaseFiles:
+def _case_files(dataset: RawDataset, case: str, predicted: Path, members: Sequence[Path]) -> CaseFiles:
     record = dataset.record(case)
     files = CaseFiles(
         case,
@@ -167,8 +196,10 @@ def _case_files(dataset: RawDataset, case: str, predicted: Path) -> CaseFiles:
         record.spacing_mm,
         record.rois,
         record.prescriptions_gy,
+        tuple(folder / predicted.name for folder in members),
     )
-    for what, path in (("reference dose", files.reference), ("ROI masks", files.roi_bits)):
+    parts = [("reference dose", files.reference), ("ROI masks", files.roi_bits)]
+    for what, path in [*parts, *(("dose of a member", path) for path in files.members)]:
         if not path.is_file():
             raise InputError(f"case '{case}' has a prediction but no {what}: {path} is missing")
     return files

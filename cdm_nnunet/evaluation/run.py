@@ -4,32 +4,72 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from cdm_nnunet.dataset import RawDataset
 from cdm_nnunet.dvh import Template
-from cdm_nnunet.evaluation.pairing import CaseFiles, find_cases, load_pair
+from cdm_nnunet.errors import InputError
+from cdm_nnunet.evaluation.doses import dose_region_name
+from cdm_nnunet.evaluation.finished import FinishedCases, case_digest
+from cdm_nnunet.evaluation.pairing import CaseFiles, Required, find_cases, load_pair
+from cdm_nnunet.evaluation.pooling import pooled_scores
 from cdm_nnunet.evaluation.record import RESULT_FILE, CaseResult, Evaluation
-from cdm_nnunet.evaluation.scores import dose_region_name, match_rois, pooled_scores, score_case
-from cdm_nnunet.evaluation.tables import metrics_csv, scores_csv
+from cdm_nnunet.evaluation.scores import match_rois, score_case
+from cdm_nnunet.evaluation.tables import cases_csv, metrics_csv, scores_csv
+from cdm_nnunet.evaluation.uncertainty import Calibration, refuse_unfit
 from cdm_nnunet.files import write_text
 from cdm_nnunet.parallel import unordered
 
 METRICS_FILE = "metrics.csv"
+CASES_FILE = "cases.csv"
 SCORES_FILE = "scores.csv"
 PICTURES_FOLDER = "pictures"
+FINISHED_FOLDER = "cases"
 Progress = Callable[[str, int, int], None]
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is evaluated, and how.
+
+    Attributes:
+        cases: Names of the cases; none means all that have a prediction.
+        required: Cases of the data set that must have a prediction: all, or those of a split.
+        members: Folders of ``CASE.nii.gz``, one for each member of the ensemble that made the predictions.
+        gamma: Whether gamma pass rates are wanted.
+        calibrated_on: Evaluation with members, of other cases, that intervals are calibrated on.
+        coverage_percent: Nominal coverage of the intervals.
+
+    Raises:
+        InputError: If there is one member only, a folder of members twice, or a calibration without members.
+    """
+
+    cases: tuple[str, ...] = ()
+    required: Required | None = None
+    members: tuple[Path, ...] = ()
+    gamma: bool = False
+    calibrated_on: Evaluation | None = None
+    coverage_percent: float = 90.0
+
+    def __post_init__(self) -> None:
+        if len(self.members) == 1 or len({path.resolve() for path in self.members}) < len(self.members):
+            raise InputError("a spread needs at least two members; give the folder of each fold once")
+        if self.calibrated_on is not None and not self.members:
+            raise InputError("a calibration turns the spread of members into intervals; give their folders too")
 
 
 def evaluate_folder(
     dataset: RawDataset,
     predictions: Path,
     template: Template | None = None,
+    options: Options | None = None,
     *,
+    finished: Path | None = None,
     processes: int = 1,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -39,23 +79,42 @@ def evaluate_folder(
         dataset: The raw data set.
         predictions: Folder of ``CASE.nii.gz``; cases without a prediction are left out, and their number is stated.
         template: The clinical template; None takes the data set's own.
+        options: What is evaluated, and how.
+        finished: Folder where each case's result is kept; one that is there and up to date is not scored again.
         processes: Number of cases that are scored at a time.
         progress: Called with ``"scoring"``, the number of cases done and of all.
 
     Raises:
-        InputError: As :func:`find_cases`, :func:`load_pair` and :func:`score_case`.
+        InputError: As :func:`find_cases`, :func:`load_pair`, :func:`score_case` and :meth:`Calibration.fit`.
     """
+    options = Options() if options is None else options
     template = dataset.template if template is None else template
     match_rois(template, dataset.catalogue)  # refuses a template that has nothing to do with the data
-    cases = find_cases(dataset, predictions)
-    results = _map(partial(_score, template=template), cases, processes, "scoring", progress)
-    return Evaluation(
+    calibration = None
+    if options.calibrated_on is not None:
+        calibration = Calibration.fit(options.calibrated_on, options.coverage_percent)
+    cases = find_cases(dataset, predictions, only=options.cases, required=options.required, members=options.members)
+    kept = None if finished is None else FinishedCases(finished)
+    work = partial(_score, template=template, gamma=options.gamma, finished=kept)
+    results = _map(work, cases, processes, "scoring", progress)
+    evaluation = Evaluation(
         dataset.folder.name,
         template,
         dose_region_name(dataset.catalogue),
         len(dataset.cases),
         tuple(results),
-        pooled_scores(results),
+        {},
+        len(options.members),
+    )
+    if options.calibrated_on is None or calibration is None:
+        return replace(evaluation, scores=pooled_scores(results))
+    refuse_unfit(options.calibrated_on, evaluation)
+    results = [calibration.apply(case) for case in results]
+    return replace(
+        evaluation,
+        cases=tuple(results),
+        scores=pooled_scores(results, calibration.nominal_percent),
+        calibration=calibration.to_json(),
     )
 
 
@@ -63,9 +122,10 @@ def write_outputs(evaluation: Evaluation, out: Path) -> dict[str, str]:
     """Write ``result.json`` and the CSV tables into a folder, each whole or not at all.
 
     Returns:
-        Their paths: ``result``, ``metrics`` and ``scores``.
+        Their paths: ``result``, ``metrics``, ``cases`` and ``scores``.
     """
     texts = {
+        "cases": (CASES_FILE, cases_csv(evaluation)),
         "metrics": (METRICS_FILE, metrics_csv(evaluation)),
         "scores": (SCORES_FILE, scores_csv(evaluation)),
         "result": (RESULT_FILE, json.dumps(evaluation.to_json(), indent=1, allow_nan=False) + "\n"),
@@ -91,7 +151,7 @@ def draw_pictures(
         Paths of the pictures by case, best first.
     """
     chosen = cases_to_draw(evaluation.cases, n_cases)
-    files = {files.case: files for files in find_cases(dataset, predictions)}
+    files = {files.case: files for files in find_cases(dataset, predictions, only=chosen)}
     job = partial(_draw, template=evaluation.template, folder=out / PICTURES_FOLDER)
     paths = _map(job, [files[case] for case in chosen], processes, "drawing", progress)
     return dict(zip(chosen, paths, strict=True))
@@ -106,8 +166,15 @@ def cases_to_draw(cases: Sequence[CaseResult], n: int) -> tuple[str, ...]:
     return tuple(ranked[round(i * (len(ranked) - 1) / (n - 1))] for i in range(n))
 
 
-def _score(files: CaseFiles, *, template: Template) -> CaseResult:
-    return score_case(load_pair(files), template)
+def _score(files: CaseFiles, *, template: Template, gamma: bool, finished: FinishedCases | None) -> CaseResult:
+    if finished is None:
+        return score_case(load_pair(files), template, gamma=gamma)
+    digest = case_digest(files, template, gamma=gamma)
+    result = finished.load(files.case, digest, template)
+    if result is None:
+        result = score_case(load_pair(files), template, gamma=gamma)
+        finished.save(result, digest)
+    return result
 
 
 def _draw(files: CaseFiles, *, template: Template, folder: Path) -> list[str]:

@@ -2,47 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from statistics import fmean
-from typing import Any, NamedTuple
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cdm_nnunet.dvh import Goal, Metric, Template, TemplateRoi, evaluate
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.evaluation.doses import compare_doses, dose_region_name
+from cdm_nnunet.evaluation.limits import mask_error, roi_surface
 from cdm_nnunet.evaluation.pairing import DosePair
 from cdm_nnunet.evaluation.record import CaseResult, GoalResult, MetricResult, OpenKbpTerms, RoiResult
+from cdm_nnunet.evaluation.rois import CaseRois, RoiVoxels
 from cdm_nnunet.roi import Catalogue
 
 OPENKBP_TARGETS = ("PTV_7000", "PTV_6300", "PTV_5600")
 OPENKBP_OARS = ("Brainstem", "SpinalCord", "Parotid_R", "Parotid_L", "Esophagus", "Larynx", "Bone_Mandible")
 OPENKBP_TARGET_METRICS = tuple(map(Metric.parse, ("D99%", "D95%", "D1%")))
 OPENKBP_OAR_METRICS = tuple(map(Metric.parse, ("Dmean", "D0.1cc[openkbp]")))
-SCORED_UNITS = ("Gy", "%")  # volumes in cc and HI are listed by metric, not pooled: their size says nothing beside Gy
-SCORED_KINDS = {"ptv_score": "target", "oar_score": "oar"}
 PRESCRIPTION_TOLERANCE_GY = 0.01
 
 
-class _Term(NamedTuple):
-    kind: str
-    roi: str
-    metric: str
-    unit: str
-    difference: float
-
-
 def match_rois(template: Template, catalogue: Catalogue) -> dict[str, str | None]:
-    """Catalogue name of each ROI of a template: by name, else by alias; None where the catalogue has neither.
+    """Catalogue name of each ROI of a template: by name, else by alias, else by regex; None where none fits.
 
     Raises:
-        InputError: If no ROI with a goal in the evaluation is in the catalogue.
+        InputError: If a regex fits several ROIs that no name or alias claims, or no ROI with a goal in the evaluation
+            is in the catalogue.
     """
     by_folded_name = {name.casefold(): name for name in catalogue.names}
     matched: dict[str, str | None] = {}
     for roi in template.rois:
         labels = (roi.name, *roi.aliases)
         matched[roi.name] = next((by_folded_name[n.casefold()] for n in labels if n.casefold() in by_folded_name), None)
+    free = [name for name in catalogue.names if name not in matched.values()]
+    for roi in template.rois:
+        fitting = [name for name in free if matched[roi.name] is None and roi.matches(name)]
+        if len(fitting) > 1:
+            raise InputError(
+                f"template '{template.name}': the regex of ROI '{roi.name}' fits several ROIs of this data set "
+                f"({', '.join(fitting)}); name one of them as an alias"
+            )
+        if fitting:
+            matched[roi.name] = fitting[0]
+            free.remove(fitting[0])
     if not any(matched[goal.roi] for goal in template.goals_for("evaluation")):
         raise InputError(
             f"template '{template.name}' has no goal for the ROIs of this data set ({', '.join(catalogue.names)}); "
@@ -51,21 +54,13 @@ def match_rois(template: Template, catalogue: Catalogue) -> dict[str, str | None
     return matched
 
 
-def dose_region_name(catalogue: Catalogue) -> str | None:
-    """ROI in which the dose error is averaged: the dose region, else the external, else None (the whole grid)."""
-    for kind in ("dose_region", "external"):
-        for roi in catalogue.rois:
-            if roi.kind == kind:
-                return roi.name
-    return None
-
-
-def score_case(pair: DosePair, template: Template) -> CaseResult:
+def score_case(pair: DosePair, template: Template, *, gamma: bool = False) -> CaseResult:
     """Evaluate one case.
 
     Args:
         pair: The doses and ROI masks of the case.
         template: Its goals with the use ``evaluation`` say which metrics.
+        gamma: Whether gamma pass rates are wanted; they take most of the time.
 
     Raises:
         InputError: If the dose region is empty, or a present target lacks the prescription that a metric needs.
@@ -76,46 +71,23 @@ def score_case(pair: DosePair, template: Template) -> CaseResult:
     goals: dict[str, list[Goal]] = {}
     for goal in template.goals_for("evaluation"):
         goals.setdefault(goal.roi, []).append(goal)
+    voxels = CaseRois(pair)
     for name, roi_goals in goals.items():
         source_name = matched[name]
-        mask = None if source_name is None else pair.roi_mask(source_name)
+        found = None if source_name is None else voxels.get(source_name)
         if source_name is None:
             missing[name] = "not in the data set"
-        elif mask is None or not mask.any():
+        elif found is None:
             missing[name] = "no voxel on the dose grid" if source_name in pair.contoured else "not contoured"
         else:
-            rois[name] = _score_roi(pair, template.roi(name), source_name, mask, roi_goals)
-    return CaseResult(pair.case, _dose_mae_gy(pair), rois, missing, openkbp_terms(pair))
+            prescription_gy = _prescription_gy(pair, template.roi(name), source_name)
+            scored = _RoiScorer(pair, found, prescription_gy, _outside_region(pair, voxels, found))
+            rois[name] = scored.result(template.roi(name), roi_goals)
+    dose_mae_gy, dose = compare_doses(pair, gamma=gamma)
+    return CaseResult(pair.case, dose_mae_gy, rois, missing, dose, openkbp_terms(pair, voxels))
 
 
-def pooled_scores(cases: Sequence[CaseResult]) -> dict[str, Any]:
-    """Scores over all cases.
-
-    Returns:
-        ``dose_mae_gy``; ``openkbp`` with ``dose_score`` and ``dvh_score``, or None where the data set is not
-        OpenKBP's; ``ptv_score`` and ``oar_score``, None without a term; ``parts`` that both are made of, for targets
-        and OARs: split by unit, by metric and by ROI; ``goals``: verdicts of both doses by goal.
-    """
-    terms = [
-        _Term(roi.kind, name, key, metric.unit, metric.difference)
-        for case in cases
-        for name, roi in case.rois.items()
-        for key, metric in roi.metrics.items()
-    ]
-    by_kind = {kind: [term for term in terms if term.kind == kind] for kind in SCORED_KINDS.values()}
-    scores: dict[str, Any] = {
-        "dose_mae_gy": fmean(case.dose_mae_gy for case in cases),
-        "openkbp": openkbp_scores([case.openkbp for case in cases if case.openkbp is not None]),
-    }
-    parts = {kind: _parts(by_kind[kind]) for kind in by_kind}
-    for score, kind in SCORED_KINDS.items():
-        scores[score] = parts[kind]["pooled"]["mean_absolute"]
-    scores["parts"] = parts
-    scores["goals"] = _verdicts(cases)
-    return scores
-
-
-def openkbp_terms(pair: DosePair) -> OpenKbpTerms | None:
+def openkbp_terms(pair: DosePair, voxels: CaseRois | None = None) -> OpenKbpTerms | None:
     """What a case adds to OpenKBP's scores; None where the catalogue lacks the dose region or an ROI of OpenKBP.
 
     Unlike :attr:`CaseResult.dose_mae_gy` the dose error sums over the whole grid, and D0.1cc rounds as OpenKBP does.
@@ -123,53 +95,95 @@ def openkbp_terms(pair: DosePair) -> OpenKbpTerms | None:
     region_bit = pair.catalogue.dose_region_bit
     if region_bit is None or not set(OPENKBP_TARGETS + OPENKBP_OARS) <= set(pair.catalogue.names):
         return None
+    voxels = CaseRois(pair) if voxels is None else voxels
     n_region = int(np.count_nonzero(pair.roi_mask(pair.catalogue.names[region_bit])))
-    dose_error_gy = float(_absolute_error_gy(pair).sum()) / n_region
+    error_gy = np.abs(pair.predicted_dose_gy - pair.reference_dose_gy)
     errors: dict[str, float] = {}
     metrics = [(roi, m) for roi in OPENKBP_TARGETS for m in OPENKBP_TARGET_METRICS]
     metrics += [(roi, m) for roi in OPENKBP_OARS for m in OPENKBP_OAR_METRICS]
     for roi, metric in metrics:
-        mask = pair.roi_mask(roi)
-        if mask.any():
-            errors[f"{roi} {metric}"] = abs(_evaluate_both(pair, mask, metric, None).difference)
-    return OpenKbpTerms(dose_error_gy, errors)
+        found = voxels.get(roi)
+        if found is not None:
+            reference, predicted = (
+                evaluate(metric, dose_gy, voxel_volume_cc=pair.voxel_volume_cc)
+                for dose_gy in (found.reference_gy, found.predicted_gy)
+            )
+            errors[f"{roi} {metric}"] = abs(predicted - reference)
+    return OpenKbpTerms(float(error_gy.sum(dtype=np.float64)) / n_region, errors)
 
 
-def openkbp_scores(terms: Sequence[OpenKbpTerms]) -> dict[str, float | None] | None:
-    """OpenKBP's dose score and DVH score (lower is better), pooled as its official evaluator does; None of nothing."""
-    if not terms:
+class _RoiScorer:
+    """The metrics of one present ROI."""
+
+    def __init__(
+        self, pair: DosePair, voxels: RoiVoxels, prescription_gy: float | None, outside_region_percent: float | None
+    ) -> None:
+        self._pair = pair
+        self._voxels = voxels
+        self._prescription_gy = prescription_gy
+        self._outside_region_percent = outside_region_percent
+        self._surface = roi_surface(pair.reference_dose_gy, voxels.mask, voxels.box)
+
+    def result(self, roi: TemplateRoi, goals: Iterable[Goal]) -> RoiResult:
+        """Everything about the ROI."""
+        metrics: dict[str, MetricResult] = {}
+        judged: list[GoalResult] = []
+        for goal in goals:
+            metrics[str(goal.metric)] = metric = self._metric(goal.metric)
+            if goal.has_limit:
+                judged.append(self._judge(goal, metric))
+        voxels = self._voxels
+        distance_gy = np.abs(voxels.predicted_gy.astype(np.float64) - voxels.reference_gy).mean()
+        return RoiResult(
+            roi.kind,
+            voxels.n,
+            voxels.n * self._pair.voxel_volume_cc,
+            self._prescription_gy,
+            metrics,
+            tuple(judged),
+            voxels.cut_by_grid,
+            self._outside_region_percent,
+            float(distance_gy),
+        )
+
+    def _value(self, metric: Metric, roi_dose_gy: NDArray[np.floating]) -> float:
+        volume_cc = self._pair.voxel_volume_cc
+        return evaluate(metric, roi_dose_gy, voxel_volume_cc=volume_cc, prescription_gy=self._prescription_gy)
+
+    def _metric(self, metric: Metric) -> MetricResult:
+        voxels = self._voxels
+        members = [self._value(metric, dose_gy) for dose_gy in voxels.members_gy]
+        return MetricResult(
+            self._value(metric, voxels.reference_gy),
+            self._value(metric, voxels.predicted_gy),
+            metric.unit,
+            mask_error(
+                metric,
+                self._surface,
+                voxels.reference_gy,
+                voxel_volume_cc=self._pair.voxel_volume_cc,
+                prescription_gy=self._prescription_gy,
+            ),
+            float(np.std(members, ddof=1)) if members else None,
+        )
+
+    def _judge(self, goal: Goal, metric: MetricResult) -> GoalResult:
+        limit = goal.limit(self._prescription_gy)
+        variation = goal.variation
+        if variation is not None and goal.unit == "% of prescription" and self._prescription_gy is not None:
+            variation = variation * self._prescription_gy / 100.0
+        verdicts = [goal.verdict(value, self._prescription_gy) for value in (metric.reference, metric.predicted)]
+        ends = [bound for bound in (limit, variation) if bound is not None]
+        near = metric.mask_error is not None and any(abs(metric.reference - end) < metric.mask_error for end in ends)
+        return GoalResult(goal, limit, variation, *verdicts, within_mask_error=near)
+
+
+def _outside_region(pair: DosePair, rois: CaseRois, voxels: RoiVoxels) -> float | None:
+    region = dose_region_name(pair.catalogue)
+    if region is None:
         return None
-    dvh_errors_gy = [error for term in terms for error in term.dvh_errors_gy.values()]
-    return {
-        "dose_score": fmean(term.dose_error_gy for term in terms),
-        "dvh_score": fmean(dvh_errors_gy) if dvh_errors_gy else None,
-    }
-
-
-def _score_roi(
-    pair: DosePair, roi: TemplateRoi, source_name: str, mask: NDArray[np.bool_], goals: Iterable[Goal]
-) -> RoiResult:
-    prescription_gy = _prescription_gy(pair, roi, source_name)
-    n_voxels = int(np.count_nonzero(mask))
-    metrics: dict[str, MetricResult] = {}
-    judged: list[GoalResult] = []
-    for goal in goals:
-        result = _evaluate_both(pair, mask, goal.metric, prescription_gy)
-        metrics[str(goal.metric)] = result
-        if goal.has_limit:
-            verdicts = [goal.verdict(value, prescription_gy) for value in (result.reference, result.predicted)]
-            judged.append(GoalResult(goal, goal.limit(prescription_gy), *verdicts))
-    return RoiResult(roi.kind, n_voxels, n_voxels * pair.voxel_volume_cc, prescription_gy, metrics, tuple(judged))
-
-
-def _evaluate_both(
-    pair: DosePair, mask: NDArray[np.bool_], metric: Metric, prescription_gy: float | None
-) -> MetricResult:
-    reference, predicted = (
-        evaluate(metric, dose_gy[mask], voxel_volume_cc=pair.voxel_volume_cc, prescription_gy=prescription_gy)
-        for dose_gy in (pair.reference_dose_gy, pair.predicted_dose_gy)
-    )
-    return MetricResult(reference, predicted, metric.unit)
+    n_outside = np.count_nonzero(voxels.mask & ~rois.mask(region, voxels.box))
+    return 100.0 * float(n_outside) / voxels.n
 
 
 def _prescription_gy(pair: DosePair, roi: TemplateRoi, source_name: str) -> float | None:
@@ -186,64 +200,3 @@ def _prescription_gy(pair: DosePair, roi: TemplateRoi, source_name: str) -> floa
             f"{roi.prescription_gy:g} Gy; a template for prescriptions that differ says 'patient'"
         )
     return roi.prescription_gy
-
-
-def _absolute_error_gy(pair: DosePair) -> NDArray[np.float64]:
-    return np.abs(pair.predicted_dose_gy.astype(np.float64) - pair.reference_dose_gy)
-
-
-def _dose_mae_gy(pair: DosePair) -> float:
-    error_gy = _absolute_error_gy(pair)
-    region = dose_region_name(pair.catalogue)
-    if region is None:
-        return float(error_gy.mean())
-    mask = pair.roi_mask(region)
-    if not mask.any():
-        raise InputError(f"case '{pair.case}': ROI '{region}', in which the dose error is averaged, has no voxel")
-    return float(error_gy[mask].mean())
-
-
-def _summary(terms: Sequence[_Term]) -> dict[str, Any]:
-    if not terms:
-        return {"mean_absolute": None, "mean_signed": None, "n": 0}
-    return {
-        "mean_absolute": fmean(abs(term.difference) for term in terms),
-        "mean_signed": fmean(term.difference for term in terms),
-        "n": len(terms),
-    }
-
-
-def _parts(terms: Sequence[_Term]) -> dict[str, Any]:
-    metrics = dict.fromkeys((term.metric, term.unit) for term in terms)
-    pooled = [term for term in terms if term.unit in SCORED_UNITS]
-    rois = dict.fromkeys(term.roi for term in pooled)
-    return {
-        "pooled": _summary(pooled),
-        "dose_gy": _summary([term for term in terms if term.unit == "Gy"]),
-        "volume_percent": _summary([term for term in terms if term.unit == "%"]),
-        "by_metric": {
-            metric: {"unit": unit, **_summary([term for term in terms if term.metric == metric])}
-            for metric, unit in metrics
-        },
-        "by_roi": {roi: _summary([term for term in pooled if term.roi == roi]) for roi in rois},
-    }
-
-
-def _verdicts(cases: Iterable[CaseResult]) -> dict[str, dict[str, Any]]:
-    table: dict[str, dict[str, Any]] = {}
-    for case in cases:
-        for name, roi in case.rois.items():
-            for result in roi.goals:
-                row = table.setdefault(f"{name} {result.goal.metric}", _empty_row())
-                row["n"] += 1
-                row["reference"][result.reference] += 1
-                row["predicted"][result.predicted] += 1
-                row["agree"] += result.reference == result.predicted
-    return table
-
-
-def _empty_row() -> dict[str, Any]:
-    def counts() -> dict[str, int]:
-        return dict.fromkeys(("pass", "acceptable", "fail"), 0)
-
-    return {"n": 0, "agree": 0, "reference": counts(), "predicted": counts()}

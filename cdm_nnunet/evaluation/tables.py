@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
-from cdm_nnunet.evaluation.record import Evaluation
+from cdm_nnunet.evaluation.record import DoseResult, Evaluation
 
 METRIC_COLUMNS = (
     "case",
@@ -18,17 +19,33 @@ METRIC_COLUMNS = (
     "reference",
     "predicted",
     "difference",
+    "mask_error",
+    "spread",
+    "interval_low",
+    "interval_high",
     "relation",
     "limit",
+    "variation",
     "reference_verdict",
     "predicted_verdict",
+    "certainty",
+    "within_mask_error",
+    "few_voxels",
+    "cut_by_grid",
+    "outside_region_percent",
 )
+CASE_COLUMNS = ("case", "measure", "part", "unit", "value", "n_voxels")
 SCORE_COLUMNS = ("score", "group", "part", "unit", "value", "mean_signed", "n")
 
 
 def metrics_csv(evaluation: Evaluation) -> str:
     """One row for each case, ROI and metric; difference is predicted - reference, limit is in the row's unit."""
     return _csv(METRIC_COLUMNS, _metric_rows(evaluation))
+
+
+def cases_csv(evaluation: Evaluation) -> str:
+    """One row for each measure of a case that is no metric of the template: dose errors, gamma, curves and indices."""
+    return _csv(CASE_COLUMNS, _case_rows(evaluation))
 
 
 def scores_csv(evaluation: Evaluation) -> str:
@@ -40,23 +57,62 @@ def _metric_rows(evaluation: Evaluation) -> Iterator[tuple[object, ...]]:
     for case in evaluation.cases:
         for name, roi in case.rois.items():
             judged = {str(result.goal.metric): result for result in roi.goals}
+            limits = (roi.few_voxels, roi.cut_by_grid, roi.outside_region_percent)
             for key, metric in roi.metrics.items():
                 values = (metric.unit, metric.reference, metric.predicted, metric.difference)
-                verdicts: tuple[object, ...] = ("", "", "", "")
+                uncertainty = (metric.mask_error, metric.spread, *(metric.interval or (None, None)))
+                verdicts: tuple[object, ...] = (None,) * 7
                 if key in judged:
                     goal = judged[key]
-                    verdicts = (goal.goal.relation, goal.limit, goal.reference, goal.predicted)
-                yield (case.case, name, roi.kind, key, *values, *verdicts)
+                    verdicts = (goal.goal.relation, goal.limit, goal.variation, goal.reference, goal.predicted)
+                    verdicts += (goal.certainty, goal.within_mask_error)
+                yield (case.case, name, roi.kind, key, *values, *uncertainty, *verdicts, *limits)
+
+
+def _case_rows(evaluation: Evaluation) -> Iterator[tuple[object, ...]]:
+    for case in evaluation.cases:
+        yield (case.case, "dose_mae", evaluation.dose_region, "Gy", case.dose_mae_gy, None)
+        for name, value in (case.gdphmm or {}).items():
+            yield (case.case, "gdphmm", name, None, value, None)
+        if case.dose is not None:
+            yield from ((case.case, *row) for row in _dose_rows(case.dose))
+        for name, roi in case.rois.items():
+            yield (case.case, "dvh_distance", name, "Gy", roi.dvh_distance_gy, roi.n_voxels)
+            for key, index in roi.indices.items():
+                for dose, value in asdict(index).items():
+                    yield (case.case, f"{key}_{dose}", name, None, value, roi.n_voxels)
+
+
+def _dose_rows(dose: DoseResult) -> Iterator[tuple[object, ...]]:
+    yield ("body_mae", "from 5 Gy", "Gy", dose.body_mae_gy, dose.body_n_voxels)
+    for band in dose.bands:
+        yield ("band_mae", band_label(band.from_percent, band.to_percent), "Gy", band.mae_gy, band.n_voxels)
+    for level, dice in dose.isodose_dice.items():
+        yield ("isodose_dice", f"{level} %", None, dice, None)
+    for gamma in dose.gamma:
+        yield ("gamma", gamma_label(asdict(gamma)), "%", gamma.pass_percent, gamma.n_voxels)
+
+
+def band_label(from_percent: float, to_percent: float | None) -> str:
+    """Name of an isodose band: ``20 to 50 %``."""
+    return f"from {from_percent:g} %" if to_percent is None else f"{from_percent:g} to {to_percent:g} %"
+
+
+def gamma_label(criterion: Mapping[str, Any]) -> str:
+    """Name of a gamma criterion in the record: ``3 %/3 mm local``."""
+    mode = "local" if criterion["local"] else "global"
+    return f"{criterion['dose_percent']:g} %/{criterion['distance_mm']:g} mm {mode}"
 
 
 def _score_rows(scores: Mapping[str, Any], n_cases: int) -> Iterator[tuple[object, ...]]:
-    yield ("dose_mae", "", "", "Gy", scores["dose_mae_gy"], "", n_cases)
-    if scores["openkbp"] is not None:
-        for key, value in scores["openkbp"].items():
-            yield (f"openkbp_{key}", "", "", "Gy", _number(value), "", n_cases)
+    yield ("dose_mae", None, None, "Gy", scores["dose_mae_gy"], None, n_cases)
+    for key, value in (scores["openkbp"] or {}).items():
+        yield (f"openkbp_{key}", None, None, "Gy", value, None, n_cases)
+    for key, value in (scores["gdphmm"] or {}).items():
+        yield ("gdphmm", None, key, None, value, None, n_cases)
     for score, kind in (("ptv_score", "target"), ("oar_score", "oar")):
         parts = scores["parts"][kind]
-        yield _part_row(score, "pooled", "", "Gy and %", parts["pooled"])
+        yield _part_row(score, "pooled", None, "Gy and %", parts["pooled"])
         yield _part_row(score, "unit", "dose", "Gy", parts["dose_gy"])
         yield _part_row(score, "unit", "volume", "%", parts["volume_percent"])
         for metric, part in parts["by_metric"].items():
@@ -64,13 +120,32 @@ def _score_rows(scores: Mapping[str, Any], n_cases: int) -> Iterator[tuple[objec
         for roi, part in parts["by_roi"].items():
             yield _part_row(score, "roi", roi, "Gy and %", part)
 
+    if scores["dose"] is not None:
+        yield from _dose_score_rows(scores["dose"])
+    for roi, part in scores["dvh_distance_gy"].items():
+        yield ("dvh_distance", "roi", roi, "Gy", part["mean"], None, part["n"])
+    for name, part in scores["indices"].items():
+        yield _part_row("index", None, name, None, part)
+    if scores["coverage"] is not None:
+        for metric, part in {None: scores["coverage"], **scores["coverage"]["by_metric"]}.items():
+            yield ("coverage", "metric" if metric else "pooled", metric, "%", part["observed_percent"], None, part["n"])
 
-def _part_row(score: str, group: str, name: str, unit: str, part: Mapping[str, Any]) -> tuple[object, ...]:
-    return (score, group, name, unit, _number(part["mean_absolute"]), _number(part["mean_signed"]), part["n"])
+
+def _dose_score_rows(dose: Mapping[str, Any]) -> Iterator[tuple[object, ...]]:
+    yield ("body_mae", None, "from 5 Gy", "Gy", dose["body_mae_gy"]["mean"], None, dose["body_mae_gy"]["n"])
+    for band in dose["bands"]:
+        label = band_label(band["from_percent"], band["to_percent"])
+        yield ("band_mae", None, label, "Gy", band["mae_gy"], None, band["n"])
+    for level, part in dose["isodose_dice"].items():
+        yield ("isodose_dice", None, f"{level} %", None, part["mean"], None, part["n"])
+    for gamma in dose["gamma"]:
+        yield ("gamma", None, gamma_label(gamma), "%", gamma["mean_percent"], None, gamma["n"])
 
 
-def _number(value: float | None) -> float | str:
-    return "" if value is None else value
+def _part_row(
+    score: str, group: str | None, name: str | None, unit: str | None, part: Mapping[str, Any]
+) -> tuple[object, ...]:
+    return (score, group, name, unit, part["mean_absolute"], part["mean_signed"], part["n"])
 
 
 def _csv(columns: tuple[str, ...], rows: Iterator[tuple[object, ...]]) -> str:

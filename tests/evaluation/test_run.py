@@ -26,7 +26,7 @@ def test_result_json(evaluated, tmp_path):
     files = write_outputs(evaluated[2], tmp_path / "out" / "deep")
     result = json.loads((tmp_path / "out" / "deep" / "result.json").read_text())
     assert files["result"] == str(tmp_path / "out" / "deep" / "result.json")
-    assert (result["format_version"], result["dataset"], result["template"]) == (1, "Dataset501_Test", "openkbp")
+    assert (result["format_version"], result["dataset"], result["template"]) == (2, "Dataset501_Test", "openkbp")
     assert (result["n_cases"], result["n_dataset_cases"], result["dose_region"]) == (2, 3, "DoseRegion")
     assert list(result["cases"]) == ["a", "b"]
     a = result["cases"]["a"]
@@ -35,7 +35,7 @@ def test_result_json(evaluated, tmp_path):
     d95 = a["rois"]["PTV_7000"]["metrics"]["D95%"]
     assert d95["unit"] == "Gy"
     assert 0 <= d95["predicted"] - d95["reference"] <= 1 + 1e-5
-    assert result["missing"] == {"b": {"Larynx": "not contoured"}}
+    assert (a["missing"], result["cases"]["b"]["missing"]) == ({}, {"Larynx": "not contoured"})
     assert "Larynx" not in result["cases"]["b"]["rois"]
     assert result["scores"]["dose_mae_gy"] == pytest.approx(0.5, abs=1e-5)
     assert set(result["scores"]["openkbp"]) == {"dose_score", "dvh_score"}

@@ -5,7 +5,8 @@ from scipy.ndimage import gaussian_filter
 from cdm_nnunet.dvh import Template
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.evaluation.pairing import DosePair
-from cdm_nnunet.evaluation.scores import match_rois, openkbp_scores, openkbp_terms, pooled_scores, score_case
+from cdm_nnunet.evaluation.pooling import openkbp_scores, pooled_scores
+from cdm_nnunet.evaluation.scores import match_rois, openkbp_terms, score_case
 from cdm_nnunet.roi import Catalogue, Roi, pack
 
 from .conftest import OPENKBP_CATALOGUE, Case, synthetic_case
@@ -177,6 +178,8 @@ def test_scores_pool_over_cases_and_leave_out_what_is_absent():
         "agree": 0,
         "reference": {"pass": 1, "acceptable": 0, "fail": 0},
         "predicted": {"pass": 0, "acceptable": 1, "fail": 0},
+        "reference_fails": 0,
+        "certainty": None,
     }
     assert scores["openkbp"] is None
 

@@ -1,0 +1,118 @@
+"""How two doses differ, apart from ROIs; definitions in ``docs/conventions.md``, "Scores"."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cdm_nnunet.errors import InputError
+from cdm_nnunet.evaluation.gamma import gamma_passes
+from cdm_nnunet.evaluation.pairing import DosePair
+from cdm_nnunet.evaluation.record import Band, DoseResult, GammaResult
+from cdm_nnunet.roi import Catalogue
+
+BODY_FROM_GY = 5.0
+BAND_EDGES_PERCENT = (0.0, 20.0, 50.0, 80.0, 95.0)
+ISODOSES_PERCENT = (20, 50, 80, 90, 95, 100)
+
+
+class GammaCriterion(NamedTuple):
+    """Dose in percent, distance in mm, and whether the dose is relative to the voxel's own."""
+
+    dose_percent: float
+    distance_mm: float
+    local: bool
+
+
+GAMMA_CRITERIA = tuple(GammaCriterion(p, mm, local) for p, mm in ((3.0, 3.0), (2.0, 2.0)) for local in (False, True))
+
+
+def dose_region_name(catalogue: Catalogue) -> str | None:
+    """ROI in which the dose error is averaged: the dose region, else the external, else None (the whole grid)."""
+    return _first_of_kinds(catalogue, "dose_region", "external")
+
+
+def compare_doses(pair: DosePair, *, gamma: bool = False) -> tuple[float, DoseResult]:
+    """The mean absolute error in the dose region, and where the doses differ.
+
+    Args:
+        pair: The doses and ROI masks of the case.
+        gamma: Whether gamma pass rates are wanted.
+
+    Returns:
+        Dose MAE in Gy, and the rest.
+
+    Raises:
+        InputError: If the dose region, or the body, has no voxel.
+    """
+    error_gy = pair.predicted_dose_gy - pair.reference_dose_gy
+    region = _mask(pair, dose_region_name(pair.catalogue))
+    body = _mask(pair, _first_of_kinds(pair.catalogue, "external", "dose_region"))
+    scale_gy = dose_scale_gy(pair)
+    body_error_gy = error_gy[body & (pair.reference_dose_gy >= BODY_FROM_GY)]
+    result = DoseResult(
+        scale_gy,
+        _mean(np.abs(body_error_gy)),
+        int(body_error_gy.size),
+        _bands(error_gy[region], pair.reference_dose_gy[region], scale_gy),
+        {str(percent): _dice(pair, percent * scale_gy / 100) for percent in ISODOSES_PERCENT},
+        tuple(_gamma(pair, criterion, scale_gy) for criterion in GAMMA_CRITERIA) if gamma else (),
+    )
+    return float(np.abs(error_gy[region]).mean(dtype=np.float64)), result
+
+
+def dose_scale_gy(pair: DosePair) -> float:
+    """What percentages of dose refer to: the case's highest prescription, else its highest reference dose, Gy."""
+    return float(max(pair.prescriptions_gy.values(), default=float(pair.reference_dose_gy.max())))
+
+
+def _first_of_kinds(catalogue: Catalogue, *kinds: str) -> str | None:
+    return next((roi.name for kind in kinds for roi in catalogue.rois if roi.kind == kind), None)
+
+
+def _mask(pair: DosePair, name: str | None) -> NDArray[np.bool_]:
+    if name is None:
+        return np.ones(pair.reference_dose_gy.shape, bool)
+    mask = pair.roi_mask(name)
+    if not mask.any():
+        raise InputError(f"case '{pair.case}': ROI '{name}', in which the dose error is averaged, has no voxel")
+    return mask
+
+
+def _bands(error_gy: NDArray[np.floating], reference_gy: NDArray[np.floating], scale_gy: float) -> tuple[Band, ...]:
+    edges = [*BAND_EDGES_PERCENT, None]
+    # (compared in the type of the doses, as in V_x)
+    inner_gy = np.array([percent * scale_gy / 100 for percent in BAND_EDGES_PERCENT[1:]], reference_gy.dtype)
+    band_of = np.searchsorted(inner_gy, reference_gy, side="right")
+    bands = []
+    for number, (low, high) in enumerate(pairwise(edges)):
+        inside = error_gy[band_of == number]
+        bands.append(Band(low or 0.0, high, int(inside.size), _mean(np.abs(inside)), _mean(inside)))
+    return tuple(bands)
+
+
+def _dice(pair: DosePair, level_gy: float) -> float | None:
+    reference, predicted = (
+        dose_gy >= dose_gy.dtype.type(level_gy) for dose_gy in (pair.reference_dose_gy, pair.predicted_dose_gy)
+    )
+    n = np.count_nonzero(reference) + np.count_nonzero(predicted)
+    return 2.0 * float(np.count_nonzero(reference & predicted)) / n if n else None
+
+
+def _gamma(pair: DosePair, criterion: GammaCriterion, scale_gy: float) -> GammaResult:
+    passes = gamma_passes(
+        pair.reference_dose_gy,
+        pair.predicted_dose_gy,
+        spacing_mm=pair.spacing_mm,
+        scale_gy=scale_gy,
+        **criterion._asdict(),
+    )
+    percent = 100.0 * float(passes.mean()) if passes.size else None
+    return GammaResult(*criterion, n_voxels=int(passes.size), pass_percent=percent)
+
+
+def _mean(values: NDArray[np.floating]) -> float | None:
+    return float(values.mean(dtype=np.float64)) if values.size else None

@@ -1,0 +1,83 @@
+"""Finished cases of an evaluation, kept so that another run does only what has changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+
+from cdm_nnunet.dvh import Template
+from cdm_nnunet.evaluation.pairing import CaseFiles
+from cdm_nnunet.evaluation.record import FORMAT_VERSION, CaseResult
+from cdm_nnunet.files import write_text
+
+# what a result depends on, beside its inputs
+_CODE = ("dvh", "roi", "evaluation", "dataset.py", "images.py")
+
+
+@dataclass(frozen=True)
+class FinishedCases:
+    """A folder of ``CASE.json``, each with a digest of all that its result depends on.
+
+    Attributes:
+        folder: The folder; it is made when the first case is kept.
+    """
+
+    folder: Path
+
+    def load(self, case: str, digest: str, template: Template) -> CaseResult | None:
+        """The result of a case, if it was kept with this digest; what can't be read counts as not kept."""
+        try:
+            content = json.loads((self.folder / f"{case}.json").read_text(encoding="utf-8"))
+            if content["digest"] != digest:
+                return None
+            result = CaseResult.from_json(case, content["result"], template)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+        return result if result.to_json() == content["result"] else None
+
+    def save(self, result: CaseResult, digest: str) -> None:
+        """Keep a result.
+
+        Raises:
+            OSError: If it can't be written.
+        """
+        content = {"digest": digest, "result": result.to_json()}
+        write_text(self.folder / f"{result.case}.json", json.dumps(content, allow_nan=False) + "\n")
+
+
+def case_digest(files: CaseFiles, template: Template, *, gamma: bool) -> str:
+    """SHA-256 of the files' content, what the data set says of the case, the template, options and this software."""
+    digest = hashlib.sha256(code_digest().encode())
+    settings = {
+        "case": files.case,
+        "catalogue": files.catalogue.to_json(),
+        "spacing_mm": list(files.spacing_mm),
+        "contoured": list(files.contoured),
+        "prescriptions_gy": dict(files.prescriptions_gy),
+        "template": template.to_json(),
+        "gamma": gamma,
+    }
+    digest.update(json.dumps(settings, sort_keys=True).encode())
+    for path in (files.reference, files.predicted, files.roi_bits, *files.members):
+        content = path.read_bytes()
+        digest.update(len(content).to_bytes(8, "little"))
+        digest.update(content)
+    return digest.hexdigest()
+
+
+@cache
+def code_digest() -> str:
+    """SHA-256 of the source files that make a result, the format of the record and the version of NumPy."""
+    digest = hashlib.sha256(f"{FORMAT_VERSION} {np.__version__}".encode())
+    root = Path(str(resources.files("cdm_nnunet")))
+    for name in _CODE:
+        paths = sorted((root / name).glob("*.py")) if (root / name).is_dir() else [root / name]
+        for path in paths:
+            digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,189 @@
+"""Intervals for DVH metrics from the spread of an ensemble, by split conformal prediction.
+
+Definitions: ``docs/conventions.md``, "Uncertainty".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from cdm_nnunet.dvh import MetricUnit
+from cdm_nnunet.errors import InputError
+from cdm_nnunet.evaluation.record import CaseResult, Evaluation, GoalResult, MetricResult, RoiResult
+
+SPREAD_FLOOR: Mapping[MetricUnit, float] = {"Gy": 0.1, "%": 0.1, "cc": 0.1, "": 0.001}
+MIN_MEMBERS = 2
+
+
+@dataclass(frozen=True)
+class TermCalibration:
+    """The calibration of one metric of one ROI.
+
+    Attributes:
+        n: Number of calibration cases that have it.
+        quantile: Half the width of the interval in spreads; None where ``n`` is too small for the nominal coverage.
+    """
+
+    n: int
+    quantile: float | None
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What turns a spread into an interval.
+
+    Attributes:
+        nominal_percent: Share of the references that the intervals are to hold, percent.
+        n_cases: Number of calibration cases.
+        dataset: Data set of the calibration cases.
+        terms: By ``"ROI METRIC"``.
+    """
+
+    nominal_percent: float
+    n_cases: int
+    dataset: str
+    terms: Mapping[str, TermCalibration]
+
+    @classmethod
+    def fit(cls, evaluation: Evaluation, nominal_percent: float = 90.0) -> Calibration:
+        """Calibrate on an evaluation with members of cases that no member was trained on.
+
+        Args:
+            evaluation: Made with as many members, in the same way, as what the calibration is for.
+            nominal_percent: Wanted coverage, above 0 and below 100.
+
+        Raises:
+            InputError: If the evaluation has no members, or fewer cases than the coverage needs.
+        """
+        needed = cases_needed(nominal_percent)
+        if evaluation.n_members < MIN_MEMBERS:
+            raise InputError("the evaluation to calibrate on has no spread; make it with --members")
+        if len(evaluation.cases) < needed:
+            raise InputError(
+                f"intervals of {nominal_percent:g} % need at least {needed} cases to calibrate on, "
+                f"and there are {len(evaluation.cases)}; add cases or ask for less coverage"
+            )
+        scores: dict[str, list[float]] = {}
+        for case in evaluation.cases:
+            for term, metric in _terms(case):
+                if metric.spread is not None:
+                    scores.setdefault(term, []).append(abs(metric.difference) / _width(metric))
+        terms = {term: TermCalibration(len(s), conformal_quantile(s, nominal_percent)) for term, s in scores.items()}
+        return cls(nominal_percent, len(evaluation.cases), evaluation.dataset, terms)
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in the record."""
+        return asdict(self)
+
+    def apply(self, case: CaseResult) -> CaseResult:
+        """The case with an interval for every metric that is calibrated, and the certainty of its goals."""
+        return replace(case, rois={name: self._apply_to_roi(name, roi) for name, roi in case.rois.items()})
+
+    def _apply_to_roi(self, name: str, roi: RoiResult) -> RoiResult:
+        metrics = {key: self._with_interval(f"{name} {key}", metric) for key, metric in roi.metrics.items()}
+        goals = tuple(_with_certainty(goal, metrics[str(goal.goal.metric)], roi) for goal in roi.goals)
+        return replace(roi, metrics=metrics, goals=goals)
+
+    def _with_interval(self, term: str, metric: MetricResult) -> MetricResult:
+        calibrated = self.terms.get(term)
+        if metric.spread is None or calibrated is None or calibrated.quantile is None:
+            return metric
+        half = calibrated.quantile * _width(metric)
+        highest = 100.0 if metric.unit == "%" else math.inf
+        return replace(metric, interval=(max(0.0, metric.predicted - half), min(highest, metric.predicted + half)))
+
+
+def refuse_unfit(calibrated_on: Evaluation, evaluation: Evaluation) -> None:
+    """Check that a calibration on one evaluation may be used for another.
+
+    Raises:
+        InputError: If templates or the number of members differ, or a case is in both.
+    """
+    if calibrated_on.template != evaluation.template:
+        raise InputError(
+            f"the calibration was made with another template ('{calibrated_on.template.name}') than this evaluation "
+            f"('{evaluation.template.name}'); make it with the same"
+        )
+    if calibrated_on.n_members != evaluation.n_members:
+        raise InputError(
+            f"the calibration was made with {calibrated_on.n_members} members, this evaluation has "
+            f"{evaluation.n_members}; use the same models in both"
+        )
+    known = {case.case for case in calibrated_on.cases} if calibrated_on.dataset == evaluation.dataset else set()
+    both = [case.case for case in evaluation.cases if case.case in known]
+    if both:
+        raise InputError(
+            f"case '{both[0]}' ({len(both)} in all) is among the cases of the calibration: its interval would be too "
+            "narrow; calibrate on other cases, or choose cases with --case"
+        )
+
+
+def cases_needed(nominal_percent: float) -> int:
+    """The fewest cases with which split conformal prediction can promise a coverage.
+
+    Raises:
+        InputError: If the coverage is not above 0 and below 100 %.
+
+    Example:
+        >>> cases_needed(90), cases_needed(95)
+        (9, 19)
+    """
+    if not 0 < nominal_percent < 100:
+        raise InputError(f"coverage must lie above 0 and below 100 %, not {nominal_percent:g}")
+    return math.ceil(nominal_percent / (100 - nominal_percent) - 1e-9)
+
+
+def conformal_quantile(scores: Sequence[float], nominal_percent: float) -> float | None:
+    """The nonconformity score that a new case exceeds with a probability of at most 100 % - nominal.
+
+    It is the k-th smallest of n with k = ceil((n + 1) nominal / 100); None where k is above n.
+
+    References:
+        Vovk, Gammerman, Shafer, "Algorithmic Learning in a Random World" (2005); Lei et al., JASA 113 (2018).
+
+    Example:
+        >>> conformal_quantile([3.0, 1.0, 2.0, 4.0], 80), conformal_quantile([3.0, 1.0, 2.0], 80)
+        (4.0, None)
+    """
+    k = math.ceil((len(scores) + 1) * nominal_percent / 100 - 1e-9)
+    return sorted(scores)[k - 1] if k <= len(scores) else None
+
+
+def coverage(cases: Sequence[CaseResult], nominal_percent: float) -> dict[str, Any]:
+    """How often the reference lies in its interval, over all metrics that have one and by metric."""
+    hits: dict[str, list[bool]] = {}
+    for case in cases:
+        for term, metric in _terms(case):
+            if metric.interval is not None:
+                low, high = metric.interval
+                hits.setdefault(term, []).append(low <= metric.reference <= high)
+    return {
+        "nominal_percent": nominal_percent,
+        **_share([hit for found in hits.values() for hit in found]),
+        "by_metric": {term: _share(found) for term, found in hits.items()},
+    }
+
+
+def _share(hits: Sequence[bool]) -> dict[str, Any]:
+    return {"observed_percent": 100.0 * sum(hits) / len(hits) if hits else None, "n": len(hits)}
+
+
+def _terms(case: CaseResult) -> Iterator[tuple[str, MetricResult]]:
+    for name, roi in case.rois.items():
+        for key, metric in roi.metrics.items():
+            yield f"{name} {key}", metric
+
+
+def _width(metric: MetricResult) -> float:
+    """The spread of members, with a floor: members that agree, as on a V95% of 100 %, may all be wrong."""
+    return (metric.spread or 0.0) + SPREAD_FLOOR[metric.unit]
+
+
+def _with_certainty(result: GoalResult, metric: MetricResult, roi: RoiResult) -> GoalResult:
+    if metric.interval is None:
+        return result
+    low, high = (result.goal.verdict(end, roi.prescription_gy) for end in metric.interval)
+    return replace(result, certainty=low if low == high else "uncertain")
