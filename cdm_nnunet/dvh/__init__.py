@@ -1,10 +1,23 @@
-"""DVH metrics, curves and clinical templates, exact, in NumPy."""
+"""DVH metrics, curves, plan indices and clinical templates, exact, in NumPy.
 
-from cdm_nnunet.dvh.curves import DvhCurve, cumulative_dvh
+``docs/dvh_tutorial.md`` goes from voxel doses to a figure; ``docs/conventions.md`` defines every number.
+
+Example:
+    >>> import numpy as np
+    >>> dose_gy = np.array([66.0, 69.0, 70.0, 70.5, 71.0, 73.0])  # of the voxels of a target
+    >>> evaluate(Metric.parse("D95%"), dose_gy, voxel_volume_cc=0.027)
+    66.75
+    >>> goal = Template.load("openkbp").goals[2]
+    >>> str(goal.metric), goal.verdict(66.75, prescription_gy=70.0)
+    ('D95%', 'pass')
+"""
+
+from cdm_nnunet.dvh.curves import DvhCurve, cumulative_dvh, dvh_distance_gy
 from cdm_nnunet.dvh.goal import Goal, TemplateRoi, Use, Verdict
+from cdm_nnunet.dvh.indices import gradient_index, isodose_dice, paddick_conformity, r50, rtog_conformity
 from cdm_nnunet.dvh.metrics import CcRounding, Metric, MetricKind, MetricUnit
 from cdm_nnunet.dvh.template import Template, check_template, shipped_templates
-from cdm_nnunet.dvh.values import evaluate
+from cdm_nnunet.dvh.values import evaluate, evaluate_all
 
 __all__ = [
     "CcRounding",
@@ -19,6 +32,13 @@ __all__ = [
     "Verdict",
     "check_template",
     "cumulative_dvh",
+    "dvh_distance_gy",
     "evaluate",
+    "evaluate_all",
+    "gradient_index",
+    "isodose_dice",
+    "paddick_conformity",
+    "r50",
+    "rtog_conformity",
     "shipped_templates",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -39,24 +41,58 @@ def evaluate(
         >>> [evaluate(Metric.parse(key), dose_gy, voxel_volume_cc=0.01) for key in ("D95%", "Dmean", "V80Gy")]
         [5.0, 50.0, 20.792079207920793]
     """
-    dose_gy = checked_doses(roi_dose_gy)
+    (value,) = evaluate_all((metric,), roi_dose_gy, voxel_volume_cc=voxel_volume_cc, prescription_gy=prescription_gy)
+    return value
+
+
+def evaluate_all(
+    metrics: Iterable[Metric],
+    roi_dose_gy: NDArray[np.floating],
+    *,
+    voxel_volume_cc: float,
+    prescription_gy: float | None = None,
+) -> tuple[float, ...]:
+    """Values of many DVH metrics of one region of interest, whose doses are sorted once.
+
+    Args, errors and conventions are those of :func:`evaluate`.
+
+    Returns:
+        One value a metric, in their order.
+
+    Example:
+        >>> metrics = [Metric.parse(key) for key in ("D98%", "D2%", "HI")]
+        >>> evaluate_all(metrics, np.arange(101.0), voxel_volume_cc=0.01)
+        (2.0, 98.0, 1.92)
+    """
+    ascending_gy = np.sort(checked_doses(roi_dose_gy))
+    return tuple(_value(metric, ascending_gy, voxel_volume_cc, prescription_gy) for metric in metrics)
+
+
+def _value(
+    metric: Metric, ascending_gy: NDArray[np.floating], voxel_volume_cc: float, prescription_gy: float | None
+) -> float:
     if metric.kind == "mean":
-        return float(dose_gy.mean(dtype=np.float64))
+        return float(ascending_gy.mean(dtype=np.float64))
     if metric.is_volume:
-        threshold_gy = dose_gy.dtype.type(metric.threshold_gy(prescription_gy))
-        n_reached = int(np.count_nonzero(dose_gy >= threshold_gy))
-        return n_reached * voxel_volume_cc if metric.unit == "cc" else 100.0 * n_reached / dose_gy.size
+        threshold_gy = ascending_gy.dtype.type(metric.threshold_gy(prescription_gy))
+        n_reached = ascending_gy.size - int(np.searchsorted(ascending_gy, threshold_gy, side="left"))
+        return n_reached * voxel_volume_cc if metric.unit == "cc" else 100.0 * n_reached / ascending_gy.size
     if metric.kind == "geud" and metric.value is not None:
-        return _geud_gy(dose_gy.astype(np.float64), metric.value)
+        return _geud_gy(ascending_gy.astype(np.float64), metric.value)
     if metric.kind == "homogeneity":
         near_maximum_gy, near_minimum_gy, median_gy = (
-            evaluate(part, dose_gy, voxel_volume_cc=voxel_volume_cc) for part in metric.order_statistics
+            _value(part, ascending_gy, voxel_volume_cc, None) for part in metric.order_statistics
         )
         if not median_gy > 0:
             raise InputError(f"HI divides by D50%, which is {median_gy:g} Gy")
         return (near_maximum_gy - near_minimum_gy) / median_gy
-    p = metric.rank_fraction(dose_gy.size, voxel_volume_cc)
-    return float(np.quantile(dose_gy.astype(np.float64), p))
+    rank = metric.rank_fraction(ascending_gy.size, voxel_volume_cc) * (ascending_gy.size - 1)
+    below = int(rank)
+    low_gy, high_gy = (float(ascending_gy[min(k, ascending_gy.size - 1)]) for k in (below, below + 1))
+    # (from the nearer neighbour, as NumPy does, so that rank 4 - 1e-16 is not beyond the neighbour)
+    fraction = rank - below
+    step_gy = high_gy - low_gy
+    return low_gy + step_gy * fraction if fraction < 0.5 else high_gy - step_gy * (1.0 - fraction)
 
 
 def checked_doses(roi_dose_gy: NDArray[np.floating]) -> NDArray[np.floating]:
