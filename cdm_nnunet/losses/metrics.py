@@ -1,13 +1,11 @@
-"""Differentiable DVH metrics of all ROIs of a patient, from one sort of the dose.
+"""Differentiable DVH metrics of all ROIs of a patient, from the sorted doses of each ROI's own voxels.
 
-The doses of all voxels that belong to any ROI are sorted once. An ROI's voxels, picked along that order, are sorted
-too, so no ROI needs a dense mask or a sort of its own, and all order statistics are look-ups. Definitions:
-``docs/conventions.md``, "DVH metrics".
+No ROI needs a dense mask; order statistics are look-ups, windows and means are differences of a running sum, and
+volumes need only the voxels near a threshold. Definitions: ``docs/conventions.md``, "DVH metrics" and "CDM loss".
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +19,12 @@ from cdm_nnunet.dvh.goal import Use
 from cdm_nnunet.dvh.metrics import Metric
 from cdm_nnunet.dvh.template import Template
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.roi import WORD_BITS, Catalogue
+from cdm_nnunet.losses.members import Members
+from cdm_nnunet.roi import Catalogue
+
+LOWEST_MEDIAN_GY = 1.0  # HI divides by at least this, so that an untrained network has a finite loss
+_STEP_REACH = 20.0
+_STEEP_BELOW = 1e-6
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,38 @@ class Terms:
         """Row of each term."""
         return tuple(self.bits.index(term.bit) for term in self.terms)
 
+    def present(self, counts: Sequence[int], prescription_gy: Sequence[float]) -> tuple[Present, ...]:
+        """The terms that can be measured: the ROI has a voxel, and a prescription where the metric needs one.
+
+        Args:
+            counts: Number of voxels of each row's ROI.
+            prescription_gy: Prescription of each ROI of the catalogue in Gy; NaN or 0 where it has none.
+        """
+        found = []
+        for t, (term, row) in enumerate(zip(self.terms, self.rows, strict=True)):
+            rx_gy = prescription_gy[term.bit]
+            if counts[row] and (rx_gy > 0 or not term.metric.needs_prescription):
+                threshold_gy = term.metric.threshold_gy(rx_gy) if term.metric.is_volume else math.nan
+                found.append(Present(t, row, term.metric, threshold_gy))
+        return tuple(found)
+
+
+@dataclass(frozen=True)
+class Present:
+    """A term that can be measured in a sample.
+
+    Attributes:
+        term: Its number.
+        row: Row of its ROI.
+        metric: What is measured.
+        threshold_gy: Threshold of a V-metric, Gy; else NaN.
+    """
+
+    term: int
+    row: int
+    metric: Metric
+    threshold_gy: float
+
 
 def dvh_metrics(
     dose_gy: Tensor,
@@ -143,7 +178,7 @@ def dvh_metrics(
         smoothing: How far from exact.
 
     Returns:
-        Values, shape (T,): Gy for D-metrics, percent of the ROI's volume for V-metrics; 0 where not present.
+        Values, shape (T,), in each metric's unit; 0 where not present.
         Number of voxels of each term's ROI, shape (T,), int64: 0 where the ROI is absent, or the metric needs a
         prescription that the ROI does not have.
 
@@ -156,117 +191,192 @@ def dvh_metrics(
         >>> [round(v, 3) for v in values.tolist()], n_voxels.tolist()
         ([5.0, 70.297], [101, 101])
     """
-    if dose_gy.dtype not in (torch.float32, torch.float64):
-        dose_gy = dose_gy.float()
-    voxels_gy, n_of_row = _ascending_by_roi(dose_gy, words, terms)
-    starts = [0, *itertools.accumulate(n_of_row)]
-    prefix = functional.pad(voxels_gy.double().cumsum(0), (1, 0))  # sum of the first i voxels at index i
-
-    values = voxels_gy.new_zeros(len(terms))
+    members = Members.of(words, terms.bits)
+    present = terms.present(members.counts, prescription_gy)
+    values = SortedDoses.of(dose_gy, members).metrics(present, voxel_volume_cc, smoothing)
     n_voxels = [0] * len(terms)
-    of_kind: dict[str, list[int]] = {"mean": [], "volume": [], "order": []}
-    for t, (term, row) in enumerate(zip(terms.terms, terms.rows, strict=True)):
-        if term.metric.needs_prescription and not prescription_gy[term.bit] > 0:
-            continue
-        n_voxels[t] = n_of_row[row]
-        if n_voxels[t]:
-            kind = "mean" if term.metric.kind == "mean" else "volume" if term.metric.is_volume else "order"
-            of_kind[kind].append(t)
-
-    def segments(chosen: Sequence[int]) -> tuple[list[int], list[int]]:
-        """First voxel and number of voxels of each term's ROI."""
-        return [starts[terms.rows[t]] for t in chosen], [n_voxels[t] for t in chosen]
-
-    results = {}
-    if chosen := of_kind["mean"]:
-        results["mean"] = _means(prefix, *segments(chosen))
-    if chosen := of_kind["volume"]:
-        thresholds = [terms.terms[t].metric.threshold_gy(prescription_gy[terms.terms[t].bit]) for t in chosen]
-        of_row = voxels_gy.split(n_of_row)
-        rois_gy = [of_row[terms.rows[t]] for t in chosen]
-        results["volume"] = _volumes_percent(rois_gy, thresholds, smoothing.threshold_width_gy)
-    if chosen := of_kind["order"]:
-        fractions = [terms.terms[t].metric.rank_fraction(n_voxels[t], voxel_volume_cc) for t in chosen]
-        results["order"] = _order_statistics(
-            voxels_gy, prefix, *segments(chosen), fractions, smoothing.window_percent / 100
-        )
-    for kind, result in results.items():
-        where = torch.tensor(of_kind[kind], device=values.device)
-        values = values.index_copy(0, where, result.to(values.dtype))
-    return values, torch.tensor(n_voxels, device=dose_gy.device)
+    for part in present:
+        n_voxels[part.term] = members.counts[part.row]
+    where = torch.tensor([part.term for part in present], dtype=torch.int64, device=values.device)
+    everywhere = values.new_zeros(len(terms)).index_copy(0, where, values)
+    return everywhere, torch.tensor(n_voxels, device=dose_gy.device)
 
 
-def _ascending_by_roi(dose_gy: Tensor, words: Tensor, terms: Terms) -> tuple[Tensor, list[int]]:
-    """The doses of each ROI in ascending order, one ROI after the other, and the number of voxels of each.
+@dataclass(frozen=True)
+class SortedDoses:
+    """The voxel doses of some ROIs, ascending within each ROI.
 
-    The voxels of all ROIs are sorted once; picking an ROI's voxels along that order leaves them sorted.
+    Attributes:
+        voxels_gy: Shape (M,), ROI after ROI; differentiable.
+        starts: Place of each ROI's first voxel.
+        counts: Number of voxels of each ROI.
     """
-    flat_words = words.flatten(1).to(torch.int32)  # (L, V)
-    used = [0] * len(flat_words)
-    for bit in terms.bits:
-        used[bit // WORD_BITS] |= 1 << (bit % WORD_BITS)
-    used_bits = torch.tensor(used, dtype=torch.int32, device=words.device)[:, None]
-    union = ((flat_words & used_bits) != 0).any(0).nonzero().squeeze(1)
-    sorted_gy, order = dose_gy.flatten().index_select(0, union).sort()
-    sorted_words = flat_words[:, union[order]]
-    members = torch.stack([((sorted_words[bit // WORD_BITS] >> (bit % WORD_BITS)) & 1).bool() for bit in terms.bits])
-    places = members.nonzero()[:, 1]  # row after row
-    return sorted_gy.index_select(0, places), members.sum(1).tolist()
 
+    voxels_gy: Tensor
+    starts: tuple[int, ...]
+    counts: tuple[int, ...]
 
-def _means(prefix: Tensor, starts: Sequence[int], counts: Sequence[int]) -> Tensor:
-    first = torch.tensor(starts, device=prefix.device)
-    n = torch.tensor(counts, device=prefix.device)
-    return (prefix[first + n] - prefix[first]) / n
+    @classmethod
+    def of(cls, dose_gy: Tensor, members: Members) -> SortedDoses:
+        """Sort a dose.
 
+        Args:
+            dose_gy: Shape (...), Gy; a half-precision dose is taken to float32.
+            members: Voxels of the ROIs.
+        """
+        if dose_gy.dtype not in (torch.float32, torch.float64):
+            dose_gy = dose_gy.float()
+        flat_gy = dose_gy.flatten()
+        return cls(flat_gy.index_select(0, members.ascending(flat_gy)), members.starts, members.counts)
 
-def _volumes_percent(rois_gy: Sequence[Tensor], thresholds_gy: Sequence[float], width_gy: float) -> Tensor:
-    volumes = []
-    for roi_gy, threshold_gy in zip(rois_gy, thresholds_gy, strict=True):
+    def roi_gy(self, row: int) -> Tensor:
+        """Doses of one ROI, ascending."""
+        return self.voxels_gy.narrow(0, self.starts[row], self.counts[row])
+
+    def metrics(self, present: Sequence[Present], voxel_volume_cc: float, smoothing: Smoothing) -> Tensor:
+        """Values of metrics in their units, shape (len(present),)."""
+        pieces: list[Tensor] = []
+        places: list[int] = []
+
+        def put(found: Tensor, of: Sequence[int]) -> None:
+            pieces.append(found.to(self.voxels_gy.dtype))
+            places.extend(of)
+
+        def choose(*kinds: str) -> list[int]:
+            return [i for i, part in enumerate(present) if part.metric.kind in kinds]
+
+        if chosen := choose("mean"):
+            put(self._means([present[i].row for i in chosen]), chosen)
+        if chosen := [i for i, part in enumerate(present) if part.metric.is_volume]:
+            rows = [present[i].row for i in chosen]
+            fractions = self.volume_fractions(
+                rows, [present[i].threshold_gy for i in chosen], smoothing.threshold_width_gy
+            )
+            whole = [
+                self.counts[row] * voxel_volume_cc if present[i].metric.unit == "cc" else 100.0
+                for i, row in zip(chosen, rows, strict=True)
+            ]
+            put(fractions * fractions.new_tensor(whole), chosen)
+        if chosen := [i for i, part in enumerate(present) if part.metric.order_statistics]:
+            put(self._from_order_statistics([present[i] for i in chosen], voxel_volume_cc, smoothing), chosen)
+        if chosen := choose("geud"):
+            put(torch.stack([_geud_gy(self.roi_gy(present[i].row), present[i].metric.value) for i in chosen]), chosen)
+        if not pieces:
+            return self.voxels_gy.new_zeros(0)
+        where = torch.tensor(places, device=self.voxels_gy.device)
+        return self.voxels_gy.new_zeros(len(present)).index_copy(0, where, torch.cat(pieces))
+
+    def volume_fractions(self, rows: Sequence[int], thresholds_gy: Sequence[float], width_gy: float) -> Tensor:
+        """Share of each ROI's voxels at or above a threshold, float64; by a logistic step of this width, or a sharp one.
+
+        Beyond ``_STEP_REACH`` widths a step is 0 or 1 to 2e-9, so only the voxels between are looked at.
+        """
+        n = torch.tensor([self.counts[row] for row in rows], dtype=torch.float64, device=self.voxels_gy.device)
+        reach_gy = _STEP_REACH * width_gy
+        with torch.no_grad():
+            limits = self.voxels_gy.new_tensor([[t - reach_gy, t + reach_gy] for t in thresholds_gy])
+            found = [torch.searchsorted(self.roi_gy(row), limit) for row, limit in zip(rows, limits, strict=True)]
+            first, end = torch.stack(found).unbind(1)
         if width_gy == 0:
-            inside = (roi_gy >= threshold_gy).to(roi_gy.dtype)
-        else:
-            inside = torch.sigmoid((roi_gy - threshold_gy) / width_gy)
-        volumes.append(100 * inside.mean())
-    return torch.stack(volumes)
+            return (n - first) / n
+        lengths = end - first
+        total = int(lengths.sum())
+        ends = lengths.cumsum(0)
+        term = torch.repeat_interleave(lengths, output_size=total)
+        start = torch.tensor([self.starts[row] for row in rows], device=first.device)
+        place = torch.arange(total, device=first.device) + (start + first - (ends - lengths)).index_select(0, term)
+        threshold_gy = self.voxels_gy.new_tensor(list(thresholds_gy))
+        step = torch.sigmoid((self.voxels_gy.index_select(0, place) - threshold_gy.index_select(0, term)) / width_gy)
+        inside = (n - end).index_add(0, term, step.double())
+        return inside / n
+
+    def order_statistics(self, rows: Sequence[int], fractions: Sequence[float], window_fraction: float) -> Tensor:
+        """The quantile function of ROIs at fractions of their ranks, or its mean over a window around those, Gy.
+
+        Args:
+            rows: Which ROIs.
+            fractions: p from 0 (minimum) to 1 (maximum) for each.
+            window_fraction: Width of the window as a share of the ranks.
+        """
+        voxels_gy, device = self.voxels_gy, self.voxels_gy.device
+        start = torch.tensor([self.starts[row] for row in rows], device=device)
+        last = torch.tensor([self.counts[row] - 1 for row in rows], device=device)
+        centre = torch.tensor(fractions, dtype=torch.float64, device=device) * last
+
+        def around(rank: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+            """Order j below a rank, the share s of order j + 1 in it, and the doses of both."""
+            j = rank.long().minimum(last - 1).clamp(min=0)
+            doses = voxels_gy.index_select(0, torch.cat([start + j, start + (j + 1).minimum(last)]))
+            below_gy, above_gy = doses.chunk(2)
+            return j, rank - j, below_gy, above_gy
+
+        _, share, below_gy, above_gy = around(centre)
+        exact = torch.lerp(below_gy, above_gy, share.to(voxels_gy.dtype))
+        if window_fraction == 0:
+            return exact
+
+        first_gy = voxels_gy.index_select(0, start)
+
+        def integral(rank: Tensor) -> Tensor:
+            """Of the quantile function from rank 0, linear between order statistics; float64, for differences."""
+            j, s, d, d_next = around(rank)
+            to_j = self._sum_to(start + j + 1) - self._sum_to(start) - (first_gy.double() + d) / 2
+            return to_j + s * d + s**2 * (d_next.double() - d) / 2
+
+        half = window_fraction / 2 * last
+        low, high = (centre - half).clamp(min=0), (centre + half).minimum(last)
+        width = high - low
+        mean = (integral(high) - integral(low)) / width.clamp(min=1e-6)
+        return torch.where(width > 1e-6, mean.to(voxels_gy.dtype), exact)
+
+    @cached_property
+    def _prefix(self) -> Tensor:
+        return functional.pad(self.voxels_gy.double().cumsum(0), (1, 0))
+
+    def _sum_to(self, place: Tensor) -> Tensor:
+        """Sum of all voxels before a place, float64."""
+        return self._prefix.index_select(0, place)
+
+    def _means(self, rows: Sequence[int]) -> Tensor:
+        device = self.voxels_gy.device
+        start = torch.tensor([self.starts[row] for row in rows], device=device)
+        n = torch.tensor([self.counts[row] for row in rows], device=device)
+        return (self._sum_to(start + n) - self._sum_to(start)) / n
+
+    def _from_order_statistics(
+        self, present: Sequence[Present], voxel_volume_cc: float, smoothing: Smoothing
+    ) -> Tensor:
+        parts = [(part.row, metric) for part in present for metric in part.metric.order_statistics]
+        found = self.order_statistics(
+            [row for row, _ in parts],
+            [metric.rank_fraction(self.counts[row], voxel_volume_cc) for row, metric in parts],
+            smoothing.window_percent / 100,
+        )
+        if len(parts) == len(present):
+            return found
+        values, at = [], 0
+        for part in present:
+            if part.metric.kind == "homogeneity":
+                near_maximum_gy, near_minimum_gy, median_gy = found[at : at + 3]
+                values.append((near_maximum_gy - near_minimum_gy) / median_gy.clamp(min=LOWEST_MEDIAN_GY))
+            else:
+                values.append(found[at])
+            at += len(part.metric.order_statistics)
+        return torch.stack(values)
 
 
-def _order_statistics(
-    voxels_gy: Tensor,
-    prefix: Tensor,
-    starts: Sequence[int],
-    counts: Sequence[int],
-    fractions: Sequence[float],
-    window_fraction: float,
-) -> Tensor:
-    """The quantile function of each segment at a fraction of its ranks, or its mean over a window around that."""
-    device = voxels_gy.device
-    start = torch.tensor(starts, device=device)
-    last = torch.tensor(counts, device=device) - 1
-    centre = torch.tensor(fractions, dtype=torch.float64, device=device) * last
+def _geud_gy(roi_gy: Tensor, a: float | None) -> Tensor:
+    """The gEUD of ascending doses; the largest term is 1, so that no power overflows. A negative dose counts as zero.
 
-    def around(rank: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Order j below a rank, the share s of order j + 1 in it, and the doses of both."""
-        j = rank.long().minimum(last - 1).clamp(min=0)
-        doses = voxels_gy.index_select(0, torch.cat([start + j, start + (j + 1).minimum(last)]))
-        below_gy, above_gy = doses.chunk(2)
-        return j, rank - j, below_gy, above_gy
-
-    _, share, below_gy, above_gy = around(centre)
-    exact = torch.lerp(below_gy, above_gy, share.to(voxels_gy.dtype))
-    if window_fraction == 0:
-        return exact
-
-    first_gy = voxels_gy.index_select(0, start)
-
-    def integral(rank: Tensor) -> Tensor:
-        """Of the quantile function from rank 0; linear between order statistics. float64, for differences of sums."""
-        j, s, d, d_next = around(rank)
-        to_j = prefix[start + j + 1] - prefix[start] - (first_gy.double() + d) / 2
-        return to_j + s * d + s**2 * (d_next.double() - d) / 2
-
-    half = window_fraction / 2 * last
-    low, high = (centre - half).clamp(min=0), (centre + half).minimum(last)
-    width = high - low
-    mean = (integral(high) - integral(low)) / width.clamp(min=1e-6)
-    return torch.where(width > 1e-6, mean.to(voxels_gy.dtype), exact)
+    Where the gradient of a zero dose would be infinite (a < 1), that dose gets none.
+    """
+    if a is None:
+        raise ValueError("gEUD needs an exponent")
+    dose_gy = roi_gy.clamp(min=0)
+    scale_gy = (dose_gy[-1] if a > 0 else dose_gy[0]).detach()
+    has_dose = scale_gy > 0
+    ratio = dose_gy / torch.where(has_dose, scale_gy, torch.ones_like(scale_gy))
+    steep = ratio < _STEEP_BELOW if a < 1 else torch.zeros_like(ratio, dtype=torch.bool)
+    terms = torch.where(steep, ratio.detach() ** a, torch.where(steep, torch.ones_like(ratio), ratio) ** a)
+    mean = torch.where(has_dose, terms.double(), torch.ones_like(terms, dtype=torch.float64)).mean()
+    return torch.where(has_dose, scale_gy * mean ** (1 / a), torch.zeros_like(mean))
