@@ -109,7 +109,7 @@ class Study:
         if results is not None:
             folders["nnUNet_results"] = str(results)
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("CDM_", "nnUNet_"))}
-        loaders = {"nnUNet_n_proc_DA": os.environ.get("nnUNet_n_proc_DA", "1")} if self.device == "cpu" else {}
+        loaders = {"nnUNet_n_proc_DA": "1"} if self.device == "cpu" else {}
         return {**kept, **folders, **loaders, **settings}
 
 
