@@ -2,8 +2,8 @@
 
 The notebook has two that share a name and differ: an example for one plan, and the "Metric 1" of the leaderboard. Both
 sum ``|predicted - reference|`` over the voxels of the body where *either* dose is above 5 Gy. The example divides by
-the number of these voxels, the leaderboard by the number of voxels of the body where the *reference* is above 5 Gy: there,
-dose predicted where there should be none costs more. Over plans, the leaderboard takes the mean.
+the number of these voxels, the leaderboard by the number of voxels of the body where the *reference* is above 5 Gy:
+it punishes dose where there should be none harder. Over plans, the leaderboard takes the mean.
 
 The challenge scores doses that are scaled to D97% = prescription of the high-dose PTV: :func:`normalisation_factor`.
 Its second metric judges the deliverable plan that Eclipse makes of a prediction, and can't be had from a dose.
