@@ -10,7 +10,7 @@ from typing import Any
 
 from cdm_nnunet.errors import InputError
 
-SUMMARY = "Score predicted doses against reference doses: DVH metrics, scores, tables and pictures."
+SUMMARY = "Score predicted doses against reference doses: DVH metrics, scores, tables, pictures and an HTML report."
 EXAMPLE = "cdm-nnunet evaluate -d 501 -i predictions -o evaluation -np 4"
 
 
@@ -25,6 +25,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-np", type=int, default=3, metavar="N", help="cases scored at a time (default: 3)")
     parser.add_argument(
         "--pictures", type=int, default=3, metavar="N", help="number of cases to draw, best to worst (default: 3)"
+    )
+    parser.add_argument(
+        "--no-report", dest="report", action="store_false", help="write no report.html (it holds CT and doses)"
     )
     parser.add_argument("--case", action="append", default=[], metavar="NAME", help="evaluate this case; repeatable")
     parser.add_argument(
@@ -56,6 +59,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from cdm_nnunet.evaluation.record import Evaluation
     from cdm_nnunet.evaluation.run import FINISHED_FOLDER, Options, draw_pictures, evaluate_folder, write_outputs
     from cdm_nnunet.folders import find_dataset
+    from cdm_nnunet.report.page import REPORT_FILE, write_report
 
     if args.pictures < 0:
         raise InputError(f"--pictures takes a number of cases, not {args.pictures}")
@@ -82,7 +86,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         pictures = draw_pictures(
             evaluation, dataset, args.i, args.o, n_cases=args.pictures, processes=args.np, progress=progress
         )
-    files: dict[str, Any] = write_outputs(evaluation, args.o)
+        files: dict[str, Any] = write_outputs(evaluation, args.o)
+        if args.report:
+            path = args.o / REPORT_FILE
+            write_report(evaluation, dataset, args.i, path, processes=args.np, progress=progress)
+            files["report"] = str(path)
     record = {key: value for key, value in evaluation.to_json().items() if key not in ("cases", "template_definition")}
     missing = {case.case: dict(case.missing) for case in evaluation.cases if case.missing}
     return {**record, "missing": missing, "files": {**files, "pictures": pictures}}
@@ -116,7 +124,8 @@ def render(record: Mapping[str, Any]) -> str:
     if record["missing"]:
         n_missing = sum(len(rois) for rois in record["missing"].values())
         lines += ["", f"left out: {n_missing} ROIs that are absent, in {len(record['missing'])} cases"]
-    return "\n".join([*lines, "", f"result: {record['files']['result']}"])
+    written = [f"{what}: {record['files'][what]}" for what in ("result", "report") if what in record["files"]]
+    return "\n".join([*lines, "", *written])
 
 
 def _goal_lines(goals: Mapping[str, Any]) -> Iterator[str]:

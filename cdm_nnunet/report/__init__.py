@@ -1,1 +1,1 @@
-"""The report of an evaluation as one self-contained HTML file."""
+"""One self-contained HTML file that renders the result record; described in ``docs/report.md``."""

@@ -41,6 +41,7 @@ def test_it_writes_what_it_says(run, tmp_path, capsys):
         "cases.csv",
         "metrics.csv",
         "pictures",
+        "report.html",
         "result.json",
         "scores.csv",
     ]

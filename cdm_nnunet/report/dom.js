@@ -1,0 +1,119 @@
+// Elements, numbers and the data in this file. Text from data enters the page as text nodes only, never as markup.
+
+function el(tag, attributes = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else if (name === "style") node.style.cssText = value;
+    else node.setAttribute(name, value === true ? "" : value);
+  }
+  node.append(...children.flat(3).filter((child) => child !== null && child !== undefined));
+  return node;
+}
+
+const byId = (id) => document.getElementById(id);
+const readJson = (id) => JSON.parse(byId(id).textContent);
+
+const record = readJson("record");
+const page = readJson("page");
+const caseNames = Object.keys(record.cases);
+
+// A part that stands behind this script in the file, once it has been read whole.
+async function part(id) {
+  while (document.readyState === "loading" && !byId(id)?.nextElementSibling) {
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  return byId(id).textContent;
+}
+
+async function unpacked(id) {
+  const text = await part(id);
+  if (typeof DecompressionStream === "undefined") {
+    throw new Error("This browser is too old for pictures and charts: it has no DecompressionStream.");
+  }
+  const binary = atob(text);
+  const bytes = new Uint8Array(binary.length);
+  for (let i = 0; i < binary.length; i++) bytes[i] = binary.charCodeAt(i);
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return new Response(stream).arrayBuffer();
+}
+
+function showProblem(error) {
+  const problem = byId("problem");
+  problem.textContent = error instanceof Error ? error.message : String(error);
+  problem.hidden = false;
+}
+
+const MINUS = "\u2212";
+const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
+const fixed = (value, digits) => (isNumber(value) ? value.toFixed(digits).replace(/^-/, MINUS) : "\u2013");
+const signed = (value, digits) => (isNumber(value) && value > 0 && Number(value.toFixed(digits)) > 0 ? "+" : "") + fixed(value, digits);
+const withUnit = (value, unit, digits = 2) => fixed(value, digits) + (isNumber(value) && unit ? ` ${unit}` : "");
+const digitsFor = (unit) => (unit === "" ? 3 : 2);
+const plain = (value) => (isNumber(value) ? String(Number(value.toFixed(2))) : "\u2013");
+
+const VERDICT_MARKS = { pass: "\u2713", acceptable: "\u2248", fail: "\u2717", uncertain: "?" };
+function chip(verdict) {
+  return verdict ? el("span", { class: `chip ${verdict}` }, `${VERDICT_MARKS[verdict] ?? ""} ${verdict}`) : "\u2013";
+}
+
+function card(title, ...children) {
+  return el("section", { class: "card" }, el("h2", {}, title), ...children);
+}
+
+// columns: {label, value(row) -> what to sort by, show(row) -> content, number, note, header, wrap}
+function table(columns, rows, { caption, sortBy, descending = false, rowClass } = {}) {
+  const body = el("tbody");
+  const heads = columns.map((column, index) => {
+    const label = column.value ? el("button", { type: "button", onclick: () => sort(index) }, column.label) : column.label;
+    return el("th", { scope: "col", class: column.number ? "number" : null, title: column.note }, label);
+  });
+  let current = sortBy;
+  let down = descending;
+  function fill() {
+    const column = columns[current];
+    const ordered = [...rows];
+    if (column) {
+      const key = (row) => column.value(row);
+      const missing = (value) => value === null || value === undefined;
+      ordered.sort((a, b) => {
+        const [x, y] = [key(a), key(b)];
+        if (missing(x) || missing(y)) return missing(x) - missing(y);
+        const order = typeof x === "string" ? x.localeCompare(y, "en", { numeric: true }) : x - y;
+        return down ? -order : order;
+      });
+    }
+    heads.forEach((head, index) => {
+      if (index === current) head.setAttribute("aria-sort", down ? "descending" : "ascending");
+      else head.removeAttribute("aria-sort");
+    });
+    body.replaceChildren(...ordered.map((row) => el("tr", { class: rowClass?.(row) },
+      columns.map((c) => c.header
+        ? el("th", { scope: "row" }, c.show(row))
+        : el("td", { class: [c.number && "number", c.wrap && "wrap"].filter(Boolean).join(" ") || null }, c.show(row))))));
+  }
+  function sort(index) {
+    down = index === current ? !down : Boolean(columns[index].number);
+    current = index;
+    fill();
+  }
+  fill();
+  return el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption ?? "table" },
+    el("table", {}, caption ? el("caption", {}, caption) : null, el("thead", {}, el("tr", {}, heads)), body));
+}
+
+function select(label, options, onchange, value) {
+  const box = el("select", { onchange: () => onchange(box.value) },
+    options.map(([key, text]) => el("option", { value: key, selected: key === value }, text)));
+  return el("label", {}, label, box);
+}
+
+function isDark() {
+  const theme = document.documentElement.dataset.theme;
+  return theme ? theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+}
+
+const colourVariable = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const roiColour = (roi, dark = isDark()) => page.colours[roi]?.[dark ? "dark" : "light"] ?? (dark ? "#cccccc" : "#555555");
+const missingOf = (name) => record.cases[name].missing ?? record.missing?.[name] ?? {};

@@ -1,0 +1,183 @@
+"""Write ``report.html``: the result record and what its pictures need, in one file that works without a network."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import html
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import partial
+from importlib import resources
+from pathlib import Path
+from typing import Any, TextIO
+
+import matplotlib
+import numpy as np
+import plotly
+
+from cdm_nnunet.dataset import RawDataset
+from cdm_nnunet.dvh import Template, cumulative_dvh
+from cdm_nnunet.evaluation.pairing import CaseFiles, find_cases
+from cdm_nnunet.evaluation.pictures import Scene, load_scene, on_white, roi_colours
+from cdm_nnunet.evaluation.pooling import pooled_scores
+from cdm_nnunet.evaluation.record import Evaluation
+from cdm_nnunet.parallel import unordered
+from cdm_nnunet.report.curves import MAX_POINTS, drawn_curve
+from cdm_nnunet.report.volumes import DOSE_STEP_GY, HU_TABLE, display_volume
+
+REPORT_FILE = "report.html"
+MAX_REPORT_BYTES = 50_000_000
+LEAST_CASE_BYTES, MOST_CASE_BYTES = 300_000, 4_000_000
+VOLUME_SHARE = 0.8  # of the report; the rest is Plotly, the record and DVH curves
+WASH_COLOURS, DIFFERENCE_COLOURS = "jet", "RdBu_r"
+SCRIPTS = ("dom.js", "charts.js", "viewer.js", "cohort.js", "patient.js", "report.js")
+Progress = Callable[[str, int, int], None]
+
+
+def write_report(
+    evaluation: Evaluation,
+    dataset: RawDataset,
+    predictions: Path,
+    path: Path,
+    *,
+    processes: int = 1,
+    progress: Progress | None = None,
+) -> None:
+    """Write the report of an evaluation, whole or not at all.
+
+    Args:
+        evaluation: The record; every number in the report's tables is taken from it.
+        dataset: The data set that was evaluated, for CT, doses and masks.
+        predictions: The folder of ``CASE.nii.gz`` that was evaluated.
+        path: The file to write.
+        processes: Number of cases that are read at a time.
+        progress: Called with ``"report"``, the number of cases done and of all.
+    """
+    names = [case.case for case in evaluation.cases]
+    files = {files.case: files for files in find_cases(dataset, predictions)}
+    job = partial(_case_parts, template=evaluation.template, max_bytes=case_bytes(len(names)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    before, after = _frame(evaluation)
+    with _whole_or_not_at_all(path) as file:
+        file.write(before)
+        parts = unordered(job, [files[name] for name in names], processes)
+        for done, (position, (curves, volume)) in enumerate(parts, 1):
+            file.write(json_script(f"case-{position}", curves) + _packed_script(f"volume-{position}", volume))
+            if progress is not None:
+                progress("report", done, len(names))
+        file.write(after)
+
+
+def case_bytes(n_cases: int) -> int:
+    """Limit of a case's packed volume in bytes, so that the report stays below 50 MB where that is reasonable."""
+    share = VOLUME_SHARE * MAX_REPORT_BYTES / n_cases * 3 / 4  # base64 makes four characters of three bytes
+    return int(min(max(share, LEAST_CASE_BYTES), MOST_CASE_BYTES))
+
+
+def json_script(element_id: str, content: Any) -> str:
+    r"""A ``script`` element of data that no text in it can leave: no ``<`` is left, and it never runs.
+
+    Example:
+        >>> json_script("names", ["</script>"])
+        '<script type="application/json" id="names">["\\u003c/script>"]</script>\n'
+    """
+    text = json.dumps(content, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    return f'<script type="application/json" id="{element_id}">{text}</script>\n'
+
+
+def _packed_script(element_id: str, packed: bytes) -> str:
+    text = base64.b64encode(packed).decode("ascii")
+    return f'<script type="application/gzip;base64" id="{element_id}">{text}</script>\n'
+
+
+def _case_parts(files: CaseFiles, *, template: Template, max_bytes: int) -> tuple[dict[str, Any], bytes]:
+    scene = load_scene(files, template)
+    volume = display_volume(scene, max_bytes)
+    return {"volume": volume.header, **_curves(scene)}, volume.packed
+
+
+def _curves(scene: Scene) -> dict[str, Any]:
+    curves: dict[str, Any] = {}
+    worst = 0.0
+    for name, mask in scene.masks.items():
+        curves[name] = {}
+        for dose, dose_gy in scene.doses_gy.items():
+            drawn = drawn_curve(cumulative_dvh(dose_gy[mask]))
+            curves[name][dose] = [drawn.dose_gy.tolist(), drawn.volume_percent.tolist()]
+            worst = max(worst, drawn.max_error_percent)
+    return {"curves": curves, "max_error_percent": worst}
+
+
+def _frame(evaluation: Evaluation) -> tuple[str, str]:
+    """What stands in the file before and after the cases."""
+    plotly_js = (Path(plotly.__file__).parent / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
+    script = '"use strict";\n(() => {\n' + "\n".join(_resource(name) for name in SCRIPTS) + "\n})();\n"
+    allowed = " ".join(_csp_hash(text) for text in (script, plotly_js))
+    head, _, rest = _resource("report.html").partition("<!--data-->")
+    head = (
+        head.replace("{{csp-hashes}}", allowed)
+        .replace("{{style}}", _resource("report.css"))
+        .replace("{{title}}", html.escape(f"{evaluation.dataset}: dose evaluation"))
+    )
+    before = "".join(
+        [
+            head,
+            json_script("record", evaluation.to_json()),
+            json_script("page", _page_data(evaluation)),
+            f"<script>{script}</script>\n",
+            _packed_script("plotly", gzip.compress(plotly_js.encode(), mtime=0)),
+        ]
+    )
+    return before, rest
+
+
+def _page_data(evaluation: Evaluation) -> dict[str, Any]:
+    per_case = {case.case: pooled_scores([case]) for case in evaluation.cases}
+    return {
+        "generated": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "colours": {
+            name: {"dark": colour, "light": "#" + "".join(f"{round(255 * c):02x}" for c in on_white(colour))}
+            for name, colour in roi_colours(evaluation.template).items()
+        },
+        "case_scores": {
+            case: {key: scores[key] for key in ("ptv_score", "oar_score")} for case, scores in per_case.items()
+        },
+        "targets": [roi.name for roi in evaluation.template.rois if roi.kind == "target"],
+        "wash": _colour_table(WASH_COLOURS),
+        "difference": _colour_table(DIFFERENCE_COLOURS),
+        "hu_table": HU_TABLE.round().tolist(),
+        "dose_step_gy": DOSE_STEP_GY,
+        "max_points": MAX_POINTS,
+    }
+
+
+def _colour_table(name: str) -> list[int]:
+    """256 colours, red, green and blue one after another."""
+    colours = matplotlib.colormaps[name](np.arange(256) / 255)[:, :3]
+    return [int(level) for level in (255 * colours).round().ravel()]
+
+
+def _resource(name: str) -> str:
+    return (resources.files("cdm_nnunet.report") / name).read_text(encoding="utf-8")
+
+
+def _csp_hash(script: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode('ascii')}'"
+
+
+@contextmanager
+def _whole_or_not_at_all(path: Path) -> Iterator[TextIO]:
+    partial_path = path.with_name(f".{path.name}.partial_{os.getpid()}")
+    try:
+        with partial_path.open("w", encoding="utf-8", newline="\n") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial_path, path)
+    finally:
+        partial_path.unlink(missing_ok=True)

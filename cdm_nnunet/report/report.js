@@ -1,0 +1,129 @@
+// Which view is shown, theme, download and print.
+
+const THEMES = ["system", "light", "dark"];
+const stored = { // a file opened from disk may have no storage
+  get: () => { try { return localStorage.getItem("cdm-report-theme"); } catch { return null; } },
+  set: (theme) => { try { localStorage.setItem("cdm-report-theme", theme); } catch { /* it holds until the page is closed */ } },
+};
+
+function setTheme(theme) {
+  if (theme === "system") delete document.documentElement.dataset.theme;
+  else document.documentElement.dataset.theme = theme;
+  byId("theme").textContent = `Theme: ${theme}`;
+  stored.set(theme);
+  redraw();
+}
+
+let drawCohort = () => {};
+function redraw() {
+  if (byId("cohort").hidden) redrawPatient();
+  else drawCohort();
+}
+
+const caseInHash = () => {
+  const match = /^#case=(.+)$/.exec(location.hash);
+  try {
+    const name = match && decodeURIComponent(match[1]);
+    return Object.hasOwn(record.cases, name ?? "") ? name : null;
+  } catch { return null; }
+};
+
+function showView() {
+  const name = caseInHash();
+  byId("cohort").hidden = name !== null;
+  byId("patient").hidden = name === null;
+  byId("to-cohort").toggleAttribute("aria-current", false);
+  byId("to-patient").toggleAttribute("aria-current", false);
+  byId(name === null ? "to-cohort" : "to-patient").setAttribute("aria-current", "page");
+  byId("problem").hidden = true;
+  document.title = `${name === null ? "" : `${name}, `}${record.dataset}: dose evaluation`;
+  scrollTo(0, 0);
+  if (name === null) drawCohort();
+  else buildPatient(name).catch(showProblem);
+}
+
+function download() {
+  const link = el("a", { href: URL.createObjectURL(new Blob([byId("record").textContent], { type: "application/json" })), download: "result.json" });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+}
+
+// A printed page for a case. Slices are there where the volume was unpacked: the Print button does it, the browser's own
+// menu prints without.
+function printedCase(name, data, volume) {
+  const s = page.case_scores[name];
+  return el("section", { class: "print-page" },
+    el("h2", {}, `${record.dataset}: ${name}`),
+    el("p", {}, `Dose MAE ${withUnit(record.cases[name].dose_mae_gy, "Gy")}, PTV score ${fixed(s.ptv_score, 2)}, OAR score ${fixed(s.oar_score, 2)}. ${missingText(name)}`),
+    goalTable(name),
+    staticDvh(data.curves, highestOf(data.curves)),
+    volume ? el("img", { src: pictureOf(volume, { ...settings, hidden: new Set(), contours: true, wash: true }), alt: "Slices with dose" })
+      : el("p", { class: "muted" }, "Slices are printed with the report's own Print button."),
+    el("p", {}, el("small", {}, footerText())));
+}
+
+let printReady = false;
+const casesToPrint = () => (caseInHash() === null ? caseNames : [caseInHash()]);
+const printTarget = () => byId("printed");
+
+function preparePrintAtOnce() {
+  if (printReady) return;
+  printTarget().replaceChildren(...casesToPrint().map((name) => {
+    const data = readJson(`case-${caseNames.indexOf(name)}`);
+    return printedCase(name, data, loaded.name === name ? loaded.volume : null);
+  }));
+  markFirst();
+}
+
+const markFirst = () => { if (caseInHash() !== null) printTarget().firstElementChild?.classList.add("first"); };
+
+async function printAll() {
+  const button = byId("print");
+  const names = casesToPrint();
+  button.disabled = true;
+  const sections = [];
+  for (const name of names) {
+    button.textContent = `Preparing ${sections.length + 1} of ${names.length}`;
+    const position = caseNames.indexOf(name);
+    const data = JSON.parse(await part(`case-${position}`));
+    const volume = await loadVolume(position, data.volume);
+    volume.highest_gy = volume.reference.reduce((highest, code) => Math.max(highest, code), 0) * volume.dose_step_gy;
+    sections.push(printedCase(name, data, volume));
+  }
+  printTarget().replaceChildren(...sections);
+  markFirst();
+  await Promise.all([...printTarget().querySelectorAll("img")].map((image) => image.decode()));
+  button.disabled = false;
+  button.textContent = "Print";
+  printReady = true;
+  window.print();
+}
+
+function footerText() {
+  return `cdm_nnunet ${record.software.cdm_nnunet}, data set ${record.dataset}, template ${record.template}, ` +
+    `${page.generated}. Research use, not for treatment.`;
+}
+
+byId("dataset").textContent = record.dataset;
+byId("subtitle").textContent = `${record.n_cases} cases, template ${record.template}`;
+byId("footer").textContent = footerText();
+byId("to-cohort").addEventListener("click", () => { location.hash = ""; });
+byId("to-patient").addEventListener("click", () => openCase(caseInHash() ?? loaded.name ?? worstCase()));
+byId("download").addEventListener("click", download);
+byId("print").addEventListener("click", () => printAll().catch(showProblem));
+byId("theme").addEventListener("click", () => setTheme(THEMES[(THEMES.indexOf(document.documentElement.dataset.theme ?? "system") + 1) % 3]));
+addEventListener("beforeprint", preparePrintAtOnce);
+addEventListener("afterprint", () => { printReady = false; printTarget().replaceChildren(); });
+addEventListener("hashchange", showView);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+
+const worstCase = () => caseNames.reduce((a, b) => (record.cases[b].dose_mae_gy > record.cases[a].dose_mae_gy ? b : a));
+
+try {
+  drawCohort = buildCohort();
+  setTheme(THEMES.includes(stored.get()) ? stored.get() : "system");
+  showView();
+} catch (error) {
+  showProblem(error);
+  throw error;
+}

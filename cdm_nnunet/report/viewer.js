@@ -1,0 +1,313 @@
+// Axial, coronal and sagittal slices with a linked crosshair. Orientation as in docs/conventions.md: the array's x runs
+// to the patient's left, y to the back, z to the head; anterior and head are at the top, the right side on the left.
+
+const ISODOSES = [[107, "#ff40ff"], [100, "#ffffff"], [95, "#ffe600"], [80, "#5dff5d"], [50, "#38d6ff"], [20, "#9db4ff"]];
+const WINDOWS = { soft: ["Soft tissue", -160, 240], bone: ["Bone", -500, 1500], lung: ["Lung", -1350, 150], all: ["All", -1000, 1000] };
+const WASH_FROM = 0.1; // of the prescription, as in the static pictures
+const VIEWS = [
+  { name: "Axial", axis: 0, h: 2, v: 1, flip: false, sides: ["R", "L", "A", "P"] },
+  { name: "Coronal", axis: 1, h: 2, v: 0, flip: true, sides: ["R", "L", "H", "F"] },
+  { name: "Sagittal", axis: 2, h: 1, v: 0, flip: true, sides: ["A", "P", "H", "F"] },
+];
+const AXIS_NAMES = ["z", "y", "x"];
+
+async function loadVolume(position, header) {
+  const buffer = await unpacked(`volume-${position}`);
+  const n = header.shape[0] * header.shape[1] * header.shape[2];
+  const bytes = Math.ceil(n / 8);
+  if (buffer.byteLength !== 5 * n + bytes * header.rois.length) throw new Error("The pictures of this case are damaged.");
+  return {
+    ...header, n,
+    steps: [header.shape[1] * header.shape[2], header.shape[2], 1],
+    reference: new Uint16Array(buffer, 0, n),
+    predicted: new Uint16Array(buffer, 2 * n, n),
+    ct: new Uint8Array(buffer, 4 * n, n),
+    masks: header.rois.map((_, k) => new Uint8Array(buffer, 5 * n + k * bytes, bytes)),
+  };
+}
+
+const inMask = (mask, i) => (mask[i >> 3] >> (7 - (i & 7))) & 1;
+
+// Call each(row, column, value index) for the voxels of a slice, the top row first.
+function eachPixel(volume, view, index, each) {
+  const [width, height] = [volume.shape[view.h], volume.shape[view.v]];
+  const base = index * volume.steps[view.axis];
+  for (let row = 0; row < height; row++) {
+    const line = base + (view.flip ? height - 1 - row : row) * volume.steps[view.v];
+    for (let column = 0; column < width; column++) each(row, column, line + column * volume.steps[view.h]);
+  }
+}
+
+// Lines at a level in a plane of values, as a path in units of pixels; marching squares with linear interpolation.
+function contour(values, width, height, level) {
+  const path = new Path2D();
+  for (let row = 0; row < height - 1; row++) {
+    for (let column = 0; column < width - 1; column++) {
+      const i = row * width + column;
+      const [a, b, c, d] = [values[i], values[i + 1], values[i + width + 1], values[i + width]];
+      const kind = (a >= level) | ((b >= level) << 1) | ((c >= level) << 2) | ((d >= level) << 3);
+      if (kind === 0 || kind === 15) continue;
+      const at = (p, q) => (level - p) / (q - p);
+      const [x, y] = [column + 0.5, row + 0.5];
+      const edges = {
+        T: () => [x + at(a, b), y], R: () => [x + 1, y + at(b, c)], B: () => [x + at(d, c), y + 1], L: () => [x, y + at(a, d)],
+      };
+      const pairs = { 1: "LT", 2: "TR", 3: "LR", 4: "RB", 5: "LTRB", 6: "TB", 7: "LB", 8: "LB", 9: "TB", 10: "TRLB", 11: "RB", 12: "LR", 13: "TR", 14: "LT" }[kind];
+      for (let k = 0; k < pairs.length; k += 2) {
+        path.moveTo(...edges[pairs[k]]());
+        path.lineTo(...edges[pairs[k + 1]]());
+      }
+    }
+  }
+  return path;
+}
+
+// Draw one slice into a canvas whose width and height are set. settings: {mode, window, wash, opacity, contours, isodoses
+// (a set of percentages), span (Gy of the difference), hidden (ROI names)}; cross: [z, y, x] or null.
+function drawSlice(canvas, volume, view, index, settings, cross) {
+  const context = canvas.getContext("2d");
+  const [width, height] = [volume.shape[view.h], volume.shape[view.v]];
+  const scale = [canvas.width / width, canvas.height / height];
+  const n = width * height;
+  const [, dark, bright] = WINDOWS[settings.window];
+  const step = volume.dose_step_gy;
+  const greys = page.hu_table.map((hu) => 255 * Math.min(1, Math.max(0, (hu - dark) / (bright - dark))));
+  const ct = new ImageData(width, height);
+  const wash = new ImageData(width, height);
+  const planes = { reference: new Float32Array(n), predicted: new Float32Array(n) };
+  const from = WASH_FROM * volume.prescription_gy;
+  const highest = washHighest(volume);
+  eachPixel(volume, view, index, (row, column, i) => {
+    const p = row * width + column;
+    const grey = greys[volume.ct[i]];
+    ct.data.set([grey, grey, grey, 255], 4 * p);
+    const reference = (planes.reference[p] = volume.reference[i] * step);
+    const predicted = (planes.predicted[p] = volume.predicted[i] * step);
+    if (!settings.wash) return;
+    const isDifference = settings.mode === "difference";
+    const shown = isDifference ? predicted - reference : planes[settings.mode][p];
+    if ((isDifference ? Math.max(reference, predicted) : shown) < from) return;
+    const share = isDifference ? (shown / settings.span + 1) / 2 : shown / highest;
+    const k = 3 * Math.min(255, Math.max(0, Math.round(255 * share)));
+    const colours = isDifference ? page.difference : page.wash;
+    wash.data.set([colours[k], colours[k + 1], colours[k + 2], 255 * settings.opacity], 4 * p);
+  });
+  context.setTransform(1, 0, 0, 1, 0, 0);
+  context.clearRect(0, 0, canvas.width, canvas.height);
+  for (const [image, smooth] of [[ct, true], [wash, false]]) {
+    const layer = new OffscreenCanvas(width, height);
+    layer.getContext("2d").putImageData(image, 0, 0);
+    context.imageSmoothingEnabled = smooth;
+    context.drawImage(layer, 0, 0, canvas.width, canvas.height);
+  }
+  const unit = Math.max(1, canvas.width / 520);
+  const stroke = (path, colour, thickness, dash = []) => {
+    const scaled = new Path2D();
+    scaled.addPath(path, new DOMMatrix([scale[0], 0, 0, scale[1], 0, 0]));
+    context.setLineDash([]);
+    context.lineWidth = (thickness + 1.2) * unit;
+    context.strokeStyle = "rgba(0,0,0,0.5)";
+    context.stroke(scaled);
+    context.setLineDash(dash.map((length) => length * unit));
+    context.lineWidth = thickness * unit;
+    context.strokeStyle = colour;
+    context.stroke(scaled);
+    context.setLineDash([]);
+  };
+  const lines = settings.mode === "difference" ? [["reference", []], ["predicted", [5, 4]]] : [[settings.mode, settings.mode === "predicted" ? [5, 4] : []]];
+  for (const [percent, colour] of ISODOSES) {
+    if (!settings.isodoses.has(percent)) continue;
+    for (const [dose, dash] of lines) stroke(contour(planes[dose], width, height, (percent / 100) * volume.prescription_gy), colour, 1.1, dash);
+  }
+  if (settings.contours) {
+    const inside = new Float32Array(n);
+    for (let k = volume.rois.length - 1; k >= 0; k--) { // targets last, the highest on top
+      if (settings.hidden.has(volume.rois[k])) continue;
+      let any = 0;
+      eachPixel(volume, view, index, (row, column, i) => { any |= inside[row * width + column] = inMask(volume.masks[k], i); });
+      if (any) stroke(contour(inside, width, height, 0.5), roiColour(volume.rois[k], true), 1.7);
+    }
+  }
+  drawMarks(context, canvas, volume, view, unit, scale);
+  if (cross) drawCross(context, canvas, volume, view, cross, unit, scale);
+}
+
+const washHighest = (volume) => Math.max(1.1 * volume.prescription_gy, volume.highest_gy ?? 0);
+
+function drawMarks(context, canvas, volume, view, unit, scale) {
+  const [w, h] = [canvas.width, canvas.height];
+  context.font = `600 ${12 * unit}px system-ui, sans-serif`;
+  context.lineJoin = "round";
+  const write = (text, x, y, align, baseline) => {
+    context.textAlign = align;
+    context.textBaseline = baseline;
+    context.lineWidth = 3 * unit;
+    context.strokeStyle = "#000";
+    context.strokeText(text, x, y);
+    context.fillStyle = "#fff";
+    context.fillText(text, x, y);
+  };
+  const edge = 5 * unit;
+  write(view.sides[0], edge, h / 2, "left", "middle");
+  write(view.sides[1], w - edge, h / 2, "right", "middle");
+  write(view.sides[2], w / 2, edge, "center", "top");
+  write(view.sides[3], w / 2, h - edge, "center", "bottom");
+  const bar = (50 / volume.spacing_mm[view.h]) * scale[0];
+  const y = h - 2 * edge;
+  for (const [colour, thickness] of [["#000", 5], ["#fff", 2.5]]) {
+    context.beginPath();
+    context.moveTo(2 * edge, y);
+    context.lineTo(2 * edge + bar, y);
+    context.strokeStyle = colour;
+    context.lineWidth = thickness * unit;
+    context.stroke();
+  }
+  write("5 cm", 2 * edge, y - edge, "left", "bottom");
+}
+
+function drawCross(context, canvas, volume, view, cross, unit, scale) {
+  const x = (cross[view.h] + 0.5) * scale[0];
+  const row = view.flip ? volume.shape[view.v] - 1 - cross[view.v] : cross[view.v];
+  const y = (row + 0.5) * scale[1];
+  const gap = 9 * unit;
+  context.beginPath();
+  for (const [x0, y0, x1, y1] of [[0, y, x - gap, y], [x + gap, y, canvas.width, y], [x, 0, x, y - gap], [x, y + gap, x, canvas.height]]) {
+    context.moveTo(x0, y0);
+    context.lineTo(x1, y1);
+  }
+  context.strokeStyle = "rgba(255,255,255,0.65)";
+  context.lineWidth = unit;
+  context.stroke();
+}
+
+// The three views with their sliders. onLook([z, y, x]) is called with the voxel under the pointer, else at the crosshair.
+class Viewer {
+  constructor(settings, onLook) {
+    this.settings = settings;
+    this.onLook = onLook;
+    this.enlarged = null;
+    this.parts = VIEWS.map((view) => this.makePart(view));
+    this.node = el("div", { class: "views" }, this.parts.map((p) => p.figure));
+    new ResizeObserver(() => this.draw()).observe(this.node);
+  }
+
+  makePart(view) {
+    const canvas = el("canvas", { tabindex: "0", role: "application", "aria-label": `${view.name} slice; arrow keys move the crosshair, Page Up and Page Down change the slice` });
+    const slider = el("input", { type: "range", min: "0", step: "1", "aria-label": `${view.name} slice`, oninput: () => this.move(view.axis, Number(slider.value)) });
+    const label = el("span", { class: "muted" });
+    const enlarge = el("button", { type: "button", "aria-pressed": "false", onclick: () => this.enlarge(view) }, "Enlarge");
+    const figure = el("figure", { class: "view" }, el("figcaption", {}, el("strong", {}, view.name), label, enlarge), canvas, slider);
+    const voxel = (event) => this.voxelAt(canvas, view, event);
+    canvas.addEventListener("wheel", (event) => {
+      event.preventDefault();
+      this.move(view.axis, this.cross[view.axis] + Math.sign(event.deltaY) * (view.axis === 0 ? -1 : 1));
+    }, { passive: false });
+    canvas.addEventListener("pointerdown", (event) => this.jump(voxel(event)));
+    canvas.addEventListener("pointermove", (event) => {
+      if (event.buttons & 1) this.jump(voxel(event));
+      else this.onLook(voxel(event));
+    });
+    canvas.addEventListener("pointerleave", () => this.onLook(this.cross));
+    canvas.addEventListener("keydown", (event) => this.key(event, view));
+    return { view, canvas, slider, label, figure, enlarge };
+  }
+
+  show(volume) {
+    this.volume = volume;
+    volume.highest_gy = volume.reference.reduce((highest, code) => Math.max(highest, code), 0) * volume.dose_step_gy;
+    this.cross = [...volume.centre];
+    for (const { view, slider } of this.parts) slider.max = String(volume.shape[view.axis] - 1);
+    this.draw();
+    this.onLook(this.cross);
+  }
+
+  voxelAt(canvas, view, event) {
+    const box = canvas.getBoundingClientRect();
+    const share = (offset, length, n) => Math.min(n - 1, Math.max(0, Math.floor((offset / length) * n)));
+    const column = share(event.clientX - box.left, box.width, this.volume.shape[view.h]);
+    const row = share(event.clientY - box.top, box.height, this.volume.shape[view.v]);
+    const voxel = [...this.cross];
+    voxel[view.h] = column;
+    voxel[view.v] = view.flip ? this.volume.shape[view.v] - 1 - row : row;
+    return voxel;
+  }
+
+  key(event, view) {
+    const down = view.flip ? -1 : 1;
+    const move = {
+      ArrowLeft: [view.h, -1], ArrowRight: [view.h, 1], ArrowUp: [view.v, -down], ArrowDown: [view.v, down],
+      PageUp: [view.axis, 1], PageDown: [view.axis, -1],
+    }[event.key];
+    if (!move) return;
+    event.preventDefault();
+    this.move(move[0], this.cross[move[0]] + move[1]);
+  }
+
+  move(axis, index) {
+    const voxel = [...this.cross];
+    voxel[axis] = Math.min(this.volume.shape[axis] - 1, Math.max(0, index));
+    this.jump(voxel);
+  }
+
+  jump(voxel) {
+    this.cross = voxel;
+    this.draw();
+    this.onLook(voxel);
+  }
+
+  enlarge(view) {
+    this.enlarged = this.enlarged === view ? null : view;
+    for (const p of this.parts) {
+      p.enlarge.setAttribute("aria-pressed", String(p.view === this.enlarged));
+      p.figure.hidden = this.enlarged !== null && p.view !== this.enlarged;
+    }
+    this.draw();
+  }
+
+  draw() {
+    if (!this.volume || !this.node.isConnected) return;
+    const size = (axis) => this.volume.shape[axis] * this.volume.spacing_mm[axis];
+    this.node.style.gridTemplateColumns = this.enlarged ? "minmax(0, 1fr)" : VIEWS.map((view) => `minmax(0, ${size(view.h)}fr)`).join(" ");
+    for (const { view, canvas, slider, label, figure } of this.parts) {
+      if (figure.hidden) continue;
+      const ratio = size(view.v) / size(view.h);
+      const width = figure.clientWidth;
+      const shown = Math.min(width, (0.9 * Math.max(400, innerHeight)) / ratio);
+      canvas.style.width = `${shown}px`;
+      canvas.width = Math.max(1, Math.round(shown * devicePixelRatio));
+      canvas.height = Math.max(1, Math.round(shown * ratio * devicePixelRatio));
+      drawSlice(canvas, this.volume, view, this.cross[view.axis], this.settings, this.cross);
+      const mm = this.volume.origin_mm[view.axis] + this.cross[view.axis] * this.volume.spacing_mm[view.axis];
+      const text = `${AXIS_NAMES[view.axis]} = ${fixed(mm, 1)} mm`;
+      label.textContent = text;
+      slider.value = String(this.cross[view.axis]);
+      slider.setAttribute("aria-valuetext", text);
+    }
+  }
+}
+
+// All three views of both doses and their difference in one picture, for print.
+function pictureOf(volume, settings) {
+  const size = (axis) => volume.shape[axis] * volume.spacing_mm[axis];
+  const scale = 1500 / (2 * size(2) + size(1));
+  const height = Math.max(size(1), size(0)) * scale;
+  const [gap, heading] = [8, 26];
+  const picture = el("canvas", { width: Math.round((2 * size(2) + size(1)) * scale) + 2 * gap, height: Math.round(3 * (height + heading)) });
+  const context = picture.getContext("2d");
+  context.fillStyle = "#fff";
+  context.fillRect(0, 0, picture.width, picture.height);
+  ["reference", "predicted", "difference"].forEach((mode, row) => {
+    let left = 0;
+    for (const view of VIEWS) {
+      const canvas = el("canvas", { width: Math.round(size(view.h) * scale), height: Math.round(size(view.v) * scale) });
+      drawSlice(canvas, volume, view, volume.centre[view.axis], { ...settings, mode }, null);
+      const top = row * (height + heading);
+      context.fillStyle = "#000";
+      context.font = "18px sans-serif";
+      context.fillText(`${view.name}, ${mode}`, left + 2, top + 19);
+      context.drawImage(canvas, left, top + heading);
+      left += canvas.width + gap;
+    }
+  });
+  return picture.toDataURL("image/jpeg", 0.88);
+}
