@@ -26,6 +26,7 @@ from cdm_nnunet.files import write_json
 from cdm_nnunet.folders import dataset_name
 from cdm_nnunet.parallel import unordered
 from cdm_nnunet.roi import Catalogue, Roi
+from cdm_nnunet.roi.tg263 import mirror_name
 
 from .case_files import STATE_FOLDER, CaseSource, CompletedCase, write_case
 from .splits import make_folds
@@ -109,6 +110,8 @@ class Conversion:
 def template_catalogue(template: Template) -> Catalogue:
     """The catalogue of a template: its ROIs in order; ``NAME_L`` and ``NAME_R`` are mirror partners.
 
+    A ``NAME_L`` without a ``NAME_R`` makes a catalogue that can't be mirrored: training and prediction do without.
+
     Raises:
         InputError: If the template has more than 64 ROIs.
 
@@ -119,8 +122,8 @@ def template_catalogue(template: Template) -> Catalogue:
     names = [roi.name for roi in template.rois]
 
     def partner(name: str) -> str | None:
-        other = name[:-1] + {"L": "R", "R": "L"}.get(name[-1], "") if name[-2:-1] == "_" else ""
-        return other if other in names and other != name else None
+        other = mirror_name(name)
+        return other if other in names else None
 
     return Catalogue(tuple(Roi(roi.name, roi.kind, partner(roi.name)) for roi in template.rois))
 

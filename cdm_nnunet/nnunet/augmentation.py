@@ -61,7 +61,7 @@ class Augmentation:
         return z, y + 2 * _margin(c * y + s * x - y), x + 2 * _margin(c * x + s * y - x)
 
     def apply(
-        self, data: Tensor, dose: Tensor, patch_size: Sequence[int], permutation: Sequence[int]
+        self, data: Tensor, dose: Tensor, patch_size: Sequence[int], permutation: Sequence[int] | None
     ) -> tuple[Tensor, Tensor]:
         """Augment a sample.
 
@@ -72,7 +72,7 @@ class Augmentation:
             data: Preprocessed channels, (2 + L, *size), with the size of :meth:`size_to_cut`; may be overwritten.
             dose: Dose, (1, *size).
             patch_size: Size that comes out, (z, y, x).
-            permutation: :attr:`Catalogue.mirror_permutation`.
+            permutation: :attr:`Catalogue.mirror_permutation`; with None, nothing is mirrored.
 
         Returns:
             Data and dose of the patch.
@@ -81,7 +81,7 @@ class Augmentation:
             ct = rotate(data[: CT + 1], self.angle, patch_size, "bilinear")
             data = torch.cat([ct, rotate(data[CT + 1 :], self.angle, patch_size, "nearest")])
             dose = rotate(dose, self.angle, patch_size, "bilinear")
-        if self.mirror:
+        if self.mirror and permutation is not None:
             data = mirror_left_right(data[None], permutation)[0]
             dose = dose.flip(LEFT_RIGHT_AXIS + 1)
         if self.noise:

@@ -235,8 +235,9 @@ class DosePredictor(nnUNetPredictor):
     def _internal_maybe_mirror_and_predict(self, x: Tensor) -> Tensor:
         with autocast(self.device):
             output: Tensor = self.network(x).float()
-            if self.use_mirroring:
-                mirrored = to_device(mirror_left_right(x, self.dose_plans.catalogue.mirror_permutation), self.device)
+            permutation = self.dose_plans.catalogue.mirror_permutation
+            if self.use_mirroring and permutation is not None:
+                mirrored = to_device(mirror_left_right(x, permutation), self.device)
                 output = (output + self.network(mirrored).float().flip(LEFT_RIGHT_AXIS + 2)) / 2
         return output
 

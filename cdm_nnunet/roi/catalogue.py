@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +14,18 @@ from cdm_nnunet.errors import InputError
 from cdm_nnunet.roi.bits import bit_dtype, n_words
 
 RoiKind = Literal["target", "oar", "external", "dose_region", "other"]
+Side = Literal["L", "R"]
+
+
+def side_of(name: str) -> Side | None:
+    """The side of the body that a TG-263 name ends with.
+
+    Example:
+        >>> side_of("OpticNrv_PRV03_L"), side_of("Brainstem"), side_of("VB_L")  # the last are the lumbar vertebrae
+        ('L', None, None)
+    """
+    match = re.search(r"(?<!^VB)_([LR])$", name)
+    return None if match is None else ("L" if match[1] == "L" else "R")
 
 
 @dataclass(frozen=True)
@@ -83,10 +96,19 @@ class Catalogue:
         """Number of 16-bit words."""
         return n_words(len(self.rois))
 
+    @property
+    def one_sided(self) -> tuple[str, ...]:
+        """ROIs that belong to one side of the body by their name and have no partner on the other."""
+        return tuple(roi.name for roi in self.rois if roi.mirror is None and side_of(roi.name) is not None)
+
     @cached_property
-    def mirror_permutation(self) -> tuple[int, ...]:
-        """After a left-right flip of the volume, bit ``k`` is what bit ``mirror_permutation[k]`` was."""
-        return tuple(self.bit(roi.mirror or roi.name) for roi in self.rois)
+    def mirror_permutation(self) -> tuple[int, ...] | None:
+        """After a left-right flip of the volume, bit ``k`` is what bit ``mirror_permutation[k]`` was.
+
+        None where there is no such flip: a mirrored ``Breast_L`` is a right breast, which a catalogue without
+        ``Breast_R`` can't name.
+        """
+        return None if self.one_sided else tuple(self.bit(roi.mirror or roi.name) for roi in self.rois)
 
     @property
     def dose_region_bit(self) -> int | None:

@@ -19,9 +19,8 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Literal
 
-from cdm_nnunet.roi.catalogue import RoiKind
+from cdm_nnunet.roi.catalogue import RoiKind, Side, side_of
 
-Side = Literal["L", "R"]
 Confidence = Literal["exact", "alias", "rule", "fuzzy"]
 
 MAX_FUZZY = 3
@@ -152,17 +151,6 @@ def structures() -> Mapping[str, Structure]:
             found[left] = Structure(left, kind, "L", right, tuple(aliases))
             found[right] = Structure(right, kind, "R", left, tuple(aliases))
     return found
-
-
-def side_of(name: str) -> Side | None:
-    """The side that a standard name ends with.
-
-    Example:
-        >>> side_of("OpticNrv_PRV03_L"), side_of("Brainstem")
-        ('L', None)
-    """
-    match = re.search(r"_([LR])$", name)
-    return None if match is None else ("L" if match[1] == "L" else "R")
 
 
 def mirror_name(name: str) -> str | None:

@@ -88,6 +88,7 @@ def test_the_catalogue_has_mirror_partners(spec):
     assert catalogue.names[:5] == ("PTV_7000", "PTV_6300", "PTV_5600", "Brainstem", "SpinalCord")
     assert catalogue.names[5:9] == ("Parotid_R", "Parotid_L", "Esophagus", "Larynx")
     assert catalogue.names[9:] == ("Bone_Mandible", "DoseRegion")
+    assert catalogue.one_sided == ()
     assert catalogue.mirror_permutation == (0, 1, 2, 3, 4, 6, 5, 7, 8, 9, 10)
 
 

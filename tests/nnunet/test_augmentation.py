@@ -52,6 +52,13 @@ def test_a_mirrored_sample_is_consistent_over_image_bits_and_dose():
     assert torch.equal(unpack_words(out[None, 2:], len(PERMUTATION))[0], masks[list(PERMUTATION)].flip(3))
 
 
+def test_nothing_is_mirrored_where_an_roi_has_no_partner():
+    data, dose, _ = sample(1)
+    out, reference = Augmentation(mirror=True).apply(data.clone(), dose, data.shape[1:], None)
+    assert torch.equal(out, data)
+    assert torch.equal(reference, dose)
+
+
 def test_noise_is_on_the_ct_alone():
     data, dose, _ = sample(1, (10, 40, 40))
     torch.manual_seed(0)

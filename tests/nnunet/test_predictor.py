@@ -19,6 +19,7 @@ from cdm_nnunet.losses.bits import pack_words, unpack_words
 from cdm_nnunet.nnunet.predictor import DosePredictor, find_cases
 from cdm_nnunet.nnunet.reader import CDMReaderWriter
 from cdm_nnunet.nnunet.registration import _PREDICTING_METHODS, register
+from cdm_nnunet.roi import Catalogue
 
 PATCH = [8, 12, 16]
 SHAPE = (19, 23, 30)
@@ -121,6 +122,15 @@ def test_windows_are_weighted_as_nnunet_weights_them(predictor, step, gaussian):
     made = predictor(Lopsided(), use_mirroring=False, tile_step_size=step, use_gaussian=gaussian)
     output = made.predict_sliding_window_return_logits(data)
     np.testing.assert_allclose(output[0].numpy(), by_hand(Lopsided(), data, step, gaussian), rtol=1e-5, atol=1e-5)
+
+
+def test_a_catalogue_with_one_side_only_is_predicted_without_mirroring(predictor, planned, monkeypatch):
+    data = image(3)
+    plain = predictor(Lopsided(), use_mirroring=False).predict_sliding_window_return_logits(data)
+    mirrored = predictor(Lopsided(), use_mirroring=True)
+    assert not torch.equal(mirrored.predict_sliding_window_return_logits(data), plain)
+    monkeypatch.setattr(Catalogue, "mirror_permutation", None)
+    assert torch.equal(mirrored.predict_sliding_window_return_logits(data), plain)
 
 
 def test_mirroring_averages_with_the_mirror_image_whose_bits_are_swapped(predictor, planned):

@@ -26,6 +26,23 @@ def test_mirror_permutation_swaps_partners_only():
     assert CATALOGUE.mirror_permutation == (0, 3, 2, 1, 4, 5)
 
 
+@pytest.mark.parametrize(
+    ("rois", "one_sided"),
+    [
+        ((Roi("Breast_L", "oar"), Roi("Heart", "oar")), ("Breast_L",)),
+        ((*ROIS, Roi("OpticNrv_PRV03_R", "oar")), ("OpticNrv_PRV03_R",)),
+    ],
+)
+def test_an_roi_of_one_side_without_a_partner_forbids_mirroring(rois, one_sided):
+    catalogue = Catalogue(rois)
+    assert catalogue.one_sided == one_sided
+    assert catalogue.mirror_permutation is None
+
+
+def test_lumbar_vertebrae_have_no_side():
+    assert Catalogue((Roi("VB_L", "other"), Roi("Parotids", "oar"))).mirror_permutation == (0, 1)
+
+
 def test_json_round_trip():
     entries = CATALOGUE.to_json()
     assert entries[1] == {"name": "Parotid_L", "bit": 1, "kind": "oar", "mirror": "Parotid_R"}
