@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cdm_nnunet.dvh import isodose_dice
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.evaluation.gamma import gamma_passes
 from cdm_nnunet.evaluation.pairing import DosePair
@@ -58,7 +60,12 @@ def compare_doses(pair: DosePair, *, gamma: bool = False) -> tuple[float, DoseRe
         _mean(np.abs(body_error_gy)),
         int(body_error_gy.size),
         _bands(error_gy[region], pair.reference_dose_gy[region], scale_gy),
-        {str(percent): _dice(pair, percent * scale_gy / 100) for percent in ISODOSES_PERCENT},
+        {
+            str(percent): finite_or_none(
+                isodose_dice(pair.reference_dose_gy, pair.predicted_dose_gy, percent * scale_gy / 100)
+            )
+            for percent in ISODOSES_PERCENT
+        },
         tuple(_gamma(pair, criterion, scale_gy) for criterion in GAMMA_CRITERIA) if gamma else (),
     )
     return float(np.abs(error_gy[region]).mean(dtype=np.float64)), result
@@ -67,6 +74,11 @@ def compare_doses(pair: DosePair, *, gamma: bool = False) -> tuple[float, DoseRe
 def dose_scale_gy(pair: DosePair) -> float:
     """What percentages of dose refer to: the case's highest prescription, else its highest reference dose, Gy."""
     return float(max(pair.prescriptions_gy.values(), default=float(pair.reference_dose_gy.max())))
+
+
+def finite_or_none(value: float) -> float | None:
+    """None for NaN: not defined."""
+    return value if math.isfinite(value) else None
 
 
 def _first_of_kinds(catalogue: Catalogue, *kinds: str) -> str | None:
@@ -92,14 +104,6 @@ def _bands(error_gy: NDArray[np.floating], reference_gy: NDArray[np.floating], s
         inside = error_gy[band_of == number]
         bands.append(Band(low or 0.0, high, int(inside.size), _mean(np.abs(inside)), _mean(inside)))
     return tuple(bands)
-
-
-def _dice(pair: DosePair, level_gy: float) -> float | None:
-    reference, predicted = (
-        dose_gy >= dose_gy.dtype.type(level_gy) for dose_gy in (pair.reference_dose_gy, pair.predicted_dose_gy)
-    )
-    n = np.count_nonzero(reference) + np.count_nonzero(predicted)
-    return 2.0 * float(np.count_nonzero(reference & predicted)) / n if n else None
 
 
 def _gamma(pair: DosePair, criterion: GammaCriterion, scale_gy: float) -> GammaResult:

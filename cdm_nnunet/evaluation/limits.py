@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cdm_nnunet.dvh import Metric, evaluate
+from cdm_nnunet.dvh import Metric, evaluate_all
 from cdm_nnunet.evaluation.rois import Box
 
 NEAR_FRACTION = 0.1
@@ -101,7 +101,7 @@ def mask_error(
         step_gy = surface.step_at(threshold_gy)
         n_near = 0.5 * np.count_nonzero(np.abs(roi_dose_gy - threshold_gy) <= step_gy)
         return float(n_near * voxel_volume_cc if metric.unit == "cc" else 100.0 * n_near / roi_dose_gy.size)
-    parts = [evaluate(part, roi_dose_gy, voxel_volume_cc=voxel_volume_cc) for part in metric.order_statistics]
+    parts = evaluate_all(metric.order_statistics, roi_dose_gy, voxel_volume_cc=voxel_volume_cc)
     if metric.kind == "homogeneity":  # (near-maximum - near-minimum) / median
         steps = [surface.step_at(part) for part in parts]
         return float((steps[0] + steps[1] + steps[2] * abs(parts[0] - parts[1]) / parts[2]) / parts[2])

@@ -69,8 +69,7 @@ class GoalResult:
         variation: Its looser limit in the metric's unit, if it has one.
         reference: Verdict on the reference.
         predicted: Verdict on the prediction.
-        within_mask_error: Whether the reference is closer to the limit than the metric's mask error, so that the
-            verdict would have been another with the contour half a voxel away.
+        within_mask_error: Whether the reference is closer to a limit than the metric's mask error.
         certainty: The verdict that holds over the whole interval of the metric, or ``uncertain``; None without one.
     """
 
@@ -113,7 +112,7 @@ class GoalResult:
     def from_json(cls, entry: Mapping[str, Any], goal: Goal) -> GoalResult:
         """The inverse of :meth:`to_json`, with the goal of the template."""
         own = ("limit", "variation", "reference", "predicted", "within_mask_error", "certainty")
-        return cls(goal, **{key: entry[key] for key in own})
+        return cls(goal, *(entry[key] for key in own))
 
 
 @dataclass(frozen=True)
@@ -186,10 +185,7 @@ class RoiResult:
 
 @dataclass(frozen=True)
 class Band:
-    """The dose error between two isodoses of the reference; ``to_percent`` is None for the highest band.
-
-    ``mae_gy`` and ``mean_signed_gy`` are None where no voxel of the dose region lies in the band.
-    """
+    """The dose error between two isodoses of the reference; the highest has no upper end, an empty one no error."""
 
     from_percent: float
     to_percent: float | None
@@ -205,7 +201,7 @@ class GammaResult:
     Attributes:
         dose_percent: Dose criterion, percent.
         distance_mm: Distance criterion, mm.
-        local: Whether the dose criterion is a percentage of the dose in the voxel, not of the case's dose scale.
+        local: Whether its percentage is of the dose in the voxel, not of the case's dose scale.
         n_voxels: Number of voxels that were judged.
         pass_percent: Share of them with gamma at most 1; None where there was none to judge.
     """
@@ -223,11 +219,10 @@ class DoseResult:
 
     Attributes:
         scale_gy: What percentages refer to: the case's highest prescription, else the highest reference dose, Gy.
-        body_mae_gy: Mean absolute difference where the reference reaches 5 Gy in the body; None where it does nowhere.
+        body_mae_gy: Mean absolute difference where the reference reaches 5 Gy in the body; None for nowhere.
         body_n_voxels: Number of these voxels.
         bands: Dose error by isodose band of the reference.
-        isodose_dice: Dice of the two isodose volumes by level in percent of the scale, as text; None where both are
-            empty.
+        isodose_dice: Dice of the isodose volumes by level in percent of the scale, as text; None where both are empty.
         gamma: Pass rates, where they were asked for.
     """
 
@@ -241,11 +236,8 @@ class DoseResult:
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> DoseResult:
         """The inverse of ``dataclasses.asdict``."""
-        lists = {
-            "bands": tuple(Band(**band) for band in entry["bands"]),
-            "gamma": tuple(GammaResult(**gamma) for gamma in entry["gamma"]),
-        }
-        return cls(**{**entry, **lists})
+        bands = tuple(Band(**band) for band in entry["bands"])
+        return cls(**{**entry, "bands": bands, "gamma": tuple(GammaResult(**gamma) for gamma in entry["gamma"])})
 
 
 @dataclass(frozen=True)

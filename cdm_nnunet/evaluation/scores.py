@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cdm_nnunet.dvh import Goal, Metric, Template, TemplateRoi, evaluate
+from cdm_nnunet.dvh import (
+    Goal,
+    Metric,
+    Template,
+    TemplateRoi,
+    dvh_distance_gy,
+    evaluate,
+    evaluate_all,
+    gradient_index,
+    paddick_conformity,
+    r50,
+    rtog_conformity,
+)
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.evaluation.doses import compare_doses, dose_region_name
+from cdm_nnunet.evaluation.doses import compare_doses, dose_region_name, finite_or_none
+from cdm_nnunet.evaluation.gdphmm import THRESHOLD_GY as GDPHMM_THRESHOLD_GY
+from cdm_nnunet.evaluation.gdphmm import gdphmm_error
 from cdm_nnunet.evaluation.limits import mask_error, roi_surface
 from cdm_nnunet.evaluation.pairing import DosePair
-from cdm_nnunet.evaluation.record import CaseResult, GoalResult, MetricResult, OpenKbpTerms, RoiResult
+from cdm_nnunet.evaluation.record import CaseResult, GoalResult, IndexResult, MetricResult, OpenKbpTerms, RoiResult
 from cdm_nnunet.evaluation.rois import CaseRois, RoiVoxels
 from cdm_nnunet.roi import Catalogue
 
@@ -20,6 +34,7 @@ OPENKBP_TARGETS = ("PTV_7000", "PTV_6300", "PTV_5600")
 OPENKBP_OARS = ("Brainstem", "SpinalCord", "Parotid_R", "Parotid_L", "Esophagus", "Larynx", "Bone_Mandible")
 OPENKBP_TARGET_METRICS = tuple(map(Metric.parse, ("D99%", "D95%", "D1%")))
 OPENKBP_OAR_METRICS = tuple(map(Metric.parse, ("Dmean", "D0.1cc[openkbp]")))
+PLAN_INDICES = ("paddick_conformity", "rtog_conformity", "gradient_index", "r50")
 PRESCRIPTION_TOLERANCE_GY = 0.01
 
 
@@ -80,11 +95,9 @@ def score_case(pair: DosePair, template: Template, *, gamma: bool = False) -> Ca
         elif found is None:
             missing[name] = "no voxel on the dose grid" if source_name in pair.contoured else "not contoured"
         else:
-            prescription_gy = _prescription_gy(pair, template.roi(name), source_name)
-            scored = _RoiScorer(pair, found, prescription_gy, _outside_region(pair, voxels, found))
-            rois[name] = scored.result(template.roi(name), roi_goals)
+            rois[name] = _score_roi(pair, voxels, template.roi(name), source_name, found, roi_goals)
     dose_mae_gy, dose = compare_doses(pair, gamma=gamma)
-    return CaseResult(pair.case, dose_mae_gy, rois, missing, dose, openkbp_terms(pair, voxels))
+    return CaseResult(pair.case, dose_mae_gy, rois, missing, dose, openkbp_terms(pair, voxels), _gdphmm(pair, voxels))
 
 
 def openkbp_terms(pair: DosePair, voxels: CaseRois | None = None) -> OpenKbpTerms | None:
@@ -115,70 +128,103 @@ def openkbp_terms(pair: DosePair, voxels: CaseRois | None = None) -> OpenKbpTerm
 class _RoiScorer:
     """The metrics of one present ROI."""
 
-    def __init__(
-        self, pair: DosePair, voxels: RoiVoxels, prescription_gy: float | None, outside_region_percent: float | None
-    ) -> None:
+    def __init__(self, pair: DosePair, voxels: RoiVoxels, prescription_gy: float | None) -> None:
         self._pair = pair
         self._voxels = voxels
         self._prescription_gy = prescription_gy
-        self._outside_region_percent = outside_region_percent
         self._surface = roi_surface(pair.reference_dose_gy, voxels.mask, voxels.box)
 
-    def result(self, roi: TemplateRoi, goals: Iterable[Goal]) -> RoiResult:
-        """Everything about the ROI."""
-        metrics: dict[str, MetricResult] = {}
-        judged: list[GoalResult] = []
-        for goal in goals:
-            metrics[str(goal.metric)] = metric = self._metric(goal.metric)
-            if goal.has_limit:
-                judged.append(self._judge(goal, metric))
+    def metrics(self, wanted: Sequence[Metric]) -> dict[str, MetricResult]:
+        """The metrics by key."""
         voxels = self._voxels
-        distance_gy = np.abs(voxels.predicted_gy.astype(np.float64) - voxels.reference_gy).mean()
-        return RoiResult(
-            roi.kind,
-            voxels.n,
-            voxels.n * self._pair.voxel_volume_cc,
-            self._prescription_gy,
-            metrics,
-            tuple(judged),
-            voxels.cut_by_grid,
-            self._outside_region_percent,
-            float(distance_gy),
+        reference, predicted, *members = (
+            self._values(wanted, dose_gy) for dose_gy in (voxels.reference_gy, voxels.predicted_gy, *voxels.members_gy)
         )
+        spreads = np.std(members, axis=0, ddof=1).tolist() if members else [None] * len(wanted)
+        return {
+            str(metric): MetricResult(*values, metric.unit, self._mask_error(metric), spread)
+            for metric, values, spread in zip(wanted, zip(reference, predicted, strict=True), spreads, strict=True)
+        }
 
-    def _value(self, metric: Metric, roi_dose_gy: NDArray[np.floating]) -> float:
-        volume_cc = self._pair.voxel_volume_cc
-        return evaluate(metric, roi_dose_gy, voxel_volume_cc=volume_cc, prescription_gy=self._prescription_gy)
-
-    def _metric(self, metric: Metric) -> MetricResult:
-        voxels = self._voxels
-        members = [self._value(metric, dose_gy) for dose_gy in voxels.members_gy]
-        return MetricResult(
-            self._value(metric, voxels.reference_gy),
-            self._value(metric, voxels.predicted_gy),
-            metric.unit,
-            mask_error(
-                metric,
-                self._surface,
-                voxels.reference_gy,
-                voxel_volume_cc=self._pair.voxel_volume_cc,
-                prescription_gy=self._prescription_gy,
-            ),
-            float(np.std(members, ddof=1)) if members else None,
-        )
-
-    def _judge(self, goal: Goal, metric: MetricResult) -> GoalResult:
+    def judge(self, goal: Goal, metric: MetricResult) -> GoalResult:
+        """How both doses stand to a goal with a limit."""
         limit = goal.limit(self._prescription_gy)
         variation = goal.variation
         if variation is not None and goal.unit == "% of prescription" and self._prescription_gy is not None:
             variation = variation * self._prescription_gy / 100.0
-        verdicts = [goal.verdict(value, self._prescription_gy) for value in (metric.reference, metric.predicted)]
+        reference, predicted = (
+            goal.verdict(value, self._prescription_gy) for value in (metric.reference, metric.predicted)
+        )
         ends = [bound for bound in (limit, variation) if bound is not None]
         near = metric.mask_error is not None and any(abs(metric.reference - end) < metric.mask_error for end in ends)
-        return GoalResult(goal, limit, variation, *verdicts, within_mask_error=near)
+        return GoalResult(goal, limit, variation, reference, predicted, near)
+
+    def _values(self, metrics: Sequence[Metric], roi_dose_gy: NDArray[np.floating]) -> tuple[float, ...]:
+        volume_cc = self._pair.voxel_volume_cc
+        return evaluate_all(metrics, roi_dose_gy, voxel_volume_cc=volume_cc, prescription_gy=self._prescription_gy)
+
+    def _mask_error(self, metric: Metric) -> float | None:
+        return mask_error(
+            metric,
+            self._surface,
+            self._voxels.reference_gy,
+            voxel_volume_cc=self._pair.voxel_volume_cc,
+            prescription_gy=self._prescription_gy,
+        )
 
 
-def _outside_region(pair: DosePair, rois: CaseRois, voxels: RoiVoxels) -> float | None:
+def _score_roi(
+    pair: DosePair, voxels: CaseRois, roi: TemplateRoi, source_name: str, found: RoiVoxels, goals: Sequence[Goal]
+) -> RoiResult:
+    prescription_gy = _prescription_gy(pair, roi, source_name)
+    scorer = _RoiScorer(pair, found, prescription_gy)
+    metrics = scorer.metrics([goal.metric for goal in goals])
+    return RoiResult(
+        roi.kind,
+        found.n,
+        found.n * pair.voxel_volume_cc,
+        prescription_gy,
+        metrics,
+        tuple(scorer.judge(goal, metrics[str(goal.metric)]) for goal in goals if goal.has_limit),
+        found.cut_by_grid,
+        _outside_region_percent(pair, voxels, found),
+        dvh_distance_gy(found.reference_gy, found.predicted_gy),
+        {} if prescription_gy is None else _indices(pair, source_name, prescription_gy),
+    )
+
+
+def _indices(pair: DosePair, source_name: str, prescription_gy: float) -> dict[str, IndexResult]:
+    """Plan indices of a target, together with those of higher prescriptions: its isodose covers them too."""
+    target = pair.roi_mask(source_name)
+    for name, gy in pair.prescriptions_gy.items():
+        if gy > prescription_gy + PRESCRIPTION_TOLERANCE_GY:
+            target |= pair.roi_mask(name)
+    values = [
+        (
+            paddick_conformity(dose_gy, target, prescription_gy),
+            rtog_conformity(dose_gy, target, prescription_gy),
+            gradient_index(dose_gy, prescription_gy),
+            r50(dose_gy, target, prescription_gy),
+        )
+        for dose_gy in (pair.reference_dose_gy, pair.predicted_dose_gy)
+    ]
+    return {
+        name: IndexResult(*map(finite_or_none, both))
+        for name, both in zip(PLAN_INDICES, zip(*values, strict=True), strict=True)
+    }
+
+
+def _gdphmm(pair: DosePair, voxels: CaseRois) -> dict[str, float] | None:
+    """The challenge's dose errors, where there is a body and dose in it; the doses are taken as they are."""
+    bodies = pair.catalogue.bits_of_kind("external")
+    body = voxels.get(pair.catalogue.names[bodies[0]]) if bodies else None
+    if body is None or not body.reference_gy[-1] > GDPHMM_THRESHOLD_GY:
+        return None
+    reference_dose_gy, predicted_dose_gy = pair.reference_dose_gy[body.box], pair.predicted_dose_gy[body.box]
+    return gdphmm_error(reference_dose_gy, predicted_dose_gy, body.mask)._asdict()
+
+
+def _outside_region_percent(pair: DosePair, rois: CaseRois, voxels: RoiVoxels) -> float | None:
     region = dose_region_name(pair.catalogue)
     if region is None:
         return None
