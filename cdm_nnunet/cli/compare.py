@@ -1,0 +1,61 @@
+"""``cdm-nnunet compare``: evaluated models side by side."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+SUMMARY = "Compare evaluated models: paired differences with intervals and tests, tables, one HTML file."
+EXAMPLE = "cdm-nnunet compare MAE=evaluation/mae CDM=evaluation/cdm -o comparison"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    parser.add_argument(
+        "evaluations",
+        nargs="+",
+        metavar="[NAME=]EVALUATION",
+        help="what 'cdm-nnunet evaluate' wrote, a folder or its result.json; the first is the baseline",
+    )
+    parser.add_argument("-o", type=Path, required=True, metavar="FOLDER", help="where tables and compare.html go")
+    parser.add_argument(
+        "--common-cases", action="store_true", help="leave out cases that not all models have, instead of refusing"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the bootstrap (default: 0)")
+    parser.add_argument("--resamples", type=int, default=9999, metavar="N", help="bootstrap resamples (default: 9999)")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Compare and write.
+
+    Returns:
+        The record of ``comparison.json`` without the template and the errors of each case, sentences that word the
+        scores and what was left out, and the paths of what was written.
+    """
+    from cdm_nnunet.comparison import words
+    from cdm_nnunet.comparison.models import load_models
+    from cdm_nnunet.comparison.output import write_outputs
+    from cdm_nnunet.comparison.run import compare
+
+    comparison = compare(
+        load_models(args.evaluations), common_cases=args.common_cases, seed=args.seed, n_resamples=args.resamples
+    )
+    files = write_outputs(comparison, args.o)
+    record = comparison.to_json()
+    del record["template_definition"]
+    for quantity in record["quantities"]:
+        del quantity["cases"]
+    summary = {
+        name: [words.headline(result, name) for result in comparison.at("score")] for name in comparison.candidates
+    }
+    return {**record, "summary": summary, "left_out": words.dropped(comparison), "files": files}
+
+
+def render(record: Mapping[str, Any]) -> str:
+    """Word the record for a person."""
+    lines = [f"{record['dataset']}: {record['n_cases']} cases, template {record['template']}", *record["left_out"]]
+    for candidate, sentences in record["summary"].items():
+        lines += ["", f"{candidate} against {record['baseline']}:", *(f"  {sentence}" for sentence in sentences)]
+    return "\n".join([*lines, "", f"comparison: {record['files']['html']}"])

@@ -1,0 +1,249 @@
+// The page of a comparison. Numbers come from the record, sentences from the page data; helpers are in dom.js.
+
+const baseline = record.baseline;
+const models = Object.keys(record.models);
+const candidates = models.slice(1);
+const state = { candidate: candidates[0], level: "score", shown: "relative", forest: "score", quantity: 0 };
+
+const of = (quantity) => quantity.paired[state.candidate];
+const isSignificant = (paired) => paired.p_holm < record.statistics.alpha;
+const range = (ends, digits) => (ends ? `[${signed(ends[0], digits)}, ${signed(ends[1], digits)}]` : "");
+const pValue = (p) => (p < 0.001 ? "< 0.001" : p >= 0.9995 ? "1" : p.toFixed(3));
+const unitText = (unit) => (unit ? ` (${unit})` : "");
+const levelQuantities = (level) => record.quantities.filter((quantity) => level === "all" || quantity.level === level);
+
+function outcome(paired) {
+  if (!isSignificant(paired)) return el("span", { class: "muted" }, "no difference shown");
+  const better = paired.effect < 0;
+  return el("span", { class: `chip ${better ? "pass" : "fail"}` }, better ? "\u2193 smaller error" : "\u2191 larger error");
+}
+
+function tiles() {
+  return el("div", { class: "tiles" }, levelQuantities("score").map((quantity) => {
+    const paired = of(quantity);
+    const change = paired.relative_percent === null ? null : `${signed(paired.relative_percent, 1)} % `;
+    return el("div", { class: "tile" },
+      el("div", { class: "label" }, quantity.name),
+      el("div", { class: "value" }, fixed(quantity.models[state.candidate].mean, 2), " ", el("small", {}, quantity.unit)),
+      el("div", { class: "against" }, `${baseline}: ${withUnit(quantity.models[baseline].mean, quantity.unit)}`),
+      el("div", { class: "change" }, change && el("b", {}, change), el("small", {}, range(paired.relative_interval, 1))),
+      outcome(paired));
+  }));
+}
+
+function quantityTable() {
+  const mean = (model) => ({
+    label: `${model} mean`, number: true, note: "mean absolute error over all terms",
+    value: (q) => q.models[model].mean, show: (q) => fixed(q.models[model].mean, 3),
+  });
+  const bias = (model) => ({
+    label: `${model} bias`, number: true, note: "mean of predicted minus reference",
+    value: (q) => q.models[model].bias, show: (q) => (q.models[model].bias === null ? "\u2013" : signed(q.models[model].bias, 3)),
+  });
+  const columns = [
+    { label: "Quantity", header: true, value: (q) => q.name,
+      show: (q) => el("button", { type: "button", class: "link", onclick: () => choose(record.quantities.indexOf(q)) }, q.name) },
+    { label: "Unit", value: (q) => q.unit, show: (q) => q.unit },
+    { label: "n", number: true, note: "patients; missing ones in brackets", value: (q) => q.n, show: patientsCell },
+    mean(baseline), mean(state.candidate),
+    { label: "Difference", number: true, note: "mean paired difference of absolute errors, 95 % interval; negative is better",
+      value: (q) => of(q).mean_difference, show: (q) => valueAndRange(of(q).mean_difference, of(q).interval, 3) },
+    { label: "Change, %", number: true, note: "relative change of the mean error, 95 % interval",
+      value: (q) => of(q).relative_percent, show: (q) => valueAndRange(of(q).relative_percent, of(q).relative_interval, 1) },
+    { label: "p", number: true, note: "Wilcoxon signed-rank", value: (q) => of(q).p, show: (q) => pValue(of(q).p) },
+    { label: "p (Holm)", number: true, note: "corrected in the family", value: (q) => of(q).p_holm, show: (q) => pValue(of(q).p_holm) },
+    { label: "Effect", number: true, note: "matched-pairs rank-biserial correlation",
+      value: (q) => of(q).effect, show: (q) => signed(of(q).effect, 2) },
+    { label: "Better / equal / worse", number: true, note: "patients", value: (q) => of(q).n_better,
+      show: (q) => `${of(q).n_better} / ${of(q).n_equal} / ${of(q).n_worse}` },
+    bias(baseline), bias(state.candidate),
+    { label: "Outcome", value: (q) => (isSignificant(of(q)) ? of(q).effect : 0), show: (q) => outcome(of(q)) },
+    { label: "Notes", wrap: true, show: (q) => of(q).notes.join("; ") },
+  ];
+  return table(columns, levelQuantities(state.level), {
+    caption: `${state.candidate} against ${baseline}. Differences are of absolute errors: negative is better. A heading sorts; a name shows its patients.`,
+  });
+}
+
+function valueAndRange(value, ends, digits) {
+  if (value === null) return "\u2013";
+  return [signed(value, digits), " ", el("small", {}, range(ends, digits))];
+}
+
+function patientsCell(quantity) {
+  const missing = Object.entries(quantity.missing);
+  if (!missing.length) return String(quantity.n);
+  const reasons = missing.map(([name, reason]) => `${name}: ${reason}`).join("\n");
+  return el("span", { title: reasons }, `${quantity.n} (${missing.length} missing)`);
+}
+
+function goalTable() {
+  const flips = (goal) => goal.paired[state.candidate];
+  const count = (label, value, note) => ({ label, note, number: true, value, show: (goal) => String(value(goal)) });
+  const columns = [
+    { label: "Goal", header: true, value: (goal) => goal.name, show: (goal) => goal.name },
+    count("n", (goal) => goal.n, "patients in whom it was judged"),
+    count("Met by reference", (goal) => goal.n_met),
+    count(`${baseline} right`, (goal) => goal.n_right[baseline]),
+    count(`${state.candidate} right`, (goal) => goal.n_right[state.candidate]),
+    count(`Only ${state.candidate} right`, (goal) => flips(goal).n_gained),
+    count(`Only ${baseline} right`, (goal) => flips(goal).n_lost),
+    { label: "p", number: true, note: "McNemar, exact", value: (goal) => flips(goal).p, show: (goal) => pValue(flips(goal).p) },
+    { label: "p (Holm)", number: true, note: "corrected over the goals", value: (goal) => flips(goal).p_holm, show: (goal) => pValue(flips(goal).p_holm) },
+  ];
+  return table(columns, record.goals, {
+    caption: "A prediction is right where it meets the goal (acceptable variation included) exactly where the reference does.",
+  });
+}
+
+const layout = (more) => {
+  const axis = { gridcolor: colourVariable("--line"), zerolinecolor: colourVariable("--muted"), automargin: true };
+  const { xaxis, yaxis, ...rest } = more;
+  return {
+    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { l: 60, r: 20, t: 10, b: 60 },
+    font: { color: colourVariable("--ink"), family: "system-ui, sans-serif", size: 13 },
+    hoverlabel: { bgcolor: colourVariable("--card"), font: { color: colourVariable("--ink") } },
+    showlegend: false, xaxis: { ...axis, ...xaxis }, yaxis: { ...axis, ...yaxis }, ...rest,
+  };
+};
+// Plotly reads a few tags and entities in text as markup: they are shown as they stand.
+const literal = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+const draw = (node, traces, more) =>
+  Plotly.react(node, traces, layout(more), { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"] });
+
+function shownKinds() {
+  const units = [...new Set(levelQuantities(state.forest).map((quantity) => quantity.unit))];
+  return [["relative", "Relative change (%)"], ...units.map((unit) => [`unit:${unit}`, `Mean difference${unitText(unit)}`])];
+}
+
+function drawForest(node) {
+  const relative = state.shown === "relative";
+  const value = (q) => (relative ? of(q).relative_percent : of(q).mean_difference);
+  const ends = (q) => (relative ? of(q).relative_interval : of(q).interval);
+  const rows = levelQuantities(state.forest).filter((q) => (relative || `unit:${q.unit}` === state.shown) && value(q) !== null);
+  const colour = (q) => colourVariable(!isSignificant(of(q)) ? "--muted" : of(q).effect < 0 ? "--accent" : "--bad");
+  const reach = (q, end) => (ends(q) ? Math.abs(ends(q)[end] - value(q)) : 0);
+  const digits = relative ? 1 : 3;
+  const traces = rows.map((q) => ({
+    type: "scatter", mode: "markers", x: [value(q)], y: [literal(q.name)],
+    error_x: { type: "data", symmetric: false, array: [reach(q, 1)], arrayminus: [reach(q, 0)], color: colour(q), thickness: 2, width: 5 },
+    marker: { size: 9, color: colour(q), symbol: isSignificant(of(q)) ? "circle" : "circle-open" },
+    hovertemplate: `${literal(q.name)}<br>${signed(value(q), digits)} ${range(ends(q), digits)}<br>p (Holm) ${literal(pValue(of(q).p_holm))}, n = ${q.n}<extra></extra>`,
+  }));
+  node.style.height = `${110 + 24 * rows.length}px`;
+  const title = relative ? "change of the mean error, %" : `mean difference of absolute errors${unitText(state.shown.slice(5))}`;
+  draw(node, traces, {
+    margin: { l: 20, r: 20, t: 10, b: 70 },
+    xaxis: { title: { text: `\u2190 better \u00b7 worse than ${literal(baseline)} \u2192<br>${title}` }, rangemode: "tozero", zeroline: true, zerolinewidth: 2 },
+    yaxis: { autorange: "reversed", type: "category" },
+  });
+}
+
+function drawPatients(slopes, differences) {
+  const quantity = record.quantities[state.quantity];
+  const cases = Object.entries(quantity.cases);
+  const error = (entry, model) => entry.errors[model];
+  const difference = (entry) => error(entry, state.candidate) - error(entry, baseline);
+  const colour = (d) => colourVariable(d < 0 ? "--accent" : d > 0 ? "--bad" : "--muted");
+  const shown = [baseline, state.candidate];
+  const lines = cases.map(([name, entry]) => ({
+    type: "scatter", mode: "lines+markers", x: [0, 1], y: shown.map((model) => error(entry, model)), opacity: 0.55,
+    line: { color: colour(difference(entry)), width: 1.2 }, marker: { size: 5 },
+    hovertemplate: `${literal(name)}: %{y:.3f}${unitText(quantity.unit)}<extra></extra>`,
+  }));
+  const boxes = shown.map((model, i) => ({
+    type: "box", x: cases.map(() => (i ? 1.22 : -0.22)), y: cases.map(([, entry]) => error(entry, model)), boxpoints: false, width: 0.16,
+    line: { color: colourVariable("--ink"), width: 1.2 }, fillcolor: "rgba(0,0,0,0)", hoverinfo: "y",
+  }));
+  draw(slopes, [...lines, ...boxes], {
+    xaxis: { tickvals: [0, 1], ticktext: shown.map(literal), range: [-0.5, 1.5], showgrid: false, zeroline: false },
+    yaxis: { title: { text: literal(quantity.name + unitText(quantity.unit)) }, rangemode: "tozero" },
+  });
+  const paired = of(quantity);
+  const values = cases.map(([, entry]) => difference(entry));
+  const strip = {
+    type: "violin", orientation: "h", x: values, y: cases.map(() => "patients"), points: "all", jitter: 0.6, pointpos: 0, spanmode: "hard",
+    text: cases.map(([name]) => literal(name)), hovertemplate: "%{text}: %{x:+.3f}<extra></extra>", hoveron: "points",
+    line: { color: colourVariable("--muted"), width: 1 }, fillcolor: colourVariable("--soft"), marker: { size: 6, color: colourVariable("--accent"), opacity: 0.7 },
+  };
+  const mean = {
+    type: "scatter", mode: "markers", x: [paired.mean_difference], y: ["mean"], marker: { size: 11, symbol: "diamond", color: colourVariable("--ink") },
+    error_x: paired.interval && {
+      type: "data", symmetric: false, array: [paired.interval[1] - paired.mean_difference],
+      arrayminus: [paired.mean_difference - paired.interval[0]], color: colourVariable("--ink"), thickness: 2, width: 7,
+    },
+    hovertemplate: `mean ${signed(paired.mean_difference, 3)} ${range(paired.interval, 3)}<extra></extra>`,
+  };
+  draw(differences, [strip, mean], {
+    xaxis: { title: { text: `${literal(state.candidate)} \u2212 ${literal(baseline)}${unitText(quantity.unit)}<br>negative is better` }, zeroline: true, zerolinewidth: 2 },
+    yaxis: { type: "category", categoryorder: "array", categoryarray: ["mean", "patients"] },
+  });
+}
+
+function choose(index) {
+  state.quantity = index;
+  render();
+  byId("patients").scrollIntoView({ block: "start" });
+}
+
+function set(name, value) {
+  state[name] = value;
+  render();
+}
+
+function render() {
+  const levels = Object.entries(page.levels);
+  if (!shownKinds().some(([key]) => key === state.shown)) state.shown = "relative";
+  const forest = el("div", { class: "chart", id: "forest" });
+  const slopes = el("div", { class: "chart", id: "slopes" });
+  const differences = el("div", { class: "chart", id: "differences" });
+  const paired = of(record.quantities[state.quantity]);
+  const names = record.quantities.map((quantity, i) => [String(i), quantity.name]);
+  byId("content").replaceChildren(
+    el("div", { class: "controls" }, candidates.length > 1
+      ? select("Model", candidates.map((name) => [name, name]), (name) => set("candidate", name), state.candidate) : null),
+    page.dropped.map((sentence) => el("p", { class: "notice" }, sentence)),
+    tiles(),
+    card(`${state.candidate} against ${baseline}`,
+      el("ul", { class: "headlines" }, page.headlines[state.candidate].map((sentence) => el("li", {}, sentence)))),
+    card("Differences with 95 % intervals",
+      el("div", { class: "controls" },
+        select("Quantities", levels, (level) => set("forest", level), state.forest),
+        select("Show", shownKinds(), (kind) => set("shown", kind), state.shown)),
+      el("p", { class: "muted" }, "Filled: significant after Holm's correction. Open: not. Without a bar: no interval."),
+      forest),
+    el("section", { class: "card", id: "patients" }, el("h2", {}, "Patients"),
+      el("div", { class: "controls" }, select("Quantity", names, (index) => set("quantity", Number(index)), String(state.quantity))),
+      el("p", {}, `${paired.n_better} patients better, ${paired.n_equal} equal, ${paired.n_worse} worse. `, paired.notes.join("; ")),
+      el("div", { class: "pair" },
+        el("div", {}, el("h3", {}, "Absolute error of each patient"), slopes),
+        el("div", {}, el("h3", {}, "Paired differences, their mean and its 95 % interval"), differences))),
+    card("All numbers",
+      el("div", { class: "controls" }, select("Quantities", [...levels, ["all", "All"]], (level) => set("level", level), state.level)),
+      quantityTable()),
+    record.goals.length ? card("Goals", goalTable()) : null,
+    card("Methods", el("ul", {}, page.methods.map((sentence) => el("li", {}, sentence)))));
+  drawForest(forest);
+  drawPatients(slopes, differences);
+}
+
+function start() {
+  const themes = ["system", "light", "dark"];
+  let theme = 0;
+  byId("theme").addEventListener("click", () => {
+    theme = (theme + 1) % themes.length;
+    if (theme) document.documentElement.dataset.theme = themes[theme];
+    else delete document.documentElement.dataset.theme;
+    byId("theme").textContent = `Theme: ${themes[theme]}`;
+    render();
+  });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", render);
+  byId("footer").textContent = Object.entries(record.models).map(([name, path]) => `${name}: ${path}`).join(" \u00b7 ");
+  render();
+}
+
+try {
+  start();
+} catch (error) {
+  showProblem(error);
+}

@@ -1,0 +1,176 @@
+"""The models of a comparison: evaluations that may be compared, read, named and checked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from cdm_nnunet.errors import InputError
+from cdm_nnunet.evaluation.record import CaseResult, Evaluation, RoiResult
+
+REFERENCE_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class Model:
+    """An evaluated model.
+
+    Attributes:
+        name: What it is called in tables.
+        path: The folder or file that it was read from.
+        evaluation: What its evaluation found.
+    """
+
+    name: str
+    path: Path
+    evaluation: Evaluation
+
+
+def load_models(arguments: Sequence[str]) -> tuple[Model, ...]:
+    """Read the models of a comparison.
+
+    Args:
+        arguments: ``PATH`` or ``NAME=PATH`` each, the baseline first; a path is a ``result.json`` or a folder with one.
+            Without a name, the folder's is taken.
+
+    Raises:
+        InputError: If there are fewer than two, a file can't be used, or a name or file comes twice.
+    """
+    if len(arguments) < 2:
+        raise InputError(f"a comparison needs at least two evaluations, the baseline first; {len(arguments)} given")
+    named = [_name_and_path(argument) for argument in arguments]
+    by_name: dict[str, Path] = {}
+    by_file: dict[Path, str] = {}
+    for name, path in named:
+        file = path.resolve() / "result.json" if path.is_dir() else path.resolve()
+        if file in by_file:
+            raise InputError(f"'{by_file[file]}' and '{name}' are the same evaluation, {file}")
+        if name in by_name:
+            raise InputError(
+                f"both {by_name[name]} and {path} would be called '{name}'; name them, for example A={path}"
+            )
+        by_name[name], by_file[file] = path, name
+    return tuple(Model(name, path, Evaluation.load(path)) for name, path in named)
+
+
+def shared_cases(models: Sequence[Model], *, common_cases: bool) -> tuple[tuple[Model, ...], dict[str, list[str]]]:
+    """Check that evaluations may be compared, and keep the cases that all have.
+
+    Args:
+        models: At least two.
+        common_cases: Drop the cases that some model lacks, instead of refusing.
+
+    Returns:
+        The models with their common cases in one order, and by model the cases that were dropped from it.
+
+    Raises:
+        InputError: If data sets, templates or dose regions differ, cases differ without ``common_cases`` or are
+            disjoint, the references of a case differ, or two evaluations are the same.
+    """
+    first = models[0]
+    for other in models[1:]:
+        _refuse_other_setting(first, other)
+    by_case = [{case.case: case for case in model.evaluation.cases} for model in models]
+    common = [case for case in by_case[0] if all(case in cases for cases in by_case)]
+    dropped = {
+        model.name: [case for case in cases if case not in common] for model, cases in zip(models, by_case, strict=True)
+    }
+    if any(dropped.values()) and not common_cases:
+        numbers = ", ".join(f"'{model.name}' has {len(model.evaluation.cases)}" for model in models)
+        examples = "; ".join(f"only in some: '{cases[0]}' of '{name}'" for name, cases in dropped.items() if cases)
+        raise InputError(
+            f"the evaluations are of different cases ({numbers}, {len(common)} are common; {examples}); "
+            "evaluate the same cases, or compare the common ones with --common-cases"
+        )
+    if not common:
+        raise InputError("the evaluations have no case in common")
+    kept = tuple(
+        replace(model, evaluation=replace(model.evaluation, cases=tuple(cases[case] for case in common)))
+        for model, cases in zip(models, by_case, strict=True)
+    )
+    for other in kept[1:]:
+        for one, two in zip(kept[0].evaluation.cases, other.evaluation.cases, strict=True):
+            _refuse_other_reference(one, two, first.name, other.name)
+    _refuse_copies(kept)
+    return kept, dropped
+
+
+def _name_and_path(argument: str) -> tuple[str, Path]:
+    name, mark, rest = argument.partition("=")
+    if not mark or Path(argument).exists():
+        path = Path(argument)
+        folder = path if path.is_dir() or path.suffix != ".json" else path.parent
+        return folder.resolve().name, path
+    if not name.strip() or not rest or not name.isprintable():
+        raise InputError(f"'{argument}' is not NAME=PATH: name and path must not be empty")
+    return name.strip(), Path(rest)
+
+
+def _refuse_other_setting(first: Model, other: Model) -> None:
+    one, two = first.evaluation, other.evaluation
+    if one.dataset != two.dataset:
+        raise InputError(f"'{first.name}' was evaluated on {one.dataset} and '{other.name}' on {two.dataset}")
+    if one.template != two.template:
+        names = f"'{one.template.name}' and '{two.template.name}'"
+        same = ", which share their name but not their content" if one.template.name == two.template.name else ""
+        raise InputError(
+            f"'{first.name}' and '{other.name}' were evaluated with different templates, {names}{same}; "
+            "evaluate both with one template (cdm-nnunet evaluate --template)"
+        )
+    if one.dose_region != two.dose_region:
+        raise InputError(
+            f"the dose error of '{first.name}' is averaged in {one.dose_region or 'the whole grid'}, that of "
+            f"'{other.name}' in {two.dose_region or 'the whole grid'}; evaluate both on the same data set"
+        )
+
+
+def _refuse_other_reference(one: CaseResult, two: CaseResult, first: str, other: str) -> None:
+    for what, a, b in _differences(one, two):
+        raise InputError(
+            f"case '{one.case}': {what} is {a} for '{first}' and {b} for '{other}': they were scored against "
+            "different references; evaluate both on the same data set"
+        )
+
+
+def _differences(one: CaseResult, two: CaseResult) -> Iterator[tuple[str, object, object]]:
+    """What should be the same in two evaluations of a case, because it comes from the reference alone, and is not."""
+    if dict(one.missing) != dict(two.missing):
+        yield "the set of missing ROIs", _listed(one.missing), _listed(two.missing)
+    if list(one.rois) != list(two.rois):
+        yield "the set of ROIs", _listed(one.rois), _listed(two.rois)
+    if (one.openkbp is None) != (two.openkbp is None):
+        yield "the presence of OpenKBP's scores", one.openkbp is not None, two.openkbp is not None
+    if one.openkbp and two.openkbp and list(one.openkbp.dvh_errors_gy) != list(two.openkbp.dvh_errors_gy):
+        yield "the set of OpenKBP's metrics", len(one.openkbp.dvh_errors_gy), len(two.openkbp.dvh_errors_gy)
+    for name, roi in one.rois.items():
+        for what, a, b in _roi_differences(roi, two.rois[name]):
+            yield f"{what} of {name}", a, b
+
+
+def _roi_differences(one: RoiResult, two: RoiResult) -> Iterator[tuple[str, object, object]]:
+    if one.n_voxels != two.n_voxels:
+        yield "the number of voxels", one.n_voxels, two.n_voxels
+    if one.prescription_gy != two.prescription_gy:
+        yield "the prescription", one.prescription_gy, two.prescription_gy
+    if list(one.metrics) != list(two.metrics):
+        yield "the set of metrics", _listed(one.metrics), _listed(two.metrics)
+    for key, metric in one.metrics.items():
+        a, b = metric.reference, two.metrics[key].reference
+        if not math.isclose(a, b, rel_tol=REFERENCE_TOLERANCE, abs_tol=REFERENCE_TOLERANCE):
+            yield f"the reference's {key}", f"{a:.6g} {metric.unit}".strip(), f"{b:.6g} {metric.unit}".strip()
+
+
+def _listed(names: Mapping[str, object]) -> str:
+    return ", ".join(names) or "none"
+
+
+def _refuse_copies(models: Sequence[Model]) -> None:
+    for i, one in enumerate(models):
+        for two in models[i + 1 :]:
+            if one.evaluation.cases == two.evaluation.cases:
+                raise InputError(
+                    f"'{one.name}' ({one.path}) and '{two.name}' ({two.path}) are the same evaluation: "
+                    "all their values are equal"
+                )

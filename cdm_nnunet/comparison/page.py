@@ -1,0 +1,60 @@
+"""Render ``compare.html``: the record in one file that works without a network, in the look of the report."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+from importlib import resources
+
+from plotly.offline import get_plotlyjs
+
+from cdm_nnunet.comparison import words
+from cdm_nnunet.comparison.record import Comparison
+from cdm_nnunet.report.page import json_script
+
+
+def page(comparison: Comparison) -> str:
+    """The whole HTML file.
+
+    Everything that is shown comes from the record, and enters the page as data: no text in it can become markup.
+    """
+    plotly = get_plotlyjs()
+    script = "\n".join(
+        ['"use strict";\n(() => {', _resource("report", "dom.js"), _resource("comparison", "compare.js"), "})();\n"]
+    )
+    style = _resource("report", "report.css") + _resource("comparison", "compare.css")
+    filled = {
+        "csp-hashes": " ".join(map(_csp_hash, (plotly, script))),
+        "style": style,
+        "title": html.escape(words.title(comparison)),
+        "data": json_script("record", comparison.to_json()) + json_script("page", _worded(comparison)),
+        "plotly": f"<script>{plotly}</script>",
+        "script": f"<script>{script}</script>",
+    }
+    parts = _resource("comparison", "compare.html").split("{{")
+    for i, part in enumerate(parts[1:], 1):  # (one pass, so that nothing filled in is read as a place to fill)
+        key, _, rest = part.partition("}}")
+        parts[i] = filled[key] + rest
+    return "".join(parts)
+
+
+def _worded(comparison: Comparison) -> dict[str, object]:
+    """What the page says in sentences, which other renderings say too."""
+    return {
+        "title": words.title(comparison),
+        "levels": words.LEVEL_TITLES,
+        "headlines": {
+            name: [words.headline(result, name) for result in comparison.at("score")] for name in comparison.candidates
+        },
+        "dropped": words.dropped(comparison),
+        "methods": words.methods(comparison),
+    }
+
+
+def _resource(package: str, name: str) -> str:
+    return (resources.files(f"cdm_nnunet.{package}") / name).read_text(encoding="utf-8")
+
+
+def _csp_hash(script: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode('ascii')}'"

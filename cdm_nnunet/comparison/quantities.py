@@ -1,0 +1,167 @@
+"""From evaluations to paired errors: one quantity for each score, pooled metric and metric of an ROI."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from cdm_nnunet.comparison.models import Model
+from cdm_nnunet.comparison.record import Level, Quantity
+from cdm_nnunet.dvh import Goal, Template
+from cdm_nnunet.errors import InputError
+from cdm_nnunet.evaluation.pooling import SCORED_KINDS, SCORED_UNITS
+from cdm_nnunet.evaluation.record import CaseResult
+
+DOSE_MAE, OPENKBP_DOSE, OPENKBP_DVH, GOAL_ERRORS = "Dose MAE", "OpenKBP dose score", "OpenKBP DVH score", "Goal errors"
+SIGNLESS = (DOSE_MAE, OPENKBP_DOSE, OPENKBP_DVH, GOAL_ERRORS)
+KIND_LABELS = {"target": ("PTV score", "Targets"), "oar": ("OAR score", "OARs")}  # of a score, of its parts
+PART_LABELS = {"Gy": "D metrics", "%": "V metrics"}
+_Key = tuple[Level, str]
+
+
+@dataclass(frozen=True)
+class _Term:
+    """What a case adds to a quantity under one model; ``difference`` is predicted - reference, or an error >= 0."""
+
+    level: Level
+    name: str
+    unit: str
+    difference: float
+
+
+_Table = Mapping[_Key, list[_Term]]
+
+
+@dataclass(frozen=True)
+class JudgedGoal:
+    """A goal in every case in which it was judged.
+
+    Attributes:
+        goal: The goal.
+        met: Whether the reference meets it, acceptable variation included.
+        right: By model, whether the prediction meets it exactly where the reference does.
+    """
+
+    goal: Goal
+    met: tuple[bool, ...]
+    right: Mapping[str, tuple[bool, ...]]
+
+
+def paired_quantities(models: Sequence[Model]) -> tuple[Quantity, ...]:
+    """Every quantity in which models with common cases can be compared: scores, then pooled metrics, then ROIs.
+
+    Raises:
+        InputError: If a value is not finite.
+    """
+    cases = models[0].evaluation.cases
+    tables = {model.name: [_by_quantity(case, model.name) for case in model.evaluation.cases] for model in models}
+    found = {key for table in tables[models[0].name] for key in table}
+    for _, label in KIND_LABELS.values():
+        parts = {("pooled", f"{label} {part}") for part in PART_LABELS.values()}
+        if not parts <= found:  # (the one part is the score)
+            found -= parts
+    keys = [key for key in dict.fromkeys(_order(models[0].evaluation.template)) if key in found]
+    return tuple(_quantity(key, cases, tables) for key in keys)
+
+
+def judged_goals(models: Sequence[Model]) -> tuple[JudgedGoal, ...]:
+    """The goals with a limit that were judged in at least one case, in the template's order."""
+    judged = []
+    for goal in models[0].evaluation.template.goals_for("evaluation"):
+        met_by = {model.name: list(_met(model.evaluation.cases, goal)) for model in models}
+        pairs = met_by[models[0].name]
+        if pairs:
+            met = tuple(reference for reference, _ in pairs)
+            right = {name: tuple(a == b for a, b in pairs) for name, pairs in met_by.items()}
+            judged.append(JudgedGoal(goal, met, right))
+    return tuple(judged)
+
+
+def goal_name(goal: Goal) -> str:
+    """ROI, metric and limit of a goal.
+
+    Example:
+        >>> goal_name(Goal(roi="SpinalCord", metric="D0.1cc", relation="<=", value=45, unit="Gy"))
+        'SpinalCord D0.1cc <= 45 Gy'
+    """
+    return f"{goal.roi} {goal.metric} {goal.relation} {goal.value:g} {goal.unit}"
+
+
+def _met(cases: Sequence[CaseResult], goal: Goal) -> Iterator[tuple[bool, bool]]:
+    """Whether reference and prediction meet a goal, for each case in which it was judged."""
+    for case in cases:
+        for result in case.rois[goal.roi].goals if goal.roi in case.rois else ():
+            if result.goal.metric == goal.metric:
+                yield result.reference != "fail", result.predicted != "fail"
+
+
+def _order(template: Template) -> Iterator[_Key]:
+    for name in (DOSE_MAE, OPENKBP_DOSE, OPENKBP_DVH, *(score for score, _ in KIND_LABELS.values()), GOAL_ERRORS):
+        yield "score", name
+    goals = template.goals_for("evaluation")
+    for kind, (_, label) in KIND_LABELS.items():
+        for part in PART_LABELS.values():
+            yield "pooled", f"{label} {part}"
+        for goal in goals:
+            if template.roi(goal.roi).kind == kind:
+                yield "pooled", f"{label} {goal.metric}"
+    for goal in goals:
+        yield "roi", f"{goal.roi} {goal.metric}"
+
+
+def _terms(case: CaseResult) -> Iterator[_Term]:
+    yield _Term("score", DOSE_MAE, "Gy", case.dose_mae_gy)
+    if case.openkbp is not None:
+        yield _Term("score", OPENKBP_DOSE, "Gy", case.openkbp.dose_error_gy)
+        for error_gy in case.openkbp.dvh_errors_gy.values():
+            yield _Term("score", OPENKBP_DVH, "Gy", error_gy)
+    for name, roi in case.rois.items():
+        for key, metric in roi.metrics.items():
+            yield _Term("roi", f"{name} {key}", metric.unit, metric.difference)
+            if roi.kind not in SCORED_KINDS.values():
+                continue
+            score, label = KIND_LABELS[roi.kind]
+            yield _Term("pooled", f"{label} {key}", metric.unit, metric.difference)
+            if metric.unit in SCORED_UNITS:
+                yield _Term("score", score, metric.unit, metric.difference)
+                yield _Term("pooled", f"{label} {PART_LABELS[metric.unit]}", metric.unit, metric.difference)
+        for goal in roi.goals:
+            wrong = (goal.reference == "fail") != (goal.predicted == "fail")
+            yield _Term("score", GOAL_ERRORS, "%", 100.0 * wrong)
+
+
+def _by_quantity(case: CaseResult, model: str) -> dict[_Key, list[_Term]]:
+    table: dict[_Key, list[_Term]] = {}
+    for term in _terms(case):
+        if not math.isfinite(term.difference):
+            raise InputError(f"'{model}', case '{case.case}': the error of {term.name} is not finite; evaluate again")
+        table.setdefault((term.level, term.name), []).append(term)
+    return table
+
+
+def _quantity(key: _Key, cases: Sequence[CaseResult], tables: Mapping[str, Sequence[_Table]]) -> Quantity:
+    level, name = key
+    first = next(iter(tables.values()))
+    present = [i for i, table in enumerate(first) if key in table]
+    errors, signed = {}, {}
+    for model, by_case in tables.items():
+        differences = [[term.difference for term in by_case[i][key]] for i in present]
+        errors[model] = tuple(fmean(map(abs, terms)) for terms in differences)
+        signed[model] = tuple(fmean(terms) for terms in differences)
+    return Quantity(
+        level,
+        name,
+        " and ".join(dict.fromkeys(term.unit for i in present for term in first[i][key])),
+        {cases[i].case: len(first[i][key]) for i in present},
+        errors,
+        None if name in SIGNLESS else signed,
+        {case.case: _reason(case, level, name) for i, case in enumerate(cases) if i not in present},
+    )
+
+
+def _reason(case: CaseResult, level: Level, name: str) -> str:
+    if level != "roi":
+        return "no ROI that counts is present"
+    return case.missing.get(name.rpartition(" ")[0], "not defined in this case")

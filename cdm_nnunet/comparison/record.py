@@ -1,0 +1,242 @@
+"""The record of a comparison, as frozen data with one JSON form that all tables and the HTML file render."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from cdm_nnunet.comparison.statistics import ALPHA, CONFIDENCE, Interval, Method
+
+FORMAT_VERSION = 1
+Level = Literal["score", "pooled", "roi"]
+LEVELS: tuple[Level, ...] = ("score", "pooled", "roi")
+GOAL_FAMILY = "goal"
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """An error of each patient under each model.
+
+    Attributes:
+        level: ``score`` of a patient, ``pooled`` over the targets or OARs of a patient, or of one ``roi``.
+        name: Unique among the quantities of its level, such as ``PTV_7000 D95%``.
+        unit: Unit of the errors.
+        n_terms: By case, how many absolute errors its error is the mean of; cases without one are not here.
+        errors: By model, the mean absolute error of each case of ``n_terms``, in its order.
+        signed: By model, the mean of predicted - reference of each of them; None where the error has no sign.
+        missing: Cases without a term, with the reason.
+    """
+
+    level: Level
+    name: str
+    unit: str
+    n_terms: Mapping[str, int]
+    errors: Mapping[str, tuple[float, ...]]
+    signed: Mapping[str, tuple[float, ...]] | None
+    missing: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class ModelSummary:
+    """The errors of a model: mean over all terms, median over patients, mean of predicted - reference (the bias)."""
+
+    mean: float
+    median: float
+    bias: float | None
+
+
+@dataclass(frozen=True)
+class Paired:
+    """A candidate against the baseline; differences are candidate minus baseline, so negative is better.
+
+    Attributes:
+        n: Number of patients.
+        n_better: Patients whose error is smaller than with the baseline.
+        n_equal: Patients whose error is the same.
+        n_worse: Patients whose error is larger.
+        mean_difference: Mean over all terms of the difference of absolute errors.
+        interval: Its bootstrap interval; None where there are too few patients.
+        median_difference: Median over patients.
+        relative_percent: Change of the mean error in percent of the baseline's; None where that is zero.
+        relative_interval: Its bootstrap interval.
+        p: Wilcoxon signed-rank test.
+        p_holm: The same after Holm's correction in the family.
+        method: How the p-value was found.
+        effect: Matched-pairs rank-biserial correlation; None where no patient differs.
+        notes: What limits these numbers.
+    """
+
+    n: int
+    n_better: int
+    n_equal: int
+    n_worse: int
+    mean_difference: float
+    interval: Interval | None
+    median_difference: float
+    relative_percent: float | None
+    relative_interval: Interval | None
+    p: float
+    p_holm: float
+    method: Method
+    effect: float | None
+    notes: tuple[str, ...]
+
+    @property
+    def is_significant(self) -> bool:
+        """Whether the test rejects at ``ALPHA`` after correction."""
+        return self.p_holm < ALPHA
+
+
+@dataclass(frozen=True)
+class QuantityResult:
+    """A quantity, what each model reaches, and each candidate (all models but the first) against the baseline."""
+
+    quantity: Quantity
+    models: Mapping[str, ModelSummary]
+    paired: Mapping[str, Paired]
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in the record."""
+        quantity = self.quantity
+        return {
+            "level": quantity.level,
+            "name": quantity.name,
+            "unit": quantity.unit,
+            "n": len(quantity.n_terms),
+            "missing": dict(quantity.missing),
+            "models": {name: asdict(summary) for name, summary in self.models.items()},
+            "paired": {
+                name: {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(paired).items()}
+                for name, paired in self.paired.items()
+            },
+            "cases": {
+                case: {
+                    "n_terms": n,
+                    "errors": {model: errors[i] for model, errors in quantity.errors.items()},
+                    "signed": quantity.signed and {model: signed[i] for model, signed in quantity.signed.items()},
+                }
+                for i, (case, n) in enumerate(quantity.n_terms.items())
+            },
+        }
+
+
+@dataclass(frozen=True)
+class Flips:
+    """McNemar's table of a candidate against the baseline for a goal.
+
+    Attributes:
+        n_gained: Patients where only the candidate is right.
+        n_lost: Patients where only the baseline is right.
+        p: Exact McNemar test.
+        p_holm: The same after Holm's correction in the family.
+    """
+
+    n_gained: int
+    n_lost: int
+    p: float
+    p_holm: float
+
+    @property
+    def is_significant(self) -> bool:
+        """Whether the test rejects at ``ALPHA`` after correction."""
+        return self.p_holm < ALPHA
+
+
+@dataclass(frozen=True)
+class GoalComparison:
+    """A goal, and for how many patients each model is right about whether it is met.
+
+    Attributes:
+        name: ROI, metric and limit.
+        n: Number of patients in whom the goal was judged.
+        n_met: Patients whose reference meets it, acceptable variation included.
+        n_right: By model, patients for whom the prediction meets it exactly where the reference does.
+        paired: By candidate.
+    """
+
+    name: str
+    n: int
+    n_met: int
+    n_right: Mapping[str, int]
+    paired: Mapping[str, Flips]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Evaluated models side by side; the first is the baseline.
+
+    Attributes:
+        dataset: Name of the data set.
+        template: Name of the template.
+        template_definition: The template as JSON.
+        dose_region: ROI in which the dose error is averaged; None for the whole grid.
+        models: Where each model was read from, by name, the baseline first.
+        cases: The compared cases.
+        dropped: By model, cases that were left out because another model lacks them.
+        quantities: All quantities, by level.
+        goals: The goals with a limit.
+        families: Number of tests of each Holm family: the levels, and the goals.
+        seed: Seed of the bootstrap.
+        n_resamples: Its number of resamples.
+        software: Versions.
+    """
+
+    dataset: str
+    template: str
+    template_definition: Mapping[str, Any]
+    dose_region: str | None
+    models: Mapping[str, str]
+    cases: tuple[str, ...]
+    dropped: Mapping[str, list[str]]
+    quantities: tuple[QuantityResult, ...]
+    goals: tuple[GoalComparison, ...]
+    families: Mapping[str, int]
+    seed: int
+    n_resamples: int
+    software: Mapping[str, str]
+
+    @property
+    def baseline(self) -> str:
+        """Name of the first model."""
+        return next(iter(self.models))
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """Names of the others."""
+        return tuple(self.models)[1:]
+
+    def at(self, level: Level) -> tuple[QuantityResult, ...]:
+        """The quantities of a level."""
+        return tuple(result for result in self.quantities if result.quantity.level == level)
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of ``comparison.json``."""
+        return {
+            "format_version": FORMAT_VERSION,
+            "software": dict(self.software),
+            "dataset": self.dataset,
+            "template": self.template,
+            "template_definition": dict(self.template_definition),
+            "dose_region": self.dose_region,
+            "n_cases": len(self.cases),
+            "cases": list(self.cases),
+            "dropped": {model: list(cases) for model, cases in self.dropped.items()},
+            "baseline": self.baseline,
+            "models": dict(self.models),
+            "statistics": {
+                "difference": "absolute error of the model minus that of the baseline",
+                "interval": "bootstrap (BCa), patients resampled",
+                "confidence_percent": round(100 * CONFIDENCE),
+                "n_resamples": self.n_resamples,
+                "seed": self.seed,
+                "test": "Wilcoxon signed-rank, two-sided, zero differences dropped",
+                "effect": "matched-pairs rank-biserial correlation",
+                "goal_test": "McNemar, exact, two-sided",
+                "correction": "Holm in each family",
+                "families": dict(self.families),
+                "alpha": ALPHA,
+            },
+            "quantities": [result.to_json() for result in self.quantities],
+            "goals": [asdict(goal) for goal in self.goals],
+        }

@@ -1,0 +1,189 @@
+"""Numbers and sentences of a comparison, worded once for all renderings."""
+
+from __future__ import annotations
+
+from cdm_nnunet.comparison.record import GOAL_FAMILY, LEVELS, Comparison, Level, Paired, QuantityResult
+from cdm_nnunet.comparison.statistics import CONFIDENCE, DECIMALS, MAX_EXACT, MAX_PERMUTED, MIN_PATIENTS, Interval
+
+LEVEL_TITLES: dict[Level, str] = {
+    "score": "Scores",
+    "pooled": "Metrics pooled over targets and over OARs",
+    "roi": "Metrics of each ROI",
+}
+FAMILY_NAMES: dict[Level, str] = {"score": "scores", "pooled": "pooled metrics", "roi": "metrics of each ROI"}
+GOAL_TITLE = "Goals"
+INTERVAL = f"{100 * CONFIDENCE:.0f} % interval"
+NONE = "\N{EN DASH}"
+MINUS = "\N{MINUS SIGN}"
+
+
+def title(comparison: Comparison) -> str:
+    """What was compared."""
+    models = f"{', '.join(comparison.candidates)} against {comparison.baseline}"
+    return f"{models}: {len(comparison.cases)} patients of {comparison.dataset}, template {comparison.template}"
+
+
+def signed(value: float, digits: int = 3) -> str:
+    """A number with its sign.
+
+    Example:
+        >>> signed(-0.5), signed(0.25), signed(-1e-9)
+        ('−0.500', '+0.250', '0.000')
+    """
+    text = f"{value:+.{digits}f}"
+    return text.replace("-", MINUS) if float(text) else f"{0:.{digits}f}"
+
+
+def interval(low_high: Interval | None, digits: int = 3) -> str:
+    """An interval in brackets, or a dash."""
+    return NONE if low_high is None else f"[{signed(low_high[0], digits)}, {signed(low_high[1], digits)}]"
+
+
+def p_value(p: float) -> str:
+    """A p-value with three decimals.
+
+    Example:
+        >>> p_value(0.0312), p_value(0.00004), p_value(1.0)
+        ('0.031', '< 0.001', '1')
+    """
+    return "< 0.001" if p < 0.001 else "1" if p >= 0.9995 else f"{p:.3f}"
+
+
+def effect(value: float | None) -> str:
+    """An effect size, or a dash."""
+    return NONE if value is None else signed(value, 2)
+
+
+def bias(value: float | None) -> str:
+    """A mean signed difference, or a dash where the error has no sign."""
+    return NONE if value is None else signed(value)
+
+
+def columns(baseline: str, candidate: str) -> tuple[str, ...]:
+    """Heads of a table of quantities."""
+    return (
+        "",
+        "unit",
+        "n",
+        baseline,
+        candidate,
+        f"difference [{INTERVAL}]",
+        f"change [{INTERVAL}], %",
+        "p (Holm)",
+        "effect",
+    )
+
+
+def rows(comparison: Comparison, candidate: str, level: Level) -> list[tuple[str, ...]]:
+    """The body of the table of a level, in words, in the order of :func:`columns`."""
+    body = []
+    for result in comparison.at(level):
+        paired = result.paired[candidate]
+        means = [f"{result.models[name].mean:.3f}" for name in (comparison.baseline, candidate)]
+        difference = f"{signed(paired.mean_difference)} {interval(paired.interval)}"
+        change = NONE if paired.relative_percent is None else signed(paired.relative_percent, 1)
+        body.append(
+            (
+                result.quantity.name,
+                result.quantity.unit,
+                str(paired.n),
+                *means,
+                difference.removesuffix(f" {NONE}"),
+                f"{change} {interval(paired.relative_interval, 1)}".removesuffix(f" {NONE}"),
+                p_value(paired.p_holm),
+                effect(paired.effect),
+            )
+        )
+    return body
+
+
+def goal_columns(baseline: str, candidate: str) -> tuple[str, ...]:
+    """Heads of the table of goals."""
+    right = (f"{baseline} right", f"{candidate} right", f"only {candidate} right", f"only {baseline} right")
+    return ("", "n", "met by reference", *right, "p (Holm)")
+
+
+def goal_rows(comparison: Comparison, candidate: str) -> list[tuple[str, ...]]:
+    """The body of the table of goals, in words, in the order of :func:`goal_columns`."""
+    return [
+        (
+            goal.name,
+            str(goal.n),
+            str(goal.n_met),
+            str(goal.n_right[comparison.baseline]),
+            str(goal.n_right[candidate]),
+            str(goal.paired[candidate].n_gained),
+            str(goal.paired[candidate].n_lost),
+            p_value(goal.paired[candidate].p_holm),
+        )
+        for goal in comparison.goals
+    ]
+
+
+def headline(result: QuantityResult, candidate: str) -> str:
+    """One sentence on a quantity: both means, the relative change with its interval, and what the test says."""
+    quantity, paired = result.quantity, result.paired[candidate]
+    baseline = next(iter(result.models))
+    mean, reference = result.models[candidate].mean, result.models[baseline].mean
+    unit = f" {quantity.unit}" if quantity.unit else ""
+    sentence = f"{quantity.name}: {mean:.3f}{unit} ({candidate}) against {reference:.3f}{unit} ({baseline})"
+    return f"{sentence}{_change(paired)}; {_tested(paired)}."
+
+
+def methods(comparison: Comparison) -> list[str]:
+    """How the numbers were found, in sentences."""
+    families = comparison.families
+    listed = ", ".join(f"{FAMILY_NAMES[level]} ({families[level]} tests)" for level in LEVELS)
+    return [
+        "Errors are absolute differences of prediction and reference. A difference is the error of a model minus that "
+        f"of the baseline, {comparison.baseline}, in the same patient: negative is better.",
+        "Means are over all terms (ROIs and metrics of all patients), as in the evaluation; medians, tests and effects "
+        "are over patients, each with the mean of its terms.",
+        f"Intervals: {100 * CONFIDENCE:.0f} %, bootstrap (bias-corrected and accelerated), {comparison.n_resamples} "
+        f"resamples of patients, seed {comparison.seed}; none for fewer than {MIN_PATIENTS} patients. They are not "
+        "corrected for multiple comparisons.",
+        f"Test: Wilcoxon signed-rank, two-sided; differences are rounded to {DECIMALS} decimals, zeros dropped; exact "
+        f"for up to {MAX_EXACT} differences without ties, by all sign flips for up to {MAX_PERMUTED} with ties, else "
+        "by the normal approximation. Where no patient differs, p is 1.",
+        f"Correction: Holm, in four families, over all models: {listed}, goals ({families[GOAL_FAMILY]} tests).",
+        f"Effect: matched-pairs rank-biserial correlation, from {MINUS}1 (better in every patient that differs) to "
+        "1 (worse in every one).",
+        "Goals: a prediction is right where it meets the goal, acceptable variation included, exactly where the "
+        "reference does; McNemar's test, exact, two-sided, on the patients for whom one model is right and the other "
+        "is not.",
+        "Software: " + ", ".join(f"{name} {number}" for name, number in comparison.software.items()) + ".",
+    ]
+
+
+def dropped(comparison: Comparison) -> list[str]:
+    """Which cases were left out, a sentence a model; empty where none was."""
+    return [
+        f"Left out, because not all models have them: {len(cases)} cases of {model} ({', '.join(cases)})."
+        for model, cases in comparison.dropped.items()
+        if cases
+    ]
+
+
+def missing(result: QuantityResult) -> str:
+    """How many cases a quantity lacks, and why."""
+    reasons = result.quantity.missing
+    return f"{len(reasons)} missing: {', '.join(dict.fromkeys(reasons.values()))}" if reasons else ""
+
+
+def _change(paired: Paired) -> str:
+    if paired.relative_percent is None:
+        return ""
+    change = paired.relative_percent
+    word = "down" if change < 0 else "up"
+    text = f", {word} by {abs(change):.1f} %" if round(change, 1) else ", unchanged"
+    if paired.relative_interval is not None:
+        low, high = (f"{signed(end, 1)}" for end in paired.relative_interval)
+        text += f" ({INTERVAL} {low} to {high} %)"
+    return text
+
+
+def _tested(paired: Paired) -> str:
+    if paired.n < MIN_PATIENTS:
+        return f"{paired.n} patients, too few to tell"
+    verdict = "significant" if paired.is_significant else "not significant"
+    return f"{verdict} (p = {p_value(paired.p_holm)} after Holm's correction, n = {paired.n})".replace("= <", "<")

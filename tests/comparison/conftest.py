@@ -1,0 +1,84 @@
+"""Evaluations built in memory: errors of each patient are given, everything else follows."""
+
+from pathlib import Path
+
+import pytest
+
+from cdm_nnunet.comparison.models import Model
+from cdm_nnunet.dvh import Template
+from cdm_nnunet.evaluation.pooling import pooled_scores
+from cdm_nnunet.evaluation.record import CaseResult, Evaluation, GoalResult, MetricResult, RoiResult
+
+TEMPLATE = Template.from_json(
+    {
+        "format_version": 1,
+        "name": "small",
+        "rois": [
+            {"name": "PTV_High", "kind": "target", "prescription_gy": 70.0},
+            {"name": "PTV_Low", "kind": "target", "prescription_gy": 56.0},
+            {"name": "SpinalCord", "kind": "oar"},
+        ],
+        "goals": [
+            {"roi": "PTV_High", "metric": "D95%", "relation": ">=", "value": 66.5, "unit": "Gy"},
+            {"roi": "PTV_High", "metric": "V95%"},
+            {"roi": "PTV_Low", "metric": "D95%"},
+            {"roi": "SpinalCord", "metric": "D0.1cc", "relation": "<=", "value": 45.0, "unit": "Gy"},
+        ],
+    },
+    "test",
+)
+REFERENCES = {"D95%": 68.0, "V95%": 97.0, "D0.1cc": 40.0}
+PRESCRIPTIONS = {"PTV_High": 70.0, "PTV_Low": 56.0, "SpinalCord": None}
+
+
+def roi_result(name, differences, references=REFERENCES):
+    """An ROI whose metrics are off by the given differences."""
+    kind = TEMPLATE.roi(name).kind
+    goals = {str(goal.metric): goal for goal in TEMPLATE.goals_for("evaluation") if goal.roi == name}
+    metrics = {
+        key: MetricResult(references[key], references[key] + d, goals[key].metric.unit)
+        for key, d in differences.items()
+    }
+    judged = tuple(
+        GoalResult(goals[key], goals[key].limit(), None, *map(goals[key].verdict, (metric.reference, metric.predicted)))
+        for key, metric in metrics.items()
+        if goals[key].has_limit
+    )
+    return RoiResult(kind, 1000, 10.0, PRESCRIPTIONS[name], metrics, judged)
+
+
+def case_result(name, dose_mae_gy, differences, references=REFERENCES):
+    """A case; ``differences`` by ROI and metric, ROIs that are not in it are missing."""
+    rois = {roi: roi_result(roi, by_metric, references) for roi, by_metric in differences.items()}
+    missing = {roi.name: "not contoured" for roi in TEMPLATE.rois if roi.name not in rois}
+    return CaseResult(name, dose_mae_gy, rois, missing)
+
+
+def evaluation(cases, dataset="Dataset501_Test", template=TEMPLATE):
+    return Evaluation(dataset, template, "External", 99, tuple(cases), pooled_scores(cases))
+
+
+def model(name, cases, **kwargs):
+    return Model(name, Path(name), evaluation(cases, **kwargs))
+
+
+def uniform(name, errors, **kwargs):
+    """A model whose every metric is off by the same number, which is each patient's dose error too."""
+    cases = [
+        case_result(
+            f"pt_{i:02}",
+            abs(e),
+            {"PTV_High": {"D95%": e, "V95%": e}, "PTV_Low": {"D95%": e}, "SpinalCord": {"D0.1cc": e}},
+        )
+        for i, e in enumerate(errors)
+    ]
+    return model(name, cases, **kwargs)
+
+
+@pytest.fixture
+def two_models():
+    """Seven patients; the candidate is better in all but the last."""
+    return (
+        uniform("MAE", [-2.0, -1.5, 2.5, 3.0, -1.0, 2.0, 0.5]),
+        uniform("CDM", [-1.0, -1.0, 1.0, 0.5, 0.25, 1.5, 1.75]),
+    )
