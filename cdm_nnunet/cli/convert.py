@@ -29,11 +29,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     openkbp.add_argument(
         "--template", default="openkbp", metavar="NAME|FILE", help="clinical template (default: openkbp)"
     )
-    openkbp.add_argument(
-        "--exclude", action="append", default=[], metavar="pt_N", help="a patient to leave out on purpose; repeatable"
+    _add_choice_of_patients(openkbp, "pt_N")
+
+    nifti = _conversion(
+        conversions,
+        "nifti",
+        "CT, dose and masks in NIfTI files: a folder a patient, or a CSV table (see docs/data.md).",
+        "cdm-nnunet convert nifti patients -d 503 -n Clinic --template clinic.json",
     )
-    openkbp.add_argument(
-        "--test-only", action="store_true", help="keep all patients from training; they need no reference dose"
+    nifti.add_argument("source", type=Path, metavar="SOURCE", help="folder with one folder a patient, or a CSV table")
+    _add_dataset(nifti)
+    _add_choice_of_patients(nifti, "CASE")
+    nifti.add_argument(
+        "--template", required=True, metavar="NAME|FILE", help="clinical template: ROIs and their aliases"
     )
 
     synthetic = _conversion(
@@ -65,9 +73,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         The record of the conversion: cases converted and unchanged, absent ROIs, the data set's folder, seconds; or,
         for ``to-openkbp``, the folder and the names of the cases.
     """
-    record: dict[str, Any] = {"openkbp": _openkbp, "synthetic": _synthetic, "to-openkbp": _to_openkbp}[args.conversion](
-        args
-    )
+    conversions = {"openkbp": _openkbp, "nifti": _nifti, "synthetic": _synthetic, "to-openkbp": _to_openkbp}
+    record: dict[str, Any] = conversions[args.conversion](args)
     return record
 
 
@@ -83,6 +90,8 @@ def render(record: Mapping[str, Any]) -> str:
     ]
     for name, rois in record["empty_rois"].items():
         lines.append(f"counted as absent, for want of a single voxel: {', '.join(rois)} of {name}")
+    for name, masks in record.get("unused_masks", {}).items():
+        lines.append(f"not used, for want of an ROI in the template: {masks} of {name}")
     for key, label in (("excluded", "left out on purpose"), ("without_reference_dose", "without reference dose")):
         if record[key]:
             lines.append(f"{label}: {', '.join(record[key])}")
@@ -105,6 +114,24 @@ def _openkbp(args: argparse.Namespace) -> dict[str, Any]:
         n_processes=_n_processes(args),
     ).to_json()
     return record
+
+
+def _nifti(args: argparse.Namespace) -> dict[str, Any]:
+    from cdm_nnunet.dataset_conversion.nifti import convert_nifti, unused_masks
+    from cdm_nnunet.dvh import Template
+    from cdm_nnunet.folders import folder
+
+    conversion = convert_nifti(
+        args.source,
+        folder("nnUNet_raw"),
+        args.d,
+        args.n,
+        Template.load(args.template),
+        exclude=args.exclude,
+        test_only=args.test_only,
+        n_processes=_n_processes(args),
+    )
+    return {**conversion.to_json(), "unused_masks": unused_masks(conversion)}
 
 
 def _synthetic(args: argparse.Namespace) -> dict[str, Any]:
@@ -153,6 +180,15 @@ def _add_dataset(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-d", type=int, required=True, metavar="ID", help="number of the new dataset, for example 501")
     parser.add_argument("-n", required=True, metavar="NAME", help="name of the new dataset")
     parser.add_argument("-np", type=int, default=_default_processes(), metavar="N", help="processes (default: cores)")
+
+
+def _add_choice_of_patients(parser: argparse.ArgumentParser, name: str) -> None:
+    parser.add_argument(
+        "--exclude", action="append", default=[], metavar=name, help="a patient to leave out on purpose; repeatable"
+    )
+    parser.add_argument(
+        "--test-only", action="store_true", help="keep all patients from training; they need no reference dose"
+    )
 
 
 def _default_processes() -> int:

@@ -1,0 +1,304 @@
+"""NIfTI files: patients as folders of images, or listed in a CSV table, into a raw data set.
+
+Images are flipped and permuted to the patient's axes, and never resampled: CT, dose and masks of a patient lie on one
+grid, or the patient is refused. Layouts: ``docs/data.md``.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cdm_nnunet.dataset import FILE_ENDING, Split
+from cdm_nnunet.dvh.template import Template
+from cdm_nnunet.errors import InputError
+from cdm_nnunet.images import Image, numbers, read_image
+
+from .case import Case, Geometry, clip_hu, pack_masks
+from .case_files import sha256
+from .raw_layout import Conversion, DatasetSpec, template_catalogue, write_dataset
+from .roi_mapping import RoiMapping, map_rois, prescriptions_gy, read_json_object
+
+CT_FILE, DOSE_FILE = f"ct{FILE_ENDING}", f"dose{FILE_ENDING}"
+MASK_FOLDER, PRESCRIPTION_FILE = "masks", "prescriptions.json"
+COLUMNS = ("case", "ct", "dose", "masks", "prescriptions", "split")
+MASK_COLUMN, PRESCRIPTION_COLUMN = "mask:", "prescription:"
+_SPLITS: Mapping[str, Split] = {"train": "Tr", "validation": "Tr", "test": "Ts"}
+
+
+@dataclass(frozen=True)
+class NiftiPatient:
+    """A patient's files.
+
+    Attributes:
+        name: Name of the case.
+        split: ``Tr``, or ``Ts`` for a patient that is kept from training and may lack a dose.
+        ct: CT, HU.
+        dose: Dose, Gy; None where there is none.
+        masks: Masks by ROI name as in the data.
+        prescriptions: Prescribed dose by target name as in the data, Gy.
+        template: Says which name is which ROI.
+    """
+
+    name: str
+    split: Split
+    ct: Path
+    dose: Path | None
+    masks: Mapping[str, Path]
+    prescriptions: Mapping[str, object]
+    template: Template
+
+    def checksums(self) -> dict[str, str]:
+        """SHA-256 of each file, and all that decides what becomes of it."""
+        images = {"ct": self.ct, **({} if self.dose is None else {"dose": self.dose})}
+        masks = {f"roi {roi}": self.masks[name] for roi, name in self._mapping.names.items()}
+        return {
+            **{key: sha256(path) for key, path in {**images, **masks}.items() if path.is_file()},
+            "prescriptions": repr(sorted(self.prescriptions.items())),
+        }
+
+    def load(self) -> Case:
+        """Read and check the patient.
+
+        Raises:
+            InputError: If a file is missing or damaged, an image lies on another grid, a mask has values other than 0
+                and 1, a prescription is missing, or the patient is not plausible.
+        """
+        catalogue = template_catalogue(self.template)
+        ct = read_image(self.ct, patient_axes=True)
+        roi_bits, empty = pack_masks(catalogue, self._read_masks(ct), ct.values.shape)
+        contoured = [roi for roi in self._mapping.names if roi not in empty]
+        unused = {"unused masks": ", ".join(self._mapping.unused)} if self._mapping.unused else {}
+        z, y, x = ct.spacing_mm
+        return Case(
+            name=self.name,
+            split=self.split,
+            ct_hu=clip_hu(ct.values),
+            roi_bits=roi_bits,
+            catalogue=catalogue,
+            dose_gy=self._read_dose(ct),
+            prescriptions_gy=prescriptions_gy(self.template, self.prescriptions, contoured),
+            geometry=Geometry((x, y, z), ct.origin_mm, ct.direction),
+            source={"patient": self.name, **{f"sha256 {k}": v for k, v in self.checksums().items()}, **unused},
+            empty_rois=empty,
+        )
+
+    @property
+    def _mapping(self) -> RoiMapping:
+        return map_rois(self.template, self.masks)
+
+    def _read_dose(self, ct: Image) -> NDArray[np.float32] | None:
+        if self.dose is None:
+            return None
+        dose = read_image(self.dose, patient_axes=True)
+        ct.refuse_other_grid(dose)
+        return dose.values.astype(np.float32)
+
+    def _read_masks(self, ct: Image) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+        for roi, name in self._mapping.names.items():
+            mask = read_image(self.masks[name], patient_axes=True)
+            ct.refuse_other_grid(mask)
+            values = np.unique(mask.values)
+            if not np.isin(values, (0, 1)).all():
+                shown = numbers(values[:6]) + (" ..." if values.size > 6 else "")
+                raise InputError(
+                    f"{mask.path} has the values {shown}; a mask has 0 and 1: one file an ROI, thresholded"
+                )
+            yield roi, mask.values == 1
+
+
+@dataclass(frozen=True)
+class NiftiSource:
+    """The patients found.
+
+    Attributes:
+        patients: By name.
+        validation: Names of those that are chosen for validation.
+    """
+
+    patients: tuple[NiftiPatient, ...]
+    validation: tuple[str, ...] = ()
+
+
+def find_patients(source: Path, template: Template, *, test_only: bool = False) -> NiftiSource:
+    """Look for patients.
+
+    Args:
+        source: A CSV table, or a folder with one folder a patient.
+        template: Says which name is which ROI.
+        test_only: Keep all patients from training, for example because they have no dose.
+
+    Raises:
+        InputError: If there are none, or something is no patient.
+    """
+    if source.is_file():
+        found = _read_table(source, template, test_only)
+    elif source.is_dir():
+        folders = [path for path in sorted(source.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+        found = NiftiSource(tuple(_read_folder(path, template, "Ts" if test_only else "Tr") for path in folders))
+    else:
+        raise InputError(f"{source} is missing; expected a CSV table or a folder with one folder a patient")
+    if not found.patients:
+        raise InputError(f"no patients in {source}; expected a CSV table or a folder with one folder a patient")
+    return found
+
+
+def convert_nifti(
+    source: Path,
+    raw_folder: Path,
+    dataset_id: int,
+    name: str,
+    template: Template,
+    *,
+    exclude: Collection[str] = (),
+    test_only: bool = False,
+    n_processes: int = 1,
+) -> Conversion:
+    """Convert patients in NIfTI files into a raw data set.
+
+    Args:
+        source: See :func:`find_patients`.
+        raw_folder: nnU-Net's raw folder.
+        dataset_id: Number of the data set.
+        name: Name of the data set.
+        template: Its ROIs make the catalogue; its aliases say which mask is which.
+        exclude: Names of patients to leave out.
+        test_only: Keep all patients from training.
+        n_processes: Worker processes.
+
+    Raises:
+        InputError: As :func:`find_patients` and :func:`write_dataset`, or if a patient to leave out is not there.
+    """
+    template_catalogue(template)  # (refuses more than 64 ROIs before anything is read)
+    found = find_patients(source, template, test_only=test_only)
+    unknown = sorted(set(exclude) - {patient.name for patient in found.patients})
+    if unknown:
+        raise InputError(f"to be excluded, but not in {source}: {', '.join(unknown)}")
+    validation = tuple(name for name in found.validation if name not in exclude)
+    spec = DatasetSpec(
+        dataset_id, name, "Patients from NIfTI files", template, "nifti", validation, tuple(sorted(exclude))
+    )
+    return write_dataset(raw_folder, spec, [p for p in found.patients if p.name not in exclude], n_processes)
+
+
+def _read_folder(folder: Path, template: Template, split: Split) -> NiftiPatient:
+    files = {path.name: path for path in sorted(folder.iterdir()) if not path.name.startswith(".")}
+    for name, path in files.items():
+        if name not in (CT_FILE, DOSE_FILE, MASK_FOLDER, PRESCRIPTION_FILE) and (path.is_dir() or ".nii" in name):
+            raise InputError(
+                f"{path} is not understood; a patient has {CT_FILE}, {DOSE_FILE}, {MASK_FOLDER}/ROI{FILE_ENDING} and "
+                f"{PRESCRIPTION_FILE}"
+            )
+    prescriptions = files.get(PRESCRIPTION_FILE)
+    return NiftiPatient(
+        _checked_name(folder.name, folder),
+        split,
+        folder / CT_FILE,
+        _dose_or_none(files.get(DOSE_FILE), split, folder / DOSE_FILE),
+        _masks_in(folder / MASK_FOLDER),
+        {} if prescriptions is None else read_json_object(prescriptions),
+        template,
+    )
+
+
+def _masks_in(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise InputError(f"{folder} is missing; it holds one mask an ROI, ROI{FILE_ENDING}")
+    files = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+    for path in files:
+        if not path.name.endswith(FILE_ENDING):
+            raise InputError(f"{path} is no mask; expected files ROI{FILE_ENDING}")
+    return {path.name.removesuffix(FILE_ENDING): path for path in files}
+
+
+def _read_table(path: Path, template: Template, test_only: bool) -> NiftiSource:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            columns, rows = list(reader.fieldnames or ()), list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} is no CSV table in UTF-8: {error}") from None
+    prefixes = (MASK_COLUMN, PRESCRIPTION_COLUMN)
+    for column in columns:
+        if columns.count(column) > 1 or (column not in COLUMNS and not column.startswith(prefixes)):
+            raise InputError(
+                f"{path}: column '{column}' is unknown or comes twice; known are {', '.join(COLUMNS)}, "
+                f"{MASK_COLUMN}ROI and {PRESCRIPTION_COLUMN}ROI"
+            )
+    for column in ("case", "ct"):
+        if column not in columns:
+            raise InputError(f"{path} has no column '{column}'; it has {', '.join(columns) or 'none'}")
+    patients, validation = [], []
+    for line, row in enumerate(rows, 2):
+        where = f"{path}, line {line}"
+        if None in row or None in row.values():
+            raise InputError(f"{where} has not as many fields as the header")
+        patient = _read_row({key: value.strip() for key, value in row.items()}, path.parent, template, test_only, where)
+        patients.append(patient)
+        if row.get("split", "").strip() == "validation" and not test_only:
+            validation.append(patient.name)
+    return NiftiSource(tuple(patients), tuple(validation))
+
+
+def _read_row(row: Mapping[str, str], folder: Path, template: Template, test_only: bool, where: str) -> NiftiPatient:
+    label = row.get("split") or "train"
+    if label not in _SPLITS:
+        raise InputError(f"{where}: split '{label}' is unknown; known are {', '.join(_SPLITS)}")
+    split: Split = "Ts" if test_only else _SPLITS[label]
+    if not row["ct"]:
+        raise InputError(f"{where} names no CT")
+    masks = _masks_in(folder / row["masks"]) if row.get("masks") else {}
+    prescriptions = read_json_object(folder / row["prescriptions"]) if row.get("prescriptions") else {}
+    for column, value in row.items():
+        kind, _, roi = column.partition(":")
+        taken = {"mask": masks, "prescription": prescriptions}.get(kind, {})
+        if not roi or not value:
+            continue
+        if roi in taken:
+            raise InputError(f"{where}: '{roi}' has a {kind} in two places")
+        if kind == "mask":
+            masks[roi] = folder / value
+            continue
+        try:
+            prescriptions[roi] = float(value)
+        except ValueError:
+            raise InputError(f"{where}: the prescription of '{roi}' is '{value}', expected a number in Gy") from None
+    if not masks:
+        raise InputError(f"{where} names no masks; give a folder in column 'masks', or columns '{MASK_COLUMN}ROI'")
+    dose = folder / row["dose"] if row.get("dose") else None
+    return NiftiPatient(
+        _checked_name(row["case"], where),
+        split,
+        folder / row["ct"],
+        _dose_or_none(dose, split, where),
+        masks,
+        prescriptions,
+        template,
+    )
+
+
+def _dose_or_none(dose: Path | None, split: Split, where: object) -> Path | None:
+    if dose is None and split == "Tr":
+        raise InputError(f"{where}: the dose is missing; only a test patient can do without it")
+    return dose
+
+
+def _checked_name(name: str, where: object) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+        raise InputError(f"{where}: a case name has letters, digits, '_', '-' and '.' only, not '{name}'")
+    return name
+
+
+def unused_masks(conversion: Conversion) -> dict[str, str]:
+    """Masks that are no ROI of the template, by case."""
+    return {
+        name: case.record.source["unused masks"]
+        for name, case in conversion.cases.items()
+        if "unused masks" in case.record.source
+    }

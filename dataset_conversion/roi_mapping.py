@@ -1,0 +1,102 @@
+"""Which ROI of a template is which name in the data, and what each target is prescribed."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from cdm_nnunet.dvh.template import Template
+from cdm_nnunet.errors import InputError
+
+
+@dataclass(frozen=True)
+class RoiMapping:
+    """ROIs of a patient by the names of a template.
+
+    Attributes:
+        names: Name in the data by ROI of the template; for those that the data have.
+        unused: Names in the data that are no ROI of the template.
+    """
+
+    names: Mapping[str, str]
+    unused: tuple[str, ...]
+
+
+def map_rois(template: Template, names: Iterable[str]) -> RoiMapping:
+    """Find the ROIs of a template among the names of a patient's contours.
+
+    Args:
+        template: Has names, aliases and expressions; case is ignored.
+        names: Names in the data.
+
+    Raises:
+        InputError: If several names stand for one ROI, or one for several.
+    """
+    names = tuple(names)
+    found = {roi: name for roi, name in template.match(names).items() if name is not None}
+    unused = tuple(name for name in names if name not in found.values())
+    for name in unused:
+        for roi in template.rois:
+            if roi.name in found and name.casefold() in {label.casefold() for label in (roi.name, *roi.aliases)}:
+                raise InputError(f"'{found[roi.name]}' and '{name}' both stand for ROI '{roi.name}'; keep one of them")
+    return RoiMapping(found, unused)
+
+
+def prescriptions_gy(template: Template, given: Mapping[str, object], contoured: Iterable[str]) -> dict[str, float]:
+    """Prescribed dose of each contoured target.
+
+    Args:
+        template: Knows prescriptions that are the same for all patients.
+        given: Gy by name of the target, or by an alias; they come before the template's.
+        contoured: ROIs of the patient, by the template's names.
+
+    Raises:
+        InputError: If a name is no target of the template, a value no number, or a contoured target that every patient
+            has an own prescription for is not among them.
+    """
+    mapped = map_rois(template, given)
+    targets = {roi.name: roi.prescription_gy for roi in template.rois if roi.kind == "target"}
+    strays = [*mapped.unused, *(name for roi, name in mapped.names.items() if roi not in targets)]
+    if strays:
+        raise InputError(f"a prescription is given for '{strays[0]}'; targets of the template are {', '.join(targets)}")
+    found: dict[str, float] = {}
+    for roi, name in mapped.names.items():
+        value = given[name]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise InputError(f"the prescription of '{name}' is {value!r}, expected a number in Gy")
+        found[roi] = float(value)
+    for roi in contoured:
+        default = targets.get(roi)
+        if roi not in found and default == "patient":
+            raise InputError(f"target '{roi}' is contoured and has no prescription; give it in Gy")
+        if roi not in found and isinstance(default, float):
+            found[roi] = default
+    return found
+
+
+def read_json_object(path: Path) -> dict[str, object]:
+    """The object in a JSON file.
+
+    Raises:
+        InputError: If the file is missing, is not JSON, holds no object, or names a key twice.
+    """
+
+    def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        keys = [key for key, _ in pairs]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise InputError(f"{path} names '{key}' twice")
+        return dict(pairs)
+
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once)
+    except (FileNotFoundError, IsADirectoryError):
+        raise InputError(f"{path} is missing") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"{path} is not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds no JSON object but {type(content).__name__}")
+    return content

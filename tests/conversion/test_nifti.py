@@ -1,0 +1,324 @@
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from cdm_nnunet.cli.main import main
+from cdm_nnunet.dataset import RawDataset
+from cdm_nnunet.dataset_conversion.nifti import convert_nifti, find_patients, unused_masks
+from cdm_nnunet.dataset_conversion.roi_mapping import map_rois, prescriptions_gy
+from cdm_nnunet.dvh import Template
+from cdm_nnunet.errors import InputError
+
+SHAPE = (6, 8, 9)
+SPACING, ORIGIN = (3.5, 4.0, 2.5), (-10.0, 20.0, -35.5)  # x, y, z
+CLINIC = Template.from_json(
+    {
+        "format_version": 1,
+        "name": "clinic",
+        "rois": [
+            {"name": "PTV_High", "kind": "target", "aliases": ["PTV 70"], "prescription_gy": "patient"},
+            {"name": "PTV_Low", "kind": "target", "prescription_gy": 54},
+            {"name": "GTV", "kind": "target"},
+            {"name": "Parotid_L", "kind": "oar", "aliases": ["Parotis li"]},
+            {"name": "Parotid_R", "kind": "oar"},
+        ],
+        "goals": [{"roi": "PTV_High", "metric": "D95%"}],
+    },
+    "test",
+)
+
+
+def write(path: Path, values: np.ndarray, spacing=SPACING, orientation: str = "LPS") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = sitk.GetImageFromArray(values)
+    image.SetSpacing(spacing)
+    image.SetOrigin(ORIGIN)
+    sitk.WriteImage(sitk.DICOMOrient(image, orientation), str(path), True)
+
+
+def arrays(seed: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    masks = {name: np.zeros(SHAPE, np.uint8) for name in ("PTV 70", "ptv_low", "Parotis li", "Parotid_R", "Zahn 3")}
+    masks["PTV 70"][2:4, 3:5, 3:5] = 1
+    masks["ptv_low"][1:5, 2:6, 2:7] = 1
+    masks["Parotis li"][2, 5, 7] = 1
+    masks["Parotid_R"][2, 5, 1:3] = 1
+    return {
+        "ct": rng.integers(-1000, 1500, SHAPE).astype(np.int16),
+        "dose": rng.uniform(0, 72, SHAPE).astype(np.float32),
+        **masks,
+    }
+
+
+def patient(root: Path, name: str = "case_1", seed: int = 0, orientation: str = "LPS") -> Path:
+    folder = root / name
+    for key, values in arrays(seed).items():
+        place = folder / f"{key}.nii.gz" if key in ("ct", "dose") else folder / "masks" / f"{key}.nii.gz"
+        write(place, values, orientation=orientation)
+    (folder / "prescriptions.json").write_text('{"PTV 70": 70}')
+    return folder
+
+
+def load(folder: Path, **options):
+    return find_patients(folder.parent, CLINIC, **options).patients[0].load()
+
+
+@pytest.mark.parametrize("orientation", ["LPS", "RAS", "LAS", "SPL", "AIR", "PRI"])
+def test_a_patient_in_any_orientation(tmp_path, orientation):
+    case = load(patient(tmp_path, orientation=orientation))
+    expected = arrays()
+    assert case.rois == ("PTV_High", "PTV_Low", "Parotid_L", "Parotid_R")
+    np.testing.assert_array_equal(case.ct_hu, expected["ct"])
+    np.testing.assert_array_equal(case.dose_gy, expected["dose"])
+    for roi, name in {"PTV_High": "PTV 70", "PTV_Low": "ptv_low", "Parotid_L": "Parotis li"}.items():
+        np.testing.assert_array_equal(case.mask(roi), expected[name] == 1)
+    assert case.prescriptions_gy == {"PTV_High": 70.0, "PTV_Low": 54.0}
+    assert case.geometry.spacing_mm == pytest.approx(SPACING)
+    assert case.geometry.origin_mm == pytest.approx(ORIGIN)
+    assert case.source["unused masks"] == "Zahn 3"
+
+
+def replace(name: str, change):
+    def spoil(folder: Path) -> None:
+        path = folder / name
+        values = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+        write(path, change(values))
+
+    return spoil
+
+
+def text(name: str, content: str):
+    return lambda folder: (folder / name).write_text(content)
+
+
+def cut(name: str):
+    def spoil(folder: Path) -> None:
+        whole = (folder / name).read_bytes()
+        (folder / name).write_bytes(whole[: len(whole) // 2])
+
+    return spoil
+
+
+def short(name: str):
+    def spoil(folder: Path) -> None:
+        whole = gzip.decompress((folder / name).read_bytes())
+        (folder / name).write_bytes(gzip.compress(whole[:-40]))
+
+    return spoil
+
+
+def to_float(value: float):
+    return lambda values: np.where(values > 0, value, 0).astype(np.float32)
+
+
+MASK = "masks/PTV 70.nii.gz"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda f: (f / "ct.nii.gz").unlink(), "ct.nii.gz is missing"),
+        (lambda f: (f / "dose.nii.gz").unlink(), "dose.nii.gz: the dose is missing; only a test patient"),
+        (lambda f: (f / "prescriptions.json").unlink(), "target 'PTV_High' is contoured and has no prescription"),
+        (text("prescriptions.json", "{}"), "target 'PTV_High' is contoured and has no prescription"),
+        (text("prescriptions.json", "[70]"), "prescriptions.json holds no JSON object but list"),
+        (text("prescriptions.json", "{70"), "prescriptions.json is not JSON"),
+        (text("prescriptions.json", '{"PTV_High": 70, "PTV_High": 60}'), "names 'PTV_High' twice"),
+        (text("prescriptions.json", '{"PTV_High": 70, "PTV 70": 60}'), "'PTV_High' and 'PTV 70' both stand for ROI"),
+        (text("prescriptions.json", '{"PTV_High": "70 Gy"}'), "the prescription of 'PTV_High' is '70 Gy', expected a"),
+        (text("prescriptions.json", '{"PTV_High": NaN}'), "the prescription of 'PTV_High' is nan, expected a number"),
+        (text("prescriptions.json", '{"PTV_High": 7000}'), "7000 Gy for 'PTV_High' is no plausible prescription"),
+        (text("prescriptions.json", '{"Parotid_L": 26}'), "a prescription is given for 'Parotid_L'; targets of the"),
+        (text("prescriptions.json", '{"PTV_High": 70, "GTV": 70}'), "'GTV' has a prescription but is no contoured"),
+        (replace("dose.nii.gz", lambda v: v * 100), "is it in cGy"),
+        (replace("dose.nii.gz", lambda v: -v), "the dose is negative in"),
+        (replace("ct.nii.gz", lambda v: v + 1024), "no air anywhere; is it stored as HU \\+ 1024"),
+        (replace(MASK, lambda v: v * 255), r"PTV 70.nii.gz has the values \(0, 255\); a mask has 0 and 1"),
+        (replace(MASK, to_float(0.5)), r"PTV 70.nii.gz has the values \(0, 0.5\); a mask has 0 and 1"),
+        (
+            replace(MASK, lambda v: v[1:]),
+            r"PTV 70.nii.gz has size \(z, y, x\) \(5, 8, 9\), .*ct.nii.gz has \(6, 8, 9\)",
+        ),
+        (lambda f: write(f / MASK, arrays()["PTV 70"], (3.5, 4.0, 2.6)), "PTV 70.nii.gz has spacing"),
+        (lambda f: write(f / "dose.nii.gz", arrays()["dose"], (3.6, 4.0, 2.5)), "dose.nii.gz has spacing"),
+        (cut("dose.nii.gz"), "dose.nii.gz is damaged or cut off"),
+        (short("ct.nii.gz"), "ct.nii.gz is cut off"),
+        (text("ct.nii.gz", ""), "ct.nii.gz is empty"),
+        (text("masks/x.nrrd", ""), "x.nrrd is no mask; expected files ROI.nii.gz"),
+        (text("PTV.nii.gz", ""), "PTV.nii.gz is not understood; a patient has ct.nii.gz"),
+        (
+            lambda f: write(f / "masks" / "PTV_High.nii.gz", arrays()["PTV 70"]),
+            "'PTV_High' and 'PTV 70' both stand for",
+        ),
+        (lambda f: (f / "masks").rename(f.parent / ".masks"), "masks is missing; it holds one mask an ROI"),
+    ],
+)
+def test_damaged_patients_are_refused(tmp_path, spoil, message):
+    folder = patient(tmp_path)
+    spoil(folder)
+    with pytest.raises(InputError, match=message):
+        load(folder)
+
+
+def test_nan_is_refused(tmp_path):
+    folder = patient(tmp_path)
+    spoiled = arrays()["dose"]
+    spoiled[0, 0, 0] = np.nan
+    write(folder / "dose.nii.gz", spoiled)
+    with pytest.raises(InputError, match=r"dose\.nii\.gz has 1 voxels that are not finite"):
+        load(folder)
+
+
+def test_an_empty_mask_counts_as_absent_and_needs_no_prescription(tmp_path):
+    folder = patient(tmp_path)
+    write(folder / "masks" / "GTV.nii.gz", np.zeros(SHAPE, np.uint8))
+    case = load(folder)
+    assert case.empty_rois == ("GTV",)
+    assert "GTV" not in case.rois
+
+
+def test_a_test_patient_may_lack_the_dose(tmp_path):
+    folder = patient(tmp_path)
+    (folder / "dose.nii.gz").unlink()
+    case = load(folder, test_only=True)
+    assert (case.split, case.dose_gy) == ("Ts", None)
+
+
+def test_more_than_64_rois_are_refused(tmp_path):
+    template = CLINIC.to_json()
+    template["rois"] += [{"name": f"R{k}", "kind": "oar"} for k in range(60)]
+    patient(tmp_path)
+    with pytest.raises(InputError, match="1 to 64 ROIs, not 65"):
+        convert_nifti(tmp_path, tmp_path / "raw", 503, "X", Template.from_json(template, "test"))
+
+
+@pytest.mark.parametrize("name", ["a b", "ä", "-x", "a$(rm)"])
+def test_hostile_folder_names_are_refused(tmp_path, name):
+    patient(tmp_path, name)
+    with pytest.raises(InputError, match="a case name has letters"):
+        find_patients(tmp_path, CLINIC)
+
+
+def test_a_source_without_patients_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no patients in"):
+        find_patients(tmp_path, CLINIC)
+    with pytest.raises(InputError, match="nowhere is missing; expected a CSV table or a folder"):
+        find_patients(tmp_path / "nowhere", CLINIC)
+
+
+HEADER = "case,ct,dose,masks,prescriptions,mask:GTV,prescription:PTV_High,split\n"
+
+
+def table(root: Path, *rows: str, header: str = HEADER) -> Path:
+    (root / "patients.csv").write_text(header + "".join(f"{row}\n" for row in rows))
+    return root / "patients.csv"
+
+
+def row(name: str, prescription: str = "", split: str = "", dose: str = "dose.nii.gz") -> str:
+    json_file = "" if prescription else f"{name}/prescriptions.json"
+    dose = f"{name}/{dose}" if dose else ""
+    return f"{name},{name}/ct.nii.gz,{dose},{name}/masks,{json_file},,{prescription},{split}"
+
+
+def test_a_table(tmp_path):
+    for seed, name in enumerate(("a", "b", "c")):
+        patient(tmp_path, name, seed)
+    path = table(tmp_path, row("a"), row("b", "66.5", "validation"), row("c", "", "test", dose=""))
+    found = find_patients(path, CLINIC)
+    assert [(p.name, p.split) for p in found.patients] == [("a", "Tr"), ("b", "Tr"), ("c", "Ts")]
+    assert found.validation == ("b",)
+    assert found.patients[0].load().prescriptions_gy["PTV_High"] == 70
+    assert found.patients[1].load().prescriptions_gy["PTV_High"] == 66.5
+    assert found.patients[2].load().dose_gy is None
+    np.testing.assert_array_equal(found.patients[1].load().dose_gy, arrays(1)["dose"])
+    assert find_patients(path, CLINIC, test_only=True).validation == ()
+
+
+@pytest.mark.parametrize(
+    ("header", "line", "message"),
+    [
+        (
+            HEADER,
+            "../../etc,a/ct.nii.gz,a/dose.nii.gz,a/masks,,,70,",
+            "line 2: a case name has letters.*not '../../etc'",
+        ),
+        (HEADER, ",a/ct.nii.gz,a/dose.nii.gz,a/masks,,,70,", "line 2: a case name has letters"),
+        (HEADER, "a,a/ct.nii.gz", "line 2 has not as many fields as the header"),
+        (HEADER, "a,,a/dose.nii.gz,a/masks,,,70,", "line 2 names no CT"),
+        (HEADER, "a,a/ct.nii.gz,,a/masks,,,70,", "line 2: the dose is missing; only a test patient"),
+        (HEADER, "a,a/ct.nii.gz,a/dose.nii.gz,,,,70,", "line 2 names no masks"),
+        (HEADER, "a,a/ct.nii.gz,a/dose.nii.gz,b/masks,,,70,", "b/masks is missing"),
+        (
+            HEADER,
+            "a,a/ct.nii.gz,a/dose.nii.gz,a/masks,,,seventy,",
+            "line 2: the prescription of 'PTV_High' is 'seventy'",
+        ),
+        (HEADER, "a,a/ct.nii.gz,a/dose.nii.gz,a/masks,x.json,,,", "x.json is missing"),
+        (HEADER, "a,a/ct.nii.gz,a/dose.nii.gz,a/masks,,,70,holdout", "split 'holdout' is unknown; known are train"),
+        ("case,ct,weight\n", "a,a/ct.nii.gz,3", "column 'weight' is unknown or comes twice"),
+        ("case,ct,ct\n", "a,a,a", "column 'ct' is unknown or comes twice"),
+        ("ct,dose\n", "a,a", "has no column 'case'; it has ct, dose"),
+        (
+            "case,ct,dose,masks,mask:Parotid_R\n",
+            "a,a/ct.nii.gz,a/dose.nii.gz,a/masks,x",
+            "'Parotid_R' has a mask in two",
+        ),
+    ],
+)
+def test_faults_of_a_table(tmp_path, header, line, message):
+    patient(tmp_path, "a")
+    with pytest.raises(InputError, match=message):
+        find_patients(table(tmp_path, line, header=header), CLINIC)
+
+
+def test_a_case_that_comes_twice_is_refused(tmp_path):
+    patient(tmp_path, "a")
+    with pytest.raises(InputError, match="patient 'a' is in the source 2 times"):
+        convert_nifti(table(tmp_path, row("a"), row("a")), tmp_path / "raw", 503, "X", CLINIC)
+
+
+def test_the_command_converts_and_resumes(tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
+    for seed, name in enumerate(("a", "b", "c")):
+        patient(tmp_path / "data", name, seed)
+    (tmp_path / "clinic.json").write_text(json.dumps(CLINIC.to_json()))
+    command = ["convert", "nifti", str(tmp_path / "data"), "-d", "503", "-n", "Clinic", "-np", "1"]
+    command += ["--template", str(tmp_path / "clinic.json"), "--exclude", "c"]
+    assert main([*command, "--json"]) == 0
+    record = json.loads(capfd.readouterr().out)
+    assert (record["converted"], record["excluded"], record["unchanged"]) == (["a", "b"], ["c"], [])
+    assert record["unused_masks"] == {"a": "Zahn 3", "b": "Zahn 3"}
+    dataset = RawDataset(tmp_path / "raw" / "Dataset503_Clinic")
+    assert dataset.record("a").prescriptions_gy == {"PTV_High": 70.0, "PTV_Low": 54.0}
+    assert dataset.dataset_json["cdm"]["facts"]["source"] == "nifti"
+    (tmp_path / "data" / "b" / "prescriptions.json").write_text('{"PTV_High": 66}')
+    assert main(command) == 0
+    out = capfd.readouterr().out
+    assert "1 converted, 1 unchanged" in out
+    assert "not used, for want of an ROI in the template: Zahn 3 of a" in out
+    assert RawDataset(dataset.folder).record("b").prescriptions_gy["PTV_High"] == 66
+
+
+def test_an_alias_moved_in_the_template_converts_anew(tmp_path):
+    for seed, name in enumerate("ab"):
+        patient(tmp_path / "data", name, seed)
+    assert convert_nifti(tmp_path / "data", tmp_path, 503, "X", CLINIC).converted == ("a", "b")
+    template = CLINIC.to_json()
+    template["rois"][3]["aliases"], template["rois"][2]["aliases"] = [], ["Parotis li"]
+    moved = convert_nifti(tmp_path / "data", tmp_path, 503, "X", Template.from_json(template, "test"))
+    assert moved.converted == ("a", "b")
+    assert "Parotid_L" not in moved.cases["a"].record.rois
+    assert unused_masks(moved) == {"a": "Zahn 3", "b": "Zahn 3"}
+
+
+def test_names_that_say_the_same_are_refused():
+    with pytest.raises(InputError, match="'Parotid_L' and 'parotis LI' both stand for ROI 'Parotid_L'"):
+        map_rois(CLINIC, ["parotis LI", "Parotid_L"])
+
+
+def test_a_prescription_of_the_case_comes_before_that_of_the_template():
+    assert prescriptions_gy(CLINIC, {"PTV_Low": 50}, ["PTV_Low", "Parotid_L"]) == {"PTV_Low": 50.0}
