@@ -184,6 +184,6 @@ def _change(paired: Paired) -> str:
 
 def _tested(paired: Paired) -> str:
     if paired.n < MIN_PATIENTS:
-        return f"{paired.n} patients, too few to tell"
+        return f"{paired.n} patient{'' if paired.n == 1 else 's'}, too few to tell"
     verdict = "significant" if paired.is_significant else "not significant"
     return f"{verdict} (p = {p_value(paired.p_holm)} after Holm's correction, n = {paired.n})".replace("= <", "<")

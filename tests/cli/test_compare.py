@@ -1,0 +1,74 @@
+import argparse
+import json
+import subprocess
+import sys
+
+import pytest
+
+from cdm_nnunet.cli import compare as verb
+from cdm_nnunet.dvh import Template
+from cdm_nnunet.errors import InputError
+from cdm_nnunet.evaluation.pooling import pooled_scores
+from cdm_nnunet.evaluation.record import CaseResult, Evaluation, MetricResult, RoiResult
+
+
+def parse(*arguments):
+    parser = argparse.ArgumentParser()
+    verb.configure(parser)
+    return parser.parse_args(arguments)
+
+
+@pytest.fixture
+def evaluations(tmp_path):
+    """Folders ``mae`` and ``cdm`` with the evaluations of eight patients, the second a third better in each."""
+    for name, factor in (("mae", 1.5), ("cdm", 1.0)):
+        cases = []
+        for i in range(1, 9):
+            metric = MetricResult(40.0, 40.0 + factor * i, "Gy")
+            cases.append(
+                CaseResult(
+                    f"pt_{i}", 0.2 * factor * i, {"SpinalCord": RoiResult("oar", 500, 9.0, None, {"Dmean": metric})}
+                )
+            )
+        mapping = Template.load("openkbp").to_json()
+        mapping["goals"] = [{"roi": "SpinalCord", "metric": "Dmean"}]
+        template = Template.from_json(mapping, "test")
+        record = Evaluation("Dataset501_Test", template, None, 8, tuple(cases), pooled_scores(cases))
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "result.json").write_text(json.dumps(record.to_json()), encoding="utf-8")
+    return tmp_path
+
+
+def test_it_writes_what_it_says(evaluations, capsys):
+    out = evaluations / "out"
+    record = verb.run(parse(f"MAE={evaluations / 'mae'}", str(evaluations / "cdm"), "-o", str(out), "--seed", "4"))
+    assert capsys.readouterr().out == ""
+    assert json.loads(json.dumps(record)) == record
+    assert sorted(path.name for path in out.iterdir()) == [
+        "compare.html",
+        "comparison.csv",
+        "comparison.json",
+        "comparison.md",
+        "comparison.tex",
+        "goals.csv",
+    ]
+    whole = json.loads((out / "comparison.json").read_text())
+    assert (whole["baseline"], whole["statistics"]["seed"]) == ("MAE", 4)
+    text = verb.render(record)
+    assert "Dataset501_Test: 8 cases, template openkbp" in text
+    assert "Dose MAE: 0.900 Gy (cdm) against 1.350 Gy (MAE), down by 33.3 % (95 % interval " in text
+    assert "significant (p = 0.016 after Holm's correction, n = 8)" in text  # (2 / 2^8, two scores)
+    assert str(out / "compare.html") in text
+
+
+def test_a_refusal_writes_nothing(evaluations):
+    with pytest.raises(InputError, match="are the same evaluation"):
+        verb.run(parse(str(evaluations / "mae"), f"B={evaluations / 'mae'}", "-o", str(evaluations / "out")))
+    assert not (evaluations / "out").exists()
+
+
+def test_importing_the_verb_is_light():
+    heavy = ("numpy", "scipy", "statsmodels", "plotly", "pydantic", "torch")
+    code = f"import sys, cdm_nnunet.cli.compare; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

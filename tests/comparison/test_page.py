@@ -1,0 +1,103 @@
+"""``compare.html`` in a real browser, and as a file."""
+
+import re
+import shutil
+
+import pytest
+
+from cdm_nnunet.comparison.page import page
+from cdm_nnunet.comparison.run import compare
+
+from .conftest import uniform
+
+HOSTILE = '</script><script>document.title="broken"</script><b>{{data}}'
+
+
+@pytest.fixture(scope="module")
+def comparison():
+    return compare(
+        (
+            uniform("MAE", [-2.0, -1.5, 2.5, 3.0, -1.0, 2.0, 0.5]),
+            uniform(HOSTILE, [-1.0, -1.0, 1.0, 0.5, 0.25, 1.5, 0.25]),
+            uniform("third", [-2.5, -3.5, 4.5, 4.0, -3.0, 4.0, 5.5]),
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="no playwright")
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("no Chromium found")
+    with playwright.sync_playwright() as running:
+        started = running.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def opened(comparison, browser, tmp_path):
+    """The page, opened; nothing may be said on the console or asked of the network."""
+    file = tmp_path / "compare.html"
+    file.write_text(page(comparison), encoding="utf-8")
+    context = browser.new_context(viewport={"width": 1200, "height": 900})
+    view = context.new_page()
+    said, asked = [], []
+    view.on("console", lambda message: said.append(message.text))
+    view.on("pageerror", lambda error: said.append(str(error)))
+    view.on("request", lambda request: asked.append(request.url))
+    view.goto(file.as_uri())
+    view.wait_for_selector("#differences .main-svg")
+    yield view
+    assert said == []
+    assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
+    context.close()
+
+
+def test_it_asks_nothing_of_a_network(comparison):
+    text = page(comparison)
+    assert not re.search(r"""(?:src|href)=["']https?:""", text[: text.index("plotly.js v")])
+    assert "default-src 'none'" in text
+    assert text.count("plotly.js v") == 1
+    assert "{{style}}" not in text
+
+
+def test_it_shows_scores_and_reacts(opened, comparison):
+    assert opened.title().startswith(HOSTILE)
+    assert opened.locator(".tile").count() == 4
+    assert opened.locator("#problem").is_hidden()
+    assert opened.locator("#forest .scatterlayer .trace").count() == 4
+    opened.get_by_label("Model").select_option("third")
+    assert opened.locator(".tile").first.inner_text().startswith("Dose MAE\n3.86 Gy\nMAE: 1.79 Gy\n+116.0 %")
+    opened.locator("#patients select").select_option(label="PTV_Low D95%")
+    assert opened.locator("#slopes .scatterlayer .trace").count() == 7
+    assert "PTV_Low D95% (Gy)" in opened.locator("#slopes").inner_text()
+    opened.locator(".card", has=opened.get_by_role("heading", name="Differences")).locator("select").nth(
+        1
+    ).select_option("unit:Gy")
+    assert "mean difference of absolute errors (Gy)" in opened.locator("#forest").inner_text()
+
+
+def test_tables_sort_and_name_patients(opened, comparison):
+    table = opened.locator(".card", has=opened.get_by_role("heading", name="All numbers"))
+    table.locator("select").select_option("roi")
+    heading = table.get_by_role("button", name="Quantity")
+    names = sorted(r.quantity.name for r in comparison.at("roi"))
+    heading.click()
+    assert table.locator("tbody th").all_inner_texts() == names
+    heading.click()
+    assert table.locator("tbody th").all_inner_texts() == names[::-1]
+    table.locator("tbody th button").first.click()
+    assert "SpinalCord D0.1cc (Gy)" in opened.locator("#slopes").inner_text()
+    opened.locator("#slopes").hover()
+
+
+def test_themes_and_a_narrow_window(opened):
+    background = "getComputedStyle(document.body).backgroundColor"
+    opened.locator("#theme").click()
+    light = opened.evaluate(background)
+    opened.locator("#theme").click()
+    assert opened.evaluate(background) != light
+    opened.set_viewport_size({"width": 380, "height": 800})
+    assert opened.evaluate("document.documentElement.scrollWidth") <= 380
