@@ -12,12 +12,14 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom.datadict import tag_for_keyword
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.tag import Tag
 
 from cdm_nnunet.errors import InputError
 
+_UNDEFINED = 0xFFFFFFFF
 _DAMAGE = (EOFError, struct.error, ValueError, TypeError, KeyError, AttributeError, NotImplementedError, IndexError)
 
 
@@ -52,6 +54,12 @@ def read_file(path: Path, *, pixels: bool = True, keywords: Sequence[str] | None
         raise InputError(f"{path} is missing or no file") from error
     except _DAMAGE as error:
         raise InputError(f"{path} is damaged or cut off ({error}); export it again") from error
+    for tag in dataset.keys():  # noqa: SIM118  # (iterating the data set would parse every element)
+        raw = dataset.get_item(tag)
+        if isinstance(raw, RawDataElement) and raw.value is not None and len(raw.value) < raw.length < _UNDEFINED:
+            raise InputError(
+                f"{path} is cut off: {len(raw.value)} of {raw.length} bytes of element {tag}; export it again"
+            )
     return dataset
 
 

@@ -1,0 +1,193 @@
+"""Contours of one plane, cut by lines: the exact spans that lie inside, and from them the exact coverage of pixels.
+
+Definitions: ``docs/conventions.md``, "From contours".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Points = NDArray[np.float64]  # (points, 2): u, v in mm
+SAME_AREA = 0.98  # contours that share this part of the smaller one are nested; or the same, if of one size
+APART = 0.02  # contours that share less than this part of the smaller one are apart
+_COMPARED_LINES = 96
+
+
+@dataclass(frozen=True, eq=False)
+class Section:
+    """The cross-section of an ROI in one plane.
+
+    Attributes:
+        groups: The contours; those of one group overlap and are united, and a point inside an odd number of groups is
+            in the ROI.
+    """
+
+    groups: tuple[tuple[Points, ...], ...]
+
+    @property
+    def box_mm(self) -> tuple[Points, Points]:
+        """Lowest and highest (u, v)."""
+        points = np.concatenate([contour for group in self.groups for contour in group])
+        return points.min(0), points.max(0)
+
+    @property
+    def united(self) -> int:
+        """Number of contours that overlap another one in part, or repeat it."""
+        return sum(len(group) for group in self.groups if len(group) > 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Spans:
+    """Parts of lines v = constant that lie inside, sorted by line.
+
+    Attributes:
+        line: Index of the line, shape (n,).
+        start_mm: Where the span begins, u in mm, shape (n,).
+        end_mm: Where it ends, shape (n,).
+    """
+
+    line: NDArray[np.int64]
+    start_mm: NDArray[np.float64]
+    end_mm: NDArray[np.float64]
+
+
+def section_of(contours: Sequence[Points]) -> Section:
+    """Sort out which contours of a plane are nested and which overlap in part.
+
+    Args:
+        contours: Closed contours, each of shape (points, 2), in any order.
+    """
+    parent = list(range(len(contours)))
+
+    def root(k: int) -> int:
+        while parent[k] != k:
+            k = parent[k]
+        return k
+
+    boxes = [(contour.min(0), contour.max(0)) for contour in contours]
+    for a in range(len(contours)):
+        for b in range(a):
+            (low_a, high_a), (low_b, high_b) = boxes[a], boxes[b]
+            if (np.minimum(high_a, high_b) > np.maximum(low_a, low_b)).all() and _overlap(contours[a], contours[b]):
+                parent[root(a)] = root(b)
+    groups: dict[int, list[Points]] = {}
+    for k, contour in enumerate(contours):
+        groups.setdefault(root(k), []).append(contour)
+    return Section(tuple(tuple(group) for group in groups.values()))
+
+
+def spans(section: Section, lines_mm: NDArray[np.float64]) -> Spans:
+    """Cut a cross-section by lines.
+
+    A contour that touches a line with a corner or lies on it counts as if it lay a little above.
+
+    Args:
+        section: The contours.
+        lines_mm: v of the lines in mm, ascending, shape (n_lines,).
+    """
+    lines, crossings = [], []
+    for group in section.groups:
+        line, u_mm = _united(group, lines_mm) if len(group) > 1 else _crossings(group[0], lines_mm)
+        lines.append(line)
+        crossings.append(u_mm)
+    line, u_mm = np.concatenate(lines), np.concatenate(crossings)
+    order = np.lexsort((u_mm, line))
+    line, u_mm = line[order], u_mm[order]
+    return Spans(line[::2], u_mm[::2], u_mm[1::2])
+
+
+def coverage(
+    section: Section, first_mm: tuple[float, float], step_mm: tuple[float, float], shape: tuple[int, int], n_lines: int
+) -> NDArray[np.float64]:
+    """Part of each pixel that lies inside: exact along u, ``n_lines`` lines a pixel along v.
+
+    Args:
+        section: The contours.
+        first_mm: Outer corner (u, v) of the first pixel.
+        step_mm: Pixel size (u, v).
+        shape: Number of pixels (v, u).
+        n_lines: Lines in a row of pixels.
+
+    Returns:
+        Shape (v, u), from 0 to 1.
+    """
+    rows, columns = shape
+    lines_mm = first_mm[1] + (np.arange(rows * n_lines) + 0.5) * (step_mm[1] / n_lines)
+    found = spans(section, lines_mm)
+    # A crossing at u covers the part of its pixel beyond it, and all pixels after: the sum over a row of differences.
+    row = np.concatenate([found.line, found.line]) // n_lines
+    sign = np.repeat((1.0, -1.0), found.line.size) / n_lines
+    u = np.clip((np.concatenate([found.start_mm, found.end_mm]) - first_mm[0]) / step_mm[0], 0.0, columns)
+    column = u.astype(np.int64)
+    beyond = u - column
+    width = columns + 2
+    at = row * width + column
+    differences = np.bincount(at, sign * (1.0 - beyond), rows * width) + np.bincount(
+        at + 1, sign * beyond, rows * width
+    )
+    covered: NDArray[np.float64] = np.cumsum(differences.reshape(rows, width), axis=1)[:, :columns]
+    return covered
+
+
+def _crossings(contour: Points, lines_mm: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Lines and u of all crossings of one contour, in no order."""
+    start, end = contour, np.roll(contour, -1, axis=0)
+    first = np.searchsorted(lines_mm, np.minimum(start[:, 1], end[:, 1]), side="left")
+    last = np.searchsorted(lines_mm, np.maximum(start[:, 1], end[:, 1]), side="left")
+    count = last - first
+    edge = np.repeat(np.arange(len(contour)), count)
+    line = np.arange(edge.size) - np.repeat(np.cumsum(count) - count, count) + first[edge]
+    with np.errstate(divide="ignore", invalid="ignore"):  # (level edges cross no line)
+        slope = (end[:, 0] - start[:, 0]) / (end[:, 1] - start[:, 1])
+    return line, start[edge, 0] + (lines_mm[line] - start[edge, 1]) * slope[edge]
+
+
+def _united(group: Sequence[Points], lines_mm: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Crossings of the union of several contours."""
+    line, u_mm, sign = _signed(group, lines_mm)
+    order = np.lexsort((-sign, u_mm, line))
+    line, u_mm, sign = line[order], u_mm[order], sign[order]
+    depth = np.cumsum(sign)  # (it returns to 0 at the end of each line)
+    border = (depth == 0) | ((depth == 1) & (sign == 1))
+    return line[border], u_mm[border]
+
+
+def _signed(
+    group: Sequence[Points], lines_mm: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
+    """Crossings of several contours, each with +1 where it enters its own inside and -1 where it leaves it."""
+    lines, crossings, signs = [], [], []
+    for contour in group:
+        line, u_mm = _crossings(contour, lines_mm)
+        order = np.lexsort((u_mm, line))
+        lines.append(line[order])
+        crossings.append(u_mm[order])
+        signs.append(1 - 2 * (np.arange(line.size) % 2))
+    return np.concatenate(lines), np.concatenate(crossings), np.concatenate(signs)
+
+
+def _overlap(a: Points, b: Points) -> bool:
+    """Whether two contours overlap in part or are the same; not if they are nested or apart."""
+    low, high = max(a[:, 1].min(), b[:, 1].min()), min(a[:, 1].max(), b[:, 1].max())
+    step = (high - low) / _COMPARED_LINES
+    lines_mm = low + (np.arange(_COMPARED_LINES) + 0.5) * step
+    each = sum(_length(*_crossings(contour, lines_mm)) for contour in (a, b))
+    shared = (each - _length(*_united((a, b), lines_mm))) * step
+    smaller, larger = sorted((_area(a), _area(b)))
+    if shared >= SAME_AREA * smaller:
+        return smaller >= SAME_AREA * larger
+    return shared > APART * smaller
+
+
+def _area(contour: Points) -> float:
+    u, v = (contour - contour[0]).T
+    return abs(float(u @ np.roll(v, -1) - v @ np.roll(u, -1))) / 2
+
+
+def _length(line: NDArray[np.int64], u_mm: NDArray[np.float64]) -> float:
+    u_mm = u_mm[np.lexsort((u_mm, line))]
+    return float((u_mm[1::2] - u_mm[::2]).sum())
