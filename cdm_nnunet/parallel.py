@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import multiprocessing
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -29,19 +32,55 @@ def unordered(work: Callable[[_Job], _Result], jobs: Sequence[_Job], n_processes
         InputError: If ``n_processes`` is below 1, or a process was killed.
         Exception: What a job raised.
     """
-    if n_processes < 1:
-        raise InputError(f"the number of processes must be at least 1, not {n_processes}")
-    if min(n_processes, len(jobs)) <= 1:
+    if min(_checked(n_processes), len(jobs)) <= 1:
         yield from ((position, work(job)) for position, job in enumerate(jobs))
         return
-    pool = ProcessPoolExecutor(min(n_processes, len(jobs)), multiprocessing.get_context("spawn"))
-    try:
+    with _pool(min(n_processes, len(jobs))) as pool:
         futures = {pool.submit(work, job): position for position, job in enumerate(jobs)}
         for future in as_completed(futures):
             yield futures[future], future.result()
+
+
+def ordered(work: Callable[[_Job], _Result], jobs: Sequence[_Job], n_processes: int) -> Iterator[_Result]:
+    """Results in the order of the jobs, at most ``n_processes + 1`` ahead of the caller: each may take a gigabyte.
+
+    Processes are spawned, also a single one, which then works while the caller does. Else as :func:`unordered`.
+
+    Args:
+        work: A function that can be pickled.
+        jobs: Its arguments.
+        n_processes: How many processes at most.
+
+    Raises:
+        InputError: If ``n_processes`` is below 1, or a process was killed.
+        Exception: What a job raised.
+    """
+    if not jobs:
+        return
+    with _pool(min(_checked(n_processes), len(jobs))) as pool:
+        remaining = iter(jobs)
+        ahead = deque(pool.submit(work, job) for job in itertools.islice(remaining, n_processes + 1))
+        while ahead:
+            result = ahead.popleft().result()
+            ahead.extend(pool.submit(work, job) for job in itertools.islice(remaining, 1))
+            yield result
+
+
+@contextlib.contextmanager
+def _pool(n_processes: int) -> Iterator[ProcessPoolExecutor]:
+    """Spawned processes; what has not begun is dropped at the end, whatever the reason."""
+    pool = ProcessPoolExecutor(n_processes, multiprocessing.get_context("spawn"))
+    try:
+        yield pool
     except BrokenProcessPool as error:
         raise InputError(
             "a worker process was killed, most likely for want of memory; run the same command with a smaller -np"
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _checked(n_processes: int) -> int:
+    if n_processes < 1:
+        raise InputError(f"the number of processes must be at least 1, not {n_processes}")
+    return n_processes

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
-import multiprocessing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from cdm_nnunet.nnunet.compute import autocast, prepare_network, to_device
 from cdm_nnunet.nnunet.export import dose_on_patient_grid
 from cdm_nnunet.nnunet.plans import LEFT_RIGHT_AXIS, DosePlans
 from cdm_nnunet.nnunet.reader import CDMReaderWriter
+from cdm_nnunet.parallel import ordered
 
 Item = dict[str, Any]
 
@@ -106,21 +105,8 @@ class DosePredictor(nnUNetPredictor):
             for files, output in zip(input_list_of_lists, outputs, strict=True)
         ]
         if num_processes == 0:
-            yield from (_preprocess(*job) for job in jobs)
-            return
-        context = multiprocessing.get_context("spawn")
-        with concurrent.futures.ProcessPoolExecutor(min(num_processes, len(jobs)), mp_context=context) as pool:
-            # a bounded number in flight: a preprocessed case may take a gigabyte
-            waiting = [pool.submit(_preprocess, *job) for job in jobs[: num_processes + 1]]
-            try:
-                for job in [*jobs[num_processes + 1 :], *[None] * len(waiting)]:
-                    item = waiting.pop(0).result()
-                    if job is not None:
-                        waiting.append(pool.submit(_preprocess, *job))
-                    yield item
-            except BaseException:
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
+            return map(_preprocess, jobs)
+        return ordered(_preprocess, jobs, num_processes)
 
     def predict_from_data_iterator(
         self,
@@ -269,9 +255,8 @@ def find_cases(folder: Path) -> list[list[str]]:
     return cases
 
 
-def _preprocess(
-    files: list[str], output: str | None, plans_manager: PlansManager, configuration_manager: ConfigurationManager
-) -> Item:
+def _preprocess(job: tuple[list[str], str | None, PlansManager, ConfigurationManager]) -> Item:
+    files, output, plans_manager, configuration_manager = job
     preprocessor = configuration_manager.preprocessor_class(verbose=False)
     data, _, properties = preprocessor.run_case(files, None, plans_manager, configuration_manager, {})
     return {"data": torch.from_numpy(data), "data_properties": properties, "ofile": output}
