@@ -1,6 +1,19 @@
 """The nnU-Net trainers for dose prediction."""
 
+from cdm_nnunet.trainers.baselines import (
+    nnUNetTrainerDoseDVH,
+    nnUNetTrainerDoseMAE,
+    nnUNetTrainerDoseMoment,
+    nnUNetTrainerDoseMSE,
+    nnUNetTrainerDoseSorted,
+)
 from cdm_nnunet.trainers.cdm import nnUNetTrainerCDM
-from cdm_nnunet.trainers.mae import nnUNetTrainerDoseMAE
 
-__all__ = ["nnUNetTrainerCDM", "nnUNetTrainerDoseMAE"]
+__all__ = [
+    "nnUNetTrainerCDM",
+    "nnUNetTrainerDoseDVH",
+    "nnUNetTrainerDoseMAE",
+    "nnUNetTrainerDoseMSE",
+    "nnUNetTrainerDoseMoment",
+    "nnUNetTrainerDoseSorted",
+]

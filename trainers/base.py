@@ -4,47 +4,52 @@ from __future__ import annotations
 
 import random
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter, time
 from typing import Any
 
 import numpy as np
 import torch
-from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
-from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch import Tensor
 from torch import distributed as dist
+from torch.nn.functional import interpolate
 
-from cdm_nnunet.dataset import FILE_ENDING
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.files import write_json
 from cdm_nnunet.losses.bits import roi_mask
-from cdm_nnunet.losses.dose import DeepSupervisedMAE
+from cdm_nnunet.losses.dose import DeepSupervisedLoss, region_mae
 from cdm_nnunet.losses.metrics import Terms
 from cdm_nnunet.nnunet.compute import autocast, prepare_network, to_device
-from cdm_nnunet.nnunet.export import dose_on_patient_grid
-from cdm_nnunet.nnunet.loader import DoseDataLoader, refuse_foreign_case
 from cdm_nnunet.nnunet.logger import DoseLogger
 from cdm_nnunet.nnunet.plans import FIRST_WORD, DosePlans
-from cdm_nnunet.nnunet.predictor import DosePredictor
-from cdm_nnunet.nnunet.reader import CDMReaderWriter
+from cdm_nnunet.nnunet.pretrained import let_trainers_load_weights, load_weights
 from cdm_nnunet.nnunet.registration import register
+from cdm_nnunet.trainers.final_validation import validate_whole_cases
+from cdm_nnunet.trainers.loaders import patch_loaders
 from cdm_nnunet.trainers.settings import TrainingSettings
 from cdm_nnunet.trainers.validation import PatchErrors, patch_errors
+
+let_trainers_load_weights()  # (here, not where the plugin is registered: it imports nnU-Net's training command)
 
 _GRADIENT_NORM = 12
 _UNSUPPORTED = {"--npz": "a dose has no class probabilities"}
 
 
 class DoseTrainer(nnUNetTrainer):
-    """nnU-Net trainer that regresses dose. Variants add a loss by :meth:`additional_loss`.
+    """nnU-Net trainer that regresses dose. Variants set ``voxel_error``, or add a loss by :meth:`build_dvh_loss`.
+
+    Attributes:
+        voxel_error: The voxel-wise error, in units of the dose scale.
+        dvh_weight: Weight of the DVH loss where ``CDM_LOSS_WEIGHT`` is not set.
 
     Raises:
         InputError: If the plans are not ours, an option makes no sense for dose, or a setting is out of range.
     """
+
+    voxel_error = staticmethod(region_mae)
+    dvh_weight = 0.0
 
     network: torch.nn.Module
     _best_ema: float | None
@@ -103,18 +108,37 @@ class DoseTrainer(nnUNetTrainer):
             )
         super().initialize()
         self.network = prepare_network(self.network, self.device)
+        dvh_loss = self.build_dvh_loss(Terms.of(self.dose_plans.template, self.dose_plans.catalogue, "loss"))
+        self.dvh_loss = None if dvh_loss is None else dvh_loss.to(self.device)
+
+    def build_dvh_loss(self, terms: Terms) -> torch.nn.Module | None:
+        """The loss to add to the voxel-wise error, called as :meth:`CDMLoss.forward` is; None for nothing.
+
+        Args:
+            terms: The metrics of the template's goals with the use ``loss``.
+        """
+        return None
+
+    def load_pretrained_weights(self, file: str) -> None:
+        """Start from the weights of another dose model, its last layers included.
+
+        Raises:
+            InputError: If the file is no checkpoint, or its model has other inputs, another dose scale or network.
+        """
+        load_weights(self.network, Path(file), self.dose_plans)
+        self.print_to_log_file(f"weights of {file}")
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PolyLRScheduler]:
         """AdamW: the gradient of an absolute error has the same size near and far from the answer."""
         optimizer = torch.optim.AdamW(self.network.parameters(), self.initial_lr, weight_decay=self.weight_decay)
         return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
 
-    def _build_loss(self) -> DeepSupervisedMAE:
+    def _build_loss(self) -> DeepSupervisedLoss:
         scales = self._get_deep_supervision_scales() or [[1, 1, 1]]
         weights = [1 / 2**i for i in range(len(scales))]
         if len(weights) > 1:  # as in nnU-Net: the coarsest output has no weight, unless DDP needs every parameter
             weights[-1] = 1e-6 if self.is_ddp and not self._do_i_compile() else 0.0
-        return DeepSupervisedMAE(weights)
+        return DeepSupervisedLoss(weights, self.voxel_error)
 
     def do_split(self) -> tuple[list[str], list[str]]:
         """Training and validation cases of the fold.
@@ -141,38 +165,7 @@ class DoseTrainer(nnUNetTrainer):
         Raises:
             InputError: If preprocessed data are not ours or stale.
         """
-        training, validation = self.get_tr_and_val_datasets()
-        for dataset in (training, validation):
-            for case in dataset.identifiers:
-                data, _, _, properties = dataset.load_case(case)
-                refuse_foreign_case(case, properties, self.digest, data.shape[0], self.dose_plans)
-
-        def loader(dataset: Any, share: float, augment: bool, n_processes: int) -> Any:
-            source = DoseDataLoader(
-                dataset,
-                self.dose_plans,
-                self.digest,
-                self.batch_size,
-                self.configuration_manager.patch_size,
-                self.label_manager,
-                share,
-                augment,
-            )
-            if n_processes == 0:
-                return SingleThreadedAugmenter(source, None)
-            seeds = None if self.settings.seed < 0 else [self.settings.seed + i for i in range(n_processes)]
-            return NonDetMultiThreadedAugmenter(
-                source, None, n_processes, max(3, n_processes // 2), seeds, self.device.type == "cuda", wait_time=0.002
-            )
-
-        n = get_allowed_n_proc_DA()
-        loaders = (
-            loader(training, self.oversample_foreground_percent, True, n),
-            loader(validation, 1.0, False, (n + 1) // 2),
-        )
-        for one in loaders:
-            next(one)  # starts the worker processes before the device is busy
-        return loaders
+        return patch_loaders(self)
 
     def print_plans(self) -> None:
         """The configuration and the settings in a few lines; nnU-Net's version prints the whole template."""
@@ -189,13 +182,12 @@ class DoseTrainer(nnUNetTrainer):
 
     # --- steps --------------------------------------------------------------------------------------------------------
 
-    def additional_loss(
-        self, dose_gy: Tensor, reference_gy: Tensor, words: Tensor, batch: dict[str, Any]
-    ) -> Tensor | None:
-        """A loss to add to the MAE.
+    def additional_loss(self, doses_gy: Sequence[Tensor], reference_gy: Tensor, words: Tensor, batch: Any) -> Any:
+        """The weighted DVH loss, or None while its weight is zero.
 
         Args:
-            dose_gy: Predicted dose, (B, 1, Z, Y, X), Gy, zero outside the dose region.
+            doses_gy: Predicted dose at each scale, finest first, (B, 1, Z, Y, X), Gy, zero outside the dose region;
+                only the first is used unless ``CDM_DEEP_SUPERVISION`` says otherwise.
             reference_gy: Same shape, Gy.
             words: ROI words, (B, L, Z, Y, X).
             batch: As :class:`DoseDataLoader` makes it.
@@ -203,16 +195,28 @@ class DoseTrainer(nnUNetTrainer):
         Returns:
             Scalar, or None for nothing.
         """
-        return None
+        weight = self.settings.dvh_weight(self.current_epoch, self.dvh_weight)
+        if self.dvh_loss is None or weight == 0:
+            return None
+        facts = [batch[name] for name in ("prescription_gy", "voxel_volume_cc", "roi_voxels")]
+        return weight * sum(
+            share * self.dvh_loss(dose_gy, reference_gy, words, *facts)
+            for share, dose_gy in zip(self._dvh_shares(), doses_gy, strict=False)
+            if share > 0
+        )
 
-    def _region(self, words: Tensor) -> Tensor:
+    def _dvh_shares(self) -> tuple[float, ...]:
+        return self.loss.weights if self.settings.deep_supervision == "all" else (1.0,)
+
+    def dose_region(self, words: Tensor) -> Tensor:
+        """1 inside the dose region of the plans' catalogue, 0 outside: (B, L, Z, Y, X) -> (B, 1, Z, Y, X)."""
         bit = self.dose_plans.catalogue.dose_region_bit
         if bit is None:
             return torch.ones_like(words[:, :1])
         return roi_mask(words, bit)[:, None].float()
 
     def _forward(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None]:
-        """Network and losses of a batch: predicted and reference dose in Gy, region, words, MAE, additional loss."""
+        """Network and losses of a batch: predicted and reference dose in Gy, region, words, voxel-wise and DVH loss."""
         data = to_device(batch["data"], self.device)
         reference_gy = batch["target"].to(self.device, non_blocking=True)
         scale_gy = self.dose_plans.dose_scale_gy
@@ -220,18 +224,23 @@ class DoseTrainer(nnUNetTrainer):
             outputs = self.network(data)
         outputs = outputs if isinstance(outputs, list | tuple) else [outputs]
         words = data[:, FIRST_WORD:]
-        region = self._region(words)
-        dose_gy = outputs[0].float() * region * scale_gy
-        mae = self.loss(outputs, reference_gy / scale_gy, region)
-        return dose_gy, reference_gy, region, words, mae, self.additional_loss(dose_gy, reference_gy, words, batch)
+        region = self.dose_region(words)
+        size = reference_gy.shape[2:]
+        doses_gy = [
+            (output.float() if output.shape[2:] == size else interpolate(output.float(), size)) * region * scale_gy
+            for output in outputs[: len(self._dvh_shares())]
+        ]
+        error = self.loss(outputs, reference_gy / scale_gy, region)
+        additional = self.additional_loss(doses_gy, reference_gy, words, batch)
+        return doses_gy[0], reference_gy, region, words, error, additional
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """One step of the optimizer."""
         if self._step_ended_at is not None:
             self._loader_wait_s += perf_counter() - self._step_ended_at
         self.optimizer.zero_grad(set_to_none=True)
-        *_, mae, additional = self._forward(batch)
-        loss = mae if additional is None else mae + additional
+        *_, error, additional = self._forward(batch)
+        loss = error if additional is None else error + additional
         if self.grad_scaler is not None:
             self.grad_scaler.scale(loss).backward()
             self.grad_scaler.unscale_(self.optimizer)
@@ -250,10 +259,10 @@ class DoseTrainer(nnUNetTrainer):
 
     def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Loss and metric errors of a validation batch."""
-        dose_gy, reference_gy, region, words, mae, additional = self._forward(batch)
+        dose_gy, reference_gy, region, words, error, additional = self._forward(batch)
         errors = patch_errors(dose_gy.clamp(min=0), reference_gy, region, words, self.evaluation_terms, batch)
         return {
-            "loss": float(mae if additional is None else mae + additional),
+            "loss": float(error if additional is None else error + additional),
             "cdm": float("nan") if additional is None else float(additional),
             "errors": errors,
         }
@@ -334,55 +343,5 @@ class DoseTrainer(nnUNetTrainer):
         if save_probabilities:
             raise InputError(f"--npz: {_UNSUPPORTED['--npz']}; run the validation again with --val and without --npz")
         self.set_deep_supervision_enabled(False)
-        predictor = DosePredictor(device=self.device, perform_everything_on_device=True, allow_tqdm=False)
-        predictor.manual_initialization(
-            self.network, self.plans_manager, self.configuration_manager, None, self.dataset_json,
-            self.__class__.__name__, None,
-        )  # fmt: skip
-        folder = Path(self.output_folder) / "validation"
-        folder.mkdir(parents=True, exist_ok=True)
-        _, cases = self.do_split()
-        dataset = self.dataset_class(self.preprocessed_dataset_folder, sorted(cases))
-        mine = cases[self.local_rank :: dist.get_world_size()] if self.is_ddp else cases
-        errors = {case: self._validate_case(case, dataset, predictor, folder) for case in sorted(mine)}
-        if self.is_ddp:
-            gathered: list[Any] = [None] * dist.get_world_size()
-            dist.all_gather_object(gathered, errors)
-            errors = {case: error for part in gathered for case, error in part.items()}
-        if self.local_rank == 0:
-            pooled = PatchErrors.pooled(list(errors.values()))
-            summary = {
-                "grid": "network",
-                "n_cases": len(errors),
-                "mean": pooled.to_json(),
-                "cases": {case: error.to_json() for case, error in sorted(errors.items())},
-            }
-            write_json(folder / "summary.json", summary)
-            self.print_to_log_file(
-                f"validation of {len(errors)} cases on the network's grid: dose MAE {pooled.mae_gy:.3f} Gy; metric "
-                f"errors (Gy or % of volume): PTV {pooled.ptv:.3f}, OAR {pooled.oar:.3f}"
-            )
-            dataset_id = int(self.plans_manager.dataset_name[7:10])
-            self.print_to_log_file(
-                f"scores on the patients' grid: cdm-nnunet evaluate -d {dataset_id} -i {folder} -o OUT"
-            )
+        validate_whole_cases(self)
         self.set_deep_supervision_enabled(True)
-
-    @torch.inference_mode()
-    def _validate_case(self, case: str, dataset: Any, predictor: DosePredictor, folder: Path) -> PatchErrors:
-        data, reference, _, properties = dataset.load_case(case)
-        image = torch.from_numpy(np.array(data[:]))
-        output = predictor.predict_sliding_window_return_logits(image).cpu()
-        dose_gy = dose_on_patient_grid(output.numpy(), properties, self.dose_plans)
-        CDMReaderWriter().write_seg(dose_gy, str(folder / f"{case}{FILE_ENDING}"), properties)
-        words = image[None, FIRST_WORD:]
-        region = self._region(words)
-        batch = {name: [properties["cdm"][name]] for name in ("prescription_gy", "roi_voxels", "voxel_volume_cc")}
-        return patch_errors(
-            (output[None] * self.dose_plans.dose_scale_gy).clamp(min=0) * region,
-            torch.from_numpy(np.array(reference[:]))[None],
-            region,
-            words,
-            self.evaluation_terms,
-            batch,
-        )

@@ -3,6 +3,20 @@
 nnU-Net forgets the modules of this folder after its search; classes defined here could not be pickled.
 """
 
-from cdm_nnunet.trainers import nnUNetTrainerCDM, nnUNetTrainerDoseMAE
+from cdm_nnunet.trainers import (
+    nnUNetTrainerCDM,
+    nnUNetTrainerDoseDVH,
+    nnUNetTrainerDoseMAE,
+    nnUNetTrainerDoseMoment,
+    nnUNetTrainerDoseMSE,
+    nnUNetTrainerDoseSorted,
+)
 
-__all__ = ["nnUNetTrainerCDM", "nnUNetTrainerDoseMAE"]
+__all__ = [
+    "nnUNetTrainerCDM",
+    "nnUNetTrainerDoseDVH",
+    "nnUNetTrainerDoseMAE",
+    "nnUNetTrainerDoseMSE",
+    "nnUNetTrainerDoseMoment",
+    "nnUNetTrainerDoseSorted",
+]

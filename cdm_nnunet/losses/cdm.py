@@ -9,43 +9,63 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.losses.metrics import Smoothing, Terms, dvh_metrics
+from cdm_nnunet.losses.members import Members
+from cdm_nnunet.losses.metrics import Present, Smoothing, SortedDoses, Terms
+
+VForm = Literal["sigmoid", "dose", "both"]
+PartialRois = Literal["weighted", "whole", "all"]
+WHOLE_FROM = 0.95  # an ROI of which this share is inside is whole: rotation moves a few voxels
 
 
 class CDMLoss(nn.Module):
     """Mean absolute difference between the DVH metrics of two doses.
 
-    For sample b and term t (metric M_t of an ROI): |M_t(predicted) - M_t(reference)|, D-metrics divided by
-    ``dose_scale_gy``, V-metrics as a fraction. The loss is the mean over the terms that are present, weighted with the
-    template's weight times the share of the ROI that lies inside the patch. A sample without any ROI contributes
-    nothing.
+    For sample b and term t (metric M_t of an ROI): |M_t(predicted) - M_t(reference)|, D-metrics and gEUD divided by
+    ``dose_scale_gy``, V-metrics as a fraction of the ROI's volume (in percent or in cc), HI as it is. The loss is the
+    mean over the terms that are present, weighted with the template's weight and, where an ROI is cut by the patch, as
+    ``partial_rois`` says. A sample without any ROI contributes nothing.
 
     Args:
         terms: Which metrics.
-        dose_scale_gy: What D-metrics are divided by, Gy.
+        dose_scale_gy: What doses are divided by, Gy.
         smoothing: How the metrics are made differentiable.
+        v_form: How a V-metric counts: by a ``sigmoid`` step at the threshold; by the ``dose`` at the reference's
+            volume, see :func:`_dose_at_reference_volume`; or the mean of ``both``.
+        partial_rois: Weight of an ROI that the patch cuts: ``weighted`` by the share inside, nothing (only ``whole``
+            ROIs count), or ``all`` the same.
 
     Raises:
-        InputError: If ``dose_scale_gy`` is not above zero.
+        InputError: If ``dose_scale_gy`` is not above zero, or an option is unknown.
     """
 
-    def __init__(self, terms: Terms, dose_scale_gy: float, smoothing: Smoothing | None = None):
+    def __init__(
+        self,
+        terms: Terms,
+        dose_scale_gy: float,
+        smoothing: Smoothing | None = None,
+        *,
+        v_form: VForm = "sigmoid",
+        partial_rois: PartialRois = "weighted",
+    ):
         super().__init__()
         if not 0 < dose_scale_gy < math.inf:
             raise InputError(f"dose_scale_gy must be above zero, not {dose_scale_gy}")
+        for name, value, known in (("v_form", v_form, VForm), ("partial_rois", partial_rois, PartialRois)):
+            if value not in get_args(known):
+                raise InputError(f"{name} is one of {', '.join(get_args(known))}, not '{value}'")
         self.terms = terms
+        self.dose_scale_gy = dose_scale_gy
         self.smoothing = smoothing or Smoothing()
-        unit = [0.01 if term.metric.is_volume else 1 / dose_scale_gy for term in terms.terms]
-        self.register_buffer("_unit", torch.tensor(unit), persistent=False)
-        self.register_buffer("_weight", torch.tensor([term.weight for term in terms.terms]), persistent=False)
-        self._unit: Tensor
-        self._weight: Tensor
+        self.v_form = v_form
+        self.partial_rois = partial_rois
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch does not type it
     def forward(
         self,
         predicted_dose_gy: Tensor,
@@ -68,19 +88,81 @@ class CDMLoss(nn.Module):
         Returns:
             Scalar, float32.
         """
-        device_type = predicted_dose_gy.device.type
         total = predicted_dose_gy.new_zeros((), dtype=torch.float32)
-        weight_sum = torch.zeros_like(total)
-        with torch.autocast(device_type, enabled=False):
+        weight_sum = 0.0
+        with torch.autocast(predicted_dose_gy.device.type, enabled=False):
             for b in range(len(predicted_dose_gy)):
-                arguments = (words[b], self.terms, prescription_gy[b], voxel_volume_cc[b], self.smoothing)
-                predicted, n_voxels = dvh_metrics(predicted_dose_gy[b, 0].float(), *arguments)
+                members = Members.of(words[b], self.terms.bits)
+                present = self.terms.present(members.counts, prescription_gy[b])
+                weights = [
+                    self._weight(part, members, None if roi_voxels is None else roi_voxels[b]) for part in present
+                ]
+                if not any(weights):
+                    continue
+                predicted = SortedDoses.of(predicted_dose_gy[b, 0], members)
                 with torch.no_grad():
-                    reference, _ = dvh_metrics(reference_dose_gy[b, 0].float(), *arguments)
-                weight = self._weight.to(predicted.device) * (n_voxels > 0)
-                if roi_voxels is not None:
-                    whole = n_voxels.new_tensor([roi_voxels[b][term.bit] for term in self.terms.terms])
-                    weight = weight * (n_voxels / whole.clamp(min=1)).clamp(max=1.0)
-                total = total + ((predicted - reference).abs() * self._unit.to(predicted.device) * weight).sum()
-                weight_sum = weight_sum + weight.sum()
-        return total / weight_sum.clamp(min=1e-6)
+                    reference = SortedDoses.of(reference_dose_gy[b, 0], members)
+                errors = self._errors(predicted, reference, present, voxel_volume_cc[b])
+                total = total + (errors * errors.new_tensor(weights)).sum()
+                weight_sum += sum(weights)
+        return total / max(weight_sum, 1e-6)
+
+    def _weight(self, part: Present, members: Members, roi_voxels: Sequence[int] | None) -> float:
+        weight = self.terms.terms[part.term].weight
+        if roi_voxels is None or self.partial_rois == "all":
+            return weight
+        share = min(members.counts[part.row] / max(roi_voxels[self.terms.terms[part.term].bit], 1), 1.0)
+        return weight * (float(share >= WHOLE_FROM) if self.partial_rois == "whole" else share)
+
+    def _errors(
+        self, predicted: SortedDoses, reference: SortedDoses, present: Sequence[Present], voxel_volume_cc: float
+    ) -> Tensor:
+        """|M(predicted) - M(reference)| of each present term, without a unit."""
+        unit = {"Gy": 1 / self.dose_scale_gy, "%": 0.01, "": 1.0}
+        units = [
+            1 / (predicted.counts[part.row] * voxel_volume_cc) if part.metric.unit == "cc" else unit[part.metric.unit]
+            for part in present
+        ]
+        by_dose = [i for i, part in enumerate(present) if part.metric.is_volume and self.v_form != "sigmoid"]
+        by_value = [i for i in range(len(present)) if self.v_form != "dose" or i not in by_dose]
+        errors = predicted.voxels_gy.new_zeros(len(present))
+        for chosen in (by_value, by_dose):
+            if not chosen:
+                continue
+            parts = [present[i] for i in chosen]
+            if chosen is by_dose:
+                found = _dose_at_reference_volume(predicted, reference, parts, self.smoothing) / self.dose_scale_gy
+            else:
+                values = predicted.metrics(parts, voxel_volume_cc, self.smoothing)
+                with torch.no_grad():
+                    aims = reference.metrics(parts, voxel_volume_cc, self.smoothing)
+                found = (values - aims).abs() * values.new_tensor([units[i] for i in chosen])
+            share = [0.5 if self.v_form == "both" and present[i].metric.is_volume else 1.0 for i in chosen]
+            where = torch.tensor(chosen, device=found.device)
+            errors = errors.index_add(0, where, found * found.new_tensor(share))
+        return errors
+
+
+def _dose_at_reference_volume(
+    predicted: SortedDoses, reference: SortedDoses, parts: Sequence[Present], smoothing: Smoothing
+) -> Tensor:
+    """A V-metric as a dose, Gy: how far the dose is off at the volume that the reference has at the threshold.
+
+    With v, the exact share of the reference's voxels at or above the threshold x, and Q, the (windowed) quantile
+    function: |Q_predicted(1 - v) - Q_reference(1 - v)|; the reference's is x, to the distance between two voxels'
+    doses. Its gradient does not fade with the distance from the threshold. Where v is 1, the prediction is right
+    as soon as it is at x or above, so the term is max(0, x - Q_predicted(0)); where v is 0 it is
+    max(0, Q_predicted(1) - x).
+    """
+    rows, thresholds_gy = [part.row for part in parts], [part.threshold_gy for part in parts]
+    with torch.no_grad():
+        volumes = reference.volume_fractions(rows, thresholds_gy, 0.0)
+    fractions = (1.0 - volumes).tolist()
+    window = smoothing.window_percent / 100
+    predicted_gy = predicted.order_statistics(rows, fractions, window)
+    with torch.no_grad():
+        reference_gy = reference.order_statistics(rows, fractions, window)
+    threshold_gy = predicted_gy.new_tensor(thresholds_gy)
+    volumes = volumes.to(predicted_gy.dtype)
+    one_sided = torch.where(volumes == 1, threshold_gy - predicted_gy, predicted_gy - threshold_gy).clamp(min=0)
+    return torch.where((volumes == 0) | (volumes == 1), one_sided, (predicted_gy - reference_gy).abs())

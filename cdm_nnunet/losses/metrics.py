@@ -260,14 +260,14 @@ class SortedDoses:
         if chosen := [i for i, part in enumerate(present) if part.metric.order_statistics]:
             put(self._from_order_statistics([present[i] for i in chosen], voxel_volume_cc, smoothing), chosen)
         if chosen := choose("geud"):
-            put(torch.stack([_geud_gy(self.roi_gy(present[i].row), present[i].metric.value) for i in chosen]), chosen)
+            put(torch.stack([geud_gy(self.roi_gy(present[i].row), present[i].metric.value) for i in chosen]), chosen)
         if not pieces:
             return self.voxels_gy.new_zeros(0)
         where = torch.tensor(places, device=self.voxels_gy.device)
         return self.voxels_gy.new_zeros(len(present)).index_copy(0, where, torch.cat(pieces))
 
     def volume_fractions(self, rows: Sequence[int], thresholds_gy: Sequence[float], width_gy: float) -> Tensor:
-        """Share of each ROI's voxels at or above a threshold, float64; by a logistic step of this width, or a sharp one.
+        """Share of each ROI's voxels at or above a threshold, float64; by a logistic or a sharp step.
 
         Beyond ``_STEP_REACH`` widths a step is 0 or 1 to 2e-9, so only the voxels between are looked at.
         """
@@ -365,10 +365,15 @@ class SortedDoses:
         return torch.stack(values)
 
 
-def _geud_gy(roi_gy: Tensor, a: float | None) -> Tensor:
-    """The gEUD of ascending doses; the largest term is 1, so that no power overflows. A negative dose counts as zero.
+def geud_gy(roi_gy: Tensor, a: float | None) -> Tensor:
+    """The gEUD ((1/n) sum d^a)^(1/a), float64; the largest term is scaled to 1, so that no power overflows.
 
-    Where the gradient of a zero dose would be infinite (a < 1), that dose gets none.
+    A negative dose, which an untrained network may predict, counts as zero. Where the gradient of a dose of zero would
+    be infinite (a < 1), that dose gets none.
+
+    Args:
+        roi_gy: Doses of an ROI, ascending, shape (n,), Gy.
+        a: Exponent, not 0.
     """
     if a is None:
         raise ValueError("gEUD needs an exponent")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.losses.dose import DeepSupervisedMAE, region_mae
+from cdm_nnunet.losses.dose import DeepSupervisedLoss, region_mae
 
 SHAPE = (4, 8, 12)
 STRIDES = ((1, 1, 1), (1, 2, 2), (2, 4, 4))
@@ -49,7 +49,7 @@ def naive(predicted, reference, region, weights):
 @pytest.mark.parametrize("seed", [0, 1])
 def test_deep_supervision_equals_the_naive_loop(weights, seed):
     predicted, reference, region = case(seed)
-    found = DeepSupervisedMAE(weights)(predicted, reference, region)
+    found = DeepSupervisedLoss(weights)(predicted, reference, region)
     assert float(found) == pytest.approx(naive(predicted, reference, region, weights), rel=1e-5)
 
 
@@ -59,12 +59,12 @@ def test_the_border_of_the_region_is_unbiased():
     region[..., :5] = True
     reference = 60.0 * region
     predicted = [torch.full((1, 1, *(n // s for n, s in zip(SHAPE, stride, strict=True))), 60.0) for stride in STRIDES]
-    assert float(DeepSupervisedMAE((1, 1, 1))(predicted, reference, region)) == pytest.approx(0.0, abs=1e-5)
+    assert float(DeepSupervisedLoss((1, 1, 1))(predicted, reference, region)) == pytest.approx(0.0, abs=1e-5)
 
 
 def test_what_lies_outside_the_region_counts_nothing_and_gets_no_gradient():
     predicted, reference, region = case(3)
-    loss = DeepSupervisedMAE((1.0,))
+    loss = DeepSupervisedLoss((1.0,))
     inside = predicted[0].requires_grad_()
     value = loss([inside], reference, region)
     value.backward()
@@ -78,7 +78,7 @@ def test_what_lies_outside_the_region_counts_nothing_and_gets_no_gradient():
 
 def test_zero_for_equal_doses_only():
     _, reference, region = case(4)
-    loss = DeepSupervisedMAE((1.0,))
+    loss = DeepSupervisedLoss((1.0,))
     assert float(loss([reference], reference, region)) == 0
     voxel = tuple(region.nonzero()[0].tolist())
     other = reference.clone()
@@ -93,12 +93,12 @@ def test_region_mae_of_an_empty_region_is_zero_without_nan():
     assert float(value.detach()) == 0
     assert not dose.grad.any()
     predicted, reference, region = case(5)
-    assert float(DeepSupervisedMAE((1, 1, 1))(predicted, reference, region & False)) == 0
+    assert float(DeepSupervisedLoss((1, 1, 1))(predicted, reference, region & False)) == 0
 
 
 def test_float32_under_autocast_and_from_half():
     predicted, reference, region = case(6)
-    loss = DeepSupervisedMAE((1, 0.5, 0.25))
+    loss = DeepSupervisedLoss((1, 0.5, 0.25))
     plain = loss(predicted, reference, region)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         autocast = loss(predicted, reference, region)
@@ -113,10 +113,10 @@ def test_float32_under_autocast_and_from_half():
 @pytest.mark.parametrize("weights", [(), (0.0, 0.0), (1.0, -0.5)])
 def test_impossible_weights_are_refused(weights):
     with pytest.raises(InputError, match="deep supervision weights must not be negative"):
-        DeepSupervisedMAE(weights)
+        DeepSupervisedLoss(weights)
 
 
 def test_a_number_of_outputs_unlike_the_weights_is_an_error():
     predicted, reference, region = case(7)
     with pytest.raises(ValueError, match="zip"):
-        DeepSupervisedMAE((1.0, 0.5))(predicted, reference, region)
+        DeepSupervisedLoss((1.0, 0.5))(predicted, reference, region)

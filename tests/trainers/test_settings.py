@@ -67,7 +67,7 @@ def test_what_makes_no_sense_is_refused_by_the_name_of_its_variable(variable, va
 @pytest.mark.parametrize("start", [0.0, 0.5, 0.9])
 def test_the_weight_rises_once_and_reaches_its_full_value(n_epochs, start):
     settings = TrainingSettings(num_epochs=n_epochs, loss_weight=0.4, loss_start=start)
-    weights = [settings.cdm_weight(epoch) for epoch in range(n_epochs)]
+    weights = [settings.dvh_weight(epoch, 9.9) for epoch in range(n_epochs)]
     assert weights == sorted(weights)
     assert all(0 <= weight <= 0.4 for weight in weights)
     before = [weight for epoch, weight in enumerate(weights) if epoch + 1 <= start * n_epochs]
@@ -78,7 +78,7 @@ def test_the_weight_rises_once_and_reaches_its_full_value(n_epochs, start):
 
 
 def test_from_the_first_step_or_never():
-    assert TrainingSettings(loss_start=0.0, loss_weight=0.7, num_epochs=1).cdm_weight(0) == 0.7
-    assert TrainingSettings(loss_start=0.0, loss_weight=0.7).cdm_weight(0) == 0.7
-    assert TrainingSettings(loss_start=1.0, num_epochs=100).cdm_weight(99) == 0.0
-    assert TrainingSettings(loss_weight=0.0, num_epochs=100).cdm_weight(99) == 0.0
+    assert TrainingSettings(loss_start=0.0, loss_weight=0.7, num_epochs=1).dvh_weight(0, 9.9) == 0.7
+    assert TrainingSettings(loss_start=0.0, loss_weight=0.7).dvh_weight(0, 9.9) == 0.7
+    assert TrainingSettings(loss_start=1.0, num_epochs=100).dvh_weight(99, 9.9) == 0.0
+    assert TrainingSettings(loss_weight=0.0, num_epochs=100).dvh_weight(99, 9.9) == 0.0

@@ -33,7 +33,7 @@ class Oracle(torch.nn.Module):
     def __init__(self, trainer, batch, offset_gy=0.0):
         super().__init__()
         self.scale = torch.nn.Parameter(torch.ones(()))
-        region = trainer._region(batch["data"][:, 2:])
+        region = trainer.dose_region(batch["data"][:, 2:])
         dose = (batch["target"] + offset_gy) / trainer.dose_plans.dose_scale_gy
         self.register_buffer("dose", torch.where(region > 0, dose, torch.full_like(dose, -3.0)))
         self.decoder = torch.nn.Module()
@@ -54,7 +54,7 @@ def test_the_loss_is_mae_plus_weighted_cdm(started):
     trainer, batch = started(LOSS_START="0", LOSS_WEIGHT="0.4")
     with torch.no_grad():
         dose, reference, region, words, mae, additional = trainer._forward(batch)
-        cdm = trainer.cdm_loss(
+        cdm = trainer.dvh_loss(
             dose, reference, words, batch["prescription_gy"], batch["voxel_volume_cc"], batch["roi_voxels"]
         )
     assert dose.dtype == reference.dtype == mae.dtype == additional.dtype == torch.float32
@@ -76,7 +76,7 @@ def test_cdm_sets_in_when_its_setting_says(started):
 def test_the_baseline_has_no_other_loss(started):
     trainer, batch = started("nnUNetTrainerDoseMAE", LOSS_START="0")
     assert trainer._forward(batch)[-1] is None
-    assert not hasattr(trainer, "cdm_loss")
+    assert trainer.dvh_loss is None
 
 
 def test_a_perfect_prediction_has_no_error_and_no_loss(started):

@@ -1,0 +1,78 @@
+"""Start a training from the weights of another dose model, last layers included.
+
+nnU-Net's own function leaves out the last layers, because another segmentation task has other classes. A dose is
+a dose: fine-tuning with another loss starts from the whole network.
+"""
+
+from __future__ import annotations
+
+import functools
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from nnunetv2.run import run_training
+
+from cdm_nnunet.errors import InputError
+from cdm_nnunet.nnunet.plans import DosePlans
+
+_MARK = "asks_the_trainer"
+
+
+def load_weights(network: torch.nn.Module, file: Path, plans: DosePlans) -> None:
+    """Copy all weights of a checkpoint into a network.
+
+    Args:
+        network: As a trainer holds it: may be wrapped for DDP or compiled.
+        file: A checkpoint of a dose trainer.
+        plans: Those of the new training.
+
+    Raises:
+        InputError: If the file is no checkpoint of a dose model, or its catalogue, dose scale or network is another.
+    """
+    try:
+        checkpoint = torch.load(file, map_location="cpu", weights_only=False)
+        weights, other = checkpoint["network_weights"], checkpoint["init_args"]["plans"]
+    except (OSError, EOFError, KeyError, TypeError, RuntimeError, pickle.UnpicklingError) as error:
+        raise InputError(f"{file} (-pretrained_weights) is no checkpoint of nnU-Net: {error!r}") from None
+    if "cdm" not in other:
+        raise InputError(f"{file} (-pretrained_weights) is of a model that predicts no dose")
+    for key, name in (("catalogue", "ROI catalogue"), ("dose_scale_gy", "dose scale")):
+        if other["cdm"][key] != plans.plans["cdm"][key]:
+            raise InputError(f"{file} (-pretrained_weights) is of a model with another {name}: its weights do not fit")
+    inner: Any = getattr(network, "module", network)  # DDP
+    inner = getattr(inner, "_orig_mod", inner)  # torch.compile
+    own = inner.state_dict()
+    unlike = [key for key in sorted({*own, *weights}) if key not in own or key not in weights]
+    unlike += [key for key in own if key in weights and own[key].shape != weights[key].shape]
+    if unlike:
+        raise InputError(
+            f"{file} (-pretrained_weights) is of another network: {len(unlike)} of {len(own)} weights do not fit, such "
+            f"as {unlike[0]}; plan both data sets alike"
+        )
+    inner.load_state_dict(weights)
+
+
+def let_trainers_load_weights() -> None:
+    """Make nnU-Net's command leave ``-pretrained_weights`` to a trainer that can load them; twice changes nothing."""
+    if not getattr(run_training.maybe_load_checkpoint, _MARK, False):
+        run_training.maybe_load_checkpoint = _asking_the_trainer(run_training.maybe_load_checkpoint)
+
+
+def _asking_the_trainer(stock: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(stock)
+    def maybe_load_checkpoint(
+        nnunet_trainer: Any, continue_training: bool, validation_only: bool, pretrained_weights_file: str | None = None
+    ) -> None:
+        load = getattr(nnunet_trainer, "load_pretrained_weights", None)
+        if load is None or pretrained_weights_file is None or continue_training or validation_only:
+            stock(nnunet_trainer, continue_training, validation_only, pretrained_weights_file)
+            return
+        if not nnunet_trainer.was_initialized:
+            nnunet_trainer.initialize()
+        load(pretrained_weights_file)
+
+    setattr(maybe_load_checkpoint, _MARK, True)
+    return maybe_load_checkpoint
