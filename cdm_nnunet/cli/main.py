@@ -21,7 +21,7 @@ from cdm_nnunet import __version__
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.folders import set_environment
 
-VERBS = ("demo", "env", "convert", "plan", "train", "predict", "evaluate")
+VERBS = ("demo", "env", "convert", "plan", "train", "predict", "check", "evaluate", "compare")
 
 
 class Verb(Protocol):
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("cdm-nnunet: interrupted", file=sys.stderr)
         return 130
-    return 0
+    return int(record.get("exit_status", 0))  # (a check that found faults did its work)
 
 
 def _parser() -> tuple[argparse.ArgumentParser, dict[str, Verb]]:
