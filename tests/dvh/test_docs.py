@@ -2,9 +2,11 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
-from cdm_nnunet.dvh import Metric, Template
+from cdm_nnunet.dvh import Metric, Template, shipped_templates
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -28,3 +30,34 @@ def test_every_heading_that_code_cites_is_there():
     assert len(cited) >= 6
     for title in (title for pair in cited for title in pair if title):
         assert re.search(rf"(?m)^#+ {re.escape(title)}$|\*\*{re.escape(title)}\*\*", text), title
+
+
+def test_the_shipped_templates_are_documented():
+    text = (DOCS / "templates.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"(?m)^\| `(\w+)` \| [^|]* \| (?:of the patient|[\d, and]+ Gy) \|", text)) == set(
+        shipped_templates()
+    )
+
+
+def test_the_tutorial_runs_as_it_stands_without_torch_and_nnunet(tmp_path):
+    text = (DOCS / "dvh_tutorial.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == text.count("```") // 2 >= 7
+    code = "\n".join(["import matplotlib, sys", "matplotlib.use('agg')", *blocks])
+    code += "\nassert not {'torch', 'nnunetv2'} & set(sys.modules)\n"
+    code += "print(f'{np.abs(volume_percent).max():.0f} {len(axes.lines)}')\n"
+    script = tmp_path / "tutorial.py"
+    script.write_text("if __name__ == '__main__':\n    " + code.replace("\n", "\n    "), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", script], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    *_, last = done.stdout.splitlines()
+    assert last == "100 9"  # all curves start at 100 %; four ROIs, two doses, and the line at 95 %
+    difference = re.search(r"(?m)^Dmean +([\d.]+) +([\d.]+) +(-[\d.]+) Gy$", done.stdout)
+    assert difference is not None
+    reference, predicted, change = map(float, difference.groups())
+    assert abs(predicted - reference - change) < 0.011
+    assert "PTV_7000       D95%     >= 66.5 Gy   reference pass, predicted" in done.stdout
+    assert (tmp_path / "dvh.pdf").read_bytes().startswith(b"%PDF")
+    assert (tmp_path / "dvh.png").stat().st_size > 10_000
