@@ -1,0 +1,153 @@
+"""``cdm-nnunet dvh``: DVH metrics of a planned dose straight from DICOM files."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cdm_nnunet.errors import InputError
+
+if TYPE_CHECKING:
+    from cdm_nnunet.dicom.plan import Plan
+    from cdm_nnunet.dicom.structures import RoiContours, StructureSet
+    from cdm_nnunet.dvh import Metric, Template
+
+SUMMARY = "DVH metrics straight from DICOM files, by integration inside the contours."
+EXAMPLE = "cdm-nnunet dvh --rtstruct RS.dcm --rtdose RD.dcm --rtplan RP.dcm --metrics D95% D2% Dmean V95%"
+DEFAULT_METRICS = ("D98%", "D95%", "D50%", "D2%", "D0.03cc", "Dmean")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    parser.add_argument("--rtstruct", type=Path, required=True, metavar="FILE", help="structure set")
+    parser.add_argument(
+        "--rtdose", type=Path, required=True, nargs="+", metavar="FILE", help="dose, or one file for each beam"
+    )
+    parser.add_argument("--rtplan", type=Path, metavar="FILE", help="plan: prescriptions, and which beams there are")
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument(
+        "--metrics",
+        nargs="+",
+        metavar="METRIC",
+        help=f"for example D95%% D0.03cc V20Gy (default: {' '.join(DEFAULT_METRICS).replace('%', '%%')})",
+    )
+    chosen.add_argument("--template", metavar="NAME|FILE", help="clinical template: its ROIs, each with its metrics")
+    parser.add_argument("--roi", action="append", metavar="NAME", help="an ROI of the file; repeatable (default: all)")
+    parser.add_argument(
+        "--end-caps",
+        choices=("none", "half-slab"),
+        default="none",
+        help="where an ROI ends: at its outermost contours, or half a slice beyond (default: none)",
+    )
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Evaluate.
+
+    Returns:
+        By ROI name: ``volume_cc``, the metrics by key, and ``lost_cc`` where a part lies outside the dose grid.
+    """
+    from cdm_nnunet.dicom.dose import read_dose
+    from cdm_nnunet.dicom.dvh import roi_dvh
+    from cdm_nnunet.dicom.plan import read_plan
+    from cdm_nnunet.dicom.structures import read_structures
+    from cdm_nnunet.dvh import Metric, Template
+
+    metrics = [Metric.parse(key) for key in dict.fromkeys(args.metrics or DEFAULT_METRICS)]
+    template = None if args.template is None else Template.load(args.template)
+    structures = read_structures(args.rtstruct)
+    plan = None if args.rtplan is None else read_plan(args.rtplan)
+    if plan is not None and plan.structure_uid and plan.structure_uid != structures.sop_uid:
+        raise InputError(f"{plan.path} was made with another structure set than {structures.path}")
+    dose = read_dose(args.rtdose, plan)
+    notes = list(dose.notes)
+    record: dict[str, Any] = {}
+    for roi in _rois(structures, args.roi):
+        wanted = metrics if template is None else _template_metrics(template, roi.name)
+        if not wanted or (roi.problem and not args.roi):
+            notes += [roi.problem] if roi.problem else []
+            continue
+        prescription_gy = _prescription_gy(roi, plan, template)
+        known = [metric for metric in wanted if prescription_gy is not None or not metric.needs_prescription]
+        if len(known) < len(wanted):
+            left_out = ", ".join(str(metric) for metric in wanted if metric not in known)
+            notes.append(f"ROI '{roi.name}' has no prescription: {left_out} left out")
+        try:
+            result = roi_dvh(roi, structures, dose, known, prescription_gy=prescription_gy, end_caps=args.end_caps)
+        except InputError as error:
+            if args.roi or "frames of reference" in str(error):
+                raise
+            notes.append(f"left out: {error}")
+            continue
+        notes += result.notes
+        lost = {"lost_cc": result.lost_cc} if result.lost_cc else {}
+        record[roi.name] = {"volume_cc": result.volume_cc, **lost, **result.values}
+    for note in dict.fromkeys(notes):
+        print(note, file=sys.stderr)
+    _refuse_nothing(record, notes, metrics if template is None else (), structures)
+    return record
+
+
+def render(record: Mapping[str, Any]) -> str:
+    """Word the record for a person."""
+    keys = list(dict.fromkeys(key for row in record.values() for key in row))
+    width = max(len(name) for name in record) + 2
+    header = f"{'ROI':<{width}}" + "".join(f"{_head(key):>14}" for key in keys)
+    return "\n".join(
+        [header, *(f"{name:<{width}}" + "".join(_cell(row, key) for key in keys) for name, row in record.items())]
+    )
+
+
+def _rois(structures: StructureSet, names: Sequence[str] | None) -> list[RoiContours]:
+    return [structures.roi(name) for name in dict.fromkeys(names or structures.names)]
+
+
+def _template_metrics(template: Template, name: str) -> list[Metric]:
+    label = name.casefold()
+    rois = {roi.name for roi in template.rois if label in (text.casefold() for text in (roi.name, *roi.aliases))}
+    return list(dict.fromkeys(goal.metric for goal in template.goals if goal.roi in rois))
+
+
+def _prescription_gy(roi: RoiContours, plan: Plan | None, template: Template | None) -> float | None:
+    """The plan's prescription to the ROI; else the only level that the plan has; else the template's."""
+    levels_gy = () if plan is None else plan.prescriptions
+    own = {level.dose_gy for level in levels_gy if level.roi_number == roi.number}
+    for found in (own, {level.dose_gy for level in levels_gy}):
+        if len(found) == 1:
+            return found.pop()
+    label = roi.name.casefold()
+    for known in () if template is None else template.rois:
+        if label in (text.casefold() for text in (known.name, *known.aliases)):
+            return known.prescription_gy if isinstance(known.prescription_gy, float) else None
+    return None
+
+
+def _refuse_nothing(
+    record: Mapping[str, Any], notes: Sequence[str], metrics: Sequence[Metric], structures: StructureSet
+) -> None:
+    """Refuse a result without an ROI, or without one that could have a metric that was asked for."""
+    if not record:
+        reasons = "; ".join(notes) or f"the template has none of {', '.join(structures.names)}"
+        raise InputError(f"{structures.path}: no ROI can be evaluated: {reasons}")
+    for metric in metrics:
+        if not any(str(metric) in row for row in record.values()):
+            raise InputError(
+                f"{metric} is a percentage of the prescription, and none is known; give the plan (--rtplan) that "
+                "has one for the ROI, or use Gy"
+            )
+
+
+def _head(key: str) -> str:
+    if key in ("volume_cc", "lost_cc"):
+        return f"{key.removesuffix('_cc')} (cc)"
+    from cdm_nnunet.dvh import Metric
+
+    unit = Metric.parse(key).unit
+    return f"{key} ({unit})" if unit else key
+
+
+def _cell(row: Mapping[str, float], key: str) -> str:
+    return f"{row[key]:>14.2f}" if key in row else f"{'':>14}"

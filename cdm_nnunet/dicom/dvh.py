@@ -1,0 +1,195 @@
+"""DVH metrics straight from contours: samples inside the contours, each with the volume it stands for.
+
+Definitions: ``docs/conventions.md``, "From contours".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from cdm_nnunet.dicom.contours import ContourStack, EndCaps, axes_of, drawn_planes_mm, stack_of
+from cdm_nnunet.dicom.dose import DoseVolume
+from cdm_nnunet.dicom.grid import Volume
+from cdm_nnunet.dicom.scanlines import spans
+from cdm_nnunet.dicom.structures import RoiContours, StructureSet
+from cdm_nnunet.dvh.metrics import Metric
+from cdm_nnunet.dvh.weighted import evaluate_weighted
+from cdm_nnunet.errors import InputError
+
+SAMPLES = 400_000  # about as many in an ROI, ...
+STEP_RANGE_MM = (0.1, 1.5)  # ... as long as their distance stays in this range
+_LOST_MM3 = 0.01
+# Fractional parts of multiples of these irrational numbers spread evenly (a Weyl sequence).
+_WEYL = (0.6180339887498949, 0.7548776662466927, 0.5698402909980532)
+
+
+@dataclass(frozen=True, eq=False)
+class RoiSamples:
+    """Points inside an ROI.
+
+    Attributes:
+        points_mm: In the patient, shape (n, 3).
+        volumes_cc: Volume that each stands for, shape (n,).
+    """
+
+    points_mm: NDArray[np.float64]
+    volumes_cc: NDArray[np.float64]
+
+    @property
+    def volume_cc(self) -> float:
+        """Volume of the ROI."""
+        return float(self.volumes_cc.sum())
+
+
+@dataclass(frozen=True)
+class RoiDvh:
+    """DVH metrics of one ROI.
+
+    Attributes:
+        name: ROI name as in the file.
+        volume_cc: Volume inside the contours.
+        lost_cc: Part of it outside the dose grid; the metrics are those of the rest.
+        values: By metric key, Gy, %, cc or a plain number.
+        notes: What was decided, for the record.
+    """
+
+    name: str
+    volume_cc: float
+    lost_cc: float
+    values: dict[str, float]
+    notes: tuple[str, ...]
+
+
+def roi_dvh(
+    roi: RoiContours,
+    structures: StructureSet,
+    dose: DoseVolume,
+    metrics: Sequence[Metric],
+    *,
+    prescription_gy: float | None = None,
+    end_caps: EndCaps = "none",
+) -> RoiDvh:
+    """DVH metrics of an ROI.
+
+    Args:
+        roi: The ROI.
+        structures: Its structure set; where others were drawn tells the slice distance.
+        dose: The dose.
+        metrics: What to evaluate.
+        prescription_gy: Prescription of the ROI, for V<x>%.
+        end_caps: As :func:`cdm_nnunet.dicom.contours.stack_of`.
+
+    Raises:
+        InputError: If the frames of reference differ, the ROI has no volume or lies wholly outside the dose grid, or a
+            metric is not defined.
+    """
+    refuse_other_frame(structures, dose)
+    axes = axes_of(roi)
+    stack = stack_of(roi, drawn_planes_mm(structures, axes), end_caps=end_caps, axes=axes)
+    samples = sample(stack)
+    dose_gy = interpolate(dose.volume, samples.points_mm)
+    inside = ~np.isnan(dose_gy)
+    lost_cc = float(samples.volumes_cc[~inside].sum())
+    if not inside.any():
+        raise InputError(f"ROI '{roi.name}' lies wholly outside the dose grid")
+    notes = list(stack.notes)
+    if lost_cc * 1000 > _LOST_MM3:
+        share = 100 * lost_cc / samples.volume_cc
+        notes.append(
+            f"ROI '{roi.name}': {lost_cc:.3g} cc ({share:.3g} %) lie outside the dose grid; the metrics are those of "
+            "the rest"
+        )
+    values = evaluate_weighted(metrics, dose_gy[inside], samples.volumes_cc[inside], prescription_gy=prescription_gy)
+    return RoiDvh(
+        roi.name,
+        samples.volume_cc,
+        lost_cc,
+        {str(metric): value for metric, value in zip(metrics, values, strict=True)},
+        tuple(notes),
+    )
+
+
+def refuse_other_frame(structures: StructureSet, dose: DoseVolume) -> None:
+    """Check that contours and dose lie in the same frame of reference.
+
+    Raises:
+        InputError: If both name one and they differ.
+    """
+    if structures.frame_uid and dose.frame_uid and structures.frame_uid != dose.frame_uid:
+        raise InputError(
+            f"{structures.path} and {dose.files[0]} lie in different frames of reference ({structures.frame_uid} and "
+            f"{dose.frame_uid}); their coordinates can't be compared"
+        )
+
+
+def sample(stack: ContourStack) -> RoiSamples:
+    """Points spread evenly through an ROI, none of them outside.
+
+    Each slab is cut into layers, each layer into lines, and each span of a line that lies inside into pieces of equal
+    length. Layers, lines and points lie at quasi-random places within their share, so that no direction of the dose
+    gradient is special.
+
+    Raises:
+        InputError: If the ROI encloses no volume.
+    """
+    step_mm = _step_mm(stack)
+    points, volumes = [], []
+    for k, section in enumerate(stack.sections):
+        thickness_mm = float(stack.high_mm[k] - stack.low_mm[k])
+        if thickness_mm <= 0:
+            continue
+        n_layers = max(1, int(np.ceil(thickness_mm / step_mm)))
+        low, high = section.box_mm
+        n_lines = max(1, int(np.ceil((high[1] - low[1]) / step_mm)))
+        pitch_mm = float(high[1] - low[1]) / n_lines
+        layer_mm = thickness_mm / n_layers
+        for layer in range(n_layers):
+            number = np.arange(n_lines) + 1000.0 * (layer + 17 * k)
+            lines_mm = low[1] + (np.arange(n_lines) + _spread(number, 0)) * pitch_mm
+            heights_mm = stack.low_mm[k] + (layer + _spread(number, 1)) * layer_mm
+            found = spans(section, lines_mm)
+            length_mm = found.end_mm - found.start_mm
+            count = np.maximum(np.ceil(length_mm / step_mm), 1).astype(np.int64)
+            which = np.repeat(np.arange(count.size), count)
+            piece = np.arange(which.size) - np.repeat(np.cumsum(count) - count, count)
+            piece_mm = length_mm[which] / count[which]
+            u_mm = found.start_mm[which] + (piece + _spread(piece + 31.0 * number[found.line[which]], 2)) * piece_mm
+            points.append(np.column_stack([u_mm, lines_mm[found.line[which]], heights_mm[found.line[which]]]))
+            volumes.append(piece_mm * (pitch_mm * layer_mm / 1000))
+    points_mm, volumes_cc = np.concatenate(points or [np.empty((0, 3))]), np.concatenate(volumes or [np.empty(0)])
+    keep = volumes_cc > 0
+    if not keep.any():
+        raise InputError(f"ROI '{stack.name}' encloses no volume")
+    return RoiSamples(points_mm[keep] @ stack.axes, volumes_cc[keep])
+
+
+def interpolate(volume: Volume, points_mm: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Values at points in the patient, trilinear, NaN outside the box of the voxel centres; shape (n,)."""
+    index = volume.grid.index(points_mm)
+    known = ~np.isnan(index).any(-1)
+    values = np.full(known.shape, np.nan)
+    values[known] = ndimage.map_coordinates(
+        volume.values.astype(np.float64), index[known][:, ::-1].T, order=1, mode="nearest"
+    )
+    return values
+
+
+def _step_mm(stack: ContourStack) -> float:
+    """Distance of the samples, from the volume of coarse lines."""
+    volume_mm3 = 0.0
+    for section, low_mm, high_mm in zip(stack.sections, stack.low_mm, stack.high_mm, strict=True):
+        low, high = section.box_mm
+        pitch_mm = float(high[1] - low[1]) / 64
+        found = spans(section, low[1] + (np.arange(64) + 0.5) * pitch_mm)
+        volume_mm3 += float((found.end_mm - found.start_mm).sum()) * pitch_mm * float(high_mm - low_mm)
+    return float(np.clip((volume_mm3 / SAMPLES) ** (1 / 3), *STEP_RANGE_MM))
+
+
+def _spread(number: NDArray[np.float64], dimension: int) -> NDArray[np.float64]:
+    """Even numbers from 0 to 1 that look random."""
+    return np.asarray((0.5 + number * _WEYL[dimension]) % 1.0)
