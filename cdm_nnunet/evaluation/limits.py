@@ -73,6 +73,7 @@ def roi_surface(dose_gy: NDArray[np.floating], mask: NDArray[np.bool_], box: Box
 
 def mask_error(
     metric: Metric,
+    value: float,
     surface: Surface | None,
     roi_dose_gy: NDArray[np.floating],
     *,
@@ -83,6 +84,7 @@ def mask_error(
 
     Args:
         metric: The metric.
+        value: Its value in the dose.
         surface: The ROI's surface in the dose; None where it has none.
         roi_dose_gy: Doses of all its voxels, shape (n,), Gy.
         voxel_volume_cc: Volume of a voxel in cc.
@@ -101,8 +103,8 @@ def mask_error(
         step_gy = surface.step_at(threshold_gy)
         n_near = 0.5 * np.count_nonzero(np.abs(roi_dose_gy - threshold_gy) <= step_gy)
         return float(n_near * voxel_volume_cc if metric.unit == "cc" else 100.0 * n_near / roi_dose_gy.size)
-    parts = evaluate_all(metric.order_statistics, roi_dose_gy, voxel_volume_cc=voxel_volume_cc)
     if metric.kind == "homogeneity":  # (near-maximum - near-minimum) / median
-        steps = [surface.step_at(part) for part in parts]
-        return float((steps[0] + steps[1] + steps[2] * abs(parts[0] - parts[1]) / parts[2]) / parts[2])
-    return surface.step_at(parts[0]) if parts else None
+        doses_gy = evaluate_all(metric.order_statistics, roi_dose_gy, voxel_volume_cc=voxel_volume_cc)
+        high, low, median = (surface.step_at(dose_gy) for dose_gy in doses_gy)
+        return float((high + low + abs(value) * median) / doses_gy[2])
+    return surface.step_at(value) if metric.order_statistics else None

@@ -142,8 +142,8 @@ class _RoiScorer:
         )
         spreads = np.std(members, axis=0, ddof=1).tolist() if members else [None] * len(wanted)
         return {
-            str(metric): MetricResult(*values, metric.unit, self._mask_error(metric), spread)
-            for metric, values, spread in zip(wanted, zip(reference, predicted, strict=True), spreads, strict=True)
+            str(metric): MetricResult(a, b, metric.unit, self._mask_error(metric, a), spread)
+            for metric, a, b, spread in zip(wanted, reference, predicted, spreads, strict=True)
         }
 
     def judge(self, goal: Goal, metric: MetricResult) -> GoalResult:
@@ -163,9 +163,10 @@ class _RoiScorer:
         volume_cc = self._pair.voxel_volume_cc
         return evaluate_all(metrics, roi_dose_gy, voxel_volume_cc=volume_cc, prescription_gy=self._prescription_gy)
 
-    def _mask_error(self, metric: Metric) -> float | None:
+    def _mask_error(self, metric: Metric, value: float) -> float | None:
         return mask_error(
             metric,
+            value,
             self._surface,
             self._voxels.reference_gy,
             voxel_volume_cc=self._pair.voxel_volume_cc,
