@@ -23,7 +23,7 @@ from cdm_nnunet.images import Image, numbers, read_image
 from .case import Case, Geometry, clip_hu, pack_masks
 from .case_files import sha256
 from .raw_layout import Conversion, DatasetSpec, template_catalogue, write_dataset
-from .roi_mapping import RoiMapping, map_rois, prescriptions_gy, read_json_object
+from .roi_mapping import RoiMapping, map_rois, prescriptions_gy, read_json_object, unused_text
 
 CT_FILE, DOSE_FILE = f"ct{FILE_ENDING}", f"dose{FILE_ENDING}"
 MASK_FOLDER, PRESCRIPTION_FILE = "masks", "prescriptions.json"
@@ -74,7 +74,6 @@ class NiftiPatient:
         ct = read_image(self.ct, patient_axes=True)
         roi_bits, empty = pack_masks(catalogue, self._read_masks(ct), ct.values.shape)
         contoured = [roi for roi in self._mapping.names if roi not in empty]
-        unused = {"unused masks": ", ".join(self._mapping.unused)} if self._mapping.unused else {}
         z, y, x = ct.spacing_mm
         return Case(
             name=self.name,
@@ -85,7 +84,11 @@ class NiftiPatient:
             dose_gy=self._read_dose(ct),
             prescriptions_gy=prescriptions_gy(self.template, self.prescriptions, contoured),
             geometry=Geometry((x, y, z), ct.origin_mm, ct.direction),
-            source={"patient": self.name, **{f"sha256 {k}": v for k, v in self.checksums().items()}, **unused},
+            source={
+                "patient": self.name,
+                **{f"sha256 {k}": v for k, v in self.checksums().items() if k != "prescriptions"},
+                **unused_text(self._mapping.unused),
+            },
             empty_rois=empty,
         )
 
@@ -293,12 +296,3 @@ def _checked_name(name: str, where: object) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         raise InputError(f"{where}: a case name has letters, digits, '_', '-' and '.' only, not '{name}'")
     return name
-
-
-def unused_masks(conversion: Conversion) -> dict[str, str]:
-    """Masks that are no ROI of the template, by case."""
-    return {
-        name: case.record.source["unused masks"]
-        for name, case in conversion.cases.items()
-        if "unused masks" in case.record.source
-    }

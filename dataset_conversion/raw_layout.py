@@ -12,8 +12,8 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from cdm_nnunet.files import write_json
 from cdm_nnunet.folders import dataset_name
 from cdm_nnunet.parallel import unordered
 from cdm_nnunet.roi import Catalogue, Roi
-from cdm_nnunet.roi.tg263 import mirror_name
+from cdm_nnunet.roi.catalogue import mirror_name
 
 from .case_files import STATE_FOLDER, CaseSource, CompletedCase, write_case
 from .splits import make_folds
@@ -47,6 +47,7 @@ class DatasetSpec:
         source: What the data set was made from: the name of the conversion.
         published_validation: Cases that the publisher chose for validation (fold 0); may be empty.
         excluded: Patients that the user left out on purpose.
+        patients: Name of the patient by case, where a patient has several cases: they stay together in every fold.
     """
 
     dataset_id: int
@@ -56,6 +57,7 @@ class DatasetSpec:
     source: str
     published_validation: tuple[str, ...] = ()
     excluded: tuple[str, ...] = ()
+    patients: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def catalogue(self) -> Catalogue:
@@ -152,7 +154,7 @@ def write_dataset(
     if not names:
         raise InputError("there are no patients to convert")
     training = [source.name for source in sources if source.split == "Tr"]
-    folds = make_folds(training, spec.published_validation) if training else None
+    folds = make_folds(training, spec.published_validation, spec.patients) if training else None
 
     folder = _claim(raw_folder, spec)
     with _lock(folder):

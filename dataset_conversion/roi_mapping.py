@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from cdm_nnunet.dvh.template import Template
 from cdm_nnunet.errors import InputError
+
+from .case_files import CompletedCase
+
+_UNUSED = "unused masks"
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,20 @@ def prescriptions_gy(template: Template, given: Mapping[str, object], contoured:
         if roi not in found and isinstance(default, float):
             found[roi] = default
     return found
+
+
+def unused_text(names: Iterable[str]) -> dict[str, str]:
+    """The entry of a case's source that tells which of its masks were not used."""
+    names = tuple(names)
+    return {_UNUSED: json.dumps(names, ensure_ascii=False)} if names else {}
+
+
+def unused_masks(cases: Iterable[CompletedCase]) -> dict[str, int]:
+    """Masks that are no ROI of the template, and in how many cases they came."""
+    counts: Counter[str] = Counter()
+    for case in cases:
+        counts.update(json.loads(case.record.source.get(_UNUSED, "[]")))
+    return dict(sorted(counts.items()))
 
 
 def read_json_object(path: Path) -> dict[str, object]:

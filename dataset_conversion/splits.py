@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -14,7 +14,9 @@ SPLIT_SEED = 12345
 Fold = dict[str, list[str]]
 
 
-def make_folds(cases: Collection[str], published_validation: Collection[str] = ()) -> list[Fold]:
+def make_folds(
+    cases: Collection[str], published_validation: Collection[str] = (), patients: Mapping[str, str] | None = None
+) -> list[Fold]:
     """Five folds, none with an empty side.
 
     With a published validation set, fold 0 is the published split and folds 1 to 4 validate a random quarter of all
@@ -25,12 +27,14 @@ def make_folds(cases: Collection[str], published_validation: Collection[str] = (
         cases: Names of all cases that have a reference dose for training.
         published_validation: Those of them that the publisher of the data chose for validation; fold 0 follows this
             where it leaves at least one case on either side.
+        patients: Name of the patient by case; cases that are not in it are a patient each. All cases of a patient are
+            on one side of a fold.
 
     Returns:
         Five ``{"train": names, "val": names}``; the same for the same names, in whatever order they come.
 
     Raises:
-        InputError: If there are fewer than two cases.
+        InputError: If there are fewer than two cases or patients, or the published split parts a patient's cases.
 
     Example:
         >>> folds = make_folds(["a", "b", "c"])
@@ -40,12 +44,24 @@ def make_folds(cases: Collection[str], published_validation: Collection[str] = (
     names = sorted(cases)
     if len(names) < 2:
         raise InputError(f"training needs at least two cases, one of them to validate on; there is {len(names)}")
+    patient = {name: (patients or {}).get(name, name) for name in names}
+    units = sorted(set(patient.values()))
+    if len(units) < 2:
+        raise InputError(
+            f"training needs at least two patients, one of them to validate on; all cases are of {units[0]}"
+        )
     validation = set(published_validation)
+    parted = {patient[name] for name in names if name in validation} & {
+        patient[name] for name in names if name not in validation
+    }
+    if parted:
+        raise InputError(f"the published split has cases of patient '{min(parted)}' on both sides")
     published = [_fold(names, validation)] if 0 < len(validation & set(names)) < len(names) else []
-    shuffled = [names[i] for i in np.random.default_rng(SPLIT_SEED).permutation(len(names))]
+    shuffled = [units[i] for i in np.random.default_rng(SPLIT_SEED).permutation(len(units))]
     n_random = N_FOLDS - len(published)
-    parts: Sequence[list[str]] = [shuffled[k :: min(n_random, len(names))] for k in range(min(n_random, len(names)))]
-    return published + [_fold(names, set(parts[k % len(parts)])) for k in range(n_random)]
+    parts: Sequence[list[str]] = [shuffled[k :: min(n_random, len(units))] for k in range(min(n_random, len(units)))]
+    drawn = [set(parts[k % len(parts)]) for k in range(n_random)]
+    return published + [_fold(names, {name for name in names if patient[name] in part}) for part in drawn]
 
 
 def _fold(names: Sequence[str], validation: Collection[str]) -> Fold:

@@ -44,6 +44,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--template", required=True, metavar="NAME|FILE", help="clinical template: ROIs and their aliases"
     )
 
+    gdphmm = _conversion(
+        conversions,
+        "gdphmm",
+        "NPZ files of the GDP-HMM challenge with its JSON files; their pickles are read, not run.",
+        "cdm-nnunet convert gdphmm GDP-HMM_Challenge --meta meta_files -d 504 -n GdpHmm -np 4",
+    )
+    gdphmm.add_argument("source", type=Path, metavar="SOURCE", help="folder with PATIENT+PLAN+....npz at any depth")
+    gdphmm.add_argument(
+        "--meta", type=Path, metavar="FOLDER", help="folder of PTV_DICT.json (default: SOURCE/meta_files)"
+    )
+    _add_dataset(gdphmm)
+    gdphmm.add_argument("--template", default="gdphmm", metavar="NAME|FILE", help="clinical template (default: gdphmm)")
+    gdphmm.add_argument(
+        "--exclude", action="append", default=[], metavar="NAME", help="a patient or plan to leave out; repeatable"
+    )
+
     synthetic = _conversion(
         conversions,
         "synthetic",
@@ -73,8 +89,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         The record of the conversion: cases converted and unchanged, absent ROIs, the data set's folder, seconds; or,
         for ``to-openkbp``, the folder and the names of the cases.
     """
-    conversions = {"openkbp": _openkbp, "nifti": _nifti, "synthetic": _synthetic, "to-openkbp": _to_openkbp}
-    record: dict[str, Any] = conversions[args.conversion](args)
+    record: dict[str, Any] = {
+        "openkbp": _openkbp,
+        "nifti": _nifti,
+        "gdphmm": _gdphmm,
+        "synthetic": _synthetic,
+        "to-openkbp": _to_openkbp,
+    }[args.conversion](args)
     return record
 
 
@@ -90,8 +111,9 @@ def render(record: Mapping[str, Any]) -> str:
     ]
     for name, rois in record["empty_rois"].items():
         lines.append(f"counted as absent, for want of a single voxel: {', '.join(rois)} of {name}")
-    for name, masks in record.get("unused_masks", {}).items():
-        lines.append(f"not used, for want of an ROI in the template: {masks} of {name}")
+    if unused := record.get("unused_masks"):
+        counted = ", ".join(f"{name} ({count} cases)" for name, count in unused.items())
+        lines.append(f"masks that are no ROI of the template, not used: {counted}")
     for key, label in (("excluded", "left out on purpose"), ("without_reference_dose", "without reference dose")):
         if record[key]:
             lines.append(f"{label}: {', '.join(record[key])}")
@@ -117,7 +139,8 @@ def _openkbp(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _nifti(args: argparse.Namespace) -> dict[str, Any]:
-    from cdm_nnunet.dataset_conversion.nifti import convert_nifti, unused_masks
+    from cdm_nnunet.dataset_conversion.nifti import convert_nifti
+    from cdm_nnunet.dataset_conversion.roi_mapping import unused_masks
     from cdm_nnunet.dvh import Template
     from cdm_nnunet.folders import folder
 
@@ -131,7 +154,26 @@ def _nifti(args: argparse.Namespace) -> dict[str, Any]:
         test_only=args.test_only,
         n_processes=_n_processes(args),
     )
-    return {**conversion.to_json(), "unused_masks": unused_masks(conversion)}
+    return {**conversion.to_json(), "unused_masks": unused_masks(conversion.cases.values())}
+
+
+def _gdphmm(args: argparse.Namespace) -> dict[str, Any]:
+    from cdm_nnunet.dataset_conversion.gdphmm import convert_gdphmm
+    from cdm_nnunet.dataset_conversion.roi_mapping import unused_masks
+    from cdm_nnunet.dvh import Template
+    from cdm_nnunet.folders import folder
+
+    conversion = convert_gdphmm(
+        args.source,
+        folder("nnUNet_raw"),
+        args.d,
+        args.n,
+        meta=args.meta,
+        template=Template.load(args.template),
+        exclude=args.exclude,
+        n_processes=_n_processes(args),
+    )
+    return {**conversion.to_json(), "unused_masks": unused_masks(conversion.cases.values())}
 
 
 def _synthetic(args: argparse.Namespace) -> dict[str, Any]:

@@ -15,17 +15,31 @@ from cdm_nnunet.roi.bits import bit_dtype, n_words
 
 RoiKind = Literal["target", "oar", "external", "dose_region", "other"]
 Side = Literal["L", "R"]
+_SIDE = re.compile(r"(?<!^VB)_([LR])(?=$|-[A-Za-z]*TV$)")
 
 
 def side_of(name: str) -> Side | None:
-    """The side of the body that a TG-263 name ends with.
+    """The side of the body that a TG-263 name ends with, before a target that is taken out.
 
     Example:
-        >>> side_of("OpticNrv_PRV03_L"), side_of("Brainstem"), side_of("VB_L")  # the last are the lumbar vertebrae
-        ('L', None, None)
+        >>> side_of("OpticNrv_PRV03_L"), side_of("Parotid_R-PTV"), side_of("Brainstem")
+        ('L', 'R', None)
+        >>> side_of("VB_L")  # (the lumbar vertebrae)
     """
-    match = re.search(r"(?<!^VB)_([LR])$", name)
+    match = _SIDE.search(name)
     return None if match is None else ("L" if match[1] == "L" else "R")
+
+
+def mirror_name(name: str) -> str | None:
+    """The name of the partner on the other side of the body, None for a name without a side.
+
+    Example:
+        >>> mirror_name("Parotid_L"), mirror_name("Parotid_R-PTV"), mirror_name("Larynx")
+        ('Parotid_R', 'Parotid_L-PTV', None)
+    """
+    if side_of(name) is None:
+        return None
+    return _SIDE.sub(lambda match: "_R" if match[1] == "L" else "_L", name)
 
 
 @dataclass(frozen=True)

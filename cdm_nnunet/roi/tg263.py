@@ -153,17 +153,6 @@ def structures() -> Mapping[str, Structure]:
     return found
 
 
-def mirror_name(name: str) -> str | None:
-    """The name of the partner on the other side of the body, None for a name without a side.
-
-    Example:
-        >>> mirror_name("Parotid_L"), mirror_name("OpticNrv_PRV03_R"), mirror_name("Larynx")
-        ('Parotid_R', 'OpticNrv_PRV03_L', None)
-    """
-    side = side_of(name)
-    return None if side is None else name[:-1] + ("R" if side == "L" else "L")
-
-
 def prescription_gy(name: str) -> float | None:
     """The dose level in the name of a target, Gy; None where there is none or it could be read in two ways.
 

@@ -8,8 +8,8 @@ import SimpleITK as sitk
 
 from cdm_nnunet.cli.main import main
 from cdm_nnunet.dataset import RawDataset
-from cdm_nnunet.dataset_conversion.nifti import convert_nifti, find_patients, unused_masks
-from cdm_nnunet.dataset_conversion.roi_mapping import map_rois, prescriptions_gy
+from cdm_nnunet.dataset_conversion.nifti import convert_nifti, find_patients
+from cdm_nnunet.dataset_conversion.roi_mapping import map_rois, prescriptions_gy, unused_masks
 from cdm_nnunet.dvh import Template
 from cdm_nnunet.errors import InputError
 
@@ -79,7 +79,7 @@ def test_a_patient_in_any_orientation(tmp_path, orientation):
     assert case.prescriptions_gy == {"PTV_High": 70.0, "PTV_Low": 54.0}
     assert case.geometry.spacing_mm == pytest.approx(SPACING)
     assert case.geometry.origin_mm == pytest.approx(ORIGIN)
-    assert case.source["unused masks"] == "Zahn 3"
+    assert case.source["unused masks"] == '["Zahn 3"]'
 
 
 def replace(name: str, change):
@@ -291,7 +291,7 @@ def test_the_command_converts_and_resumes(tmp_path, monkeypatch, capfd):
     assert main([*command, "--json"]) == 0
     record = json.loads(capfd.readouterr().out)
     assert (record["converted"], record["excluded"], record["unchanged"]) == (["a", "b"], ["c"], [])
-    assert record["unused_masks"] == {"a": "Zahn 3", "b": "Zahn 3"}
+    assert record["unused_masks"] == {"Zahn 3": 2}
     dataset = RawDataset(tmp_path / "raw" / "Dataset503_Clinic")
     assert dataset.record("a").prescriptions_gy == {"PTV_High": 70.0, "PTV_Low": 54.0}
     assert dataset.dataset_json["cdm"]["facts"]["source"] == "nifti"
@@ -299,7 +299,7 @@ def test_the_command_converts_and_resumes(tmp_path, monkeypatch, capfd):
     assert main(command) == 0
     out = capfd.readouterr().out
     assert "1 converted, 1 unchanged" in out
-    assert "not used, for want of an ROI in the template: Zahn 3 of a" in out
+    assert "masks that are no ROI of the template, not used: Zahn 3 (2 cases)" in out
     assert RawDataset(dataset.folder).record("b").prescriptions_gy["PTV_High"] == 66
 
 
@@ -312,7 +312,7 @@ def test_an_alias_moved_in_the_template_converts_anew(tmp_path):
     moved = convert_nifti(tmp_path / "data", tmp_path, 503, "X", Template.from_json(template, "test"))
     assert moved.converted == ("a", "b")
     assert "Parotid_L" not in moved.cases["a"].record.rois
-    assert unused_masks(moved) == {"a": "Zahn 3", "b": "Zahn 3"}
+    assert unused_masks(moved.cases.values()) == {"Zahn 3": 2}
 
 
 def test_names_that_say_the_same_are_refused():

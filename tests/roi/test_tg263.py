@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from cdm_nnunet.dvh import Template
 from cdm_nnunet.dvh.template import shipped_templates
 from cdm_nnunet.roi import tg263
-from cdm_nnunet.roi.tg263 import mirror_name, prescription_gy, propose, side_of, structures
+from cdm_nnunet.roi.catalogue import mirror_name, side_of
+from cdm_nnunet.roi.tg263 import prescription_gy, propose, structures
 
 
 def decided(name):
@@ -236,13 +237,16 @@ def test_no_spelling_stands_for_two_structures():
     assert {key: names for key, names in owners.items() if len(names) > 1} == {}
 
 
-@pytest.mark.parametrize(("name", "other"), [("Eye_L", "Eye_R"), ("OpticNrv_PRV03_R", "OpticNrv_PRV03_L")])
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [("Eye_L", "Eye_R"), ("OpticNrv_PRV03_R", "OpticNrv_PRV03_L"), ("Parotid_L-PTV", "Parotid_R-PTV")],
+)
 def test_mirror_names(name, other):
     assert (mirror_name(name), mirror_name(other)) == (other, name)
     assert side_of(name) != side_of(other)
 
 
-@pytest.mark.parametrize("name", ["Larynx", "Lung_LUL", "VB_L1", "Parotids"])
+@pytest.mark.parametrize("name", ["Larynx", "Lung_LUL", "VB_L1", "VB_L", "Parotids"])
 def test_names_without_a_side(name):
     assert (side_of(name), mirror_name(name)) == (None, None)
 

@@ -1,0 +1,116 @@
+"""A pickled dictionary of arrays in an NPZ file, read without running what the file says.
+
+``numpy.load(..., allow_pickle=True)`` calls any function that a file names. Here a pickle may only make NumPy arrays
+and numbers of plain types; everything else is refused before it is called.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from cdm_nnunet.errors import InputError
+
+MAX_BYTES = 4 * 2**30
+_MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")
+_DAMAGE = (EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError, ImportError, MemoryError)
+
+
+def read_dictionary(path: Path, member: str = "arr_0") -> dict[str, Any]:
+    """The dictionary that ``numpy.savez(path, dictionary)`` wrote.
+
+    Args:
+        path: The file.
+        member: Name of the array that holds it.
+
+    Raises:
+        InputError: If the file is missing, cut off or no NPZ file, unpacks to over 4 GiB, or its pickle names anything
+            but arrays and numbers.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            if f"{member}.npy" not in names:
+                raise InputError(f"{path} has no array '{member}'; it has {', '.join(names) or 'none'}")
+            info = archive.getinfo(f"{member}.npy")
+            if info.file_size > MAX_BYTES:
+                raise InputError(f"{path}: '{member}' unpacks to {info.file_size / 2**30:.1f} GiB; expected 4 at most")
+            with archive.open(info) as file:
+                content = _read_object(file, path)
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing") from None
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, RecursionError) as error:
+        raise InputError(f"{path} is damaged, cut off or no NPZ file ({error})") from error
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise InputError(f"{path} holds no dictionary with names for keys but {type(content).__name__}")
+    return content
+
+
+def _read_object(file: IO[bytes], path: Path) -> Any:
+    try:
+        version = npy.read_magic(file)
+        read_header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[version]
+        shape, _, dtype = read_header(file)
+        if dtype != np.dtype(object) or shape != ():
+            raise InputError(f"{path} holds an array of {dtype} and shape {shape}; expected one pickled dictionary")
+        array = _Unpickler(file).load()
+        return array.item() if isinstance(array, np.ndarray) else array
+    except InputError:
+        raise
+    except (pickle.UnpicklingError, *_DAMAGE) as error:
+        raise InputError(f"{path} can't be read: {error}") from error
+
+
+class _Unpickler(pickle.Unpickler):
+    """Refuses every name but those of :data:`_ALLOWED`."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ALLOWED:
+            raise pickle.UnpicklingError(
+                f"its pickle wants to call {module}.{name}, which no array needs: the file may be hostile"
+            )
+        return _ALLOWED[module, name]
+
+
+def _empty_array(kind: object, shape: object, dtype: object) -> NDArray[Any]:
+    """What NumPy's ``_reconstruct`` makes of the arguments that every pickled array has."""
+    if kind is not np.ndarray or shape not in ((0,), ()):
+        raise pickle.UnpicklingError(f"its pickle makes an array in an unusual way: {shape!r}")
+    return np.empty(0, "O" if dtype in (b"O", "O") else "u1")
+
+
+def _plain_dtype(spec: object, *_: object) -> np.dtype[Any]:
+    if not (isinstance(spec, str) and re.fullmatch(r"[|<>=]?(?:[biufU]\d{1,6}|O8)", spec)):
+        raise pickle.UnpicklingError(f"its pickle has an array of type {spec!r}, which is neither number nor text")
+    return np.dtype(spec, copy=True)  # (its byte order is set next: never on the one that all of NumPy shares)
+
+
+def _scalar(dtype: np.dtype[Any], data: object) -> Any:
+    if not isinstance(dtype, np.dtype) or dtype.kind not in "biuf" or not isinstance(data, bytes):
+        raise pickle.UnpicklingError("its pickle has a number of an unusual type")
+    return np.frombuffer(data, dtype, 1)[0]
+
+
+def _encode(text: object, encoding: object = "latin1") -> bytes:
+    """Bytes, as Python 2's pickles spell them."""
+    if not isinstance(text, str) or encoding != "latin1":
+        raise pickle.UnpicklingError("its pickle has bytes in an unusual spelling")
+    return text.encode("latin1")
+
+
+_ALLOWED: dict[tuple[str, str], Callable[..., Any] | type] = {
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): _plain_dtype,
+    ("_codecs", "encode"): _encode,
+    **{(module, "_reconstruct"): _empty_array for module in _MULTIARRAY},
+    **{(module, "scalar"): _scalar for module in _MULTIARRAY},
+}
