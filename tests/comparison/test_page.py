@@ -90,7 +90,6 @@ def test_tables_sort_and_name_patients(opened, comparison):
     assert table.locator("tbody th").all_inner_texts() == names[::-1]
     table.locator("tbody th button").first.click()
     assert "SpinalCord D0.1cc (Gy)" in opened.locator("#slopes").inner_text()
-    opened.locator("#slopes").hover()
 
 
 def test_themes_and_a_narrow_window(opened):
