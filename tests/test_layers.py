@@ -5,7 +5,12 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "nnunetv2", "SimpleITK", "matplotlib", "scipy", "batchgenerators", "batchgeneratorsv2")
+from cdm_nnunet.cli.main import VERBS
+
+HEAVY = (
+    *("torch", "nnunetv2", "SimpleITK", "matplotlib", "scipy", "batchgenerators", "batchgeneratorsv2"),
+    *("plotly", "pydicom", "statsmodels", "pandas", "yaml"),
+)
 
 
 def imported_with(*modules):
@@ -21,14 +26,14 @@ def test_the_core_is_numpy_only():
 
 def test_the_command_line_starts_light():
     assert imported_with("cdm_nnunet.cli.main") == set()
-    verbs = [f"cdm_nnunet.cli.{verb}" for verb in ("demo", "env", "convert", "plan", "train", "predict", "evaluate")]
-    assert imported_with(*verbs) == set()
+    assert imported_with(*(f"cdm_nnunet.cli.{verb}" for verb in VERBS)) == set()
 
 
 @pytest.mark.parametrize(
     "modules",
     [
         ("cdm_nnunet.evaluation.run", "cdm_nnunet.evaluation.pictures", "cdm_nnunet.evaluation.tables"),
+        ("cdm_nnunet.report.page", "cdm_nnunet.comparison.run"),
         ("cdm_nnunet.dataset_conversion.openkbp", "cdm_nnunet.dataset_conversion.synthetic"),
     ],
 )
