@@ -100,17 +100,9 @@ def _scalar(dtype: np.dtype[Any], data: object) -> Any:
     return np.frombuffer(data, dtype, 1)[0]
 
 
-def _encode(text: object, encoding: object = "latin1") -> bytes:
-    """Bytes, as Python 2's pickles spell them."""
-    if not isinstance(text, str) or encoding != "latin1":
-        raise pickle.UnpicklingError("its pickle has bytes in an unusual spelling")
-    return text.encode("latin1")
-
-
 _ALLOWED: dict[tuple[str, str], Callable[..., Any] | type] = {
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): _plain_dtype,
-    ("_codecs", "encode"): _encode,
     **{(module, "_reconstruct"): _empty_array for module in _MULTIARRAY},
     **{(module, "scalar"): _scalar for module in _MULTIARRAY},
 }

@@ -294,8 +294,8 @@ def test_what_a_hostile_pickle_makes_of_the_allowed_names_is_refused(tmp_path):
             read_dictionary(archive(tmp_path / "x.npz", pickle.dumps({"x": value})))
 
 
-@pytest.mark.parametrize("protocol", range(2, 5))  # NumPy writes 3 or 4
-def test_arrays_of_pickles_old_and_new_are_read(tmp_path, protocol):
+@pytest.mark.parametrize("protocol", [3, 4])  # those that NumPy writes
+def test_arrays_of_both_pickle_protocols_are_read(tmp_path, protocol):
     given = {
         "array": np.arange(12, dtype=">f4").reshape(3, 4).T,
         "bits": np.array([True, False]),

@@ -1,0 +1,63 @@
+"""``cdm-nnunet export``: predicted doses in the format of other software."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+SUMMARY = "Write a predicted dose in a format that other software takes: RTDOSE for the planning system."
+EXAMPLE = "cdm-nnunet export dicom predictions/case_1.nii.gz --source exports/case_1 -o predicted.dcm"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    formats = parser.add_subparsers(dest="format", metavar="FORMAT", required=True)
+    summary = "RTDOSE in the patient's study, marked as a prediction that is not for treatment."
+    dicom = formats.add_parser(
+        "dicom",
+        help=summary,
+        description=summary,
+        epilog=f"example:\n  {EXAMPLE}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    dicom.add_argument("prediction", type=Path, metavar="PREDICTION", help="predicted dose, .nii.gz, Gy")
+    dicom.add_argument(
+        "--source", type=Path, required=True, metavar="FOLDER", help="the patient's DICOM files: CT, and plan"
+    )
+    dicom.add_argument("-o", type=Path, required=True, metavar="FILE", help="the file to write")
+    dicom.add_argument("--bits", type=int, choices=(16, 32), default=16, help="bits a voxel (default: 16)")
+    dicom.add_argument("--plan", type=Path, metavar="FILE", help="the plan to refer to, where there are several")
+    # (the verb has the flag too; suppressed, so that either place sets it)
+    dicom.add_argument(
+        "--json", action="store_true", default=argparse.SUPPRESS, help="print the result as JSON on stdout"
+    )
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Export.
+
+    Returns:
+        The file, its SOPInstanceUID, bits a voxel, the step and the maximum in Gy, and the label of the plan.
+    """
+    from cdm_nnunet.dicom.export import export_dose
+
+    exported = export_dose(args.prediction, args.source, args.o, bits=args.bits, plan=args.plan)
+    return {
+        "file": str(exported.path),
+        "sop_instance_uid": exported.sop_uid,
+        "bits": exported.bits,
+        "step_gy": exported.step_gy,
+        "maximum_gy": exported.maximum_gy,
+        "plan": exported.plan,
+    }
+
+
+def render(record: Mapping[str, Any]) -> str:
+    """Word the record for a person."""
+    plan = "no plan" if record["plan"] is None else f"plan '{record['plan']}'"
+    return (
+        f"{record['file']}: up to {record['maximum_gy']:.2f} Gy in steps of {record['step_gy']:.2g} Gy, for {plan}; "
+        "a prediction, not for treatment"
+    )
