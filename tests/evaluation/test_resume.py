@@ -1,0 +1,149 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from cdm_nnunet.dvh import Template
+from cdm_nnunet.errors import InputError
+from cdm_nnunet.evaluation import run as module
+from cdm_nnunet.evaluation.record import Evaluation
+from cdm_nnunet.evaluation.run import Options, evaluate_folder, write_outputs
+
+from .conftest import synthetic_case, write_image
+
+SHAPE = (6, 8, 7)
+
+
+@pytest.fixture
+def cohort(make_dataset, predict, tmp_path):
+    cases = {name: synthetic_case(seed, shape=SHAPE) for seed, name in enumerate("abc")}
+    dataset = make_dataset(cases)
+    folder = predict({name: case.dose_gy * np.float32(0.95) for name, case in cases.items()})
+    return dataset, folder, tmp_path / "out" / "cases"
+
+
+@pytest.fixture
+def scored(monkeypatch):
+    """Names of the cases that are really scored."""
+    names = []
+    score_case = module.score_case
+
+    def spy(pair, *args, **kwargs):
+        names.append(pair.case)
+        return score_case(pair, *args, **kwargs)
+
+    monkeypatch.setattr(module, "score_case", spy)
+    return names
+
+
+def test_only_what_changed_is_scored_again(cohort, scored):
+    dataset, folder, kept = cohort
+    first = evaluate_folder(dataset, folder, finished=kept)
+    assert scored == ["a", "b", "c"]
+    again = evaluate_folder(dataset, folder, finished=kept)
+    assert scored == ["a", "b", "c"]
+    assert again.to_json() == first.to_json() == evaluate_folder(dataset, folder).to_json()
+    scored.clear()
+    write_image(folder / "b.nii.gz", np.full(SHAPE, 30.0, np.float32))
+    changed = evaluate_folder(dataset, folder, finished=kept)
+    assert scored == ["b"]
+    assert changed.cases[1] != first.cases[1]
+    scored.clear()
+    (kept / "c.json").write_text("{", encoding="utf-8")
+    edited = json.loads((kept / "a.json").read_text(encoding="utf-8"))
+    edited["result"]["rois"]["Brainstem"]["few_voxels"] = "perhaps"
+    (kept / "a.json").write_text(json.dumps(edited), encoding="utf-8")
+    assert evaluate_folder(dataset, folder, finished=kept).to_json() == changed.to_json()
+    assert scored == ["a", "c"]
+
+
+def test_another_template_options_or_code_are_scored_again(cohort, scored, monkeypatch):
+    dataset, folder, kept = cohort
+    only = Options(cases=("a",))
+    evaluate_folder(dataset, folder, options=only, finished=kept)
+    evaluate_folder(dataset, folder, options=Options(cases=("a",), gamma=True), finished=kept)
+    evaluate_folder(dataset, folder, options=only, finished=kept)  # (a case is kept once)
+    mapping = dataset.template.to_json()
+    mapping["goals"] = mapping["goals"][1:]
+    evaluate_folder(dataset, folder, Template.from_json(mapping, "test"), only, finished=kept)
+    monkeypatch.setattr("cdm_nnunet.evaluation.finished.code_digest", lambda: "other code")
+    evaluate_folder(dataset, folder, options=only, finished=kept)
+    assert scored == ["a"] * 5
+
+
+def test_a_run_that_stopped_goes_on(cohort, scored):
+    dataset, folder, kept = cohort
+    good = (folder / "c.nii.gz").read_bytes()
+    (folder / "c.nii.gz").write_bytes(b"nothing")
+    with pytest.raises(InputError, match="case 'c'"):
+        evaluate_folder(dataset, folder, finished=kept)
+    (folder / "c.nii.gz").write_bytes(good)
+    assert len(evaluate_folder(dataset, folder, finished=kept).cases) == 3
+    assert scored == ["a", "b", "c"]
+
+
+def test_single_cases_and_required_ones(cohort):
+    dataset, folder, _ = cohort
+    assert [c.case for c in evaluate_folder(dataset, folder, options=Options(cases=("c", "a"))).cases] == ["a", "c"]
+    (folder / "b.nii.gz").unlink()
+    with pytest.raises(InputError, match=r"case 'b' has no prediction in .*, and it was named \(1 of 1 lack one\)"):
+        evaluate_folder(dataset, folder, options=Options(cases=("b",)))
+    for required in ("all", "Tr"):
+        with pytest.raises(InputError, match=rf"case 'b' has no prediction.*'{required}' cases are required \(1 of 3"):
+            evaluate_folder(dataset, folder, options=Options(required=required))
+    assert len(evaluate_folder(dataset, folder, options=Options(required="Ts")).cases) == 2
+
+
+def test_the_result_is_read_back_and_an_edited_one_refused(cohort, tmp_path):
+    dataset, folder, _ = cohort
+    evaluation = evaluate_folder(dataset, folder, options=Options(gamma=True))
+    write_outputs(evaluation, tmp_path / "out")
+    read = Evaluation.load(tmp_path / "out")
+    assert read.to_json() == evaluation.to_json()
+    assert read.cases == evaluation.cases
+    content = json.loads((tmp_path / "out" / "result.json").read_text(encoding="utf-8"))
+    assert [g["distance_mm"] for g in content["scores"]["dose"]["gamma"]] == [3.0, 3.0, 2.0, 2.0]
+    for spoil, message in (
+        (lambda c: c.update(format_version=1), r"result\.json is not a result of format version 2 \(it says 1\)"),
+        (lambda c: c["cases"]["a"].update(note="x"), "was edited"),
+        (lambda c: c["cases"]["a"]["rois"]["Brainstem"].update(few_voxels="x"), "was edited"),
+        (lambda c: c["cases"]["a"].pop("rois"), r"is damaged or was edited \(KeyError\('rois'\)\)"),
+    ):
+        spoilt = json.loads(json.dumps(content))
+        spoil(spoilt)
+        with pytest.raises(InputError, match=message):
+            Evaluation.from_json(spoilt, "result.json")
+    with pytest.raises(InputError, match=r"result\.json is missing; 'cdm-nnunet evaluate' writes it"):
+        Evaluation.load(folder / "result.json")
+
+
+def test_members_give_a_spread_and_intervals(make_dataset, predict, tmp_path):
+    cases = {f"p{k:02d}": synthetic_case(k, shape=SHAPE) for k in range(10)}
+    dataset = make_dataset(cases)
+    factors = (0.90, 0.96, 1.02)
+    folder = predict({name: case.dose_gy * np.float32(0.96) for name, case in cases.items()})
+    members = tuple(tmp_path / f"fold_{k}" for k in range(3))
+    for member, factor in zip(members, factors, strict=True):
+        for name, case in cases.items():
+            write_image(member / f"{name}.nii.gz", case.dose_gy * np.float32(factor))
+    names = tuple(cases)
+    validation = evaluate_folder(dataset, folder, options=Options(cases=names[:9], members=members))
+    metric = validation.cases[0].rois["Brainstem"].metrics["Dmean"]
+    assert metric.spread == pytest.approx(0.06 * metric.reference, rel=1e-4)  # of 0.90, 0.96 and 1.02: 0.06
+    options = Options(cases=names[9:], members=members, calibrated_on=validation)
+    found = evaluate_folder(dataset, folder, options=options)
+    assert found.n_members == 3
+    assert found.calibration["n_cases"] == 9
+    low, high = found.cases[0].rois["Brainstem"].metrics["Dmean"].interval
+    assert low < found.cases[0].rois["Brainstem"].metrics["Dmean"].predicted < high
+    assert found.scores["coverage"]["n"] > 0
+    write_outputs(found, tmp_path / "out")
+    assert Evaluation.load(tmp_path / "out").to_json() == found.to_json()
+    shutil.rmtree(members[1])
+    with pytest.raises(InputError, match=r"case 'p09' has a prediction but no dose of a member: .*fold_1"):
+        evaluate_folder(dataset, folder, options=options)
+    with pytest.raises(InputError, match="a spread needs at least two members"):
+        Options(members=(folder,))
+    with pytest.raises(InputError, match="a calibration turns the spread of members into intervals"):
+        Options(calibrated_on=validation)
