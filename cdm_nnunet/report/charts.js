@@ -20,6 +20,7 @@ function chartLayout(extra) {
     font: { color: colourVariable("--ink"), family: "system-ui, sans-serif", size: 13 },
     margin: { l: 56, r: 12, t: 30, b: 46 },
     hoverlabel: { bgcolor: colourVariable("--card"), bordercolor: colourVariable("--line"), font: { color: colourVariable("--ink") }, align: "left" },
+    modebar: { bgcolor: "rgba(0,0,0,0)", color: colourVariable("--muted"), activecolor: colourVariable("--accent") },
     ...extra,
     xaxis: { ...line, ...extra.xaxis }, yaxis: { ...line, ...extra.yaxis },
   };
@@ -44,8 +45,8 @@ function dvhTraces(curves, hidden) {
       x, y, type: "scatter", mode: "lines", name: asText(roi), meta: { roi, dose }, visible: !hidden.has(roi),
       line: { color: roiColour(roi), dash, width: page.targets.includes(roi) ? 2.6 : 1.9 },
       customdata: x.map((d) => [volumeAt(both.reference, d), volumeAt(both.predicted, d)]),
-      hovertemplate: `<b>${asText(roi).replaceAll("%{", "% {")}</b> (${dose})<br>%{x:.2f} Gy, %{y:.1f} %` +
-        "<br>at this dose: reference %{customdata[0]:.1f} %, predicted %{customdata[1]:.1f} %<extra></extra>",
+      hovertemplate: `<b>${asText(roi).replaceAll("%{", "% {")}</b> (${dose})<br>` +
+        "at %{x:.2f} Gy: reference %{customdata[0]:.1f} %, predicted %{customdata[1]:.1f} %<extra></extra>",
     };
   }));
 }
@@ -53,7 +54,7 @@ function dvhTraces(curves, hidden) {
 async function drawDvh(target, curves, hidden, markDose, highestDose) {
   const Plotly = await plotly();
   const layout = chartLayout({
-    hovermode: "closest", margin: { l: 56, r: 12, t: 8, b: 46 },
+    hovermode: "closest",
     xaxis: { title: { text: "Dose (Gy)" }, range: [0, highestDose], rangemode: "tozero" },
     yaxis: { title: { text: "Volume (% of the ROI)" }, range: [0, 102] },
     shapes: [doseMark(markDose)],
@@ -82,7 +83,7 @@ async function drawDistribution(target, rows, unit, onCase) {
   }));
   const title = `Predicted ${MINUS} reference${unit ? ` (${unit})` : ""}`;
   const layout = chartLayout({
-    height: 90 + 30 * rows.length, margin: { l: 10, r: 12, t: 8, b: 46 },
+    height: 90 + 30 * rows.length, margin: { l: 10, r: 12, t: 30, b: 46 },
     xaxis: { title: { text: title }, zeroline: true, zerolinewidth: 2 },
     yaxis: { categoryorder: "array", categoryarray: [...labels].reverse(), type: "category" },
   });

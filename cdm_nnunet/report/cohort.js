@@ -195,6 +195,7 @@ function distributionSection() {
       select("ROIs", [["", "all"], ...kinds.map((kind) => [kind, KINDS[kind] ?? kind])], (kind) => { distribution.kind = kind; draw(); }, distribution.kind),
       select("Metric", [["", "all"], ...metrics.map((metric) => [metric, metric])], (metric) => { distribution.metric = metric; draw(); }, distribution.metric)),
     charts, partsTables());
+  section.classList.add("screen-only");
   return { section, draw };
 }
 
@@ -252,6 +253,7 @@ function buildCohort() {
   const { section, draw } = distributionSection();
   byId("cohort").replaceChildren(
     el("h1", {}, `${record.dataset}: predicted against reference dose`),
-    missingSection(), scoreTiles(), casesSection(), goalsSection(), section, definitionsSection());
+    missingSection(), scoreTiles(), casesSection(), goalsSection(), section, definitionsSection(),
+    el("p", { class: "print-only" }, el("small", {}, footerText())));
   return draw;
 }

@@ -32,21 +32,19 @@ function goalTable(name) {
   const rows = Object.entries(record.cases[name].rois).flatMap(([roi, entry]) => entry.goals.map((goal) => (
     { roi, entry, goal, metric: entry.metrics[goal.metric] })));
   if (!rows.length) return el("p", {}, "No goal of the template has a limit for the ROIs of this case.");
-  const value = (r, dose) => withUnit(r.metric[dose], r.metric.unit, digitsFor(r.metric.unit));
+  const judged = (r, dose) => [withUnit(r.metric[dose], r.metric.unit, digitsFor(r.metric.unit)), dose === "predicted" ? intervalText(r.metric) : "", " ", chip(r.goal[dose])];
   const certain = rows.some((r) => r.goal.certainty);
   const changed = (r) => r.goal.reference !== r.goal.predicted;
   return table([
-    { label: "Priority", value: (r) => r.goal.priority, show: (r) => String(r.goal.priority), number: true },
     { label: "Goal", value: (r) => `${r.roi} ${r.goal.metric}`, show: (r) => `${r.roi} ${r.goal.metric}`, header: true },
     { label: "Limit", show: (r) => limitText(r.goal, new Set([r.goal.limit])) },
-    { label: "Reference", show: (r) => value(r, "reference"), number: true },
-    { label: "Predicted", show: (r) => [value(r, "predicted"), intervalText(r.metric)], number: true },
-    { label: "Difference", value: (r) => r.metric.predicted - r.metric.reference, show: (r) => signed(r.metric.predicted - r.metric.reference, digitsFor(r.metric.unit)), number: true },
-    { label: "Reference is", value: (r) => r.goal.reference, show: (r) => chip(r.goal.reference) },
-    { label: "Prediction is", value: (r) => r.goal.predicted, show: (r) => chip(r.goal.predicted) },
+    { label: "Reference", value: (r) => r.goal.reference, show: (r) => judged(r, "reference"), number: true },
+    { label: "Predicted", value: (r) => r.goal.predicted, show: (r) => judged(r, "predicted"), number: true },
+    { label: "Difference", value: (r) => Math.abs(r.metric.predicted - r.metric.reference), show: (r) => signed(r.metric.predicted - r.metric.reference, digitsFor(r.metric.unit)), number: true },
+    { label: "Priority", value: (r) => r.goal.priority, show: (r) => String(r.goal.priority), number: true },
     ...(certain ? [{ label: "Certain", value: (r) => r.goal.certainty, show: (r) => chip(r.goal.certainty) }] : []),
     { label: "Remarks", value: (r) => (changed(r) ? 0 : 1), show: (r) => remarks(r.goal, r.entry, r.metric), wrap: true },
-  ], rows, { sortBy: 0, rowClass: (r) => (changed(r) ? "changed" : null), caption: "Goals with a limit; shaded where the prediction changes the verdict" });
+  ], rows, { sortBy: 5, rowClass: (r) => (changed(r) ? "changed" : null), caption: "Goals with a limit; shaded where the prediction changes the verdict" });
 }
 
 const intervalText = (metric) => (metric.interval ? ` [${fixed(metric.interval[0], 2)}, ${fixed(metric.interval[1], 2)}]` : "");

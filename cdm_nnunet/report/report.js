@@ -59,7 +59,7 @@ function printedCase(name, data, volume) {
     staticDvh(data.curves, highestOf(data.curves)),
     volume ? el("img", { src: pictureOf(volume, { ...settings, hidden: new Set(), contours: true, wash: true }), alt: "Slices with dose" })
       : el("p", { class: "muted" }, "Slices are printed with the report's own Print button."),
-    el("p", {}, el("small", {}, footerText())));
+    volume ? el("p", {}, el("small", {}, `Dose from ${fixed(WASH_FROM * volume.prescription_gy, 1)} Gy on, colours to ${fixed(washHighest(volume), 1)} Gy; difference: blue ${fixed(-settings.span, 0)} Gy, red +${settings.span} Gy. Isodoses: ${[...settings.isodoses].join(" %, ")} % of ${plain(volume.prescription_gy)} Gy. `), el("small", {}, footerText())) : null);
 }
 
 let printReady = false;
