@@ -61,6 +61,22 @@ def test_no_pictures_and_another_template(run, tmp_path):
     assert "PTV score            none" in verb.render(record)
 
 
+def test_gamma_and_one_case(run):
+    record = run("--pictures", "0", "--case", "b", "--gamma")
+    assert record["n_cases"] == 1
+    text = verb.render(record)
+    assert "gamma 3 %/3 mm global" in text
+    assert "of the voxels, mean of 1 cases" in text
+
+
+def test_intervals_are_told():
+    assert (
+        verb._coverage_line({"nominal_percent": 90.0, "observed_percent": 92.31, "n": 26}, {"n_cases": 12})
+        == "intervals of 90 %, calibrated on 12 cases, hold 92.3 % of 26 reference values"
+    )
+    assert verb._coverage_line({"n": 0}, {}) == "intervals: none; no metric has enough calibration cases"
+
+
 def test_bad_options_are_refused(run):
     with pytest.raises(InputError, match="--pictures takes a number of cases, not -1"):
         run("--pictures", "-1")

@@ -48,7 +48,7 @@ def test_intervals_cover_as_they_promise(nominal, n):
     """Over many calibrations: at least nominal, and at most nominal + 1 / (n + 1)."""
     rng = np.random.default_rng(0)
     observed = []
-    for _ in range(300):
+    for _ in range(120):
         calibration = Calibration.fit(evaluation(simulated(rng, n, "v")), nominal)
         found = coverage([calibration.apply(c) for c in simulated(rng, 20, "t")], nominal)
         assert found["n"] == 20
