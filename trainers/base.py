@@ -22,7 +22,7 @@ from cdm_nnunet.losses.bits import roi_mask
 from cdm_nnunet.losses.dose import DeepSupervisedLoss, region_mae
 from cdm_nnunet.losses.metrics import Terms
 from cdm_nnunet.nnunet.compute import autocast, prepare_network, to_device
-from cdm_nnunet.nnunet.logger import DoseLogger
+from cdm_nnunet.nnunet.logger import DoseLogger, loader_hint
 from cdm_nnunet.nnunet.plans import FIRST_WORD, DosePlans
 from cdm_nnunet.nnunet.pretrained import let_trainers_load_weights, load_weights
 from cdm_nnunet.nnunet.registration import register
@@ -315,10 +315,13 @@ class DoseTrainer(nnUNetTrainer):
             f"validation patches: dose MAE {last('val_mae_gy'):.3f} Gy; metric errors (Gy or % of volume): "
             f"PTV {last('val_ptv_error'):.3f}, OAR {last('val_oar_error'):.3f}; score {last('val_score'):.3f}"
         )
+        waiting_share = last("loader_wait_s") / max(seconds, 1e-9)
         self.print_to_log_file(
             f"epoch: {seconds:.1f} s, of it waiting for the data loader {last('loader_wait_s'):.1f} s "
-            f"({100 * last('loader_wait_s') / max(seconds, 1e-9):.0f} %)"
+            f"({100 * waiting_share:.0f} %)"
         )
+        if hint := loader_hint(waiting_share, self.device.type):
+            self.print_to_log_file(hint)
         if (self.current_epoch + 1) % self.save_every == 0 and self.current_epoch != self.num_epochs - 1:
             self.save_checkpoint(str(Path(self.output_folder) / "checkpoint_latest.pth"))
         score = last("ema_score")

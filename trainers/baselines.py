@@ -41,7 +41,7 @@ class nnUNetTrainerDoseMoment(DoseTrainer):  # noqa: N801  # nnU-Net finds train
 class nnUNetTrainerDoseSorted(DoseTrainer):  # noqa: N801  # nnU-Net finds trainers by names of this form
     """Trains on MAE + w x value-based loss."""
 
-    dvh_weight = 1.0
+    dvh_weight = 0.5
 
     def build_dvh_loss(self, terms: Terms) -> SortedDoseLoss:
         """Sorted doses of each ROI."""

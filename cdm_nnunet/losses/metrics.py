@@ -311,7 +311,7 @@ class SortedDoses:
             return j, rank - j, below_gy, above_gy
 
         _, share, below_gy, above_gy = around(centre)
-        exact = torch.lerp(below_gy, above_gy, share.to(voxels_gy.dtype))
+        exact = torch.lerp(below_gy.double(), above_gy.double(), share).to(voxels_gy.dtype)
         if window_fraction == 0:
             return exact
 

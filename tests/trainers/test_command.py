@@ -1,5 +1,6 @@
 """``cdm-nnunet train`` refuses what makes no sense with one line and status 2, before a training starts."""
 
+import json
 import pickletools
 import re
 import zipfile
@@ -52,3 +53,19 @@ def test_every_checkpoint_brings_the_plugin_along(make_trainer, tmp_path):
         name = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
         names = [text for _, text, _ in pickletools.genops(archive.read(name)) if isinstance(text, str)]
     assert "cdm_nnunet.nnunet.registration register" in names
+
+
+@pytest.mark.parametrize("n_processes", ["0", "1"])
+# (batchgenerators' own thread may still read from a worker that is being stopped)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_estimate_writes_nothing_into_the_results(preprocessed, tmp_path, monkeypatch, capfd, n_processes):
+    monkeypatch.setenv("nnUNet_n_proc_DA", n_processes)
+    monkeypatch.setattr("cdm_nnunet.cli._estimate._REPEATS", 2)
+    assert main(["train", "532", "3d_fullres", "0", "-device", "cpu", "--estimate", "--json"]) == 0
+    record = json.loads(capfd.readouterr().out)
+    assert record["loader_processes"] == int(n_processes)
+    assert 0 <= record["waiting_share"] <= 1
+    assert record["patches_per_second"] > 0
+    assert record["epochs"] == 2
+    assert record["days"] == pytest.approx(2 * record["epoch_s"] / 86400)
+    assert not list((tmp_path / "results").rglob("*"))

@@ -23,9 +23,14 @@ def test_every_field_has_its_variable():
             "CDM_LOSS_WEIGHT": "0.25",
             "CDM_LOSS_START": "0",
             "CDM_SEED": "11",
+            "CDM_WINDOW_PERCENT": "2.5",
+            "CDM_SIGMOID_WIDTH_GY": "0.5",
+            "CDM_V_FORM": "both",
+            "CDM_PARTIAL_ROIS": "whole",
+            "CDM_DEEP_SUPERVISION": "all",
         }
     )
-    assert settings == TrainingSettings(20, 7, 3, 5e-4, 0.25, 0.0, 11)
+    assert settings == TrainingSettings(20, 7, 3, 5e-4, 0.25, 0.0, 11, 2.5, 0.5, "both", "whole", "all")
 
 
 def test_the_environment_is_read_when_asked(monkeypatch):
@@ -53,6 +58,11 @@ def test_the_environment_is_read_when_asked(monkeypatch):
         ("CDM_LOSS_WEIGHT", "nan", "CDM_LOSS_WEIGHT must not be negative, not nan"),
         ("CDM_LOSS_START", "1.1", "CDM_LOSS_START is a share of the epochs from 0 to 1, not 1.1"),
         ("CDM_LOSS_START", "nan", "CDM_LOSS_START is a share of the epochs from 0 to 1, not nan"),
+        ("CDM_WINDOW_PERCENT", "101", "CDM_WINDOW_PERCENT must be from 0 to 100, not 101.0"),
+        ("CDM_SIGMOID_WIDTH_GY", "0", "CDM_SIGMOID_WIDTH_GY must be above zero, not 0.0"),
+        ("CDM_V_FORM", "step", "CDM_V_FORM is one of sigmoid, dose, both, not 'step'"),
+        ("CDM_PARTIAL_ROIS", "", "CDM_PARTIAL_ROIS is one of weighted, whole, all, not ''"),
+        ("CDM_DEEP_SUPERVISION", "coarse", "CDM_DEEP_SUPERVISION is one of finest, all, not 'coarse'"),
         ("CDM_SEED", "4294967296", "CDM_SEED must be below 4294967000, not 4294967296"),
         ("CDM_NUM_EPOCH", "5", "unknown variable CDM_NUM_EPOCH; known are CDM_NUM_EPOCHS, "),
     ],
@@ -75,6 +85,11 @@ def test_the_weight_rises_once_and_reaches_its_full_value(n_epochs, start):
     assert all(weight > 0 for weight in weights[len(before) :])
     if start + 0.1 < 1 and n_epochs >= 10:
         assert weights[-1] == pytest.approx(0.4)
+
+
+def test_a_trainer_has_a_weight_of_its_own_until_one_is_set():
+    assert TrainingSettings(loss_start=0.0).dvh_weight(3, 0.05) == 0.05
+    assert TrainingSettings(loss_start=0.0, loss_weight=0.0).dvh_weight(3, 0.05) == 0.0
 
 
 def test_from_the_first_step_or_never():

@@ -8,9 +8,13 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from nnunetv2.run import run_training
 
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.losses.bits import roi_mask
+from cdm_nnunet.losses.cdm import CDMLoss
+from cdm_nnunet.losses.metrics import Smoothing
+from cdm_nnunet.losses.rivals import DVHCurveLoss, MomentLoss, SortedDoseLoss
 
 
 @pytest.fixture
@@ -227,15 +231,124 @@ def test_a_variable_out_of_range_is_refused_before_anything_is_written(make_trai
     assert not (tmp_path / "results").exists()
 
 
-def test_weights_of_another_model_are_taken_over(make_trainer, tmp_path):
-    from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
+@pytest.mark.parametrize(
+    ("name", "loss", "weight"),
+    [
+        ("nnUNetTrainerCDM", CDMLoss, 0.5),
+        ("nnUNetTrainerDoseDVH", DVHCurveLoss, 10.0),
+        ("nnUNetTrainerDoseMoment", MomentLoss, 0.05),
+        ("nnUNetTrainerDoseSorted", SortedDoseLoss, 0.5),
+    ],
+)
+def test_a_trainer_adds_its_loss_with_its_own_weight(started, name, loss, weight):
+    trainer, batch = started(name, LOSS_START="0")
+    assert type(trainer.dvh_loss) is loss
+    facts = [batch[key] for key in ("prescription_gy", "voxel_volume_cc", "roi_voxels")]
+    with torch.no_grad():
+        dose, reference, _, words, _, additional = trainer._forward(batch)
+        value = trainer.dvh_loss(dose, reference, words, *facts)
+    assert float(additional) == pytest.approx(weight * float(value), rel=1e-6)
+    assert float(value) > 0
+    assert np.isfinite(trainer.train_step(batch)["loss"])
 
-    first, second = make_trainer(SEED="1"), make_trainer("nnUNetTrainerDoseMAE", SEED="2")
-    for trainer in (first, second):
+
+def test_mse_is_the_square_of_what_mae_is_the_size_of(started):
+    for name, expected in (("nnUNetTrainerDoseMAE", 3.5 / 70), ("nnUNetTrainerDoseMSE", (3.5 / 70) ** 2)):
+        trainer, batch = started(name)
+        trainer.loss.weights = tuple(1.0 if k == 0 else 0.0 for k in range(len(trainer.loss.weights)))
+        trainer.network = Oracle(trainer, batch, offset_gy=3.5)
+        with torch.no_grad():
+            *_, error, additional = trainer._forward(batch)
+        scale = trainer.dose_plans.dose_scale_gy / 70
+        assert float(error) == pytest.approx(expected / scale ** (1 + (name[-1] == "E" and name[-2] == "S")), rel=1e-3)
+        assert additional is None
+
+
+def test_the_options_reach_the_loss(started):
+    trainer, _ = started(WINDOW_PERCENT="3", SIGMOID_WIDTH_GY="2", V_FORM="dose", PARTIAL_ROIS="all")
+    loss = trainer.dvh_loss
+    assert (loss.smoothing, loss.v_form, loss.partial_rois) == (Smoothing(3.0, 2.0), "dose", "all")
+
+
+def test_deep_supervision_of_the_dvh_loss(started):
+    """On all scales it is the mean over enlarged outputs, with the weights of the voxel-wise error."""
+    trainer, batch = started(LOSS_START="0", DEEP_SUPERVISION="all")
+    assert len(trainer.loss.weights) > 2
+    facts = [batch[key] for key in ("prescription_gy", "voxel_volume_cc", "roi_voxels")]
+    with torch.no_grad():
+        _, reference, region, words, _, additional = trainer._forward(batch)
+        outputs = trainer.network(batch["data"])
+        expected = 0.0
+        for weight, output in zip(trainer.loss.weights, outputs, strict=True):
+            factors = [n // m for n, m in zip(reference.shape[2:], output.shape[2:], strict=True)]
+            dose = output.float()
+            for axis, factor in enumerate(factors):
+                dose = dose.repeat_interleave(factor, axis + 2)
+            dose = dose * region * trainer.dose_plans.dose_scale_gy
+            expected += weight * float(trainer.dvh_loss(dose, reference, words, *facts)) if weight else 0.0
+    assert float(additional) == pytest.approx(0.5 * expected, rel=0.05)  # (the trainer's forward pass is in bfloat16)
+
+
+class TestFineTuning:
+    """-pretrained_weights, as nnU-Net's command hands it on."""
+
+    def load(self, trainer, path):
+        run_training.maybe_load_checkpoint(trainer, False, False, str(path))
+
+    def saved(self, make_trainer, tmp_path):
+        trainer = make_trainer("nnUNetTrainerDoseMAE", SEED="1")
         trainer.initialize()
-    path = tmp_path / "weights.pth"
-    torch.save({"network_weights": first.network.state_dict()}, path)
-    load_pretrained_weights(second.network, str(path))
-    for name, value in second.network.state_dict().items():
-        same = torch.equal(value, first.network.state_dict()[name])
-        assert same or "seg_layers" in name  # nnU-Net never takes over the last layer
+        path = tmp_path / "mae.pth"
+        trainer.save_checkpoint(str(path))
+        return trainer, path
+
+    def test_fine_tuning_at_no_learning_rate_predicts_as_the_checkpoint(self, make_trainer, started, tmp_path):
+        first, path = self.saved(make_trainer, tmp_path)
+        second, batch = started("nnUNetTrainerCDM", SEED="2", LEARNING_RATE="1e-12", LOSS_START="0")
+        self.load(second, path)
+        second.train_step(batch)
+        for trainer in (first, second):
+            trainer.network.eval()
+        with torch.no_grad():
+            doses = [trainer.network(batch["data"])[0] for trainer in (first, second)]
+        assert doses[0].std() > 0
+        torch.testing.assert_close(*doses, rtol=0, atol=1e-6)
+
+    def test_a_file_that_is_no_checkpoint(self, make_trainer, tmp_path):
+        trainer = make_trainer()
+        trainer.initialize()
+        (tmp_path / "text.pth").write_text("weights")
+        torch.save({"network_weights": {}}, tmp_path / "half.pth")
+        for name in ("text.pth", "half.pth"):
+            with pytest.raises(InputError, match=rf"{name} \(-pretrained_weights\) is no checkpoint of nnU-Net"):
+                self.load(trainer, tmp_path / name)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda c: c["init_args"]["plans"].pop("cdm"), "of a model that predicts no dose"),
+            (lambda c: c["init_args"]["plans"]["cdm"]["catalogue"].reverse(), "with another ROI catalogue"),
+            (lambda c: c["init_args"]["plans"]["cdm"].update(dose_scale_gy=60.0), "with another dose scale"),
+            (
+                lambda c: c["network_weights"].popitem(),
+                r"of another network: 1 of \d+ weights do not fit, such as decoder",
+            ),
+            (
+                lambda c: c["network_weights"].update(
+                    {"decoder.seg_layers.0.bias": torch.zeros(2), "decoder.more": torch.zeros(1)}
+                ),
+                r"of another network: 2 of \d+ weights do not fit",
+            ),
+        ],
+    )
+    def test_a_model_that_does_not_fit(self, make_trainer, tmp_path, change, message):
+        _, path = self.saved(make_trainer, tmp_path)
+        checkpoint = torch.load(path, weights_only=False)
+        change(checkpoint)
+        torch.save(checkpoint, path)
+        trainer = make_trainer()
+        trainer.initialize()
+        before = {name: value.clone() for name, value in trainer.network.state_dict().items()}
+        with pytest.raises(InputError, match=message):
+            self.load(trainer, path)
+        assert all(torch.equal(value, before[name]) for name, value in trainer.network.state_dict().items())

@@ -1,0 +1,50 @@
+"""Which voxels belong to which ROI, and their order: the NumPy and the torch way against a plain loop."""
+
+import numpy as np
+import pytest
+import torch
+
+from cdm_nnunet.losses.bits import pack_words
+from cdm_nnunet.losses.members import Members
+
+SHAPE = (4, 5, 6)
+
+
+def masks_of(n_rois: int) -> torch.Tensor:
+    generator = np.random.default_rng(n_rois)
+    masks = torch.from_numpy(generator.random((n_rois, *SHAPE)) < generator.uniform(0, 0.8, (n_rois, 1, 1, 1)))
+    masks[0] = False
+    masks[-1, -1, -1, -1] = True
+    return masks
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int32, torch.uint16])
+@pytest.mark.parametrize("n_rois", [1, 16, 17, 40, 64])
+def test_members_are_the_voxels_of_each_mask(n_rois, dtype):
+    masks = masks_of(n_rois)
+    words = pack_words(masks[None])[0].to(dtype)
+    bits = [n_rois - 1, *range(0, n_rois - 1, 3)]  # not all, not in order
+    expected = [mask.flatten().nonzero().squeeze(1) for mask in masks[bits]]
+    for members in (Members.of(words, bits), Members._of_torch(words.flatten(1), bits)):
+        assert members.counts == tuple(map(len, expected))
+        assert torch.equal(members.index, torch.cat(expected))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_each_roi_ascends(dtype):
+    masks = masks_of(20)
+    generator = torch.Generator().manual_seed(0)
+    dose = torch.randint(-5, 6, (masks[0].numel(),), generator=generator).to(dtype) / 4  # negative doses and ties
+    members = Members.of(pack_words(masks[None])[0], range(20))
+    for order in (members.ascending(dose), members._ascending_torch(dose)):
+        for k, start in enumerate(members.starts[:-1]):
+            found = order[start : start + members.counts[k]].tolist()
+            voxels = masks[k].flatten().nonzero().squeeze(1).tolist()
+            assert found == sorted(voxels, key=lambda voxel: (float(dose[voxel]), voxel))
+
+
+def test_negative_zero_and_extremes_have_their_place():
+    values = [0.0, -0.0, 1e-40, -1e-40, 3e38, -3e38, float("inf"), float("-inf")]
+    dose = torch.tensor(values)
+    order = Members(torch.arange(8), (8,)).ascending(dose)
+    assert dose[order].tolist() == sorted(dose.tolist())

@@ -1,0 +1,39 @@
+"""Every trainer through nnU-Net's own command: one iteration, and a checkpoint."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cdm_nnunet import trainers
+
+NAMES = sorted(set(trainers.__all__) - {"nnUNetTrainerCDM"})  # that one walks the whole way in tests/end_to_end
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_one_iteration(preprocessed, tmp_path, monkeypatch, name):
+    import cdm_nnunet
+
+    monkeypatch.setenv("nnUNet_extTrainer", str(Path(cdm_nnunet.__file__).parent / "ext_trainers"))
+    for variable in ("NUM_EPOCHS", "NUM_ITERATIONS", "NUM_VAL_ITERATIONS"):
+        monkeypatch.setenv(f"CDM_{variable}", "1")
+    monkeypatch.setenv("CDM_LOSS_START", "0")
+    command = [str(Path(sys.executable).with_name("nnUNetv2_train")), "532", "3d_fullres", "0", "-tr", name]
+    done = subprocess.run([*command, "-device", "cpu"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "Epoch 0" in done.stdout
+    assert list((tmp_path / "results").glob(f"*/{name}__nnUNetPlans__3d_fullres/fold_0/checkpoint_final.pth"))
+
+
+def test_the_folder_of_nnunet_offers_every_trainer():
+    import runpy
+
+    import cdm_nnunet
+
+    file = Path(cdm_nnunet.__file__).parent / "ext_trainers" / "cdm_nnunet_trainers.py"
+    offered = runpy.run_path(str(file))
+    assert sorted(offered["__all__"]) == sorted(trainers.__all__)
+    for name in trainers.__all__:
+        assert offered[name] is getattr(trainers, name)
