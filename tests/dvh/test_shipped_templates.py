@@ -72,18 +72,6 @@ def test_prostate_limits_are_quantecs():
     assert limits(template, "Femur_Head_L") == limits(template, "Femur_Head_R") == {"V50Gy": 10}
 
 
-def test_hypofractionated_limits_are_chhips_scaled_from_74_to_60_gy():
-    template = Template.load("prostate_60in20")
-    assert template.roi("PTV").prescription_gy == 60.0
-
-    def scaled(percent_by_gy_of_74):
-        return {f"V{round(60 * gy / 74)}Gy": percent for gy, percent in percent_by_gy_of_74.items()}
-
-    assert limits(template, "Rectum") == scaled({50: 60, 60: 50, 65: 30, 70: 15, 74: 3})
-    assert limits(template, "Bladder") == scaled({50: 50, 60: 25, 74: 5})
-    assert limits(template, "PenileBulb") == scaled({50: 50, 60: 10})
-
-
 GDPHMM_HEAD_NECK = [
     "Cochlea_L",
     "Cochlea_R",

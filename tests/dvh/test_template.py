@@ -158,7 +158,7 @@ def test_load_from_a_file(tmp_path):
 def test_an_unknown_name_lists_the_shipped_ones():
     with pytest.raises(
         InputError,
-        match="no template 'prostrate'; shipped are gdphmm, head_neck, openkbp, prostate, prostate_60in20, or give",
+        match="no template 'prostrate'; shipped are gdphmm, head_neck, openkbp, prostate, or give",
     ):
         Template.load("prostrate")
 
