@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 from pydicom.valuerep import format_number_as_ds
 
 from cdm_nnunet import __version__
@@ -296,7 +296,7 @@ def _header(patient: Patient) -> FileDataset:
     """All that does not depend on the dose."""
     meta = FileMetaDataset()
     uid = generate_uid()
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = DOSE_CLASS, uid
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = UID(DOSE_CLASS), uid
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     dataset = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
     dataset.SOPClassUID, dataset.SOPInstanceUID, dataset.Modality = DOSE_CLASS, uid, "RTDOSE"

@@ -3,6 +3,7 @@
 import json
 from collections import defaultdict
 from importlib import resources
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -13,6 +14,8 @@ from cdm_nnunet.dvh.template import shipped_templates
 from cdm_nnunet.roi import tg263
 from cdm_nnunet.roi.catalogue import mirror_name, side_of
 from cdm_nnunet.roi.tg263 import prescription_gy, propose, structures
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "data.md"
 
 
 def decided(name):
