@@ -13,10 +13,11 @@ rotates 30 % of the patches by up to 5 degrees about the long axis, MirrorTransf
 noise goes on the CT channel of 20 %. (It does not swap the names of paired ROIs.) All that stock nnU-Net does besides,
 which would cost it more, is off.
 
-loader   seconds a patch in one process: 0.7 x a patch that is not rotated + 0.3 x one that is, both measured
+loader   processor time of a patch, one thread: 0.7 x a patch that is not rotated + 0.3 x one that is, both measured
 epoch    wall time of --steps batches from one worker process, for a device that takes no time (free) and for the
          U-Net with its backward pass on this CPU (cpu)
 memory   peak resident set of the process that loads, and of the process that trains
+prepare  processor time of preprocessing all patients
 disk     ROI channels alone (compressed files of the raw data, compressed chunks of the preprocessed), and all of both
 
 Bits and one-hot alternate in processes of their own; every figure is the median of the repeats, preprocessing's of
@@ -173,10 +174,10 @@ def measure_loader(way: Way, seed: int, n_batches: int) -> dict[str, float]:
             next(loader)
             np.random.seed(seed)  # noqa: NPY002  # the generator that both loaders draw from
             torch.manual_seed(seed)
-            start = time.perf_counter()
+            start = time.process_time()
             for _ in range(n_batches):
                 next(loader)
-            seconds[rotated] = (time.perf_counter() - start) / n_batches / 2
+            seconds[rotated] = (time.process_time() - start) / n_batches / 2
     return {
         "loader_s": 0.7 * seconds[0.0] + 0.3 * seconds[1.0],
         "loader_rotated_s": seconds[1.0],
@@ -218,9 +219,9 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
     if args.measure == "loader":
         return measure_loader(way, args.seed, args.steps)
     if args.measure == "preprocess":
-        start = time.perf_counter()
+        start = time.process_time()
         way.preprocess()
-        return {"preprocess_s": time.perf_counter() - start}
+        return {"preprocess_s": time.process_time() - start}
     return measure_epoch(way, args.seed, args.steps, args.measure == "epoch_cpu")
 
 

@@ -29,16 +29,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--c", action="store_true", help="continue from the latest checkpoint")
     parser.add_argument("--val", action="store_true", help="only the final validation of a finished training")
     parser.add_argument("--val_best", action="store_true", help="validate the best checkpoint, not the last")
+    parser.add_argument(
+        "--estimate",
+        action="store_true",
+        help="train nothing: measure some steps and say how long the training will take on this machine",
+    )
 
 
 def run(args: argparse.Namespace) -> Mapping[str, Any]:
-    """Train, or continue, or validate."""
+    """Train, or continue, or validate, or estimate."""
     if args.fold != "all" and not args.fold.isdigit():
         raise InputError(f"the fold is a number or 'all', not '{args.fold}'")
     if args.c and args.val:
         raise InputError("--c continues a training and --val skips it: give one of them")
     if args.c and args.pretrained_weights:
         raise InputError("--c continues a training and -pretrained_weights starts one: give one of them")
+    if args.estimate and (args.c or args.val or args.num_gpus != 1):
+        raise InputError(
+            "--estimate measures the start of a training on one device: leave out --c, --val and -num_gpus"
+        )
     if args.pretrained_weights and not Path(args.pretrained_weights).is_file():
         raise InputError(f"no file {args.pretrained_weights} (-pretrained_weights)")
     plans = find_dataset(args.dataset, "nnUNet_preprocessed") / f"{args.p}.json"
@@ -53,6 +62,12 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     if args.device == "cuda" and not torch.cuda.is_available():
         raise InputError("no CUDA device is available; train with -device cpu (and -c 3d_coarse plans) or on a GPU")
     torch.set_num_threads((os.cpu_count() or 1) if args.device == "cpu" else 1)
+
+    if args.estimate:
+        from cdm_nnunet.cli._estimate import estimate
+
+        _refuse_other_trainers(args.tr)
+        return estimate(args.dataset, args.configuration, args.fold, args.tr, args.p, torch.device(args.device))
 
     from nnunetv2.run.run_training import run_training
     from nnunetv2.utilities.file_path_utilities import get_output_folder
@@ -78,7 +93,11 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
 
 
 def render(record: Mapping[str, Any]) -> str:
-    """Where the model is."""
+    """Where the model is, or how long it would take."""
+    if "days" in record:
+        from cdm_nnunet.cli._estimate import render_estimate
+
+        return render_estimate(record)
     return f"model, log, progress.png and validation doses: {record['model']}"
 
 

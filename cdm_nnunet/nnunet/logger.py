@@ -27,6 +27,7 @@ _PANELS = (
      ("val_ptv_error", "val_oar_error", "val_score", "ema_score")),
     ("Learning rate", ("lrs",)),
 )  # fmt: skip
+_MUCH_WAITING = 0.2
 _TIMES = ("epoch_start_timestamps", "epoch_end_timestamps")
 
 
@@ -60,3 +61,18 @@ class DoseLogger(LocalLogger):
         axes[-1].legend()
         axes[-1].grid(alpha=0.3)
         figure.savefig(Path(output_folder) / "progress.png", dpi=80)
+
+
+def loader_hint(waiting_share: float, device_type: str) -> str:
+    """What to do about a GPU that waits for the data loader; empty where there is nothing to do.
+
+    Args:
+        waiting_share: Share of the time that it waits, 0 to 1.
+        device_type: Of the device that computes; a CPU has no processors to spare for the loader.
+    """
+    if device_type != "cuda" or waiting_share <= _MUCH_WAITING:
+        return ""
+    return (
+        f"the GPU is idle {100 * waiting_share:.0f} % of the time for want of patches; give the loader more processes "
+        "(export nnUNet_n_proc_DA=N, up to the number of processors) or faster storage"
+    )

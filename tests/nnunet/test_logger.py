@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from cdm_nnunet.nnunet.logger import DoseLogger
+from cdm_nnunet.nnunet.logger import DoseLogger, loader_hint
 
 
 def filled(n_epochs: int) -> DoseLogger:
@@ -50,3 +50,10 @@ def test_a_checkpoint_brings_the_log_back():
 def test_segmentation_entries_are_unknown():
     with pytest.raises(AssertionError):
         DoseLogger().log("mean_fg_dice", 1.0, 0)
+
+
+@pytest.mark.parametrize(("share", "device", "hint"), [(0.2, "cuda", False), (0.21, "cuda", True), (0.9, "cpu", False)])
+def test_a_gpu_that_waits_is_worth_a_hint(share, device, hint):
+    text = loader_hint(share, device)
+    assert bool(text) is hint
+    assert ("idle 21 % of the time" in text and "nnUNet_n_proc_DA" in text) is hint
