@@ -74,7 +74,7 @@ def _pool(n_processes: int) -> Iterator[ProcessPoolExecutor]:
         yield pool
     except BrokenProcessPool as error:
         raise InputError(
-            "a worker process was killed, most likely for want of memory; run the same command with a smaller -np"
+            "a worker process was killed, most likely for want of memory; run the same command again with a smaller -np"
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -14,7 +14,6 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Protocol, TextIO
 
 from cdm_nnunet import __version__
@@ -59,10 +58,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(json.dumps(record, indent=2) if args.json else verb.render(record), file=stdout, flush=True)
     except InputError as error:
         return _refuse(str(error))
-    except BrokenProcessPool:
-        return _refuse(
-            "a worker process was killed, most likely for want of memory; run the same command again with a smaller -np"
-        )
     except OSError as error:
         if error.errno == errno.EPIPE:  # the reader of stdout has gone, as in "... | head"
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

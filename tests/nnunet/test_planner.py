@@ -279,20 +279,3 @@ def test_without_the_plugin_nothing_trains(planned):
     refusals = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("REFUSED")]
     assert refusals == ["nnUNetTrainer", "nnUNetTrainerCDM"], done.stdout
     assert "Could not find requested nnunet trainer nnUNetTrainerCDM" in done.stdout
-
-
-def test_a_killed_worker_is_one_line_not_a_traceback(planned, monkeypatch, capfd):
-    """What the system's out-of-memory killer does to a pool."""
-    from concurrent.futures.process import BrokenProcessPool
-
-    from cdm_nnunet.cli.main import main
-    from cdm_nnunet.nnunet import planner
-
-    def killed(*_, **__):
-        raise BrokenProcessPool("A process in the process pool was terminated abruptly")
-
-    monkeypatch.setattr(planner, "plan_and_preprocess", killed)
-    assert main(["plan", "-d", "531"]) == 2
-    error = capfd.readouterr().err
-    assert error.startswith("cdm-nnunet: error: a worker process was killed, most likely for want of memory")
-    assert error.count("\n") == 1
