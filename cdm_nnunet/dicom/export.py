@@ -185,8 +185,10 @@ def _files_of_interest(source: Path) -> tuple[list[tuple[Path, Dataset]], list[P
     for path in sorted(path for path in source.rglob("*") if path.is_file() and not path.name.startswith(".")):
         try:
             kind = text_of(read_file(path, keywords=("SOPClassUID",)), "SOPClassUID", path)
-        except InputError:  # (a report, a spreadsheet; what is cut off is missing, and told as such)
-            continue
+        except InputError:
+            if _is_dicom(path):
+                raise
+            continue  # (a report, a spreadsheet)
         if kind == CT_CLASS:
             slices.append((path, read_file(path, pixels=False)))
         elif kind in PLAN_CLASSES:
@@ -194,6 +196,11 @@ def _files_of_interest(source: Path) -> tuple[list[tuple[Path, Dataset]], list[P
         elif kind == STRUCTURE_CLASS:
             structures.append(text_of(read_file(path, pixels=False), "SOPInstanceUID", path))
     return slices, plans, structures
+
+
+def _is_dicom(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
 
 
 def _extent(

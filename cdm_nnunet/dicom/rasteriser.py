@@ -16,7 +16,7 @@ from cdm_nnunet.dicom.scanlines import coverage
 from cdm_nnunet.dicom.structures import RoiContours
 from cdm_nnunet.errors import InputError
 
-LINES_PER_VOXEL = 4
+LINES_PER_VOXEL = 5  # odd: the middle one decides where a face runs through voxel centres
 _TIE = 1e-5  # of a voxel: contours are shifted by it, so that of two faces at voxel centres one counts
 _ROUNDING = 1e-6
 _OBLIQUE_SAMPLES = 3  # points along each axis of a voxel whose grid is tilted against the contours

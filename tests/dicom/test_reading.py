@@ -177,7 +177,9 @@ def test_compressed_pixels_without_a_decoder_are_refused(files):
     dataset["PixelData"].is_undefined_length = True
     dataset["PixelData"].VR = "OB"
     dataset.save_as(files.ct[0])
-    with pytest.raises(InputError, match=r"ct_000\.dcm is compressed \(JPEG-LS Lossless Image Compression\), and no decoder"):
+    with pytest.raises(
+        InputError, match=r"ct_000\.dcm is compressed \(JPEG-LS Lossless Image Compression\), and no decoder"
+    ):
         read_ct(files.ct)
 
 

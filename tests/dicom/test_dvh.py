@@ -1,0 +1,201 @@
+"""DVH metrics inside contours against closed forms, what lies outside the dose grid, and the command."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from scipy.optimize import brentq
+
+from cdm_nnunet.cli import main as cli
+from cdm_nnunet.dicom.contours import drawn_planes_mm, stack_of
+from cdm_nnunet.dicom.dose import read_dose
+from cdm_nnunet.dicom.dvh import roi_dvh, sample
+from cdm_nnunet.dicom.phantom import GaussianDose, LinearDose, Phantom, write_phantom
+from cdm_nnunet.dicom.phantom_shapes import Box, Cylinder, Sphere, Torus
+from cdm_nnunet.dicom.structures import read_structures
+from cdm_nnunet.dvh import Metric
+from cdm_nnunet.errors import InputError
+
+KEYS = ("D95%", "D2%", "Dmean", "D0.03cc", "V60Gy")
+METRICS = [Metric.parse(key) for key in KEYS]
+TOLERANCE = (0.1, 0.1, 0.1, 0.3, 0.5)  # Gy, Gy, Gy, Gy, percentage points; at 1 Gy/mm
+SOLIDS = {
+    "cube": Box((0.3, 0.2, 0.0), (24.0, 24.0, 24.0)),
+    "sphere": Sphere((1.3, -2.1, 0.0), 15.75),
+    "shell": Sphere((0.0, 0.4, 0.0), 16.75, 9.0),
+    "cylinder": Cylinder((0.3, 0.1, 0.0), 10.0, 30.0),
+    "cone": Cylinder((0.0, 0.2, 0.0), 15.0, 30.0, 4.0),
+    "torus": Torus((0.2, 0.1, 0.0), 12.0, 4.75),
+    "straw": Cylinder((3.1, 2.2, 0.0), 1.5, 30.0),
+}
+ACROSS_ALSO = ("cube", "sphere", "shell", "cylinder", "straw")  # the others have a closed form along z only
+PHANTOM = Phantom(
+    SOLIDS,
+    LinearDose(0, 1.0, 60.0),
+    slices_z_mm=tuple(np.arange(-17.5, 18.0, 0.5)),
+    pixels=(28, 32),
+    prescriptions_gy={"cube": 60.0},
+    kinds={"cube": "PTV"},
+)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """Phantoms with a dose that rises along x, y and z."""
+    phantoms = [dataclasses.replace(PHANTOM, dose=LinearDose(axis, 1.0, 60.0)) for axis in range(3)]
+    return [write_phantom(phantom, tmp_path_factory.mktemp("phantom")) for phantom in phantoms]
+
+
+def in_linear_dose(solid, axis):
+    def quantile(share_below):
+        return 60 + brentq(lambda at: solid.fraction_below(axis, at) - share_below, -60, 60)
+
+    edges = np.linspace(-40, 40, 16001)
+    below = np.array([solid.fraction_below(axis, at) for at in edges])
+    mean = 60 + float((edges[:-1] + edges[1:]) / 2 @ np.diff(below))
+    hottest = quantile(1 - 0.03 / solid.volume_cc)
+    return quantile(0.05), quantile(0.98), mean, hottest, 100 * (1 - solid.fraction_below(axis, 0.0))
+
+
+def evaluated(files, name, metrics=METRICS, **options):
+    structures = read_structures(files.structures)
+    return roi_dvh(structures.roi(name), structures, read_dose(files.doses), metrics, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "axis"), [(name, axis) for name in SOLIDS for axis in range(3) if axis == 2 or name in ACROSS_ALSO]
+)
+def test_metrics_at_1_gy_per_mm(written, name, axis):
+    result = evaluated(written[axis], name)
+    for key, expected, tolerance in zip(KEYS, in_linear_dose(SOLIDS[name], axis), TOLERANCE, strict=True):
+        relative = 0.005 if key in ("D95%", "D2%", "Dmean") else 0.0
+        assert result.values[key] == pytest.approx(expected, abs=tolerance, rel=relative), key
+    assert result.volume_cc == pytest.approx(SOLIDS[name].volume_cc, rel=0.01)
+    assert result.lost_cc == 0
+
+
+def test_metrics_in_a_gaussian_dose(tmp_path):
+    sphere, dose = SOLIDS["sphere"], GaussianDose(SOLIDS["sphere"].centre_mm, 20.0, 70.0)
+    files = write_phantom(dataclasses.replace(PHANTOM, dose=dose, dose_spacing_mm=(1.0, 1.0, 1.0)), tmp_path)
+    values = evaluated(files, "sphere").values
+
+    def at_radius(share_outside):  # the dose falls with the distance from the centre
+        radius = sphere.radius_mm * (1 - share_outside) ** (1 / 3)
+        return 70 * np.exp(-(radius**2) / 800)
+
+    assert values["D95%"] == pytest.approx(at_radius(0.05), abs=0.1)
+    assert values["D2%"] == pytest.approx(at_radius(0.98), abs=0.1)
+    assert values["V60Gy"] == pytest.approx(100 * (np.sqrt(800 * np.log(70 / 60)) / sphere.radius_mm) ** 3, abs=0.5)
+
+
+def test_metrics_in_a_uniform_dose(tmp_path):
+    phantom = dataclasses.replace(PHANTOM, dose=GaussianDose((0, 0, 0), 1e6, 50.0))
+    values = evaluated(write_phantom(phantom, tmp_path), "torus").values
+    assert [values[key] for key in KEYS] == pytest.approx([50.0, 50.0, 50.0, 50.0, 0.0], abs=0.01)
+
+
+def test_samples_lie_inside_and_fill_the_roi(written):
+    structures = read_structures(written[0].structures)
+    for name, solid in SOLIDS.items():
+        planes = drawn_planes_mm(structures, np.eye(3))
+        samples = sample(stack_of(structures.roi(name), planes))
+        # (between planes, the contour of the nearest one counts)
+        points = np.column_stack([samples.points_mm[:, :2], np.rint(2 * samples.points_mm[:, 2]) / 2])
+        inside = solid.contains(points + 1e-3 * (np.array(solid.centre_mm) - points))
+        assert np.average(inside, weights=samples.volumes_cc) > 0.999, name
+
+
+def test_end_caps_add_half_a_slice_at_either_end(written):
+    volumes = [evaluated(written[0], "cube", end_caps=end_caps).volume_cc for end_caps in ("none", "half-slab")]
+    assert volumes == pytest.approx([24**3 / 1000, 24.5 * 24**2 / 1000], rel=1e-3)
+
+
+def test_what_lies_outside_the_dose_grid_is_lost_and_told(tmp_path):
+    phantom = dataclasses.replace(
+        PHANTOM, solids={"half": Box((25.0, 0.0, 0.0), (20.0, 8.0, 8.0))}, prescriptions_gy={}
+    )
+    files = write_phantom(dataclasses.replace(phantom, dose_margin_mm=2.0), tmp_path)
+    grid = read_dose(files.doses).volume.grid
+    edge_mm = grid.origin_mm[0] + grid.offsets_mm[0][-1]
+    result = evaluated(files, "half")
+    assert result.lost_cc == pytest.approx((35 - edge_mm) * 64 / 1000, rel=0.01)
+    assert result.values["Dmean"] == pytest.approx(60 + (15 + edge_mm) / 2, abs=0.05)
+    assert result.notes[0].startswith("ROI 'half': 0.")
+    assert "lie outside the dose grid" in result.notes[0]
+    files = write_phantom(dataclasses.replace(phantom, dose_margin_mm=20.0), tmp_path / "far")
+    with pytest.raises(InputError, match="ROI 'half' lies wholly outside the dose grid"):
+        evaluated(files, "half")
+
+
+def test_different_frames_of_reference_are_refused(written, tmp_path):
+    other = write_phantom(dataclasses.replace(PHANTOM, seed=1), tmp_path)
+    structures = read_structures(written[0].structures)
+    with pytest.raises(InputError, match="lie in different frames of reference"):
+        roi_dvh(structures.roi("cube"), structures, read_dose(other.doses), METRICS)
+
+
+@pytest.fixture
+def command(written, capfd):
+    files = written[0]
+
+    def run(*arguments, plan=False):
+        paths = ["--rtstruct", str(files.structures), "--rtdose", str(files.doses[0])]
+        plans = ["--rtplan", str(files.plan)] if plan else []
+        code = cli.main(["dvh", *paths, *plans, *arguments])
+        return code, *capfd.readouterr()
+
+    return run
+
+
+def test_the_command_prints_json(command):
+    code, out, err = command("--json", "--metrics", "D95%", "Dmean", "--roi", "cube", "--roi", "straw")
+    assert code == 0
+    record = json.loads(out)
+    assert {name: list(row) for name, row in record.items()} == {
+        name: ["volume_cc", "D95%", "Dmean"] for name in ("cube", "straw")
+    }
+    assert record["cube"]["Dmean"] == pytest.approx(60.3, abs=0.05)
+    assert err == ""
+
+
+def test_a_percentage_of_the_prescription_needs_the_plan(command):
+    code, out, err = command("--json", "--metrics", "V95%", "--roi", "cube", plan=True)
+    assert code == 0
+    assert json.loads(out)["cube"]["V95%"] == pytest.approx(100 * (12.3 + 3) / 24, abs=0.5)
+    code, _, err = command("--metrics", "V95%", "--roi", "cube")
+    assert code == 2
+    assert "V95% is a percentage of the prescription, and none is known; give the plan (--rtplan)" in err
+
+
+def test_the_command_takes_a_template(command, tmp_path):
+    template = {
+        "format_version": 1,
+        "name": "one",
+        "rois": [{"name": "Tube", "kind": "oar", "aliases": ["STRAW"]}],
+        "goals": [{"roi": "Tube", "metric": "Dmean"}],
+    }
+    (tmp_path / "one.json").write_text(json.dumps(template))
+    code, out, _ = command("--json", "--template", str(tmp_path / "one.json"))
+    assert code == 0
+    assert {name: list(row) for name, row in json.loads(out).items()} == {"straw": ["volume_cc", "Dmean"]}
+    code, _, err = command("--template", "openkbp")
+    assert code == 2
+    assert "no ROI can be evaluated: the template has none of cube, sphere" in err
+
+
+def test_the_command_words_a_table(command):
+    code, out, _ = command("--metrics", "D95%", "V60Gy", "--roi", "cube")
+    assert code == 0
+    assert out.splitlines()[0].split() == ["ROI", "volume", "(cc)", "D95%", "(Gy)", "V60Gy", "(%)"]
+    assert out.splitlines()[1].split()[:2] == ["cube", "13.82"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(("--metrics", "V20"), "'V20' has no unit"), (("--roi", "Heart"), "has no ROI 'Heart'; it has cube")],
+)
+def test_the_command_refuses(command, arguments, message):
+    code, _, err = command(*arguments)
+    assert code == 2
+    assert message in err
