@@ -231,12 +231,15 @@ function viewerSection(data) {
 
 const loaded = { name: null, data: null, volume: null };
 let redrawPatient = () => {};
+let opening = 0; // an opening that another has overtaken ends in silence
 
 async function buildPatient(name) {
   const position = caseNames.indexOf(name);
   const container = byId("patient");
+  const own = (opening += 1);
   container.replaceChildren(patientHead(name), el("p", { role: "status" }, "Opening\u2026"));
   const data = JSON.parse(await part(`case-${position}`));
+  if (own !== opening) return;
   const slices = viewerSection(data);
   const dvh = dvhSection(data, slices.viewer);
   container.replaceChildren(patientHead(name), card("Goals", goalTable(name)), dvh.section, slices.section,
@@ -245,6 +248,7 @@ async function buildPatient(name) {
       el("details", {}, el("summary", {}, "ROIs: volumes, indices, limits of the data"), roiTable(name)),
       record.cases[name].dose ? el("details", {}, el("summary", {}, "Dose in bands, isodoses, gamma"), doseFacts(name)) : null));
   const volume = await loadVolume(position, data.volume);
+  if (own !== opening) return;
   slices.show(volume);
   Object.assign(loaded, { name, data, volume });
   redrawPatient = () => buildPatient(name).catch(showProblem);
