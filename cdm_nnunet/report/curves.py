@@ -70,7 +70,7 @@ def _vertices(x: NDArray[np.float64], y: NDArray[np.float64], n: int) -> NDArray
         chosen.append(middle)
         consider(left, middle)
         consider(middle, right)
-    return among[np.sort(chosen)]
+    return np.asarray(among[np.sort(chosen)], np.intp)
 
 
 def _largest_distance(x: NDArray[np.float64], y: NDArray[np.float64], chosen: NDArray[np.intp]) -> float:
