@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cdm_nnunet.cli import _convert_dicom
 from cdm_nnunet.errors import InputError
 
 SUMMARY = "Convert planned patients into a raw nnU-Net data set (resumable), or predicted doses back."
@@ -30,6 +31,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--template", default="openkbp", metavar="NAME|FILE", help="clinical template (default: openkbp)"
     )
     _add_choice_of_patients(openkbp, "pt_N")
+
+    dicom = _conversion(conversions, "dicom", _convert_dicom.SUMMARY, _convert_dicom.EXAMPLE)
+    _convert_dicom.configure(dicom)
+    _add_dataset(dicom)
 
     nifti = _conversion(
         conversions,
@@ -91,6 +96,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """
     record: dict[str, Any] = {
         "openkbp": _openkbp,
+        "dicom": lambda given: _convert_dicom.run(given, _n_processes(given)),
         "nifti": _nifti,
         "gdphmm": _gdphmm,
         "synthetic": _synthetic,

@@ -20,7 +20,20 @@ from cdm_nnunet import __version__
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.folders import set_environment
 
-VERBS = ("demo", "env", "convert", "plan", "train", "predict", "check", "evaluate", "compare", "dvh", "export")
+VERBS = (
+    "demo",
+    "env",
+    "inspect",
+    "convert",
+    "plan",
+    "train",
+    "predict",
+    "check",
+    "evaluate",
+    "compare",
+    "dvh",
+    "export",
+)
 
 
 class Verb(Protocol):

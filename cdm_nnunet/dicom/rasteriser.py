@@ -45,6 +45,7 @@ def rasterise(
     slices_mm: NDArray[np.float64] | None = None,
     *,
     end_caps: EndCaps = "none",
+    may_lie_outside: bool = False,
 ) -> RoiMask:
     """Mask of an ROI: the voxels of which at least half lies in the ROI.
 
@@ -53,6 +54,7 @@ def rasterise(
         grid: The grid, at least two planes; the planes may be at unequal distances.
         slices_mm: Positions of all slices of the CT along the normal of the contours; default: those of the grid.
         end_caps: As :func:`cdm_nnunet.dicom.contours.stack_of`.
+        may_lie_outside: Return an empty mask for an ROI wholly outside the grid.
 
     Raises:
         InputError: As :func:`cdm_nnunet.dicom.contours.stack_of`, or if the grid has a single plane or the ROI lies
@@ -70,7 +72,7 @@ def rasterise(
     made = _aligned(stack, grid) if aligned else _oblique(stack, grid)
     if not made.volume_cc > 0:
         raise InputError(f"ROI '{roi.name}' encloses no volume")
-    if made.lost_cc >= (1 - _ROUNDING) * made.volume_cc:
+    if made.lost_cc >= (1 - _ROUNDING) * made.volume_cc and not may_lie_outside:
         raise InputError(f"ROI '{roi.name}' lies wholly outside the image")
     return made
 

@@ -1,0 +1,46 @@
+"""The conversion ``dicom`` of ``cdm-nnunet convert``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+SUMMARY = "Folders of DICOM-RT exports: CT, structure set, plan and dose; inspect them first."
+EXAMPLE = "cdm-nnunet convert dicom exports -d 502 -n Clinic --template clinic.json --mapping inspection/rois.yaml"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that are not those of every conversion."""
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="folder, of any structure and with any file names")
+    parser.add_argument("--template", required=True, metavar="NAME|FILE", help="clinical template: its ROIs")
+    parser.add_argument(
+        "--mapping", required=True, type=Path, metavar="FILE", help="reviewed rois.yaml of 'cdm-nnunet inspect dicom'"
+    )
+    parser.add_argument(
+        "--grid", default="dose", metavar="dose|ct|MM", help="grid of the data set, or size of its cubic voxels in mm"
+    )
+    parser.add_argument(
+        "--exclude", action="append", default=[], metavar="CASE", help="a case to leave out on purpose; repeatable"
+    )
+
+
+def run(args: argparse.Namespace, n_processes: int) -> dict[str, Any]:
+    """Convert; returns the record of the conversion."""
+    from cdm_nnunet.dataset_conversion.dicom import convert_dicom
+    from cdm_nnunet.dataset_conversion.dicom_mapping import read_mapping
+    from cdm_nnunet.dvh import Template
+    from cdm_nnunet.folders import folder
+
+    record: dict[str, Any] = convert_dicom(
+        args.source,
+        folder("nnUNet_raw"),
+        args.d,
+        args.n,
+        Template.load(args.template),
+        read_mapping(args.mapping),
+        grid=args.grid,
+        exclude=args.exclude,
+        n_processes=n_processes,
+    ).to_json()
+    return record

@@ -1,0 +1,95 @@
+"""The file that a person reviews between inspection and conversion: which ROI of the files is which of the template."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from cdm_nnunet.errors import InputError
+from cdm_nnunet.roi.tg263 import propose
+
+_HEAD = """\
+# Name of each ROI in the files: its name in the template, or null to leave it out. Review every line.
+"""
+_TAIL = """\
+# Prescriptions (Gy) of targets, for plans that state none: {"PTV_7000": 70}
+prescriptions_gy: {}
+"""
+
+
+@dataclass(frozen=True)
+class DicomMapping:
+    """Which ROI is which.
+
+    Attributes:
+        rois: Name in the template by name in the files, None for an ROI that is left out.
+        prescriptions_gy: By name in the template, for plans that do not prescribe to the target.
+    """
+
+    rois: Mapping[str, str | None]
+    prescriptions_gy: Mapping[str, float] = field(default_factory=dict)
+
+    def names(self, in_file: Iterable[str], where: object) -> dict[str, str]:
+        """Name in the file by name in the template, for one patient.
+
+        Raises:
+            InputError: If a name is not in the mapping, or two stand for the same ROI.
+        """
+        found: dict[str, str] = {}
+        unknown = [name for name in in_file if name not in self.rois]
+        if unknown:
+            raise InputError(f"{where}: the mapping lacks {', '.join(unknown)}; add them, with null to leave them out")
+        for name in in_file:
+            roi = self.rois[name]
+            if roi is not None and roi in found:
+                raise InputError(f"{where}: '{found[roi]}' and '{name}' both stand for ROI '{roi}'; map one to null")
+            if roi is not None:
+                found[roi] = name
+        return found
+
+
+def read_mapping(path: Path) -> DicomMapping:
+    """Read a mapping file.
+
+    Raises:
+        InputError: If it is missing, is not YAML or has other keys or values.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing; 'cdm-nnunet inspect dicom' writes one to review") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not YAML: {error}") from error
+    if not isinstance(content, dict) or not set(content) <= {"rois", "prescriptions_gy"} or "rois" not in content:
+        raise InputError(f"{path}: expected the keys 'rois' and 'prescriptions_gy'")
+    rois, levels = content["rois"] or {}, content.get("prescriptions_gy") or {}
+    for name, roi in rois.items():
+        if not isinstance(name, str) or not (roi is None or isinstance(roi, str)):
+            raise InputError(f"{path}: '{name}: {roi}' is not a name and a name or null")
+    for name, level_gy in levels.items():
+        if isinstance(level_gy, bool) or not isinstance(level_gy, int | float):
+            raise InputError(f"{path}: the prescription of '{name}' is {level_gy!r}, expected a number in Gy")
+    return DicomMapping(rois, {name: float(level_gy) for name, level_gy in levels.items()})
+
+
+def mapping_text(counts: Mapping[str, int]) -> str:
+    """A mapping file to review, with the names that TG-263 proposes; what needs a guess is null.
+
+    Args:
+        counts: In how many patients each name comes.
+    """
+    lines = ["rois:"] if counts else ["rois: {}"]
+    for name in sorted(counts, key=lambda key: (-counts[key], key)):
+        found = propose(name)
+        value = "null" if found.decided is None else json.dumps(found.decided.name, ensure_ascii=False)
+        hints = [f"{counts[name]} patients"]
+        if found.decided is None and found.proposals:
+            hints.append("perhaps " + ", ".join(proposal.name for proposal in found.proposals))
+        if found.is_helper:
+            hints.append("a helper structure")
+        lines.append(f"  {json.dumps(name, ensure_ascii=False)}: {value}  # {'; '.join(hints)}")
+    return _HEAD + "\n".join(lines) + "\n" + _TAIL
