@@ -171,8 +171,8 @@ def convert_dicom(
     strays = sorted({roi for roi in (*mapping.rois.values(), *mapping.prescriptions_gy) if roi} - set(catalogue.names))
     if strays:
         raise InputError(
-            f"the mapping has ROIs that template '{template.name}' has not: {', '.join(strays)}; map them to null or to "
-            f"one of {', '.join(catalogue.names)}"
+            f"the mapping has ROIs that template '{template.name}' has not: {', '.join(strays)}; map them to null or "
+            f"to one of {', '.join(catalogue.names)}"
         )
     found = [DicomPatient(files, mapping, template, grid) for files in index_folder(source).patients()]
     unknown = sorted(set(exclude) - {patient.name for patient in found})
