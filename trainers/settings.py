@@ -99,7 +99,7 @@ class TrainingSettings:
             text = environment.get(_variable(field.name))
             if text is None:
                 continue
-            kind = float if field.default is None else type(field.default)
+            kind = next((k for k in (int, float, str) if isinstance(field.default, k)), float)  # (None: a float)
             try:
                 values[field.name] = kind(text)
             except ValueError:

@@ -99,7 +99,7 @@ def _find_in_numpy(words: NDArray[Any], bits: Sequence[int]) -> list[NDArray[np.
         if mask:
             in_any |= (word.astype(np.int32) & mask) != 0
     union = np.flatnonzero(in_any)
-    of_union = [word.take(union).astype(np.uint16) if mask else None for word, mask in zip(words, used, strict=True)]
+    of_union = {k: words[k].take(union).astype(np.uint16) for k, mask in enumerate(used) if mask}
     places = []
     for bit in bits:
         word = of_union[bit // WORD_BITS]

@@ -116,8 +116,8 @@ class DVHCurveLoss(SortedDoseLoss):
     def roi_loss(self, predicted_gy: Tensor, reference_gy: Tensor, is_target: bool) -> Tensor:
         """The mean over the dose axis."""
         bins_gy = predicted_gy.new_tensor(self.bins_gy)
-        predicted = _SoftDvh.apply(predicted_gy, bins_gy, self.bin_width_gy)
-        reference = _SoftDvh.apply(reference_gy, bins_gy, self.bin_width_gy)
+        predicted: Tensor = _SoftDvh.apply(predicted_gy, bins_gy, self.bin_width_gy)
+        reference: Tensor = _SoftDvh.apply(reference_gy, bins_gy, self.bin_width_gy)
         return ((predicted - reference) ** 2).mean()
 
 
@@ -125,14 +125,14 @@ class _SoftDvh(torch.autograd.Function):
     """(n,) doses, (T,) bins -> (T,) soft cumulative DVH, a few bins at a time in both directions."""
 
     @staticmethod
-    def forward(ctx, dose_gy: Tensor, bins_gy: Tensor, width_gy: float) -> Tensor:  # type: ignore[no-untyped-def,override]  # torch's
+    def forward(ctx, dose_gy: Tensor, bins_gy: Tensor, width_gy: float) -> Tensor:  # type: ignore[no-untyped-def]  # torch's
         ctx.save_for_backward(dose_gy, bins_gy)
         ctx.width_gy = width_gy
         chunks = bins_gy.split(max(1, _CHUNK // len(dose_gy)))
         return torch.cat([torch.sigmoid((dose_gy - chunk[:, None]) / width_gy).mean(1) for chunk in chunks])
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]  # torch does not type it
+    @torch.autograd.function.once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def]  # torch's
         dose_gy, bins_gy = ctx.saved_tensors
         result = torch.zeros_like(dose_gy)
