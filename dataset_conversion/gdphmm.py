@@ -21,8 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdm_nnunet.dataset import Split
-from cdm_nnunet.dvh import Metric, evaluate
-from cdm_nnunet.dvh.template import Template, TemplateRoi
+from cdm_nnunet.dvh import Metric, Template, TemplateRoi, evaluate
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.images import numbers
 
@@ -141,12 +140,12 @@ class GdpHmmPlan:
                 found[roi] = str(entry[key])
             elif level == roi:
                 raise InputError(f"{self.path}: {level} is '{entry.get(key)}' in {PRESCRIPTION_FILE}, which is missing")
-        for roi in self.template.rois:
-            if roi.kind == "target" and roi.name.startswith(TARGETS):
+        for other in self.template.rois:
+            if other.kind == "target" and other.name.startswith(TARGETS):
                 continue
-            name = self._choice(roi, names)
+            name = self._choice(other, names)
             if name is not None:
-                found[roi.name] = name
+                found[other.name] = name
         return RoiMapping(found, tuple(name for name in names if name not in found.values()))
 
     def _choice(self, roi: TemplateRoi, names: list[str]) -> str | None:
@@ -254,6 +253,8 @@ def find_plans(source: Path, meta: Path, template: Template) -> GdpHmmSource:
             used = used.get(path.stem.split("+")[1], [])
         if splits and path.name not in splits:
             raise InputError(f"{meta / PLAN_FILE} does not list {path.name}")
+        if not isinstance(used, list):
+            raise InputError(f"{meta / OBJECTIVE_FILE}: structures of {patient} are {type(used).__name__}, not a list")
         split = _DEV_SPLITS[splits.get(path.name, "train")]
         plans.append(GdpHmmPlan(path, split, entry, tuple(map(str, used)), template))
     validation = tuple(plan.name for plan in plans if splits.get(plan.path.name) == "valid")

@@ -260,10 +260,9 @@ def _read_row(row: Mapping[str, str], folder: Path, template: Template, test_onl
     prescriptions = read_json_object(folder / row["prescriptions"]) if row.get("prescriptions") else {}
     for column, value in row.items():
         kind, _, roi = column.partition(":")
-        taken = {"mask": masks, "prescription": prescriptions}.get(kind, {})
         if not roi or not value:
             continue
-        if roi in taken:
+        if roi in (masks if kind == "mask" else prescriptions):
             raise InputError(f"{where}: '{roi}' has a {kind} in two places")
         if kind == "mask":
             masks[roi] = folder / value

@@ -10,9 +10,8 @@ import pickle
 import re
 import zipfile
 import zlib
-from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 from numpy.lib import format as npy
@@ -62,8 +61,8 @@ def _read_object(file: IO[bytes], path: Path) -> Any:
         shape, _, dtype = read_header(file)
         if dtype != np.dtype(object) or shape != ():
             raise InputError(f"{path} holds an array of {dtype} and shape {shape}; expected one pickled dictionary")
-        array = _Unpickler(file).load()
-        return array.item() if isinstance(array, np.ndarray) else array
+        content = _plain(_Unpickler(file).load())
+        return content.item() if isinstance(content, np.ndarray) else content
     except InputError:
         raise
     except (pickle.UnpicklingError, *_DAMAGE) as error:
@@ -81,28 +80,62 @@ class _Unpickler(pickle.Unpickler):
         return _ALLOWED[module, name]
 
 
-def _empty_array(kind: object, shape: object, dtype: object) -> NDArray[Any]:
-    """What NumPy's ``_reconstruct`` makes of the arguments that every pickled array has."""
-    if kind is not np.ndarray or shape not in ((0,), ()):
-        raise pickle.UnpicklingError(f"its pickle makes an array in an unusual way: {shape!r}")
-    return np.empty(0, "O" if dtype in (b"O", "O") else "u1")
+class _Dtype:
+    """A type of numbers, text or objects; NumPy's own class would let a pickle set what must not be set."""
+
+    def __init__(self, spec: object, *_: object) -> None:
+        if not (isinstance(spec, str) and re.fullmatch(r"[|<>=]?(?:[biufU]\d{1,6}|O8)", spec)):
+            raise pickle.UnpicklingError(f"its pickle has an array of type {spec!r}, which is neither number nor text")
+        self.spec = spec.lstrip("|<>=")
+        self.order = spec[0] if spec[0] in "<>" else ""
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.order = state[1] if state[1] in ("<", ">") else ""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(self.order + self.spec)
 
 
-def _plain_dtype(spec: object, *_: object) -> np.dtype[Any]:
-    if not (isinstance(spec, str) and re.fullmatch(r"[|<>=]?(?:[biufU]\d{1,6}|O8)", spec)):
-        raise pickle.UnpicklingError(f"its pickle has an array of type {spec!r}, which is neither number nor text")
-    return np.dtype(spec, copy=True)  # (its byte order is set next: never on the one that all of NumPy shares)
+class _Array:
+    """An array; it is made from its bytes, or from the list of its objects."""
+
+    def __init__(self, kind: object, *_: object) -> None:
+        if kind is not _NDARRAY:
+            raise pickle.UnpicklingError("its pickle makes an array in an unusual way")
+        self.values: NDArray[Any] = np.empty(0)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, dtype, by_columns, data = state
+        order: Literal["F", "C"] = "F" if by_columns else "C"
+        if isinstance(data, list):
+            values = np.empty(len(data), object)
+            for k, value in enumerate(data):
+                values[k] = _plain(value)
+        else:
+            values = np.frombuffer(data, dtype.dtype)
+        self.values = values.reshape(shape, order=order)
 
 
-def _scalar(dtype: np.dtype[Any], data: object) -> Any:
-    if not isinstance(dtype, np.dtype) or dtype.kind not in "biuf" or not isinstance(data, bytes):
-        raise pickle.UnpicklingError("its pickle has a number of an unusual type")
-    return np.frombuffer(data, dtype, 1)[0]
+def _scalar(dtype: _Dtype, data: bytes) -> Any:
+    return np.frombuffer(data, dtype.dtype, 1)[0]
 
 
-_ALLOWED: dict[tuple[str, str], Callable[..., Any] | type] = {
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): _plain_dtype,
-    **{(module, "_reconstruct"): _empty_array for module in _MULTIARRAY},
+def _plain(value: Any) -> Any:
+    """A value with arrays for their stand-ins."""
+    if isinstance(value, _Array):
+        return value.values
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_plain(entry) for entry in value)
+    return value
+
+
+_NDARRAY = object()
+_ALLOWED: dict[tuple[str, str], object] = {
+    ("numpy", "ndarray"): _NDARRAY,
+    ("numpy", "dtype"): _Dtype,
+    **{(module, "_reconstruct"): _Array for module in _MULTIARRAY},
     **{(module, "scalar"): _scalar for module in _MULTIARRAY},
 }

@@ -103,6 +103,7 @@ class Conversion:
             "unchanged": [name for name in self.cases if name not in self.converted],
             "excluded": list(self.excluded),
             "absent_rois": {name: n_cases - present.count(name) for name in self.catalogue.names},
+            "one_sided_rois": list(self.catalogue.one_sided),
             "empty_rois": {name: list(case.empty_rois) for name, case in self.cases.items() if case.empty_rois},
             "without_reference_dose": [name for name, case in self.cases.items() if not case.has_dose],
             "seconds": round(self.seconds, 1),

@@ -115,6 +115,9 @@ def render(record: Mapping[str, Any]) -> str:
         f"{len(record['converted'])} converted, {len(record['unchanged'])} unchanged, {record['seconds']:.1f} s",
         f"cases without an ROI: {', '.join(absent) or 'none'}",
     ]
+    if record["one_sided_rois"]:
+        names = ", ".join(record["one_sided_rois"])
+        lines.append(f"no left-right mirroring in training and prediction, for want of the other side: {names}")
     for name, rois in record["empty_rois"].items():
         lines.append(f"counted as absent, for want of a single voxel: {', '.join(rois)} of {name}")
     if unused := record.get("unused_masks"):

@@ -33,24 +33,22 @@ _SIDES: Mapping[str, Side] = {
 _FRENCH_SIDES: Mapping[str, Side] = {"g": "L", "d": "R"}
 _ATTACHED_SIDES = sorted((word for word in _SIDES if word not in ("sin", "dex")), key=len, reverse=True)
 _HELPER_WORDS = {
+    *("opt", "optim", "optimierung", "ring", "rings", "shell", "rind", "dummy", "help", "helper", "hilfe", "hilfs"),
+    *("hs", "tmp", "temp", "test", "avoid", "avoidance", "norm", "nt", "ns", "hot", "cold", "hotspot", "coldspot"),
+    *("isodose", "push", "block", "overlap", "control", "tuning", "tune", "couch", "couchsurface", "couchinterior"),
     *(
-        "opt",
-        "optim",
-        "optimierung",
-        "ring",
-        "rings",
-        "shell",
-        "rind",
-        "dummy",
-        "help",
-        "helper",
-        "hilfe",
-        "hilfs",
-        "hs",
+        "table",
+        "tisch",
+        "bolus",
+        "artifact",
+        "artefact",
+        "artefakt",
+        "fiducial",
+        "fiducials",
+        "marker",
+        "markers",
+        "seed",
     ),
-    *("tmp", "temp", "test", "avoid", "avoidance", "norm", "nt", "ns", "hot", "cold", "hotspot", "coldspot", "isodose"),
-    *("push", "block", "overlap", "control", "tuning", "tune", "couch", "couchsurface", "couchinterior", "table"),
-    *("tisch", "bolus", "artifact", "artefact", "artefakt", "fiducial", "fiducials", "marker", "markers", "seed"),
     *("wire", "poi", "iso", "isocenter", "isocentre", "minus", "margin", "crop", "cropped", "ntox"),
 }
 _HELPER_PREFIX = re.compile(r"z(?=[A-Z]|[pcg]tv)|[xzXZ]*[_\s]")

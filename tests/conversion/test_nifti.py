@@ -299,8 +299,23 @@ def test_the_command_converts_and_resumes(tmp_path, monkeypatch, capfd):
     assert main(command) == 0
     out = capfd.readouterr().out
     assert "1 converted, 1 unchanged" in out
+    assert "mirroring" not in out
     assert "masks that are no ROI of the template, not used: Zahn 3 (2 cases)" in out
     assert RawDataset(dataset.folder).record("b").prescriptions_gy["PTV_High"] == 66
+
+
+def test_the_text_says_what_can_not_be_mirrored(tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
+    for seed, name in enumerate("ab"):
+        patient(tmp_path / "data", name, seed)
+    template = CLINIC.to_json()
+    del template["rois"][4]
+    (tmp_path / "clinic.json").write_text(json.dumps(template))
+    command = ["convert", "nifti", str(tmp_path / "data"), "-d", "503", "-n", "Clinic", "-np", "1", "--template"]
+    assert main([*command, str(tmp_path / "clinic.json")]) == 0
+    assert "no left-right mirroring in training and prediction, for want of the other side: Parotid_L" in (
+        capfd.readouterr().out
+    )
 
 
 def test_an_alias_moved_in_the_template_converts_anew(tmp_path):

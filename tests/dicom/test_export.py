@@ -239,7 +239,7 @@ def test_low_dose_may_reach_out_of_the_ct(tmp_path, files):
     ("spoil", "message"),
     [
         (lambda f: [file.unlink() for file in f.ct], "no CT images in"),
-        (lambda f: f.plan.write_bytes(f.plan.read_bytes()[:140]), "plan.dcm is (cut off|damaged)"),
+        (lambda f: f.plan.write_bytes(f.plan.read_bytes()[:140]), "plan.dcm lacks SOPClassUID"),
         (lambda f: shutil.copy(f.plan, f.folder / "plan2.dcm"), r"has 2 plans: .*plan.dcm, .*plan2.dcm; choose one"),
         (
             lambda f: write_phantom(dataclasses.replace(PHANTOM, seed=1), f.folder / "other"),
