@@ -82,7 +82,11 @@ def predict(way: str, args: argparse.Namespace) -> dict[str, Any]:
     else:
         if way == "plain":
             compute.has_fast_bfloat16 = lambda device: False
-        plans = SimpleNamespace(n_channels=PRESCRIPTION_CHANNELS + -(-args.rois // 16), padding=(0.0,) * 9)
+        plans = SimpleNamespace(
+            n_channels=PRESCRIPTION_CHANNELS + -(-args.rois // 16),
+            padding=(0.0,) * 9,
+            catalogue=SimpleNamespace(mirror_permutation=None),
+        )
         predictor = type("Predictor", (DosePredictor,), {"dose_plans": plans})(**kwargs)
         data = torch.cat([image, pack_words(masks[None])[0]])
     del image, masks
