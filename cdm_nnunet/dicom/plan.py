@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +12,6 @@ from cdm_nnunet.dicom.files import items_of, number_of, read_file, text_of
 from cdm_nnunet.errors import InputError
 
 PLAN_CLASSES = ("1.2.840.10008.5.1.4.1.1.481.5", "1.2.840.10008.5.1.4.1.1.481.8")  # photons and electrons, ions
-_LEVEL = re.compile(
-    r"[PCGI]TV(?:\d[A-Za-z]*[_ -]+)?[A-Za-z_ -]*?(\d{2}(?:\.\d+)?|\d{4,5})(?![\d.]|\s*mm)", re.IGNORECASE
-)
 
 
 @dataclass(frozen=True)
@@ -86,23 +82,6 @@ def read_plan(path: Path) -> Plan:
         text_of(dataset, "FrameOfReferenceUID", path, ""),
         text_of(structures[0], "ReferencedSOPInstanceUID", path) if structures else "",
     )
-
-
-def level_in_name_gy(name: str) -> float | None:
-    """The prescription that a target's name states, Gy: TG-263's ``PTV_7000`` (cGy) or the older ``PTV70`` (Gy).
-
-    Returns:
-        The level, or None where the name states none. It is a proposal to be confirmed, never a fact.
-
-    Example:
-        >>> [level_in_name_gy(name) for name in ("PTV_7000", "PTV70", "CTV 59.4", "PTV1", "SpinalCord_50")]
-        [70.0, 70.0, 59.4, None, None]
-    """
-    match = _LEVEL.match(name)
-    if match is None:
-        return None
-    level = float(match[1])
-    return level / 100 if level >= 1000 else level
 
 
 def _prescriptions(dataset: Dataset, path: Path) -> list[Prescription]:

@@ -71,7 +71,8 @@ def test_metrics_at_1_gy_per_mm(written, name, axis):
     for key, expected, tolerance in zip(KEYS, in_linear_dose(SOLIDS[name], axis), TOLERANCE, strict=True):
         relative = 0.005 if key in ("D95%", "D2%", "Dmean") else 0.0
         assert result.values[key] == pytest.approx(expected, abs=tolerance, rel=relative), key
-    assert result.volume_cc == pytest.approx(SOLIDS[name].volume_cc, rel=0.01)
+    # (without end caps, what lies beyond the outermost planes is not counted: 1.8 % of the torus)
+    assert result.volume_cc == pytest.approx(SOLIDS[name].volume_cc, rel=0.02 if name == "torus" else 0.01)
     assert result.lost_cc == 0
 
 
@@ -123,7 +124,7 @@ def test_what_lies_outside_the_dose_grid_is_lost_and_told(tmp_path):
     assert result.values["Dmean"] == pytest.approx(60 + (15 + edge_mm) / 2, abs=0.05)
     assert result.notes[0].startswith("ROI 'half': 0.")
     assert "lie outside the dose grid" in result.notes[0]
-    files = write_phantom(dataclasses.replace(phantom, dose_margin_mm=20.0), tmp_path / "far")
+    files = write_phantom(dataclasses.replace(phantom, dose_margin_mm=16.5), tmp_path / "far")
     with pytest.raises(InputError, match="ROI 'half' lies wholly outside the dose grid"):
         evaluated(files, "half")
 

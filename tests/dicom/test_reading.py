@@ -10,7 +10,7 @@ from cdm_nnunet.dicom.ct import read_ct
 from cdm_nnunet.dicom.dose import read_dose
 from cdm_nnunet.dicom.phantom import ORIENTATIONS, LinearDose, Phantom, write_phantom
 from cdm_nnunet.dicom.phantom_shapes import Box, Sphere
-from cdm_nnunet.dicom.plan import Prescription, level_in_name_gy, read_plan
+from cdm_nnunet.dicom.plan import Prescription, read_plan
 from cdm_nnunet.dicom.structures import read_structures
 from cdm_nnunet.errors import InputError
 
@@ -285,22 +285,3 @@ def test_references_to_images_that_are_not_there_are_told(files):
     structures, ct = read_structures(files.structures), read_ct(files.ct[:-2])
     with pytest.raises(InputError, match="refers to 17 images of which 2 are not in the folder"):
         structures.refuse_other_images(frozenset(ct.sop_uids))
-
-
-@pytest.mark.parametrize(
-    ("name", "level_gy"),
-    [
-        ("PTV_7000", 70.0),
-        ("PTV70", 70.0),
-        ("ptv 59.4 Gy", 59.4),
-        ("CTV2_5425", 54.25),
-        ("PTV_5000x25", 50.0),
-        ("PTV1", None),
-        ("PTV170", None),
-        ("PTV_10mm", None),
-        ("PTV_High", None),
-        ("Brainstem_54", None),
-    ],
-)
-def test_prescriptions_in_names(name, level_gy):
-    assert level_in_name_gy(name) == level_gy

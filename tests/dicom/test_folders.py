@@ -1,0 +1,256 @@
+"""Folders of exports as they come: indexed, paired, inspected, converted, and what is refused with which words."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pydicom
+import pytest
+import yaml
+
+from cdm_nnunet.cli import main as cli
+from cdm_nnunet.dataset import CT_CHANNEL, ROI_CHANNEL, RawDataset
+from cdm_nnunet.dataset_conversion.dicom import convert_dicom
+from cdm_nnunet.dataset_conversion.dicom_mapping import DicomMapping, mapping_text, read_mapping
+from cdm_nnunet.dicom.index import index_folder
+from cdm_nnunet.dicom.inspection import inspect_index
+from cdm_nnunet.dicom.phantom import LinearDose, Phantom, write_phantom
+from cdm_nnunet.dicom.phantom_shapes import Cylinder, Sphere
+from cdm_nnunet.dvh import Template
+from cdm_nnunet.errors import InputError
+from cdm_nnunet.images import read_image
+
+TEMPLATE = Template.from_json(
+    {
+        "format_version": 1,
+        "name": "small",
+        "rois": [
+            {"name": "PTV_6000", "kind": "target", "prescription_gy": "patient"},
+            {"name": "SpinalCord", "kind": "oar"},
+            {"name": "External", "kind": "external"},
+        ],
+        "goals": [{"roi": "PTV_6000", "metric": "D95%"}, {"roi": "SpinalCord", "metric": "Dmax"}],
+    },
+    "test",
+)
+MAPPING = DicomMapping({"PTV60": "PTV_6000", "Cord": "SpinalCord", "BODY": "External", "Ring": None})
+PHANTOM = Phantom(
+    {
+        "BODY": Cylinder((0.0, 0.0, 0.0), 22.0, 32.0),
+        "PTV60": Sphere((3.0, 0.0, 0.0), 8.0),
+        "Cord": Cylinder((0.0, 14.0, 0.0), 3.0, 32.0),
+        "Ring": Sphere((3.0, 0.0, 0.0), 12.0, 9.0),
+    },
+    LinearDose(0, 0.5, 55.0),
+    slices_z_mm=tuple(np.arange(-16.0, 17.0, 2.0)),
+    pixels=(28, 28),
+    prescriptions_gy={"PTV60": 60.0},
+    kinds={"BODY": "EXTERNAL", "PTV60": "PTV"},
+)
+
+
+@pytest.fixture
+def exports(tmp_path):
+    """Two patients in one folder, under names that say nothing, with a file that is no DICOM."""
+    folder = tmp_path / "exports"
+    for seed in range(2):
+        files = write_phantom(dataclasses.replace(PHANTOM, seed=seed), tmp_path / f"patient_{seed}")
+        (folder / "mixed").mkdir(parents=True, exist_ok=True)
+        for k, path in enumerate(sorted(files.folder.iterdir())):
+            shutil.move(path, folder / "mixed" / f"IM{seed}{k:03d}; rm -rf ~ \N{SNOWMAN}")
+    (folder / "readme.txt").write_text("not an image")
+    return folder
+
+
+def of(folder, modality, patient="phantom_000"):
+    """Files of one modality of a patient."""
+    entries = index_folder(folder).entries
+    return [pydicom.dcmread(e.path) for e in entries if e.modality == modality and e.patient == patient]
+
+
+def problems(folder, patient="phantom_000"):
+    (found,) = [files for files in index_folder(folder).patients() if files.patient == patient]
+    return "; ".join(found.problems)
+
+
+def convert(exports, tmp_path, mapping=MAPPING, **options):
+    return convert_dicom(exports, tmp_path / "raw", 502, "Clinic", TEMPLATE, mapping, **options)
+
+
+def test_files_are_paired_by_their_references(exports):
+    index = index_folder(exports)
+    assert [reason for reason in index.unread.values() if "is no DICOM file" in reason]
+    for files in index.patients():
+        assert files.problems == ()
+        assert (len(files.ct), len(files.doses)) == (17, 1)
+        assert pydicom.dcmread(files.plan).Modality == "RTPLAN"
+        assert files.patient not in files.case_name
+
+
+def test_the_index_goes_on_where_it_stopped(exports, tmp_path):
+    cache = tmp_path / "index.json"
+    first = index_folder(exports, cache)
+    content = json.loads(cache.read_text())
+    path = next(iter(content["files"]))
+    content["files"][path]["entry"]["patient"] = "from the cache"
+    cache.write_text(json.dumps(content))
+    assert next(e.patient for e in index_folder(exports, cache).entries) == "from the cache"
+    shutil.copy(path, tmp_path / "copy")
+    shutil.copy(tmp_path / "copy", path)  # touched: read again
+    assert index_folder(exports, cache).entries == first.entries
+    cache.write_text("{")
+    assert index_folder(exports, cache).entries == first.entries
+
+
+def test_a_folder_without_dicom_is_refused(tmp_path):
+    with pytest.raises(InputError, match="is no folder"):
+        index_folder(tmp_path / "absent")
+    (tmp_path / "a").write_text("a")
+    with pytest.raises(InputError, match="has no DICOM file among its 1 files"):
+        index_folder(tmp_path)
+
+
+def test_what_is_missing_or_ambiguous_is_told(exports):
+    (dose,) = of(exports, "RTDOSE")
+    dose.SOPInstanceUID = dose.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+    shutil.copy(dose.filename, exports / "a copy")
+    assert problems(exports) == ""  # equal byte by byte
+    ct = of(exports, "CT")
+    other = pydicom.dcmread(ct[0].filename)
+    other.PixelData = bytes(len(other.PixelData))
+    other.save_as(exports / "another")
+    assert "have the same SOPInstanceUID but differ" in problems(exports)
+    (exports / "another").unlink()
+    (structures,) = of(exports, "RTSTRUCT")
+    structures.SOPInstanceUID = structures.file_meta.MediaStorageSOPInstanceUID = "1.2.4"
+    structures.save_as(structures.filename)
+    assert "the structure set that the plan refers to is not in the folder" in problems(exports)
+    (plan,) = of(exports, "RTPLAN")
+    plan.SOPInstanceUID = plan.file_meta.MediaStorageSOPInstanceUID = "1.2.5"
+    plan.save_as(plan.filename)
+    assert "no dose (RTDOSE) refers to the plan" in problems(exports)
+
+
+def test_two_ct_series_without_a_reference_are_ambiguous(exports):
+    (structures,) = of(exports, "RTSTRUCT")
+    del structures.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence
+    structures.save_as(structures.filename)
+    assert problems(exports) == ""  # paired by the frame of reference
+    for k, image in enumerate(of(exports, "CT")):
+        image.SeriesInstanceUID, image.SOPInstanceUID = "1.2.9", f"1.2.9.{k}"
+        image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID
+        image.save_as(exports / f"second_{k}")
+    assert "2 CT series: ambiguous, keep one" in problems(exports)
+
+
+def test_frames_of_reference_are_compared(exports):
+    (dose,) = of(exports, "RTDOSE")
+    dose.FrameOfReferenceUID = "1.2.6"
+    dose.save_as(dose.filename)
+    assert "different frames of reference" in problems(exports)
+
+
+def test_inspection_tells_names_prescriptions_and_doubts(exports):
+    (plan,) = of(exports, "RTPLAN")
+    plan.DoseReferenceSequence[0].TargetPrescriptionDose = 11
+    plan.save_as(plan.filename)
+    record = inspect_index(index_folder(exports))
+    rows = list(record["patients"].values())
+    assert sorted(row["prescriptions_gy"]["PTV60"] for row in rows) == [11.0, 60.0]
+    assert [note for row in rows for note in row["notes"]] == ["suspicious: 11 Gy prescribed to 'PTV60'"]
+    assert record["rois"]["Cord"]["proposal"] == "SpinalCord"
+    assert record["rois"]["PTV60"]["prescription_gy"] == 60.0
+    assert "phantom_000" not in json.dumps(record)
+
+
+def test_the_mapping_is_written_for_review_and_read_back(tmp_path):
+    (tmp_path / "rois.yaml").write_text(mapping_text({"Parotidd_L": 2, "PTV60": 3, 'odd: "name" #1': 1}))
+    assert read_mapping(tmp_path / "rois.yaml").rois == {
+        "PTV60": "PTV_6000",
+        "Parotidd_L": None,
+        'odd: "name" #1': None,
+    }
+    assert "perhaps Parotid_L" in (tmp_path / "rois.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- a", "expected the keys 'rois' and 'prescriptions_gy'"),
+        ("rois: {a: 1}", "is not a name and a name or null"),
+        ("rois: {a: b}\nprescriptions_gy: {b: high}", "'high', expected a number in Gy"),
+        ("rois: {a: !!python/object/apply:os.system [ls]}", "is not YAML"),
+        ("rois: {", "is not YAML"),
+    ],
+)
+def test_a_mapping_that_cannot_be_used_is_refused(tmp_path, text, message):
+    path = tmp_path / "rois.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_mapping(path)
+
+
+@pytest.mark.parametrize("grid", ["dose", "ct", "3"])
+def test_conversion(exports, tmp_path, grid):
+    conversion = convert(exports, tmp_path, grid=grid)
+    dataset = RawDataset(conversion.folder)
+    for name, record in dataset.cases.items():
+        assert record.prescriptions_gy == {"PTV_6000": 60.0}
+        dose, ct = read_image(dataset.dose_path(name)), read_image(dataset.image_path(name, CT_CHANNEL))
+        x = np.indices(dose.values.shape)[2]
+        x_mm = dose.origin_mm[0] + x * dose.spacing_mm[2]
+        has_dose = dose.values > 0
+        assert has_dose.mean() > 0.8
+        assert np.abs(dose.values - (55 + 0.5 * x_mm))[has_dose].max() < 0.01
+        bits = read_image(dataset.image_path(name, ROI_CHANNEL)).values
+        voxel_cc = np.prod(dose.spacing_mm) / 1000
+        assert (bits & 1 > 0).sum() * voxel_cc == pytest.approx(PHANTOM.solids["PTV60"].volume_cc, rel=0.08)
+        assert ct.values[bits & 1 > 0].min() > -900
+        assert ct.spacing_mm == {"dose": (2.5, 2.5, 2.5), "ct": (2.0, 2.0, 2.0), "3": (3.0, 3.0, 3.0)}[grid]
+    everything = "".join(p.read_text() for p in conversion.folder.glob("*.json"))
+    assert "phantom_00" not in everything
+    assert convert(exports, tmp_path, grid=grid).converted == ()
+
+
+def test_conversion_refuses_what_it_would_have_to_guess(exports, tmp_path):
+    fewer = DicomMapping({name: roi for name, roi in MAPPING.rois.items() if name != "Ring"})
+    with pytest.raises(InputError, match="the mapping lacks Ring; add them, with null"):
+        convert(exports, tmp_path, fewer)
+    with pytest.raises(InputError, match="'Cord' and 'Ring' both stand for ROI 'SpinalCord'"):
+        convert(exports, tmp_path, DicomMapping({**MAPPING.rois, "Ring": "SpinalCord"}))
+    with pytest.raises(InputError, match="the mapping has ROIs that template 'small' has not: Lung_L"):
+        convert(exports, tmp_path, DicomMapping({**MAPPING.rois, "Ring": "Lung_L"}))
+    with pytest.raises(InputError, match="--grid takes 'dose', 'ct' or a voxel size"):
+        convert(exports, tmp_path, grid="fine")
+    with pytest.raises(InputError, match=r"to be excluded, but not in .*: case_x"):
+        convert(exports, tmp_path, exclude=["case_x"])
+    many = {"format_version": 1, "name": "many", "goals": [{"roi": "R0", "metric": "Dmean"}]}
+    many["rois"] = [{"name": f"R{k}", "kind": "oar"} for k in range(65)]
+    with pytest.raises(InputError, match="64"):
+        convert_dicom(exports, tmp_path, 503, "Many", Template.from_json(many, "test"), MAPPING)
+
+
+def test_a_plan_without_a_prescription_needs_one_in_the_mapping(exports, tmp_path):
+    for patient in ("phantom_000", "phantom_001"):
+        (plan,) = of(exports, "RTPLAN", patient)
+        del plan.DoseReferenceSequence
+        plan.save_as(plan.filename)
+    with pytest.raises(InputError, match="target 'PTV_6000' is contoured and has no prescription"):
+        convert(exports, tmp_path)
+    conversion = convert(exports, tmp_path, dataclasses.replace(MAPPING, prescriptions_gy={"PTV_6000": 60.0}))
+    assert {record.prescriptions_gy["PTV_6000"] for record in RawDataset(conversion.folder).cases.values()} == {60.0}
+
+
+def test_the_commands(exports, tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
+    out = tmp_path / "inspection"
+    assert cli.main(["inspect", "dicom", str(exports), "-o", str(out)]) == 0
+    shown = capfd.readouterr().out
+    assert "2 patients in 40 DICOM files; 2 can be converted" in shown
+    mapping = yaml.safe_load((out / "rois.yaml").read_text())
+    assert mapping["rois"] == {"BODY": "External", "Cord": "SpinalCord", "PTV60": "PTV_6000", "Ring": None}
+    (tmp_path / "small.json").write_text(json.dumps(TEMPLATE.to_json()))
+    common = ["--template", str(tmp_path / "small.json"), "--mapping", str(out / "rois.yaml"), "-np", "1"]
+    assert cli.main(["convert", "dicom", str(exports), "-d", "502", "-n", "Clinic", *common]) == 0
+    assert "2 cases (2 for training, 0 for testing): 2 converted" in capfd.readouterr().out
