@@ -53,7 +53,7 @@ def rasterise(
         roi: The ROI.
         grid: The grid, at least two planes; the planes may be at unequal distances.
         slices_mm: Positions of all slices of the CT along the normal of the contours; default: those of the grid.
-        end_caps: As :func:`cdm_nnunet.dicom.contours.stack_of`; by default a drawn slice counts with its whole thickness.
+        end_caps: As :func:`cdm_nnunet.dicom.contours.stack_of`; by default a drawn slice counts as a whole.
         may_lie_outside: Return an empty mask for an ROI wholly outside the grid.
 
     Raises:
