@@ -139,6 +139,7 @@ def test_unknown_options_are_refused(option):
         CDMLoss(terms_of("D95%"), SCALE_GY, **option)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch.compile looks
 @pytest.mark.slow  # (for the import of torch's compiler)
 def test_torch_compile_takes_it():
     dose = torch.rand(1, 1, 3, 4, 5) * 70
