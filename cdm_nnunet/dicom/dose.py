@@ -171,7 +171,7 @@ def _normal_offsets_mm(
     if offsets_mm.size != n_frames:
         raise InputError(f"{path}: {label} has {offsets_mm.size} numbers for {n_frames} planes")
     if abs(offsets_mm[0]) <= POSITION_TOLERANCE_MM:
-        return offsets_mm - offsets_mm[0]
+        return np.asarray(offsets_mm - offsets_mm[0])
     if abs(offsets_mm[0] - position_mm[2]) > POSITION_TOLERANCE_MM:
         raise InputError(
             f"{path}: {label} starts with {offsets_mm[0]:g}, expected 0 or the z of ImagePositionPatient, "
@@ -180,7 +180,7 @@ def _normal_offsets_mm(
     normal_z = float(np.cross(orientation[:3], orientation[3:])[2])
     if abs(normal_z) < 0.999:
         raise InputError(f"{path}: {label} holds z coordinates, but the planes are not axial; expected offsets from 0")
-    return (offsets_mm - offsets_mm[0]) * np.sign(normal_z)
+    return np.asarray((offsets_mm - offsets_mm[0]) * np.sign(normal_z))
 
 
 def _refuse_missing_beams(parts: Sequence[_Part], plan: Plan | None) -> None:

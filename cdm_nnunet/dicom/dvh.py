@@ -149,7 +149,7 @@ def sample(stack: ContourStack) -> RoiSamples:
         pitch_mm = float(high[1] - low[1]) / n_lines
         layer_mm = thickness_mm / n_layers
         for layer in range(n_layers):
-            number = np.arange(n_lines) + 1000.0 * (layer + 17 * k)
+            number = np.arange(n_lines, dtype=np.float64) + 1000.0 * (layer + 17 * k)
             lines_mm = low[1] + (np.arange(n_lines) + _spread(number, 0)) * pitch_mm
             heights_mm = stack.low_mm[k] + (layer + _spread(number, 1)) * layer_mm
             found = spans(section, lines_mm)

@@ -78,7 +78,10 @@ def _inspect_patient(files: PatientFiles) -> tuple[dict[str, Any], StructureSet 
 
 def _prescriptions(levels: Sequence[Prescription], structures: StructureSet | None) -> dict[str, float]:
     names = {} if structures is None else {roi.number: roi.name for roi in structures.rois}
-    return {names.get(level.roi_number, level.description or "plan"): level.dose_gy for level in levels}
+    return {
+        names.get(-1 if level.roi_number is None else level.roi_number, level.description or "plan"): level.dose_gy
+        for level in levels
+    }
 
 
 def _roi_row(name: str, count: int, n_empty: int) -> Mapping[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
 from cdm_nnunet.dicom.ct import CT_CLASS
 from cdm_nnunet.dicom.dose import DOSE_CLASS
@@ -61,7 +61,7 @@ class GaussianDose:
     def __call__(self, points_mm: NDArray[np.float64]) -> NDArray[np.float64]:
         """Dose at points (..., 3), Gy."""
         square = ((points_mm - np.array(self.centre_mm)) ** 2).sum(-1)
-        return self.peak_gy * np.exp(-square / (2 * self.sigma_mm**2))
+        return np.asarray(self.peak_gy * np.exp(-square / (2 * self.sigma_mm**2)))
 
 
 @dataclass(frozen=True)
@@ -334,7 +334,7 @@ class _Writer:
 
     def _dataset(self, sop_class: str, modality: str, uid: str, series: str | None, name: str) -> FileDataset:
         meta = FileMetaDataset()
-        meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = sop_class, uid
+        meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = UID(sop_class), UID(uid)
         meta.TransferSyntaxUID = ExplicitVRLittleEndian
         dataset = FileDataset(str(self.folder / name), {}, file_meta=meta, preamble=b"\0" * 128)
         dataset.SOPClassUID, dataset.SOPInstanceUID, dataset.Modality = sop_class, uid, modality

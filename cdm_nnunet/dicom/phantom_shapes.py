@@ -218,7 +218,7 @@ def circle(centre_mm: tuple[float, ...], radius_mm: float) -> NDArray[np.float64
     n = max(24, math.ceil(math.pi / math.acos(max(0.0, 1 - _CHORD_MM / max(radius_mm, 0.01)))))
     angles = 2 * math.pi * (np.arange(n) + 0.5) / n
     fair_mm = radius_mm * math.sqrt(2 * math.pi / n / math.sin(2 * math.pi / n))
-    return np.stack([np.cos(angles), np.sin(angles)], -1) * fair_mm + np.array(centre_mm[:2])
+    return np.asarray(np.stack([np.cos(angles), np.sin(angles)], -1) * fair_mm + np.array(centre_mm[:2]))
 
 
 def _between(z_mm: float, extent_mm: tuple[float, float]) -> bool:

@@ -44,7 +44,7 @@ def uniform_grid(grid: VoxelGrid, spacing_mm: float) -> VoxelGrid:
     offsets, start = [], grid.origin_mm.copy()
     for axis, centres_mm in enumerate(grid.offsets_mm):
         n = int(np.floor(centres_mm[-1] / spacing_mm + 1e-6)) + 1
-        offsets.append(np.arange(n) * spacing_mm)
+        offsets.append(np.arange(n, dtype=np.float64) * spacing_mm)
         start = start + (centres_mm[-1] - offsets[-1][-1]) / 2 * grid.axes[axis]
     x_mm, y_mm, z_mm = offsets
     return VoxelGrid(start, grid.axes, (x_mm, y_mm, z_mm))

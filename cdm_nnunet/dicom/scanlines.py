@@ -116,7 +116,7 @@ def coverage(
         Shape (v, u), from 0 to 1.
     """
     rows, columns = shape
-    lines_mm = first_mm[1] + (np.arange(rows * n_lines) + 0.5) * (step_mm[1] / n_lines)
+    lines_mm = first_mm[1] + (np.arange(rows * n_lines, dtype=np.float64) + 0.5) * (step_mm[1] / n_lines)
     found = spans(section, lines_mm)
     # A crossing at u covers the part of its pixel beyond it, and all pixels after: the sum over a row of differences.
     row = np.concatenate([found.line, found.line]) // n_lines
@@ -179,8 +179,8 @@ def _overlap(a: Points, b: Points) -> bool:
     shared = (each - _length(*_united((a, b), lines_mm))) * step
     smaller, larger = sorted((_area(a), _area(b)))
     if shared >= SAME_AREA * smaller:
-        return smaller >= SAME_AREA * larger
-    return shared > APART * smaller
+        return bool(smaller >= SAME_AREA * larger)
+    return bool(shared > APART * smaller)
 
 
 def _area(contour: Points) -> float:

@@ -197,8 +197,7 @@ def _contours(items: Sequence[Dataset], where: str) -> tuple[tuple[NDArray[np.fl
         if coordinates.size % 3:
             raise InputError(f"{where}: {named('ContourData')} has {coordinates.size} numbers, not three a point")
         points = coordinates.reshape(-1, 3)
-        repeated = np.concatenate([[False], (np.diff(points, axis=0) == 0).all(1)]) if len(points) else []
-        distinct = points[~np.asarray(repeated, bool)]
+        distinct = points[np.concatenate([[True], (np.diff(points, axis=0) != 0).any(1)])[: len(points)]]
         if len(distinct) > 1 and (distinct[0] == distinct[-1]).all():
             distinct = distinct[:-1]
         if kind not in _CLOSED:

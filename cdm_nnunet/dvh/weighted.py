@@ -48,8 +48,8 @@ def evaluate_weighted(
     if volumes_cc.shape != dose_gy.shape or not (np.isfinite(volumes_cc) & (volumes_cc > 0)).all():
         raise InputError(f"expected {dose_gy.size} sample volumes above zero, one for each dose")
     order = np.argsort(dose_gy)
-    dose_gy, volumes_cc = dose_gy[order], volumes_cc[order].astype(np.float64)
-    return tuple(_value(metric, dose_gy, volumes_cc, prescription_gy) for metric in metrics)
+    dose_gy, each_cc = dose_gy[order], volumes_cc[order].astype(np.float64)
+    return tuple(_value(metric, dose_gy, each_cc, prescription_gy) for metric in metrics)
 
 
 def _value(
