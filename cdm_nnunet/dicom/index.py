@@ -212,7 +212,7 @@ def _pair(patient: str, entries: Sequence[FileEntry]) -> PatientFiles:
         problems.append(f"{len(kinds['RTPLAN'])} plans with a dose: ambiguous, keep one")
     plan = kinds["RTPLAN"][0] if kinds["RTPLAN"] else None
     if plan is None:
-        notes.append("no plan (RTPLAN): prescriptions must come from names or the mapping")
+        notes.append("no plan (RTPLAN): prescriptions must come from the mapping or the template")
     doses = kinds["RTDOSE"]
     if plan is not None:
         doses = [dose for dose in doses if plan.sop_uid in dose.refers_to or not dose.refers_to]

@@ -254,3 +254,27 @@ def test_the_commands(exports, tmp_path, monkeypatch, capfd):
     common = ["--template", str(tmp_path / "small.json"), "--mapping", str(out / "rois.yaml"), "-np", "1"]
     assert cli.main(["convert", "dicom", str(exports), "-d", "502", "-n", "Clinic", *common]) == 0
     assert "2 cases (2 for training, 0 for testing): 2 converted" in capfd.readouterr().out
+
+
+def test_a_missing_plan_and_a_missing_external_are_told(exports):
+    (plan,), (structures,) = of(exports, "RTPLAN"), of(exports, "RTSTRUCT")
+    structures.RTROIObservationsSequence[0].RTROIInterpretedType = "ORGAN"
+    structures.save_as(structures.filename)
+    (exports / "mixed" / plan.filename).unlink()
+    rows = inspect_index(index_folder(exports))["patients"].values()
+    (row,) = [row for row in rows if row["notes"]]
+    assert row["convertible"]
+    assert row["notes"] == [
+        "no plan (RTPLAN): prescriptions must come from the mapping or the template",
+        "no external contour",
+    ]
+
+
+def test_a_dose_grid_smaller_than_an_roi_is_told(tmp_path):
+    files = write_phantom(dataclasses.replace(PHANTOM, dose_margin_mm=6.0), tmp_path / "exports")
+    second = write_phantom(dataclasses.replace(PHANTOM, seed=1), tmp_path / "exports" / "second")
+    assert files.ct != second.ct
+    conversion = convert(tmp_path / "exports", tmp_path)
+    notes = [note for r in RawDataset(conversion.folder).cases.values() for note in json.loads(r.source["notes"])]
+    (body,) = [note for note in notes if note.startswith("ROI 'BODY'") and float(note.split()[2]) > 10]
+    assert "cc lie outside the grid" in body
