@@ -28,7 +28,7 @@ def test_every_heading_that_code_cites_is_there():
     source = "\n".join(path.read_text(encoding="utf-8") for path in (DOCS.parent / "cdm_nnunet").rglob("*.py"))
     cited = re.findall(r"docs/conventions\.md``, \"([^\"]+)\"(?:, \"([^\"]+)\")?", source)
     assert len(cited) >= 6
-    for title in (title for pair in cited for title in pair if title):
+    for title in (" ".join(title.split()) for pair in cited for title in pair if title):
         assert re.search(rf"(?m)^#+ {re.escape(title)}$|\*\*{re.escape(title)}\*\*", text), title
 
 
