@@ -87,13 +87,12 @@ def unpack_words(words: Tensor, n_rois: int) -> Tensor:
     Returns:
         Boolean, shape (B, K, ...).
     """
-    masks = torch.empty(len(words), n_rois, *words.shape[2:], dtype=torch.bool, device=words.device)
     values = (1 << torch.arange(WORD_BITS, dtype=torch.int32, device=words.device)).view(-1, *[1] * (words.ndim - 2))
+    masks = []
     for first in range(0, n_rois, WORD_BITS):  # a word at a time: the integers take four times the memory of the masks
         word = words[:, first // WORD_BITS, None].to(torch.int32)  # (B, 1, ...)
-        n = min(WORD_BITS, n_rois - first)
-        torch.ne(word & values[:n], 0, out=masks[:, first : first + n])
-    return masks
+        masks.append((word & values[: n_rois - first]) != 0)
+    return torch.cat(masks, 1)
 
 
 def roi_mask(words: Tensor, bit: int) -> Tensor:
