@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +31,7 @@ from .raw_layout import Conversion, DatasetSpec, template_catalogue, write_datas
 from .roi_mapping import prescriptions_gy
 
 AIR_HU = -1000.0
+PRESCRIPTION_TOLERANCE_GY = 0.01
 SOURCES_FILE = "dicom_sources.json"  # names patients and their files: it must stay on the machine
 
 
@@ -42,23 +43,23 @@ class DicomPatient:
         files: The files, paired.
         mapping: Which ROI is which.
         template: Its ROIs make the catalogue.
-        grid: ``dose``, ``ct``, or the size of cubic voxels in mm.
+        grid: ``dose``, ``ct``, or the size of the voxels in mm: ``3`` or ``2.5x2.5x2`` (x, y, z), which then lie over
+            the dose grid; for a new patient over the CT.
+        split: ``Tr`` with a dose; ``Ts`` is a new patient, whose dose is not read.
+        prescriptions_gy: By name in the template, given for this patient: before the mapping's.
     """
 
     files: PatientFiles
     mapping: DicomMapping
     template: Template
     grid: str
+    split: Split = "Tr"
+    prescriptions_gy: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         """Name of the case, from a hash of PatientID."""
         return self.files.case_name
-
-    @property
-    def split(self) -> Split:
-        """All are for training."""
-        return "Tr"
 
     def checksums(self) -> dict[str, str]:
         """SHA-256 of the files, and all that decides what becomes of them."""
@@ -77,22 +78,22 @@ class DicomPatient:
 
         Raises:
             InputError: If files are missing, ambiguous, damaged or do not belong together, an ROI is not in the
-                mapping, or the patient is not plausible.
+                mapping, a prescription contradicts the plan, or the patient is not plausible.
         """
         if self.files.problems or self.files.structures is None:
             raise InputError("; ".join(self.files.problems) or "no structure set")
         ct, structures = read_ct(self.files.ct), read_structures(self.files.structures)
         structures.refuse_other_images(frozenset(ct.sop_uids))
         plan = None if self.files.plan is None else read_plan(self.files.plan)
-        dose = read_dose(self.files.doses, plan)
+        dose = read_dose(self.files.doses, plan) if self.split == "Tr" else None
         grid = self._grid(ct, dose)
         catalogue = template_catalogue(self.template)
         names = self.mapping.names(structures.names, structures.path)
-        notes = list(dose.notes)
+        notes = [] if dose is None else list(dose.notes)
         roi_bits, empty = pack_masks(catalogue, _masks(structures, names, ct, grid, notes), grid.shape)
         contoured = [roi for roi in names if roi not in empty]
         ct_hu = resample(ct.volume, grid, AIR_HU, average=True)
-        dose_gy = resample(dose.volume, grid, 0.0)
+        dose_gy = None if dose is None else resample(dose.volume, grid, 0.0)
         return Case(
             name=self.name,
             split=self.split,
@@ -110,26 +111,56 @@ class DicomPatient:
             empty_rois=empty,
         )
 
-    def _grid(self, ct: CtVolume, dose: DoseVolume) -> VoxelGrid:
+    def _grid(self, ct: CtVolume, dose: DoseVolume | None) -> VoxelGrid:
+        if self.grid == "dose" and dose is None:
+            raise InputError("a new patient has no dose grid; use --grid ct or --grid SPACING")
+        over = ct.volume.grid if dose is None or self.grid == "ct" else dose.volume.grid
         if self.grid in ("ct", "dose"):
-            grid = ct.volume.grid if self.grid == "ct" else dose.volume.grid
-            if not grid.is_uniform:
+            if not over.is_uniform:
                 raise InputError(f"the planes of the {self.grid} grid are at unequal distances; use --grid SPACING")
-            return grid
-        return uniform_grid(dose.volume.grid, float(self.grid))
+            return over
+        return uniform_grid(over, spacing_mm(self.grid))
 
     def _prescriptions_gy(
         self, plan: Plan | None, structures: StructureSet, names: dict[str, str], contoured: list[str]
     ) -> dict[str, float]:
-        """The plan's prescriptions to ROIs come first, then the mapping's, then the template's."""
-        given: dict[str, float] = {roi: gy for roi, gy in self.mapping.prescriptions_gy.items() if roi in contoured}
+        """The plan's prescriptions to ROIs come first, then the patient's, the mapping's and the template's."""
         targets = {roi.name for roi in self.template.rois if roi.kind == "target"}
         numbers = {structures.roi(name).number: roi for roi, name in names.items()}
+        planned: dict[str, float] = {}
         for level in () if plan is None else plan.prescriptions:
             roi = numbers.get(-1 if level.roi_number is None else level.roi_number, "")
             if roi in targets and roi in contoured:
-                given[roi] = max(level.dose_gy, given.get(roi, 0.0))
-        return prescriptions_gy(self.template, given, contoured)
+                planned[roi] = max(level.dose_gy, planned.get(roi, 0.0))
+        for roi, given_gy in self.prescriptions_gy.items():
+            if roi in targets and roi not in contoured:
+                raise InputError(f"a prescription is given for '{roi}', which the patient has not")
+            if abs(planned.get(roi, given_gy) - given_gy) > PRESCRIPTION_TOLERANCE_GY:
+                raise InputError(
+                    f"the plan prescribes {planned[roi]:g} Gy to '{roi}', and {given_gy:g} Gy are given; leave one out"
+                )
+        mapped = {roi: gy for roi, gy in self.mapping.prescriptions_gy.items() if roi in contoured}
+        return prescriptions_gy(self.template, {**mapped, **self.prescriptions_gy, **planned}, contoured)
+
+
+def spacing_mm(grid: str) -> tuple[float, float, float]:
+    """Voxel size (x, y, z) from ``3`` or ``2.5x2.5x2``.
+
+    Raises:
+        InputError: If it is neither, or a size is not from 0.5 to 10 mm.
+
+    Example:
+        >>> spacing_mm("3"), spacing_mm("2.5x2.5x2")
+        ((3.0, 3.0, 3.0), (2.5, 2.5, 2.0))
+    """
+    try:
+        sizes = [float(size) for size in grid.split("x")]
+    except ValueError:
+        sizes = []
+    if len(sizes) not in (1, 3) or not all(0.5 <= size <= 10 for size in sizes):
+        raise InputError(f"--grid takes 'dose', 'ct' or a voxel size of 0.5 to 10 mm, not '{grid}'")
+    x, y, z = sizes if len(sizes) == 3 else sizes * 3
+    return x, y, z
 
 
 def convert_dicom(
@@ -153,7 +184,7 @@ def convert_dicom(
         name: Name of the data set.
         template: Its ROIs make the catalogue.
         mapping: Which ROI of the files is which of the template.
-        grid: ``dose``, ``ct``, or the size of cubic voxels in mm.
+        grid: As of :class:`DicomPatient`.
         exclude: Names of cases to leave out.
         n_processes: Worker processes.
 
@@ -161,25 +192,23 @@ def convert_dicom(
         InputError: As :func:`write_dataset`, or if the grid is unknown or a case to leave out is not there.
     """
     if grid not in ("dose", "ct"):
-        try:
-            plausible = 0.5 <= float(grid) <= 10
-        except ValueError:
-            plausible = False
-        if not plausible:
-            raise InputError(f"--grid takes 'dose', 'ct' or a voxel size of 0.5 to 10 mm, not '{grid}'")
-    catalogue = template_catalogue(template)  # (refuses more than 64 ROIs before anything is read)
-    strays = sorted({roi for roi in (*mapping.rois.values(), *mapping.prescriptions_gy) if roi} - set(catalogue.names))
-    if strays:
-        raise InputError(
-            f"the mapping has ROIs that template '{template.name}' has not: {', '.join(strays)}; map them to null or "
-            f"to one of {', '.join(catalogue.names)}"
-        )
+        spacing_mm(grid)
+    template_catalogue(template)  # (refuses more than 64 ROIs before anything is read)
+    mapping.refuse_unknown_rois(template)
     found = [DicomPatient(files, mapping, template, grid) for files in index_folder(source).patients()]
     unknown = sorted(set(exclude) - {patient.name for patient in found})
     if unknown:
         raise InputError(f"to be excluded, but not in {source}: {', '.join(unknown)}")
     chosen = [patient for patient in found if patient.name not in exclude]
-    spec = DatasetSpec(dataset_id, name, "Patients from DICOM-RT", template, "dicom", (), tuple(sorted(exclude)))
+    spec = DatasetSpec(
+        dataset_id,
+        name,
+        "Patients from DICOM-RT",
+        template,
+        "dicom",
+        excluded=tuple(sorted(exclude)),
+        mapping=mapping.to_json(),
+    )
     conversion = write_dataset(raw_folder, spec, chosen, n_processes)
     write_json(conversion.folder / STATE_FOLDER / SOURCES_FILE, {p.name: _side_record(p.files) for p in chosen})
     return conversion

@@ -6,9 +6,11 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
 
+from cdm_nnunet.dvh.template import Template
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.roi.tg263 import propose
 
@@ -32,6 +34,28 @@ class DicomMapping:
 
     rois: Mapping[str, str | None]
     prescriptions_gy: Mapping[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in the ``cdm`` section of ``dataset.json``."""
+        return {"rois": dict(self.rois), "prescriptions_gy": dict(self.prescriptions_gy)}
+
+    def updated(self, other: DicomMapping) -> DicomMapping:
+        """This mapping with the entries of another one in place of its own and added to them."""
+        return DicomMapping({**self.rois, **other.rois}, {**self.prescriptions_gy, **other.prescriptions_gy})
+
+    def refuse_unknown_rois(self, template: Template) -> None:
+        """Check that a template has all ROIs of the mapping.
+
+        Raises:
+            InputError: If not, naming them.
+        """
+        names = [roi.name for roi in template.rois]
+        strays = sorted({roi for roi in (*self.rois.values(), *self.prescriptions_gy) if roi} - set(names))
+        if strays:
+            raise InputError(
+                f"the mapping has ROIs that template '{template.name}' has not: {', '.join(strays)}; map them to null "
+                f"or to one of {', '.join(names)}"
+            )
 
     def names(self, in_file: Iterable[str], where: object) -> dict[str, str]:
         """Name in the file by name in the template, for one patient.
@@ -64,6 +88,19 @@ def read_mapping(path: Path) -> DicomMapping:
         raise InputError(f"{path} is missing; 'cdm-nnunet inspect dicom' writes one to review") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not YAML: {error}") from error
+    return mapping_from(content, path)
+
+
+def mapping_from(content: object, path: object) -> DicomMapping:
+    """A mapping from the content of its file, or of ``dataset.json``.
+
+    Args:
+        content: Parsed YAML or JSON.
+        path: Where it stands, for messages.
+
+    Raises:
+        InputError: If it has other keys or values than those of a mapping.
+    """
     if not isinstance(content, dict) or not set(content) <= {"rois", "prescriptions_gy"} or "rois" not in content:
         raise InputError(f"{path}: expected the keys 'rois' and 'prescriptions_gy'")
     rois, levels = content["rois"] or {}, content.get("prescriptions_gy") or {}

@@ -48,6 +48,7 @@ class DatasetSpec:
         published_validation: Cases that the publisher chose for validation (fold 0); may be empty.
         excluded: Patients that the user left out on purpose.
         patients: Name of the patient by case, where a patient has several cases: they stay together in every fold.
+        mapping: Which name in the patients' files is which ROI, where a model should read new patients by it.
     """
 
     dataset_id: int
@@ -58,6 +59,7 @@ class DatasetSpec:
     published_validation: tuple[str, ...] = ()
     excluded: tuple[str, ...] = ()
     patients: Mapping[str, str] = field(default_factory=dict)
+    mapping: Mapping[str, Any] | None = None
 
     @property
     def catalogue(self) -> Catalogue:
@@ -303,5 +305,6 @@ def _dataset_json(spec: DatasetSpec, conversion: Conversion) -> dict[str, Any]:
                 "excluded": list(spec.excluded),
                 "without_reference_dose": conversion.to_json()["without_reference_dose"],
             },
+            **({} if spec.mapping is None else {"mapping": dict(spec.mapping)}),
         },
     }

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cdm_nnunet.cli import _predict_dicom
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.folders import folder
 
@@ -16,10 +17,18 @@ EXAMPLE = "cdm-nnunet predict -i imagesTs -o predictions -d 501 -c 3d_fullres -f
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments, spelled as nnUNetv2_predict spells them."""
-    parser.add_argument(
-        "-i", type=Path, required=True, metavar="FOLDER", help="input folder with three channels a case"
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("-i", type=Path, metavar="FOLDER", help="input folder with three channels a case")
+    source.add_argument(
+        "--dicom", type=Path, metavar="FOLDER", help="input folder of DICOM files: CT and RTSTRUCT, and RTPLAN"
     )
-    parser.add_argument("-o", type=Path, required=True, metavar="FOLDER", help="where the doses go (CASE.nii.gz, Gy)")
+    parser.add_argument(
+        "-o",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="where the doses go (CASE.nii.gz, Gy; with --dicom CASE.dcm, RTDOSE)",
+    )
     parser.add_argument("-d", type=int, required=True, metavar="ID", help="dataset id")
     parser.add_argument("-c", default="3d_fullres", metavar="CONFIGURATION", help="default: 3d_fullres")
     parser.add_argument("-f", nargs="+", default=["0"], metavar="FOLD", help="folds whose mean is taken (default: 0)")
@@ -37,6 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--continue_prediction", action="store_true", help="keep doses that are there already")
     parser.add_argument("-np", type=int, default=2, metavar="N", help="processes that preprocess (default: 2)")
+    _predict_dicom.configure(parser)
 
 
 def run(args: argparse.Namespace) -> Mapping[str, Any]:
@@ -48,15 +58,34 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
         raise InputError(f"-step_size must be above 0 and at most 1, not {args.step_size}")
     if args.np < 0:
         raise InputError(f"-np must not be negative, not {args.np}")
+    _predict_dicom.refuse_options_without_dicom(args)
     model = _model_folder(args)
+    record = {"model": str(model), "folds": args.f, "output": str(args.o)}
+    if args.dicom is not None:
+        patients = _predict_dicom.run(args, model, lambda cases, out: _predict(args, model, cases, out))
+        files = [patient["file"] for patient in patients]
+        return {**record, "n_cases": len(patients), "files": files, "patients": patients}
 
+    from cdm_nnunet.nnunet.predictor import find_cases
+
+    cases = find_cases(args.i)
+    _predict(args, model, cases, args.o)
+    return {**record, "n_cases": len(cases)}
+
+
+def render(record: Mapping[str, Any]) -> str:
+    """Where the doses are."""
+    patients = [_predict_dicom.render(patient) for patient in record.get("patients", ())]
+    return "\n".join([*patients, f"{record['n_cases']} doses in {record['output']}"])
+
+
+def _predict(args: argparse.Namespace, model: Path, cases: list[list[str]], out: Path) -> None:
     import os
 
     import torch
 
-    from cdm_nnunet.nnunet.predictor import DosePredictor, find_cases
+    from cdm_nnunet.nnunet.predictor import DosePredictor
 
-    cases = find_cases(args.i)
     if args.device == "cuda" and not torch.cuda.is_available():
         raise InputError("no CUDA device is available; predict with -device cpu")
     torch.set_num_threads((os.cpu_count() or 1) if args.device == "cpu" else 1)
@@ -65,14 +94,8 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     )
     predictor.initialize_from_trained_model_folder(str(model), args.f, args.chk)
     predictor.predict_from_files(
-        cases, str(args.o), overwrite=not args.continue_prediction, num_processes_preprocessing=args.np
+        cases, str(out), overwrite=not args.continue_prediction, num_processes_preprocessing=args.np
     )
-    return {"model": str(model), "folds": args.f, "n_cases": len(cases), "output": str(args.o)}
-
-
-def render(record: Mapping[str, Any]) -> str:
-    """Where the doses are."""
-    return f"{record['n_cases']} doses in {record['output']}"
 
 
 def _model_folder(args: argparse.Namespace) -> Path:

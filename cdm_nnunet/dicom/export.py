@@ -91,12 +91,14 @@ class ExportedDose:
     plan: str | None
 
 
-def export_dose(prediction: Path, source: Path, out: Path, *, bits: int = 16, plan: Path | None = None) -> ExportedDose:
+def export_dose(
+    prediction: Path, source: Path | Sequence[Path], out: Path, *, bits: int = 16, plan: Path | None = None
+) -> ExportedDose:
     """Write a predicted dose as RTDOSE.
 
     Args:
         prediction: NIfTI file, Gy, in the patient's coordinates.
-        source: Folder with the patient's CT and plan, at any depth.
+        source: Folder with the patient's CT and plan, at any depth; or these files.
         out: The file to write.
         bits: 16 or 32 bits a voxel.
         plan: The plan that the dose is for, where the folder has several.
@@ -130,20 +132,24 @@ def export_dose(prediction: Path, source: Path, out: Path, *, bits: int = 16, pl
     return ExportedDose(out, dataset.SOPInstanceUID, bits, step_gy, float(image.values.max()), label)
 
 
-def read_patient(source: Path, plan: Path | None = None) -> Patient:
+def read_patient(source: Path | Sequence[Path], plan: Path | None = None) -> Patient:
     """Find the CT and the plan of a patient in a folder.
 
     Args:
-        source: The folder; files at any depth, with any name.
+        source: The folder; files at any depth, with any name. Or the files.
         plan: The plan to take; None takes the one that is there.
 
     Raises:
         InputError: If there is no CT, or CT images of several series or patients, several plans, or the plan belongs to
             another study or frame of reference.
     """
-    if not source.is_dir():
-        raise InputError(f"{source} is no folder; expected the patient's DICOM files")
-    slices, plans, structures = _files_of_interest(source)
+    if isinstance(source, Path):
+        if not source.is_dir():
+            raise InputError(f"{source} is no folder; expected the patient's DICOM files")
+        files = [path for path in source.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    else:
+        files, source = list(source), Path(os.path.commonpath(source))
+    slices, plans, structures = _files_of_interest(files)
     if not slices:
         raise InputError(f"no CT images in {source}; the patient's CT says where the dose lies")
     first = slices[0][1]
@@ -177,12 +183,12 @@ def read_patient(source: Path, plan: Path | None = None) -> Patient:
     return patient
 
 
-def _files_of_interest(source: Path) -> tuple[list[tuple[Path, Dataset]], list[Path], list[str]]:
+def _files_of_interest(files: Sequence[Path]) -> tuple[list[tuple[Path, Dataset]], list[Path], list[str]]:
     """CT images with their headers, plans, and the UIDs of structure sets."""
     slices: list[tuple[Path, Dataset]] = []
     plans: list[Path] = []
     structures: list[str] = []
-    for path in sorted(path for path in source.rglob("*") if path.is_file() and not path.name.startswith(".")):
+    for path in sorted(files):
         try:
             kind = text_of(read_file(path, keywords=("SOPClassUID",)), "SOPClassUID", path)
         except InputError:

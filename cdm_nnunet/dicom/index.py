@@ -92,10 +92,16 @@ class FolderIndex:
     entries: tuple[FileEntry, ...]
     unread: Mapping[str, str]
 
-    def patients(self) -> tuple[PatientFiles, ...]:
-        """The files of each patient, paired; in the order of PatientID."""
+    def patients(self, *, with_dose: bool = True) -> tuple[PatientFiles, ...]:
+        """The files of each patient, paired; in the order of PatientID.
+
+        Args:
+            with_dose: Pair doses too, and call a patient without one a problem. Without it doses are left aside.
+        """
         ids = sorted({entry.patient for entry in self.entries if entry.modality in MODALITIES})
-        return tuple(_pair(patient, [entry for entry in self.entries if entry.patient == patient]) for patient in ids)
+        return tuple(
+            _pair(patient, [entry for entry in self.entries if entry.patient == patient], with_dose) for patient in ids
+        )
 
 
 def index_folder(
@@ -195,7 +201,7 @@ def _read_cache(cache: Path | None) -> dict[str, dict[str, object]]:
         return {}
 
 
-def _pair(patient: str, entries: Sequence[FileEntry]) -> PatientFiles:
+def _pair(patient: str, entries: Sequence[FileEntry], with_dose: bool) -> PatientFiles:
     """Follow the references from the plan: dose, structure set, CT; where one is missing, the frame of reference."""
     problems: list[str] = []
     notes: list[str] = []
@@ -205,11 +211,14 @@ def _pair(patient: str, entries: Sequence[FileEntry]) -> PatientFiles:
     if others:
         notes.append(f"left aside: {', '.join(others)}")
     found = PatientFiles(patient)
-    if len(kinds["RTPLAN"]) > 1:
+    if not with_dose:
+        kinds["RTDOSE"] = []
+    if with_dose and len(kinds["RTPLAN"]) > 1:
         dosed = {uid for dose in kinds["RTDOSE"] for uid in dose.refers_to}
         kinds["RTPLAN"] = [plan for plan in kinds["RTPLAN"] if plan.sop_uid in dosed]
     if len(kinds["RTPLAN"]) > 1:
-        problems.append(f"{len(kinds['RTPLAN'])} plans with a dose: ambiguous, keep one")
+        what = "plans with a dose" if with_dose else "plans"
+        problems.append(f"{len(kinds['RTPLAN'])} {what}: ambiguous, keep one")
     plan = kinds["RTPLAN"][0] if kinds["RTPLAN"] else None
     if plan is None:
         notes.append("no plan (RTPLAN): prescriptions must come from the mapping or the template")
@@ -218,7 +227,7 @@ def _pair(patient: str, entries: Sequence[FileEntry]) -> PatientFiles:
         doses = [dose for dose in doses if plan.sop_uid in dose.refers_to or not dose.refers_to]
         if kinds["RTDOSE"] and not doses:
             problems.append("no dose (RTDOSE) refers to the plan")
-    if not kinds["RTDOSE"]:
+    if with_dose and not kinds["RTDOSE"]:
         problems.append("no dose (RTDOSE)")
     structures = _structures(kinds["RTSTRUCT"], plan, doses, problems)
     ct = _ct(kinds["CT"], structures, problems, notes)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -39,12 +41,12 @@ def resample(volume: Volume, grid: VoxelGrid, outside: float, *, average: bool =
     return np.where(inside, values, outside).astype(np.float32)
 
 
-def uniform_grid(grid: VoxelGrid, spacing_mm: float) -> VoxelGrid:
-    """A grid of cubic voxels over the box of another one's voxel centres, in its middle."""
+def uniform_grid(grid: VoxelGrid, spacing_mm: Sequence[float]) -> VoxelGrid:
+    """A grid of equal voxels, of the size (x, y, z), over the box of another one's voxel centres, in its middle."""
     offsets, start = [], grid.origin_mm.copy()
     for axis, centres_mm in enumerate(grid.offsets_mm):
-        n = int(np.floor(centres_mm[-1] / spacing_mm + 1e-6)) + 1
-        offsets.append(np.arange(n, dtype=np.float64) * spacing_mm)
+        n = int(np.floor(centres_mm[-1] / spacing_mm[axis] + 1e-6)) + 1
+        offsets.append(np.arange(n, dtype=np.float64) * spacing_mm[axis])
         start = start + (centres_mm[-1] - offsets[-1][-1]) / 2 * grid.axes[axis]
     x_mm, y_mm, z_mm = offsets
     return VoxelGrid(start, grid.axes, (x_mm, y_mm, z_mm))

@@ -1,0 +1,228 @@
+"""The part of ``cdm-nnunet predict`` that takes DICOM-RT files in and puts RTDOSE out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from cdm_nnunet.errors import InputError
+
+if TYPE_CHECKING:
+    from cdm_nnunet.dataset_conversion.case import Case
+    from cdm_nnunet.dataset_conversion.dicom import DicomPatient
+    from cdm_nnunet.dataset_conversion.dicom_mapping import DicomMapping
+    from cdm_nnunet.dvh import Template
+
+_OPTIONS = ("mapping", "prescription", "grid", "bits")
+_NEEDED = ("external", "dose_region")  # a model that was trained with them knows no patient without
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that go with ``--dicom``."""
+    group = parser.add_argument_group("new patients as DICOM (--dicom)")
+    group.add_argument(
+        "--mapping",
+        type=Path,
+        metavar="FILE",
+        help="rois.yaml of 'cdm-nnunet inspect dicom'; its entries come before those that the model was trained with",
+    )
+    group.add_argument(
+        "--prescription", nargs="+", metavar="ROI=GY", help="prescriptions of targets that the plan does not state"
+    )
+    group.add_argument(
+        "--grid",
+        metavar="ct|MM|MMxMMxMM",
+        help="voxels of the dose: the CT's, or of a size (x, y, z) (default: the median size of the training data)",
+    )
+    group.add_argument("--bits", type=int, choices=(16, 32), help="bits a voxel of the RTDOSE (default: 16)")
+
+
+def refuse_options_without_dicom(args: argparse.Namespace) -> None:
+    """Check the options against each other.
+
+    Raises:
+        InputError: If an option of ``--dicom`` is given without it, or the other way round.
+    """
+    if args.dicom is None:
+        for option in _OPTIONS:
+            if getattr(args, option) is not None:
+                raise InputError(f"--{option} goes with --dicom; -i takes cases that are converted already")
+    elif args.continue_prediction:
+        raise InputError("--continue_prediction goes with -i; with --dicom every dose is predicted anew")
+
+
+def run(
+    args: argparse.Namespace, model: Path, predict: Callable[[list[list[str]], Path], None]
+) -> list[dict[str, Any]]:
+    """Predict the patients of a folder.
+
+    Args:
+        args: Of the verb.
+        model: The trained model's folder.
+        predict: Writes a dose (NIfTI) into a folder for each case, given its channels.
+
+    Returns:
+        For each patient its case name, RTDOSE file, prescriptions (Gy), contoured ROIs, those that it lacks, and notes.
+
+    Raises:
+        InputError: If a patient can't be used: all of them in one message, before anything is predicted.
+    """
+    from cdm_nnunet.dataset_conversion.case_files import write_case
+    from cdm_nnunet.dicom.export import export_dose
+    from cdm_nnunet.nnunet.predictor import find_cases
+
+    patients = _patients(args, model)
+    records = []
+    with _work_folder(args.o) as work:
+        cases = dict(_load(patients, lambda case: write_case(work, case, {})))
+        predict(find_cases(work / "imagesTs"), work / "doses")
+        for patient in patients:
+            files = patient.files
+            source = [path for path in (*files.ct, files.structures, files.plan) if path is not None]
+            out = args.o / f"{patient.name}.dcm"
+            exported = export_dose(work / "doses" / f"{patient.name}.nii.gz", source, out, bits=args.bits or 16)
+            records.append({**cases[patient.name], "file": str(out), "maximum_gy": exported.maximum_gy})
+    return records
+
+
+def render(record: dict[str, Any]) -> str:
+    """A line for each patient: what was predicted, and from what."""
+    levels = ", ".join(f"{roi} {gy:g} Gy" for roi, gy in record["prescriptions_gy"].items())
+    absent = f"; without {', '.join(record['absent_rois'])}" if record["absent_rois"] else ""
+    lines = [f"{record['file']}: up to {record['maximum_gy']:.2f} Gy, prescribed {levels}{absent}; not for treatment"]
+    return "\n".join([*lines, *(f"  {note}" for note in record["notes"])])
+
+
+@contextmanager
+def _work_folder(out: Path) -> Iterator[Path]:
+    """A folder beside the results, since it holds the patients' images; it goes when all is done."""
+    out.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=".predict_", dir=out) as work:
+        yield Path(work)
+
+
+def _patients(args: argparse.Namespace, model: Path) -> list[DicomPatient]:
+    from cdm_nnunet.dataset_conversion.dicom import DicomPatient, spacing_mm
+    from cdm_nnunet.dataset_conversion.raw_layout import template_catalogue
+    from cdm_nnunet.dicom.index import index_folder
+
+    trained = _read_model(model)
+    if template_catalogue(trained.template).to_json() != trained.catalogue_json:
+        raise InputError(f"{model / 'plans.json'}: the catalogue is not that of the template; plan and train again")
+    grid = args.grid or trained.grid
+    if grid != "ct":
+        if grid == "dose":
+            raise InputError("a new patient has no dose grid; --grid takes 'ct' or a voxel size")
+        spacing_mm(grid)
+    mapping = _mapping(args.mapping, trained, model)
+    prescribed = _prescriptions_gy(args.prescription or [], trained.template)
+    found = index_folder(args.dicom).patients(with_dose=False)
+    return [DicomPatient(files, mapping, trained.template, grid, "Ts", prescribed) for files in found]
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """What a model says of its training data."""
+
+    template: Template
+    catalogue_json: list[dict[str, Any]]
+    mapping: DicomMapping | None
+    grid: str
+
+
+def _read_model(model: Path) -> _Trained:
+    from cdm_nnunet.dataset import cdm_section
+    from cdm_nnunet.dataset_conversion.dicom_mapping import mapping_from
+    from cdm_nnunet.nnunet.plans import DosePlans
+
+    content = {}
+    for name in ("plans.json", "dataset.json"):
+        try:
+            content[name] = json.loads((model / name).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise InputError(f"{model / name} is missing; was the training moved or cut off?") from None
+        except ValueError as error:
+            raise InputError(f"{model / name} is not JSON: {error}") from None
+    plans = DosePlans(content["plans.json"])
+    where = str(model / "dataset.json")
+    stored = cdm_section(content["dataset.json"], where).get("mapping")
+    mapping = None if stored is None else mapping_from(stored, f"{where}: mapping")
+    z, y, x = content["plans.json"]["original_median_spacing_after_transp"]
+    # (to a micrometre: what is left of NIfTI's float32)
+    grid = "x".join(f"{round(size, 3):g}" for size in (x, y, z))
+    return _Trained(plans.template, plans.catalogue.to_json(), mapping, grid)
+
+
+def _mapping(path: Path | None, trained: _Trained, model: Path) -> DicomMapping:
+    from cdm_nnunet.dataset_conversion.dicom_mapping import DicomMapping, read_mapping
+
+    if path is None and trained.mapping is None:
+        raise InputError(
+            f"{model} was not trained on DICOM files and does not know their ROI names; give --mapping, the reviewed "
+            "rois.yaml of 'cdm-nnunet inspect dicom'"
+        )
+    mapping = trained.mapping or DicomMapping({})
+    if path is not None:
+        mapping = mapping.updated(read_mapping(path))
+    mapping.refuse_unknown_rois(trained.template)
+    return mapping
+
+
+def _prescriptions_gy(given: Sequence[str], template: Template) -> dict[str, float]:
+    targets = [roi.name for roi in template.rois if roi.kind == "target"]
+    found: dict[str, float] = {}
+    for text in given:
+        name, _, level = text.rpartition("=")
+        try:
+            level_gy = float(level)
+        except ValueError:
+            raise InputError(f"--prescription takes ROI=GY, for example PTV_High=70, not '{text}'") from None
+        if name not in targets:
+            raise InputError(f"--prescription: '{name}' is no target of the model; those are {', '.join(targets)}")
+        if name in found:
+            raise InputError(f"--prescription gives '{name}' twice")
+        found[name] = level_gy
+    return found
+
+
+def _load(patients: Sequence[DicomPatient], use: Callable[[Case], object]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Read one patient after the other; what each is, by name."""
+    refused = []
+    for patient in patients:
+        try:
+            case = patient.load()
+            _refuse_missing_outline(case)
+        except InputError as error:
+            refused.append(f"[{patient.name}] {error}")
+            continue
+        use(case)
+        yield patient.name, _record(case, patient)
+    if refused:
+        raise InputError(f"{len(refused)} of {len(patients)} patients can't be used: {'; '.join(refused)}")
+
+
+def _refuse_missing_outline(case: Case) -> None:
+    for bit in case.catalogue.bits_of_kind(*_NEEDED):
+        roi = case.catalogue.rois[bit]
+        if roi.name not in case.rois:
+            raise InputError(
+                f"ROI '{roi.name}' (kind {roi.kind}), which the model was trained with, is not contoured or not "
+                "mapped; give its name in the files with --mapping"
+            )
+
+
+def _record(case: Case, patient: DicomPatient) -> dict[str, Any]:
+    notes = [*patient.files.notes, *json.loads(case.source["notes"])]
+    return {
+        "case": case.name,
+        "prescriptions_gy": dict(case.record().prescriptions_gy),
+        "rois": list(case.rois),
+        "absent_rois": [name for name in case.catalogue.names if name not in case.rois],
+        "notes": notes,
+    }

@@ -1,0 +1,242 @@
+"""``cdm-nnunet predict --dicom``: CT and contours of new patients in, RTDOSE out, with a hardly trained model."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pydicom
+import pytest
+
+from cdm_nnunet.cli.main import main
+from cdm_nnunet.dataset import RawDataset
+from cdm_nnunet.dataset_conversion.case_files import write_case
+from cdm_nnunet.dataset_conversion.dicom import DicomPatient, convert_dicom
+from cdm_nnunet.dataset_conversion.dicom_mapping import DicomMapping
+from cdm_nnunet.dicom.dose import read_dose
+from cdm_nnunet.dicom.index import index_folder
+from cdm_nnunet.dicom.phantom import LinearDose, Phantom, write_phantom
+from cdm_nnunet.dicom.phantom_shapes import Cylinder, Sphere
+from cdm_nnunet.dvh import Template
+from cdm_nnunet.images import read_image
+
+# (of timm, which nnU-Net's search imports)
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
+
+ID, NAME = 552, "Dataset552_Clinic"
+TEMPLATE = Template.from_json(
+    {
+        "format_version": 1,
+        "name": "small",
+        "rois": [
+            {"name": "PTV_High", "kind": "target", "prescription_gy": "patient"},
+            {"name": "PTV_Low", "kind": "target", "prescription_gy": "patient"},
+            {"name": "SpinalCord", "kind": "oar"},
+            {"name": "External", "kind": "external"},
+        ],
+        "goals": [{"roi": "PTV_High", "metric": "D95%"}, {"roi": "SpinalCord", "metric": "Dmax"}],
+    },
+    "test",
+)
+MAPPING = DicomMapping({"PTV60": "PTV_High", "Cord": "SpinalCord", "BODY": "External", "Ring": None})
+PHANTOM = Phantom(
+    {
+        "BODY": Cylinder((0.0, 0.0, 0.0), 40.0, 76.0),
+        "PTV60": Sphere((3.0, 0.0, 0.0), 12.0),
+        "Cord": Cylinder((0.0, 24.0, 0.0), 6.0, 76.0),
+        "Ring": Sphere((3.0, 0.0, 0.0), 18.0, 13.0),
+    },
+    LinearDose(0, 0.5, 55.0),
+    slices_z_mm=tuple(np.arange(-40.0, 41.0, 4.0)),
+    pixels=(28, 28),
+    pixel_mm=(4.0, 4.0),
+    dose_spacing_mm=(5.0, 5.0, 4.0),
+    prescriptions_gy={"PTV60": 60.0},
+    kinds={"BODY": "EXTERNAL", "PTV60": "PTV"},
+)
+MODEL = ["-d", str(ID), "-c", "3d_fullres", "-f", "0", "-device", "cpu", "-np", "0"]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Data set, plans and model, made of five phantoms."""
+    from cdm_nnunet.nnunet.planner import plan_and_preprocess
+
+    root = tmp_path_factory.mktemp("clinic")
+    with pytest.MonkeyPatch.context() as patch:
+        for folder in ("raw", "preprocessed", "results"):
+            (root / folder).mkdir()
+            patch.setenv(f"nnUNet_{folder}", str(root / folder))
+        for name, value in {"NUM_EPOCHS": "1", "NUM_ITERATIONS": "2", "NUM_VAL_ITERATIONS": "1", "SEED": "3"}.items():
+            patch.setenv(f"CDM_{name}", value)
+        patch.setenv("nnUNet_n_proc_DA", "0")
+        for seed in range(5):
+            write_phantom(dataclasses.replace(PHANTOM, seed=seed), root / "exports" / str(seed))
+        convert_dicom(root / "exports", root / "raw", ID, "Clinic", TEMPLATE, MAPPING)
+        plan_and_preprocess(ID, base_features=4, n_processes=1)
+        assert main(["train", str(ID), "3d_fullres", "0", "-device", "cpu"]) == 0
+    return root
+
+
+@pytest.fixture
+def model(root, monkeypatch):
+    for folder in ("raw", "preprocessed", "results"):
+        monkeypatch.setenv(f"nnUNet_{folder}", str(root / folder))
+    return root / "results" / NAME / "nnUNetTrainerCDM__nnUNetPlans__3d_fullres"
+
+
+@pytest.fixture
+def new(model, tmp_path):
+    """A new patient, without a dose."""
+    files = write_phantom(dataclasses.replace(PHANTOM, seed=7), tmp_path / "new" / "a")
+    files.doses[0].unlink()
+    return files
+
+
+def change(path, edit):
+    dataset = pydicom.dcmread(path)
+    edit(dataset)
+    dataset.save_as(path)
+
+
+def predict(tmp_path, *options):
+    return main(["predict", "--dicom", str(tmp_path / "new"), "-o", str(tmp_path / "out"), *MODEL, *options])
+
+
+def refusal(capfd):
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("cdm-nnunet: error:")]
+    return line
+
+
+def test_the_data_set_and_the_model_know_the_mapping(root, model):
+    for folder in (root / "raw" / NAME, root / "preprocessed" / NAME, model):
+        assert json.loads((folder / "dataset.json").read_text())["cdm"]["mapping"] == MAPPING.to_json()
+    assert RawDataset(root / "raw" / NAME).catalogue.names[0] == "PTV_High"
+
+
+@pytest.mark.parametrize(("grid", "spacing"), [(None, "5x5x4"), ("ct", "4x4x4"), ("6", "6x6x6")])
+def test_the_rtdose_is_the_prediction(new, tmp_path, capfd, grid, spacing):
+    second = write_phantom(dataclasses.replace(PHANTOM, seed=8, position="FFP"), tmp_path / "new" / "b")
+    assert predict(tmp_path, *([] if grid is None else ["--grid", grid]), "--json") == 0
+    record = json.loads(capfd.readouterr().out)
+    found = index_folder(tmp_path / "new").patients(with_dose=False)
+    assert record["files"] == [str(tmp_path / "out" / f"{files.case_name}.dcm") for files in found]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(f.case_name + ".dcm" for f in found)
+    # the same patients as a data set, predicted on the way that takes NIfTI
+    for files in found:
+        case = DicomPatient(files, MAPPING, TEMPLATE, spacing, "Ts").load()
+        write_case(tmp_path / "set", case, {})
+    images = str(tmp_path / "set" / "imagesTs")
+    assert main(["predict", "-i", images, "-o", str(tmp_path / "nifti"), *MODEL]) == 0
+    for files, patient in zip(found, record["patients"], strict=True):
+        expected = read_image(tmp_path / "nifti" / f"{files.case_name}.nii.gz")
+        written = pydicom.dcmread(patient["file"])
+        volume = read_dose([patient["file"]]).volume
+        step_gy = float(written.DoseGridScaling)
+        assert expected.values.max() > 1
+        assert np.abs(volume.values - expected.values).max() <= step_gy * 0.51
+        assert np.allclose(volume.grid.origin_mm, expected.origin_mm, atol=0.01)
+        assert np.allclose(volume.grid.spacing_mm, expected.spacing_mm[::-1], atol=1e-3)
+        assert written.PatientID == files.patient
+        assert patient["prescriptions_gy"] == {"PTV_High": 60.0}
+        assert patient["absent_rois"] == ["PTV_Low"]
+    assert {pydicom.dcmread(file).PatientID for file in record["files"]} == {"phantom_007", "phantom_008"}
+    assert second.doses[0].is_file()
+
+
+def test_a_patient_without_a_plan_needs_the_prescription(new, tmp_path, capfd):
+    new.plan.unlink()
+    assert predict(tmp_path) == 2
+    assert "target 'PTV_High' is contoured and has no prescription; give it in Gy" in refusal(capfd)
+    assert list((tmp_path / "out").iterdir()) == []
+    assert predict(tmp_path, "--prescription", "PTV_High=66", "--bits", "32") == 0
+    assert "prescribed PTV_High 66 Gy; without PTV_Low; not for treatment" in capfd.readouterr().out
+    (file,) = (tmp_path / "out").iterdir()
+    assert pydicom.dcmread(file).BitsStored == 32
+
+
+def test_entries_of_a_mapping_come_before_those_of_the_model(new, tmp_path, capfd):
+    change(new.structures, lambda d: setattr(d.StructureSetROISequence[3], "ROIName", "Halo"))
+    assert predict(tmp_path) == 2
+    assert "the mapping lacks Halo; add them, with null" in refusal(capfd)
+    new.plan.unlink()
+    (tmp_path / "more.yaml").write_text("rois: {Halo: PTV_Low}\nprescriptions_gy: {PTV_High: 70, PTV_Low: 56}")
+    options = ["--mapping", str(tmp_path / "more.yaml"), "--json"]
+    assert predict(tmp_path, *options, "--prescription", "PTV_Low=50") == 0
+    (patient,) = json.loads(capfd.readouterr().out)["patients"]
+    assert patient["prescriptions_gy"] == {"PTV_High": 70.0, "PTV_Low": 50.0}
+    (tmp_path / "more.yaml").write_text("rois: {Halo: Lung_L}")
+    assert predict(tmp_path, *options) == 2
+    assert "the mapping has ROIs that template 'small' has not: Lung_L" in refusal(capfd)
+
+
+def test_a_model_of_other_data_needs_a_mapping(new, model, tmp_path, capfd):
+    known = (model / "dataset.json").read_text()
+    content = json.loads(known)
+    del content["cdm"]["mapping"]
+    (model / "dataset.json").write_text(json.dumps(content))
+    try:
+        assert predict(tmp_path) == 2
+        assert "was not trained on DICOM files and does not know their ROI names; give --mapping" in refusal(capfd)
+        (tmp_path / "rois.yaml").write_text(json.dumps({"rois": MAPPING.rois}))
+        assert predict(tmp_path, "--mapping", str(tmp_path / "rois.yaml")) == 0
+    finally:
+        (model / "dataset.json").write_text(known)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--prescription", "PTV_High=66"], "the plan prescribes 60 Gy to 'PTV_High', and 66 Gy are given"),
+        (["--prescription", "PTV_Low=50"], "a prescription is given for 'PTV_Low', which the patient has not"),
+        (["--prescription", "PTV=50"], "'PTV' is no target of the model; those are PTV_High, PTV_Low"),
+        (["--prescription", "PTV_High"], "--prescription takes ROI=GY, for example PTV_High=70, not 'PTV_High'"),
+        (["--prescription", "PTV_High=60", "PTV_High=61"], "--prescription gives 'PTV_High' twice"),
+        (["--grid", "dose"], "a new patient has no dose grid; --grid takes 'ct' or a voxel size"),
+        (["--grid", "2x2"], "or a voxel size of 0.5 to 10 mm, not '2x2'"),
+        (["--continue_prediction"], "--continue_prediction goes with -i"),
+    ],
+)
+def test_options_that_cannot_be_meant(new, tmp_path, capfd, options, message):
+    assert predict(tmp_path, *options) == 2
+    assert message in refusal(capfd)
+
+
+def test_options_of_dicom_go_with_it(model, tmp_path, capfd):
+    assert main(["predict", "-i", str(tmp_path), "-o", str(tmp_path / "out"), *MODEL, "--bits", "16"]) == 2
+    assert "--bits goes with --dicom" in refusal(capfd)
+
+
+def without_body(files):
+    change(files.structures, lambda d: d.ROIContourSequence[0].ContourSequence.clear())
+
+
+def without_target(files):
+    change(files.structures, lambda d: d.ROIContourSequence[1].ContourSequence.clear())
+
+
+def with_two_plans(files):
+    def rename(dataset):
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+
+    (files.folder / "second.dcm").write_bytes(files.plan.read_bytes())
+    change(files.folder / "second.dcm", rename)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda files: (files.structures.unlink(), files.plan.unlink()), "no structure set (RTSTRUCT)"),
+        (without_body, "ROI 'External' (kind external), which the model was trained with, is not contoured"),
+        (without_target, "no target with a prescription; contoured are SpinalCord, External"),
+        (with_two_plans, "2 plans: ambiguous, keep one"),
+        (lambda files: [path.unlink() for path in files.ct], "no CT"),
+    ],
+)
+def test_a_patient_that_cannot_be_used_is_refused_before_anything_is_predicted(new, tmp_path, capfd, damage, message):
+    write_phantom(dataclasses.replace(PHANTOM, seed=8), tmp_path / "new" / "b")
+    damage(new)
+    assert predict(tmp_path) == 2
+    line = refusal(capfd)
+    assert message in line
+    assert "1 of 2 patients can't be used: [case_" in line
+    assert list((tmp_path / "out").iterdir()) == []
