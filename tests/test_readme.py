@@ -86,7 +86,10 @@ def test_there_are_commands_to_run():
     assert len(commands) >= 12
     assert len(set(commands)) == len(commands)
     assert set(DONE_BY_CI) <= set(commands)
-    for verb in ("demo", "env", "convert openkbp", "convert to-openkbp", "plan", "predict", "evaluate"):
+    for verb in (
+        *("demo", "env", "convert openkbp", "convert to-openkbp", "plan", "predict", "evaluate", "compare"),
+        *("check", "inspect", "dvh", "train", "convert dicom"),
+    ):
         assert any(f"cdm-nnunet {verb}" in command for command in commands), verb
 
 
