@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.roi import RoiKind
 
 if TYPE_CHECKING:
     from cdm_nnunet.dataset_conversion.case import Case
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
     from cdm_nnunet.dvh import Template
 
 _OPTIONS = ("mapping", "prescription", "grid", "bits")
-_NEEDED = ("external", "dose_region")  # a model that was trained with them knows no patient without
+_NEEDED: tuple[RoiKind, ...] = (
+    "external",
+    "dose_region",
+)  # a model that was trained with them knows no patient without
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
