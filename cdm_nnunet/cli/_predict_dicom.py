@@ -21,10 +21,7 @@ if TYPE_CHECKING:
     from cdm_nnunet.dvh import Template
 
 _OPTIONS = ("mapping", "prescription", "grid", "bits")
-_NEEDED: tuple[RoiKind, ...] = (
-    "external",
-    "dose_region",
-)  # a model that was trained with them knows no patient without
+_NEEDED: tuple[RoiKind, ...] = ("external", "dose_region")  # a model trained with them knows no patient without
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
