@@ -18,7 +18,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--mapping", required=True, type=Path, metavar="FILE", help="reviewed rois.yaml of 'cdm-nnunet inspect dicom'"
     )
     parser.add_argument(
-        "--grid", default="dose", metavar="dose|ct|MM", help="grid of the data set, or size of its cubic voxels in mm"
+        "--grid",
+        default="dose",
+        metavar="dose|ct|MM|MMxMMxMM",
+        help="grid of the data set, or size of its voxels in mm",
     )
     parser.add_argument(
         "--exclude", action="append", default=[], metavar="CASE", help="a case to leave out on purpose; repeatable"

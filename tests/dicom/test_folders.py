@@ -11,7 +11,7 @@ import yaml
 
 from cdm_nnunet.cli import main as cli
 from cdm_nnunet.dataset import CT_CHANNEL, ROI_CHANNEL, RawDataset
-from cdm_nnunet.dataset_conversion.dicom import convert_dicom
+from cdm_nnunet.dataset_conversion.dicom import DicomPatient, convert_dicom
 from cdm_nnunet.dataset_conversion.dicom_mapping import DicomMapping, mapping_text, read_mapping
 from cdm_nnunet.dicom.index import index_folder
 from cdm_nnunet.dicom.inspection import inspect_index
@@ -240,6 +240,22 @@ def test_a_plan_without_a_prescription_needs_one_in_the_mapping(exports, tmp_pat
         convert(exports, tmp_path)
     conversion = convert(exports, tmp_path, dataclasses.replace(MAPPING, prescriptions_gy={"PTV_6000": 60.0}))
     assert {record.prescriptions_gy["PTV_6000"] for record in RawDataset(conversion.folder).cases.values()} == {60.0}
+
+
+def test_the_plan_comes_before_the_mapping(exports, tmp_path):
+    conversion = convert(exports, tmp_path, dataclasses.replace(MAPPING, prescriptions_gy={"PTV_6000": 66.0}))
+    assert {record.prescriptions_gy["PTV_6000"] for record in RawDataset(conversion.folder).cases.values()} == {60.0}
+
+
+def test_a_new_patient_needs_no_dose(exports, tmp_path):
+    (files, _) = index_folder(exports).patients(with_dose=False)
+    assert (files.problems, files.doses) == ((), ())
+    case = DicomPatient(files, MAPPING, TEMPLATE, "2.5x4x5", "Ts").load()
+    assert case.dose_gy is None
+    assert case.geometry.spacing_mm == (2.5, 4.0, 5.0)
+    assert case.ct_hu.shape == (7, 14, 22)  # within the voxel centres of the CT: 54 x 54 x 32 mm
+    with pytest.raises(InputError, match="a new patient has no dose grid"):
+        DicomPatient(files, MAPPING, TEMPLATE, "dose", "Ts").load()
 
 
 def test_the_commands(exports, tmp_path, monkeypatch, capfd):
