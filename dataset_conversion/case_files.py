@@ -30,7 +30,7 @@ from cdm_nnunet.images import Image, write_image
 from .case import Case
 
 STATE_FOLDER = ".conversion"
-CONVERTER_VERSION = "1"  # raise it when the same source gives other files; cases of older versions are written anew
+CONVERTER_VERSION = "2"  # raise it when the same source gives other files; cases of older versions are written anew
 
 
 class CaseSource(Protocol):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import html
 from importlib import resources
 
@@ -11,7 +9,7 @@ from plotly.offline import get_plotlyjs
 
 from cdm_nnunet.comparison import words
 from cdm_nnunet.comparison.record import Comparison
-from cdm_nnunet.report.page import json_script
+from cdm_nnunet.report.page import csp_hash, json_script
 
 
 def page(comparison: Comparison) -> str:
@@ -25,7 +23,7 @@ def page(comparison: Comparison) -> str:
     )
     style = _resource("report", "report.css") + _resource("comparison", "compare.css")
     filled = {
-        "csp-hashes": " ".join(map(_csp_hash, (plotly, script))),
+        "csp-hashes": " ".join(map(csp_hash, (plotly, script))),
         "style": style,
         "title": html.escape(words.title(comparison)),
         "data": json_script("record", comparison.to_json()) + json_script("page", _worded(comparison)),
@@ -54,7 +52,3 @@ def _worded(comparison: Comparison) -> dict[str, object]:
 
 def _resource(package: str, name: str) -> str:
     return (resources.files(f"cdm_nnunet.{package}") / name).read_text(encoding="utf-8")
-
-
-def _csp_hash(script: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode('ascii')}'"

@@ -117,7 +117,7 @@ def _frame(evaluation: Evaluation) -> tuple[str, str]:
     """What stands in the file before and after the cases."""
     plotly_js = (Path(plotly.__file__).parent / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
     script = '"use strict";\n(() => {\n' + "\n".join(_resource(name) for name in SCRIPTS) + "\n})();\n"
-    allowed = " ".join(_csp_hash(text) for text in (script, plotly_js))
+    allowed = " ".join(csp_hash(text) for text in (script, plotly_js))
     head, _, rest = _resource("report.html").partition("<!--data-->")
     head = (
         head.replace("{{csp-hashes}}", allowed)
@@ -166,7 +166,8 @@ def _resource(name: str) -> str:
     return (resources.files("cdm_nnunet.report") / name).read_text(encoding="utf-8")
 
 
-def _csp_hash(script: str) -> str:
+def csp_hash(script: str) -> str:
+    """How a content security policy names a script that may run: by the hash of its text."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode('ascii')}'"
 
 
