@@ -15,6 +15,7 @@ from cdm_nnunet.dataset import CaseRecord, Split
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.roi import Catalogue, refuse_stray_bits
 
+CASE_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 CT_RANGE_HU = (-1024, 3071)
 SPACING_RANGE_MM = (0.3, 10.0)
 PRESCRIPTION_RANGE_GY = (1.0, 150.0)
@@ -87,7 +88,7 @@ class Case:
     empty_rois: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", self.name):
+        if not re.fullmatch(CASE_NAME, self.name):
             raise InputError(f"a case name has letters, digits, '_', '-' and '.' only, not '{self.name}'")
         if self.split not in ("Tr", "Ts"):
             raise InputError(f"the split is 'Tr' or 'Ts', not '{self.split}'")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,26 +14,29 @@ from numpy.typing import NDArray
 
 from cdm_nnunet.dataset import Split
 from cdm_nnunet.dicom.ct import CtVolume, read_ct
-from cdm_nnunet.dicom.dose import DoseVolume, read_dose
+from cdm_nnunet.dicom.dose import DoseVolume, read_dose, sum_doses
 from cdm_nnunet.dicom.grid import VoxelGrid
-from cdm_nnunet.dicom.index import PatientFiles, index_folder
+from cdm_nnunet.dicom.index import INDEX_FILE, index_folder
+from cdm_nnunet.dicom.pairing import PatientFiles
 from cdm_nnunet.dicom.plan import Plan, read_plan
+from cdm_nnunet.dicom.plan_choice import DEFAULT
+from cdm_nnunet.dicom.pseudonyms import Pseudonyms, read_pseudonyms
 from cdm_nnunet.dicom.rasteriser import rasterise
 from cdm_nnunet.dicom.resampling import resample, uniform_grid
 from cdm_nnunet.dicom.structures import StructureSet, read_structures
 from cdm_nnunet.dvh.template import Template
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.files import write_json
+from cdm_nnunet.folders import dataset_name
 
-from .case import Case, Geometry, clip_hu, pack_masks
+from .case import CASE_NAME, Case, Geometry, clip_hu, pack_masks
 from .case_files import STATE_FOLDER, sha256
 from .dicom_mapping import DicomMapping
+from .dicom_sources import sources_path, write_sources
 from .raw_layout import Conversion, DatasetSpec, template_catalogue, write_dataset
 from .roi_mapping import prescriptions_gy
 
 AIR_HU = -1000.0
 PRESCRIPTION_TOLERANCE_GY = 0.01
-SOURCES_FILE = "dicom_sources.json"  # names patients and their files: it must stay on the machine
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class DicomPatient:
             the dose grid; for a new patient over the CT.
         split: ``Tr`` with a dose; ``Ts`` is a new patient, whose dose is not read.
         prescriptions_gy: By name in the template, given for this patient: before the mapping's.
+        pseudonyms: Stand for the UIDs in the case's source.
     """
 
     files: PatientFiles
@@ -55,19 +60,21 @@ class DicomPatient:
     grid: str
     split: Split = "Tr"
     prescriptions_gy: Mapping[str, float] = field(default_factory=dict)
+    pseudonyms: Pseudonyms = field(default_factory=Pseudonyms)
 
     @property
     def name(self) -> str:
-        """Name of the case, from a hash of PatientID."""
+        """Name of the case."""
         return self.files.case_name
 
     def checksums(self) -> dict[str, str]:
         """SHA-256 of the files, and all that decides what becomes of them."""
-        parts = {"structures": self.files.structures, "plan": self.files.plan}
+        plans = {f"plan {k}": path for k, path in enumerate(self.files.plans, 1)}
         images = hashlib.sha256("".join(sha256(path) for path in sorted(self.files.ct)).encode()).hexdigest()
         return {
             "ct": images,
-            **{key: sha256(path) for key, path in parts.items() if path is not None},
+            **({} if self.files.structures is None else {"structures": sha256(self.files.structures)}),
+            **{key: sha256(path) for key, path in plans.items()},
             **{f"dose {k}": sha256(path) for k, path in enumerate(self.files.doses, 1)},
             "grid": self.grid,
             "mapping": repr((sorted(self.mapping.rois.items()), sorted(self.mapping.prescriptions_gy.items()))),
@@ -84,12 +91,12 @@ class DicomPatient:
             raise InputError("; ".join(self.files.problems) or "no structure set")
         ct, structures = read_ct(self.files.ct), read_structures(self.files.structures)
         structures.refuse_other_images(frozenset(ct.sop_uids))
-        plan = None if self.files.plan is None else read_plan(self.files.plan)
-        dose = read_dose(self.files.doses, plan) if self.split == "Tr" else None
+        plans = [[read_plan(path) for path in part.plans] for part in self.files.parts]
+        dose = self._dose(plans) if self.split == "Tr" else None
         grid = self._grid(ct, dose)
         catalogue = template_catalogue(self.template)
         names = self.mapping.names(structures.names, structures.path)
-        notes = [] if dose is None else list(dose.notes)
+        notes = [*self.files.notes, *(() if dose is None else dose.notes)]
         roi_bits, empty = pack_masks(catalogue, _masks(structures, names, ct, grid, notes), grid.shape)
         contoured = [roi for roi in names if roi not in empty]
         ct_hu = resample(ct.volume, grid, AIR_HU, average=True)
@@ -101,13 +108,17 @@ class DicomPatient:
             roi_bits=roi_bits,
             catalogue=catalogue,
             dose_gy=dose_gy,
-            prescriptions_gy=self._prescriptions_gy(plan, structures, names, contoured),
+            prescriptions_gy=self._prescriptions_gy([p for part in plans for p in part], structures, names, contoured),
             geometry=Geometry(
                 grid.spacing_mm,
                 (float(grid.origin_mm[0]), float(grid.origin_mm[1]), float(grid.origin_mm[2])),
                 tuple(float(cosine) for cosine in grid.axes.T.ravel()),
             ),
-            source={"patient": self.name, "notes": json.dumps(notes, ensure_ascii=False)},
+            source={
+                "patient": self.files.patient_name,
+                **{f"{kind} (hashed UID)": self.pseudonyms.uid(uid) for kind, uid in self.files.uids.items()},
+                "notes": json.dumps(notes, ensure_ascii=False),
+            },
             empty_rois=empty,
         )
 
@@ -121,17 +132,26 @@ class DicomPatient:
             return over
         return uniform_grid(over, spacing_mm(self.grid))
 
+    def _dose(self, plans: Sequence[Sequence[Plan]]) -> DoseVolume:
+        """The plan's dose, or the sum over the plans of a course."""
+        parts = zip(self.files.parts, plans, strict=True)
+        return sum_doses([read_dose(part.doses, of_part[0] if len(of_part) == 1 else None) for part, of_part in parts])
+
     def _prescriptions_gy(
-        self, plan: Plan | None, structures: StructureSet, names: dict[str, str], contoured: list[str]
+        self, plans: Sequence[Plan], structures: StructureSet, names: dict[str, str], contoured: list[str]
     ) -> dict[str, float]:
-        """The plan's prescriptions to ROIs come first, then the patient's, the mapping's and the template's."""
+        """The plan's prescriptions to ROIs come first, then the patient's, the mapping's and the template's.
+
+        Those of several plans add up for an ROI that all of them prescribe to; else the plans leave its total open.
+        """
         targets = {roi.name for roi in self.template.rois if roi.kind == "target"}
         numbers = {structures.roi(name).number: roi for roi, name in names.items()}
-        planned: dict[str, float] = {}
-        for level in () if plan is None else plan.prescriptions:
-            roi = numbers.get(-1 if level.roi_number is None else level.roi_number, "")
-            if roi in targets and roi in contoured:
-                planned[roi] = max(level.dose_gy, planned.get(roi, 0.0))
+        levels = [_plan_levels(plan, numbers) for plan in plans]
+        planned = {
+            roi: sum(level[roi] for level in levels)
+            for roi in sorted(targets & set(contoured))
+            if levels and all(roi in level for level in levels)
+        }
         for roi, given_gy in self.prescriptions_gy.items():
             if roi in targets and roi not in contoured:
                 raise InputError(f"a prescription is given for '{roi}', which the patient has not")
@@ -141,6 +161,16 @@ class DicomPatient:
                 )
         mapped = {roi: gy for roi, gy in self.mapping.prescriptions_gy.items() if roi in contoured}
         return prescriptions_gy(self.template, {**mapped, **self.prescriptions_gy, **planned}, contoured)
+
+
+def _plan_levels(plan: Plan, names: Mapping[int, str]) -> dict[str, float]:
+    """Prescribed dose by ROI; the highest, where a plan prescribes to one more than once."""
+    found: dict[str, float] = {}
+    for level in plan.prescriptions:
+        roi = names.get(-1 if level.roi_number is None else level.roi_number)
+        if roi is not None:
+            found[roi] = max(level.dose_gy, found.get(roi, 0.0))
+    return found
 
 
 def spacing_mm(grid: str) -> tuple[float, float, float]:
@@ -170,9 +200,11 @@ def convert_dicom(
     name: str,
     template: Template,
     mapping: DicomMapping,
+    local: Path,
     *,
     grid: str = "dose",
     exclude: Collection[str] = (),
+    keep_ids: bool = False,
     n_processes: int = 1,
 ) -> Conversion:
     """Convert a folder of DICOM-RT exports into a raw data set.
@@ -183,23 +215,35 @@ def convert_dicom(
         dataset_id: Number of the data set.
         name: Name of the data set.
         template: Its ROIs make the catalogue.
-        mapping: Which ROI of the files is which of the template.
+        mapping: Which ROI of the files is which of the template, and which of several plans counts.
+        local: Folder for what names patients: the key of the cases' names, the headers, and which files a case came
+            from. It stays with the patients' data.
         grid: As of :class:`DicomPatient`.
-        exclude: Names of cases to leave out.
+        exclude: Names of cases, or of patients with several, to leave out.
+        keep_ids: Call cases by PatientID.
         n_processes: Worker processes.
 
     Raises:
-        InputError: As :func:`write_dataset`, or if the grid is unknown or a case to leave out is not there.
+        InputError: As :func:`write_dataset`, or if the grid is unknown, a case to leave out or a patient whose plan is
+            chosen is not there, ``local`` is within the data set or not that of the
+            earlier conversion, or a PatientID makes no name.
     """
     if grid not in ("dose", "ct"):
         spacing_mm(grid)
     template_catalogue(template)  # (refuses more than 64 ROIs before anything is read)
     mapping.refuse_unknown_rois(template)
-    found = [DicomPatient(files, mapping, template, grid) for files in index_folder(source).patients()]
-    unknown = sorted(set(exclude) - {patient.name for patient in found})
-    if unknown:
-        raise InputError(f"to be excluded, but not in {source}: {', '.join(unknown)}")
-    chosen = [patient for patient in found if patient.name not in exclude]
+    folder = raw_folder / dataset_name(dataset_id, name)
+    sources = sources_path(local, folder.name)
+    _refuse_other_local_folder(folder, sources)
+    pseudonyms = read_pseudonyms(local, keep_ids=keep_ids)
+    index = index_folder(source, local / INDEX_FILE)
+    found = index.patients(plans=mapping.plans, pseudonyms=pseudonyms)
+    _refuse_unknown_names(found, exclude, mapping, source)
+    chosen = [
+        DicomPatient(files, mapping, template, grid, pseudonyms=pseudonyms)
+        for files in found
+        if not {files.case_name, files.patient_name} & set(exclude)
+    ]
     spec = DatasetSpec(
         dataset_id,
         name,
@@ -207,22 +251,39 @@ def convert_dicom(
         template,
         "dicom",
         excluded=tuple(sorted(exclude)),
+        patients={patient.name: patient.files.patient_name for patient in chosen},
         mapping=mapping.to_json(),
     )
-    conversion = write_dataset(raw_folder, spec, chosen, n_processes)
-    write_json(conversion.folder / STATE_FOLDER / SOURCES_FILE, {p.name: _side_record(p.files) for p in chosen})
-    return conversion
+    write_sources(sources, [patient.files for patient in chosen], pseudonyms)
+    return write_dataset(raw_folder, spec, chosen, n_processes)
 
 
-def _side_record(files: PatientFiles) -> dict[str, object]:
-    """Where a case came from: what is needed to write its dose back."""
-    return {
-        "patient_id": files.patient,
-        "ct": str(files.ct[0].parent) if files.ct else "",
-        "structures": str(files.structures or ""),
-        "plan": str(files.plan or ""),
-        "doses": [str(path) for path in files.doses],
-    }
+def _refuse_other_local_folder(folder: Path, sources: Path) -> None:
+    if sources.parent.resolve().is_relative_to(folder.resolve()):
+        raise InputError(f"{sources.parent} is within the data set {folder}, and will name patients; choose another")
+    if any((folder / STATE_FOLDER / "cases").glob("*.json")) and not sources.is_file():
+        raise InputError(
+            f"{folder} is there already, but not {sources}, which knows the names of its cases; give the folder of the "
+            "earlier conversion (--local), or another -d, or remove the data set"
+        )
+
+
+def _refuse_unknown_names(
+    found: Sequence[PatientFiles], exclude: Collection[str], mapping: DicomMapping, source: Path
+) -> None:
+    patients = {files.patient_name for files in found}
+    for names, known, what in (
+        (set(exclude), patients | {files.case_name for files in found}, "to be excluded"),
+        (set(mapping.plans) - {DEFAULT}, patients, "named under 'plans' of the mapping"),
+    ):
+        if unknown := sorted(names - known):
+            raise InputError(f"{what}, but not in {source}: {', '.join(unknown)}")
+    for files in found:
+        if not re.fullmatch(CASE_NAME, files.case_name):
+            raise InputError(
+                f"PatientID '{files.patient}' makes no name of a case: letters, digits, '_', '-' and '.' do; convert "
+                "without --keep-ids"
+            )
 
 
 def _masks(

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from cdm_nnunet.dicom.plan_choice import DEFAULT, RULES
 from cdm_nnunet.dvh.template import Template
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.roi.tg263 import propose
@@ -20,7 +21,11 @@ _HEAD = """\
 _TAIL = """\
 # Prescriptions (Gy) of targets, for plans that state none: {"PTV_7000": 70}
 prescriptions_gy: {}
+# Patients with several plans that have a dose. For all of them latest, sum (doses are added: a course with a boost) or
+# each (every plan a case); or, by patient, one plan's label or UID: {"default": "latest", "case_1a2b3c4d5e": "Boost"}
+plans: {}
 """
+_KEYS = ("rois", "prescriptions_gy", "plans")
 
 
 @dataclass(frozen=True)
@@ -30,18 +35,25 @@ class DicomMapping:
     Attributes:
         rois: Name in the template by name in the files, None for an ROI that is left out.
         prescriptions_gy: By name in the template, for plans that do not prescribe to the target.
+        plans: Which of several plans to take, by the patient's name and under ``default`` for all others; see
+            :mod:`cdm_nnunet.dicom.plan_choice`.
     """
 
     rois: Mapping[str, str | None]
     prescriptions_gy: Mapping[str, float] = field(default_factory=dict)
+    plans: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """As it stands in the ``cdm`` section of ``dataset.json``."""
+        """As it stands in the ``cdm`` section of ``dataset.json``: without what is about single patients."""
         return {"rois": dict(self.rois), "prescriptions_gy": dict(self.prescriptions_gy)}
 
     def updated(self, other: DicomMapping) -> DicomMapping:
         """This mapping with the entries of another one in place of its own and added to them."""
-        return DicomMapping({**self.rois, **other.rois}, {**self.prescriptions_gy, **other.prescriptions_gy})
+        return DicomMapping(
+            {**self.rois, **other.rois},
+            {**self.prescriptions_gy, **other.prescriptions_gy},
+            {**self.plans, **other.plans},
+        )
 
     def refuse_unknown_rois(self, template: Template) -> None:
         """Check that a template has all ROIs of the mapping.
@@ -101,16 +113,26 @@ def mapping_from(content: object, path: object) -> DicomMapping:
     Raises:
         InputError: If it has other keys or values than those of a mapping.
     """
-    if not isinstance(content, dict) or not set(content) <= {"rois", "prescriptions_gy"} or "rois" not in content:
-        raise InputError(f"{path}: expected the keys 'rois' and 'prescriptions_gy'")
-    rois, levels = content["rois"] or {}, content.get("prescriptions_gy") or {}
+    if not isinstance(content, dict) or not set(content) <= set(_KEYS) or "rois" not in content:
+        raise InputError(f"{path}: expected the keys 'rois' and, where they are needed, 'prescriptions_gy' and 'plans'")
+    rois, levels, plans = (content.get(key) or {} for key in _KEYS)
+    if isinstance(plans, str):
+        plans = {DEFAULT: plans}
+    for key, value in zip(_KEYS, (rois, levels, plans), strict=True):
+        if not isinstance(value, dict):
+            raise InputError(f"{path}: '{key}' is {value!r}, expected names with values")
     for name, roi in rois.items():
         if not isinstance(name, str) or not (roi is None or isinstance(roi, str)):
             raise InputError(f"{path}: '{name}: {roi}' is not a name and a name or null")
     for name, level_gy in levels.items():
         if isinstance(level_gy, bool) or not isinstance(level_gy, int | float):
             raise InputError(f"{path}: the prescription of '{name}' is {level_gy!r}, expected a number in Gy")
-    return DicomMapping(rois, {name: float(level_gy) for name, level_gy in levels.items()})
+    for name, choice in plans.items():
+        if not isinstance(name, str) or not isinstance(choice, str):
+            raise InputError(f"{path}: plans: '{name}: {choice}' is not a patient and a plan; put both in quotes")
+        if name == DEFAULT and choice not in RULES:
+            raise InputError(f"{path}: plans: '{choice}' is no rule for all patients; those are {', '.join(RULES)}")
+    return DicomMapping(rois, {name: float(level_gy) for name, level_gy in levels.items()}, plans)
 
 
 def mapping_text(counts: Mapping[str, int]) -> str:

@@ -92,6 +92,12 @@ class Conversion:
         """Names of the cases in imagesTr."""
         return tuple(name for name, case in self.cases.items() if case.record.split == "Tr")
 
+    @property
+    def training_cases_with_roi(self) -> dict[str, int]:
+        """In how many training cases each ROI is contoured."""
+        present = [roi for name in self.training for roi in self.cases[name].record.rois]
+        return {name: present.count(name) for name in self.catalogue.names}
+
     def to_json(self) -> dict[str, Any]:
         """The record of the run."""
         n_cases = len(self.cases)
@@ -304,6 +310,7 @@ def _dataset_json(spec: DatasetSpec, conversion: Conversion) -> dict[str, Any]:
                 "published_validation": list(spec.published_validation),
                 "excluded": list(spec.excluded),
                 "without_reference_dose": conversion.to_json()["without_reference_dose"],
+                "training_cases_with_roi": conversion.training_cases_with_roi,
             },
             **({} if spec.mapping is None else {"mapping": dict(spec.mapping)}),
         },

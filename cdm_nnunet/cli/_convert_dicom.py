@@ -26,6 +26,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--exclude", action="append", default=[], metavar="CASE", help="a case to leave out on purpose; repeatable"
     )
+    parser.add_argument(
+        "--local",
+        type=Path,
+        metavar="FOLDER",
+        help="for what names patients and must stay: the key of the cases' names, the files of each case (default: the "
+        "folder of the mapping)",
+    )
+    parser.add_argument(
+        "--keep-ids", action="store_true", help="call cases by PatientID, where the ids are pseudonyms already"
+    )
 
 
 def run(args: argparse.Namespace, n_processes: int) -> dict[str, Any]:
@@ -42,8 +52,10 @@ def run(args: argparse.Namespace, n_processes: int) -> dict[str, Any]:
         args.n,
         Template.load(args.template),
         read_mapping(args.mapping),
+        args.mapping.parent if args.local is None else args.local,
         grid=args.grid,
         exclude=args.exclude,
+        keep_ids=args.keep_ids,
         n_processes=n_processes,
     ).to_json()
     return record

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cdm_nnunet.dvh import Template
 
 _OPTIONS = ("mapping", "prescription", "grid", "bits")
-_NEEDED: tuple[RoiKind, ...] = ("external", "dose_region")  # a model trained with them knows no patient without
+_NEEDED: tuple[RoiKind, ...] = ("external", "dose_region")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -78,14 +78,15 @@ def run(
     from cdm_nnunet.dicom.export import export_dose
     from cdm_nnunet.nnunet.predictor import find_cases
 
-    patients = _patients(args, model)
+    trained = _read_model(model)
+    patients = _patients(args, model, trained)
     records = []
     with _work_folder(args.o) as work:
-        cases = dict(_load(patients, lambda case: write_case(work, case, {})))
+        cases = dict(_load(patients, trained, lambda case: write_case(work, case, {})))
         predict(find_cases(work / "imagesTs"), work / "doses")
         for patient in patients:
             files = patient.files
-            source = [path for path in (*files.ct, files.structures, files.plan) if path is not None]
+            source = [path for path in (*files.ct, files.structures, *files.plans) if path is not None]
             out = args.o / f"{patient.name}.dcm"
             exported = export_dose(work / "doses" / f"{patient.name}.nii.gz", source, out, bits=args.bits or 16)
             records.append({**cases[patient.name], "file": str(out), "maximum_gy": exported.maximum_gy})
@@ -108,12 +109,12 @@ def _work_folder(out: Path) -> Iterator[Path]:
         yield Path(work)
 
 
-def _patients(args: argparse.Namespace, model: Path) -> list[DicomPatient]:
+def _patients(args: argparse.Namespace, model: Path, trained: _Trained) -> list[DicomPatient]:
     from cdm_nnunet.dataset_conversion.dicom import DicomPatient, spacing_mm
     from cdm_nnunet.dataset_conversion.raw_layout import template_catalogue
     from cdm_nnunet.dicom.index import index_folder
+    from cdm_nnunet.dicom.pseudonyms import Pseudonyms, read_pseudonyms
 
-    trained = _read_model(model)
     if template_catalogue(trained.template).to_json() != trained.catalogue_json:
         raise InputError(f"{model / 'plans.json'}: the catalogue is not that of the template; plan and train again")
     grid = args.grid or trained.grid
@@ -123,18 +124,21 @@ def _patients(args: argparse.Namespace, model: Path) -> list[DicomPatient]:
         spacing_mm(grid)
     mapping = _mapping(args.mapping, trained, model)
     prescribed = _prescriptions_gy(args.prescription or [], trained.template)
-    found = index_folder(args.dicom).patients(with_dose=False)
+    # (the names that inspection gave the patients, whose plans the mapping may choose)
+    pseudonyms = Pseudonyms() if args.mapping is None else read_pseudonyms(args.mapping.parent, make=False)
+    found = index_folder(args.dicom).patients(needed=("RTSTRUCT",), plans=mapping.plans, pseudonyms=pseudonyms)
     return [DicomPatient(files, mapping, trained.template, grid, "Ts", prescribed) for files in found]
 
 
 @dataclass(frozen=True)
 class _Trained:
-    """What a model says of its training data."""
+    """What a model says of its training data; ROIs that all its patients had, or all ROIs where it does not say."""
 
     template: Template
     catalogue_json: list[dict[str, Any]]
     mapping: DicomMapping | None
     grid: str
+    always_contoured: frozenset[str]
 
 
 def _read_model(model: Path) -> _Trained:
@@ -152,12 +156,16 @@ def _read_model(model: Path) -> _Trained:
             raise InputError(f"{model / name} is not JSON: {error}") from None
     plans = DosePlans(content["plans.json"])
     where = str(model / "dataset.json")
-    stored = cdm_section(content["dataset.json"], where).get("mapping")
+    section = cdm_section(content["dataset.json"], where)
+    stored = section.get("mapping")
     mapping = None if stored is None else mapping_from(stored, f"{where}: mapping")
     z, y, x = content["plans.json"]["original_median_spacing_after_transp"]
     # (to a micrometre: what is left of NIfTI's float32)
     grid = "x".join(f"{round(size, 3):g}" for size in (x, y, z))
-    return _Trained(plans.template, plans.catalogue.to_json(), mapping, grid)
+    counts = section.get("facts", {}).get("training_cases_with_roi", {})
+    n_cases = content["dataset.json"]["numTraining"]
+    always = frozenset(name for name in plans.catalogue.names if counts.get(name, n_cases) == n_cases)
+    return _Trained(plans.template, plans.catalogue.to_json(), mapping, grid, always)
 
 
 def _mapping(path: Path | None, trained: _Trained, model: Path) -> DicomMapping:
@@ -192,13 +200,15 @@ def _prescriptions_gy(given: Sequence[str], template: Template) -> dict[str, flo
     return found
 
 
-def _load(patients: Sequence[DicomPatient], use: Callable[[Case], object]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _load(
+    patients: Sequence[DicomPatient], trained: _Trained, use: Callable[[Case], object]
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """Read one patient after the other; what each is, by name."""
     refused = []
     for patient in patients:
         try:
             case = patient.load()
-            _refuse_missing_outline(case)
+            _refuse_missing_outline(case, trained)
         except InputError as error:
             refused.append(f"[{patient.name}] {error}")
             continue
@@ -208,18 +218,19 @@ def _load(patients: Sequence[DicomPatient], use: Callable[[Case], object]) -> It
         raise InputError(f"{len(refused)} of {len(patients)} patients can't be used: {'; '.join(refused)}")
 
 
-def _refuse_missing_outline(case: Case) -> None:
+def _refuse_missing_outline(case: Case, trained: _Trained) -> None:
+    """Where some patients of the training data lacked it too, the model knows such patients."""
     for bit in case.catalogue.bits_of_kind(*_NEEDED):
         roi = case.catalogue.rois[bit]
-        if roi.name not in case.rois:
+        if roi.name in trained.always_contoured and roi.name not in case.rois:
             raise InputError(
-                f"ROI '{roi.name}' (kind {roi.kind}), which the model was trained with, is not contoured or not "
-                "mapped; give its name in the files with --mapping"
+                f"ROI '{roi.name}' (kind {roi.kind}), which all patients of the training data had, is not contoured or "
+                "not mapped; give its name in the files with --mapping"
             )
 
 
 def _record(case: Case, patient: DicomPatient) -> dict[str, Any]:
-    notes = [*patient.files.notes, *json.loads(case.source["notes"])]
+    notes = json.loads(case.source["notes"])
     return {
         "case": case.name,
         "prescriptions_gy": dict(case.record().prescriptions_gy),

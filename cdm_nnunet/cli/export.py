@@ -24,7 +24,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     dicom.add_argument("prediction", type=Path, metavar="PREDICTION", help="predicted dose, .nii.gz, Gy")
     dicom.add_argument(
-        "--source", type=Path, required=True, metavar="FOLDER", help="the patient's DICOM files: CT, and plan"
+        "--source",
+        type=Path,
+        required=True,
+        metavar="FOLDER|FILE",
+        help="the patient's DICOM files: CT, and plan; or DATASET_sources.json of their conversion",
     )
     dicom.add_argument("-o", type=Path, required=True, metavar="FILE", help="the file to write")
     dicom.add_argument("--bits", type=int, choices=(16, 32), default=16, help="bits a voxel (default: 16)")
@@ -41,9 +45,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     Returns:
         The file, its SOPInstanceUID, bits a voxel, the step and the maximum in Gy, and the label of the plan.
     """
+    from cdm_nnunet.dataset_conversion.dicom_sources import read_sources
     from cdm_nnunet.dicom.export import export_dose
 
-    exported = export_dose(args.prediction, args.source, args.o, bits=args.bits, plan=args.plan)
+    case = args.prediction.name.removesuffix(".nii.gz")
+    source = read_sources(args.source, case) if args.source.is_file() else args.source
+    exported = export_dose(args.prediction, source, args.o, bits=args.bits, plan=args.plan)
     return {
         "file": str(exported.path),
         "sop_instance_uid": exported.sop_uid,

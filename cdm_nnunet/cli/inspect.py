@@ -21,7 +21,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path("inspection"),
         metavar="FOLDER",
-        help="where rois.yaml goes, to review, and index.json, which has patients' ids (default: inspection)",
+        help="where rois.yaml goes, to review, and what was found, with patients' ids (default: inspection)",
+    )
+    parser.add_argument(
+        "--headers-only", action="store_true", help="don't look at the values of CT images and doses: less to read"
     )
 
 
@@ -33,9 +36,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """
     from tqdm import tqdm
 
-    from cdm_nnunet.dataset_conversion.dicom_mapping import mapping_text
-    from cdm_nnunet.dicom.index import index_folder
-    from cdm_nnunet.dicom.inspection import inspect_index
+    from cdm_nnunet.dataset_conversion.dicom_mapping import mapping_text, read_mapping
+    from cdm_nnunet.dicom.index import INDEX_FILE, index_folder
+    from cdm_nnunet.dicom.inspection import ROWS_FILE, inspect_index
+    from cdm_nnunet.dicom.pseudonyms import read_pseudonyms
     from cdm_nnunet.files import write_text
 
     def bar(label: str) -> Callable[[int, int], None]:
@@ -47,9 +51,17 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
         return progress
 
-    index = index_folder(args.source, args.o / "index.json", bar("headers"))
-    record = inspect_index(index, bar("patients"))
     mapping = args.o / "rois.yaml"
+    plans = read_mapping(mapping).plans if mapping.is_file() else {}
+    index = index_folder(args.source, args.o / INDEX_FILE, bar("headers"))
+    record = inspect_index(
+        index,
+        bar("patients"),
+        plans=plans,
+        pseudonyms=read_pseudonyms(args.o),
+        pixels=not args.headers_only,
+        cache=args.o / ROWS_FILE,
+    )
     if not mapping.is_file():
         write_text(mapping, mapping_text({name: row["patients"] for name, row in record["rois"].items()}))
     return {**record, "mapping": str(mapping)}

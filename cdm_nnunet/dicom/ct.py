@@ -53,7 +53,7 @@ def read_ct(files: Sequence[Path]) -> CtVolume:
     """
     if not files:
         raise InputError("there are no CT images")
-    slices = [_read_slice(path) for path in files]
+    slices = [read_slice(path) for path in files]
     for what, keyword in (("series", "SeriesInstanceUID"), ("frames of reference", "FrameOfReferenceUID")):
         found = sorted({text_of(image.header, keyword, image.path) for image in slices})
         if len(found) > 1:
@@ -98,7 +98,9 @@ def read_ct(files: Sequence[Path]) -> CtVolume:
 
 
 @dataclass(frozen=True, eq=False)
-class _Slice:
+class CtSlice:
+    """An image of a CT series; ``header`` is without its pixels."""
+
     path: Path
     header: Dataset
     sop_uid: str
@@ -108,7 +110,12 @@ class _Slice:
     values_hu: NDArray[np.float32]
 
 
-def _read_slice(path: Path) -> _Slice:
+def read_slice(path: Path) -> CtSlice:
+    """Read one image.
+
+    Raises:
+        InputError: If it is no CT slice of one value a pixel in HU; or as :func:`cdm_nnunet.dicom.files.read_file`.
+    """
     dataset = read_file(path)
     modality = text_of(dataset, "Modality", path)
     if modality != "CT":
@@ -128,12 +135,12 @@ def _read_slice(path: Path) -> _Slice:
         for key, count in (("ImagePositionPatient", 3), ("ImageOrientationPatient", 6), ("PixelSpacing", 2))
     )
     del dataset.PixelData
-    return _Slice(
+    return CtSlice(
         path, dataset, text_of(dataset, "SOPInstanceUID", path), position_mm, orientation, pixel_spacing_mm, values_hu
     )
 
 
-def _refuse_duplicates(slices: Sequence[_Slice]) -> None:
+def _refuse_duplicates(slices: Sequence[CtSlice]) -> None:
     seen: dict[str, Path] = {}
     for image in slices:
         if image.sop_uid in seen:
@@ -144,7 +151,7 @@ def _refuse_duplicates(slices: Sequence[_Slice]) -> None:
         seen[image.sop_uid] = image.path
 
 
-def _refuse_other_shape(first: _Slice, image: _Slice) -> None:
+def _refuse_other_shape(first: CtSlice, image: CtSlice) -> None:
     for what, ours, theirs in (
         ("size", first.values_hu.shape, image.values_hu.shape),
         ("PixelSpacing", first.pixel_spacing_mm, image.pixel_spacing_mm),

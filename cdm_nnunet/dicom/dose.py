@@ -1,18 +1,30 @@
-"""The dose of a plan in Gy, from one file or summed over the files of its beams."""
+"""The dose of a plan in Gy, from one file or summed over the files of its beams, and of a course of plans."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from cdm_nnunet.dicom.files import items_of, named, number_of, numbers_of, pixels_of, raw_numbers, read_file, text_of
+from cdm_nnunet.dicom.files import (
+    items_of,
+    named,
+    number_of,
+    numbers_of,
+    pixels_of,
+    raw_numbers,
+    read_file,
+    stored_range,
+    text_of,
+)
 from cdm_nnunet.dicom.grid import POSITION_TOLERANCE_MM, Volume, volume_from_frames
 from cdm_nnunet.dicom.plan import Plan
+from cdm_nnunet.dicom.resampling import sum_volumes
 from cdm_nnunet.errors import InputError
 
 DOSE_CLASS = "1.2.840.10008.5.1.4.1.1.481.2"
@@ -44,29 +56,107 @@ class DoseVolume:
 def read_dose(files: Sequence[Path], plan: Plan | None = None) -> DoseVolume:
     """Read the dose of a plan.
 
+    Doses of beams on different grids are summed as :func:`cdm_nnunet.dicom.resampling.sum_volumes`.
+
     Args:
         files: One file of the whole plan, or one for each beam.
         plan: The plan; needed to know that no beam is missing.
 
     Raises:
         InputError: If the dose is relative, in another unit or not finite, a beam is missing, there are several doses
-            that are not the beams of one plan, or the planes' positions can't be told; or as
-            :func:`cdm_nnunet.dicom.files.read_file`.
+            that are not the beams of one plan, a beam's grid ends within its dose, or the planes' positions can't be
+            told; or as :func:`cdm_nnunet.dicom.files.read_file`.
     """
-    if not files:
+    parts = [_read_part(path, pixels=True) for path in files]
+    _refuse_other_than_one_plan(parts, plan)
+    first = parts[0]
+    volume, notes = first.volume, ()
+    if first.summation == "BEAM":
+        volume, words = sum_volumes([part.volume for part in parts], [part.path for part in parts])
+        notes = (f"dose summed over {len(parts)} beams{words}",)
+    _refuse_implausible(float(volume.values.max()), first.path)
+    volume = Volume(volume.values.astype(np.float32), volume.grid)
+    plan_uid = first.plan_uids[0] if first.plan_uids else ""
+    return DoseVolume(volume, first.study_uid, first.frame_uid, plan_uid, tuple(files), notes)
+
+
+def sum_doses(doses: Sequence[DoseVolume]) -> DoseVolume:
+    """The dose of a course of several plans, summed as :func:`cdm_nnunet.dicom.resampling.sum_volumes`.
+
+    Raises:
+        InputError: If they lie in different frames of reference, a grid ends within its dose, or the sum is not
+            plausible.
+    """
+    first = doses[0]
+    if len(doses) == 1:
+        return first
+    _refuse_other_frames([(dose.files[0], dose.frame_uid) for dose in doses])
+    files = [dose.files[0] for dose in doses]
+    volume, words = sum_volumes([dose.volume for dose in doses], files)
+    _refuse_implausible(float(volume.values.max()), files[0])
+    notes = [note for dose in doses for note in dose.notes]
+    return DoseVolume(
+        volume,
+        first.study_uid,
+        first.frame_uid,
+        "",
+        tuple(file for dose in doses for file in dose.files),
+        (*notes, f"dose summed over {len(doses)} plans{words}"),
+    )
+
+
+def check_dose(files: Sequence[Path], plan: Plan | None = None, *, pixels: bool = True) -> float | None:
+    """What :func:`read_dose` would refuse, without holding a dose in memory; grids of beams are not compared.
+
+    Args:
+        files: As there.
+        plan: As there.
+        pixels: Look through the pixels too, in pieces.
+
+    Returns:
+        The maximum in Gy; of several files none is known.
+
+    Raises:
+        InputError: As :func:`read_dose`.
+    """
+    parts = [_read_part(path, pixels=False) for path in files]
+    _refuse_other_than_one_plan(parts, plan)
+    if not pixels:
+        return None
+    maxima_gy = []
+    for part in parts:
+        low, high = stored_range(part.path)
+        if low < 0:
+            raise InputError(f"{part.path} has negative dose, down to {low * part.scaling:g} Gy")
+        maxima_gy.append(high * part.scaling)
+    _refuse_implausible(max(maxima_gy), parts[0].path)
+    return maxima_gy[0] if len(parts) == 1 else None
+
+
+def _refuse_implausible(maximum_gy: float, where: Path) -> None:
+    if maximum_gy > MAX_PLAUSIBLE_GY:
+        raise InputError(
+            f"{where}: the dose reaches {maximum_gy:g} Gy, which is not plausible; is "
+            f"{named('DoseGridScaling')} for cGy?"
+        )
+    if maximum_gy <= 0:
+        raise InputError(f"{where}: the dose is zero everywhere")
+
+
+def _refuse_other_than_one_plan(parts: Sequence[_Part], plan: Plan | None) -> None:
+    """Check that the files are one plan's dose, whole or beam by beam."""
+    if not parts:
         raise InputError("there is no dose")
-    parts = [_read_part(path) for path in files]
     seen: dict[str, Path] = {}
     for part in parts:
         if part.sop_uid in seen:
             raise InputError(f"{part.path} and {seen[part.sop_uid]} have the same {named('SOPInstanceUID')}; keep one")
         seen[part.sop_uid] = part.path
+        if plan is not None and part.plan_uids and plan.sop_uid not in part.plan_uids:
+            raise InputError(f"{part.path} belongs to another plan ({part.plan_uids[0]}) than {plan.path}")
+        if plan is not None and len(part.plan_uids) > 1:
+            raise InputError(f"{part.path} is the dose of {len(part.plan_uids)} plans, not of {plan.path} alone")
     first = parts[0]
-    if plan is not None:
-        for part in parts:
-            if part.plan_uid and part.plan_uid != plan.sop_uid:
-                raise InputError(f"{part.path} belongs to another plan ({part.plan_uid}) than {plan.path}")
-    notes: tuple[str, ...] = ()
     if first.summation in _WHOLE_PLAN:
         if len(parts) > 1:
             raise InputError(
@@ -74,43 +164,35 @@ def read_dose(files: Sequence[Path], plan: Plan | None = None) -> DoseVolume:
             )
     elif first.summation == "BEAM":
         _refuse_missing_beams(parts, plan)
-        notes = (f"dose summed over {len(parts)} beams",)
     else:
         raise InputError(
             f"{first.path} has {named('DoseSummationType')} {first.summation}; expected PLAN, or BEAM for every beam"
         )
-    dose_gy = first.volume.values
-    for part in parts[1:]:
-        first.volume.grid.refuse_other(part.volume.grid, part.path)
-        if part.frame_uid != first.frame_uid:
-            raise InputError(f"{part.path} lies in another frame of reference than {first.path}")
-        dose_gy = dose_gy + part.volume.values
-    maximum_gy = float(dose_gy.max())
-    if maximum_gy > MAX_PLAUSIBLE_GY:
-        raise InputError(
-            f"{first.path}: the dose reaches {maximum_gy:g} Gy, which is not plausible; is "
-            f"{named('DoseGridScaling')} for cGy?"
-        )
-    if maximum_gy <= 0:
-        raise InputError(f"{first.path}: the dose is zero everywhere")
-    volume = Volume(dose_gy.astype(np.float32), first.volume.grid)
-    return DoseVolume(volume, first.study_uid, first.frame_uid, first.plan_uid, tuple(files), notes)
+    _refuse_other_frames([(part.path, part.frame_uid) for part in parts])
+
+
+def _refuse_other_frames(frames: Sequence[tuple[Path, str]]) -> None:
+    first, uid = frames[0]
+    for path, other in frames[1:]:
+        if other != uid:
+            raise InputError(f"{path} lies in another frame of reference than {first}")
 
 
 @dataclass(frozen=True, eq=False)
 class _Part:
     path: Path
     summation: str
-    volume: Volume
+    volume: Volume  # of zeros, where the pixels were not read
+    scaling: float
     sop_uid: str
     study_uid: str
     frame_uid: str
-    plan_uid: str
+    plan_uids: tuple[str, ...]
     beam_numbers: tuple[int, ...]
 
 
-def _read_part(path: Path) -> _Part:
-    dataset = read_file(path)
+def _read_part(path: Path, *, pixels: bool) -> _Part:
+    dataset = read_file(path, pixels=pixels)
     modality = text_of(dataset, "Modality", path)
     if modality != "RTDOSE":
         raise InputError(f"{path} is of modality {modality}, not RTDOSE")
@@ -124,19 +206,6 @@ def _read_part(path: Path) -> _Part:
     scaling = number_of(dataset, "DoseGridScaling", path)
     if scaling <= 0:
         raise InputError(f"{path}: {named('DoseGridScaling')} is {scaling:g}, expected a number above zero")
-    stored = pixels_of(dataset, path)
-    dose_gy = (stored if stored.ndim == 3 else stored[None]).astype(np.float64) * scaling
-    if dose_gy.min() < 0:
-        raise InputError(f"{path} has negative dose, down to {dose_gy.min():g} Gy")
-    position_mm, orientation, pixel_spacing_mm = (
-        numbers_of(dataset, key, path, count)
-        for key, count in (("ImagePositionPatient", 3), ("ImageOrientationPatient", 6), ("PixelSpacing", 2))
-    )
-    offsets_mm = _normal_offsets_mm(dataset, position_mm, orientation, dose_gy.shape[0], path)
-    try:
-        volume = volume_from_frames(dose_gy, position_mm, orientation, pixel_spacing_mm, offsets_mm)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
     plans = items_of(dataset, "ReferencedRTPlanSequence", path)
     beams = [
         int(number_of(beam, "ReferencedBeamNumber", path))
@@ -147,13 +216,38 @@ def _read_part(path: Path) -> _Part:
     return _Part(
         path,
         text_of(dataset, "DoseSummationType", path),
-        volume,
+        _volume(dataset, path, scaling if pixels else None),
+        scaling,
         text_of(dataset, "SOPInstanceUID", path),
         text_of(dataset, "StudyInstanceUID", path),
         text_of(dataset, "FrameOfReferenceUID", path, ""),
-        text_of(plans[0], "ReferencedSOPInstanceUID", path, "") if plans else "",
+        tuple(uid for plan in plans if (uid := text_of(plan, "ReferencedSOPInstanceUID", path, ""))),
         tuple(beams),
     )
+
+
+def _volume(dataset: Dataset, path: Path, scaling: float | None) -> Volume:
+    """Dose on its grid; without a scaling, zeros of one byte on that grid."""
+    if scaling is None:
+        frames, rows, columns = (
+            int(number_of(dataset, keyword, path, default))
+            for keyword, default in (("NumberOfFrames", 1), ("Rows", None), ("Columns", None))
+        )
+        values: NDArray[Any] = np.zeros((frames, rows, columns), np.uint8)
+    else:
+        stored = pixels_of(dataset, path)
+        values = (stored if stored.ndim == 3 else stored[None]).astype(np.float64) * scaling
+        if values.min() < 0:
+            raise InputError(f"{path} has negative dose, down to {values.min():g} Gy")
+    position_mm, orientation, pixel_spacing_mm = (
+        numbers_of(dataset, key, path, count)
+        for key, count in (("ImagePositionPatient", 3), ("ImageOrientationPatient", 6), ("PixelSpacing", 2))
+    )
+    offsets_mm = _normal_offsets_mm(dataset, position_mm, orientation, values.shape[0], path)
+    try:
+        return volume_from_frames(values, position_mm, orientation, pixel_spacing_mm, offsets_mm)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
 
 
 def _normal_offsets_mm(

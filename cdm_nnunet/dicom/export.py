@@ -22,10 +22,10 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 from pydicom.valuerep import format_number_as_ds
 
 from cdm_nnunet import __version__
-from cdm_nnunet.dicom.ct import CT_CLASS
 from cdm_nnunet.dicom.dose import DOSE_CLASS, MAX_PLAUSIBLE_GY, read_dose
 from cdm_nnunet.dicom.files import named, numbers_of, read_file, text_of
-from cdm_nnunet.dicom.plan import PLAN_CLASSES, Plan, read_plan
+from cdm_nnunet.dicom.index import index_files, index_folder
+from cdm_nnunet.dicom.plan import Plan, read_plan
 from cdm_nnunet.dicom.structures import STRUCTURE_CLASS
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.images import Image, read_image
@@ -58,7 +58,7 @@ class Patient:
         high_mm: Highest coordinates.
         plan: The plan; None where there is none.
         plan_class: Its SOPClassUID.
-        structure_uid: SOPInstanceUID of the one structure set; empty where there is none or several.
+        structure_uid: SOPInstanceUID of the structure set; empty where there is none or it is not clear which.
     """
 
     header: Dataset
@@ -133,75 +133,63 @@ def export_dose(
 
 
 def read_patient(source: Path | Sequence[Path], plan: Path | None = None) -> Patient:
-    """Find the CT and the plan of a patient in a folder.
+    """Find the CT and the plan of a patient, paired as in conversion.
 
     Args:
         source: The folder; files at any depth, with any name. Or the files.
         plan: The plan to take; None takes the one that is there.
 
     Raises:
-        InputError: If there is no CT, or CT images of several series or patients, several plans, or the plan belongs to
-            another study or frame of reference.
+        InputError: If there is no CT, or CT images of several patients, studies or frames of reference, several CT
+            series of which no structure set says which, several plans, a damaged file, or the plan belongs to another
+            study or frame of reference.
     """
-    if isinstance(source, Path):
-        if not source.is_dir():
-            raise InputError(f"{source} is no folder; expected the patient's DICOM files")
-        files = [path for path in source.rglob("*") if path.is_file() and not path.name.startswith(".")]
-    else:
-        files, source = list(source), Path(os.path.commonpath(source))
-    slices, plans, structures = _files_of_interest(files)
-    if not slices:
-        raise InputError(f"no CT images in {source}; the patient's CT says where the dose lies")
-    first = slices[0][1]
-    for what, keyword in (
-        ("patients", "PatientID"),
-        ("studies", "StudyInstanceUID"),
-        ("CT series", "SeriesInstanceUID"),
-        ("frames of reference", "FrameOfReferenceUID"),
-    ):
-        found = sorted({text_of(header, keyword, path, "") for path, header in slices})
-        if len(found) > 1:
-            raise InputError(f"{source} has {len(found)} {what}: {', '.join(found)}; give a folder with one")
-    text_of(first, "FrameOfReferenceUID", slices[0][0])
-    if plan is None and len(plans) > 1:
-        raise InputError(f"{source} has {len(plans)} plans: {', '.join(map(str, plans))}; choose one (--plan)")
-    chosen = plan or (plans[0] if plans else None)
-    directions, low_mm, high_mm = _extent(slices)
-    structure_uid = structures[0] if len(structures) == 1 else ""
-    patient = Patient(first, directions, low_mm, high_mm, None, "", structure_uid)
+    index = index_folder(source) if isinstance(source, Path) else index_files(source)
+    where = index.folder
+    for path, reason in index.unread.items():
+        if _is_dicom(Path(path)):
+            raise InputError(reason)  # (others are reports, spreadsheets)
+    chosen = None if plan is None else read_plan(plan)
     if chosen is not None:
-        plan_class = text_of(read_file(chosen, keywords=("SOPClassUID",)), "SOPClassUID", chosen)
-        patient = dataclasses.replace(patient, plan=read_plan(chosen), plan_class=plan_class)
-    if patient.plan is not None:
-        for what, keyword, theirs in (
-            ("study", "StudyInstanceUID", patient.plan.study_uid),
-            ("frame of reference", "FrameOfReferenceUID", patient.plan.frame_uid),
-        ):
-            ours = text_of(first, keyword, slices[0][0])
-            if theirs and theirs != ours:
-                raise InputError(f"{chosen} belongs to another {what} ({theirs}) than the CT ({ours})")
-    return patient
+        index = dataclasses.replace(
+            index,
+            entries=tuple(e for e in index.entries if e.modality != "RTPLAN" or e.sop_uid == chosen.sop_uid),
+        )
+    found = index.patients(needed=())
+    if len(found) > 1:
+        patients = ", ".join(files.patient for files in found)
+        raise InputError(f"{where} has {len(found)} patients: {patients}; give a folder with one")
+    (files,) = found
+    if len(index.plans) > 1 and chosen is None:
+        raise InputError(f"{where} has {len(index.plans)} plans: {', '.join(index.plans)}; choose one (--plan)")
+    if files.problems:
+        raise InputError(f"{where}: {'; '.join(files.problems)}")
+    slices = [(path, read_file(path, pixels=False)) for path in files.ct]
+    first = slices[0][1]
+    for what, keyword in (("studies", "StudyInstanceUID"), ("frames of reference", "FrameOfReferenceUID")):
+        uids = sorted({text_of(header, keyword, path, "") for path, header in slices})
+        if len(uids) > 1:
+            raise InputError(f"the CT in {where} has {len(uids)} {what}: {', '.join(uids)}; give a folder with one")
+    text_of(first, "FrameOfReferenceUID", slices[0][0])
+    directions, low_mm, high_mm = _extent(slices)
+    patient = Patient(first, directions, low_mm, high_mm, None, "", files.uids.get("structure set", ""))
+    if chosen is None and files.plans:
+        chosen = read_plan(files.plans[0])
+    if chosen is None:
+        return patient
+    _refuse_other_study(chosen, first, slices[0][0])
+    plan_class = text_of(read_file(chosen.path, keywords=("SOPClassUID",)), "SOPClassUID", chosen.path)
+    return dataclasses.replace(patient, plan=chosen, plan_class=plan_class)
 
 
-def _files_of_interest(files: Sequence[Path]) -> tuple[list[tuple[Path, Dataset]], list[Path], list[str]]:
-    """CT images with their headers, plans, and the UIDs of structure sets."""
-    slices: list[tuple[Path, Dataset]] = []
-    plans: list[Path] = []
-    structures: list[str] = []
-    for path in sorted(files):
-        try:
-            kind = text_of(read_file(path, keywords=("SOPClassUID",)), "SOPClassUID", path)
-        except InputError:
-            if _is_dicom(path):
-                raise
-            continue  # (a report, a spreadsheet)
-        if kind == CT_CLASS:
-            slices.append((path, read_file(path, pixels=False)))
-        elif kind in PLAN_CLASSES:
-            plans.append(path)
-        elif kind == STRUCTURE_CLASS:
-            structures.append(text_of(read_file(path, pixels=False), "SOPInstanceUID", path))
-    return slices, plans, structures
+def _refuse_other_study(plan: Plan, image: Dataset, path: Path) -> None:
+    for what, keyword, theirs in (
+        ("study", "StudyInstanceUID", plan.study_uid),
+        ("frame of reference", "FrameOfReferenceUID", plan.frame_uid),
+    ):
+        ours = text_of(image, keyword, path)
+        if theirs and theirs != ours:
+            raise InputError(f"{plan.path} belongs to another {what} ({theirs}) than the CT ({ours})")
 
 
 def _is_dicom(path: Path) -> bool:

@@ -16,10 +16,14 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.tag import Tag
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from cdm_nnunet.errors import InputError
 
 _UNDEFINED = 0xFFFFFFFF
+_PIECE = 2**20
+_PIXELS = Tag("PixelData")
+_PLAIN = (ImplicitVRLittleEndian, ExplicitVRLittleEndian)
 _DAMAGE = (EOFError, struct.error, ValueError, TypeError, KeyError, AttributeError, NotImplementedError, IndexError)
 
 
@@ -52,6 +56,8 @@ def read_file(path: Path, *, pixels: bool = True, keywords: Sequence[str] | None
         raise InputError(f"{path} is no DICOM file") from error
     except (FileNotFoundError, IsADirectoryError) as error:
         raise InputError(f"{path} is missing or no file") from error
+    except PermissionError as error:
+        raise InputError(f"{path} may not be read: {error.strerror}") from error
     except _DAMAGE as error:
         raise InputError(f"{path} is damaged or cut off ({error}); export it again") from error
     for tag in dataset.keys():  # noqa: SIM118  # (iterating the data set would parse every element)
@@ -191,6 +197,35 @@ def pixels_of(dataset: Dataset, where: object) -> NDArray[Any]:
     except _DAMAGE as error:
         raise InputError(f"{where}: the pixels can't be read ({error}); export it again") from error
     return values
+
+
+def stored_range(path: Path) -> tuple[float, float]:
+    """Lowest and highest stored pixel value, read in pieces where the pixels are not compressed.
+
+    Raises:
+        InputError: As :func:`pixels_of`.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dataset = pydicom.dcmread(path, defer_size=_PIECE, force=True)
+    raw = dataset.get_item(_PIXELS) if _PIXELS in dataset else None
+    syntax = getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", None)
+    bits = int(number_of(dataset, "BitsAllocated", path))
+    if not isinstance(raw, RawDataElement) or raw.value is not None or syntax not in _PLAIN or bits % 8:
+        values = pixels_of(read_file(path), path)
+        return float(values.min()), float(values.max())
+    rows, columns = (int(number_of(dataset, key, path)) for key in ("Rows", "Columns"))
+    count = rows * columns * int(number_of(dataset, "NumberOfFrames", path, 1))
+    kind = np.dtype(f"<{'i' if number_of(dataset, 'PixelRepresentation', path, 0) else 'u'}{bits // 8}")
+    low, high = np.inf, -np.inf
+    with path.open("rb") as file:
+        file.seek(raw.value_tell)
+        for start in range(0, count, _PIECE):
+            piece = np.fromfile(file, kind, min(_PIECE, count - start))
+            if piece.size < min(_PIECE, count - start):
+                raise InputError(f"{path} is cut off: {start + piece.size} of {count} pixels; export it again")
+            low, high = min(low, float(piece.min())), max(high, float(piece.max()))
+    return low, high
 
 
 def _value(dataset: Dataset, keyword: str, where: object) -> Any:

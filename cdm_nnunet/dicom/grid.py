@@ -92,14 +92,12 @@ class VoxelGrid:
         index = np.interp(clipped_mm, centres_mm, np.arange(centres_mm.size, dtype=np.float64))
         return np.where(np.abs(clipped_mm - offset_mm) <= POSITION_TOLERANCE_MM, index, np.nan)
 
-    def refuse_other(self, other: VoxelGrid, where: object) -> None:
-        """Check that another grid has the same voxels, to 0.01 mm.
-
-        Raises:
-            InputError: If not, naming ``where``.
-        """
-        if self.shape != other.shape or not np.allclose(self.corners_mm(), other.corners_mm(), atol=0.01):
-            raise InputError(f"{where} lies on another grid: {other.describe()}, not {self.describe()}")
+    def same_as(self, other: VoxelGrid) -> bool:
+        """Whether another grid has the same voxels, to 0.01 mm."""
+        pairs = zip((self.corners_mm(), *self.offsets_mm), (other.corners_mm(), *other.offsets_mm), strict=True)
+        return self.shape == other.shape and all(
+            np.allclose(mine, theirs, atol=POSITION_TOLERANCE_MM) for mine, theirs in pairs
+        )
 
     def corners_mm(self) -> NDArray[np.float64]:
         """Centres of the eight outermost voxels, shape (8, 3)."""

@@ -1,81 +1,29 @@
-"""What is in a folder of DICOM files: indexed by UID, paired through references, whatever the files are called."""
+"""What is in a folder of DICOM files: the headers of all of them, whatever they are called, kept for the next look."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from pydicom.dataset import Dataset
 
+from cdm_nnunet.dicom.entry import FileEntry
 from cdm_nnunet.dicom.files import items_of, read_file, text_of
+from cdm_nnunet.dicom.kept_rows import KeptRows
+from cdm_nnunet.dicom.pairing import MODALITIES, PatientFiles, pair
+from cdm_nnunet.dicom.pseudonyms import Pseudonyms
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.files import write_json
 
-MODALITIES = ("CT", "RTSTRUCT", "RTPLAN", "RTDOSE")
+INDEX_FILE = "index.jsonl"  # in the folder of what stays local
+NEEDED = ("RTSTRUCT", "RTDOSE")  # with the CT, what a case for training is made of
 _HEADER = (
     *("SOPClassUID", "SOPInstanceUID", "Modality", "PatientID", "StudyInstanceUID", "SeriesInstanceUID"),
     *("FrameOfReferenceUID", "ReferencedFrameOfReferenceSequence", "ReferencedStructureSetSequence"),
-    *("ReferencedRTPlanSequence", "DoseSummationType"),
+    *("ReferencedRTPlanSequence", "DoseSummationType", "RTPlanLabel", "RTPlanDate", "RTPlanTime"),
 )
-_CACHE_VERSION = 1
-_SAVED_EVERY = 2000
-
-
-@dataclass(frozen=True)
-class FileEntry:
-    """What the header of a file says.
-
-    Attributes:
-        path: The file.
-        modality: CT, RTSTRUCT, RTPLAN, RTDOSE or another.
-        patient: PatientID.
-        sop_uid: SOPInstanceUID.
-        study_uid: StudyInstanceUID.
-        series_uid: SeriesInstanceUID.
-        frame_uid: FrameOfReferenceUID; empty where it is not given.
-        refers_to: UIDs: series of a structure set, structure set of a plan, plan of a dose.
-    """
-
-    path: str
-    modality: str
-    patient: str
-    sop_uid: str
-    study_uid: str
-    series_uid: str
-    frame_uid: str
-    refers_to: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class PatientFiles:
-    """The files of a patient that belong together.
-
-    Attributes:
-        patient: PatientID; it must not leave this machine.
-        ct: Images of the series that was drawn on.
-        structures: Structure set.
-        plan: Plan, or None.
-        doses: Dose of the plan, or of each beam.
-        problems: Why the patient can't be converted; empty where nothing is wrong.
-        notes: What was left aside.
-    """
-
-    patient: str
-    ct: tuple[Path, ...] = ()
-    structures: Path | None = None
-    plan: Path | None = None
-    doses: tuple[Path, ...] = ()
-    problems: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-
-    @property
-    def case_name(self) -> str:
-        """A name that says nothing about the patient and stays the same: from a hash of PatientID."""
-        return "case_" + hashlib.sha256(self.patient.encode()).hexdigest()[:10]
 
 
 @dataclass(frozen=True)
@@ -92,16 +40,35 @@ class FolderIndex:
     entries: tuple[FileEntry, ...]
     unread: Mapping[str, str]
 
-    def patients(self, *, with_dose: bool = True) -> tuple[PatientFiles, ...]:
-        """The files of each patient, paired; in the order of PatientID.
+    @property
+    def plans(self) -> tuple[str, ...]:
+        """Files of all plans, of one file for each."""
+        return tuple({entry.sop_uid: entry.path for entry in self.entries if entry.modality == "RTPLAN"}.values())
+
+    def patients(
+        self,
+        *,
+        needed: Collection[str] = NEEDED,
+        plans: Mapping[str, str] | None = None,
+        pseudonyms: Pseudonyms | None = None,
+    ) -> tuple[PatientFiles, ...]:
+        """The files of each patient, paired; in the order of PatientID and of the plans' dates.
 
         Args:
-            with_dose: Pair doses too, and call a patient without one a problem. Without it doses are left aside.
+            needed: What a patient must have beside the CT. Doses are left aside where they are not needed.
+            plans: Which of several plans to take, by the patient's name and under ``default`` for all others; see
+                :mod:`cdm_nnunet.dicom.plan_choice`.
+            pseudonyms: Make the names; by default without a key.
         """
-        ids = sorted({entry.patient for entry in self.entries if entry.modality in MODALITIES})
-        return tuple(
-            _pair(patient, [entry for entry in self.entries if entry.patient == patient], with_dose) for patient in ids
-        )
+        pseudonyms = pseudonyms or Pseudonyms()
+        by_patient: dict[str, list[FileEntry]] = {}
+        for entry in self.entries:
+            by_patient.setdefault(entry.patient, []).append(entry)
+        found: list[PatientFiles] = []
+        for patient in sorted(by_patient):
+            if any(entry.modality in MODALITIES for entry in by_patient[patient]):
+                found += pair(patient, by_patient[patient], needed, plans or {}, pseudonyms)
+        return tuple(found)
 
 
 def index_folder(
@@ -111,8 +78,8 @@ def index_folder(
 
     Args:
         folder: Any tree.
-        cache: JSON file in which headers are kept: an interrupted run goes on, and a later one reads what has changed.
-            It holds PatientID: keep it where the patients' data are.
+        cache: File in which headers are kept, one a line: an interrupted run goes on, and a later one reads what has
+            changed. It holds PatientID: keep it where the patients' data are.
         progress: Called with the number of files done and in all.
 
     Raises:
@@ -120,30 +87,43 @@ def index_folder(
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder")
-    paths = sorted(_files(folder))
-    known = _read_cache(cache)
-    kept: dict[str, dict[str, object]] = {}
-    entries, unread = [], {}
-    for done, path in enumerate(paths, 1):
-        status = path.stat()
-        stamp = [status.st_size, status.st_mtime_ns]
-        row = known.get(str(path))
-        if row is None or row["stamp"] != stamp:
-            row = {"stamp": stamp, **_read_row(path)}
-        kept[str(path)] = row
-        if "error" in row:
-            unread[str(path)] = str(row["error"])
-        else:
-            fields = dict(row["entry"])  # type: ignore[call-overload]  # (a JSON object)
-            entries.append(FileEntry(**{**fields, "refers_to": tuple(fields["refers_to"])}))
-        if cache is not None and done % _SAVED_EVERY == 0:
-            write_json(cache, {"version": _CACHE_VERSION, "files": {**known, **kept}})
-        if progress is not None:
-            progress(done, len(paths))
-    if cache is not None:
-        write_json(cache, {"version": _CACHE_VERSION, "files": kept})
-    if not entries:
-        raise InputError(f"{folder} has no DICOM file among its {len(paths)} files")
+    index = index_files(sorted(_files(folder)), folder, cache, progress)
+    if not index.entries:
+        raise InputError(f"{folder} has no DICOM file among its {len(index.unread)} files")
+    return index
+
+
+def index_files(
+    paths: Sequence[Path],
+    folder: Path | None = None,
+    cache: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> FolderIndex:
+    """Read the headers of files, as :func:`index_folder` does.
+
+    Args:
+        paths: The files.
+        folder: What they are a part of, for messages; by default their common folder.
+        cache: As there.
+        progress: As there.
+    """
+    folder = folder or Path(os.path.commonpath(paths))
+    entries: list[FileEntry] = []
+    unread: dict[str, str] = {}
+    with KeptRows(cache, {"headers": 2}) as kept:
+        for done, path in enumerate(paths, 1):
+            status = path.stat()
+            stamp = [status.st_size, status.st_mtime_ns]
+            row = kept.get(str(path), stamp)
+            if row is None:
+                row = _read_row(path)
+                kept.set(str(path), stamp, row)
+            if "error" in row:
+                unread[str(path)] = row["error"]
+            else:
+                entries.append(FileEntry(str(path), **{**row, "refers_to": tuple(row["refers_to"])}))
+            if progress is not None:
+                progress(done, len(paths))
     return FolderIndex(folder, tuple(entries), unread)
 
 
@@ -156,24 +136,28 @@ def _files(folder: Path) -> Iterator[Path]:
                 yield path
 
 
-def _read_row(path: Path) -> dict[str, object]:
+def _read_row(path: Path) -> dict[str, Any]:
+    """Fields of an entry but its path, or why there are none."""
     try:
-        return {"entry": asdict(_entry(path))}
+        return {key: value for key, value in asdict(_entry(path)).items() if key != "path"}
     except InputError as error:
         return {"error": str(error)}
 
 
 def _entry(path: Path) -> FileEntry:
     header = read_file(path, pixels=False, keywords=_HEADER)
+    modality = text_of(header, "Modality", path)
     return FileEntry(
         str(path),
-        text_of(header, "Modality", path),
+        modality,
         text_of(header, "PatientID", path),
         text_of(header, "SOPInstanceUID", path),
         text_of(header, "StudyInstanceUID", path),
         text_of(header, "SeriesInstanceUID", path),
         text_of(header, "FrameOfReferenceUID", path, "") or next(_frames(header, path), ""),
-        tuple(dict.fromkeys(_references(header, path))),
+        tuple(dict.fromkeys(_references(header, modality, path))),
+        text_of(header, "RTPlanLabel" if modality == "RTPLAN" else "DoseSummationType", path, ""),
+        text_of(header, "RTPlanDate", path, "") + text_of(header, "RTPlanTime", path, ""),
     )
 
 
@@ -182,119 +166,12 @@ def _frames(header: Dataset, path: Path) -> Iterator[str]:
         yield text_of(frame, "FrameOfReferenceUID", path, "")
 
 
-def _references(header: Dataset, path: Path) -> Iterator[str]:
-    for keyword in ("ReferencedStructureSetSequence", "ReferencedRTPlanSequence"):
-        for item in items_of(header, keyword, path):
-            yield text_of(item, "ReferencedSOPInstanceUID", path)
+def _references(header: Dataset, modality: str, path: Path) -> Iterator[str]:
+    """Series of a structure set, structure set of a plan, plans of a dose; a plan may name earlier plans too."""
+    keyword = {"RTPLAN": "ReferencedStructureSetSequence", "RTDOSE": "ReferencedRTPlanSequence"}.get(modality)
+    for item in () if keyword is None else items_of(header, keyword, path):
+        yield text_of(item, "ReferencedSOPInstanceUID", path)
     for frame in items_of(header, "ReferencedFrameOfReferenceSequence", path):
         for study in items_of(frame, "RTReferencedStudySequence", path):
             for series in items_of(study, "RTReferencedSeriesSequence", path):
                 yield text_of(series, "SeriesInstanceUID", path)
-
-
-def _read_cache(cache: Path | None) -> dict[str, dict[str, object]]:
-    try:
-        content = json.loads(cache.read_text(encoding="utf-8")) if cache is not None else {}
-        files: dict[str, dict[str, object]] = content["files"] if content.get("version") == _CACHE_VERSION else {}
-        return files
-    except (FileNotFoundError, ValueError, KeyError, AttributeError):
-        return {}
-
-
-def _pair(patient: str, entries: Sequence[FileEntry], with_dose: bool) -> PatientFiles:
-    """Follow the references from the plan: dose, structure set, CT; where one is missing, the frame of reference."""
-    problems: list[str] = []
-    notes: list[str] = []
-    entries = _without_copies(entries, problems, notes)
-    kinds = {kind: [entry for entry in entries if entry.modality == kind] for kind in MODALITIES}
-    others = sorted({entry.modality for entry in entries} - set(MODALITIES))
-    if others:
-        notes.append(f"left aside: {', '.join(others)}")
-    found = PatientFiles(patient)
-    if not with_dose:
-        kinds["RTDOSE"] = []
-    if with_dose and len(kinds["RTPLAN"]) > 1:
-        dosed = {uid for dose in kinds["RTDOSE"] for uid in dose.refers_to}
-        kinds["RTPLAN"] = [plan for plan in kinds["RTPLAN"] if plan.sop_uid in dosed]
-    if len(kinds["RTPLAN"]) > 1:
-        what = "plans with a dose" if with_dose else "plans"
-        problems.append(f"{len(kinds['RTPLAN'])} {what}: ambiguous, keep one")
-    plan = kinds["RTPLAN"][0] if kinds["RTPLAN"] else None
-    if plan is None:
-        notes.append("no plan (RTPLAN): prescriptions must come from the mapping or the template")
-    doses = kinds["RTDOSE"]
-    if plan is not None:
-        doses = [dose for dose in doses if plan.sop_uid in dose.refers_to or not dose.refers_to]
-        if kinds["RTDOSE"] and not doses:
-            problems.append("no dose (RTDOSE) refers to the plan")
-    if with_dose and not kinds["RTDOSE"]:
-        problems.append("no dose (RTDOSE)")
-    structures = _structures(kinds["RTSTRUCT"], plan, doses, problems)
-    ct = _ct(kinds["CT"], structures, problems, notes)
-    frames = {entry.frame_uid for entry in (*ct[:1], *([structures] if structures else []), *doses) if entry.frame_uid}
-    if len(frames) > 1:
-        problems.append(f"CT, structure set and dose lie in {len(frames)} different frames of reference")
-    return replace(
-        found,
-        ct=tuple(Path(entry.path) for entry in ct),
-        structures=None if structures is None else Path(structures.path),
-        plan=None if plan is None else Path(plan.path),
-        doses=tuple(Path(entry.path) for entry in doses),
-        problems=tuple(problems),
-        notes=tuple(notes),
-    )
-
-
-def _without_copies(entries: Sequence[FileEntry], problems: list[str], notes: list[str]) -> list[FileEntry]:
-    """One file for each SOP instance; copies that are equal byte by byte are dropped, others are a problem."""
-    first: dict[str, FileEntry] = {}
-    copies = 0
-    for entry in entries:
-        other = first.setdefault(entry.sop_uid, entry)
-        if other is entry:
-            continue
-        if Path(other.path).read_bytes() == Path(entry.path).read_bytes():
-            copies += 1
-        else:
-            problems.append(f"{entry.path} and {other.path} have the same SOPInstanceUID but differ; remove one")
-    if copies:
-        notes.append(f"{copies} copies of files left aside")
-    return list(first.values())
-
-
-def _structures(
-    found: Sequence[FileEntry], plan: FileEntry | None, doses: Sequence[FileEntry], problems: list[str]
-) -> FileEntry | None:
-    named = [entry for entry in found if plan is not None and entry.sop_uid in plan.refers_to]
-    if not named and plan is not None and plan.refers_to and found:
-        problems.append("the structure set that the plan refers to is not in the folder")
-        return None
-    candidates = named or _same_frame(found, doses)
-    if len(candidates) == 1:
-        return candidates[0]
-    what = "no structure set (RTSTRUCT)" if not candidates else f"{len(candidates)} structure sets: ambiguous, keep one"
-    problems.append(what)
-    return None
-
-
-def _ct(
-    found: Sequence[FileEntry], structures: FileEntry | None, problems: list[str], notes: list[str]
-) -> list[FileEntry]:
-    named = [entry for entry in found if structures is not None and entry.series_uid in structures.refers_to]
-    if not named and structures is not None and structures.refers_to and found:
-        problems.append("the CT that the structure set was drawn on is not in the folder")
-        return []
-    candidates = named or _same_frame(found, [structures] if structures else [])
-    series = sorted({entry.series_uid for entry in candidates})
-    if len(series) != 1:
-        problems.append("no CT" if not series else f"{len(series)} CT series: ambiguous, keep one")
-        return []
-    others = len({entry.series_uid for entry in found}) - 1
-    if others:
-        notes.append(f"{others} other CT series left aside")
-    return candidates
-
-
-def _same_frame(found: Sequence[FileEntry], anchors: Iterable[FileEntry]) -> list[FileEntry]:
-    frames = {entry.frame_uid for entry in anchors if entry.frame_uid}
-    return [entry for entry in found if not frames or not entry.frame_uid or entry.frame_uid in frames]

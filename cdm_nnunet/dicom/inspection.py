@@ -2,42 +2,70 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from cdm_nnunet.dicom.dose import read_dose
-from cdm_nnunet.dicom.index import FolderIndex, PatientFiles
-from cdm_nnunet.dicom.plan import Prescription, read_plan
+from cdm_nnunet.dicom.ct import read_slice
+from cdm_nnunet.dicom.dose import check_dose
+from cdm_nnunet.dicom.index import FolderIndex
+from cdm_nnunet.dicom.kept_rows import KeptRows
+from cdm_nnunet.dicom.pairing import PatientFiles
+from cdm_nnunet.dicom.plan import Plan, read_plan
+from cdm_nnunet.dicom.pseudonyms import Pseudonyms
 from cdm_nnunet.dicom.structures import StructureSet, read_structures
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.roi.tg263 import propose
 
+ROWS_FILE = "patients.jsonl"  # in the folder of what stays local
 PLAUSIBLE_PRESCRIPTION_GY = (12.0, 100.0)
+PLAUSIBLE_MAXIMUM = (0.5, 3.0)  # dose, in units of the highest prescription; conversion refuses others
+CT_RANGE_HU = (-1024.0, 3071.0)  # conversion clips to it
+AIR_HU = -200.0  # conversion refuses a CT that is nowhere below it
+SLICES_LOOKED_AT = 3
 
 
-def inspect_index(index: FolderIndex, progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
+def inspect_index(
+    index: FolderIndex,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    plans: Mapping[str, str] | None = None,
+    pseudonyms: Pseudonyms | None = None,
+    pixels: bool = True,
+    cache: Path | None = None,
+) -> dict[str, Any]:
     """Look at every patient of an index.
 
     Args:
         index: The indexed folder.
         progress: Called with the number of patients done and in all.
+        plans: Choice of plans, as in :meth:`cdm_nnunet.dicom.index.FolderIndex.patients`.
+        pseudonyms: As there.
+        pixels: Look at the values of three CT images a patient, and of the doses in pieces; else at headers alone.
+        cache: File in which patients are kept whose files don't change, for the next look.
 
     Returns:
         ``patients`` by case name, ``rois`` by name with count and proposal, ``unread`` files. No PatientID.
     """
-    found = index.patients()
+    found = index.patients(plans=plans, pseudonyms=pseudonyms)
     counts: Counter[str] = Counter()
     empty: Counter[str] = Counter()
     patients = {}
-    for done, files in enumerate(found, 1):
-        row, structures = _inspect_patient(files)
-        patients[files.case_name] = row
-        if structures is not None:
-            counts.update(set(structures.names))
-            empty.update({roi.name for roi in structures.rois if roi.problem})
-        if progress is not None:
-            progress(done, len(found))
+    with KeptRows(cache, {"patients": 1, "pixels": pixels}) as kept:
+        for done, files in enumerate(found, 1):
+            stamp = _stamp(files)
+            row = kept.get(files.case_name, stamp)
+            if row is None:
+                row = _inspect_patient(files, pixels)
+                kept.set(files.case_name, stamp, row)
+            patients[files.case_name] = {key: value for key, value in row.items() if key not in ("names", "empty")}
+            counts.update(row["names"])
+            empty.update(row["empty"])
+            if progress is not None:
+                progress(done, len(found))
     return {
         "folder": str(index.folder),
         "files": len(index.entries),
@@ -47,41 +75,119 @@ def inspect_index(index: FolderIndex, progress: Callable[[int, int], None] | Non
     }
 
 
-def _inspect_patient(files: PatientFiles) -> tuple[dict[str, Any], StructureSet | None]:
+def _stamp(files: PatientFiles) -> str:
+    """The state of a patient's files."""
+    paths = [*files.ct, *([files.structures] if files.structures else []), *files.plans, *files.doses]
+    states = [(str(path), status.st_size, status.st_mtime_ns) for path in paths for status in [path.stat()]]
+    return json.dumps([files.problems, files.notes, hashlib.sha256(json.dumps(states).encode()).hexdigest()])
+
+
+def _inspect_patient(files: PatientFiles, pixels: bool) -> dict[str, Any]:
     problems, notes = list(files.problems), list(files.notes)
-    row: dict[str, Any] = {"ct_images": len(files.ct), "doses": len(files.doses), "fractions": None}
-    structures = None
-    row["prescriptions_gy"] = {}
+    row: dict[str, Any] = {"ct_images": len(files.ct), "doses": len(files.doses), "plans": [], "fractions": None}
+    row |= {"prescriptions_gy": {}, "names": [], "empty": []}
+    structures: StructureSet | None = None
+    plans: list[list[Plan]] = []
     try:
-        structures = None if files.structures is None else read_structures(files.structures)
-        plan = None if files.plan is None else read_plan(files.plan)
-        if structures is not None:
-            for name in sorted({name for name in structures.names if structures.names.count(name) > 1}):
-                problems.append(f"{structures.names.count(name)} ROIs are named '{name}': ambiguous")
-            if not any(roi.kind == "EXTERNAL" for roi in structures.rois):
-                notes.append("no external contour")
-            notes += [text for roi in structures.rois for text in (roi.problem, roi.note) if text]
-        if plan is not None:
-            row["fractions"] = plan.n_fractions
-            row["prescriptions_gy"] = _prescriptions(plan.prescriptions, structures)
-        if files.doses:
-            row["dose_maximum_gy"] = round(float(read_dose(files.doses, plan).volume.values.max()), 2)
+        if files.structures is not None:
+            structures = read_structures(files.structures)
+            row["names"], row["empty"] = sorted(set(structures.names)), sorted(_empty(structures))
+            problems += _ambiguous_names(structures)
+            notes += _structure_notes(structures)
+        plans = [[read_plan(path) for path in part.plans] for part in files.parts]
+        everything = [plan for part in plans for plan in part]
+        row["plans"] = [plan.label for plan in everything]
+        row["fractions"] = sum(plan.n_fractions or 0 for plan in everything) or None
+        row["prescriptions_gy"] = _prescriptions(everything, structures)
+        notes += _prescription_notes(row["prescriptions_gy"])
     except InputError as error:
         problems.append(str(error))
-    low, high = PLAUSIBLE_PRESCRIPTION_GY
-    for name, level_gy in row["prescriptions_gy"].items():
-        if not low <= level_gy <= high:
-            notes.append(f"suspicious: {level_gy:g} Gy prescribed to '{name}'")
-    row |= {"convertible": not problems, "problems": problems, "notes": notes}
-    return row, structures
+    for look in (lambda: _look_at_doses(files, plans, pixels, row), lambda: _look_at_ct(files, pixels)):
+        try:
+            notes += look()
+        except InputError as error:
+            problems.append(str(error))
+    problems = list(dict.fromkeys(problems))
+    return row | {"convertible": not problems, "problems": problems, "notes": notes}
 
 
-def _prescriptions(levels: Sequence[Prescription], structures: StructureSet | None) -> dict[str, float]:
+def _ambiguous_names(structures: StructureSet) -> list[str]:
+    counts = Counter(structures.names)
+    return [f"{count} ROIs are named '{name}': ambiguous" for name, count in sorted(counts.items()) if count > 1]
+
+
+def _empty(structures: StructureSet) -> set[str]:
+    return {roi.name for roi in structures.rois if roi.problem}
+
+
+def _structure_notes(structures: StructureSet) -> list[str]:
+    outline = any(roi.kind == "EXTERNAL" for roi in structures.rois)
+    notes = [text for roi in structures.rois for text in (roi.problem, roi.note) if text]
+    return [*([] if outline else ["no external contour"]), *notes]
+
+
+def _prescriptions(plans: Iterable[Plan], structures: StructureSet | None) -> dict[str, float]:
+    """By ROI; those of several plans add up."""
     names = {} if structures is None else {roi.number: roi.name for roi in structures.rois}
-    return {
-        names.get(-1 if level.roi_number is None else level.roi_number, level.description or "plan"): level.dose_gy
-        for level in levels
-    }
+    total: dict[str, float] = {}
+    for plan in plans:
+        found: dict[str, float] = {}
+        for level in plan.prescriptions:
+            name = names.get(-1 if level.roi_number is None else level.roi_number, level.description or "plan")
+            found[name] = max(level.dose_gy, found.get(name, 0.0))
+        total = {name: total.get(name, 0.0) + found.get(name, 0.0) for name in (*total, *found)}
+    return total
+
+
+def _prescription_notes(levels_gy: Mapping[str, float]) -> list[str]:
+    low, high = PLAUSIBLE_PRESCRIPTION_GY
+    return [
+        f"suspicious: {level_gy:g} Gy prescribed to '{name}'"
+        for name, level_gy in levels_gy.items()
+        if not low <= level_gy <= high
+    ]
+
+
+def _look_at_doses(
+    files: PatientFiles, plans: Sequence[Sequence[Plan]], pixels: bool, row: dict[str, Any]
+) -> list[str]:
+    """Check the doses; the maximum, where one file has it, goes into the row."""
+    for part, of_part in zip(files.parts, plans, strict=False):
+        if part.doses:
+            maximum_gy = check_dose(part.doses, of_part[0] if len(of_part) == 1 else None, pixels=pixels)
+            if maximum_gy is not None and len(files.parts) == 1:
+                row["dose_maximum_gy"] = round(maximum_gy, 2)
+    if "dose_maximum_gy" not in row or not row["prescriptions_gy"]:
+        return []
+    highest_gy = max(row["prescriptions_gy"].values())
+    low, high = (factor * highest_gy for factor in PLAUSIBLE_MAXIMUM)
+    if low <= row["dose_maximum_gy"] <= high:
+        return []
+    return [f"suspicious: the dose reaches {row['dose_maximum_gy']:g} Gy, and {highest_gy:g} Gy are prescribed"]
+
+
+def _look_at_ct(files: PatientFiles, pixels: bool) -> list[str]:
+    """Look at the values of a few images, evenly chosen."""
+    if not files.ct or not pixels:
+        return []
+    count = min(SLICES_LOOKED_AT, len(files.ct))
+    chosen = [files.ct[(2 * k + 1) * len(files.ct) // (2 * count)] for k in range(count)]
+    slices = [read_slice(path) for path in chosen]
+    low, high = min(float(s.values_hu.min()) for s in slices), max(float(s.values_hu.max()) for s in slices)
+    where = f"in {count} of {len(files.ct)} CT images"
+    if low == high:
+        return [f"suspicious: {where} all values are {low:g} HU"]
+    notes = []
+    if low > AIR_HU:
+        notes.append(f"suspicious: {where} nothing is below {low:g} HU: no air; stored as HU + 1024?")
+    if high < AIR_HU:
+        notes.append(f"suspicious: {where} nothing is above {high:g} HU: no tissue")
+    if low < CT_RANGE_HU[0] or high > CT_RANGE_HU[1]:
+        notes.append(
+            f"suspicious: {where} values from {low:g} to {high:g} HU (padding, metal?); conversion clips them to "
+            f"{CT_RANGE_HU[0]:g} to {CT_RANGE_HU[1]:g} HU"
+        )
+    return notes
 
 
 def _roi_row(name: str, count: int, n_empty: int) -> Mapping[str, Any]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cdm_nnunet.dicom.grid import Volume, VoxelGrid
+from cdm_nnunet.dicom.grid import POSITION_TOLERANCE_MM, Volume, VoxelGrid
 from cdm_nnunet.errors import InputError
+
+EDGE_DOSE_FRACTION = 0.01  # of the maximum: what a dose may be where its grid ends, to be taken for zero beyond
 
 
 def resample(volume: Volume, grid: VoxelGrid, outside: float, *, average: bool = False) -> NDArray[np.float32]:
@@ -39,6 +41,96 @@ def resample(volume: Volume, grid: VoxelGrid, outside: float, *, average: bool =
         known = ~np.isnan(volume.grid.axis_index(axis, centres_mm))
         inside &= known.reshape([-1 if 2 - axis == k else 1 for k in range(3)])
     return np.where(inside, values, outside).astype(np.float32)
+
+
+def sum_volumes(volumes: Sequence[Volume], labels: Sequence[object]) -> tuple[Volume, str]:
+    """Sum of doses that may lie on different grids.
+
+    Where the grids differ, the sum lies on the finest of them, continued to the box of all, and the others are
+    interpolated linearly. A dose beyond its own grid is not known. It is taken for zero where it is next to nothing at
+    the edge. Where it is not, a rim of less than a voxel is cut off; a wider one is refused.
+
+    Args:
+        volumes: Doses, Gy.
+        labels: What each is, for messages.
+
+    Returns:
+        The sum, and words for a note: empty where all lie on one grid.
+
+    Raises:
+        InputError: If grids are tilted against each other or not uniform, or one ends within its dose: with over 1 % of
+            the maximum of the sum, more than a voxel short of the others.
+    """
+    first = volumes[0]
+    if all(first.grid.same_as(volume.grid) for volume in volumes[1:]):
+        return Volume(np.sum([volume.values for volume in volumes], axis=0), first.grid), ""
+    finest = min((volume.grid for volume in volumes), key=lambda grid: float(np.prod(grid.spacing_mm)))
+    if not (finest.is_uniform and np.isfinite(finest.spacing_mm).all()):
+        raise InputError(
+            f"{labels[0]} and {len(labels) - 1} others lie on different grids, of planes that are not even"
+        )
+    grid = _continued(finest, [volume.grid for volume in volumes])
+    total = np.zeros(grid.shape)
+    for volume in volumes:
+        total += resample(volume, grid, 0.0)
+    limit_gy = EDGE_DOSE_FRACTION * float(total.max())
+    low_mm, high_mm = np.zeros(3), np.array([offsets_mm[-1] for offsets_mm in grid.offsets_mm])
+    left_gy = 0.0
+    for volume, label in zip(volumes, labels, strict=True):
+        for axis, at_end, short_mm, edge_gy in _faces(volume, grid):
+            if edge_gy <= limit_gy:
+                left_gy = max(left_gy, edge_gy)
+            elif short_mm > max(other.grid.spacing_mm[axis] for other in volumes):
+                raise InputError(
+                    f"{label}: the dose is {edge_gy:.2f} Gy where its grid ends, {short_mm:.1f} mm short of the other "
+                    "grids; what it is beyond is not known. Calculate all on one grid"
+                )
+            elif at_end:
+                high_mm[axis] = min(high_mm[axis], grid.offsets_mm[axis][-1] - short_mm)
+            else:
+                low_mm[axis] = max(low_mm[axis], short_mm)
+    spacing = " x ".join(f"{step:g}" for step in np.round(grid.spacing_mm, 3))
+    n_grids = sum(not any(v.grid.same_as(w.grid) for w in volumes[:k]) for k, v in enumerate(volumes))
+    words = f" on {n_grids} different grids, on voxels of {spacing} mm; up to {left_gy:.2g} Gy where a grid ends"
+    return _cropped(Volume(total, grid), low_mm, high_mm), words
+
+
+def _faces(volume: Volume, grid: VoxelGrid) -> Iterator[tuple[int, bool, float, float]]:
+    """Faces of a volume that end short of a grid: axis, whether the end of it, by how much, and the highest dose."""
+    corners = grid.local_mm(volume.grid.corners_mm())
+    for axis in range(3):
+        ends = np.array([corners[:, axis].min(), grid.offsets_mm[axis][-1] - corners[:, axis].max()])
+        for at_end in (False, True):
+            if ends[int(at_end)] > POSITION_TOLERANCE_MM:
+                face = np.moveaxis(volume.values, 2 - axis, 0)[-1 if at_end else 0]
+                yield axis, at_end, float(ends[int(at_end)]), float(face.max())
+
+
+def _cropped(volume: Volume, low_mm: NDArray[np.float64], high_mm: NDArray[np.float64]) -> Volume:
+    """The part between two offsets along each axis (x, y, z)."""
+    values, start, kept = volume.values, volume.grid.origin_mm.copy(), []
+    for axis, offsets_mm in enumerate(volume.grid.offsets_mm):
+        inside = np.flatnonzero(
+            (offsets_mm >= low_mm[axis] - POSITION_TOLERANCE_MM) & (offsets_mm <= high_mm[axis] + POSITION_TOLERANCE_MM)
+        )
+        values = np.take(values, inside, 2 - axis)
+        start = start + offsets_mm[inside[0]] * volume.grid.axes[axis]
+        kept.append(offsets_mm[inside] - offsets_mm[inside[0]])
+    x_mm, y_mm, z_mm = kept
+    return Volume(values, VoxelGrid(start, volume.grid.axes, (x_mm, y_mm, z_mm)))
+
+
+def _continued(grid: VoxelGrid, others: Sequence[VoxelGrid]) -> VoxelGrid:
+    """A uniform grid, continued as far as the box of all grids' voxel centres reaches."""
+    corners = np.concatenate([grid.local_mm(other.corners_mm()) for other in others])
+    offsets, start = [], grid.origin_mm.copy()
+    for axis, (centres_mm, step) in enumerate(zip(grid.offsets_mm, grid.spacing_mm, strict=True)):
+        before = int(np.floor(-corners[:, axis].min() / step + 1e-3))
+        after = int(np.floor((corners[:, axis].max() - centres_mm[-1]) / step + 1e-3))
+        offsets.append(np.arange(centres_mm.size + before + after, dtype=np.float64) * step)
+        start = start - before * step * grid.axes[axis]
+    x_mm, y_mm, z_mm = offsets
+    return VoxelGrid(start, grid.axes, (x_mm, y_mm, z_mm))
 
 
 def uniform_grid(grid: VoxelGrid, spacing_mm: Sequence[float]) -> VoxelGrid:

@@ -71,7 +71,7 @@ def root(tmp_path_factory):
         patch.setenv("nnUNet_n_proc_DA", "0")
         for seed in range(5):
             write_phantom(dataclasses.replace(PHANTOM, seed=seed), root / "exports" / str(seed))
-        convert_dicom(root / "exports", root / "raw", ID, "Clinic", TEMPLATE, MAPPING)
+        convert_dicom(root / "exports", root / "raw", ID, "Clinic", TEMPLATE, MAPPING, root / "local")
         plan_and_preprocess(ID, base_features=4, n_processes=1)
         assert main(["train", str(ID), "3d_fullres", "0", "-device", "cpu"]) == 0
     return root
@@ -118,7 +118,7 @@ def test_the_rtdose_is_the_prediction(new, tmp_path, capfd, grid, spacing):
     second = write_phantom(dataclasses.replace(PHANTOM, seed=8, position="FFP"), tmp_path / "new" / "b")
     assert predict(tmp_path, *([] if grid is None else ["--grid", grid]), "--json") == 0
     record = json.loads(capfd.readouterr().out)
-    found = index_folder(tmp_path / "new").patients(with_dose=False)
+    found = index_folder(tmp_path / "new").patients(needed=("RTSTRUCT",))
     assert record["files"] == [str(tmp_path / "out" / f"{files.case_name}.dcm") for files in found]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(f.case_name + ".dcm" for f in found)
     # the same patients as a data set, predicted on the way that takes NIfTI
@@ -226,9 +226,9 @@ def with_two_plans(files):
     ("damage", "message"),
     [
         (lambda files: (files.structures.unlink(), files.plan.unlink()), "no structure set (RTSTRUCT)"),
-        (without_body, "ROI 'External' (kind external), which the model was trained with, is not contoured"),
+        (without_body, "ROI 'External' (kind external), which all patients of the training data had, is not contoured"),
         (without_target, "no target with a prescription; contoured are SpinalCord, External"),
-        (with_two_plans, "2 plans: ambiguous, keep one"),
+        (with_two_plans, "2 plans: 'phantom' of 20260101 (1.2.3), 'phantom' of 20260101 (1.2.826"),
         (lambda files: [path.unlink() for path in files.ct], "no CT"),
     ],
 )

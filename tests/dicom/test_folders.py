@@ -75,7 +75,7 @@ def problems(folder, patient="phantom_000"):
 
 
 def convert(exports, tmp_path, mapping=MAPPING, **options):
-    return convert_dicom(exports, tmp_path / "raw", 502, "Clinic", TEMPLATE, mapping, **options)
+    return convert_dicom(exports, tmp_path / "raw", 502, "Clinic", TEMPLATE, mapping, tmp_path / "local", **options)
 
 
 def test_files_are_paired_by_their_references(exports):
@@ -84,23 +84,33 @@ def test_files_are_paired_by_their_references(exports):
     for files in index.patients():
         assert files.problems == ()
         assert (len(files.ct), len(files.doses)) == (17, 1)
-        assert pydicom.dcmread(files.plan).Modality == "RTPLAN"
+        assert pydicom.dcmread(files.plans[0]).Modality == "RTPLAN"
         assert files.patient not in files.case_name
 
 
 def test_the_index_goes_on_where_it_stopped(exports, tmp_path):
-    cache = tmp_path / "index.json"
+    cache = tmp_path / "index.jsonl"
     first = index_folder(exports, cache)
-    content = json.loads(cache.read_text())
-    path = next(iter(content["files"]))
-    content["files"][path]["entry"]["patient"] = "from the cache"
-    cache.write_text(json.dumps(content))
-    assert next(e.patient for e in index_folder(exports, cache).entries) == "from the cache"
+    assert index_folder(exports, cache) == first
+    head, *lines = cache.read_text().splitlines()
+    rows = [json.loads(line) for line in lines if line]
+    path, kept = rows[0]
+    kept["row"]["patient"] = "from the cache"
+    cut_off = json.dumps(rows[2])[:50]
+    cache.write_text("\n".join([head, json.dumps(rows[0]), json.dumps(rows[1]), cut_off]))
+    again = index_folder(exports, cache)
+    assert [entry.patient for entry in again.entries].count("from the cache") == 1
+    assert len(again.entries) == len(first.entries)
     shutil.copy(path, tmp_path / "copy")
     shutil.copy(tmp_path / "copy", path)  # touched: read again
-    assert index_folder(exports, cache).entries == first.entries
-    cache.write_text("{")
-    assert index_folder(exports, cache).entries == first.entries
+    assert index_folder(exports, cache) == first
+    for spoiled in ("{", "", '{"headers": 1}\n["a", 1]\n', "\xff"):
+        cache.write_text(spoiled, encoding="latin-1")
+        assert index_folder(exports, cache) == first
+    assert cache.stat().st_mode & 0o077 == 0
+    (exports / "readme.txt").unlink()
+    assert index_folder(exports, cache).unread == {}
+    assert "readme.txt" not in cache.read_text()
 
 
 def test_a_folder_without_dicom_is_refused(tmp_path):
@@ -158,7 +168,10 @@ def test_inspection_tells_names_prescriptions_and_doubts(exports):
     record = inspect_index(index_folder(exports))
     rows = list(record["patients"].values())
     assert sorted(row["prescriptions_gy"]["PTV60"] for row in rows) == [11.0, 60.0]
-    assert [note for row in rows for note in row["notes"]] == ["suspicious: 11 Gy prescribed to 'PTV60'"]
+    assert [note for row in rows for note in row["notes"]] == [
+        "suspicious: 11 Gy prescribed to 'PTV60'",
+        "suspicious: the dose reaches 68.12 Gy, and 11 Gy are prescribed",
+    ]
     assert record["rois"]["Cord"]["proposal"] == "SpinalCord"
     assert record["rois"]["PTV60"]["prescription_gy"] == 60.0
     assert "phantom_000" not in json.dumps(record)
@@ -177,7 +190,10 @@ def test_the_mapping_is_written_for_review_and_read_back(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("- a", "expected the keys 'rois' and 'prescriptions_gy'"),
+        ("- a", "expected the keys 'rois' and, where they are needed, 'prescriptions_gy' and 'plans'"),
+        ("rois: [a]", "'rois' is .*, expected names with values"),
+        ("rois: {}\nplans: newest", "'newest' is no rule for all patients; those are latest, sum, each"),
+        ("rois: {}\nplans: {case_1: 3}", "is not a patient and a plan; put both in quotes"),
         ("rois: {a: 1}", "is not a name and a name or null"),
         ("rois: {a: b}\nprescriptions_gy: {b: high}", "'high', expected a number in Gy"),
         ("rois: {a: !!python/object/apply:os.system [ls]}", "is not YAML"),
@@ -228,7 +244,7 @@ def test_conversion_refuses_what_it_would_have_to_guess(exports, tmp_path):
     many = {"format_version": 1, "name": "many", "goals": [{"roi": "R0", "metric": "Dmean"}]}
     many["rois"] = [{"name": f"R{k}", "kind": "oar"} for k in range(65)]
     with pytest.raises(InputError, match="64"):
-        convert_dicom(exports, tmp_path, 503, "Many", Template.from_json(many, "test"), MAPPING)
+        convert_dicom(exports, tmp_path, 503, "Many", Template.from_json(many, "test"), MAPPING, tmp_path)
 
 
 def test_a_plan_without_a_prescription_needs_one_in_the_mapping(exports, tmp_path):
@@ -248,7 +264,7 @@ def test_the_plan_comes_before_the_mapping(exports, tmp_path):
 
 
 def test_a_new_patient_needs_no_dose(exports, tmp_path):
-    (files, _) = index_folder(exports).patients(with_dose=False)
+    (files, _) = index_folder(exports).patients(needed=("RTSTRUCT",))
     assert (files.problems, files.doses) == ((), ())
     case = DicomPatient(files, MAPPING, TEMPLATE, "2.5x4x5", "Ts").load()
     assert case.dose_gy is None

@@ -1,0 +1,34 @@
+"""What the header of a DICOM file says of what the file is, and of what it belongs to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """What the header of a file says.
+
+    Attributes:
+        path: The file.
+        modality: CT, RTSTRUCT, RTPLAN, RTDOSE or another.
+        patient: PatientID.
+        sop_uid: SOPInstanceUID.
+        study_uid: StudyInstanceUID.
+        series_uid: SeriesInstanceUID.
+        frame_uid: FrameOfReferenceUID; empty where it is not given.
+        refers_to: UIDs: series of a structure set, structure set of a plan, plans of a dose.
+        label: RTPlanLabel of a plan, DoseSummationType of a dose; may be empty.
+        made: Date and time of a plan, digits; may be empty.
+    """
+
+    path: str
+    modality: str
+    patient: str
+    sop_uid: str
+    study_uid: str
+    series_uid: str
+    frame_uid: str
+    refers_to: tuple[str, ...]
+    label: str = ""
+    made: str = ""

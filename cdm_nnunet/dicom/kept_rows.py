@@ -1,0 +1,85 @@
+"""What was read of many files or patients, kept one a line, so that an interrupted run goes on where it stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+from cdm_nnunet.files import write_text
+
+
+class KeptRows:
+    """JSON objects by name, in a file of lines that grows as they come; without a path nothing is kept.
+
+    The file is readable by its owner alone. A line that was cut off is left out. At the end, what was not asked for or
+    set in this run is dropped.
+    """
+
+    def __init__(self, path: Path | None, head: Mapping[str, Any]) -> None:
+        """Open.
+
+        Args:
+            path: The file; it is made where it is missing, and begun anew where its first line is another ``head``.
+            head: First line: says what the rows are, with a version.
+        """
+        self.path, self.head = path, dict(head)
+        self.used: dict[str, dict[str, Any]] = {}
+        self._known = self._read()
+        self._changed = False
+        self._file: TextIO | None = None
+
+    def __enter__(self) -> KeptRows:
+        if self.path is not None:
+            if not self._known:
+                self._write()
+            self._file = self.path.open("a", encoding="utf-8")
+            self._file.write("\n")  # (ends what an interruption left of a line)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._file is not None:
+            self._file.close()
+        if kind is None and self.path is not None and (self._changed or len(self.used) < len(self._known)):
+            self._write()
+
+    def get(self, name: str, stamp: object) -> dict[str, Any] | None:
+        """The row of a name, if it was set with the same stamp."""
+        entry = self._known.get(name)
+        if entry is None or entry["stamp"] != stamp:
+            return None
+        self.used[name] = entry
+        row: dict[str, Any] = entry["row"]
+        return row
+
+    def set(self, name: str, stamp: object, row: Mapping[str, Any]) -> None:
+        """Keep a row; ``stamp`` says of which state of the source it is, as JSON can tell it."""
+        self._changed = self._changed or name in self._known
+        self.used[name] = {"stamp": stamp, "row": dict(row)}
+        if self._file is not None:
+            self._file.write(_line(name, self.used[name]))
+
+    def _read(self) -> dict[str, dict[str, Any]]:
+        rows: dict[str, dict[str, Any]] = {}
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            if self.path is not None:
+                with self.path.open(encoding="utf-8") as lines:
+                    if json.loads(next(lines, "null")) == self.head:
+                        for line in lines:
+                            with contextlib.suppress(ValueError, TypeError):
+                                name, entry = json.loads(line)
+                                rows[name] = entry
+        return rows
+
+    def _write(self) -> None:
+        if self.path is not None:
+            lines = (_line(name, entry) for name, entry in self.used.items())
+            write_text(self.path, json.dumps(self.head) + "\n" + "".join(lines))
+            self.path.chmod(0o600)
+
+
+def _line(name: str, entry: Mapping[str, Any]) -> str:
+    return json.dumps([name, entry]) + "\n"

@@ -1,0 +1,221 @@
+"""The files of a patient that belong together, by their references; by the frame of reference where one is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cdm_nnunet.dicom.entry import FileEntry
+from cdm_nnunet.dicom.plan_choice import DEFAULT, Course, Part, choose, choose_plans
+from cdm_nnunet.dicom.pseudonyms import Pseudonyms
+from cdm_nnunet.errors import InputError
+
+MODALITIES = ("CT", "RTSTRUCT", "RTPLAN", "RTDOSE")
+
+
+@dataclass(frozen=True)
+class PlanFiles:
+    """Files of a plan and its dose.
+
+    Attributes:
+        plans: The plan; several where the dose is of all of them, none where there is none.
+        doses: Dose of the plan, or of each beam; none for a new patient.
+    """
+
+    plans: tuple[Path, ...] = ()
+    doses: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class PatientFiles:
+    """The files that make a case.
+
+    Attributes:
+        patient: PatientID; it must not leave this machine.
+        patient_name: What the patient is called.
+        case_name: What the case is called: the patient's name, and something for the plan where each plan is a case.
+        ct: Images of the series that was drawn on.
+        structures: Structure set.
+        parts: Plans and doses; several where the doses of several plans are to be summed.
+        uids: UIDs of study, frame of reference, structure set and plans, by kind.
+        problems: Why the patient can't be converted; empty where nothing is wrong.
+        notes: What was left aside.
+    """
+
+    patient: str
+    patient_name: str = ""
+    case_name: str = ""
+    ct: tuple[Path, ...] = ()
+    structures: Path | None = None
+    parts: tuple[PlanFiles, ...] = ()
+    uids: Mapping[str, str] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def plans(self) -> tuple[Path, ...]:
+        """All plans."""
+        return tuple(path for part in self.parts for path in part.plans)
+
+    @property
+    def doses(self) -> tuple[Path, ...]:
+        """All doses."""
+        return tuple(path for part in self.parts for path in part.doses)
+
+
+def pair(
+    patient: str,
+    entries: Sequence[FileEntry],
+    needed: Collection[str],
+    plans: Mapping[str, str],
+    pseudonyms: Pseudonyms,
+) -> list[PatientFiles]:
+    """Follow the references from the plan: dose, structure set, CT.
+
+    Args:
+        patient: PatientID.
+        entries: The patient's files.
+        needed: What the patient must have beside the CT; doses are left aside where they are not needed.
+        plans: Choice of plans by the patient's name, and under ``default`` for all others.
+        pseudonyms: Make the names.
+
+    Returns:
+        One case; several where each plan is a case.
+    """
+    problems: list[str] = []
+    notes: list[str] = []
+    entries = _without_copies(entries, problems, notes)
+    kinds = {kind: [entry for entry in entries if entry.modality == kind] for kind in MODALITIES}
+    others = sorted({entry.modality for entry in entries} - set(MODALITIES))
+    if others:
+        notes.append(f"left aside: {', '.join(others)}")
+    name = pseudonyms.patient(patient)
+    choice = plans.get(name, plans.get(DEFAULT, ""))
+    if not kinds["RTPLAN"]:
+        notes.append("no plan (RTPLAN): prescriptions must come from the mapping or the template")
+    courses: list[Course] = [()]
+    try:
+        if "RTDOSE" in needed:
+            courses = choose(kinds["RTPLAN"], kinds["RTDOSE"], choice, notes)
+        elif kinds["RTPLAN"]:
+            courses = [(Part((plan,)),) for plan in choose_plans(kinds["RTPLAN"], choice)]
+    except InputError as error:
+        problems.append(str(error))
+        needed = ()  # (what else is ambiguous may be clear with one plan)
+    return [
+        _complete(course, kinds, needed, problems, notes, (patient, name, _case_name(name, course, choice, pseudonyms)))
+        for course in courses
+    ]
+
+
+def _case_name(name: str, course: Course, choice: str, pseudonyms: Pseudonyms) -> str:
+    """Where each plan is a case, its name has something of the plan, so that a later plan changes no name."""
+    plans = [plan for part in course for plan in part.plans]
+    return f"{name}_{pseudonyms.uid(plans[0].sop_uid)[:6]}" if choice == "each" and plans else name
+
+
+def _complete(
+    course: Course,
+    kinds: Mapping[str, Sequence[FileEntry]],
+    needed: Collection[str],
+    problems: Sequence[str],
+    notes: Sequence[str],
+    names: tuple[str, str, str],
+) -> PatientFiles:
+    """Find the structure set and the CT of a course."""
+    problems, notes = list(problems), list(notes)
+    plans = [plan for part in course for plan in part.plans]
+    doses = [dose for part in course for dose in part.doses]
+    structures = _structures(kinds["RTSTRUCT"], plans, doses, needed, problems)
+    ct = _ct(kinds["CT"], structures, problems, notes)
+    anchors = [*ct[:1], *([structures] if structures else []), *plans, *doses]
+    frames = {entry.frame_uid for entry in anchors if entry.frame_uid}
+    if len(frames) > 1:
+        what = ", ".join(dict.fromkeys(entry.modality for entry in anchors))
+        problems.append(f"{what} lie in {len(frames)} different frames of reference")
+    uids = {f"plan {k}" if len(plans) > 1 else "plan": plan.sop_uid for k, plan in enumerate(plans, 1)}
+    for kind, uid in (
+        ("structure set", structures.sop_uid if structures else ""),
+        ("study", ct[0].study_uid if ct else ""),
+        ("frame of reference", ct[0].frame_uid if ct else ""),
+    ):
+        if uid:
+            uids[kind] = uid
+    return PatientFiles(
+        *names,
+        ct=tuple(Path(entry.path) for entry in ct),
+        structures=None if structures is None else Path(structures.path),
+        parts=tuple(PlanFiles(_paths(part.plans), _paths(part.doses)) for part in course),
+        uids=uids,
+        problems=tuple(problems),
+        notes=tuple(notes),
+    )
+
+
+def _paths(entries: Iterable[FileEntry]) -> tuple[Path, ...]:
+    return tuple(Path(entry.path) for entry in entries)
+
+
+def _without_copies(entries: Sequence[FileEntry], problems: list[str], notes: list[str]) -> list[FileEntry]:
+    """One file for each SOP instance; copies that are equal byte by byte are dropped, others are a problem."""
+    first: dict[str, FileEntry] = {}
+    copies = 0
+    for entry in entries:
+        other = first.setdefault(entry.sop_uid, entry)
+        if other is entry:
+            continue
+        if Path(other.path).read_bytes() == Path(entry.path).read_bytes():
+            copies += 1
+        else:
+            problems.append(f"{entry.path} and {other.path} have the same SOPInstanceUID but differ; remove one")
+    if copies:
+        notes.append(f"{copies} copies of files left aside")
+    return list(first.values())
+
+
+def _structures(
+    found: Sequence[FileEntry],
+    plans: Sequence[FileEntry],
+    doses: Sequence[FileEntry],
+    needed: Collection[str],
+    problems: list[str],
+) -> FileEntry | None:
+    wanted = {uid for plan in plans for uid in plan.refers_to}
+    if len(wanted) > 1:
+        problems.append(f"the {len(plans)} plans to be summed were made on {len(wanted)} structure sets")
+        return None
+    named = [entry for entry in found if entry.sop_uid in wanted]
+    if not named and wanted and found:
+        problems.append("the structure set that the plan refers to is not in the folder")
+        return None
+    candidates = named or _same_frame(found, doses)
+    if len(candidates) == 1:
+        return candidates[0]
+    if "RTSTRUCT" in needed:
+        many = f"{len(candidates)} structure sets: ambiguous, keep one"
+        problems.append(many if candidates else "no structure set (RTSTRUCT)")
+    return None
+
+
+def _ct(
+    found: Sequence[FileEntry], structures: FileEntry | None, problems: list[str], notes: list[str]
+) -> list[FileEntry]:
+    named = [entry for entry in found if structures is not None and entry.series_uid in structures.refers_to]
+    if not named and structures is not None and structures.refers_to and found:
+        problems.append("the CT that the structure set was drawn on is not in the folder")
+        return []
+    candidates = named or _same_frame(found, [structures] if structures else [])
+    series = sorted({entry.series_uid for entry in candidates})
+    if len(series) != 1:
+        problems.append("no CT" if not series else f"{len(series)} CT series: ambiguous, keep one")
+        return []
+    others = len({entry.series_uid for entry in found}) - 1
+    if others:
+        notes.append(f"{others} other CT series left aside")
+    return candidates
+
+
+def _same_frame(found: Sequence[FileEntry], anchors: Iterable[FileEntry]) -> list[FileEntry]:
+    frames = {entry.frame_uid for entry in anchors if entry.frame_uid}
+    return [entry for entry in found if not frames or not entry.frame_uid or entry.frame_uid in frames]

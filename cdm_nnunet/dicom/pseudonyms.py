@@ -1,0 +1,73 @@
+"""Names for patients and UIDs that can't be traced back without a key, which stays with the patients' data.
+
+A plain hash of PatientID would not do: ids are short, and all of them can be tried in seconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cdm_nnunet.errors import InputError
+
+KEY_FILE = "pseudonyms.key"
+_KEY_BYTES = 32
+
+
+@dataclass(frozen=True)
+class Pseudonyms:
+    """Names by keyed hash.
+
+    Attributes:
+        key: The secret; without one, names are the same everywhere and can be traced back.
+        keep_ids: Call patients by PatientID.
+    """
+
+    key: bytes = field(default=b"", repr=False)
+    keep_ids: bool = False
+
+    def patient(self, patient_id: str) -> str:
+        """Name of a patient.
+
+        Example:
+            >>> Pseudonyms().patient("1234"), Pseudonyms(b"secret").patient("1234")
+            ('case_c035d01adf', 'case_2b7690b9d4')
+        """
+        return patient_id if self.keep_ids else f"case_{self._hash('patient', patient_id)[:10]}"
+
+    def uid(self, uid: str) -> str:
+        """Stands for a UID."""
+        return self._hash("uid", uid)[:16]
+
+    def _hash(self, kind: str, text: str) -> str:
+        return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), key=self.key, person=kind.encode()).hexdigest()
+
+
+def read_pseudonyms(folder: Path, *, keep_ids: bool = False, make: bool = True) -> Pseudonyms:
+    """The pseudonyms of a folder.
+
+    Args:
+        folder: Where the key is; it stays with the patients' data.
+        keep_ids: As in :class:`Pseudonyms`.
+        make: Make a key where there is none; else names are without one.
+
+    Raises:
+        InputError: If the key is damaged.
+    """
+    path = folder / KEY_FILE
+    if not path.exists():
+        if not make:
+            return Pseudonyms(keep_ids=keep_ids)
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
+            file.write(secrets.token_hex(_KEY_BYTES) + "\n")
+    try:
+        key = bytes.fromhex(path.read_text(encoding="ascii").strip())
+    except ValueError:
+        key = b""
+    if len(key) != _KEY_BYTES:
+        raise InputError(f"{path} is damaged: restore it, or remove it to give all patients new names")
+    return Pseudonyms(key, keep_ids)

@@ -1,0 +1,55 @@
+"""Which files each case of a data set came from: a side file that names patients and stays with their data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from cdm_nnunet.dicom.pairing import PatientFiles
+from cdm_nnunet.dicom.pseudonyms import Pseudonyms
+from cdm_nnunet.errors import InputError
+from cdm_nnunet.files import write_json
+
+
+def sources_path(local: Path, dataset: str) -> Path:
+    """The side file of a data set in the folder of what stays local."""
+    return local / f"{dataset}_sources.json"
+
+
+def write_sources(path: Path, cases: Iterable[PatientFiles], pseudonyms: Pseudonyms) -> None:
+    """Write the side file, readable by its owner alone."""
+    write_json(path, {files.case_name: _record(files, pseudonyms) for files in cases})
+    path.chmod(0o600)
+
+
+def _record(files: PatientFiles, pseudonyms: Pseudonyms) -> dict[str, object]:
+    return {
+        "patient_id": files.patient,
+        "uids": {pseudonyms.uid(uid): uid for uid in files.uids.values()},
+        "ct": [str(path.resolve()) for path in files.ct],
+        "structures": None if files.structures is None else str(files.structures.resolve()),
+        "plans": [str(path.resolve()) for path in files.plans],
+        "doses": [str(path.resolve()) for path in files.doses],
+    }
+
+
+def read_sources(path: Path, case: str) -> tuple[Path, ...]:
+    """Files of a case that a predicted dose refers to: CT, structure set, plans.
+
+    Raises:
+        InputError: If the side file is damaged, does not know the case, or the files have gone.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        record = content.get(case)
+        if record is None:
+            raise InputError(f"{path} has no case '{case}'; name the prediction CASE.nii.gz, or give the DICOM folder")
+        structures = [] if record["structures"] is None else [record["structures"]]
+        files = tuple(Path(file) for file in (*record["ct"], *structures, *record["plans"]))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise InputError(f"{path} is no side file of a conversion (DatasetNNN_NAME_sources.json)") from None
+    gone = [file for file in files if not file.is_file()]
+    if gone:
+        raise InputError(f"{len(gone)} files of case '{case}' are not where they were, for example {gone[0]}")
+    return files
