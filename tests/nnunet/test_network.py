@@ -1,5 +1,6 @@
 """The network decodes the words on the device, keeps the dose in float32, and is nnU-Net's in everything else."""
 
+import copy
 import json
 
 import numpy as np
@@ -10,7 +11,7 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import nn
 
 from cdm_nnunet.losses.bits import pack_words
-from cdm_nnunet.nnunet.network import BitDecodeUNet, Float32Conv3d
+from cdm_nnunet.nnunet.network import BitDecodeUNet, Float32Conv3d, InstanceNorm3d
 from cdm_nnunet.roi import pack, to_words, unpack
 
 PATCH = (8, 16, 16)
@@ -143,6 +144,41 @@ def test_channels_last_gives_the_same_output():
         network = network.to(memory_format=torch.channels_last_3d)
         last = network(x.contiguous(memory_format=torch.channels_last_3d))
     torch.testing.assert_close(last, plain, atol=1e-5, rtol=1e-5)
+
+
+def test_no_layer_changes_the_channels_last_layout_on_the_way():
+    network = make(seed=7).to(memory_format=torch.channels_last_3d)
+    x, _ = inputs(7)
+    layouts = []
+    for module in network.modules():
+        if isinstance(module, nn.Conv3d | nn.ConvTranspose3d | nn.InstanceNorm3d):
+            module.register_forward_hook(
+                lambda module, args, out: layouts.append(out.is_contiguous(memory_format=torch.channels_last_3d))
+            )
+    network(x.contiguous(memory_format=torch.channels_last_3d))
+    assert len(layouts) > 10
+    assert all(layouts)
+
+
+@pytest.mark.parametrize("layer", [InstanceNorm3d(5, affine=True), Float32Conv3d(5, 2, 1)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_both_layouts_give_the_same_numbers_and_gradients(layer, dtype):
+    torch.manual_seed(8)
+    precise = dtype == torch.float64 and isinstance(layer, InstanceNorm3d)
+    layer = copy.deepcopy(layer).to(torch.float64 if precise else torch.float32)
+    nn.init.uniform_(layer.weight)
+    nn.init.uniform_(layer.bias)
+    values = (3 + 2 * torch.randn(3, 5, 6, 7, 8, dtype=torch.float64)).to(dtype)
+    results = []
+    for layout in (torch.contiguous_format, torch.channels_last_3d):
+        x = values.clone(memory_format=layout).requires_grad_()
+        layer.zero_grad()
+        y = layer(x)
+        (y.double() * torch.arange(y.numel()).reshape(y.shape) / y.numel()).sum().backward()
+        results.append((y.detach(), x.grad, layer.weight.grad.clone(), layer.bias.grad.clone()))
+    tolerance = 1e-10 if precise else 1e-5 if dtype == torch.float64 else 2e-2
+    for plain, last in zip(*results, strict=True):
+        torch.testing.assert_close(last, plain, atol=tolerance, rtol=tolerance)
 
 
 @pytest.mark.parametrize("deep_supervision", [False, True])
