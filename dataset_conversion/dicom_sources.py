@@ -40,15 +40,21 @@ def read_sources(path: Path, case: str) -> tuple[Path, ...]:
     Raises:
         InputError: If the side file is damaged, does not know the case, or the files have gone.
     """
+    no_side_file = f"{path} is no side file of a conversion (DatasetNNN_NAME_sources.json)"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        record = content.get(case)
-        if record is None:
-            raise InputError(f"{path} has no case '{case}'; name the prediction CASE.nii.gz, or give the DICOM folder")
+    except ValueError:
+        raise InputError(no_side_file) from None
+    if not isinstance(content, dict):
+        raise InputError(no_side_file)
+    if case not in content:
+        raise InputError(f"{path} has no case '{case}'; name the prediction CASE.nii.gz, or give the DICOM folder")
+    try:
+        record = content[case]
         structures = [] if record["structures"] is None else [record["structures"]]
         files = tuple(Path(file) for file in (*record["ct"], *structures, *record["plans"]))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise InputError(f"{path} is no side file of a conversion (DatasetNNN_NAME_sources.json)") from None
+    except (KeyError, TypeError):
+        raise InputError(no_side_file) from None
     gone = [file for file in files if not file.is_file()]
     if gone:
         raise InputError(f"{len(gone)} files of case '{case}' are not where they were, for example {gone[0]}")
