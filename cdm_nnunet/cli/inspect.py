@@ -84,4 +84,9 @@ def render(record: Mapping[str, Any]) -> str:
         lines.append(
             f"{name:<28}{row['patients']:>9}{row['empty']:>7}  {proposal or ('helper' if row['helper'] else '')}"
         )
-    return "\n".join([*lines, "", f"mapping to review: {record['mapping']}"])
+    return "\n".join(_printable(line) for line in [*lines, "", f"mapping to review: {record['mapping']}"])
+
+
+def _printable(line: str) -> str:
+    """Names of files and ROIs may hold anything; on a screen they must not act."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in line)

@@ -21,9 +21,9 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from cdm_nnunet.errors import InputError
 
 _UNDEFINED = 0xFFFFFFFF
-_PIECE = 2**20
-_PIXELS = Tag("PixelData")
-_PLAIN = (ImplicitVRLittleEndian, ExplicitVRLittleEndian)
+_PIECE = 2**20  # values
+_PIXEL_TAG = bytes.fromhex("e07f1000")
+_PLAIN_HEADER_BYTES = {ImplicitVRLittleEndian: 8, ExplicitVRLittleEndian: 12}  # of the pixels' element
 _DAMAGE = (EOFError, struct.error, ValueError, TypeError, KeyError, AttributeError, NotImplementedError, IndexError)
 
 
@@ -205,21 +205,19 @@ def stored_range(path: Path) -> tuple[float, float]:
     Raises:
         InputError: As :func:`pixels_of`.
     """
-    with warnings.catch_warnings():
+    with path.open("rb") as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        dataset = pydicom.dcmread(path, defer_size=_PIECE, force=True)
-    raw = dataset.get_item(_PIXELS) if _PIXELS in dataset else None
-    syntax = getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", None)
-    bits = int(number_of(dataset, "BitsAllocated", path))
-    if not isinstance(raw, RawDataElement) or raw.value is not None or syntax not in _PLAIN or bits % 8:
-        values = pixels_of(read_file(path), path)
-        return float(values.min()), float(values.max())
-    rows, columns = (int(number_of(dataset, key, path)) for key in ("Rows", "Columns"))
-    count = rows * columns * int(number_of(dataset, "NumberOfFrames", path, 1))
-    kind = np.dtype(f"<{'i' if number_of(dataset, 'PixelRepresentation', path, 0) else 'u'}{bits // 8}")
-    low, high = np.inf, -np.inf
-    with path.open("rb") as file:
-        file.seek(raw.value_tell)
+        header = pydicom.dcmread(file, stop_before_pixels=True, force=True)
+        syntax = getattr(getattr(header, "file_meta", None), "TransferSyntaxUID", None)
+        element = file.read(_PLAIN_HEADER_BYTES.get(syntax, 0))
+        bits = int(number_of(header, "BitsAllocated", path))
+        if not element.startswith(_PIXEL_TAG) or bits not in (8, 16, 32):
+            values = pixels_of(read_file(path), path)
+            return float(values.min()), float(values.max())
+        rows, columns = (int(number_of(header, key, path)) for key in ("Rows", "Columns"))
+        count = rows * columns * int(number_of(header, "NumberOfFrames", path, 1))
+        kind = np.dtype(f"<{'i' if number_of(header, 'PixelRepresentation', path, 0) else 'u'}{bits // 8}")
+        low, high = np.inf, -np.inf
         for start in range(0, count, _PIECE):
             piece = np.fromfile(file, kind, min(_PIECE, count - start))
             if piece.size < min(_PIECE, count - start):
