@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdm_nnunet.dataset import Split
-from cdm_nnunet.dvh import Metric, Template, TemplateRoi, evaluate
+from cdm_nnunet.dvh import Template, TemplateRoi
+from cdm_nnunet.dvh.normalisation import normalisation_factor
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.images import numbers
 
@@ -35,7 +36,6 @@ PRESCRIPTION_FILE, OBJECTIVE_FILE, PLAN_FILE = "PTV_DICT.json", "Pat_Obj_DICT.js
 TARGETS = ("PTV_High", "PTV_Mid", "PTV_Low")
 SPACING_MM = (2.5, 2.5, 2.0)  # x, y, z of all published files; they hold no spacing
 MIN_PRESCRIPTION_GY = 20.0
-NORMALISATION_OFFSET_GY = 1e-5
 _NOT_MASKS = ("img", "dose", "beam_plate", "angle_plate")
 _DEV_SPLITS: Mapping[str, Split] = {"train": "Tr", "valid": "Tr", "test": "Ts"}
 
@@ -191,13 +191,11 @@ class GdpHmmPlan:
         if not isinstance(scale, int | float | np.number) or not (math.isfinite(scale) and scale > 0):
             raise InputError(f"{self.path}: dose_scale is {scale!r}, expected a number above zero")
         dose_gy = self._array(content, "dose", shape).astype(np.float64) * float(scale)
-        inside_gy = dose_gy[self._array(content, mapping.names["PTV_High"], shape) == 1]
-        if inside_gy.size == 0:
-            raise InputError(f"{self.path}: '{mapping.names['PTV_High']}' is empty, the dose can't be normalised to it")
-        d97_gy = evaluate(Metric.parse("D97%"), inside_gy, voxel_volume_cc=1.0)
-        if not d97_gy > 0:
-            raise InputError(f"{self.path}: D97% of the high-dose PTV is {d97_gy:g} Gy; the dose can't be normalised")
-        factor = prescription_gy / (d97_gy + NORMALISATION_OFFSET_GY)
+        high_dose_ptv = self._array(content, mapping.names["PTV_High"], shape) == 1
+        try:
+            factor = normalisation_factor(dose_gy, high_dose_ptv, prescription_gy)
+        except InputError as error:
+            raise InputError(f"{self.path}: '{mapping.names['PTV_High']}': {error}") from None
         return (dose_gy * factor).astype(np.float32), factor
 
     def _geometry(self, content: Mapping[str, Any]) -> Geometry:

@@ -10,6 +10,7 @@ import pickle
 import re
 import zipfile
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -32,12 +33,13 @@ def read_dictionary(path: Path, member: str = "arr_0") -> dict[str, Any]:
         member: Name of the array that holds it.
 
     Raises:
-        InputError: If the file is missing, cut off or no NPZ file, unpacks to over 4 GiB, or its pickle names anything
-            but arrays and numbers.
+        InputError: If the file is missing, cut off or no NPZ file, has a member whose path leads elsewhere, unpacks to
+            over 4 GiB, or its pickle names anything but arrays and numbers.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
+            _refuse_paths(names, path)
             if f"{member}.npy" not in names:
                 raise InputError(f"{path} has no array '{member}'; it has {', '.join(names) or 'none'}")
             info = archive.getinfo(f"{member}.npy")
@@ -52,6 +54,13 @@ def read_dictionary(path: Path, member: str = "arr_0") -> dict[str, Any]:
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise InputError(f"{path} holds no dictionary with names for keys but {type(content).__name__}")
     return content
+
+
+def _refuse_paths(names: Iterable[str], path: Path) -> None:
+    """Nothing is unpacked to disk here, but no array has such a name, and other software may unpack the file."""
+    for name in names:
+        if not re.fullmatch(r"[^/\\:\0]+", name) or name in (".", ".."):
+            raise InputError(f"{path} has the member {name!r}, whose path leads out of the archive: it may be hostile")
 
 
 def _read_object(file: IO[bytes], path: Path) -> Any:

@@ -5,7 +5,8 @@ sum ``|predicted - reference|`` over the voxels of the body where *either* dose 
 the number of these voxels, the leaderboard by the number of voxels of the body where the *reference* is above 5 Gy:
 it punishes dose where there should be none harder. Over plans, the leaderboard takes the mean.
 
-The challenge scores doses that are scaled to D97% = prescription of the high-dose PTV: :func:`normalisation_factor`.
+The challenge scores doses that are scaled to D97% = prescription of the high-dose PTV:
+:func:`cdm_nnunet.dvh.normalisation.normalisation_factor`.
 Its second metric judges the deliverable plan that Eclipse makes of a prediction, and can't be had from a dose.
 
 References:
@@ -15,7 +16,6 @@ References:
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -24,8 +24,6 @@ from numpy.typing import NDArray
 from cdm_nnunet.errors import InputError
 
 THRESHOLD_GY = 5.0
-NORMALISATION_PERCENTILE = 3.0
-NORMALISATION_OFFSET_GY = 1e-5
 
 
 class GdpHmmError(NamedTuple):
@@ -74,36 +72,3 @@ def gdphmm_error(
         )
     total_gy = float(np.abs(reference_gy - predicted_gy)[either_high].sum())
     return GdpHmmError(total_gy / int(either_high.sum()), total_gy / int(reference_high.sum()))
-
-
-def normalisation_factor(
-    dose_gy: NDArray[np.floating], high_dose_ptv: NDArray[np.bool_], prescription_gy: float
-) -> float:
-    """What the challenge multiplies a dose with: prescription over D97% of the high-dose PTV, plus 1e-5 Gy.
-
-    The PTV is ``PTVHighOPT`` in the head and neck, ``PTV`` in the lung. The challenge scales its references; a
-    prediction must be scaled in the same way before it is scored.
-
-    Args:
-        dose_gy: Dose, any shape and scale.
-        high_dose_ptv: Its mask, same shape.
-        prescription_gy: Its prescription in Gy (``PDose``).
-
-    Raises:
-        InputError: If shapes differ, the PTV is empty or gets no dose, or the prescription is not above zero.
-
-    Example:
-        >>> round(normalisation_factor(np.full(10, 50.0), np.ones(10, bool), 60.0), 6)
-        1.2
-    """
-    if np.shape(dose_gy) != np.shape(high_dose_ptv):
-        raise InputError(f"the dose has shape {np.shape(dose_gy)}, the PTV {np.shape(high_dose_ptv)}")
-    doses_gy = np.asarray(dose_gy, np.float64)[np.asarray(high_dose_ptv) != 0]
-    if doses_gy.size == 0:
-        raise InputError("the high-dose PTV is empty: the dose can't be normalised to it")
-    if not (math.isfinite(prescription_gy) and prescription_gy > 0):
-        raise InputError(f"a prescription is above zero, not {prescription_gy} Gy")
-    d97_gy = float(np.percentile(doses_gy, NORMALISATION_PERCENTILE))
-    if not d97_gy > 0:
-        raise InputError(f"D97% of the high-dose PTV is {d97_gy:g} Gy: the dose can't be normalised to it")
-    return prescription_gy / (d97_gy + NORMALISATION_OFFSET_GY)

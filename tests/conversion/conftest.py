@@ -1,5 +1,6 @@
-"""Small cases to write, and OpenKBP patients of a few voxels."""
+"""Small cases to write, OpenKBP patients of a few voxels, and files in the format of the GDP-HMM challenge."""
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -9,11 +10,13 @@ import numpy as np
 import pytest
 
 from cdm_nnunet.dataset_conversion.case import Case, Geometry, pack_masks
+from cdm_nnunet.dataset_conversion.gdphmm import find_plans
 from cdm_nnunet.dataset_conversion.raw_layout import DatasetSpec, template_catalogue
 from cdm_nnunet.dvh import Template
 from cdm_nnunet.errors import InputError
 
 SHAPE = (5, 6, 7)
+GDPHMM_SHAPE = (7, 9, 8)
 TEMPLATE = Template.load("openkbp")
 
 
@@ -130,3 +133,80 @@ def file_size_limit() -> Callable:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
     return limit
+
+
+def gdphmm_content(seed: int = 0, site: str = "HaN") -> dict:
+    """What a file of the challenge holds, as its DICOM2NPZ.py writes it."""
+    rng = np.random.default_rng(seed)
+    names = {
+        "HaN": ("PTVHighOPT", "PTVMid", "PTVMidOPT", "Body", "Chiasim", "BrainStem_03", "Lens_L", "Zahn 3", "CTV 70"),
+        "Lung": ("PTV", "Body", "Total Lung-GTV", "PTV_Ring.3-2"),
+    }[site]
+    masks = {name: np.zeros(GDPHMM_SHAPE, np.uint8) for name in names}
+    masks["Body"][:, 1:8, 1:7] = 1
+    high = "PTV" if site == "Lung" else "PTVHighOPT"
+    masks[high][2:5, 3:6, 3:6] = 1
+    if site == "HaN":
+        masks["PTVMid"][1:6, 3:7, 2:6] = 1
+        masks["PTVMidOPT"][1:6, 6, 2:6] = 1
+        masks["Chiasim"][3, 2, 4] = 1
+    dose = rng.integers(20_000, 30_000, GDPHMM_SHAPE).astype(np.uint32) * masks["Body"]
+    return {
+        **masks,
+        "all_mask": list(masks),
+        "img": rng.integers(-1000, 1500, GDPHMM_SHAPE).astype(np.int16),
+        "dose": dose,
+        "dose_scale": 0.0025,
+        "isVMAT": seed % 2 == 0,
+        "angle_plate": np.zeros(GDPHMM_SHAPE[1:]),
+        "beam_plate": rng.random(GDPHMM_SHAPE),
+        "isocenter": [3.0, np.float32(4.0), np.float64(4.5)],
+        "angle_list": np.array([0, 72, 144], np.float32),
+    }
+
+
+class Challenge:
+    """A folder of the GDP-HMM challenge."""
+
+    content = staticmethod(gdphmm_content)
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.meta = root, root / "meta_files"
+        self.meta.mkdir(parents=True)
+        self.targets, self.objectives, self.rows = {}, {}, []
+
+    def plan(self, name: str = "HNC_001+9Ag+MOS_1", site: str = "HaN", split: str = "train", seed=0, **changes) -> Path:
+        path = self.root / site / "train" / f"{name}.npz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        made = {key: value for key, value in {**gdphmm_content(seed, site), **changes}.items() if value is not None}
+        np.savez_compressed(path, made)
+        patient = name.split("+")[0]
+        self.targets[patient] = {
+            "PTV_High": {"OPTName": "PTVHighOPT" if site == "HaN" else "PTV", "PDose": 70, "RingName": "RingPTVHigh"}
+        }
+        if site == "HaN":
+            self.targets[patient]["PTV_Mid"] = {
+                "MinusName": "PTVMid-PTVHigh",
+                "OPTName": "PTVMidOPT",
+                "PDose": 59.4,
+                "RingName": "RingPTVMid",
+                "StructName": "PTVMid",
+            }
+        self.objectives[patient] = ["PTVHighOPT", "Chiasim"]
+        self.rows.append(f"{patient},{name.split('+')[1]},/somewhere/{site}/train/{name}.npz,{split}")
+        self.write()
+        return path
+
+    def write(self, table: bool = True) -> None:
+        (self.meta / "PTV_DICT.json").write_text(json.dumps(self.targets))
+        (self.meta / "Pat_Obj_DICT.json").write_text(json.dumps(self.objectives))
+        if table:
+            (self.meta / "meta_data.csv").write_text("PID,PlanID,npz_path,dev_split\n" + "\n".join(self.rows) + "\n")
+
+    def only(self):
+        return find_plans(self.root, self.meta, Template.load("gdphmm")).plans[0]
+
+
+@pytest.fixture
+def challenge(tmp_path: Path) -> Challenge:
+    return Challenge(tmp_path / "challenge")

@@ -216,6 +216,38 @@ def test_a_ct_slice_that_does_not_fit_is_refused(edited, files, elements, messag
         read_ct(files.ct)
 
 
+def test_a_colour_image_is_refused(edited, files):
+    for path, read in ((files.ct[3], read_ct), (files.doses[0], read_dose)):
+        edited(path, SamplesPerPixel=3, PhotometricInterpretation="RGB", PlanarConfiguration=0)
+        with pytest.raises(InputError, match=r"\.dcm is a colour image, not one value a voxel"):
+            read([path])
+
+
+def test_a_ct_of_many_frames_in_one_file_is_refused(edited, files):
+    dataset = pydicom.dcmread(files.ct[0])
+    item = pydicom.Dataset()
+    item.FrameContentSequence = []
+    edited(files.ct[0], PerFrameFunctionalGroupsSequence=[item], PixelData=dataset.PixelData * 2)
+    with pytest.raises(InputError, match=r"ct_000\.dcm is a multi-frame CT; export one file a slice"):
+        read_ct(files.ct[:1])
+
+
+def test_a_plan_with_several_fraction_groups_is_refused(edited, files):
+    group = pydicom.dcmread(files.plan).FractionGroupSequence[0]
+    edited(files.plan, FractionGroupSequence=[group, group])
+    with pytest.raises(InputError, match=r"plan\.dcm has 2 fraction groups; plans with one are understood"):
+        read_plan(files.plan)
+
+
+def test_rois_in_several_frames_of_reference_are_refused(files):
+    dataset = pydicom.dcmread(files.structures)
+    first = dataset.StructureSetROISequence[0]
+    first.ReferencedFrameOfReferenceUID = "1.2.3"
+    dataset.save_as(files.structures)
+    with pytest.raises(InputError, match=r"structures\.dcm has ROIs in 2 frames of reference \(1\.2\.3, 1\.2\.826\."):
+        read_structures(files.structures)
+
+
 def edit_contours(path, change, number=1):
     dataset = pydicom.dcmread(path)
     item = next(item for item in dataset.ROIContourSequence if item.ReferencedROINumber == number)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.evaluation.gdphmm import gdphmm_error, normalisation_factor
+from cdm_nnunet.evaluation.gdphmm import gdphmm_error
 
 SHAPE = (3, 4, 5)
 doses = arrays(np.float32, SHAPE, elements=st.sampled_from([0.0, 4.9, 5.0, 5.1, 20.0, 70.0]))
@@ -44,15 +44,6 @@ def test_dose_where_there_should_be_none_costs_more_on_the_leaderboard():
     assert gdphmm_error(reference_gy, np.array([60.0, 60.0, 8.0, 0.0]), np.array([1, 1, 0, 1])) == (0.0, 0.0)
 
 
-def test_normalisation_makes_d97_the_prescription():
-    dose_gy = np.linspace(40, 60, 1001)
-    ptv = dose_gy >= 50
-    factor = normalisation_factor(dose_gy, ptv, 70.0)
-    assert np.percentile(factor * dose_gy[ptv], 3) == pytest.approx(70.0, rel=1e-6)
-    assert factor < 70.0 / np.percentile(dose_gy[ptv], 3)  # by the challenge's offset of 1e-5 Gy
-    assert normalisation_factor(1000 * dose_gy, ptv, 70.0) == pytest.approx(factor / 1000, rel=1e-6)
-
-
 def test_unusable_input_is_refused():
     dose_gy, mask = np.full(4, 60.0), np.ones(4, bool)
     with pytest.raises(InputError, match=r"on different grids: \(4,\), \(3,\) and \(4,\)"):
@@ -61,11 +52,3 @@ def test_unusable_input_is_refused():
         gdphmm_error(dose_gy, np.array([1.0, np.nan, 1.0, 1.0]), mask)
     with pytest.raises(InputError, match="more than 5 Gy of reference dose; is the dose in Gy"):
         gdphmm_error(dose_gy / 100, dose_gy, mask)
-    with pytest.raises(InputError, match=r"the dose has shape \(4,\), the PTV \(3,\)"):
-        normalisation_factor(dose_gy, mask[:3], 60.0)
-    with pytest.raises(InputError, match="the high-dose PTV is empty"):
-        normalisation_factor(dose_gy, ~mask, 60.0)
-    with pytest.raises(InputError, match=r"D97% of the high-dose PTV is 0 Gy"):
-        normalisation_factor(0 * dose_gy, mask, 60.0)
-    with pytest.raises(InputError, match="a prescription is above zero, not 0"):
-        normalisation_factor(dose_gy, mask, 0.0)
