@@ -12,7 +12,6 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.roi import RoiKind
 
 if TYPE_CHECKING:
     from cdm_nnunet.dataset_conversion.case import Case
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from cdm_nnunet.dvh import Template
 
 _OPTIONS = ("mapping", "prescription", "grid", "bits")
-_NEEDED: tuple[RoiKind, ...] = ("external", "dose_region")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -219,10 +217,10 @@ def _load(
 
 
 def _refuse_missing_outline(case: Case, trained: _Trained) -> None:
-    """Where some patients of the training data lacked it too, the model knows such patients."""
-    for bit in case.catalogue.bits_of_kind(*_NEEDED):
+    """Dose is zero outside the dose region; an external is needed where the model knows no patient without one."""
+    for bit in case.catalogue.bits_of_kind("external", "dose_region"):
         roi = case.catalogue.rois[bit]
-        if roi.name in trained.always_contoured and roi.name not in case.rois:
+        if roi.name not in case.rois and (roi.kind == "dose_region" or roi.name in trained.always_contoured):
             raise InputError(
                 f"ROI '{roi.name}' (kind {roi.kind}), which all patients of the training data had, is not contoured or "
                 "not mapped; give its name in the files with --mapping"

@@ -183,6 +183,38 @@ def test_a_model_of_other_data_needs_a_mapping(new, model, tmp_path, capfd):
         (model / "dataset.json").write_text(known)
 
 
+@pytest.mark.parametrize(("with_external", "status"), [(0, 0), (4, 0), (5, 2)])
+def test_an_external_is_needed_where_all_training_patients_had_one(new, model, tmp_path, with_external, status):
+    known = (model / "dataset.json").read_text()
+    content = json.loads(known)
+    assert content["cdm"]["facts"]["training_cases_with_roi"] == {
+        "PTV_High": 5,
+        "PTV_Low": 0,
+        "SpinalCord": 5,
+        "External": 5,
+    }
+    content["cdm"]["facts"]["training_cases_with_roi"]["External"] = with_external
+    without_body(new)
+    (model / "dataset.json").write_text(json.dumps(content))
+    try:
+        assert predict(tmp_path) == status
+    finally:
+        (model / "dataset.json").write_text(known)
+
+
+def test_the_mapping_chooses_among_plans(new, tmp_path, capfd):
+    with_two_plans(new)
+    change(new.folder / "second.dcm", lambda d: setattr(d, "RTPlanLabel", "replan"))
+    (tmp_path / "more.yaml").write_text("rois: {}\nplans: {case_x: a}")
+    assert predict(tmp_path, "--mapping", str(tmp_path / "more.yaml")) == 2
+    assert "2 plans: 'replan' of 20260101, 'phantom' of 20260101" in refusal(capfd)
+    (name,) = {files.patient_name for files in index_folder(tmp_path / "new").patients(needed=())}
+    (tmp_path / "more.yaml").write_text(f"rois: {{}}\nplans: {{{name}: replan}}")
+    assert predict(tmp_path, "--mapping", str(tmp_path / "more.yaml")) == 0
+    (file,) = (tmp_path / "out").iterdir()
+    assert pydicom.dcmread(file).ReferencedRTPlanSequence[0].ReferencedSOPInstanceUID == "1.2.3"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
