@@ -20,6 +20,7 @@ from torch import Tensor
 from cdm_nnunet.roi import WORD_BITS
 
 _LOW_32 = 0xFFFFFFFF
+_CHUNK = 1 << 16  # voxels at a time, so that what is made of them stays in the cache
 
 
 @dataclass(frozen=True)
@@ -95,16 +96,14 @@ def _used_bits(n_words: int, bits: Sequence[int]) -> list[int]:
 def _find_in_numpy(words: NDArray[Any], bits: Sequence[int]) -> list[NDArray[np.intp]]:
     used = _used_bits(len(words), bits)
     in_any = np.zeros(words.shape[1], bool)
-    for word, mask in zip(words, used, strict=True):
-        if mask:
-            in_any |= (word.astype(np.int32) & mask) != 0
+    for start in range(0, len(in_any), _CHUNK):
+        part = in_any[start : start + _CHUNK]
+        for word, mask in zip(words, used, strict=True):
+            if mask:
+                part |= (word[start : start + _CHUNK].astype(np.uint16) & np.uint16(mask)) != 0
     union = np.flatnonzero(in_any)
     of_union = {k: words[k].take(union).astype(np.uint16) for k, mask in enumerate(used) if mask}
-    places = []
-    for bit in bits:
-        word = of_union[bit // WORD_BITS]
-        places.append(union[np.flatnonzero((word & np.uint16(1 << (bit % WORD_BITS))) != 0)])
-    return places
+    return [union[(of_union[bit // WORD_BITS] & np.uint16(1 << (bit % WORD_BITS))) != 0] for bit in bits]
 
 
 def _sort_in_numpy(dose: NDArray[Any], index: NDArray[np.intp], starts: Sequence[int]) -> NDArray[np.int64]:

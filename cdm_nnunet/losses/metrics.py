@@ -20,6 +20,7 @@ from cdm_nnunet.dvh.metrics import Metric
 from cdm_nnunet.dvh.template import Template
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.losses.members import Members
+from cdm_nnunet.losses.steps import step_sums
 from cdm_nnunet.roi import Catalogue
 
 LOWEST_MEDIAN_GY = 1.0  # HI divides by at least this, so that an untrained network has a finite loss
@@ -279,16 +280,8 @@ class SortedDoses:
             first, end = torch.stack(found).unbind(1)
         if width_gy == 0:
             return (n - first) / n
-        lengths = end - first
-        total = int(lengths.sum())
-        ends = lengths.cumsum(0)
-        term = torch.repeat_interleave(lengths, output_size=total)
         start = torch.tensor([self.starts[row] for row in rows], device=first.device)
-        place = torch.arange(total, device=first.device) + (start + first - (ends - lengths)).index_select(0, term)
-        threshold_gy = self.voxels_gy.new_tensor(list(thresholds_gy))
-        step = torch.sigmoid((self.voxels_gy.index_select(0, place) - threshold_gy.index_select(0, term)) / width_gy)
-        inside = (n - end).index_add(0, term, step.double())
-        return inside / n
+        return (n - end + step_sums(self.voxels_gy, start + first, start + end, thresholds_gy, width_gy)) / n
 
     def order_statistics(self, rows: Sequence[int], fractions: Sequence[float], window_fraction: float) -> Tensor:
         """The quantile function of ROIs at fractions of their ranks, or its mean over a window around those, Gy.
@@ -301,32 +294,22 @@ class SortedDoses:
         voxels_gy, device = self.voxels_gy, self.voxels_gy.device
         start = torch.tensor([self.starts[row] for row in rows], device=device)
         last = torch.tensor([self.counts[row] - 1 for row in rows], device=device)
-        centre = torch.tensor(fractions, dtype=torch.float64, device=device) * last
-
-        def around(rank: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-            """Order j below a rank, the share s of order j + 1 in it, and the doses of both."""
-            j = rank.long().minimum(last - 1).clamp(min=0)
-            doses = voxels_gy.index_select(0, torch.cat([start + j, start + (j + 1).minimum(last)]))
-            below_gy, above_gy = doses.chunk(2)
-            return j, rank - j, below_gy, above_gy
-
-        _, share, below_gy, above_gy = around(centre)
-        exact = torch.lerp(below_gy.double(), above_gy.double(), share).to(voxels_gy.dtype)
+        ranks = torch.tensor(fractions, dtype=torch.float64, device=device).mul(last)[None]
+        if window_fraction > 0:
+            half = window_fraction / 2 * last
+            ranks = torch.cat([ranks, (ranks - half).clamp(min=0), (ranks + half).minimum(last)])  # centre, low, high
+        j = ranks.long().minimum(last - 1).clamp(min=0)
+        s = ranks - j  # a rank is at order j, plus the share s of the way to order j + 1
+        places = torch.stack([start + j, start + (j + 1).minimum(last)])
+        d, d_next = voxels_gy.index_select(0, places.flatten()).double().view(places.shape)
+        exact = torch.lerp(d[0], d_next[0], s[0]).to(voxels_gy.dtype)
         if window_fraction == 0:
             return exact
-
-        first_gy = voxels_gy.index_select(0, start)
-
-        def integral(rank: Tensor) -> Tensor:
-            """Of the quantile function from rank 0, linear between order statistics; float64, for differences."""
-            j, s, d, d_next = around(rank)
-            to_j = self._sum_to(start + j + 1) - self._sum_to(start) - (first_gy.double() + d) / 2
-            return to_j + s * d + s**2 * (d_next.double() - d) / 2
-
-        half = window_fraction / 2 * last
-        low, high = (centre - half).clamp(min=0), (centre + half).minimum(last)
-        width = high - low
-        mean = (integral(high) - integral(low)) / width.clamp(min=1e-6)
+        # the integral of the quantile function, linear between order statistics, up to each end of the window
+        to_j = self._sum_to((start + j[1:] + 1).flatten()).view(j[1:].shape)
+        low, high = to_j + (s * d - d / 2 + s**2 * (d_next - d) / 2)[1:]
+        width = ranks[2] - ranks[1]
+        mean = (high - low) / width.clamp(min=1e-6)
         return torch.where(width > 1e-6, mean.to(voxels_gy.dtype), exact)
 
     @cached_property
@@ -341,7 +324,8 @@ class SortedDoses:
         device = self.voxels_gy.device
         start = torch.tensor([self.starts[row] for row in rows], device=device)
         n = torch.tensor([self.counts[row] for row in rows], device=device)
-        return (self._sum_to(start + n) - self._sum_to(start)) / n
+        before, with_it = self._sum_to(torch.cat([start, start + n])).chunk(2)
+        return (with_it - before) / n
 
     def _from_order_statistics(
         self, present: Sequence[Present], voxel_volume_cc: float, smoothing: Smoothing

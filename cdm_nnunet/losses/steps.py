@@ -1,0 +1,71 @@
+"""Sums of logistic steps over ranges of sorted doses: the part of a smooth V-metric near its threshold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+def step_sums(voxels_gy: Tensor, first: Tensor, end: Tensor, thresholds_gy: Sequence[float], width_gy: float) -> Tensor:
+    """Sum of sigmoid((dose - threshold) / width) over a range of places, for each term.
+
+    Args:
+        voxels_gy: Shape (M,), Gy, float32 or float64; differentiable.
+        first: Place of each term's first voxel, shape (n,), int64.
+        end: Place after each term's last voxel, shape (n,), int64.
+        thresholds_gy: Threshold of each term, Gy.
+        width_gy: Width of the step, Gy.
+
+    Returns:
+        Shape (n,), float64.
+    """
+    if voxels_gy.device.type == "cpu":
+        sums: Tensor = _Slices.apply(voxels_gy, first.tolist(), end.tolist(), thresholds_gy, width_gy)
+        return sums
+    return _of_all(voxels_gy, first, end, thresholds_gy, width_gy)
+
+
+def _of_all(voxels_gy: Tensor, first: Tensor, end: Tensor, thresholds_gy: Sequence[float], width_gy: float) -> Tensor:
+    """All terms at once: few calls of the device, which waits for the host once."""
+    lengths = end - first
+    total = int(lengths.sum())
+    term = torch.repeat_interleave(lengths, output_size=total)
+    place = torch.arange(total, device=first.device) + (end - lengths.cumsum(0)).index_select(0, term)
+    threshold_gy = voxels_gy.new_tensor(list(thresholds_gy)).index_select(0, term)
+    step = torch.sigmoid((voxels_gy.index_select(0, place) - threshold_gy) / width_gy)
+    return torch.zeros_like(end, dtype=torch.float64).index_add(0, term, step.double())
+
+
+class _Slices(torch.autograd.Function):
+    """Slice after slice: no index of all places, and no gradient of the size of all doses for each term."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        voxels_gy: Tensor,
+        first: Sequence[int],
+        end: Sequence[int],
+        thresholds_gy: Sequence[float],
+        width_gy: float,
+    ) -> Tensor:
+        ctx.slices = [slice(*ends) for ends in zip(first, end, strict=True)]
+        ctx.n_voxels, ctx.width_gy = len(voxels_gy), width_gy
+        steps = [
+            torch.sigmoid((voxels_gy[near] - threshold_gy) / width_gy)
+            for near, threshold_gy in zip(ctx.slices, thresholds_gy, strict=True)
+        ]
+        ctx.save_for_backward(*steps)
+        return torch.stack([step.sum(dtype=torch.float64) for step in steps])
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]  # torch does not type it
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
+        steps = ctx.saved_tensors
+        of_voxels = steps[0].new_zeros(ctx.n_voxels)
+        for near, step, factor in zip(ctx.slices, steps, (gradient / ctx.width_gy).tolist(), strict=True):
+            of_voxels[near].add_(step - step**2, alpha=factor)
+        return of_voxels, None, None, None, None
