@@ -51,9 +51,40 @@ def read_ct(files: Sequence[Path]) -> CtVolume:
         InputError: If there are none, several series or frames of reference, an image twice, images of different size
             or orientation, or a slice missing in between; or as :func:`cdm_nnunet.dicom.files.read_file`.
     """
-    if not files:
-        raise InputError("there are no CT images")
     slices = [read_slice(path) for path in files]
+    volume = _volume(slices, whole=True)
+    first = slices[0]
+    heights = [image.position_mm @ volume.grid.axes[2] for image in slices]
+    ordered = [slices[k] for k in np.argsort(heights)]
+    return CtVolume(
+        volume,
+        text_of(first.header, "StudyInstanceUID", first.path),
+        text_of(first.header, "SeriesInstanceUID", first.path),
+        text_of(first.header, "FrameOfReferenceUID", first.path),
+        tuple(image.sop_uid for image in ordered),
+        tuple(image.path for image in ordered),
+        text_of(first.header, "PatientPosition", first.path, ""),
+    )
+
+
+def check_ct(files: Sequence[Path]) -> frozenset[str]:
+    """What :func:`read_ct` would refuse, by the headers alone.
+
+    Returns:
+        SOPInstanceUID of the images.
+
+    Raises:
+        InputError: As there.
+    """
+    slices = [read_slice(path, pixels=False) for path in files]
+    _volume(slices, whole=False)
+    return frozenset(image.sop_uid for image in slices)
+
+
+def _volume(slices: Sequence[CtSlice], *, whole: bool) -> Volume:
+    """The series as a volume; or, not whole, a column of one pixel a slice."""
+    if not slices:
+        raise InputError("there are no CT images")
     for what, keyword in (("series", "SeriesInstanceUID"), ("frames of reference", "FrameOfReferenceUID")):
         found = sorted({text_of(image.header, keyword, image.path) for image in slices})
         if len(found) > 1:
@@ -75,7 +106,7 @@ def read_ct(files: Sequence[Path]) -> CtVolume:
         )
     try:
         volume = volume_from_frames(
-            np.stack([image.values_hu for image in slices]),
+            np.stack([image.values_hu if whole else image.values_hu[:1, :1] for image in slices]),
             first.position_mm,
             first.orientation,
             first.pixel_spacing_mm,
@@ -84,22 +115,12 @@ def read_ct(files: Sequence[Path]) -> CtVolume:
     except InputError as error:
         raise InputError(f"CT series of {first.path}: {error}") from None
     _refuse_missing_slices(volume, first.path)
-    heights = [image.position_mm @ volume.grid.axes[2] for image in slices]
-    ordered = [slices[k] for k in np.argsort(heights)]
-    return CtVolume(
-        volume,
-        text_of(first.header, "StudyInstanceUID", first.path),
-        text_of(first.header, "SeriesInstanceUID", first.path),
-        text_of(first.header, "FrameOfReferenceUID", first.path),
-        tuple(image.sop_uid for image in ordered),
-        tuple(image.path for image in ordered),
-        text_of(first.header, "PatientPosition", first.path, ""),
-    )
+    return volume
 
 
 @dataclass(frozen=True, eq=False)
 class CtSlice:
-    """An image of a CT series; ``header`` is without its pixels."""
+    """An image of a CT series; ``header`` is without its pixels, and so may the values be: zeros in their shape."""
 
     path: Path
     header: Dataset
@@ -110,13 +131,13 @@ class CtSlice:
     values_hu: NDArray[np.float32]
 
 
-def read_slice(path: Path) -> CtSlice:
-    """Read one image.
+def read_slice(path: Path, *, pixels: bool = True) -> CtSlice:
+    """Read one image, or its header alone.
 
     Raises:
         InputError: If it is no CT slice of one value a pixel in HU; or as :func:`cdm_nnunet.dicom.files.read_file`.
     """
-    dataset = read_file(path)
+    dataset = read_file(path, pixels=pixels)
     modality = text_of(dataset, "Modality", path)
     if modality != "CT":
         raise InputError(f"{path} is of modality {modality}, not CT")
@@ -124,17 +145,21 @@ def read_slice(path: Path) -> CtSlice:
         raise InputError(f"{path} is a multi-frame CT; export one file a slice")
     if "LOCALIZER" in text_of(dataset, "ImageType", path, ""):
         raise InputError(f"{path} is a localizer among the CT slices; take it out of the series")
-    stored: NDArray[Any] = pixels_of(dataset, path)
     units = text_of(dataset, "RescaleType", path, "HU")
     if units != "HU":
         raise InputError(f"{path}: {named('RescaleType')} is {units}, expected HU")
     slope, intercept = (number_of(dataset, key, path) for key in ("RescaleSlope", "RescaleIntercept"))
-    values_hu = (stored.astype(np.float64) * slope + intercept).astype(np.float32)
+    if pixels:
+        stored: NDArray[Any] = pixels_of(dataset, path)
+        values_hu = (stored.astype(np.float64) * slope + intercept).astype(np.float32)
+        del dataset.PixelData
+    else:
+        rows, columns = (int(number_of(dataset, key, path)) for key in ("Rows", "Columns"))
+        values_hu = np.broadcast_to(np.float32(0), (rows, columns))
     position_mm, orientation, pixel_spacing_mm = (
         numbers_of(dataset, key, path, count)
         for key, count in (("ImagePositionPatient", 3), ("ImageOrientationPatient", 6), ("PixelSpacing", 2))
     )
-    del dataset.PixelData
     return CtSlice(
         path, dataset, text_of(dataset, "SOPInstanceUID", path), position_mm, orientation, pixel_spacing_mm, values_hu
     )

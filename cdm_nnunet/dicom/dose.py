@@ -70,7 +70,8 @@ def read_dose(files: Sequence[Path], plan: Plan | None = None) -> DoseVolume:
     parts = [_read_part(path, pixels=True) for path in files]
     _refuse_other_than_one_plan(parts, plan)
     first = parts[0]
-    volume, notes = first.volume, ()
+    volume = first.volume
+    notes: tuple[str, ...] = ()
     if first.summation == "BEAM":
         volume, words = sum_volumes([part.volume for part in parts], [part.path for part in parts])
         notes = (f"dose summed over {len(parts)} beams{words}",)

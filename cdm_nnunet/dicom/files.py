@@ -209,7 +209,7 @@ def stored_range(path: Path) -> tuple[float, float]:
         warnings.simplefilter("ignore")
         header = pydicom.dcmread(file, stop_before_pixels=True, force=True)
         syntax = getattr(getattr(header, "file_meta", None), "TransferSyntaxUID", None)
-        element = file.read(_PLAIN_HEADER_BYTES.get(syntax, 0))
+        element = file.read(0 if syntax is None else _PLAIN_HEADER_BYTES.get(syntax, 0))
         bits = int(number_of(header, "BitsAllocated", path))
         if not element.startswith(_PIXEL_TAG) or bits not in (8, 16, 32):
             values = pixels_of(read_file(path), path)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cdm_nnunet.dicom.ct import read_slice
+from cdm_nnunet.dicom.ct import check_ct, read_slice
 from cdm_nnunet.dicom.dose import check_dose
 from cdm_nnunet.dicom.index import FolderIndex
 from cdm_nnunet.dicom.kept_rows import KeptRows
@@ -102,7 +102,11 @@ def _inspect_patient(files: PatientFiles, pixels: bool) -> dict[str, Any]:
         notes += _prescription_notes(row["prescriptions_gy"])
     except InputError as error:
         problems.append(str(error))
-    for look in (lambda: _look_at_doses(files, plans, pixels, row), lambda: _look_at_ct(files, pixels)):
+    looks: tuple[Callable[[], list[str]], ...] = (
+        lambda: _look_at_doses(files, plans, pixels, row),
+        lambda: _look_at_ct(files, structures, pixels),
+    )
+    for look in looks:
         try:
             notes += look()
         except InputError as error:
@@ -166,9 +170,14 @@ def _look_at_doses(
     return [f"suspicious: the dose reaches {row['dose_maximum_gy']:g} Gy, and {highest_gy:g} Gy are prescribed"]
 
 
-def _look_at_ct(files: PatientFiles, pixels: bool) -> list[str]:
-    """Look at the values of a few images, evenly chosen."""
-    if not files.ct or not pixels:
+def _look_at_ct(files: PatientFiles, structures: StructureSet | None, pixels: bool) -> list[str]:
+    """Check the headers of the series, and look at the values of a few images, evenly chosen."""
+    if not files.ct:
+        return []
+    image_uids = check_ct(files.ct)
+    if structures is not None:
+        structures.refuse_other_images(image_uids)
+    if not pixels:
         return []
     count = min(SLICES_LOOKED_AT, len(files.ct))
     chosen = [files.ct[(2 * k + 1) * len(files.ct) // (2 * count)] for k in range(count)]

@@ -100,6 +100,16 @@ def test_a_ct_without_rescaling_is_refused(files, keyword):
     assert f"lacks {keyword} (0028,105" in problem
 
 
+def test_a_missing_slice_is_seen_in_the_headers(files):
+    files.ct[4].unlink()
+    (problem,) = look(files, pixels=False)["problems"]
+    assert "4 mm lie between the slices at z = -4 and 0 mm, more than between others: a slice is missing" in problem
+    for path in files.ct[:4]:
+        path.unlink()
+    (problem,) = look(files, pixels=False)["problems"]
+    assert "refers to 11 images of which 5 are not in the folder" in problem
+
+
 def test_limits_are_those_of_conversion():
     assert inspection.CT_RANGE_HU == case.CT_RANGE_HU
     assert inspection.PLAUSIBLE_MAXIMUM == case.DOSE_MAXIMUM_RANGE
