@@ -104,11 +104,13 @@ def render(record: Mapping[str, Any]) -> str:
 def _refuse_other_trainers(name: str) -> None:
     from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
+    from cdm_nnunet import trainers
     from cdm_nnunet.trainers.base import DoseTrainer
 
+    known = ", ".join(trainers.__all__)
     try:
         trainer = recursive_find_trainer_class_by_name(name)
     except RuntimeError:
-        raise InputError(f"no trainer named '{name}'; there are nnUNetTrainerCDM and nnUNetTrainerDoseMAE") from None
+        raise InputError(f"no trainer named '{name}'; there are {known}") from None
     if not issubclass(trainer, DoseTrainer):
-        raise InputError(f"trainer '{name}' is for segmentation; train with nnUNetTrainerCDM or nnUNetTrainerDoseMAE")
+        raise InputError(f"trainer '{name}' is for segmentation; for dose there are {known}")

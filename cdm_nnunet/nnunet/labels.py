@@ -44,9 +44,9 @@ class DoseLabelManager(LabelManager):
 
     def _refuse(self, *_: Any, **__: Any) -> NoReturn:
         raise InputError(
-            "these plans are for dose, which has no labels, no segmentation and no class probabilities. Train with -tr "
-            "nnUNetTrainerCDM or nnUNetTrainerDoseMAE; predict with 'cdm-nnunet predict', or with nnUNetv2_predict "
-            "without --save_probabilities; evaluate with 'cdm-nnunet evaluate'"
+            "these plans are for dose, which has no labels, no segmentation and no class probabilities. Train with "
+            "'cdm-nnunet train'; predict with 'cdm-nnunet predict', or with nnUNetv2_predict without "
+            "--save_probabilities; evaluate with 'cdm-nnunet evaluate'"
         )
 
     apply_inference_nonlin = _refuse

@@ -132,7 +132,7 @@ def test_segmentation_trainers_refuse_our_plans(planned, name):
     segmenter = recursive_find_trainer_class_by_name(name)(
         plans, "3d_fullres", 0, dataset_json_of(planned), torch.device("cpu")
     )
-    with pytest.raises(InputError, match=r"these plans are for dose.* Train with -tr nnUNetTrainerCDM"):
+    with pytest.raises(InputError, match=r"these plans are for dose.* Train with 'cdm-nnunet train'"):
         segmenter.initialize()
 
 

@@ -17,10 +17,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")  # of
     [
         (
             "3d_fullres 0 -tr nnUNetTrainerDiceLoss",
-            r"trainer 'nnUNetTrainerDiceLoss' is for segmentation; train with nnU",
+            r"trainer 'nnUNetTrainerDiceLoss' is for segmentation; for dose there are nnUNetTrainerCDM, nnU",
         ),
         ("3d_fullres 0 -tr nnUNetTrainer", r"trainer 'nnUNetTrainer' is for segmentation"),
-        ("3d_fullres 0 -tr nnUNetTrainerNobody", r"no trainer named 'nnUNetTrainerNobody'; there are nnUNetTrainerCDM"),
+        (
+            "3d_fullres 0 -tr nnUNetTrainerNobody",
+            r"no trainer named 'nnUNetTrainerNobody'; there are .*nnUNetTrainerDoseSorted$",
+        ),
         ("3d_lowres 0", r"unknown configuration '3d_lowres'; the plans 'nnUNetPlans' have 3d_fullres, 3d_coarse"),
         ("3d_coarse 0", r"nnUNetPlans_3d_coarse is missing; run: cdm-nnunet plan -d 532 -c 3d_coarse"),
         ("3d_fullres 0 -p MyPlans", r"\S+MyPlans\.json is missing; run: cdm-nnunet plan -d 532"),
