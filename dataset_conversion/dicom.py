@@ -237,7 +237,8 @@ def convert_dicom(
     _refuse_other_local_folder(folder, sources)
     pseudonyms = read_pseudonyms(local, keep_ids=keep_ids)
     index = index_folder(source, local / INDEX_FILE)
-    found = index.patients(plans=mapping.plans, pseudonyms=pseudonyms)
+    # (in the order of names, since that of PatientID would say something)
+    found = sorted(index.patients(plans=mapping.plans, pseudonyms=pseudonyms), key=lambda files: files.case_name)
     _refuse_unknown_names(found, exclude, mapping, source)
     chosen = [
         DicomPatient(files, mapping, template, grid, pseudonyms=pseudonyms)

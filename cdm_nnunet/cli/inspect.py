@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from cdm_nnunet.dataset_conversion.dicom_mapping import mapping_text, read_mapping
     from cdm_nnunet.dicom.index import INDEX_FILE, index_folder
     from cdm_nnunet.dicom.inspection import ROWS_FILE, inspect_index
-    from cdm_nnunet.dicom.pseudonyms import read_pseudonyms
+    from cdm_nnunet.dicom.pseudonyms import read_pseudonyms, write_names
     from cdm_nnunet.files import write_text
 
     def bar(label: str) -> Callable[[int, int], None]:
@@ -54,11 +54,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     mapping = args.o / "rois.yaml"
     plans = read_mapping(mapping).plans if mapping.is_file() else {}
     index = index_folder(args.source, args.o / INDEX_FILE, bar("headers"))
+    pseudonyms = read_pseudonyms(args.o)
+    write_names(args.o, (entry.patient for entry in index.entries), pseudonyms)
     record = inspect_index(
         index,
         bar("patients"),
         plans=plans,
-        pseudonyms=read_pseudonyms(args.o),
+        pseudonyms=pseudonyms,
         pixels=not args.headers_only,
         cache=args.o / ROWS_FILE,
     )

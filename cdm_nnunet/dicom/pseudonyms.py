@@ -8,12 +8,15 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.files import write_json
 
 KEY_FILE = "pseudonyms.key"
+NAMES_FILE = "names.json"
 _KEY_BYTES = 32
 
 
@@ -71,3 +74,17 @@ def read_pseudonyms(folder: Path, *, keep_ids: bool = False, make: bool = True) 
     if len(key) != _KEY_BYTES:
         raise InputError(f"{path} is damaged: restore it, or remove it to give all patients new names")
     return Pseudonyms(key, keep_ids)
+
+
+def write_names(folder: Path, patient_ids: Iterable[str], pseudonyms: Pseudonyms) -> Path:
+    """Write which name is which PatientID, readable by its owner alone.
+
+    Args:
+        folder: What stays with the patients' data.
+        patient_ids: May hold one more than once.
+        pseudonyms: Make the names.
+    """
+    path = folder / NAMES_FILE
+    write_json(path, {pseudonyms.patient(patient): patient for patient in sorted(set(patient_ids))})
+    path.chmod(0o600)
+    return path

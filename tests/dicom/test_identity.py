@@ -193,3 +193,12 @@ def test_what_inspection_tells_names_no_patient(exports, tmp_path, capfd):
     names = set(record["patients"])
     assert names == {read_pseudonyms(tmp_path / "inspection").patient(patient) for patient in IDS}
     assert not set(IDS) & set(json.dumps(record).replace('"', " ").split())
+    local = tmp_path / "inspection" / "names.json"
+    assert set(json.loads(local.read_text()).values()) == set(IDS)
+    assert set(json.loads(local.read_text())) == names
+    assert local.stat().st_mode & 0o077 == 0
+
+
+def test_the_order_of_cases_says_nothing_of_patient_ids(exports, tmp_path):
+    names = list(convert(exports, tmp_path).cases)
+    assert names == sorted(names)
