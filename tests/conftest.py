@@ -1,14 +1,16 @@
-"""Fixtures for all tests: real OpenKBP patients where they are at hand."""
+"""Fixtures for all tests: real OpenKBP patients and a browser, where they are at hand."""
 
 import os
 import shutil
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 TWO_PATIENTS = (("train-pats", "pt_1"), ("validation-pats", "pt_201"))
 
 
@@ -38,3 +40,16 @@ def openkbp_patients(tmp_path_factory: pytest.TempPathFactory) -> Path:
         else:
             pytest.skip(f"no OpenKBP patient {name} in {source}; set OPENKBP_DIR to a folder that has it")
     return out
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A headless browser; one for all tests, for a process can hold only one Playwright."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="no Playwright")
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if program is None:
+        pytest.skip(f"no browser on the path ({', '.join(BROWSERS)})")
+    with playwright.sync_playwright() as running:
+        chromium = running.chromium.launch(executable_path=program)
+        yield chromium
+        chromium.close()

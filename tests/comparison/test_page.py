@@ -1,7 +1,6 @@
 """``compare.html`` in a real browser, and as a file."""
 
 import re
-import shutil
 
 import pytest
 
@@ -22,18 +21,6 @@ def comparison():
             uniform("third", [-2.5, -3.5, 4.5, 4.0, -3.0, 4.0, 5.5]),
         )
     )
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="no playwright")
-    program = shutil.which("chromium") or shutil.which("google-chrome")
-    if program is None:
-        pytest.skip("no Chromium found")
-    with playwright.sync_playwright() as running:
-        started = running.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield started
-        started.close()
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A report of synthetic patients, and a headless browser to open it in."""
+"""A report of synthetic patients, and windows in which it is open."""
 
 import json
 import re
@@ -21,7 +21,6 @@ from cdm_nnunet.report.page import write_report
 HOSTILE_ROI = "</script><script>window.hacked=1</script>"
 HOSTILE_OAR = "a &lt;b&gt; <img src=x onerror='window.hacked=2'> %{x}"
 HOSTILE_CASE = "<b onclick=hack()>%{y} &amp; '\""
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 @dataclass(frozen=True)
@@ -84,19 +83,6 @@ def hostile_report(synthetic_dataset: RawDataset, tmp_path_factory: pytest.TempP
             text = re.sub(rf'"{name}"', lambda _, text=hostile: json.dumps(text), text)
         path.write_text(text, encoding="utf-8")
     return make_report(RawDataset(copy), folder)
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[object]:
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if program is None:
-        pytest.skip(f"no browser on the path ({', '.join(BROWSERS)})")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=program)
-        yield chromium
-        chromium.close()
 
 
 class Window:
