@@ -18,13 +18,14 @@ from typing import Any
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.folders import DEFAULT_ROOT, FOLDER_VARIABLES
 
-SUMMARY = "try everything on synthetic patients: convert, plan, train, predict, evaluate, on a CPU in minutes"
+SUMMARY = "try everything on synthetic patients: convert, plan, train, predict, evaluate, compare, on a CPU in minutes"
 EXAMPLE = "cdm-nnunet demo -o cdm_demo"
 
 BASELINE, CDM = "nnUNetTrainerDoseMAE", "nnUNetTrainerCDM"
 STATE_FILE = "demo.json"
 _FORMAT_VERSION = 1
 _ID, _NAME, _CONFIGURATION = 500, "Demo", "3d_coarse"
+_COMPARISON = "comparison/compare.html"
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Run the steps that are not done yet.
 
     Returns:
-        The scores of both models, the paths of their pictures and results, and the seconds of each step.
+        The scores of both models, the paths of their results, reports and pictures and of the page that compares
+        them, and the seconds of each step.
 
     Raises:
         InputError: If the folder is not a demo's, or a step fails.
@@ -134,6 +136,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "quick": args.quick,
         "patients": {"training": size.patients, "test": size.test_patients},
         "models": {trainer: _outcome(folder, trainer) for trainer in (BASELINE, CDM)},
+        "comparison": str(folder / _COMPARISON),
         "seconds": state["seconds"],
     }
 
@@ -157,9 +160,10 @@ def render(record: Mapping[str, Any]) -> str:
         "",
     ]
     for trainer, model in models.items():
-        lines += [f"{trainer}:", f"  result   {model['result']}"]
+        lines += [f"{trainer}:", f"  result   {model['result']}", f"  report   {model['report']}"]
         lines += [f"  picture  {picture}" for picture in model["pictures"]]
-    return "\n".join([*lines, "", f"logs of the steps: {Path(record['folder'], 'logs')}"])
+    logs = Path(record["folder"], "logs")
+    return "\n".join([*lines, "", f"both models side by side: {record['comparison']}", f"logs of the steps: {logs}"])
 
 
 def demo_steps(size: Size) -> list[Step]:
@@ -193,9 +197,10 @@ def demo_steps(size: Size) -> list[Step]:
                 (*predict, "-c", _CONFIGURATION, "-f", "0", *options, "-np", "0"),
                 f"predictions/{trainer}/dataset.json",
             ),
-            Step(f"evaluate_{trainer}", (*evaluate, "-np", "1"), f"evaluation/{trainer}/result.json"),
+            Step(f"evaluate_{trainer}", (*evaluate, "-np", "1"), f"evaluation/{trainer}/report.html"),
         ]
-    return steps
+    evaluations = (f"evaluation/{BASELINE}", f"evaluation/{CDM}")
+    return [*steps, Step("compare", ("cdm-nnunet", "compare", *evaluations, "-o", "comparison"), _COMPARISON)]
 
 
 def open_folder(folder: Path, *, quick: bool) -> dict[str, Any]:
@@ -282,5 +287,6 @@ def _outcome(folder: Path, trainer: str) -> dict[str, Any]:
         "ptv_score": scores["ptv_score"],
         "oar_score": scores["oar_score"],
         "result": str(evaluation / "result.json"),
+        "report": str(evaluation / "report.html"),
         "pictures": [str(path) for path in sorted((evaluation / "pictures").glob("*.png"))],
     }

@@ -2,6 +2,7 @@ import argparse
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -120,7 +121,7 @@ def test_the_state_of_another_version_is_refused(tmp_path):
 @pytest.mark.parametrize("size", [demo.FULL, demo.QUICK])
 def test_both_models_get_the_same_commands(size):
     steps = {step.name: step for step in demo.demo_steps(size)}
-    assert len(steps) == 8
+    assert len(steps) == 9
     for verb in ("train", "predict", "evaluate"):
         mae, cdm = (steps[f"{verb}_{trainer}"] for trainer in (demo.BASELINE, demo.CDM))
         assert [word.replace(demo.BASELINE, demo.CDM) for word in mae.command] == list(cdm.command)
@@ -146,9 +147,14 @@ def test_the_quick_demo_runs_from_patients_to_pictures(tmp_path):
         assert names == ["dvh.png", "slices.png"]
         for picture in model["pictures"]:
             assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
+    pages = [*(model["report"] for model in record["models"].values()), record["comparison"]]
+    assert len(set(pages)) == 3
+    for page in pages:
+        assert Path(page).read_text(encoding="utf-8").startswith("<!doctype html>")
     again = run()
     assert again.returncode == 0
-    assert again.stderr.count("done before") == 8
+    assert all(page in again.stdout for page in pages)
+    assert again.stderr.count("done before") == 9
     table = [line for line in again.stdout.splitlines() if line.startswith(("MAE ", "MAE +"))]
     assert [float(line.split()[-1]) for line in table] == [
         pytest.approx(record["models"][trainer]["oar_score"], abs=0.006) for trainer in (demo.BASELINE, demo.CDM)
