@@ -8,11 +8,13 @@ V20Gy, V40Gy, V60Gy, V95% and Dmean of every ROI:
 cdm        this package as the loss uses it: each ROI's voxels sorted by themselves, windows of order statistics
 cdm_exact  the same without windows, as the next two
 onehot     dense boolean volumes and a full sort of the dose for each ROI
-gather     per ROI, gather its voxels and call torch.quantile
+gather     per ROI, gather its voxels and call torch.quantile once
 floor      one read of dose and bits
+unpack     what onehot and gather begin with: the bits made into a boolean volume for each ROI
 
-All run in one process on the same data; ratios are between medians. Peak memory is of a process
-of its own. Metric values of the three ways are compared before anything is timed.
+All run in one process on the same data, one way after another, so that none finds the memory that another one has just
+given back; ratios are between medians. Peak memory is of a process of its own. Metric values of the three ways are
+compared before anything is timed.
 """
 
 from __future__ import annotations
@@ -63,16 +65,20 @@ def terms(n_rois: int) -> Terms:
     return Terms(tuple(Term(bit, metric, 1.0, True) for bit in range(n_rois) for metric in METRICS))
 
 
-def _metrics(values: Tensor, n: int, at: Callable[[float], Tensor]) -> list[Tensor]:
-    out = []
+def _metrics(values: Tensor, n: int, order_statistics: Tensor) -> list[Tensor]:
+    out, found = [], iter(order_statistics)
     for metric in METRICS:
         if metric.is_volume:
             out.append(100 * torch.sigmoid((values - metric.threshold_gy(PRESCRIPTION_GY)) / WIDTH_GY).sum() / n)
         elif metric.kind == "mean":
             out.append(values.sum() / n)
         else:
-            out.append(at(metric.rank_fraction(n, VOXEL_CC)))
+            out.append(next(found))
     return out
+
+
+def _rank_fractions(n: int) -> Tensor:
+    return torch.tensor([metric.rank_fraction(n, VOXEL_CC) for metric in METRICS if metric.order_statistics])
 
 
 def gather(dose: Tensor, words: Tensor, n_rois: int) -> Tensor:
@@ -80,8 +86,8 @@ def gather(dose: Tensor, words: Tensor, n_rois: int) -> Tensor:
     out = []
     for mask in unpack_words(words[None], n_rois)[0]:
         inside = dose[mask]
-        # torch.quantile refuses more than 16 million values
-        out += _metrics(inside, inside.numel(), lambda p, inside=inside: torch.quantile(inside, p))
+        n = inside.numel()
+        out += _metrics(inside, n, torch.quantile(inside, _rank_fractions(n)))  # (refuses more than 16 million values)
     return torch.stack(out)
 
 
@@ -92,13 +98,9 @@ def onehot(dose: Tensor, words: Tensor, n_rois: int) -> Tensor:
     for mask in masks:
         n = int(mask.sum())
         ordered = torch.where(mask > 0, dose, -1.0).flatten().sort().values[dose.numel() - n :]
-
-        def at(p: float, ordered: Tensor = ordered, n: int = n) -> Tensor:
-            position = p * (n - 1)
-            j = min(int(position), max(n - 2, 0))
-            return torch.lerp(ordered[j], ordered[min(j + 1, n - 1)], position - j)
-
-        metrics = _metrics(dose * mask, n, at)
+        positions = _rank_fractions(n) * (n - 1)
+        j = positions.long().clamp(max=max(n - 2, 0))
+        metrics = _metrics(dose * mask, n, torch.lerp(ordered[j], ordered[(j + 1).clamp(max=n - 1)], positions - j))
         for k, metric in enumerate(METRICS):  # the sigmoid over the volume counts voxels outside too
             if metric.is_volume:
                 threshold = metric.threshold_gy(PRESCRIPTION_GY)
@@ -123,7 +125,13 @@ def floor(dose: Tensor, words: Tensor, n_rois: int) -> Tensor:
     return dose.sum() + words.sum()
 
 
-WAYS = {"cdm": cdm, "cdm_exact": cdm_exact, "gather": gather, "onehot": onehot, "floor": floor}
+def unpack(dose: Tensor, words: Tensor, n_rois: int) -> Tensor:
+    """The bits made into a boolean volume for each ROI; nothing is computed from them."""
+    unpack_words(words[None], n_rois)
+    return dose.new_zeros((), requires_grad=True)
+
+
+WAYS = {"cdm": cdm, "cdm_exact": cdm_exact, "gather": gather, "onehot": onehot, "floor": floor, "unpack": unpack}
 
 
 def seconds(way: Callable[[Tensor, Tensor, int], Tensor], dose: Tensor, words: Tensor, n_rois: int) -> float:
@@ -174,11 +182,10 @@ def main() -> None:
         for way in (gather, onehot):
             torch.testing.assert_close(way(dose, words, n_rois), reference, rtol=0, atol=2e-3)
         exact, _ = dvh_metrics(dose, words, terms(n_rois), [PRESCRIPTION_GY] * n_rois, VOXEL_CC, EXACT)
-        times: dict[str, list[float]] = {name: [] for name in WAYS}
-        for _ in range(args.repeats):
-            for name, way in WAYS.items():
-                times[name].append(seconds(way, dose, words, n_rois))
-        median = {name: statistics.median(values) for name, values in times.items()}
+        median = {}
+        for name, way in WAYS.items():
+            seconds(way, dose, words, n_rois)
+            median[name] = statistics.median(seconds(way, dose, words, n_rois) for _ in range(args.repeats))
         with tempfile.TemporaryDirectory() as folder:
             data = Path(folder) / "patient.pt"
             torch.save((dose, words), data)
@@ -194,7 +201,8 @@ def main() -> None:
             continue
         print(
             f"{n_rois} ROIs: cdm {median['cdm']:.3f} s ({median['cdm_exact']:.3f} s without windows); "
-            f"onehot {median['onehot'] / median['cdm']:.0f} x, gather {median['gather'] / median['cdm']:.1f} x, "
+            f"onehot {median['onehot'] / median['cdm']:.0f} x, gather {median['gather'] / median['cdm']:.1f} x "
+            f"(of both, unpacking {median['unpack'] / median['cdm']:.1f} x), "
             f"floor 1 / {median['cdm'] / median['floor']:.0f}; peak memory {record['cdm_peak_mb']:.0f} MB against "
             f"{record['onehot_peak_mb']:.0f} MB",
             flush=True,
