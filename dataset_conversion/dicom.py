@@ -19,6 +19,7 @@ from cdm_nnunet.dicom.grid import VoxelGrid
 from cdm_nnunet.dicom.index import INDEX_FILE, index_folder
 from cdm_nnunet.dicom.pairing import PatientFiles
 from cdm_nnunet.dicom.plan import Plan, read_plan
+from cdm_nnunet.dicom.plan import prescriptions_gy as planned_gy
 from cdm_nnunet.dicom.plan_choice import DEFAULT
 from cdm_nnunet.dicom.pseudonyms import Pseudonyms, read_pseudonyms
 from cdm_nnunet.dicom.rasteriser import rasterise
@@ -140,18 +141,11 @@ class DicomPatient:
     def _prescriptions_gy(
         self, plans: Sequence[Plan], structures: StructureSet, names: dict[str, str], contoured: list[str]
     ) -> dict[str, float]:
-        """The plan's prescriptions to ROIs come first, then the patient's, the mapping's and the template's.
-
-        Those of several plans add up for an ROI that all of them prescribe to; else the plans leave its total open.
-        """
+        """The plan's prescriptions to ROIs come first, then the patient's, the mapping's and the template's."""
         targets = {roi.name for roi in self.template.rois if roi.kind == "target"}
-        numbers = {structures.roi(name).number: roi for roi, name in names.items()}
-        levels = [_plan_levels(plan, numbers) for plan in plans]
-        planned = {
-            roi: sum(level[roi] for level in levels)
-            for roi in sorted(targets & set(contoured))
-            if levels and all(roi in level for level in levels)
-        }
+        numbers: dict[int | None, str] = {structures.roi(name).number: roi for roi, name in names.items()}
+        stated = planned_gy(plans, lambda level: numbers.get(level.roi_number))
+        planned = {roi: gy for roi, gy in stated.items() if roi in targets and roi in contoured}
         for roi, given_gy in self.prescriptions_gy.items():
             if roi in targets and roi not in contoured:
                 raise InputError(f"a prescription is given for '{roi}', which the patient has not")
@@ -161,16 +155,6 @@ class DicomPatient:
                 )
         mapped = {roi: gy for roi, gy in self.mapping.prescriptions_gy.items() if roi in contoured}
         return prescriptions_gy(self.template, {**mapped, **self.prescriptions_gy, **planned}, contoured)
-
-
-def _plan_levels(plan: Plan, names: Mapping[int, str]) -> dict[str, float]:
-    """Prescribed dose by ROI; the highest, where a plan prescribes to one more than once."""
-    found: dict[str, float] = {}
-    for level in plan.prescriptions:
-        roi = names.get(-1 if level.roi_number is None else level.roi_number)
-        if roi is not None:
-            found[roi] = max(level.dose_gy, found.get(roi, 0.0))
-    return found
 
 
 def spacing_mm(grid: str) -> tuple[float, float, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from cdm_nnunet.dicom.dose import check_dose
 from cdm_nnunet.dicom.index import FolderIndex
 from cdm_nnunet.dicom.kept_rows import KeptRows
 from cdm_nnunet.dicom.pairing import PatientFiles
-from cdm_nnunet.dicom.plan import Plan, read_plan
+from cdm_nnunet.dicom.plan import Plan, prescriptions_gy, read_plan
 from cdm_nnunet.dicom.pseudonyms import Pseudonyms
 from cdm_nnunet.dicom.structures import StructureSet, read_structures
 from cdm_nnunet.errors import InputError
@@ -98,7 +98,10 @@ def _inspect_patient(files: PatientFiles, pixels: bool) -> dict[str, Any]:
         everything = [plan for part in plans for plan in part]
         row["plans"] = [plan.label for plan in everything]
         row["fractions"] = sum(plan.n_fractions or 0 for plan in everything) or None
-        row["prescriptions_gy"] = _prescriptions(everything, structures)
+        rois: dict[int | None, str] = {} if structures is None else {roi.number: roi.name for roi in structures.rois}
+        row["prescriptions_gy"] = prescriptions_gy(
+            everything, lambda level: rois.get(level.roi_number, level.description or "plan")
+        )
         notes += _prescription_notes(row["prescriptions_gy"])
     except InputError as error:
         problems.append(str(error))
@@ -128,19 +131,6 @@ def _structure_notes(structures: StructureSet) -> list[str]:
     outline = any(roi.kind == "EXTERNAL" for roi in structures.rois)
     notes = [text for roi in structures.rois for text in (roi.problem, roi.note) if text]
     return [*([] if outline else ["no external contour"]), *notes]
-
-
-def _prescriptions(plans: Iterable[Plan], structures: StructureSet | None) -> dict[str, float]:
-    """By ROI; those of several plans add up."""
-    names = {} if structures is None else {roi.number: roi.name for roi in structures.rois}
-    total: dict[str, float] = {}
-    for plan in plans:
-        found: dict[str, float] = {}
-        for level in plan.prescriptions:
-            name = names.get(-1 if level.roi_number is None else level.roi_number, level.description or "plan")
-            found[name] = max(level.dose_gy, found.get(name, 0.0))
-        total = {name: total.get(name, 0.0) + found.get(name, 0.0) for name in (*total, *found)}
-    return total
 
 
 def _prescription_notes(levels_gy: Mapping[str, float]) -> list[str]:

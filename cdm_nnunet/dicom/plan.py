@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,6 +82,28 @@ def read_plan(path: Path) -> Plan:
         text_of(dataset, "FrameOfReferenceUID", path, ""),
         text_of(structures[0], "ReferencedSOPInstanceUID", path) if structures else "",
     )
+
+
+def prescriptions_gy(plans: Sequence[Plan], name_of: Callable[[Prescription], str | None]) -> dict[str, float]:
+    """Prescribed doses of a plan, or of a course of several, by name.
+
+    The highest, where a plan prescribes to a name more than once. Those of several plans add up where all of them
+    prescribe to it; else the total is not known, and it is left out.
+
+    Args:
+        plans: The plans.
+        name_of: What a prescription is called; None for one that does not count.
+    """
+    levels: list[dict[str, float]] = []
+    for plan in plans:
+        found: dict[str, float] = {}
+        for level in plan.prescriptions:
+            name = name_of(level)
+            if name is not None:
+                found[name] = max(level.dose_gy, found.get(name, 0.0))
+        levels.append(found)
+    shared = [name for name in (levels[0] if levels else ()) if all(name in found for found in levels)]
+    return {name: sum(found[name] for found in levels) for name in shared}
 
 
 def _prescriptions(dataset: Dataset, path: Path) -> list[Prescription]:

@@ -13,6 +13,7 @@ from cdm_nnunet.dataset_conversion.dicom import convert_dicom
 from cdm_nnunet.dataset_conversion.dicom_mapping import DicomMapping
 from cdm_nnunet.dicom.dose import read_dose, sum_doses
 from cdm_nnunet.dicom.index import index_folder
+from cdm_nnunet.dicom.inspection import inspect_index
 from cdm_nnunet.dicom.phantom import GaussianDose, LinearDose, Phantom, write_phantom
 from cdm_nnunet.dicom.phantom_shapes import Cylinder, Sphere
 from cdm_nnunet.dicom.plan import read_plan
@@ -145,6 +146,8 @@ def test_a_prescription_that_only_one_plan_of_a_course_states_is_open(exports, t
     plan.save_as(path)
     with pytest.raises(InputError, match="target 'PTV_High' is contoured and has no prescription; give it in Gy"):
         convert(exports, tmp_path, default="sum")
+    rows = inspect_index(index_folder(exports), plans={"default": "sum"})["patients"].values()
+    assert sorted((len(row["plans"]), row["prescriptions_gy"]) for row in rows) == [(1, {"PTV": 50.0}), (2, {})]
 
 
 def of_both(exports, path="a/dose.dcm", other="a/Boost/plan.dcm"):
