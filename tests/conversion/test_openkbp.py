@@ -163,7 +163,10 @@ def test_the_published_folders_give_the_splits(openkbp, tmp_path, validation_fol
     assert conversion.to_json()["without_reference_dose"] == ["pt_241"]
     dataset = RawDataset(conversion.folder)
     assert set(dataset.cases) == {"pt_10", "pt_201", "pt_241"}
-    assert dataset.dataset_json["cdm"]["facts"] == {
+    facts = dict(dataset.dataset_json["cdm"]["facts"])
+    contoured = {roi: count for roi, count in facts.pop("training_cases_with_roi").items() if count}
+    assert contoured == {"PTV_7000": 2, "Parotid_R": 2, "Parotid_L": 2, "DoseRegion": 2}  # pt_241 is for testing
+    assert facts == {
         "source": "openkbp",
         "published_validation": ["pt_201"],
         "excluded": ["pt_9"],
