@@ -19,8 +19,9 @@ from cdm_nnunet.nnunet.plans import FIRST_WORD
 _BYTES_PER_VALUE = 7.0
 _DECODED_SHARE = 0.5  # a decoded mask is kept for the first convolution's gradient, in half precision
 _HEAD_BYTES = 4.0  # a float32 copy of each feature of the finest output layer
-_LOSS_BYTES = 24.0  # running count and prefix sum of each ROI, predicted and reference, for each voxel of any ROI ...
-_LOSS_SHARE = 0.25  # ... which are a quarter of a patch or less in head and neck
+# The loss's peak on a device for each voxel of the patch and ROI, forward and backward, counted over live tensors: 1.1,
+# 1.1 and 1.6 for the 8, 32 and 64 ROIs of benchmarks/loss.py, 0.8 to 1.3 for patients of OpenKBP.
+_LOSS_BYTES = 1.6
 
 
 class Float32Conv3d(nn.Conv3d):
@@ -97,7 +98,7 @@ class BitDecodeUNet(PlainConvUNet):
         """nnU-Net's measure of a training step's memory, with the decoded masks and the loss counted."""
         voxels = float(np.prod(input_size, dtype=np.float64))
         finest_features = self.decoder.seg_layers[-1].in_channels
-        extra_bytes = _HEAD_BYTES * finest_features + _LOSS_SHARE * _LOSS_BYTES * self.n_rois
+        extra_bytes = _HEAD_BYTES * finest_features + _LOSS_BYTES * self.n_rois
         extra = voxels * (_DECODED_SHARE * (FIRST_WORD + self.n_rois) + extra_bytes / _BYTES_PER_VALUE)
         total: np.int64 = np.int64(super().compute_conv_feature_map_size(input_size) + extra)
         return total

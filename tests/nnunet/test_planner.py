@@ -150,17 +150,18 @@ def _strides(configuration) -> np.ndarray:
 
 def test_more_rois_do_not_overrun_the_budget(large):
     """With 64 ROIs the same budget holds less: what the estimate counts, the choice obeys."""
-    few = DosePlanner(531, 8, plans_name="few")
-    many = DosePlanner(531, 8, plans_name="many")
-    many.catalogue = Catalogue(tuple(Roi(f"ROI_{k}", "oar") for k in range(64)))
-    sizes = []
-    for planner in (few, many):
-        chosen = planner.get_plans_for_configuration(
-            np.array([3.0, 2.5, 2.5]), np.array([100, 130, 190]), "x", 100 * 130 * 190 * 100.0, {}
-        )
-        assert chosen["architecture"]["arch_kwargs"]["n_rois"] == len(planner.catalogue)
-        sizes.append(int(np.prod(chosen["patch_size"])))
-    assert sizes[1] < sizes[0]
+    few, many = [], []
+    for gigabytes in (6, 7):  # patches grow in steps: at one budget both may have the same
+        for sizes, catalogue in ((few, None), (many, Catalogue(tuple(Roi(f"ROI_{k}", "oar") for k in range(64))))):
+            planner = DosePlanner(531, gigabytes, plans_name="budget")
+            planner.catalogue = catalogue or planner.catalogue
+            chosen = planner.get_plans_for_configuration(
+                np.array([3.0, 2.5, 2.5]), np.array([100, 130, 190]), "x", 100 * 130 * 190 * 100.0, {}
+            )
+            assert chosen["architecture"]["arch_kwargs"]["n_rois"] == len(planner.catalogue)
+            sizes.append(int(np.prod(chosen["patch_size"])) * chosen["batch_size"])
+    assert all(b <= a for a, b in zip(few, many, strict=True))
+    assert sum(many) < sum(few)
 
 
 def test_planning_works_without_loader_processes(large, monkeypatch):
