@@ -56,13 +56,17 @@ function quantityTable() {
       value: (q) => of(q).effect, show: (q) => signed(of(q).effect, 2) },
     { label: "Better / equal / worse", number: true, note: "patients", value: (q) => of(q).n_better,
       show: (q) => `${of(q).n_better} / ${of(q).n_equal} / ${of(q).n_worse}` },
-    bias(baseline), bias(state.candidate),
     { label: "Outcome", value: (q) => (isSignificant(of(q)) ? of(q).effect : 0), show: (q) => outcome(of(q)) },
-    { label: "Notes", wrap: true, show: (q) => of(q).notes.join("; ") },
   ];
-  return table(columns, levelQuantities(state.level), {
+  const rows = levelQuantities(state.level);
+  const notes = [...new Set(rows.flatMap((q) => of(q).notes))];
+  const noteNumbers = (q) => of(q).notes.map((note) => notes.indexOf(note) + 1).join(", ");
+  if (notes.length) columns.push({ label: "Notes", show: noteNumbers });
+  columns.push(bias(baseline), bias(state.candidate));
+  const numbers = table(columns, rows, {
     caption: `${state.candidate} against ${baseline}. Differences are of absolute errors: negative is better. A heading sorts; a name shows its patients.`,
   });
+  return el("div", {}, numbers, notes.length ? el("ol", { class: "muted" }, notes.map((note) => el("li", {}, note))) : null);
 }
 
 function valueAndRange(value, ends, digits) {
@@ -122,11 +126,11 @@ function drawForest(node) {
   const ends = (q) => (relative ? of(q).relative_interval : of(q).interval);
   const rows = levelQuantities(state.forest).filter((q) => (relative || `unit:${q.unit}` === state.shown) && value(q) !== null);
   const colour = (q) => colourVariable(!isSignificant(of(q)) ? "--muted" : of(q).effect < 0 ? "--accent" : "--bad");
-  const reach = (q, end) => (ends(q) ? Math.abs(ends(q)[end] - value(q)) : 0);
+  const reach = (q, end) => Math.abs(ends(q)[end] - value(q));
   const digits = relative ? 1 : 3;
   const traces = rows.map((q) => ({
-    type: "scatter", mode: "markers", x: [value(q)], y: [literal(q.name)],
-    error_x: { type: "data", symmetric: false, array: [reach(q, 1)], arrayminus: [reach(q, 0)], color: colour(q), thickness: 2, width: 5 },
+    type: "scatter", mode: "markers", x: [value(q)], y: [literal(q.name)], cliponaxis: false,
+    error_x: ends(q) && { type: "data", symmetric: false, array: [reach(q, 1)], arrayminus: [reach(q, 0)], color: colour(q), thickness: 2, width: 5 },
     marker: { size: 9, color: colour(q), symbol: isSignificant(of(q)) ? "circle" : "circle-open" },
     hovertemplate: `${literal(q.name)}<br>${signed(value(q), digits)} ${range(ends(q), digits)}<br>p (Holm) ${literal(pValue(of(q).p_holm))}, n = ${q.n}<extra></extra>`,
   }));
@@ -175,7 +179,7 @@ function drawPatients(slopes, differences) {
     hovertemplate: `mean ${signed(paired.mean_difference, 3)} ${range(paired.interval, 3)}<extra></extra>`,
   };
   draw(differences, [strip, mean], {
-    xaxis: { title: { text: `${literal(state.candidate)} \u2212 ${literal(baseline)}${unitText(quantity.unit)}<br>negative is better` }, zeroline: true, zerolinewidth: 2 },
+    xaxis: { title: { text: `${literal(state.candidate)} \u2212 ${literal(baseline)}${unitText(quantity.unit)}<br>negative is better` }, rangemode: "tozero", zeroline: true, zerolinewidth: 2 },
     yaxis: { type: "category", categoryorder: "array", categoryarray: ["mean", "patients"] },
   });
 }

@@ -84,7 +84,7 @@ async function drawDistribution(target, rows, unit, onCase) {
   const title = `Predicted ${MINUS} reference${unit ? ` (${unit})` : ""}`;
   const layout = chartLayout({
     height: 90 + 30 * rows.length, margin: { l: 10, r: 12, t: 30, b: 46 },
-    xaxis: { title: { text: title }, zeroline: true, zerolinewidth: 2 },
+    xaxis: { title: { text: title }, rangemode: "tozero", zeroline: true, zerolinewidth: 2 },
     yaxis: { categoryorder: "array", categoryarray: [...labels].reverse(), type: "category" },
   });
   await Plotly.react(target, traces, layout, CHART_CONFIG);

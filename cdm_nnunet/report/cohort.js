@@ -33,6 +33,10 @@ function scoreTiles() {
   for (const [name, value] of Object.entries(scores.gdphmm ?? {})) tiles.push(tile(`GDP-HMM ${name}`, value, "", []));
   if (scores.dose?.body_mae_gy) tiles.push(tile("Body MAE", scores.dose.body_mae_gy.mean, "Gy", ["where the reference reaches 5 Gy"]));
   for (const gamma of scores.dose?.gamma ?? []) tiles.push(tile(gammaName(gamma), gamma.mean_percent, "%", [`n = ${gamma.n}`]));
+  if (scores.coverage) {
+    const { nominal_percent: nominal, observed_percent: observed, n } = scores.coverage;
+    tiles.push(tile(`References in their ${nominal} % interval`, observed, "%", [`n = ${n}`, `calibrated on ${record.calibration.n_cases} cases`], DEFINITIONS["Interval"]));
+  }
   if (judged) {
     tiles.push(el("div", { class: "tile" }, el("div", { class: "label" }, "Verdicts changed"),
       el("div", { class: "value" }, `${changed} of ${judged}`),
@@ -40,6 +44,9 @@ function scoreTiles() {
   }
   return el("div", { class: "tiles" }, tiles);
 }
+
+const INDEX_NAMES = { paddick_conformity: "Paddick conformity", rtog_conformity: "RTOG conformity", gradient_index: "gradient index", r50: "R50%" };
+const indexName = (key) => INDEX_NAMES[key] ?? key;
 
 const gammaName = (gamma) => `Gamma ${gamma.dose_percent} % / ${gamma.distance_mm} mm ${gamma.local ? "local" : "global"}`;
 
@@ -220,8 +227,7 @@ function doseTables() {
     ...(dose?.bands ?? []).map((band) => [`Dose MAE, ${bandName(band)}`, withUnit(band.mae_gy, "Gy", 3), band.n]),
     ...Object.entries(dose?.isodose_dice ?? {}).map(([level, d]) => [`Dice of the ${level} % isodose`, fixed(d.mean, 3), d.n]),
     ...Object.entries(scores.dvh_distance_gy ?? {}).map(([roi, d]) => [`Distance of DVH curves, ${roi}`, withUnit(d.mean, "Gy", 3), d.n]),
-    ...Object.entries(scores.indices ?? {}).map(([name, d]) => [`Mean |difference| of ${name}`, fixed(d.mean_absolute, 3), d.n]),
-    ...(scores.coverage ? [[`Coverage of the ${scores.coverage.nominal_percent} % intervals`, withUnit(scores.coverage.observed_percent, "%", 1), scores.coverage.n]] : []),
+    ...Object.entries(scores.indices ?? {}).map(([name, d]) => [`Mean |difference| of ${indexName(name)}`, fixed(d.mean_absolute, 3), d.n]),
   ];
   return rows.length ? table([
     { label: "Quantity", show: (r) => r[0], header: true },
@@ -242,10 +248,13 @@ const DEFINITIONS = {
   "Difference": "Predicted minus reference, everywhere.",
   "Mask error": "An ROI's surface lies up to half a voxel from where it was drawn: about half a voxel times the dose gradient in a metric that is decided there. The same masks serve both doses, so it hardly moves their difference, but it can move a verdict.",
   "Few voxels": "The ROI has under 100 voxels: near-maximum and near-minimum doses rest on single voxels.",
+  "Gamma": "Percentage of the voxels with a reference of at least 10 % of the dose scale (the highest prescription, else the highest reference dose) that have the same dose nearby, within both criteria together. Global: the percentage is of the dose scale; local: of the voxel's reference dose.",
+  "Interval": "In square brackets: where the reference value is expected, from the spread of an ensemble, calibrated on other cases. A goal is uncertain where the two ends of the interval get different verdicts.",
 };
 
 function definitionsSection() {
-  const entries = Object.entries(DEFINITIONS).filter(([name]) => scores.openkbp || name !== "OpenKBP scores");
+  const absent = { "OpenKBP scores": !scores.openkbp, "Gamma": !scores.dose?.gamma?.length, "Interval": !scores.coverage };
+  const entries = Object.entries(DEFINITIONS).filter(([name]) => !absent[name]);
   return card("Definitions", el("dl", {}, entries.flatMap(([name, text]) => [el("dt", {}, name), el("dd", {}, text)])));
 }
 

@@ -15,7 +15,6 @@ function remarks(goal, roi, metric) {
     reference && goal.predicted === "fail" ? "reference fails too" : null,
     reference && goal.predicted !== "fail" ? "reference fails" : null,
     goal.within_mask_error ? `limit within the mask error (${withUnit(metric.mask_error, metric.unit)})` : null,
-    goal.certainty === "uncertain" ? "uncertain" : null,
     ...roiFlags(roi),
   ].filter(Boolean).join("; ");
 }
@@ -32,7 +31,7 @@ function goalTable(name) {
   const rows = Object.entries(record.cases[name].rois).flatMap(([roi, entry]) => entry.goals.map((goal) => (
     { roi, entry, goal, metric: entry.metrics[goal.metric] })));
   if (!rows.length) return el("p", {}, "No goal of the template has a limit for the ROIs of this case.");
-  const judged = (r, dose) => [withUnit(r.metric[dose], r.metric.unit, digitsFor(r.metric.unit)), dose === "predicted" ? intervalText(r.metric) : "", " ", chip(r.goal[dose])];
+  const judged = (r, dose) => [withUnit(r.metric[dose], r.metric.unit, digitsFor(r.metric.unit)), " ", chip(r.goal[dose]), dose === "predicted" && r.metric.interval ? el("div", { class: "muted" }, intervalText(r.metric)) : null];
   const certain = rows.some((r) => r.goal.certainty);
   const changed = (r) => r.goal.reference !== r.goal.predicted;
   return table([
@@ -42,7 +41,7 @@ function goalTable(name) {
     { label: "Predicted", value: (r) => r.goal.predicted, show: (r) => judged(r, "predicted"), number: true },
     { label: "Difference", value: (r) => Math.abs(r.metric.predicted - r.metric.reference), show: (r) => signed(r.metric.predicted - r.metric.reference, digitsFor(r.metric.unit)), number: true },
     { label: "Priority", value: (r) => r.goal.priority, show: (r) => String(r.goal.priority), number: true },
-    ...(certain ? [{ label: "Certain", value: (r) => r.goal.certainty, show: (r) => chip(r.goal.certainty) }] : []),
+    ...(certain ? [{ label: "By interval", note: "the verdict that both ends of the interval get", value: (r) => r.goal.certainty, show: (r) => chip(r.goal.certainty) }] : []),
     { label: "Remarks", value: (r) => (changed(r) ? 0 : 1), show: (r) => remarks(r.goal, r.entry, r.metric), wrap: true },
   ], rows, { sortBy: 5, rowClass: (r) => (changed(r) ? "changed" : null), caption: "Goals with a limit; shaded where the prediction changes the verdict" });
 }
@@ -72,7 +71,7 @@ function roiTable(name) {
     { label: "Voxels", value: (r) => r.n_voxels, show: (r) => String(r.n_voxels), number: true },
     { label: "Prescription (Gy)", value: (r) => r.prescription_gy, show: (r) => plain(r.prescription_gy), number: true },
     ...(rows.some((r) => isNumber(r.dvh_distance_gy)) ? [{ label: "DVH distance (Gy)", value: (r) => r.dvh_distance_gy, show: (r) => fixed(r.dvh_distance_gy, 2), number: true }] : []),
-    { label: "Plan indices (reference, predicted)", show: (r) => Object.entries(r.indices ?? {}).map(([k, v]) => `${k} ${fixed(v.reference, 2)}, ${fixed(v.predicted, 2)}`).join("; ") || "\u2013", wrap: true },
+    { label: "Plan indices (reference, predicted)", show: (r) => Object.entries(r.indices ?? {}).map(([k, v]) => `${indexName(k)} ${fixed(v.reference, 2)}, ${fixed(v.predicted, 2)}`).join("; ") || "\u2013", wrap: true },
     { label: "Limits of the data", show: (r) => roiFlags(r).join("; ") || "\u2013", wrap: true },
   ], rows, { caption: "ROIs of the case" });
 }

@@ -14,7 +14,7 @@ from scipy.ndimage import gaussian_filter
 from cdm_nnunet.dataset import RawDataset
 from cdm_nnunet.dataset_conversion.synthetic import convert_synthetic
 from cdm_nnunet.evaluation.record import Evaluation
-from cdm_nnunet.evaluation.run import evaluate_folder
+from cdm_nnunet.evaluation.run import Options, evaluate_folder
 from cdm_nnunet.images import read_image, write_image
 from cdm_nnunet.report.page import write_report
 
@@ -37,19 +37,19 @@ class Made:
         return self.path.as_uri()
 
 
-def predict(dataset: RawDataset, folder: Path) -> Path:
+def predict(dataset: RawDataset, folder: Path, factor: float = 0.96) -> Path:
     """Write blurred and slightly cold reference doses as predictions."""
     folder.mkdir()
     for case in dataset.cases:
         dose = read_image(dataset.dose_path(case))
-        blurred = (0.96 * gaussian_filter(dose.values, 0.6)).astype(np.float32)
+        blurred = (factor * gaussian_filter(dose.values, 0.6)).astype(np.float32)
         write_image(replace(dose, path=folder / f"{case}.nii.gz", values=blurred))
     return folder
 
 
-def make_report(dataset: RawDataset, folder: Path) -> Made:
+def make_report(dataset: RawDataset, folder: Path, options: Options | None = None) -> Made:
     predictions = predict(dataset, folder / "predictions")
-    evaluation = evaluate_folder(dataset, predictions)
+    evaluation = evaluate_folder(dataset, predictions, None, options)
     path = folder / "out" / "report.html"
     write_report(evaluation, dataset, predictions, path)
     return Made(path, evaluation, dataset, predictions)
@@ -65,6 +65,26 @@ def synthetic_dataset(tmp_path_factory: pytest.TempPathFactory) -> RawDataset:
 @pytest.fixture(scope="session")
 def report(synthetic_dataset: RawDataset, tmp_path_factory: pytest.TempPathFactory) -> Made:
     return make_report(synthetic_dataset, tmp_path_factory.mktemp("report"))
+
+
+@pytest.fixture(scope="session")
+def ensemble_report(synthetic_dataset: RawDataset, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """With gamma, and with intervals from the spread of two members, calibrated on other patients."""
+    folder = tmp_path_factory.mktemp("ensemble")
+    convert_synthetic(folder, 502, "Calibration", n_training=2, n_test=0, coarseness=2.0)
+    calibration = RawDataset(folder / "Dataset502_Calibration")
+
+    def members(dataset: RawDataset) -> tuple[Path, ...]:
+        return tuple(predict(dataset, folder / f"{dataset.folder.name}_{f}", f) for f in (0.95, 0.97))
+
+    of_calibration = members(calibration)
+    options = Options(
+        members=members(synthetic_dataset),
+        gamma=True,
+        calibrated_on=evaluate_folder(calibration, of_calibration[0], None, Options(members=of_calibration)),
+        coverage_percent=50,
+    )
+    return make_report(synthetic_dataset, folder, options)
 
 
 @pytest.fixture(scope="session")

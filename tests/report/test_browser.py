@@ -9,7 +9,7 @@ import pytest
 from cdm_nnunet.images import read_image
 from cdm_nnunet.report.volumes import DOSE_STEP_GY
 
-from .conftest import HOSTILE_CASE, HOSTILE_OAR, HOSTILE_ROI
+from .conftest import HOSTILE_CASE, HOSTILE_OAR, HOSTILE_ROI, Window
 
 MINUS = "\u2212"
 
@@ -235,6 +235,34 @@ def test_every_control_has_a_name(window, report):
         .map((node) => node.outerHTML)"""
     )
     assert nameless == []
+
+
+def test_intervals_and_gamma_are_shown_and_fit(browser, ensemble_report):
+    evaluation = ensemble_report.evaluation
+    window = Window(browser, ensemble_report)
+    text = window.show_cohort().locator("#cohort").inner_text()
+    coverage = evaluation.scores["coverage"]
+    assert f"References in their 50 % interval\n{coverage['observed_percent']:.2f} %\nn = {coverage['n']}" in text
+    assert f"calibrated on {len(evaluation.cases)} cases" in text
+    for gamma in evaluation.scores["dose"]["gamma"]:
+        scope = "local" if gamma["local"] else "global"
+        name = f"Gamma {gamma['dose_percent']:g} % / {gamma['distance_mm']:g} mm {scope}"
+        assert f"{name}\n{gamma['mean_percent']:.2f} %" in text
+    case = evaluation.cases[0]
+    page = window.show_case(case.case)
+    goals = page.locator("table", has=page.locator("caption", has_text="Goals with a limit"))
+    shown = goals.inner_text()
+    judged = [(roi.metrics[str(goal.goal.metric)], goal) for roi in case.rois.values() for goal in roi.goals]
+    intervals = [metric.interval for metric, _ in judged if metric.interval is not None]
+    assert len(intervals) > 3
+    for low, high in intervals:
+        assert f"[{low:.2f}, {high:.2f}]" in shown
+    certainties = goals.locator("tbody td:nth-child(7)").all_inner_texts()
+    assert sorted(text.split()[-1] for text in certainties) == sorted(goal.certainty or "\u2013" for _, goal in judged)
+    assert goals.evaluate("table => table.scrollWidth <= table.parentElement.clientWidth")
+    assert "Paddick conformity" in page.locator("#patient").text_content()
+    window.check()
+    window.page.context.close()
 
 
 def test_names_from_data_stay_text(hostile_window):
