@@ -38,9 +38,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--roi", action="append", metavar="NAME", help="an ROI of the file; repeatable (default: all)")
     parser.add_argument(
         "--end-caps",
-        choices=("none", "half-slab"),
-        default="none",
-        help="where an ROI ends: at its outermost contours, or half a slice beyond (default: none)",
+        choices=("rounded", "none", "half-slab"),
+        default="rounded",
+        help="where an ROI ends: a round end where its shape leads and a flat one at its outermost contours; every end "
+        "there; or every end half a slice beyond (default: rounded)",
     )
 
 

@@ -17,7 +17,7 @@ from cdm_nnunet.dicom.scanlines import Section, section_of
 from cdm_nnunet.dicom.structures import RoiContours, StructureSet
 from cdm_nnunet.errors import InputError
 
-EndCaps = Literal["none", "half-slab"]
+EndCaps = Literal["rounded", "rounded-half-slab", "none", "half-slab"]
 PLANE_TOLERANCE_MM = 0.1  # contours this close together lie in one plane
 FLATNESS_MM = 0.1  # how far a contour's points may leave its plane
 
@@ -32,7 +32,9 @@ class ContourStack:
         planes_mm: w of the planes, ascending, shape (n,).
         low_mm: Where each plane's slab begins, shape (n,).
         high_mm: Where it ends, shape (n,).
-        sections: Cross-section of each slab.
+        joined: Whether the ROI goes on from each plane to the next, shape (n - 1,); not through a gap.
+        sections: Cross-section of each plane.
+        end_caps: How it ends.
         notes: What was decided, for the record.
     """
 
@@ -41,7 +43,9 @@ class ContourStack:
     planes_mm: NDArray[np.float64]
     low_mm: NDArray[np.float64]
     high_mm: NDArray[np.float64]
+    joined: NDArray[np.bool_]
     sections: tuple[Section, ...]
+    end_caps: EndCaps
     notes: tuple[str, ...]
 
     @property
@@ -49,6 +53,10 @@ class ContourStack:
         """Lowest and highest (u, v) of all contours."""
         lows, highs = zip(*(section.box_mm for section in self.sections), strict=True)
         return np.min(lows, axis=0), np.max(highs, axis=0)
+
+    def is_joined(self, k: int) -> bool:
+        """Whether plane k is there and the ROI goes on from it to the next."""
+        return 0 <= k < self.joined.size and bool(self.joined[k])
 
 
 def axes_of(roi: RoiContours) -> NDArray[np.float64]:
@@ -98,7 +106,7 @@ def stack_of(
     roi: RoiContours,
     slices_mm: NDArray[np.float64],
     *,
-    end_caps: EndCaps = "none",
+    end_caps: EndCaps = "rounded",
     axes: NDArray[np.float64] | None = None,
     slices_are_complete: bool = False,
 ) -> ContourStack:
@@ -108,6 +116,8 @@ def stack_of(
         roi: The ROI.
         slices_mm: Positions along w of the slices that could be drawn on, as far as known.
         end_caps: ``none``: the ROI ends at its outermost planes. ``half-slab``: it goes on for half a slice distance.
+            With ``rounded`` before it, an end that tapers is closed as its shape leads, which slabs can't show
+            (:func:`cdm_nnunet.dicom.interpolation.layers`); ``rounded`` alone ends a flat one at its plane.
         axes: Frame in which the contours are flat; default :func:`axes_of`.
         slices_are_complete: Whether ``slices_mm`` are all slices of the CT: then a wide step between neighbours
             among them is no gap.
@@ -137,7 +147,7 @@ def stack_of(
     if united:
         notes.append(f"ROI '{roi.name}': {united} contours that overlap others in part, or repeat them, were united")
     low_mm, high_mm = _slab_ends(roi.name, planes_mm, apart, slices_mm, end_caps, notes)
-    return ContourStack(roi.name, axes, planes_mm, low_mm, high_mm, sections, tuple(notes))
+    return ContourStack(roi.name, axes, planes_mm, low_mm, high_mm, ~apart, sections, end_caps, tuple(notes))
 
 
 def _slab_ends(
@@ -155,7 +165,7 @@ def _slab_ends(
     high_mm[:-1][~apart] = middles_mm[~apart]
     starts = np.concatenate([[True], apart])
     ends = np.concatenate([apart, [True]])
-    if end_caps == "half-slab":
+    if end_caps.endswith("half-slab"):
         for k in np.flatnonzero(starts & ~ends):
             low_mm[k] -= (planes_mm[k + 1] - planes_mm[k]) / 2
         for k in np.flatnonzero(ends & ~starts):

@@ -15,7 +15,7 @@ from scipy import ndimage
 from cdm_nnunet.dicom.contours import ContourStack, EndCaps, axes_of, drawn_planes_mm, stack_of
 from cdm_nnunet.dicom.dose import DoseVolume
 from cdm_nnunet.dicom.grid import Volume
-from cdm_nnunet.dicom.scanlines import spans
+from cdm_nnunet.dicom.interpolation import layers
 from cdm_nnunet.dicom.structures import RoiContours, StructureSet
 from cdm_nnunet.dvh.metrics import Metric
 from cdm_nnunet.dvh.weighted import evaluate_weighted
@@ -24,8 +24,8 @@ from cdm_nnunet.errors import InputError
 SAMPLES = 400_000  # about as many in an ROI, ...
 STEP_RANGE_MM = (0.1, 1.5)  # ... as long as their distance stays in this range
 _LOST_MM3 = 0.01
-# Fractional parts of multiples of these irrational numbers spread evenly (a Weyl sequence).
-_WEYL = (0.6180339887498949, 0.7548776662466927, 0.5698402909980532)
+# Fractional parts of multiples of these irrational numbers spread evenly (Weyl sequences).
+_WEYL = (0.6180339887498949, 0.7548776662466927)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +72,7 @@ def roi_dvh(
     metrics: Sequence[Metric],
     *,
     prescription_gy: float | None = None,
-    end_caps: EndCaps = "none",
+    end_caps: EndCaps = "rounded",
 ) -> RoiDvh:
     """DVH metrics of an ROI.
 
@@ -130,37 +130,31 @@ def refuse_other_frame(structures: StructureSet, dose: DoseVolume) -> None:
 def sample(stack: ContourStack) -> RoiSamples:
     """Points spread evenly through an ROI, none of them outside.
 
-    Each slab is cut into layers, each layer into lines, and each span of a line that lies inside into pieces of equal
-    length. Layers, lines and points lie at quasi-random places within their share, so that no direction of the dose
-    gradient is special.
+    The ROI is cut into layers, each layer into lines, and each span of a line that lies inside into pieces of equal
+    length. Lines and points lie at quasi-random places within their share, so that no direction of the dose gradient is
+    special.
 
     Raises:
         InputError: If the ROI encloses no volume.
     """
     step_mm = _step_mm(stack)
     points, volumes = [], []
-    for k, section in enumerate(stack.sections):
-        thickness_mm = float(stack.high_mm[k] - stack.low_mm[k])
-        if thickness_mm <= 0:
-            continue
-        n_layers = max(1, int(np.ceil(thickness_mm / step_mm)))
-        low, high = section.box_mm
+    for k, layer in enumerate(layers(stack, step_mm)):
+        low, high = layer.cut.box_mm
         n_lines = max(1, int(np.ceil((high[1] - low[1]) / step_mm)))
-        pitch_mm = float(high[1] - low[1]) / n_lines
-        layer_mm = thickness_mm / n_layers
-        for layer in range(n_layers):
-            number = np.arange(n_lines, dtype=np.float64) + 1000.0 * (layer + 17 * k)
-            lines_mm = low[1] + (np.arange(n_lines) + _spread(number, 0)) * pitch_mm
-            heights_mm = stack.low_mm[k] + (layer + _spread(number, 1)) * layer_mm
-            found = spans(section, lines_mm)
-            length_mm = found.end_mm - found.start_mm
-            count = np.maximum(np.ceil(length_mm / step_mm), 1).astype(np.int64)
-            which = np.repeat(np.arange(count.size), count)
-            piece = np.arange(which.size) - np.repeat(np.cumsum(count) - count, count)
-            piece_mm = length_mm[which] / count[which]
-            u_mm = found.start_mm[which] + (piece + _spread(piece + 31.0 * number[found.line[which]], 2)) * piece_mm
-            points.append(np.column_stack([u_mm, lines_mm[found.line[which]], heights_mm[found.line[which]]]))
-            volumes.append(piece_mm * (pitch_mm * layer_mm / 1000))
+        pitch_mm, layer_mm = float(high[1] - low[1]) / n_lines, layer.high_mm - layer.low_mm
+        number = np.arange(n_lines, dtype=np.float64)
+        lines_mm = low[1] + (number + _spread(k, number)) * pitch_mm
+        heights_mm = layer.low_mm + _spread(number, k) * layer_mm
+        found = layer.cut.spans(lines_mm)
+        length_mm = found.end_mm - found.start_mm
+        count = np.maximum(np.ceil(length_mm / step_mm), 1).astype(np.int64)
+        which = np.repeat(np.arange(count.size), count)
+        piece = np.arange(which.size) - np.repeat(np.cumsum(count) - count, count)
+        piece_mm = length_mm[which] / count[which]
+        u_mm = found.start_mm[which] + (piece + _spread(piece + 31.0 * found.line[which], k)) * piece_mm
+        points.append(np.column_stack([u_mm, lines_mm[found.line[which]], heights_mm[found.line[which]]]))
+        volumes.append(piece_mm * (pitch_mm * layer_mm / 1000))
     points_mm, volumes_cc = np.concatenate(points or [np.empty((0, 3))]), np.concatenate(volumes or [np.empty(0)])
     keep = volumes_cc > 0
     if not keep.any():
@@ -185,11 +179,11 @@ def _step_mm(stack: ContourStack) -> float:
     for section, low_mm, high_mm in zip(stack.sections, stack.low_mm, stack.high_mm, strict=True):
         low, high = section.box_mm
         pitch_mm = float(high[1] - low[1]) / 64
-        found = spans(section, low[1] + (np.arange(64) + 0.5) * pitch_mm)
+        found = section.spans(low[1] + (np.arange(64) + 0.5) * pitch_mm)
         volume_mm3 += float((found.end_mm - found.start_mm).sum()) * pitch_mm * float(high_mm - low_mm)
     return float(np.clip((volume_mm3 / SAMPLES) ** (1 / 3), *STEP_RANGE_MM))
 
 
-def _spread(number: NDArray[np.float64], dimension: int) -> NDArray[np.float64]:
-    """Even numbers from 0 to 1 that look random."""
-    return np.asarray((0.5 + number * _WEYL[dimension]) % 1.0)
+def _spread(first: NDArray[np.float64] | int, second: NDArray[np.float64] | int) -> NDArray[np.float64]:
+    """Numbers from 0 to 1 that look random, and are even in either argument."""
+    return np.asarray((0.5 + first * _WEYL[0] + second * _WEYL[1]) % 1.0)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,32 @@ Points = NDArray[np.float64]  # (points, 2): u, v in mm
 SAME_AREA = 0.98  # contours that share this part of the smaller one are nested; or the same, if of one size
 APART = 0.02  # contours that share less than this part of the smaller one are apart
 _COMPARED_LINES = 96
+
+
+@dataclass(frozen=True, eq=False)
+class Spans:
+    """Parts of lines v = constant that lie inside, sorted by line.
+
+    Attributes:
+        line: Index of the line, shape (n,).
+        start_mm: Where the span begins, u in mm, shape (n,).
+        end_mm: Where it ends, shape (n,).
+    """
+
+    line: NDArray[np.int64]
+    start_mm: NDArray[np.float64]
+    end_mm: NDArray[np.float64]
+
+
+class Cut(Protocol):
+    """A cross-section that lines can cut."""
+
+    @property
+    def box_mm(self) -> tuple[Points, Points]:
+        """Lowest and highest (u, v)."""
+
+    def spans(self, lines_mm: NDArray[np.float64]) -> Spans:
+        """Parts of the lines v = constant that lie inside; the lines ascend."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,20 +66,21 @@ class Section:
         """Number of contours that overlap another one in part, or repeat it."""
         return sum(len(group) for group in self.groups if len(group) > 1)
 
+    def spans(self, lines_mm: NDArray[np.float64]) -> Spans:
+        """Cut by lines; a contour that touches a line with a corner or lies on it counts as if it lay a little above.
 
-@dataclass(frozen=True, eq=False)
-class Spans:
-    """Parts of lines v = constant that lie inside, sorted by line.
-
-    Attributes:
-        line: Index of the line, shape (n,).
-        start_mm: Where the span begins, u in mm, shape (n,).
-        end_mm: Where it ends, shape (n,).
-    """
-
-    line: NDArray[np.int64]
-    start_mm: NDArray[np.float64]
-    end_mm: NDArray[np.float64]
+        Args:
+            lines_mm: v of the lines in mm, ascending, shape (n_lines,).
+        """
+        lines, crossings = [], []
+        for group in self.groups:
+            line, u_mm = _united(group, lines_mm) if len(group) > 1 else _crossings(group[0], lines_mm)
+            lines.append(line)
+            crossings.append(u_mm)
+        line, u_mm = np.concatenate(lines), np.concatenate(crossings)
+        order = np.lexsort((u_mm, line))
+        line, u_mm = line[order], u_mm[order]
+        return Spans(line[::2], u_mm[::2], u_mm[1::2])
 
 
 def section_of(contours: Sequence[Points]) -> Section:
@@ -80,33 +108,13 @@ def section_of(contours: Sequence[Points]) -> Section:
     return Section(tuple(tuple(group) for group in groups.values()))
 
 
-def spans(section: Section, lines_mm: NDArray[np.float64]) -> Spans:
-    """Cut a cross-section by lines.
-
-    A contour that touches a line with a corner or lies on it counts as if it lay a little above.
-
-    Args:
-        section: The contours.
-        lines_mm: v of the lines in mm, ascending, shape (n_lines,).
-    """
-    lines, crossings = [], []
-    for group in section.groups:
-        line, u_mm = _united(group, lines_mm) if len(group) > 1 else _crossings(group[0], lines_mm)
-        lines.append(line)
-        crossings.append(u_mm)
-    line, u_mm = np.concatenate(lines), np.concatenate(crossings)
-    order = np.lexsort((u_mm, line))
-    line, u_mm = line[order], u_mm[order]
-    return Spans(line[::2], u_mm[::2], u_mm[1::2])
-
-
 def coverage(
-    section: Section, first_mm: tuple[float, float], step_mm: tuple[float, float], shape: tuple[int, int], n_lines: int
+    cut: Cut, first_mm: tuple[float, float], step_mm: tuple[float, float], shape: tuple[int, int], n_lines: int
 ) -> NDArray[np.float64]:
     """Part of each pixel that lies inside: exact along u, ``n_lines`` lines a pixel along v.
 
     Args:
-        section: The contours.
+        cut: The cross-section.
         first_mm: Outer corner (u, v) of the first pixel.
         step_mm: Pixel size (u, v).
         shape: Number of pixels (v, u).
@@ -117,7 +125,7 @@ def coverage(
     """
     rows, columns = shape
     lines_mm = first_mm[1] + (np.arange(rows * n_lines, dtype=np.float64) + 0.5) * (step_mm[1] / n_lines)
-    found = spans(section, lines_mm)
+    found = cut.spans(lines_mm)
     # A crossing at u covers the part of its pixel beyond it, and all pixels after: the sum over a row of differences.
     row = np.concatenate([found.line, found.line]) // n_lines
     sign = np.repeat((1.0, -1.0), found.line.size) / n_lines

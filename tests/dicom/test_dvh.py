@@ -10,11 +10,14 @@ from scipy.optimize import brentq
 from cdm_nnunet.cli import main as cli
 from cdm_nnunet.dicom.contours import drawn_planes_mm, stack_of
 from cdm_nnunet.dicom.dose import read_dose
-from cdm_nnunet.dicom.dvh import roi_dvh, sample
+from cdm_nnunet.dicom.dvh import interpolate, roi_dvh, sample
+from cdm_nnunet.dicom.grid import VoxelGrid
 from cdm_nnunet.dicom.phantom import GaussianDose, LinearDose, Phantom, write_phantom
 from cdm_nnunet.dicom.phantom_shapes import Box, Cylinder, Sphere, Torus
+from cdm_nnunet.dicom.rasteriser import rasterise
 from cdm_nnunet.dicom.structures import read_structures
 from cdm_nnunet.dvh import Metric
+from cdm_nnunet.dvh.values import evaluate_all
 from cdm_nnunet.errors import InputError
 
 KEYS = ("D95%", "D2%", "Dmean", "D0.03cc", "V60Gy")
@@ -33,7 +36,7 @@ ACROSS_ALSO = ("cube", "sphere", "shell", "cylinder", "straw")  # the others hav
 PHANTOM = Phantom(
     SOLIDS,
     LinearDose(0, 1.0, 60.0),
-    slices_z_mm=tuple(np.arange(-17.5, 18.0, 0.5)),
+    slices_z_mm=tuple(np.arange(-18.0, 19.0)),
     pixels=(28, 32),
     prescriptions_gy={"cube": 60.0},
     kinds={"cube": "PTV"},
@@ -71,8 +74,7 @@ def test_metrics_at_1_gy_per_mm(written, name, axis):
     for key, expected, tolerance in zip(KEYS, in_linear_dose(SOLIDS[name], axis), TOLERANCE, strict=True):
         relative = 0.005 if key in ("D95%", "D2%", "Dmean") else 0.0
         assert result.values[key] == pytest.approx(expected, abs=tolerance, rel=relative), key
-    # (without end caps, what lies beyond the outermost planes is not counted: 1.8 % of the torus)
-    assert result.volume_cc == pytest.approx(SOLIDS[name].volume_cc, rel=0.02 if name == "torus" else 0.01)
+    assert result.volume_cc == pytest.approx(SOLIDS[name].volume_cc, rel=0.005)
     assert result.lost_cc == 0
 
 
@@ -99,17 +101,46 @@ def test_metrics_in_a_uniform_dose(tmp_path):
 def test_samples_lie_inside_and_fill_the_roi(written):
     structures = read_structures(written[0].structures)
     for name, solid in SOLIDS.items():
-        planes = drawn_planes_mm(structures, np.eye(3))
-        samples = sample(stack_of(structures.roi(name), planes))
-        # (between planes, the contour of the nearest one counts)
-        points = np.column_stack([samples.points_mm[:, :2], np.rint(2 * samples.points_mm[:, 2]) / 2])
-        inside = solid.contains(points + 1e-3 * (np.array(solid.centre_mm) - points))
-        assert np.average(inside, weights=samples.volumes_cc) > 0.999, name
+        samples = sample(stack_of(structures.roi(name), drawn_planes_mm(structures, np.eye(3))))
+        outwards = samples.points_mm - np.array(solid.centre_mm)
+        inside = [solid.contains(samples.points_mm + change * outwards) for change in (-0.01, 0.01)]  # to 0.1 mm
+        assert np.average(np.any(inside, axis=0), weights=samples.volumes_cc) > 0.998, name
+        assert samples.volumes_cc.max() < 0.01
 
 
-def test_end_caps_add_half_a_slice_at_either_end(written):
-    volumes = [evaluated(written[0], "cube", end_caps=end_caps).volume_cc for end_caps in ("none", "half-slab")]
-    assert volumes == pytest.approx([24**3 / 1000, 24.5 * 24**2 / 1000], rel=1e-3)
+@pytest.mark.parametrize(
+    ("end_caps", "height_mm"), [("none", 24), ("rounded", 24), ("half-slab", 25), ("rounded-half-slab", 25)]
+)
+def test_a_flat_end_lies_at_its_contour_or_half_a_slice_beyond(written, end_caps, height_mm):
+    result = evaluated(written[2], "cube", end_caps=end_caps)
+    assert result.volume_cc == pytest.approx(height_mm * 24**2 / 1000, rel=1e-3)
+    assert result.values["D2%"] == pytest.approx(60 + 0.48 * height_mm, abs=0.03)
+
+
+@pytest.mark.parametrize(("end_caps", "end_mm"), [("none", 15.0), ("rounded", 15.75), ("half-slab", 15.5)])
+def test_where_a_round_end_lies(written, end_caps, end_mm):
+    values = evaluated(written[2], "sphere", [Metric.parse("Dmax")], end_caps=end_caps).values
+    assert values["Dmax"] == pytest.approx(60 + end_mm, abs=0.12)
+
+
+@pytest.mark.parametrize("name", ["sphere", "shell", "cube"])
+def test_prone_and_tilted_slices(tmp_path, name):
+    phantom = dataclasses.replace(PHANTOM, position="HFP", tilt_degrees=15.0, solids={name: SOLIDS[name]}, kinds={})
+    result = evaluated(write_phantom(dataclasses.replace(phantom, prescriptions_gy={}), tmp_path), name)
+    for key, expected, tolerance in zip(KEYS, in_linear_dose(SOLIDS[name], 0), TOLERANCE, strict=True):
+        assert result.values[key] == pytest.approx(expected, abs=tolerance), key
+    assert result.volume_cc == pytest.approx(SOLIDS[name].volume_cc, rel=0.005)
+
+
+def test_it_agrees_with_evaluate_on_a_fine_mask(written):
+    structures, dose = read_structures(written[2].structures), read_dose(written[2].doses)
+    x_mm, z_mm = np.arange(-17.5, 18), np.arange(-17.9, 18, 0.2)  # fine along the gradient
+    grid = VoxelGrid(np.array([x_mm[0], x_mm[0], z_mm[0]]), np.eye(3), (x_mm - x_mm[0], x_mm - x_mm[0], z_mm - z_mm[0]))
+    for name in ("sphere", "shell", "torus"):
+        z, y, x = np.nonzero(rasterise(structures.roi(name), grid).mask)
+        doses_gy = interpolate(dose.volume, np.stack([x_mm[x], x_mm[y], z_mm[z]], axis=1))
+        expected = evaluate_all(METRICS, doses_gy, voxel_volume_cc=0.2 / 1000)
+        assert list(evaluated(written[2], name).values.values()) == pytest.approx(list(expected), abs=0.12), name
 
 
 def test_what_lies_outside_the_dose_grid_is_lost_and_told(tmp_path):

@@ -139,6 +139,26 @@ def test_end_caps(end_caps, height_mm):
     assert np.flatnonzero(made.mask.any((1, 2))).tolist() == [3, 4, 5, 6, 7]  # the slices that were drawn
 
 
+@pytest.mark.parametrize("name", ["sphere", "shell", "torus"])
+@pytest.mark.parametrize("step_mm", [1.0, 3.0])
+def test_between_the_planes_the_shape_is_interpolated(name, step_mm):
+    solid, grid = SOLIDS[name], cubic_grid()
+    made = rasterise(drawn(solid, np.arange(-21.0, 22.0, step_mm) + 0.3), grid)
+    truth = majority(solid, grid)
+    dice = 2 * np.count_nonzero(made.mask & truth) / (np.count_nonzero(made.mask) + np.count_nonzero(truth))
+    assert dice >= (0.995 if step_mm == 1 else 0.98)
+    assert made.volume_cc == pytest.approx(solid.volume_cc, rel=0.01 if step_mm == 1 else 0.02)
+
+
+def test_every_second_slice_drawn_is_interpolated():
+    cone = Cylinder((0.0, 0.0, 0.0), 15.0, 30.0, 5.0)
+    grid = cubic_grid()
+    made = rasterise(drawn(cone, np.arange(-14.5, 15, 2)), grid)
+    np.testing.assert_allclose(made.mask.sum((1, 2))[6:34], majority(cone, grid).sum((1, 2))[6:34], rtol=0.03)
+    all_slices = rasterise(drawn(cone, np.arange(-14.5, 15)), grid).mask
+    np.testing.assert_array_equal(made.mask[5:34:2], all_slices[5:34:2])
+
+
 def test_a_gap_is_left_open_and_noted():
     roi_ = box_roi(-5, -5, 10, [-9, -6, -3, 6, 9, 12])
     made = rasterise(roi_, cubic_grid(z_mm=np.arange(-15, 16, 3)))
