@@ -40,7 +40,7 @@ class Raster:
 
     def lines_mm(self, axis: int) -> NDArray[np.float64]:
         """Coordinates of the nodes along u (0) or v (1)."""
-        return self.first_mm[axis] + self.step_mm * np.arange(self.shape[1 - axis])
+        return self.first_mm[axis] + self.step_mm * np.arange(self.shape[1 - axis], dtype=np.float64)
 
 
 @dataclass(frozen=True, eq=False)

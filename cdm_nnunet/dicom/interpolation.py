@@ -151,7 +151,7 @@ class _Shape:
             steps_mm = np.abs(np.diff(self.stack.planes_mm[[k, *before]]))
             inset_mm = _taper(squares, steps_mm.tolist(), height_mm) or _flat(flat_mm)
             near = ndimage.binary_dilation(own, _EIGHT, 2)
-            made.append(_Piece(np.where(near & (own | ~mask), distance, -_FAR_MM), inset_mm))
+            made.append(_Piece(np.where(near & (own | (distance <= 0)), distance, -_FAR_MM), inset_mm))
         return made
 
     def _bulge(self, k: int) -> float:
@@ -264,7 +264,7 @@ class _Blend:
     def _sum(self, values: NDArray[np.generic]) -> NDArray[np.float64]:
         if self.n <= 1:
             return np.array([float(values.sum())])
-        return np.bincount(self.part.ravel(), values.ravel(), self.n)
+        return np.bincount(self.part.ravel(), values.ravel().astype(np.float64), self.n).astype(np.float64)
 
 
 def _taper(squares: list[float], steps_mm: list[float], height_mm: float) -> Callable[[float], float] | None:

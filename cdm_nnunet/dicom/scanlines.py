@@ -149,7 +149,7 @@ def _crossings(contour: Points, lines_mm: NDArray[np.float64]) -> tuple[NDArray[
     count = last - first
     edge = np.repeat(np.arange(len(contour)), count)
     line = np.arange(edge.size) - np.repeat(np.cumsum(count) - count, count) + first[edge]
-    with np.errstate(divide="ignore", invalid="ignore"):  # (level edges cross no line)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # (level edges cross no line)
         slope = (end[:, 0] - start[:, 0]) / (end[:, 1] - start[:, 1])
     return line, start[edge, 0] + (lines_mm[line] - start[edge, 1]) * slope[edge]
 
