@@ -62,7 +62,7 @@ class _Slices(torch.autograd.Function):
         return torch.stack([step.sum(dtype=torch.float64) for step in steps])
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]  # torch does not type it
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
         steps = ctx.saved_tensors
         of_voxels = steps[0].new_zeros(ctx.n_voxels)
