@@ -38,10 +38,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--roi", action="append", metavar="NAME", help="an ROI of the file; repeatable (default: all)")
     parser.add_argument(
         "--end-caps",
-        choices=("rounded", "none", "half-slab"),
+        choices=("rounded", "rounded-half-slab", "none", "half-slab"),
         default="rounded",
-        help="where an ROI ends: a round end where its shape leads and a flat one at its outermost contours; every end "
-        "there; or every end half a slice beyond (default: rounded)",
+        help="where an ROI ends: 'none' at its outermost contours, 'half-slab' half a slice beyond; with 'rounded', an "
+        "end that tapers where its shape leads, and only a flat one so (default: rounded)",
     )
 
 

@@ -139,7 +139,7 @@ def sample(stack: ContourStack) -> RoiSamples:
     """
     step_mm = _step_mm(stack)
     points, volumes = [], []
-    for k, layer in enumerate(layers(stack, step_mm)):
+    for k, layer in enumerate(layers(stack, step_mm, step_mm)):
         low, high = layer.cut.box_mm
         n_lines = max(1, int(np.ceil((high[1] - low[1]) / step_mm)))
         pitch_mm, layer_mm = float(high[1] - low[1]) / n_lines, layer.high_mm - layer.low_mm

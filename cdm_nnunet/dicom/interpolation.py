@@ -42,14 +42,15 @@ class Layer:
     cut: Cut
 
 
-def layers(stack: ContourStack, thickness_mm: float) -> Iterator[Layer]:
+def layers(stack: ContourStack, thickness_mm: float, step_mm: float) -> Iterator[Layer]:
     """An ROI as layers, the shape between two planes interpolated.
 
     Args:
         stack: The planes, and how the ROI ends.
         thickness_mm: A layer is at most as thick.
+        step_mm: Detail within a plane, as :func:`cdm_nnunet.dicom.distances.raster_of`.
     """
-    shape = _Shape(stack, raster_of(stack.sections, thickness_mm), thickness_mm)
+    shape = _Shape(stack, raster_of(stack.sections, step_mm), thickness_mm)
     for k in range(len(stack.sections)):
         if not stack.is_joined(k - 1):
             yield from shape.end(k, -1)

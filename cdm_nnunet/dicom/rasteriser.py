@@ -5,7 +5,7 @@ Definitions: ``docs/conventions.md``, "From contours".
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,8 @@ from cdm_nnunet.dicom.structures import RoiContours
 from cdm_nnunet.errors import InputError
 
 LINES_PER_VOXEL = 5  # odd: the middle one decides where a face runs through voxel centres
-_LAYERS_PER_VOXEL = 4  # where the shape between contours is interpolated
+_LAYERS_PER_VOXEL = 3  # where the shape between contours is interpolated
+_FINE_STEPS = 300  # across an ROI, unless they are larger than a pixel or smaller than a quarter of one
 _TIE = 1e-5  # of a voxel: contours are shifted by it, so that of two faces at voxel centres one counts
 _ROUNDING = 1e-6
 _OBLIQUE_SAMPLES = 3  # points along each axis of a voxel whose grid is tilted against the contours
@@ -73,7 +74,7 @@ def rasterise(
     if slices_mm is None and aligned:
         known_mm = grid.origin_mm @ axes[2] + grid.offsets_mm[2]
     stack = stack_of(roi, known_mm, end_caps=end_caps, axes=axes, slices_are_complete=complete)
-    parts = slabs(stack) if aligned and _on_planes(stack, grid) else layers(stack, _layer_mm(grid))
+    parts = slabs(stack) if aligned and _on_planes(stack, grid) else _interpolated(stack, grid)
     made = (_aligned if aligned else _oblique)(stack, parts, grid)
     if not made.volume_cc > 0:
         raise InputError(f"ROI '{roi.name}' encloses no volume")
@@ -106,8 +107,12 @@ def _on_planes(stack: ContourStack, grid: VoxelGrid) -> bool:
     )
 
 
-def _layer_mm(grid: VoxelGrid) -> float:
-    return float(np.diff(voxel_bounds_mm(grid.offsets_mm[2])).min()) / _LAYERS_PER_VOXEL
+def _interpolated(stack: ContourStack, grid: VoxelGrid) -> Iterator[Layer]:
+    height_mm = float(np.diff(voxel_bounds_mm(grid.offsets_mm[2])).min())
+    low, high = stack.box_mm
+    pixel_mm = float(np.nanmin(grid.spacing_mm[:2]))
+    step_mm = float(np.clip((high - low).max() / _FINE_STEPS, pixel_mm / 4, pixel_mm))
+    return layers(stack, height_mm / _LAYERS_PER_VOXEL, step_mm)
 
 
 def _aligned(stack: ContourStack, parts: Iterable[Layer], grid: VoxelGrid) -> RoiMask:

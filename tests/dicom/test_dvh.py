@@ -191,6 +191,11 @@ def test_the_command_prints_json(command):
     assert err == ""
 
 
+def test_the_command_takes_end_caps(command):
+    _, out, _ = command("--json", "--metrics", "Dmean", "--roi", "cube", "--end-caps", "rounded-half-slab")
+    assert json.loads(out)["cube"]["volume_cc"] == pytest.approx(25 * 24**2 / 1000, rel=1e-3)
+
+
 def test_a_percentage_of_the_prescription_needs_the_plan(command):
     code, out, err = command("--json", "--metrics", "V95%", "--roi", "cube", plan=True)
     assert code == 0

@@ -108,7 +108,7 @@ def test_the_distance_from_a_straight_outline(angle, offset_mm):
 
 def test_half_way_a_frustum_has_the_radius_half_way():
     stack = stack_of(roi([(circle((0.0, 0.0), radius), z) for radius, z in ((10, 0), (8, 4), (6, 8))]), np.empty(0))
-    (middle,) = [layer for layer in layers(stack, 0.5) if layer.low_mm == 2.0]
+    (middle,) = [layer for layer in layers(stack, 0.5, 0.5) if layer.low_mm == 2.0]
     low, high = middle.cut.box_mm
     found = middle.cut.spans(np.array([0.0]))
     assert found.end_mm - found.start_mm == pytest.approx([2 * (10 - 2.25 / 2)], abs=0.02)
