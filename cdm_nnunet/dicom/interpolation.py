@@ -214,7 +214,8 @@ class _Shape:
 
     def _cuts_mm(self, from_mm: float, to_mm: float) -> list[tuple[float, float]]:
         low_mm, high_mm = min(from_mm, to_mm), max(from_mm, to_mm)
-        edges = np.linspace(low_mm, high_mm, int(np.ceil((high_mm - low_mm) / self.thickness_mm)) + 1).tolist()
+        pairs = int(np.ceil((high_mm - low_mm) / (2 * self.thickness_mm)))  # (flat pieces end in the middle)
+        edges = np.linspace(low_mm, high_mm, 2 * pairs + 1).tolist()
         return list(itertools.pairwise(edges))
 
 

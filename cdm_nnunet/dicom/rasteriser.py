@@ -19,7 +19,7 @@ from cdm_nnunet.dicom.structures import RoiContours
 from cdm_nnunet.errors import InputError
 
 LINES_PER_VOXEL = 5  # odd: the middle one decides where a face runs through voxel centres
-_LAYERS_PER_VOXEL = 3  # where the shape between contours is interpolated
+_LAYERS_PER_VOXEL = 4  # where the shape between contours is interpolated
 _FINE_STEPS = 300  # across an ROI, unless they are larger than a pixel or smaller than a quarter of one
 _TIE = 1e-5  # of a voxel: contours are shifted by it, so that of two faces at voxel centres one counts
 _ROUNDING = 1e-6
