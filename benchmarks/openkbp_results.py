@@ -1,0 +1,170 @@
+"""Tables and a figure of the OpenKBP study: losses over their seeds, each paired by patient with the MAE.
+
+    python benchmarks/openkbp_results.py OUT RESULTS [--stage losses]
+
+OUT is that of ``openkbp_study.py OPENKBP OUT losses``; RESULTS gets ``losses.md`` and ``losses_dvh.png``. Errors of a
+patient are averaged over the seeds of a loss first; intervals are 95 % bootstrap intervals over patients, as
+``cdm-nnunet compare`` makes them.
+"""
+
+import argparse
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from cdm_nnunet.comparison.models import load_models, shared_cases
+from cdm_nnunet.comparison.quantities import paired_quantities
+from cdm_nnunet.comparison.record import Quantity
+from cdm_nnunet.comparison.statistics import ratio_interval, weighted_mean
+from cdm_nnunet.dataset import RawDataset
+from cdm_nnunet.evaluation.pairing import find_cases, load_pair
+
+BASELINE = "mae"
+LABELS = {
+    "mae": "MAE",
+    "cdm": "MAE + CDM",
+    "mse": "MSE",
+    "dvh": "MAE + DVH curve",
+    "moment": "MAE + moments",
+    "sorted": "MAE + sorted doses",
+    "mae_from_scratch": "MAE, from scratch",
+    "cdm_from_scratch": "MAE + CDM, from scratch",
+}
+SCORES = {
+    "OpenKBP dose score": "dose score",
+    "OpenKBP DVH score": "DVH score",
+    "PTV score": "PTV score",
+    "OAR score": "OAR score",
+}
+DRAWN = ("mae", "cdm", "dvh", "moment", "sorted")
+VOLUMES_PERCENT = np.arange(1, 100)
+N_RESAMPLES = 9999
+Runs = Mapping[str, Sequence[str]]
+
+
+def find_runs(folder: Path) -> dict[str, list[str]]:
+    """Names of the finished runs, by loss: runs that differ by their seed alone belong together."""
+    finished = {path.parent.parent.name for path in folder.glob("*/evaluation/result.json")}
+    grouped = {loss: sorted(name for name in finished if re.sub(r"_seed_\d+$", "", name) == loss) for loss in LABELS}
+    return {loss: names for loss, names in grouped.items() if names}
+
+
+def read_quantities(folder: Path, runs: Runs) -> tuple[Quantity, ...]:
+    names = [name for group in runs.values() for name in group]
+    models, _ = shared_cases(
+        load_models([f"{name}={folder / name / 'evaluation'}" for name in names]), common_cases=False
+    )
+    return paired_quantities(models)
+
+
+def over_seeds(by_run: Mapping[str, Sequence[float]], names: Sequence[str]) -> np.ndarray:
+    """The errors of each patient, averaged over the seeds, (N,)."""
+    return np.mean([by_run[name] for name in names], axis=0)
+
+
+def score_table(quantities: Sequence[Quantity], runs: Runs) -> Iterator[str]:
+    """A row a loss: mean of its seeds, their standard deviation, and the change against the MAE."""
+    chosen = [q for q in quantities if q.level == "score" and q.name in SCORES]
+    chosen.sort(key=lambda q: list(SCORES).index(q.name))
+    yield "| loss | seeds | " + " | ".join(f"{SCORES[q.name]} ({q.unit or 'Gy, %'})" for q in chosen) + " |"
+    yield "| --- " * (len(chosen) + 2) + "|"
+    for loss, names in runs.items():
+        cells = []
+        for quantity in chosen:
+            weights = np.array(list(quantity.n_terms.values()), dtype=np.float64)
+            means = [weighted_mean(np.array(quantity.errors[name]), weights) for name in names]
+            cell = f"{np.mean(means):.3f}"
+            if len(means) > 1:
+                cell += f" ± {np.std(means, ddof=1):.3f}"
+            if loss != BASELINE:
+                cell += f"; {change(quantity, runs, loss)}"
+            cells.append(cell)
+        yield f"| {LABELS[loss]} | {len(names)} | " + " | ".join(cells) + " |"
+
+
+def change(quantity: Quantity, runs: Runs, loss: str) -> str:
+    """Change against the MAE in percent with its interval, such as ``-12.3 % (-15 to -9)``."""
+    weights = np.array(list(quantity.n_terms.values()), dtype=np.float64)
+    candidate, baseline = (over_seeds(quantity.errors, runs[name]) for name in (loss, BASELINE))
+    ratio = weighted_mean(candidate, weights) / weighted_mean(baseline, weights)
+    interval = ratio_interval(candidate * weights, baseline * weights, seed=0, n_resamples=N_RESAMPLES)
+    percent = f"{100 * (ratio - 1):+.1f} %"
+    return (
+        percent if interval is None else f"{percent} ({100 * (interval[0] - 1):+.0f} to {100 * (interval[1] - 1):+.0f})"
+    )
+
+
+def metric_table(quantities: Sequence[Quantity], runs: Runs, losses: Sequence[str]) -> Iterator[str]:
+    """A row a pooled metric: mean absolute error and mean difference, predicted - reference."""
+    losses = [loss for loss in losses if loss in runs]
+    yield "| metric | " + " | ".join(f"{LABELS[loss]}: error; bias" for loss in losses) + " |"
+    yield "| --- " * (len(losses) + 1) + "|"
+    for quantity in quantities:
+        if quantity.level != "pooled" or quantity.signed is None or quantity.name.endswith("metrics"):
+            continue
+        weights = np.array(list(quantity.n_terms.values()), dtype=np.float64)
+        cells = [
+            f"{weighted_mean(over_seeds(quantity.errors, runs[loss]), weights):.2f}; "
+            f"{weighted_mean(over_seeds(quantity.signed, runs[loss]), weights):+.2f}"
+            for loss in losses
+        ]
+        yield f"| {quantity.name} ({quantity.unit}) | " + " | ".join(cells) + " |"
+
+
+def dose_errors_at_volumes(dataset: RawDataset, doses: Path) -> np.ndarray:
+    """D_v%(predicted) - D_v%(reference), mean over targets and patients, for each volume v: (99,)."""
+    errors = []
+    for files in find_cases(dataset, doses):
+        pair = load_pair(files)
+        for roi in pair.catalogue.rois:
+            if roi.kind == "target" and (mask := pair.roi_mask(roi.name)).any():
+                both = (pair.predicted_dose_gy, pair.reference_dose_gy)
+                predicted, reference = (np.percentile(dose[mask], 100 - VOLUMES_PERCENT) for dose in both)
+                errors.append(predicted - reference)
+    return np.mean(errors, axis=0)
+
+
+def draw(stage: Path, dataset: RawDataset, runs: Runs, path: Path) -> None:
+    """The mean error of the targets' DVH, volume by volume, for each loss."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot()
+    for loss in DRAWN:
+        if loss in runs:
+            folders = [next((stage / name / dataset.folder.name).glob("*/fold_*/validation")) for name in runs[loss]]
+            mean = np.mean([dose_errors_at_volumes(dataset, folder) for folder in folders], axis=0)
+            axes.plot(VOLUMES_PERCENT, mean, label=LABELS[loss], lw=2.5 if loss == "cdm" else 1.5)
+    axes.axhline(0, color="black", lw=0.8)
+    axes.set_xlabel("volume v of a target (%)")
+    axes.set_ylabel("mean of predicted - reference D_v% (Gy)")
+    axes.legend()
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--stage", default="losses", choices=("settings", "losses"))
+    args = parser.parse_args()
+    warnings.simplefilter("error")
+    stage = args.out / args.stage
+    runs = find_runs(stage)
+    quantities = read_quantities(stage, runs)
+    args.results.mkdir(parents=True, exist_ok=True)
+    tables = [*score_table(quantities, runs), "", *metric_table(quantities, runs, DRAWN)]
+    (args.results / f"{args.stage}.md").write_text("\n".join([*tables, ""]))
+    draw(
+        stage,
+        RawDataset(next((args.out / "nnUNet_raw").glob("Dataset*"))),
+        runs,
+        args.results / f"{args.stage}_dvh.png",
+    )
+    print("\n".join(tables))
+
+
+if __name__ == "__main__":
+    main()
