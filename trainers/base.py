@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +26,7 @@ from cdm_nnunet.nnunet.plans import FIRST_WORD, DosePlans
 from cdm_nnunet.nnunet.pretrained import let_trainers_load_weights, load_weights
 from cdm_nnunet.nnunet.registration import register
 from cdm_nnunet.trainers.final_validation import validate_whole_cases
-from cdm_nnunet.trainers.loaders import patch_loaders
+from cdm_nnunet.trainers.loaders import patch_loaders, seed_generators
 from cdm_nnunet.trainers.settings import TrainingSettings
 from cdm_nnunet.trainers.validation import PatchErrors, patch_errors
 
@@ -89,9 +88,7 @@ class DoseTrainer(nnUNetTrainer):
         self._loader_wait_s = 0.0
         self._step_ended_at: float | None = None
         if self.settings.seed >= 0:
-            random.seed(self.settings.seed)
-            np.random.seed(self.settings.seed)  # noqa: NPY002  # the generator that nnU-Net draws from
-            torch.manual_seed(self.settings.seed)
+            seed_generators(self.settings.seed)
 
     # --- set-up -------------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
+import numpy as np
+
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.losses.cdm import PartialRois, VForm
 from cdm_nnunet.losses.metrics import Smoothing
@@ -15,7 +17,7 @@ from cdm_nnunet.losses.metrics import Smoothing
 DeepSupervision = Literal["finest", "all"]
 
 _PREFIX = "CDM_"
-_SEED_LIMIT = 4_294_967_000  # NumPy's, with room for a seed of each loader process
+_SEED_LIMIT = 2**32  # NumPy's
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,8 @@ class TrainingSettings:
         deep_supervision: Whether the DVH loss acts on the ``finest`` output only, or on ``all`` that the voxel-wise
             error acts on, with the same weights; a coarse output is enlarged to the finest grid by nearest neighbour.
         seed: Seed of weights and patches; negative for none. nnU-Net's loader has several processes, whose order is
-            left to the machine: equal seeds give like, not identical, trainings.
+            left to the machine, and a training that is stopped and goes on draws other patches than one that is not:
+            equal seeds give like, not identical, trainings.
 
     Raises:
         InputError: If a value is out of range.
@@ -105,6 +108,23 @@ class TrainingSettings:
             except ValueError:
                 raise InputError(f"{_variable(field.name)} must be of type {kind.__name__}, not '{text}'") from None
         return cls(**values)  # type: ignore[arg-type]  # each value has the type of its field's default
+
+    def seeds(self, n: int, *where: int) -> list[int] | None:
+        """Seeds of ``n`` random generators, or None for none.
+
+        Args:
+            n: How many.
+            where: Numbers that they depend on besides the seed, such as the epoch at which a training goes on: with the
+                same ones again, it would see the patches of its first epochs once more.
+
+        Example:
+            >>> settings = TrainingSettings(seed=1)
+            >>> settings.seeds(2, 0) == settings.seeds(2, 0), settings.seeds(2, 0) == settings.seeds(2, 50)
+            (True, False)
+        """
+        if self.seed < 0:
+            return None
+        return np.random.SeedSequence((self.seed, *where)).generate_state(n).tolist()
 
     def dvh_weight(self, epoch: int, default: float) -> float:
         """Weight of the DVH loss in an epoch.

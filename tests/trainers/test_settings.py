@@ -63,7 +63,7 @@ def test_the_environment_is_read_when_asked(monkeypatch):
         ("CDM_V_FORM", "step", "CDM_V_FORM is one of sigmoid, dose, both, not 'step'"),
         ("CDM_PARTIAL_ROIS", "", "CDM_PARTIAL_ROIS is one of weighted, whole, all, not ''"),
         ("CDM_DEEP_SUPERVISION", "coarse", "CDM_DEEP_SUPERVISION is one of finest, all, not 'coarse'"),
-        ("CDM_SEED", "4294967296", "CDM_SEED must be below 4294967000, not 4294967296"),
+        ("CDM_SEED", "4294967296", "CDM_SEED must be below 4294967296, not 4294967296"),
         ("CDM_NUM_EPOCH", "5", "unknown variable CDM_NUM_EPOCH; known are CDM_NUM_EPOCHS, "),
     ],
 )

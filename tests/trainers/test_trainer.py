@@ -135,6 +135,22 @@ def test_equal_seeds_give_equal_first_batches_and_weights(make_trainer):
     assert prints[0][1] != prints[2][1]
 
 
+@pytest.mark.parametrize("n_processes", ["0", "1"])
+def test_a_training_that_goes_on_and_another_rank_draw_other_patches(make_trainer, monkeypatch, n_processes):
+    """They would otherwise train on the patches of the first epochs, or of the first GPU, over and over."""
+    monkeypatch.setenv("nnUNet_n_proc_DA", n_processes)
+    drawn = set()
+    for epoch, rank in ((0, 0), (0, 0), (1, 0), (0, 1)):
+        trainer = make_trainer(SEED="5")
+        trainer.initialize()
+        trainer.current_epoch, trainer.local_rank = epoch, rank
+        loader, validation_loader = trainer.get_dataloaders()
+        drawn.add(next(loader)["data"].numpy().tobytes())
+        for one in (loader, validation_loader):
+            getattr(one, "_finish", lambda: None)()
+    assert len(drawn) == 3
+
+
 def test_a_training_from_start_to_end_and_on(make_trainer, tmp_path):
     """Two epochs, then a third by --c: log, picture, checkpoints, validation doses on the patients' grid."""
     trainer = make_trainer(LOSS_START="0")
