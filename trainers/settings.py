@@ -124,7 +124,7 @@ class TrainingSettings:
         """
         if self.seed < 0:
             return None
-        return np.random.SeedSequence((self.seed, *where)).generate_state(n).tolist()
+        return [int(seed) for seed in np.random.SeedSequence((self.seed, *where)).generate_state(n)]
 
     def dvh_weight(self, epoch: int, default: float) -> float:
         """Weight of the DVH loss in an epoch.
