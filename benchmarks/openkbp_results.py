@@ -1,4 +1,4 @@
-"""Tables and a figure of the OpenKBP study: losses over their seeds, each paired by patient with the MAE.
+"""Tables and a figure of the OpenKBP study: losses over their seeds, each paired by patient with the MAE trained alike.
 
     python benchmarks/openkbp_results.py OUT RESULTS [--stage losses]
 
@@ -23,7 +23,6 @@ from cdm_nnunet.comparison.statistics import ratio_interval, weighted_mean
 from cdm_nnunet.dataset import RawDataset
 from cdm_nnunet.evaluation.pairing import find_cases, load_pair
 
-BASELINE = "mae"
 LABELS = {
     "mae": "MAE",
     "cdm": "MAE + CDM",
@@ -40,10 +39,15 @@ SCORES = {
     "PTV score": "PTV score",
     "OAR score": "OAR score",
 }
-DRAWN = ("mae", "cdm", "dvh", "moment", "sorted")
+DRAWN = ("mae", "cdm", "dvh", "moment", "sorted", "mae_from_scratch", "cdm_from_scratch")
 VOLUMES_PERCENT = np.arange(1, 100)
 N_RESAMPLES = 9999
 Runs = Mapping[str, Sequence[str]]
+
+
+def baseline_of(loss: str) -> str:
+    """The MAE that was trained alike."""
+    return "mae_from_scratch" if loss.endswith("_from_scratch") else "mae"
 
 
 def find_runs(folder: Path) -> dict[str, list[str]]:
@@ -67,7 +71,7 @@ def over_seeds(by_run: Mapping[str, Sequence[float]], names: Sequence[str]) -> n
 
 
 def score_table(quantities: Sequence[Quantity], runs: Runs) -> Iterator[str]:
-    """A row a loss: mean of its seeds, their standard deviation, and the change against the MAE."""
+    """A row a loss: mean of its seeds, their standard deviation, and the change against the MAE trained alike."""
     chosen = [q for q in quantities if q.level == "score" and q.name in SCORES]
     chosen.sort(key=lambda q: list(SCORES).index(q.name))
     yield "| loss | seeds | " + " | ".join(f"{SCORES[q.name]} ({q.unit or 'Gy, %'})" for q in chosen) + " |"
@@ -80,16 +84,16 @@ def score_table(quantities: Sequence[Quantity], runs: Runs) -> Iterator[str]:
             cell = f"{np.mean(means):.3f}"
             if len(means) > 1:
                 cell += f" ± {np.std(means, ddof=1):.3f}"
-            if loss != BASELINE:
+            if loss != baseline_of(loss) and baseline_of(loss) in runs:
                 cell += f"; {change(quantity, runs, loss)}"
             cells.append(cell)
         yield f"| {LABELS[loss]} | {len(names)} | " + " | ".join(cells) + " |"
 
 
 def change(quantity: Quantity, runs: Runs, loss: str) -> str:
-    """Change against the MAE in percent with its interval, such as ``-12.3 % (-15 to -9)``."""
+    """Change against the MAE trained alike in percent with its interval, such as ``-12.3 % (-15 to -9)``."""
     weights = np.array(list(quantity.n_terms.values()), dtype=np.float64)
-    candidate, baseline = (over_seeds(quantity.errors, runs[name]) for name in (loss, BASELINE))
+    candidate, baseline = (over_seeds(quantity.errors, runs[name]) for name in (loss, baseline_of(loss)))
     ratio = weighted_mean(candidate, weights) / weighted_mean(baseline, weights)
     interval = ratio_interval(candidate * weights, baseline * weights, seed=0, n_resamples=N_RESAMPLES)
     percent = f"{100 * (ratio - 1):+.1f} %"
@@ -136,7 +140,13 @@ def draw(stage: Path, dataset: RawDataset, runs: Runs, path: Path) -> None:
         if loss in runs:
             folders = [next((stage / name / dataset.folder.name).glob("*/fold_*/validation")) for name in runs[loss]]
             mean = np.mean([dose_errors_at_volumes(dataset, folder) for folder in folders], axis=0)
-            axes.plot(VOLUMES_PERCENT, mean, label=LABELS[loss], lw=2.5 if loss == "cdm" else 1.5)
+            axes.plot(
+                VOLUMES_PERCENT,
+                mean,
+                label=LABELS[loss],
+                lw=2.5 if "cdm" in loss else 1.5,
+                ls=":" if "scratch" in loss else "-",
+            )
     axes.axhline(0, color="black", lw=0.8)
     axes.set_xlabel("volume v of a target (%)")
     axes.set_ylabel("mean of predicted - reference D_v% (Gy)")

@@ -69,8 +69,11 @@ LOSSES = (
     Run("dvh", "nnUNetTrainerDoseDVH"),
     Run("moment", "nnUNetTrainerDoseMoment"),
     Run("sorted", "nnUNetTrainerDoseSorted"),
-    Run("mae_from_scratch", MAE, scratch=True),
-    Run("cdm_from_scratch", CDM, {"CDM_LOSS_START": "0.5"}, scratch=True),
+    *(Run(f"mae_from_scratch_seed_{seed}", MAE, seed=seed, scratch=True) for seed in range(2)),
+    *(
+        Run(f"cdm_from_scratch_seed_{seed}", CDM, {"CDM_LOSS_START": "0.5"}, seed=seed, scratch=True)
+        for seed in range(2)
+    ),
 )
 
 
