@@ -8,6 +8,7 @@ patient are averaged over the seeds of a loss first; intervals are 95 % bootstra
 """
 
 import argparse
+import json
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -119,6 +120,23 @@ def metric_table(quantities: Sequence[Quantity], runs: Runs, losses: Sequence[st
         yield f"| {quantity.name} ({quantity.unit}) | " + " | ".join(cells) + " |"
 
 
+def scores_of_the_cohort_median(stage: Path, run: str) -> Iterator[str]:
+    """Scores of no model at all: each metric of an ROI predicted as its median over the other patients' plans."""
+    record = json.loads((stage / run / "evaluation" / "result.json").read_text())
+    for kind, label in (("target", "PTV score"), ("oar", "OAR score")):
+        values: dict[tuple[str, str], list[float]] = {}
+        for case in record["cases"].values():
+            for name, roi in case["rois"].items():
+                for metric, value in roi["metrics"].items() if roi["kind"] == kind else ():
+                    values.setdefault((name, metric), []).append(value["reference"])
+        errors = [
+            abs(value - np.median([*plans[:i], *plans[i + 1 :]]))
+            for plans in values.values()
+            for i, value in enumerate(plans)
+        ]
+        yield f"{label} of the median of the other patients' plans: {np.mean(errors):.3f}"
+
+
 def dose_errors_at_volumes(dataset: RawDataset, doses: Path) -> np.ndarray:
     """D_v%(predicted) - D_v%(reference), mean over targets and patients, for each volume v: (99,)."""
     errors = []
@@ -165,7 +183,8 @@ def main() -> None:
     runs = find_runs(stage)
     quantities = read_quantities(stage, runs)
     args.results.mkdir(parents=True, exist_ok=True)
-    tables = [*score_table(quantities, runs), "", *metric_table(quantities, runs, DRAWN)]
+    medians = scores_of_the_cohort_median(stage, runs["mae"][0])
+    tables = [*score_table(quantities, runs), "", *metric_table(quantities, runs, DRAWN), "", *medians]
     (args.results / f"{args.stage}.md").write_text("\n".join([*tables, ""]))
     draw(
         stage,
