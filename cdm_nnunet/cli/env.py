@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from cdm_nnunet.errors import InputError
 from cdm_nnunet.folders import set_environment
 
 SUMMARY = "print shell exports for nnU-Net's folders and trainers"
@@ -19,7 +20,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Mapping[str, Any]:
     """The variables and their values."""
-    return set_environment()
+    variables = set_environment()
+    for name, value in variables.items():
+        if not value.isprintable():  # (what is printed for a person is escaped, and would be another folder)
+            raise InputError(f"{name} is {value!r}; choose a folder without control characters")
+    return variables
 
 
 def render(record: Mapping[str, Any]) -> str:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from cdm_nnunet.cli._screen import printable
+
 SUMMARY = "Look into a folder of DICOM exports: patients, ROI names, prescriptions, and what can't be converted."
 EXAMPLE = "cdm-nnunet inspect dicom exports -o inspection"
 
@@ -86,9 +88,5 @@ def render(record: Mapping[str, Any]) -> str:
         lines.append(
             f"{name:<28}{row['patients']:>9}{row['empty']:>7}  {proposal or ('helper' if row['helper'] else '')}"
         )
-    return "\n".join(_printable(line) for line in [*lines, "", f"mapping to review: {record['mapping']}"])
-
-
-def _printable(line: str) -> str:
-    """Names of files and ROIs may hold anything; on a screen they must not act."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in line)
+    # (here, since a name may hold line breaks)
+    return "\n".join(printable(line) for line in [*lines, "", f"mapping to review: {record['mapping']}"])

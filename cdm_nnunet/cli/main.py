@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, TextIO
 
 from cdm_nnunet import __version__
+from cdm_nnunet.cli._screen import printable
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.folders import set_environment
 
@@ -68,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with _stdout_to_stderr() as stdout:
             record = verb.run(args)
-            print(json.dumps(record, indent=2) if args.json else verb.render(record), file=stdout, flush=True)
+            print(json.dumps(record, indent=2) if args.json else _worded(verb, record), file=stdout, flush=True)
     except InputError as error:
         return _refuse(str(error))
     except OSError as error:
@@ -123,8 +124,12 @@ def _stdout_to_stderr() -> Iterator[TextIO]:
         os.close(real)
 
 
+def _worded(verb: Verb, record: Mapping[str, Any]) -> str:
+    return "\n".join(printable(line) for line in verb.render(record).split("\n"))
+
+
 def _refuse(message: str) -> int:
-    print(f"cdm-nnunet: error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"cdm-nnunet: error: {printable(' '.join(message.split()))}", file=sys.stderr)
     return 2
 
 

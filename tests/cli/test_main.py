@@ -120,6 +120,13 @@ def test_bad_input_is_one_line(demo_does, capfd):
     assert err == "cdm-nnunet: error: case 'a': the dose is negative\n"
 
 
+def test_names_from_files_do_not_act_on_the_screen(demo_does, capfd):
+    name = "PTV\x1b[2J\u202e\udc80"  # clears the screen; turns the text round; a byte that is no UTF-8
+    demo_does(raiser(InputError(f"ROI '{name}' is empty")))
+    assert cli.main(["demo"]) == 2
+    assert capfd.readouterr().err == "cdm-nnunet: error: ROI 'PTV\\x1b[2J\\u202e\\udc80' is empty\n"
+
+
 def test_a_full_disk_is_one_line(demo_does, capfd):
     demo_does(raiser(OSError(errno.ENOSPC, "No space left on device", "dose.nii.gz")))
     assert cli.main(["demo"]) == 2
@@ -202,3 +209,9 @@ def test_a_result_that_does_not_fit_on_the_disk_is_one_line(tmp_path):
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "the disk is full" in done.stderr
+
+
+def test_shell_code_of_odd_folders_is_refused(monkeypatch, capfd):
+    monkeypatch.setenv("nnUNet_raw", "/data/\x1b[2J")
+    assert cli.main(["env"]) == 2
+    assert "nnUNet_raw is '/data/\\x1b[2J'; choose a folder" in capfd.readouterr().err
