@@ -13,8 +13,6 @@ be stopped and run again, in parallel too: what is done is skipped, a training g
 ``report``    tables of the last two, as Markdown on stdout
 
 ``--only NAME ...`` restricts runs by name, ``--device cuda --configuration 3d_fullres`` runs it all at full scale.
-``prepare settings --configuration 3d_coarse_cut`` fine-tunes the same start on patches of 32 x 32 x 48 voxels, which
-cut most ROIs.
 """
 
 import argparse
@@ -25,7 +23,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 DATASET_ID = 501
@@ -33,8 +31,6 @@ DATASET = f"Dataset{DATASET_ID}_OpenKBP"
 PUBLISHED_FOLD = 0
 MAE, CDM = "nnUNetTrainerDoseMAE", "nnUNetTrainerCDM"
 N_INNER_VALIDATION = 33
-CUT = "3d_coarse_cut"  # 3d_coarse with patches that cut ROIs, to learn what to do with those
-CUT_PATCH_SIZE = [32, 32, 48]
 
 
 @dataclass(frozen=True)
@@ -109,8 +105,7 @@ class Study:
 
     @property
     def pretrained(self) -> Path:
-        uncut = replace(self, configuration="3d_coarse") if self.configuration == CUT else self
-        return uncut.fold_folder(self.out / "pretrain", MAE, self.inner_fold) / "checkpoint_final.pth"
+        return self.fold_folder(self.out / "pretrain", MAE, self.inner_fold) / "checkpoint_final.pth"
 
     def environment(self, results: Path | None = None, **settings: str) -> dict[str, str]:
         folders = {name: str(self.out / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
@@ -126,26 +121,17 @@ def prepare(study: Study) -> None:
     if not (study.raw / "dataset.json").is_file():
         command("convert", study, "convert", "openkbp", str(study.openkbp), "-d", str(DATASET_ID), "-n", "OpenKBP")
     splits = json.loads(splits_file.read_text())
-    training = sorted(splits[PUBLISHED_FOLD]["train"])
-    inner = random.Random(1).sample(training, N_INNER_VALIDATION)
-    fold = {"train": [case for case in training if case not in inner], "val": sorted(inner)}
-    if fold not in splits:
+    if len(splits) == 1:
+        training = sorted(splits[PUBLISHED_FOLD]["train"])
+        random.Random(1).shuffle(training)
+        fold = {"train": sorted(training[N_INNER_VALIDATION:]), "val": sorted(training[:N_INNER_VALIDATION])}
         splits_file.write_text(json.dumps([*splits, fold]))
-    if study.configuration == CUT:
-        add_cut_configuration(study.preprocessed / "nnUNetPlans.json")
-        return
     options = {
         "3d_coarse": ("--coarse-spacing", "6", "--base-features", "16", "--batch-size", "2"),
         "3d_fullres": ("--gpu-memory", "24"),
     }[study.configuration]
     if not (study.preprocessed / f"nnUNetPlans_{study.configuration}").is_dir():
         command("plan", study, "plan", "-d", str(DATASET_ID), "-c", study.configuration, *options)
-
-
-def add_cut_configuration(path: Path) -> None:
-    plans = json.loads(path.read_text())
-    plans["configurations"][CUT] = {"inherits_from": "3d_coarse", "patch_size": CUT_PATCH_SIZE}
-    path.write_text(json.dumps(plans, indent=2))
 
 
 def pretrain(study: Study) -> None:
@@ -155,7 +141,7 @@ def pretrain(study: Study) -> None:
 
 def settings(study: Study, only: Sequence[str]) -> None:
     for run in chosen(SETTINGS, only):
-        finish(study, run, "settings_cut" if study.configuration == CUT else "settings", study.inner_fold)
+        finish(study, run, "settings", study.inner_fold)
 
 
 def losses(study: Study, only: Sequence[str]) -> None:
@@ -228,7 +214,7 @@ def chosen(runs: Sequence[Run], only: Sequence[str]) -> Iterator[Run]:
 
 def report(study: Study) -> None:
     columns = ("dose score (Gy)", "DVH score (Gy)", "PTV score", "of it D (Gy)", "of it V (%)", "OAR score (Gy)")
-    for stage, runs in (("settings", SETTINGS), ("settings_cut", SETTINGS), ("losses", LOSSES)):
+    for stage, runs in (("settings", SETTINGS), ("losses", LOSSES)):
         print(f"\n| {stage} | " + " | ".join(columns) + " |\n" + "| --- " * (len(columns) + 1) + "|")
         for run in runs:
             path = study.out / stage / run.name / "evaluation" / "result.json"
@@ -253,7 +239,7 @@ def main() -> None:
     parser.add_argument("steps", nargs="+", choices=("prepare", "pretrain", "settings", "losses", "report"))
     parser.add_argument("--only", nargs="+", default=(), metavar="NAME", help="runs of 'settings' and 'losses'")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--configuration", default="3d_coarse", choices=("3d_coarse", CUT, "3d_fullres"))
+    parser.add_argument("--configuration", default="3d_coarse", choices=("3d_coarse", "3d_fullres"))
     parser.add_argument("--pretrain-epochs", type=int, default=80, metavar="N", help="of 50 steps (default: 80)")
     parser.add_argument("--epochs", type=int, default=8, metavar="N", help="of 50 steps, a fine-tuning (default: 8)")
     args = parser.parse_args()
