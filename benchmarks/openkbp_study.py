@@ -128,6 +128,7 @@ def prepare(study: Study) -> None:
         splits_file.write_text(json.dumps([*splits, fold]))
     options = {
         "3d_coarse": ("--coarse-spacing", "6", "--base-features", "16", "--batch-size", "2"),
+        "3d_folded": ("--base-features", "16", "--batch-size", "2"),
         "3d_fullres": ("--gpu-memory", "24"),
     }[study.configuration]
     if not (study.preprocessed / f"nnUNetPlans_{study.configuration}").is_dir():
@@ -239,7 +240,7 @@ def main() -> None:
     parser.add_argument("steps", nargs="+", choices=("prepare", "pretrain", "settings", "losses", "report"))
     parser.add_argument("--only", nargs="+", default=(), metavar="NAME", help="runs of 'settings' and 'losses'")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--configuration", default="3d_coarse", choices=("3d_coarse", "3d_fullres"))
+    parser.add_argument("--configuration", default="3d_coarse", choices=("3d_coarse", "3d_folded", "3d_fullres"))
     parser.add_argument("--pretrain-epochs", type=int, default=80, metavar="N", help="of 50 steps (default: 80)")
     parser.add_argument("--epochs", type=int, default=8, metavar="N", help="of 50 steps, a fine-tuning (default: 8)")
     args = parser.parse_args()

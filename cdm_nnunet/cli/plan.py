@@ -25,7 +25,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=["3d_fullres"],
         metavar="CONFIGURATION",
-        help="what to preprocess: 3d_fullres (median voxel size of the data; default), 3d_coarse (trains on a CPU)",
+        help="what to preprocess: 3d_fullres (median voxel size of the data; default), 3d_folded (the same, an eighth of "
+        "the work), 3d_coarse (larger voxels)",
     )
     parser.add_argument(
         "--spacing",
@@ -81,12 +82,14 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
         "preprocessed": list(args.c),
         "configurations": {
             name: {
+                "data": configuration["data_identifier"],
                 "spacing_mm": configuration["spacing"],
                 "patch_size": configuration["patch_size"],
                 "median_shape": configuration["median_image_size_in_voxels"],
                 "batch_size": configuration["batch_size"],
                 "n_stages": configuration["architecture"]["arch_kwargs"]["n_stages"],
                 "features_per_stage": configuration["architecture"]["arch_kwargs"]["features_per_stage"],
+                "cell": configuration["architecture"]["arch_kwargs"].get("cell", [1, 1, 1]),
             }
             for name, configuration in plans["configurations"].items()
         },
@@ -99,6 +102,7 @@ def render(record: Mapping[str, Any]) -> str:
         f"{record['dataset']}: {record['n_rois']} ROIs, dose scale {record['dose_scale_gy']:g} Gy (highest "
         f"prescription), budget {record['gpu_memory_gb']:g} GB"
     ]
+    preprocessed = {record["configurations"][name]["data"] for name in record["preprocessed"]}
     for name, chosen in record["configurations"].items():
         covered = math.prod(
             min(patch / size, 1) for patch, size in zip(chosen["patch_size"], chosen["median_shape"], strict=True)
@@ -109,12 +113,13 @@ def render(record: Mapping[str, Any]) -> str:
             else f"{100 * covered:.0f} % of the patient, all that the budget allows"
         )
         features = chosen["features_per_stage"]
-        done = "preprocessed" if name in record["preprocessed"] else "not preprocessed"
+        cells = f" on cells of {_by(chosen['cell'])} voxels" if max(chosen["cell"]) > 1 else ""
+        done = "preprocessed" if chosen["data"] in preprocessed else "not preprocessed"
         lines += [
             f"{name} ({done}): voxels {_by(chosen['spacing_mm'], 2)} mm (z, y, x); median patient "
             f"{_by(chosen['median_shape'])} voxels",
             f"  patch {_by(chosen['patch_size'])} holds {why}; batch size {chosen['batch_size']}; U-Net of "
-            f"{chosen['n_stages']} stages, {features[0]} to {features[-1]} features",
+            f"{chosen['n_stages']} stages{cells}, {features[0]} to {features[-1]} features",
         ]
     return "\n".join(lines)
 

@@ -17,7 +17,7 @@ EXAMPLE = "cdm-nnunet train 501 3d_fullres 0 -tr nnUNetTrainerCDM"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments, spelled as nnUNetv2_train spells them."""
     parser.add_argument("dataset", type=int, help="dataset id")
-    parser.add_argument("configuration", help="3d_fullres or 3d_coarse")
+    parser.add_argument("configuration", help="3d_fullres, 3d_folded or 3d_coarse")
     parser.add_argument("fold", help="0 to 4, or all")
     parser.add_argument(
         "-tr", default="nnUNetTrainerCDM", metavar="TRAINER", help="trainer (default: nnUNetTrainerCDM)"

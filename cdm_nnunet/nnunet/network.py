@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -66,22 +67,39 @@ class BitDecodeUNet(PlainConvUNet):
     Output: (B, 1, Z, Y, X), float32, dose in units of the plans' dose scale; a list of it, finest first, with deep
     supervision.
 
+    With ``cell`` above 1 the U-Net works on cells of so many voxels: a learned, strided layer takes each cell's CT,
+    prescription and masks in, and the last layers give the doses of a cell's voxels as channels (sub-pixel convolution,
+    W. Shi et al., CVPR 2016). Inputs and outputs keep the full resolution, and so does every loss.
+
     Args:
         input_channels: Not used: the number follows from ``n_rois``.
         num_classes: Number of output channels.
         n_rois: Number K of ROIs in the words.
+        cell: Voxels of a cell along z, y and x.
         **architecture: As for ``PlainConvUNet``.
     """
 
-    def __init__(self, input_channels: int, *, num_classes: int, n_rois: int, **architecture: Any):
+    def __init__(
+        self,
+        input_channels: int,
+        *,
+        num_classes: int,
+        n_rois: int,
+        cell: Sequence[int] = (1, 1, 1),
+        **architecture: Any,
+    ):
         del input_channels
         if architecture.get("norm_op") is nn.InstanceNorm3d:
             architecture["norm_op"] = InstanceNorm3d
-        super().__init__(FIRST_WORD + n_rois, num_classes=num_classes, **architecture)
-        self.n_rois = n_rois
+        channels = FIRST_WORD + n_rois
+        folded = math.prod(cell) > 1
+        features = architecture["features_per_stage"][0] if folded else channels
+        super().__init__(features, num_classes=num_classes * math.prod(cell), **architecture)
+        self.n_rois, self.cell = n_rois, (cell[0], cell[1], cell[2])
         self.decoder.seg_layers = nn.ModuleList(
             Float32Conv3d(layer.in_channels, layer.out_channels, 1) for layer in self.decoder.seg_layers
         )
+        self.fold = nn.Conv3d(channels, features, self.cell, self.cell) if folded else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """Predict the dose."""
@@ -91,14 +109,36 @@ class BitDecodeUNet(PlainConvUNet):
         decoded = torch.cat([x[:, :FIRST_WORD].to(dtype), masks.to(dtype)], 1)
         if x.is_contiguous(memory_format=torch.channels_last_3d):
             decoded = decoded.contiguous(memory_format=torch.channels_last_3d)
-        predicted: Tensor | list[Tensor] = super().forward(decoded)
-        return predicted
+        predicted: Tensor | list[Tensor] = super().forward(self.fold(decoded))
+        if isinstance(predicted, list):
+            return [unfold(one, self.cell) for one in predicted]
+        return unfold(predicted, self.cell)
 
     def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> np.int64:
         """nnU-Net's measure of a training step's memory, with the decoded masks and the loss counted."""
-        voxels = float(np.prod(input_size, dtype=np.float64))
+        inner_size = [n // voxels for n, voxels in zip(input_size, self.cell, strict=True)]
+        voxels, cells = (float(np.prod(size, dtype=np.float64)) for size in (input_size, inner_size))
         finest_features = self.decoder.seg_layers[-1].in_channels
-        extra_bytes = _HEAD_BYTES * finest_features + _LOSS_BYTES * self.n_rois
-        extra = voxels * (_DECODED_SHARE * (FIRST_WORD + self.n_rois) + extra_bytes / _BYTES_PER_VALUE)
-        total: np.int64 = np.int64(super().compute_conv_feature_map_size(input_size) + extra)
+        extra = voxels * (_DECODED_SHARE * (FIRST_WORD + self.n_rois) + _LOSS_BYTES * self.n_rois / _BYTES_PER_VALUE)
+        extra += cells * finest_features * _HEAD_BYTES / _BYTES_PER_VALUE
+        if isinstance(self.fold, nn.Conv3d):
+            extra += cells * self.fold.out_channels
+        total: np.int64 = np.int64(super().compute_conv_feature_map_size(inner_size) + extra)
         return total
+
+
+def unfold(values: Tensor, cell: Sequence[int]) -> Tensor:
+    """Channels of a cell to its voxels.
+
+    Args:
+        values: (B, C * c_z * c_y * c_x, Z, Y, X).
+        cell: Voxels (c_z, c_y, c_x) of a cell.
+
+    Returns:
+        (B, C, Z * c_z, Y * c_y, X * c_x); channel (i * c_y + j) * c_x + k of a cell goes to its voxel (i, j, k).
+    """
+    if math.prod(cell) == 1:
+        return values
+    batch, _, *cells = values.shape
+    parts = values.reshape(batch, -1, *cell, *cells).permute(0, 1, 5, 2, 6, 3, 7, 4)
+    return parts.reshape(batch, -1, *(n * voxels for n, voxels in zip(cells, cell, strict=True)))

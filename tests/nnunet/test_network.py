@@ -11,7 +11,7 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import nn
 
 from cdm_nnunet.losses.bits import pack_words
-from cdm_nnunet.nnunet.network import BitDecodeUNet, Float32Conv3d, InstanceNorm3d
+from cdm_nnunet.nnunet.network import BitDecodeUNet, Float32Conv3d, InstanceNorm3d, unfold
 from cdm_nnunet.roi import pack, to_words, unpack
 
 PATCH = (8, 16, 16)
@@ -216,3 +216,51 @@ def test_the_memory_measure_counts_masks_head_and_loss():
     assert 0.5 + 1.3 / 8 < per_roi < 1.0  # a mask, and at least the 1.3 bytes of the loss that were measured
     assert sizes[2] - sizes[0] == pytest.approx(63 * per_roi * voxels, rel=1e-3)
     assert sizes[0] > stock
+
+
+@pytest.mark.parametrize("cell", [(2, 2, 2), (1, 2, 2)])
+def test_a_folded_network_keeps_the_resolution_of_inputs_and_outputs(cell):
+    network = make(seed=9, cell=cell, deep_supervision=True).eval()
+    x, masks = inputs(9)
+    seen = []
+    network.encoder.stages[0].register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    outputs = network(x)
+    assert tuple(seen[0].shape[2:]) == tuple(n // voxels for n, voxels in zip(PATCH, cell, strict=True))
+    assert [tuple(output.shape) for output in outputs] == [(2, 1, 8, 16, 16), (2, 1, 8, 8, 8)]
+    decoded = torch.cat([x[:, :2], torch.from_numpy(masks).float()], 1)
+    torch.testing.assert_close(seen[0], nn.functional.conv3d(decoded, network.fold.weight, network.fold.bias, cell))
+    last = network.to(memory_format=torch.channels_last_3d)(x.contiguous(memory_format=torch.channels_last_3d))
+    torch.testing.assert_close(last[0], outputs[0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("cell", [(2, 2, 2), (1, 2, 3), (1, 1, 1)])
+def test_unfolding_puts_each_voxel_of_a_cell_in_its_place(cell):
+    """Each voxel of an image, told by its own cell as a channel, comes back where it was."""
+    image = torch.arange(2 * 8 * 12 * 6.0).reshape(2, 1, 8, 12, 6)
+    offsets = np.ndindex(*cell)
+    z, y, x = cell
+    channels = torch.cat([image[:, :, i::z, j::y, k::x] for i, j, k in offsets], 1)
+    assert torch.equal(unfold(channels, cell), image)
+
+
+def test_every_voxel_of_a_cell_has_a_dose_of_its_own():
+    """One voxel's mask, moved within its cell, changes what the network says: nothing is averaged away."""
+    network = make(seed=10, n_rois=1, cell=(2, 2, 2)).eval()
+    outputs = []
+    for voxel in ((4, 8, 8), (5, 9, 9)):
+        masks = torch.zeros(1, 1, *PATCH, dtype=torch.bool)
+        masks[(0, 0, *voxel)] = True
+        with torch.no_grad():
+            outputs.append(network(torch.cat([torch.zeros(1, 2, *PATCH), pack_words(masks)], 1)))
+    assert not torch.equal(*outputs)
+    assert len(outputs[0][0, 0, 4:6, 8:10, 8:10].unique()) == 8
+
+
+def test_the_memory_measure_of_a_folded_network():
+    """Masks and loss count in voxels, feature maps in cells, to which the folding layer's and the heads' outputs add."""
+    size, voxels = (32, 32, 32), 32**3
+    whole, folded = (make(cell=cell, n_rois=4).compute_conv_feature_map_size(size) for cell in ((1, 1, 1), (2, 2, 2)))
+    decoded_and_loss = voxels * (0.5 * 6 + 1.6 * 4 / 7)
+    maps = (whole - decoded_and_loss) / 8
+    folding_layer, seven_more_heads = 4 * voxels / 8, 7 * voxels / 8
+    assert folded - decoded_and_loss == pytest.approx(maps + folding_layer + seven_more_heads, rel=0.02)

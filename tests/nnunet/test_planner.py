@@ -63,7 +63,7 @@ def test_plans_name_our_classes_and_carry_what_training_needs(planned):
     assert plans["label_manager"] == "DoseLabelManager"
     assert plans["experiment_planner_used"] == "DosePlanner"
     assert plans["transpose_forward"] == plans["transpose_backward"] == [0, 1, 2]
-    assert set(plans["configurations"]) == {"3d_fullres", "3d_coarse"}
+    assert set(plans["configurations"]) == {"3d_fullres", "3d_folded", "3d_coarse"}
     for configuration in plans["configurations"].values():
         assert configuration["preprocessor_name"] == "DosePreprocessor"
         assert configuration["architecture"]["network_class_name"] == "cdm_nnunet.nnunet.network.BitDecodeUNet"
@@ -87,6 +87,31 @@ def test_spacings(planned, large):
     assert plans["configurations"]["3d_fullres"]["spacing"] == [3.0, 2.0, 7.0]
     assert plans["configurations"]["3d_coarse"]["spacing"] == [6.0, 6.0, 7.0]  # never finer than the other
     assert read(large, "other") == json.loads(json.dumps(plans))
+
+
+def test_the_folded_configuration_shares_the_data_of_full_resolution(planned):
+    plans = read(planned)
+    full, folded = (plans["configurations"][name] for name in ("3d_fullres", "3d_folded"))
+    for key in ("spacing", "data_identifier", "median_image_size_in_voxels"):
+        assert full[key] == folded[key], key
+    assert DosePlans(plans).digest("3d_fullres") == DosePlans(plans).digest("3d_folded")
+    assert "cell" not in full["architecture"]["arch_kwargs"]
+    assert folded["architecture"]["arch_kwargs"]["cell"] == [2, 2, 2]
+    strides = 2 * np.array(_strides(folded)).prod(1)
+    assert all(n % stride == 0 for n, stride in zip(folded["patch_size"], strides, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("spacing", "cell"), [((3.0, 2.5, 2.5), [2, 2, 2]), ((3.0, 1.5, 1.5), [1, 2, 2]), ((2.0, 3.0, 5.0), [2, 2, 1])]
+)
+def test_long_voxels_are_not_folded(large, spacing, cell):
+    plans = DosePlanner(531, 4, plans_name="cells", overwrite_target_spacing=spacing).plan_experiment()
+    full, folded = (plans["configurations"][name] for name in ("3d_fullres", "3d_folded"))
+    assert folded["architecture"]["arch_kwargs"]["cell"] == cell
+    assert folded["spacing"] == full["spacing"]
+    # the same budget holds more of the patient
+    held = [np.prod(np.minimum(c["patch_size"], c["median_image_size_in_voxels"])) for c in (full, folded)]
+    assert held[1] > 1.5 * held[0]
 
 
 def test_the_statistics_are_those_of_the_ct_where_there_is_dose(planned):
@@ -182,7 +207,7 @@ def test_voxels_too_large_for_the_patients_are_refused(large):
 
 
 def test_an_unknown_configuration_is_refused(planned):
-    with pytest.raises(InputError, match="unknown configuration '3d_lowres'; there are 3d_fullres, 3d_coarse"):
+    with pytest.raises(InputError, match="unknown configuration '3d_lowres'; there are 3d_fullres, 3d_folded, 3d_coarse"):
         plan_and_preprocess(531, configurations=("3d_lowres",))
 
 
