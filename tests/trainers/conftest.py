@@ -42,7 +42,7 @@ def preprocessed(root_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def make_trainer(preprocessed: Path, monkeypatch: pytest.MonkeyPatch) -> Callable:
     """Make a trainer by name, with settings by the name of their variable."""
 
-    def make(name: str = "nnUNetTrainerCDM", *, fold=0, continue_training=False, **settings: str):
+    def make(name: str = "nnUNetTrainerCDM", *, configuration="3d_fullres", fold=0, continue_training=False, **settings):
         from cdm_nnunet import trainers
 
         for variable, value in settings.items():
@@ -50,6 +50,6 @@ def make_trainer(preprocessed: Path, monkeypatch: pytest.MonkeyPatch) -> Callabl
         plans = json.loads((preprocessed / "nnUNetPlans.json").read_text())
         plans["continue_training"] = continue_training
         dataset_json = json.loads((preprocessed / "dataset.json").read_text())
-        return getattr(trainers, name)(plans, "3d_fullres", fold, dataset_json, torch.device("cpu"))
+        return getattr(trainers, name)(plans, configuration, fold, dataset_json, torch.device("cpu"))
 
     return make

@@ -31,6 +31,11 @@ def started(make_trainer):
     return start
 
 
+def raw_dose(trainer, case) -> str:
+    raw = str(trainer.preprocessed_dataset_folder_base).replace("/preprocessed/", "/raw/")
+    return f"{raw}/labelsTr/{case}.nii.gz"
+
+
 class Oracle(torch.nn.Module):
     """Predicts the reference dose inside the region and nonsense outside; optionally some Gy too much."""
 
@@ -173,9 +178,7 @@ def test_a_training_from_start_to_end_and_on(make_trainer, tmp_path):
     summary = json.loads((folder / "validation" / "summary.json").read_text())
     (case,) = summary["cases"]
     written = sitk.ReadImage(str(folder / "validation" / f"{case}.nii.gz"))
-    raw = sitk.ReadImage(
-        str(trainer.preprocessed_dataset_folder_base).replace("/preprocessed/", "/raw/") + f"/labelsTr/{case}.nii.gz"
-    )
+    raw = sitk.ReadImage(raw_dose(trainer, case))
     assert written.GetSize() == raw.GetSize()
     np.testing.assert_allclose(written.GetOrigin(), raw.GetOrigin(), atol=1e-4)
 
@@ -187,6 +190,24 @@ def test_a_training_from_start_to_end_and_on(make_trainer, tmp_path):
     further.run_training()
     assert len(further.logger.local_logger.my_fantastic_logging["val_score"]) == 3
     assert not torch.equal(before, next(iter(further.network.parameters())).detach())
+
+
+def test_a_folded_network_trains_and_predicts_at_full_resolution(make_trainer, started):
+    trainer, batch = started(configuration="3d_folded", LOSS_START="0", LEARNING_RATE="0.003")
+    assert max(trainer.network.cell) == 2
+    patch = np.array(trainer.configuration_manager.patch_size)
+    with torch.no_grad():
+        outputs = trainer.network(batch["data"])
+    for output, scale in zip(outputs, trainer._get_deep_supervision_scales(), strict=True):
+        np.testing.assert_array_equal(output.shape[2:], patch * np.array(scale))
+    losses = [float(trainer.train_step(batch)["loss"]) for _ in range(12)]
+    assert losses[-1] < 0.8 * losses[0]
+    trainer.perform_actual_validation()
+    folder = Path(trainer.output_folder) / "validation"
+    _, (case,) = trainer.do_split()
+    written = sitk.ReadImage(str(folder / f"{case}.nii.gz"))
+    assert written.GetSize() == sitk.ReadImage(raw_dose(trainer, case)).GetSize()
+    assert sitk.GetArrayFromImage(written).max() > 0
 
 
 def test_the_best_checkpoint_is_the_one_of_the_lowest_score(make_trainer, monkeypatch):
