@@ -140,6 +140,8 @@ def test_equal_seeds_give_equal_first_batches_and_weights(make_trainer):
     assert prints[0][1] != prints[2][1]
 
 
+# batchgenerators' thread may still be reading from a worker that it has just stopped
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("n_processes", ["0", "1"])
 def test_a_training_that_goes_on_and_another_rank_draw_other_patches(make_trainer, monkeypatch, n_processes):
     """They would otherwise train on the patches of the first epochs, or of the first GPU, over and over."""
