@@ -25,8 +25,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=["3d_fullres"],
         metavar="CONFIGURATION",
-        help="what to preprocess: 3d_fullres (median voxel size of the data; default), 3d_folded (the same, an eighth of "
-        "the work), 3d_coarse (larger voxels)",
+        help="what to preprocess: 3d_fullres (median voxel size of the data; default), 3d_folded (the same, an eighth "
+        "of the work), 3d_coarse (larger voxels)",
     )
     parser.add_argument(
         "--spacing",

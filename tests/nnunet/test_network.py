@@ -257,7 +257,7 @@ def test_every_voxel_of_a_cell_has_a_dose_of_its_own():
 
 
 def test_the_memory_measure_of_a_folded_network():
-    """Masks and loss count in voxels, feature maps in cells, to which the folding layer's and the heads' outputs add."""
+    """Masks and loss count in voxels, feature maps in cells; to these the folding layer and the heads add."""
     size, voxels = (32, 32, 32), 32**3
     whole, folded = (make(cell=cell, n_rois=4).compute_conv_feature_map_size(size) for cell in ((1, 1, 1), (2, 2, 2)))
     decoded_and_loss = voxels * (0.5 * 6 + 1.6 * 4 / 7)

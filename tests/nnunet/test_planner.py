@@ -207,7 +207,9 @@ def test_voxels_too_large_for_the_patients_are_refused(large):
 
 
 def test_an_unknown_configuration_is_refused(planned):
-    with pytest.raises(InputError, match="unknown configuration '3d_lowres'; there are 3d_fullres, 3d_folded, 3d_coarse"):
+    with pytest.raises(
+        InputError, match="unknown configuration '3d_lowres'; there are 3d_fullres, 3d_folded, 3d_coarse"
+    ):
         plan_and_preprocess(531, configurations=("3d_lowres",))
 
 

@@ -42,7 +42,9 @@ def preprocessed(root_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def make_trainer(preprocessed: Path, monkeypatch: pytest.MonkeyPatch) -> Callable:
     """Make a trainer by name, with settings by the name of their variable."""
 
-    def make(name: str = "nnUNetTrainerCDM", *, configuration="3d_fullres", fold=0, continue_training=False, **settings):
+    def make(
+        name: str = "nnUNetTrainerCDM", *, configuration="3d_fullres", fold=0, continue_training=False, **settings
+    ):
         from cdm_nnunet import trainers
 
         for variable, value in settings.items():
