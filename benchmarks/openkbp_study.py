@@ -98,7 +98,8 @@ class Study:
 
     @property
     def inner_fold(self) -> int:
-        return len(json.loads((self.raw / "splits_final.json").read_text())) - 1
+        splits = json.loads((self.raw / "splits_final.json").read_text())
+        return splits.index(inner_split(splits))
 
     def fold_folder(self, results: Path, trainer: str, fold: int) -> Path:
         return results / DATASET / f"{trainer}__nnUNetPlans__{self.configuration}" / f"fold_{fold}"
@@ -116,15 +117,19 @@ class Study:
         return {**kept, **folders, **loaders, **settings}
 
 
+def inner_split(splits: list[dict[str, list[str]]]) -> dict[str, list[str]]:
+    """A split of the published training patients: none of those that results are reported on is in it."""
+    training = sorted(splits[PUBLISHED_FOLD]["train"])
+    inner = random.Random(1).sample(training, N_INNER_VALIDATION)
+    return {"train": [case for case in training if case not in inner], "val": sorted(inner)}
+
+
 def prepare(study: Study) -> None:
     splits_file = study.raw / "splits_final.json"
     if not (study.raw / "dataset.json").is_file():
         command("convert", study, "convert", "openkbp", str(study.openkbp), "-d", str(DATASET_ID), "-n", "OpenKBP")
     splits = json.loads(splits_file.read_text())
-    if len(splits) == 1:
-        training = sorted(splits[PUBLISHED_FOLD]["train"])
-        random.Random(1).shuffle(training)
-        fold = {"train": sorted(training[N_INNER_VALIDATION:]), "val": sorted(training[:N_INNER_VALIDATION])}
+    if (fold := inner_split(splits)) not in splits:
         splits_file.write_text(json.dumps([*splits, fold]))
     options = {
         "3d_coarse": ("--coarse-spacing", "6", "--base-features", "16", "--batch-size", "2"),
