@@ -6,6 +6,7 @@ from cdm_nnunet.trainers.baselines import (
     nnUNetTrainerDoseMoment,
     nnUNetTrainerDoseMSE,
     nnUNetTrainerDoseSorted,
+    nnUNetTrainerDoseVanilla,
 )
 from cdm_nnunet.trainers.cdm import nnUNetTrainerCDM
 
@@ -16,4 +17,5 @@ __all__ = [
     "nnUNetTrainerDoseMSE",
     "nnUNetTrainerDoseMoment",
     "nnUNetTrainerDoseSorted",
+    "nnUNetTrainerDoseVanilla",
 ]

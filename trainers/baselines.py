@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from torch import nn
+
 from cdm_nnunet.losses.dose import region_mse
 from cdm_nnunet.losses.metrics import Terms
 from cdm_nnunet.losses.rivals import DVHCurveLoss, MomentLoss, SortedDoseLoss
@@ -9,7 +13,31 @@ from cdm_nnunet.trainers.base import DoseTrainer
 
 
 class nnUNetTrainerDoseMAE(DoseTrainer):  # noqa: N801  # nnU-Net finds trainers by names of this form
-    """Vanilla nnU-Net as a regressor: trains on the mean absolute error of the dose alone."""
+    """Trains on the mean absolute error of the dose alone."""
+
+
+class nnUNetTrainerDoseVanilla(nnUNetTrainerDoseMAE):  # noqa: N801  # nnU-Net finds trainers by names of this form
+    """Vanilla nnU-Net as a regressor: MAE, and a U-Net whose output is the dose, inside targets as outside."""
+
+    @staticmethod
+    def build_network_architecture(
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> nn.Module:
+        """The plans' network without the anchor on the prescription; training and prediction both call this."""
+        network: nn.Module = get_network_from_plans(
+            configuration_manager.network_arch_class_name,
+            {**configuration_manager.network_arch_init_kwargs, "anchored": False},
+            configuration_manager.network_arch_init_kwargs_req_import,
+            num_input_channels,
+            num_output_channels,
+            allow_init=True,
+            deep_supervision=enable_deep_supervision,
+        )
+        return network
 
 
 class nnUNetTrainerDoseMSE(DoseTrainer):  # noqa: N801  # nnU-Net finds trainers by names of this form

@@ -10,6 +10,7 @@ from cdm_nnunet.trainers import (
     nnUNetTrainerDoseMoment,
     nnUNetTrainerDoseMSE,
     nnUNetTrainerDoseSorted,
+    nnUNetTrainerDoseVanilla,
 )
 
 __all__ = [
@@ -19,4 +20,5 @@ __all__ = [
     "nnUNetTrainerDoseMSE",
     "nnUNetTrainerDoseMoment",
     "nnUNetTrainerDoseSorted",
+    "nnUNetTrainerDoseVanilla",
 ]

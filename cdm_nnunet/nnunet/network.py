@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from torch import Tensor, nn
-from torch.nn.functional import batch_norm, linear
+from torch.nn.functional import adaptive_avg_pool3d, batch_norm, linear
 
 from cdm_nnunet.losses.bits import unpack_words
-from cdm_nnunet.nnunet.plans import FIRST_WORD
+from cdm_nnunet.nnunet.plans import FIRST_WORD, PRESCRIPTION
 
 # Memory of a training step beyond nnU-Net's estimate, in the estimate's unit: feature map values that are kept for the
 # backward pass, about 7 bytes each (nnU-Net's reference: 8 GB for 2 samples of 5.6e8 values).
@@ -71,11 +71,16 @@ class BitDecodeUNet(PlainConvUNet):
     prescription and masks in, and the last layers give the doses of a cell's voxels as channels (sub-pixel convolution,
     W. Shi et al., CVPR 2016). Inputs and outputs keep the full resolution, and so does every loss.
 
+    ``anchored``, it gives two numbers a voxel: the dose, which counts outside targets, and the difference between dose
+    and prescription, which counts inside. A target's edge is then where its contour is, however blunt the features
+    are, and an untrained network gives every target its prescription.
+
     Args:
         input_channels: Not used: the number follows from ``n_rois``.
         num_classes: Number of output channels.
         n_rois: Number K of ROIs in the words.
         cell: Voxels of a cell along z, y and x.
+        anchored: Whether doses inside targets are differences from the prescription.
         **architecture: As for ``PlainConvUNet``.
     """
 
@@ -86,6 +91,7 @@ class BitDecodeUNet(PlainConvUNet):
         num_classes: int,
         n_rois: int,
         cell: Sequence[int] = (1, 1, 1),
+        anchored: bool = False,
         **architecture: Any,
     ):
         del input_channels
@@ -94,12 +100,23 @@ class BitDecodeUNet(PlainConvUNet):
         channels = FIRST_WORD + n_rois
         folded = math.prod(cell) > 1
         features = architecture["features_per_stage"][0] if folded else channels
-        super().__init__(features, num_classes=num_classes * math.prod(cell), **architecture)
-        self.n_rois, self.cell = n_rois, (cell[0], cell[1], cell[2])
+        outputs = num_classes * math.prod(cell) * (2 if anchored else 1)
+        super().__init__(features, num_classes=outputs, **architecture)
+        self.n_rois, self.cell, self.anchored = n_rois, (cell[0], cell[1], cell[2]), anchored
         self.decoder.seg_layers = nn.ModuleList(
             Float32Conv3d(layer.in_channels, layer.out_channels, 1) for layer in self.decoder.seg_layers
         )
         self.fold = nn.Conv3d(channels, features, self.cell, self.cell) if folded else nn.Identity()
+
+    @staticmethod
+    def initialize(module: nn.Module) -> None:
+        """nnU-Net's initialisation, with last layers of zeros: random doses would have to be unlearnt first."""
+        if isinstance(module, Float32Conv3d):
+            nn.init.zeros_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        else:
+            PlainConvUNet.initialize(module)
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """Predict the dose."""
@@ -111,8 +128,21 @@ class BitDecodeUNet(PlainConvUNet):
             decoded = decoded.contiguous(memory_format=torch.channels_last_3d)
         predicted: Tensor | list[Tensor] = super().forward(self.fold(decoded))
         if isinstance(predicted, list):
-            return [unfold(one, self.cell) for one in predicted]
-        return unfold(predicted, self.cell)
+            return [self._dose(one, x) for one in predicted]
+        return self._dose(predicted, x)
+
+    def _dose(self, predicted: Tensor, x: Tensor) -> Tensor:
+        """Outputs of a head to doses: (B, C, z, y, x) in cells to (B, 1, Z, Y, X) in voxels of that scale."""
+        values = unfold(predicted, self.cell)
+        if not self.anchored:
+            return values
+        outside, difference = values.chunk(2, 1)
+        prescription = x[:, PRESCRIPTION : PRESCRIPTION + 1]
+        in_target = (prescription > 0).to(prescription.dtype)
+        if values.shape[2:] != x.shape[2:]:  # a coarse voxel has a share in the targets
+            size = (values.shape[2], values.shape[3], values.shape[4])
+            prescription, in_target = (adaptive_avg_pool3d(one, size) for one in (prescription, in_target))
+        return prescription + in_target * difference + (1 - in_target) * outside
 
     def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> np.int64:
         """nnU-Net's measure of a training step's memory, with the decoded masks and the loss counted."""

@@ -106,7 +106,7 @@ class DosePlanner(ExperimentPlanner):
 
     def _own_arguments(self) -> dict[str, Any]:
         folded = {"cell": list(self._cell)} if max(self._cell) > 1 else {}
-        return {"n_rois": len(self.catalogue), **folded}
+        return {"n_rois": len(self.catalogue), "anchored": True, **folded}
 
     def get_plans_for_configuration(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """As nnU-Net's, with our arguments among the network's and the limit of the batch size."""

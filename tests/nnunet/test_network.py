@@ -186,7 +186,7 @@ def test_both_layouts_give_the_same_numbers_and_gradients(layer, dtype):
 def test_the_whole_network_can_be_compiled(backend, deep_supervision):
     """torch.compile captures the bit decode and the float32 head in one graph (fullgraph: no silent break)."""
     torch._dynamo.reset()
-    network = make(seed=7, deep_supervision=deep_supervision)
+    network = make(seed=7, deep_supervision=deep_supervision, anchored=True)
     compiled = torch.compile(network, backend=backend, fullgraph=True)
     x, _ = inputs(7)
 
@@ -264,3 +264,46 @@ def test_the_memory_measure_of_a_folded_network():
     maps = (whole - decoded_and_loss) / 8
     folding_layer, seven_more_heads = 4 * voxels / 8, 7 * voxels / 8
     assert folded - decoded_and_loss == pytest.approx(maps + folding_layer + seven_more_heads, rel=0.02)
+
+
+@pytest.mark.parametrize("cell", [(1, 1, 1), (2, 2, 2)])
+def test_an_anchored_network_starts_from_the_prescription_and_keeps_its_edge(cell):
+    """With heads that say nothing, targets get their prescription to the voxel, and the rest gets none."""
+    network = make(seed=11, cell=cell, anchored=True, deep_supervision=True).eval()
+    for layer in network.decoder.seg_layers:
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    x, _ = inputs(11)
+    x[:, 1] = torch.where(torch.rand(x[:, 1].shape) < 0.3, 0.8, 0.0)
+    with torch.no_grad():
+        fine, coarse = network(x)
+    assert torch.equal(fine, x[:, 1:2])
+    torch.testing.assert_close(coarse, nn.functional.avg_pool3d(x[:, 1:2], (1, 2, 2)))
+
+
+def test_an_anchored_network_has_an_output_for_targets_and_one_for_the_rest():
+    """At every scale, a voxel's dose mixes both by its share in the targets."""
+    network = make(seed=12, anchored=True, deep_supervision=True).eval()
+    for layer in network.decoder.seg_layers:
+        nn.init.zeros_(layer.weight)
+        layer.bias.data = torch.tensor([0.25, -0.125])  # outside, and difference inside
+    x, _ = inputs(12)
+    x[:, 1] = 0
+    x[:, 1, :, :, 5:] = 0.5
+    with torch.no_grad():
+        fine, coarse = network(x)
+    assert torch.equal(fine[:, 0, :, :, 5:], torch.full((2, 8, 16, 11), 0.375))
+    assert torch.equal(fine[:, 0, :, :, :5], torch.full((2, 8, 16, 5), 0.25))
+    torch.testing.assert_close(
+        coarse[0, 0, 0, 0], torch.tensor([0.25, 0.25, 0.3125, 0.375, 0.375, 0.375, 0.375, 0.375])
+    )
+
+
+def test_the_heads_of_an_anchored_network_learn_where_they_count():
+    network = make(seed=13, anchored=True).eval()
+    x, _ = inputs(13)
+    x[:, 1] = 0
+    network(x).sum().backward()
+    weights = network.decoder.seg_layers[-1].weight.grad
+    assert weights[0].abs().sum() > 0
+    assert weights[1].abs().sum() == 0  # no voxel lies in a target

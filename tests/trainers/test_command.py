@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")  # of
         ("3d_fullres 0 -tr nnUNetTrainer", r"trainer 'nnUNetTrainer' is for segmentation"),
         (
             "3d_fullres 0 -tr nnUNetTrainerNobody",
-            r"no trainer named 'nnUNetTrainerNobody'; there are .*nnUNetTrainerDoseSorted$",
+            r"no trainer named 'nnUNetTrainerNobody'; there are .*nnUNetTrainerDoseVanilla$",
         ),
         (
             "3d_lowres 0",

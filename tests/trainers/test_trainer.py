@@ -15,6 +15,7 @@ from cdm_nnunet.losses.bits import roi_mask
 from cdm_nnunet.losses.cdm import CDMLoss
 from cdm_nnunet.losses.metrics import Smoothing
 from cdm_nnunet.losses.rivals import DVHCurveLoss, MomentLoss, SortedDoseLoss
+from cdm_nnunet.nnunet.predictor import DosePredictor
 
 
 @pytest.fixture
@@ -303,6 +304,23 @@ def test_mse_is_the_square_of_what_mae_is_the_size_of(started):
         assert additional is None
 
 
+def test_vanilla_nnunet_knows_no_prescription_in_training_and_in_prediction(started):
+    """Untrained, it predicts no dose where the other trainers predict the prescription, from one checkpoint alike."""
+    for name, anchored in (("nnUNetTrainerDoseMAE", True), ("nnUNetTrainerDoseVanilla", False)):
+        trainer, batch = started(name)
+        trainer.save_checkpoint(str(Path(trainer.output_folder) / "checkpoint_final.pth"))
+        for file, content in (("plans.json", trainer.plans_manager.plans), ("dataset.json", trainer.dataset_json)):
+            (Path(trainer.output_folder_base) / file).write_text(json.dumps(content))
+        predictor = DosePredictor(device=torch.device("cpu"), allow_tqdm=False)
+        predictor.initialize_from_trained_model_folder(trainer.output_folder_base, (0,), "checkpoint_final.pth")
+        prescription = batch["data"][:, 1:2]
+        assert prescription.max() == 1
+        expected = prescription if anchored else torch.zeros_like(prescription)
+        with torch.no_grad():
+            for dose in (trainer.network(batch["data"])[0], predictor.network(batch["data"])):
+                assert torch.equal(dose, expected), name
+
+
 def test_the_options_reach_the_loss(started):
     trainer, _ = started(WINDOW_PERCENT="3", SIGMOID_WIDTH_GY="2", V_FORM="dose", PARTIAL_ROIS="all")
     loss = trainer.dvh_loss
@@ -337,6 +355,8 @@ class TestFineTuning:
     def saved(self, make_trainer, tmp_path):
         trainer = make_trainer("nnUNetTrainerDoseMAE", SEED="1")
         trainer.initialize()
+        for layer in trainer.network.decoder.seg_layers:  # (they begin at zero)
+            torch.nn.init.normal_(layer.weight)
         path = tmp_path / "mae.pth"
         trainer.save_checkpoint(str(path))
         return trainer, path
@@ -374,7 +394,7 @@ class TestFineTuning:
             ),
             (
                 lambda c: c["network_weights"].update(
-                    {"decoder.seg_layers.0.bias": torch.zeros(2), "decoder.more": torch.zeros(1)}
+                    {"decoder.seg_layers.0.bias": torch.zeros(3), "decoder.more": torch.zeros(1)}
                 ),
                 r"of another network: 2 of \d+ weights do not fit",
             ),
