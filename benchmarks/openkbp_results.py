@@ -31,6 +31,7 @@ LABELS = {
     "dvh": "MAE + DVH curve",
     "moment": "MAE + moments",
     "sorted": "MAE + sorted doses",
+    "vanilla_from_scratch": "vanilla nnU-Net (MAE, no anchor), from scratch",
     "mae_from_scratch": "MAE, from scratch",
     "cdm_from_scratch": "MAE + CDM, from scratch",
 }
@@ -40,7 +41,7 @@ SCORES = {
     "PTV score": "PTV score",
     "OAR score": "OAR score",
 }
-DRAWN = ("mae", "cdm", "dvh", "moment", "sorted", "mae_from_scratch", "cdm_from_scratch")
+DRAWN = ("mae", "cdm", "dvh", "moment", "sorted", "vanilla_from_scratch", "mae_from_scratch", "cdm_from_scratch")
 VOLUMES_PERCENT = np.arange(1, 100)
 N_RESAMPLES = 9999
 Runs = Mapping[str, Sequence[str]]
@@ -183,7 +184,7 @@ def main() -> None:
     runs = find_runs(stage)
     quantities = read_quantities(stage, runs)
     args.results.mkdir(parents=True, exist_ok=True)
-    medians = scores_of_the_cohort_median(stage, runs["mae"][0])
+    medians = scores_of_the_cohort_median(stage, next(iter(runs.values()))[0])  # (of the reference doses alone)
     tables = [*score_table(quantities, runs), "", *metric_table(quantities, runs, DRAWN), "", *medians]
     (args.results / f"{args.stage}.md").write_text("\n".join([*tables, ""]))
     draw(

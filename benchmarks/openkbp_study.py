@@ -29,7 +29,7 @@ from pathlib import Path
 DATASET_ID = 501
 DATASET = f"Dataset{DATASET_ID}_OpenKBP"
 PUBLISHED_FOLD = 0
-MAE, CDM = "nnUNetTrainerDoseMAE", "nnUNetTrainerCDM"
+VANILLA, MAE, CDM = "nnUNetTrainerDoseVanilla", "nnUNetTrainerDoseMAE", "nnUNetTrainerCDM"
 N_INNER_VALIDATION = 33
 
 
@@ -69,11 +69,9 @@ LOSSES = (
     Run("dvh", "nnUNetTrainerDoseDVH"),
     Run("moment", "nnUNetTrainerDoseMoment"),
     Run("sorted", "nnUNetTrainerDoseSorted"),
-    *(Run(f"mae_from_scratch_seed_{seed}", MAE, seed=seed, scratch=True) for seed in range(2)),
-    *(
-        Run(f"cdm_from_scratch_seed_{seed}", CDM, {"CDM_LOSS_START": "0.5"}, seed=seed, scratch=True)
-        for seed in range(2)
-    ),
+    *(Run(f"vanilla_from_scratch_seed_{seed}", VANILLA, seed=seed, scratch=True) for seed in range(3)),
+    *(Run(f"mae_from_scratch_seed_{seed}", MAE, seed=seed, scratch=True) for seed in range(3)),
+    *(Run(f"cdm_from_scratch_seed_{seed}", CDM, seed=seed, scratch=True) for seed in range(3)),
 )
 
 
@@ -155,8 +153,8 @@ def losses(study: Study, only: Sequence[str]) -> None:
         finish(study, run, "losses", PUBLISHED_FOLD)
     folder = study.out / "losses"
     done = [run.name for run in LOSSES if (folder / run.name / "evaluation" / "result.json").is_file()]
-    if {"mae_seed_0", "cdm_seed_0"} <= set(done):
-        baseline = "mae_seed_0"
+    baseline = next((name for name in done if name.startswith("mae_")), None)
+    if baseline is not None and len(done) > 1:
         models = [f"{name}={folder / name / 'evaluation'}" for name in (baseline, *(n for n in done if n != baseline))]
         command("compare", study, "compare", *models, "-o", str(study.out / "comparison"))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.parallel import ordered, unordered
+from cdm_nnunet.parallel import ordered, unordered, usable_cores
 
 
 def square(number: int) -> int:
@@ -89,3 +89,13 @@ def test_an_ordered_error_and_a_killed_worker():
         list(ordered(die, [1, 2], 1))
     with pytest.raises(InputError, match="number of processes must be at least 1, not 0"):
         list(ordered(square, [1], 0))
+
+
+def test_cores_that_the_process_may_not_use_are_not_counted():
+    allowed = os.sched_getaffinity(0)
+    assert usable_cores() == len(allowed)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        assert usable_cores() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cdm_nnunet.cli import _convert_dicom
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.parallel import usable_cores
 
 SUMMARY = "Convert planned patients into a raw nnU-Net data set (resumable), or predicted doses back."
 EXAMPLE = "cdm-nnunet convert openkbp open-kbp/provided-data -d 501 -n OpenKBP -np 4"
@@ -243,7 +243,7 @@ def _add_choice_of_patients(parser: argparse.ArgumentParser, name: str) -> None:
 
 
 def _default_processes() -> int:
-    return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    return min(8, usable_cores())
 
 
 def _n_processes(args: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 from cdm_nnunet.cli import _predict_dicom
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.folders import folder
+from cdm_nnunet.parallel import usable_cores
 
 SUMMARY = "predict the dose of every case in a folder"
 EXAMPLE = "cdm-nnunet predict -i imagesTs -o predictions -d 501 -c 3d_fullres -f 0 -tr nnUNetTrainerCDM"
@@ -80,15 +81,13 @@ def render(record: Mapping[str, Any]) -> str:
 
 
 def _predict(args: argparse.Namespace, model: Path, cases: list[list[str]], out: Path) -> None:
-    import os
-
     import torch
 
     from cdm_nnunet.nnunet.predictor import DosePredictor
 
     if args.device == "cuda" and not torch.cuda.is_available():
         raise InputError("no CUDA device is available; predict with -device cpu")
-    torch.set_num_threads((os.cpu_count() or 1) if args.device == "cpu" else 1)
+    torch.set_num_threads(usable_cores() if args.device == "cpu" else 1)
     predictor = DosePredictor(
         tile_step_size=args.step_size, use_mirroring=not args.disable_tta, device=torch.device(args.device)
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.folders import find_dataset, folder
+from cdm_nnunet.parallel import usable_cores
 
 SUMMARY = "train a configuration of a data set on one fold"
 EXAMPLE = "cdm-nnunet train 501 3d_fullres 0 -tr nnUNetTrainerCDM"
@@ -55,13 +56,11 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
         raise InputError(f"{plans} is missing; run: cdm-nnunet plan -d {args.dataset} -c {args.configuration}")
     folder("nnUNet_results")
 
-    import os
-
     import torch
 
     if args.device == "cuda" and not torch.cuda.is_available():
         raise InputError("no CUDA device is available; train with -device cpu (and -c 3d_coarse plans) or on a GPU")
-    torch.set_num_threads((os.cpu_count() or 1) if args.device == "cpu" else 1)
+    torch.set_num_threads(usable_cores() if args.device == "cpu" else 1)
 
     if args.estimate:
         from cdm_nnunet.cli._estimate import estimate

@@ -10,7 +10,9 @@ import SimpleITK as sitk
 import torch
 from nnunetv2.run import run_training
 
+import cdm_nnunet
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.folders import TRAINER_VARIABLE
 from cdm_nnunet.losses.bits import roi_mask
 from cdm_nnunet.losses.cdm import CDMLoss
 from cdm_nnunet.losses.metrics import Smoothing
@@ -304,8 +306,9 @@ def test_mse_is_the_square_of_what_mae_is_the_size_of(started):
         assert additional is None
 
 
-def test_vanilla_nnunet_knows_no_prescription_in_training_and_in_prediction(started):
-    """Untrained, it predicts no dose where the other trainers predict the prescription, from one checkpoint alike."""
+def test_vanilla_nnunet_knows_no_prescription_in_training_and_in_prediction(started, monkeypatch):
+    """Untrained, it gives no dose where the others give the prescription; a predictor builds the same networks."""
+    monkeypatch.setenv(TRAINER_VARIABLE, str(Path(cdm_nnunet.__file__).parent / "ext_trainers"))
     for name, anchored in (("nnUNetTrainerDoseMAE", True), ("nnUNetTrainerDoseVanilla", False)):
         trainer, batch = started(name)
         trainer.save_checkpoint(str(Path(trainer.output_folder) / "checkpoint_final.pth"))
