@@ -34,4 +34,4 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
 
 def prepare_network(network: nn.Module, device: torch.device) -> nn.Module:
     """Move a network to the device, in the memory layout that is fast there."""
-    return network.to(device, memory_format=_layout(device))
+    return network.to(device).to(memory_format=_layout(device))
