@@ -44,7 +44,7 @@ class Run:
     scratch: bool = False
 
 
-# One change at a time. CDM from the first step of the fine-tuning: before it, the MAE had converged.
+# One change at a time.
 SETTINGS = (
     Run("mae", MAE),
     Run("cdm", CDM),
@@ -184,7 +184,7 @@ def train(study: Study, run: Run, results: Path, fold: int, epochs: int) -> Path
     values = {"CDM_NUM_EPOCHS": str(epochs), "CDM_NUM_ITERATIONS": "50", "CDM_NUM_VAL_ITERATIONS": "5"}
     start: tuple[str, ...] = ()
     if not run.scratch:
-        values |= {"CDM_LEARNING_RATE": "3e-4", "CDM_LOSS_START": "0"}
+        values["CDM_LEARNING_RATE"] = "3e-4"
         start = ("-pretrained_weights", str(study.pretrained))
     if (folder / "checkpoint_latest.pth").is_file() or (folder / "checkpoint_final.pth").is_file():
         start = ("--c",)

@@ -31,7 +31,7 @@ class TrainingSettings:
         learning_rate: Of AdamW at the start; it falls to zero over the epochs (nnU-Net's polynomial schedule).
         loss_weight: Weight of the CDM or other DVH loss beside the voxel-wise error; the trainer's own where not set.
         loss_start: Share of the epochs before that loss sets in; from there its weight rises linearly over a tenth
-            of the epochs.
+            of the epochs. With 0 it has its whole weight from the first step on.
         window_percent: See :class:`Smoothing`.
         sigmoid_width_gy: ``threshold_width_gy`` of :class:`Smoothing`.
         v_form: How V-metrics count, ``sigmoid``, ``dose`` or ``both``: see :class:`CDMLoss`.
@@ -51,7 +51,7 @@ class TrainingSettings:
     num_val_iterations: int = 50
     learning_rate: float = 1e-3
     loss_weight: float | None = None
-    loss_start: float = 0.5
+    loss_start: float = 0.0
     seed: int = -1
     window_percent: float = Smoothing.window_percent
     sigmoid_width_gy: float = Smoothing.threshold_width_gy

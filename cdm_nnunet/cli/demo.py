@@ -57,7 +57,6 @@ FULL = Size(
         "CDM_NUM_ITERATIONS": "38",
         "CDM_NUM_VAL_ITERATIONS": "2",
         "CDM_LEARNING_RATE": "0.003",
-        "CDM_LOSS_START": "0.5",
         "CDM_SEED": "0",
     },
 )
@@ -70,7 +69,6 @@ QUICK = Size(
         "CDM_NUM_EPOCHS": "2",
         "CDM_NUM_ITERATIONS": "2",
         "CDM_NUM_VAL_ITERATIONS": "1",
-        "CDM_LOSS_START": "0.5",
         "CDM_SEED": "0",
     },
 )

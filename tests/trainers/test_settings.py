@@ -87,6 +87,11 @@ def test_the_weight_rises_once_and_reaches_its_full_value(n_epochs, start):
         assert weights[-1] == pytest.approx(0.4)
 
 
+def test_the_loss_acts_from_the_first_step_unless_it_is_told_otherwise():
+    assert TrainingSettings().dvh_weight(0, 0.5) == 0.5
+    assert TrainingSettings(loss_start=0.1).dvh_weight(0, 0.5) == 0
+
+
 def test_a_trainer_has_a_weight_of_its_own_until_one_is_set():
     assert TrainingSettings(loss_start=0.0).dvh_weight(3, 0.05) == 0.05
     assert TrainingSettings(loss_start=0.0, loss_weight=0.0).dvh_weight(3, 0.05) == 0.0
