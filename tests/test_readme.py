@@ -119,7 +119,7 @@ def test_the_documented_commands_run_in_their_order(tmp_path):
     ]
     out = run_in_shell(commands, tmp_path)
     assert out.count("dose MAE") >= 4
-    for model in ("cdm", "mae"):
+    for model in ("cdm", "vanilla"):
         evaluation = tmp_path / "evaluation" / model
         assert {"result.json", "metrics.csv", "scores.csv", "pictures"} <= {path.name for path in evaluation.iterdir()}
         assert len(list((evaluation / "pictures").glob("*.png"))) == 2
