@@ -37,7 +37,9 @@ cdm-nnunet() {
     esac
 }
 nnUNetv2_train() {
-    CDM_NUM_EPOCHS=1 CDM_NUM_ITERATIONS=1 CDM_NUM_VAL_ITERATIONS=1 command nnUNetv2_train "$@" -device cpu
+    # One large step: a dose of 1 Gy everywhere would be refused, since it looks like another unit.
+    CDM_LEARNING_RATE=0.05 CDM_NUM_EPOCHS=1 CDM_NUM_ITERATIONS=1 CDM_NUM_VAL_ITERATIONS=1 \
+        command nnUNetv2_train "$@" -device cpu
 }
 """
 
