@@ -30,7 +30,7 @@ class nnUNetTrainerDoseVanilla(nnUNetTrainerDoseMAE):  # noqa: N801  # nnU-Net f
         """The plans' network without the anchor on the prescription; training and prediction both call this."""
         network: nn.Module = get_network_from_plans(
             configuration_manager.network_arch_class_name,
-            {**configuration_manager.network_arch_init_kwargs, "anchored": False},
+            {**configuration_manager.network_arch_init_kwargs, "fall_off": None},
             configuration_manager.network_arch_init_kwargs_req_import,
             num_input_channels,
             num_output_channels,

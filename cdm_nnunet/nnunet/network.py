@@ -23,6 +23,7 @@ _HEAD_BYTES = 4.0  # a float32 copy of each feature of the finest output layer
 # The loss's peak on a device for each voxel of the patch and ROI, forward and backward, counted over live tensors: 1.1,
 # 1.1 and 1.6 for the 8, 32 and 64 ROIs of benchmarks/loss.py, 0.8 to 1.3 for patients of OpenKBP.
 _LOSS_BYTES = 1.6
+_REACH = 3.5  # standard deviations of a target's fall-off: 0.2 % of the prescription is left there
 
 
 class Float32Conv3d(nn.Conv3d):
@@ -71,16 +72,17 @@ class BitDecodeUNet(PlainConvUNet):
     prescription and masks in, and the last layers give the doses of a cell's voxels as channels (sub-pixel convolution,
     W. Shi et al., CVPR 2016). Inputs and outputs keep the full resolution, and so does every loss.
 
-    ``anchored``, it gives two numbers a voxel: the dose, which counts outside targets, and the difference between dose
-    and prescription, which counts inside. A target's edge is then where its contour is, however blunt the features
-    are, and an untrained network gives every target its prescription.
+    With ``fall_off`` the dose is anchored on the prescription: the network gives two numbers a voxel, the dose, which
+    counts outside targets, and the difference from a first guess, which counts inside. The guess is the prescription,
+    or more beside targets of a higher one (:func:`falling_off`). A target's edge is then where its contour is, however
+    blunt the features are, and an untrained network gives the guess.
 
     Args:
         input_channels: Not used: the number follows from ``n_rois``.
         num_classes: Number of output channels.
         n_rois: Number K of ROIs in the words.
         cell: Voxels of a cell along z, y and x.
-        anchored: Whether doses inside targets are differences from the prescription.
+        fall_off: Voxel size along z, y and x in units of the fall-off's width; None for a dose that is not anchored.
         **architecture: As for ``PlainConvUNet``.
     """
 
@@ -91,7 +93,7 @@ class BitDecodeUNet(PlainConvUNet):
         num_classes: int,
         n_rois: int,
         cell: Sequence[int] = (1, 1, 1),
-        anchored: bool = False,
+        fall_off: Sequence[float] | None = None,
         **architecture: Any,
     ):
         del input_channels
@@ -100,9 +102,9 @@ class BitDecodeUNet(PlainConvUNet):
         channels = FIRST_WORD + n_rois
         folded = math.prod(cell) > 1
         features = architecture["features_per_stage"][0] if folded else channels
-        outputs = num_classes * math.prod(cell) * (2 if anchored else 1)
+        outputs = num_classes * math.prod(cell) * (1 if fall_off is None else 2)
         super().__init__(features, num_classes=outputs, **architecture)
-        self.n_rois, self.cell, self.anchored = n_rois, (cell[0], cell[1], cell[2]), anchored
+        self.n_rois, self.cell, self.fall_off = n_rois, (cell[0], cell[1], cell[2]), fall_off
         self.decoder.seg_layers = nn.ModuleList(
             Float32Conv3d(layer.in_channels, layer.out_channels, 1) for layer in self.decoder.seg_layers
         )
@@ -127,22 +129,13 @@ class BitDecodeUNet(PlainConvUNet):
         if x.is_contiguous(memory_format=torch.channels_last_3d):
             decoded = decoded.contiguous(memory_format=torch.channels_last_3d)
         predicted: Tensor | list[Tensor] = super().forward(self.fold(decoded))
-        if isinstance(predicted, list):
-            return [self._dose(one, x) for one in predicted]
-        return self._dose(predicted, x)
-
-    def _dose(self, predicted: Tensor, x: Tensor) -> Tensor:
-        """Outputs of a head to doses: (B, C, z, y, x) in cells to (B, 1, Z, Y, X) in voxels of that scale."""
-        values = unfold(predicted, self.cell)
-        if not self.anchored:
-            return values
-        outside, difference = values.chunk(2, 1)
-        prescription = x[:, PRESCRIPTION : PRESCRIPTION + 1]
-        in_target = (prescription > 0).to(prescription.dtype)
-        if values.shape[2:] != x.shape[2:]:  # a coarse voxel has a share in the targets
-            size = (values.shape[2], values.shape[3], values.shape[4])
-            prescription, in_target = (adaptive_avg_pool3d(one, size) for one in (prescription, in_target))
-        return prescription + in_target * difference + (1 - in_target) * outside
+        doses = [unfold(one, self.cell) for one in (predicted if isinstance(predicted, list) else [predicted])]
+        if self.fall_off is not None:
+            prescription = x[:, PRESCRIPTION : PRESCRIPTION + 1]
+            in_target = (prescription > 0).to(prescription.dtype)
+            guess = in_target * falling_off(prescription, self.fall_off)
+            doses = [_anchored(one, guess, in_target) for one in doses]
+        return doses if isinstance(predicted, list) else doses[0]
 
     def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> np.int64:
         """nnU-Net's measure of a training step's memory, with the decoded masks and the loss counted."""
@@ -155,6 +148,37 @@ class BitDecodeUNet(PlainConvUNet):
             extra += cells * self.fold.out_channels
         total: np.int64 = np.int64(super().compute_conv_feature_map_size(inner_size) + extra)
         return total
+
+
+def falling_off(prescription: Tensor, fall_off: Sequence[float]) -> Tensor:
+    """A dose that follows from the prescriptions: each falls off like a Gaussian around its voxel; the largest counts.
+
+    Args:
+        prescription: (B, 1, Z, Y, X), zero outside targets, in any unit of dose.
+        fall_off: Voxel size along z, y and x in units of the Gaussian's standard deviation.
+
+    Returns:
+        Same shape and unit; in targets at least the prescription, more where a target of a higher one is near.
+    """
+    guess = prescription
+    for axis, voxel in zip((2, 3, 4), fall_off, strict=True):  # axis by axis: products of Gaussians are Gaussians
+        size, along = guess.shape[axis], guess.clone()
+        for step in range(1, min(size - 1, math.ceil(_REACH / voxel)) + 1):
+            near = guess * math.exp(-((step * voxel) ** 2) / 2)
+            for to, origin in ((0, step), (step, 0)):
+                part = along.narrow(axis, to, size - step)
+                part.copy_(torch.maximum(part, near.narrow(axis, origin, size - step)))
+        guess = along
+    return guess
+
+
+def _anchored(values: Tensor, guess: Tensor, in_target: Tensor) -> Tensor:
+    """Dose outside and difference inside targets, (B, 2, z, y, x), on the first guess, (B, 1, Z, Y, X)."""
+    outside, inside = values.chunk(2, 1)
+    if values.shape[2:] != guess.shape[2:]:  # a coarse voxel has a share in the targets
+        size = (values.shape[2], values.shape[3], values.shape[4])
+        guess, in_target = (adaptive_avg_pool3d(one, size) for one in (guess, in_target))
+    return guess + in_target * inside + (1 - in_target) * outside
 
 
 def unfold(values: Tensor, cell: Sequence[int]) -> Tensor:

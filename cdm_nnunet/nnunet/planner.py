@@ -32,6 +32,7 @@ FULL, FOLDED, COARSE = "3d_fullres", "3d_folded", "3d_coarse"
 CONFIGURATIONS = (FULL, FOLDED, COARSE)
 PLANS_NAME = "nnUNetPlans"
 _SPLITS = "splits_final.json"
+_FALL_OFF_MM = 13.0  # standard deviation of the fall-off from one target into the next in the network's first guess
 
 
 class DosePlanner(ExperimentPlanner):
@@ -78,6 +79,7 @@ class DosePlanner(ExperimentPlanner):
         self.UNet_base_num_features = base_features
         self.batch_size_limit = batch_size
         self._cell: tuple[int, ...] = (1, 1, 1)  # of the configuration that is being planned
+        self._spacing: NDArray[np.floating] = np.ones(3)
 
     def determine_normalization_scheme_and_whether_mask_is_used_for_norm(self) -> tuple[list[str], list[bool]]:
         """For the record only: :class:`DosePreprocessor` normalises by channel."""
@@ -106,7 +108,7 @@ class DosePlanner(ExperimentPlanner):
 
     def _own_arguments(self) -> dict[str, Any]:
         folded = {"cell": list(self._cell)} if max(self._cell) > 1 else {}
-        return {"n_rois": len(self.catalogue), "anchored": True, **folded}
+        return {"n_rois": len(self.catalogue), "fall_off": (self._spacing / _FALL_OFF_MM).tolist(), **folded}
 
     def get_plans_for_configuration(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """As nnU-Net's, with our arguments among the network's and the limit of the batch size."""
@@ -179,6 +181,7 @@ class DosePlanner(ExperimentPlanner):
             )
         can_fold = (spacing < 2 * spacing.min()) & (median_shape >= 2 * smallest)
         cell = self._cell = tuple(2 if name == FOLDED and can else 1 for can in can_fold)
+        self._spacing = spacing
         shape = median_shape / cell  # nnU-Net chooses the patch in cells
         n_cells = float(np.prod(shape) * self.dataset_json["numTraining"])
         data = self.generate_data_identifier(FULL if name == FOLDED else name)

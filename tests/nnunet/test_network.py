@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 
 import numpy as np
 import pytest
@@ -12,10 +13,11 @@ from torch import nn
 
 from cdm_nnunet.losses.bits import pack_words
 from cdm_nnunet.nnunet.compute import prepare_network, to_device
-from cdm_nnunet.nnunet.network import BitDecodeUNet, Float32Conv3d, InstanceNorm3d, unfold
+from cdm_nnunet.nnunet.network import BitDecodeUNet, Float32Conv3d, InstanceNorm3d, falling_off, unfold
 from cdm_nnunet.roi import pack, to_words, unpack
 
 PATCH = (8, 16, 16)
+FALL_OFF = (0.5, 0.8, 0.8)
 N_ROIS = 20
 
 
@@ -188,7 +190,7 @@ def test_both_layouts_give_the_same_numbers_and_gradients(layer, dtype):
 def test_the_whole_network_can_be_compiled(backend, deep_supervision):
     """torch.compile captures the bit decode and the float32 head in one graph (fullgraph: no silent break)."""
     torch._dynamo.reset()
-    network = make(seed=7, deep_supervision=deep_supervision, anchored=True)
+    network = make(seed=7, deep_supervision=deep_supervision, fall_off=FALL_OFF)
     compiled = torch.compile(network, backend=backend, fullgraph=True)
     x, _ = inputs(7)
 
@@ -268,24 +270,46 @@ def test_the_memory_measure_of_a_folded_network():
     assert folded - decoded_and_loss == pytest.approx(maps + folding_layer + seven_more_heads, rel=0.02)
 
 
+def test_the_first_guess_is_the_largest_prescription_weighted_by_distance():
+    generator = np.random.default_rng(14)
+    fall_off, prescription = (0.4, 0.7, 0.9), torch.zeros(2, 1, *PATCH)
+    expected = torch.zeros_like(prescription)
+    position = np.stack(np.meshgrid(*map(np.arange, PATCH), indexing="ij"), -1)
+    for sample, where in enumerate(generator.integers(0, min(PATCH), (2, 6, 3))):
+        for voxel, dose in zip(where, (70.0, 63.0, 56.0, 50.0, 45.0, 30.0), strict=True):
+            prescription[(sample, 0, *voxel)] = dose
+            guess = dose * np.exp(-(((position - voxel) * fall_off) ** 2).sum(-1) / 2)
+            expected[sample, 0] = torch.maximum(expected[sample, 0], torch.from_numpy(guess))
+    given = prescription.clone()
+    left_out = 70 * math.exp(-(3.5**2) / 2)
+    torch.testing.assert_close(falling_off(prescription, fall_off), expected, atol=left_out, rtol=1e-5)
+    assert torch.equal(prescription, given)
+    assert (falling_off(prescription, fall_off) >= prescription).all()
+
+
 @pytest.mark.parametrize("cell", [(1, 1, 1), (2, 2, 2)])
 def test_an_anchored_network_starts_from_the_prescription_and_keeps_its_edge(cell):
-    """With heads that say nothing, targets get their prescription to the voxel, and the rest gets none."""
-    network = make(seed=11, cell=cell, anchored=True, deep_supervision=True).eval()
+    """With heads that say nothing, targets get the first guess to the voxel, and the rest gets none."""
+    network = make(seed=11, cell=cell, fall_off=FALL_OFF, deep_supervision=True).eval()
     for layer in network.decoder.seg_layers:
         nn.init.zeros_(layer.weight)
         nn.init.zeros_(layer.bias)
     x, _ = inputs(11)
-    x[:, 1] = torch.where(torch.rand(x[:, 1].shape) < 0.3, 0.8, 0.0)
+    x[:, 1] = 0
+    x[..., 2:8][:, 1], x[..., 8:14][:, 1] = 0.5, 1.0
     with torch.no_grad():
         fine, coarse = network(x)
-    assert torch.equal(fine, x[:, 1:2])
-    torch.testing.assert_close(coarse, nn.functional.avg_pool3d(x[:, 1:2], (1, 2, 2)))
+    guess = torch.where(x[:, 1:2] > 0, falling_off(x[:, 1:2], FALL_OFF), 0)
+    assert torch.equal(fine, guess)
+    first, second = fine[..., 2:8], fine[..., 8:14]
+    assert first[0, 0, 0, 0].diff().gt(0).sum() == 1  # one voxel is nearer to 1.0 than 0.5 reaches
+    assert (second == 1).all()
+    torch.testing.assert_close(coarse, nn.functional.avg_pool3d(guess, (1, 2, 2)))
 
 
 def test_an_anchored_network_has_an_output_for_targets_and_one_for_the_rest():
     """At every scale, a voxel's dose mixes both by its share in the targets."""
-    network = make(seed=12, anchored=True, deep_supervision=True).eval()
+    network = make(seed=12, fall_off=(100, 100, 100), deep_supervision=True).eval()
     for layer in network.decoder.seg_layers:
         nn.init.zeros_(layer.weight)
         layer.bias.data = torch.tensor([0.25, -0.125])  # outside, and difference inside
@@ -302,7 +326,7 @@ def test_an_anchored_network_has_an_output_for_targets_and_one_for_the_rest():
 
 
 def test_the_heads_of_an_anchored_network_learn_where_they_count():
-    network = make(seed=13, anchored=True).eval()
+    network = make(seed=13, fall_off=FALL_OFF).eval()
     x, _ = inputs(13)
     x[:, 1] = 0
     network(x).sum().backward()

@@ -68,7 +68,8 @@ def test_plans_name_our_classes_and_carry_what_training_needs(planned):
         assert configuration["preprocessor_name"] == "DosePreprocessor"
         assert configuration["architecture"]["network_class_name"] == "cdm_nnunet.nnunet.network.BitDecodeUNet"
         assert configuration["architecture"]["arch_kwargs"]["n_rois"] == 20
-        assert configuration["architecture"]["arch_kwargs"]["anchored"] is True
+        fall_off = configuration["architecture"]["arch_kwargs"]["fall_off"]
+        assert fall_off == pytest.approx([mm / 13 for mm in configuration["spacing"]])  # of its own voxels, not cells
         assert configuration["batch_size"] >= 2
     parsed = DosePlans(plans)
     assert parsed.catalogue == planned.raw.catalogue

@@ -17,6 +17,7 @@ from cdm_nnunet.losses.bits import roi_mask
 from cdm_nnunet.losses.cdm import CDMLoss
 from cdm_nnunet.losses.metrics import Smoothing
 from cdm_nnunet.losses.rivals import DVHCurveLoss, MomentLoss, SortedDoseLoss
+from cdm_nnunet.nnunet.network import falling_off
 from cdm_nnunet.nnunet.predictor import DosePredictor
 
 
@@ -307,7 +308,7 @@ def test_mse_is_the_square_of_what_mae_is_the_size_of(started):
 
 
 def test_vanilla_nnunet_knows_no_prescription_in_training_and_in_prediction(started, monkeypatch):
-    """Untrained, it gives no dose where the others give the prescription; a predictor builds the same networks."""
+    """Untrained, it gives no dose where the others give a first guess; a predictor builds the same networks."""
     monkeypatch.setenv(TRAINER_VARIABLE, str(Path(cdm_nnunet.__file__).parent / "ext_trainers"))
     for name, anchored in (("nnUNetTrainerDoseMAE", True), ("nnUNetTrainerDoseVanilla", False)):
         trainer, batch = started(name)
@@ -318,7 +319,8 @@ def test_vanilla_nnunet_knows_no_prescription_in_training_and_in_prediction(star
         predictor.initialize_from_trained_model_folder(trainer.output_folder_base, (0,), "checkpoint_final.pth")
         prescription = batch["data"][:, 1:2]
         assert prescription.max() == 1
-        expected = prescription if anchored else torch.zeros_like(prescription)
+        guess = torch.where(prescription > 0, falling_off(prescription, trainer.network.fall_off), 0)
+        expected = guess if anchored else torch.zeros_like(prescription)
         with torch.no_grad():
             for dose in (trainer.network(batch["data"])[0], predictor.network(batch["data"])):
                 assert torch.equal(dose, expected), name
