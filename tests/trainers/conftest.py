@@ -55,3 +55,17 @@ def make_trainer(preprocessed: Path, monkeypatch: pytest.MonkeyPatch) -> Callabl
         return getattr(trainers, name)(plans, configuration, fold, dataset_json, torch.device("cpu"))
 
     return make
+
+
+@pytest.fixture
+def started(make_trainer):
+    """A trainer, its network built, with a training batch."""
+
+    def start(name="nnUNetTrainerCDM", **settings):
+        trainer = make_trainer(name, **settings)
+        trainer.initialize()
+        trainer.dataloader_train, trainer.dataloader_val = trainer.get_dataloaders()
+        trainer.set_deep_supervision_enabled(True)
+        return trainer, next(trainer.dataloader_train)
+
+    return start

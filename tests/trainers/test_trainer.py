@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from nnunetv2.run import run_training
 
 import cdm_nnunet
 from cdm_nnunet.errors import InputError
@@ -19,20 +18,6 @@ from cdm_nnunet.losses.metrics import Smoothing
 from cdm_nnunet.losses.rivals import DVHCurveLoss, MomentLoss, SortedDoseLoss
 from cdm_nnunet.nnunet.network import falling_off
 from cdm_nnunet.nnunet.predictor import DosePredictor
-
-
-@pytest.fixture
-def started(make_trainer):
-    """A trainer, its network built, with a training batch."""
-
-    def start(name="nnUNetTrainerCDM", **settings):
-        trainer = make_trainer(name, **settings)
-        trainer.initialize()
-        trainer.dataloader_train, trainer.dataloader_val = trainer.get_dataloaders()
-        trainer.set_deep_supervision_enabled(True)
-        return trainer, next(trainer.dataloader_train)
-
-    return start
 
 
 def raw_dose(trainer, case) -> str:
@@ -349,70 +334,3 @@ def test_deep_supervision_of_the_dvh_loss(started):
             dose = dose * region * trainer.dose_plans.dose_scale_gy
             expected += weight * float(trainer.dvh_loss(dose, reference, words, *facts)) if weight else 0.0
     assert float(additional) == pytest.approx(0.5 * expected, rel=0.05)  # (the trainer's forward pass is in bfloat16)
-
-
-class TestFineTuning:
-    """-pretrained_weights, as nnU-Net's command hands it on."""
-
-    def load(self, trainer, path):
-        run_training.maybe_load_checkpoint(trainer, False, False, str(path))
-
-    def saved(self, make_trainer, tmp_path):
-        trainer = make_trainer("nnUNetTrainerDoseMAE", SEED="1")
-        trainer.initialize()
-        for layer in trainer.network.decoder.seg_layers:  # (they begin at zero)
-            torch.nn.init.normal_(layer.weight)
-        path = tmp_path / "mae.pth"
-        trainer.save_checkpoint(str(path))
-        return trainer, path
-
-    def test_fine_tuning_at_no_learning_rate_predicts_as_the_checkpoint(self, make_trainer, started, tmp_path):
-        first, path = self.saved(make_trainer, tmp_path)
-        second, batch = started("nnUNetTrainerCDM", SEED="2", LEARNING_RATE="1e-12", LOSS_START="0")
-        self.load(second, path)
-        second.train_step(batch)
-        for trainer in (first, second):
-            trainer.network.eval()
-        with torch.no_grad():
-            doses = [trainer.network(batch["data"])[0] for trainer in (first, second)]
-        assert doses[0].std() > 0
-        torch.testing.assert_close(*doses, rtol=0, atol=1e-6)
-
-    def test_a_file_that_is_no_checkpoint(self, make_trainer, tmp_path):
-        trainer = make_trainer()
-        trainer.initialize()
-        (tmp_path / "text.pth").write_text("weights")
-        torch.save({"network_weights": {}}, tmp_path / "half.pth")
-        for name in ("text.pth", "half.pth"):
-            with pytest.raises(InputError, match=rf"{name} \(-pretrained_weights\) is no checkpoint of nnU-Net"):
-                self.load(trainer, tmp_path / name)
-
-    @pytest.mark.parametrize(
-        ("change", "message"),
-        [
-            (lambda c: c["init_args"]["plans"].pop("cdm"), "of a model that predicts no dose"),
-            (lambda c: c["init_args"]["plans"]["cdm"]["catalogue"].reverse(), "with another ROI catalogue"),
-            (lambda c: c["init_args"]["plans"]["cdm"].update(dose_scale_gy=60.0), "with another dose scale"),
-            (
-                lambda c: c["network_weights"].popitem(),
-                r"of another network: 1 of \d+ weights do not fit, such as decoder",
-            ),
-            (
-                lambda c: c["network_weights"].update(
-                    {"decoder.seg_layers.0.bias": torch.zeros(3), "decoder.more": torch.zeros(1)}
-                ),
-                r"of another network: 2 of \d+ weights do not fit",
-            ),
-        ],
-    )
-    def test_a_model_that_does_not_fit(self, make_trainer, tmp_path, change, message):
-        _, path = self.saved(make_trainer, tmp_path)
-        checkpoint = torch.load(path, weights_only=False)
-        change(checkpoint)
-        torch.save(checkpoint, path)
-        trainer = make_trainer()
-        trainer.initialize()
-        before = {name: value.clone() for name, value in trainer.network.state_dict().items()}
-        with pytest.raises(InputError, match=message):
-            self.load(trainer, path)
-        assert all(torch.equal(value, before[name]) for name, value in trainer.network.state_dict().items())
