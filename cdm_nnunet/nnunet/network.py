@@ -82,7 +82,7 @@ class BitDecodeUNet(PlainConvUNet):
         num_classes: Number of output channels.
         n_rois: Number K of ROIs in the words.
         cell: Voxels of a cell along z, y and x.
-        fall_off: Voxel size along z, y and x in units of the fall-off's width; None for a dose that is not anchored.
+        fall_off: Voxel size along z, y and x, as for :func:`falling_off`; None for a dose that is not anchored.
         **architecture: As for ``PlainConvUNet``.
     """
 
