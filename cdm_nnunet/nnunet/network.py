@@ -122,6 +122,8 @@ class BitDecodeUNet(PlainConvUNet):
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """Predict the dose."""
+        prescription = x[:, PRESCRIPTION : PRESCRIPTION + 1]
+        guess = None if self.fall_off is None else falling_off(prescription, self.fall_off)
         device = x.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
         masks = unpack_words(x[:, FIRST_WORD:], self.n_rois)
@@ -130,11 +132,9 @@ class BitDecodeUNet(PlainConvUNet):
             decoded = decoded.contiguous(memory_format=torch.channels_last_3d)
         predicted: Tensor | list[Tensor] = super().forward(self.fold(decoded))
         doses = [unfold(one, self.cell) for one in (predicted if isinstance(predicted, list) else [predicted])]
-        if self.fall_off is not None:
-            prescription = x[:, PRESCRIPTION : PRESCRIPTION + 1]
-            in_target = (prescription > 0).to(prescription.dtype)
-            guess = in_target * falling_off(prescription, self.fall_off)
-            doses = [_anchored(one, guess, in_target) for one in doses]
+        if guess is not None:
+            in_target = (prescription > 0).to(guess.dtype)
+            doses = [_anchored(one, in_target * guess, in_target) for one in doses]
         return doses if isinstance(predicted, list) else doses[0]
 
     def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> np.int64:
@@ -150,6 +150,7 @@ class BitDecodeUNet(PlainConvUNet):
         return total
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # its loops double the time to compile
 def falling_off(prescription: Tensor, fall_off: Sequence[float]) -> Tensor:
     """A dose that follows from the prescriptions: each falls off like a Gaussian around its voxel; the largest counts.
 
