@@ -105,19 +105,22 @@ def change(quantity: Quantity, runs: Runs, loss: str) -> str:
 
 
 def metric_table(quantities: Sequence[Quantity], runs: Runs, losses: Sequence[str]) -> Iterator[str]:
-    """A row a pooled metric: mean absolute error and mean difference, predicted - reference."""
+    """A row a pooled metric: absolute error and difference, predicted - reference; mean, and median over patients."""
     losses = [loss for loss in losses if loss in runs]
-    yield "| metric | " + " | ".join(f"{LABELS[loss]}: error; bias" for loss in losses) + " |"
+    yield "| metric | " + " | ".join(f"{LABELS[loss]}: error (median); bias (median)" for loss in losses) + " |"
     yield "| --- " * (len(losses) + 1) + "|"
     for quantity in quantities:
         if quantity.level != "pooled" or quantity.signed is None or quantity.name.endswith("metrics"):
             continue
         weights = np.array(list(quantity.n_terms.values()), dtype=np.float64)
-        cells = [
-            f"{weighted_mean(over_seeds(quantity.errors, runs[loss]), weights):.2f}; "
-            f"{weighted_mean(over_seeds(quantity.signed, runs[loss]), weights):+.2f}"
-            for loss in losses
-        ]
+        cells = []
+        for loss in losses:
+            error, bias = (over_seeds(values, runs[loss]) for values in (quantity.errors, quantity.signed))
+            there = weights > 0
+            cells.append(
+                f"{weighted_mean(error, weights):.2f} ({np.median(error[there]):.2f}); "
+                f"{weighted_mean(bias, weights):+.2f} ({np.median(bias[there]):+.2f})"
+            )
         yield f"| {quantity.name} ({quantity.unit}) | " + " | ".join(cells) + " |"
 
 
