@@ -44,6 +44,7 @@ SCORES = {
 DRAWN = ("mae", "cdm", "dvh", "moment", "sorted", "vanilla_from_scratch", "mae_from_scratch", "cdm_from_scratch")
 VOLUMES_PERCENT = np.arange(1, 100)
 N_RESAMPLES = 9999
+N_WORST = 5
 Runs = Mapping[str, Sequence[str]]
 
 
@@ -141,6 +142,34 @@ def scores_of_the_cohort_median(stage: Path, run: str) -> Iterator[str]:
         yield f"{label} of the median of the other patients' plans: {np.mean(errors):.3f}"
 
 
+def plans_table(stage: Path, run: str) -> Iterator[str]:
+    """How the plans' own coverage and hot ends scatter, by target."""
+    record = json.loads((stage / run / "evaluation" / "result.json").read_text())
+    values: dict[tuple[str, str], list[float]] = {}
+    for case in record["cases"].values():
+        for name, roi in case["rois"].items():
+            for metric, value in roi["metrics"].items() if roi["kind"] == "target" else ():
+                if metric in ("D99%", "D2%", "V95%"):
+                    values.setdefault((name, metric), []).append(value["reference"])
+    yield "| reference plans | mean | median | standard deviation | lowest |"
+    yield "| --- " * 5 + "|"
+    for (name, metric), plans in sorted(values.items()):
+        numbers = (np.mean(plans), np.median(plans), np.std(plans), min(plans))
+        yield f"| {name} {metric} | " + " | ".join(f"{number:.2f}" for number in numbers) + " |"
+
+
+def worst_patients(quantities: Sequence[Quantity], runs: Runs, losses: Sequence[str]) -> Iterator[str]:
+    """How much of the error of V95% a few patients make."""
+    quantity = next(q for q in quantities if q.level == "pooled" and q.name == "Targets V95%")
+    n_terms = np.array(list(quantity.n_terms.values()), dtype=np.float64)
+    for loss in losses:
+        if loss in runs:
+            error = over_seeds(quantity.errors, runs[loss])
+            total = np.sort(np.where(n_terms > 0, error * n_terms, 0.0))
+            share = 100 * total[-N_WORST:].sum() / total.sum()
+            yield f"{LABELS[loss]}: {N_WORST} of {len(error)} patients make {share:.0f} % of the targets' V95% error"
+
+
 def dose_errors_at_volumes(dataset: RawDataset, doses: Path) -> np.ndarray:
     """D_v%(predicted) - D_v%(reference), mean over targets and patients, for each volume v: (99,)."""
     errors = []
@@ -188,7 +217,8 @@ def main() -> None:
     quantities = read_quantities(stage, runs)
     args.results.mkdir(parents=True, exist_ok=True)
     medians = scores_of_the_cohort_median(stage, next(iter(runs.values()))[0])  # (of the reference doses alone)
-    tables = [*score_table(quantities, runs), "", *metric_table(quantities, runs, DRAWN), "", *medians]
+    tables = [*score_table(quantities, runs), "", *metric_table(quantities, runs, DRAWN), "", *medians, ""]
+    tables += [*plans_table(stage, next(iter(runs.values()))[0]), "", *worst_patients(quantities, runs, DRAWN)]
     (args.results / f"{args.stage}.md").write_text("\n".join([*tables, ""]))
     draw(
         stage,

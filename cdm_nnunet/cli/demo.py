@@ -142,7 +142,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def render(record: Mapping[str, Any]) -> str:
     """Word the record for a person."""
     patients, models = record["patients"], record["models"]
-    names = {BASELINE: "MAE (vanilla nnU-Net)", CDM: "MAE + CDM"}
+    names = {BASELINE: "MAE", CDM: "MAE + CDM"}
     columns = (("dose_score_gy", "dose score (Gy)"), ("ptv_score", "PTV score"), ("oar_score", "OAR score"))
     lines = [
         "",
