@@ -189,7 +189,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             data = Path(folder) / "patient.pt"
             torch.save((dose, words), data)
-            peaks = {f"{name}_peak_mb": peak_mb(name, data, n_rois) for name in ("cdm", "onehot")}
+            peaks = {f"{name}_peak_mb": peak_mb(name, data, n_rois) for name in ("cdm", "onehot", "gather")}
         record = {
             "rois": n_rois,
             **{f"{name}_s": value for name, value in median.items()},
@@ -204,7 +204,7 @@ def main() -> None:
             f"onehot {median['onehot'] / median['cdm']:.0f} x, gather {median['gather'] / median['cdm']:.1f} x "
             f"(of both, unpacking {median['unpack'] / median['cdm']:.1f} x), "
             f"floor 1 / {median['cdm'] / median['floor']:.0f}; peak memory {record['cdm_peak_mb']:.0f} MB against "
-            f"{record['onehot_peak_mb']:.0f} MB",
+            f"{record['onehot_peak_mb']:.0f} and {record['gather_peak_mb']:.0f} MB",
             flush=True,
         )
 
