@@ -118,6 +118,8 @@ class Study:
 def inner_split(splits: list[dict[str, list[str]]]) -> dict[str, list[str]]:
     """A split of the published training patients: none of those that results are reported on is in it."""
     training = sorted(splits[PUBLISHED_FOLD]["train"])
+    if len(training) <= N_INNER_VALIDATION:
+        sys.exit(f"the study needs more than {N_INNER_VALIDATION} training patients; there are {len(training)}")
     inner = random.Random(1).sample(training, N_INNER_VALIDATION)
     return {"train": [case for case in training if case not in inner], "val": sorted(inner)}
 
