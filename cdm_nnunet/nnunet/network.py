@@ -150,7 +150,7 @@ class BitDecodeUNet(PlainConvUNet):
         return total
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # its loops double the time to compile
+@torch.library.custom_op("cdm_nnunet::falling_off", mutates_args=())  # compiled, its loops would double that time
 def falling_off(prescription: Tensor, fall_off: Sequence[float]) -> Tensor:
     """A dose that follows from the prescriptions: each falls off like a Gaussian around its voxel; the largest counts.
 
@@ -173,6 +173,11 @@ def falling_off(prescription: Tensor, fall_off: Sequence[float]) -> Tensor:
                 part.copy_(torch.maximum(part, near.narrow(axis, origin, size - step)))
         guess = along
     return guess
+
+
+@falling_off.register_fake
+def _(prescription: Tensor, fall_off: Sequence[float]) -> Tensor:
+    return torch.empty_like(prescription)
 
 
 def _anchored(values: Tensor, guess: Tensor, in_target: Tensor) -> Tensor:
