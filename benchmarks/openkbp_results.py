@@ -125,18 +125,23 @@ def metric_table(quantities: Sequence[Quantity], runs: Runs, losses: Sequence[st
         yield f"| {quantity.name} ({quantity.unit}) | " + " | ".join(cells) + " |"
 
 
+def reference_values(stage: Path, run: str, kind: str) -> dict[tuple[str, str], list[float]]:
+    """Values of the reference plans by ROI and metric, for ROIs of a kind."""
+    record = json.loads((stage / run / "evaluation" / "result.json").read_text())
+    values: dict[tuple[str, str], list[float]] = {}
+    for case in record["cases"].values():
+        for name, roi in case["rois"].items():
+            for metric, value in roi["metrics"].items() if roi["kind"] == kind else ():
+                values.setdefault((name, metric), []).append(value["reference"])
+    return values
+
+
 def scores_of_the_cohort_median(stage: Path, run: str) -> Iterator[str]:
     """Scores of no model at all: each metric of an ROI predicted as its median over the other patients' plans."""
-    record = json.loads((stage / run / "evaluation" / "result.json").read_text())
     for kind, label in (("target", "PTV score"), ("oar", "OAR score")):
-        values: dict[tuple[str, str], list[float]] = {}
-        for case in record["cases"].values():
-            for name, roi in case["rois"].items():
-                for metric, value in roi["metrics"].items() if roi["kind"] == kind else ():
-                    values.setdefault((name, metric), []).append(value["reference"])
         errors = [
             abs(value - np.median([*plans[:i], *plans[i + 1 :]]))
-            for plans in values.values()
+            for plans in reference_values(stage, run, kind).values()
             for i, value in enumerate(plans)
         ]
         yield f"{label} of the median of the other patients' plans: {np.mean(errors):.3f}"
@@ -144,16 +149,11 @@ def scores_of_the_cohort_median(stage: Path, run: str) -> Iterator[str]:
 
 def plans_table(stage: Path, run: str) -> Iterator[str]:
     """How the plans' own coverage and hot ends scatter, by target."""
-    record = json.loads((stage / run / "evaluation" / "result.json").read_text())
-    values: dict[tuple[str, str], list[float]] = {}
-    for case in record["cases"].values():
-        for name, roi in case["rois"].items():
-            for metric, value in roi["metrics"].items() if roi["kind"] == "target" else ():
-                if metric in ("D99%", "D2%", "V95%"):
-                    values.setdefault((name, metric), []).append(value["reference"])
     yield "| reference plans | mean | median | standard deviation | lowest |"
     yield "| --- " * 5 + "|"
-    for (name, metric), plans in sorted(values.items()):
+    for (name, metric), plans in sorted(reference_values(stage, run, "target").items()):
+        if metric not in ("D99%", "D2%", "V95%"):
+            continue
         numbers = (np.mean(plans), np.median(plans), np.std(plans), min(plans))
         yield f"| {name} {metric} | " + " | ".join(f"{number:.2f}" for number in numbers) + " |"
 
