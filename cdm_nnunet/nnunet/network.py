@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from torch import Tensor, nn
-from torch.nn.functional import adaptive_avg_pool3d, batch_norm, linear
+from torch.nn.functional import adaptive_avg_pool3d, linear
 
 from cdm_nnunet.losses.bits import unpack_words
+from cdm_nnunet.nnunet.instance_norm import InstanceNorm3d, is_channels_last_on_cpu
 from cdm_nnunet.nnunet.plans import FIRST_WORD, PRESCRIPTION
 
 # Memory of a training step beyond nnU-Net's estimate, in the estimate's unit: feature map values that are kept for the
@@ -36,29 +37,10 @@ class Float32Conv3d(nn.Conv3d):
     def forward(self, input: Tensor) -> Tensor:
         """Convolve in float32."""
         with torch.autocast(input.device.type, enabled=False):
-            if self.kernel_size == (1, 1, 1) and _is_channels_last_on_cpu(input):
+            if self.kernel_size == (1, 1, 1) and is_channels_last_on_cpu(input):
                 features = input.float().movedim(1, -1)
                 return linear(features, self.weight.flatten(1), self.bias).movedim(-1, 1)
             return super().forward(input.float())
-
-
-class InstanceNorm3d(nn.InstanceNorm3d):
-    """PyTorch's instance normalisation, without its change of memory layout on a CPU.
-
-    PyTorch copies a channels-last input to the other layout, and the next convolution copies it back: a fifth of a
-    training step. The kernels of its batch normalisation know both, and give the same numbers for one sample at a time.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Normalise each channel of each sample."""
-        if not _is_channels_last_on_cpu(input):
-            return super().forward(input)
-        weight, bias, eps = self.weight, self.bias, self.eps
-        return torch.cat([batch_norm(one, None, None, weight, bias, training=True, eps=eps) for one in input.split(1)])
-
-
-def _is_channels_last_on_cpu(input: Tensor) -> bool:
-    return input.device.type == "cpu" and input.is_contiguous(memory_format=torch.channels_last_3d)
 
 
 class BitDecodeUNet(PlainConvUNet):

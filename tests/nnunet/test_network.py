@@ -12,7 +12,8 @@ from torch import nn
 
 from cdm_nnunet.losses.bits import pack_words
 from cdm_nnunet.nnunet.compute import prepare_network, to_device
-from cdm_nnunet.nnunet.network import BitDecodeUNet, Float32Conv3d, InstanceNorm3d, falling_off, unfold
+from cdm_nnunet.nnunet.instance_norm import InstanceNorm3d
+from cdm_nnunet.nnunet.network import BitDecodeUNet, Float32Conv3d, falling_off, unfold
 from cdm_nnunet.roi import pack, to_words, unpack
 
 PATCH = (8, 16, 16)
@@ -182,6 +183,45 @@ def test_both_layouts_give_the_same_numbers_and_gradients(layer, dtype):
     tolerance = 1e-10 if precise else 1e-5 if dtype == torch.float64 else 2e-2
     for plain, last in zip(*results, strict=True):
         torch.testing.assert_close(last, plain, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("offset", [0.0, 3.0])
+def test_the_normalisation_of_a_large_patch_is_exact(offset):
+    """Plain float32 sums over so many voxels are off by 1 in 1 500, and by another amount with other threads."""
+    generator = torch.Generator().manual_seed(9)
+    x = offset + torch.randn(1, 8, 48, 64, 64, generator=generator).relu()
+    gradient = torch.randn(x.shape, generator=generator) + x / 2
+    layer = InstanceNorm3d(8, affine=True)
+    nn.init.uniform_(layer.weight, 0.5, 1)
+    exact = copy.deepcopy(layer).double()
+    results = []
+    for module, dtype, layout in (
+        (layer, torch.float32, torch.channels_last_3d),
+        (exact, torch.float64, torch.contiguous_format),
+    ):
+        values = x.to(dtype).contiguous(memory_format=layout).requires_grad_()
+        y = module(values)
+        y.backward(gradient.to(dtype).contiguous(memory_format=layout))
+        results.append([one.double() for one in (y.detach(), values.grad, module.weight.grad)])
+    for found, expected in zip(*results, strict=True):
+        assert (found - expected).abs().max() <= 3e-5 * expected.abs().max()
+
+
+def test_the_dose_does_not_depend_on_the_number_of_threads():
+    network = prepare_network(make(seed=10, n_rois=3, features_per_stage=(8, 8, 8)), torch.device("cpu")).eval()
+    nn.init.normal_(network.decoder.seg_layers[-1].weight)
+    x = torch.cat([torch.randn(1, 1, 48, 64, 64) ** 2, torch.zeros(1, 2, 48, 64, 64)], 1)
+    threads = torch.get_num_threads()
+    doses = []
+    try:
+        for n in (1, 2):
+            torch.set_num_threads(n)
+            with torch.inference_mode():
+                doses.append(network(to_device(x, torch.device("cpu"))))
+    finally:
+        torch.set_num_threads(threads)
+    assert doses[0].std() > 0.5
+    assert (doses[0] - doses[1]).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize("deep_supervision", [False, True])

@@ -1,0 +1,76 @@
+"""Instance normalisation that keeps a CPU's fast memory layout, and its precision."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_GROUPS = 1024  # partial sums a channel
+
+
+class InstanceNorm3d(nn.InstanceNorm3d):
+    """PyTorch's instance normalisation, without its change of memory layout on a CPU.
+
+    PyTorch copies a channels-last input to the other layout, and the next convolution copies it back: a fifth of a
+    training step. The kernels of its batch normalisation know both.
+
+    Alone they would not do. They add up a channel's voxels one after the other in float32, which leaves the standard
+    deviation of 200 000 voxels off by 1 in 1 500, by another amount for every number of threads, and doses by up to
+    0.1 Gy. So each channel is taken apart into 1024 interleaved groups, and their means and variances are put together.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise each channel of each sample."""
+        if not is_channels_last_on_cpu(input):
+            return super().forward(input)
+        return torch.cat([_Normalise.apply(one, self.weight, self.bias, self.eps) for one in input.split(1)])
+
+
+def is_channels_last_on_cpu(input: Tensor) -> bool:
+    """Whether the channels of a voxel lie side by side, on a CPU."""
+    return input.device.type == "cpu" and input.is_contiguous(memory_format=torch.channels_last_3d)
+
+
+class _Normalise(torch.autograd.Function):
+    """One sample, (1, C, Z, Y, X), channels last."""
+
+    @staticmethod
+    def forward(context: Any, input: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+        mean, variance = _mean_and_variance(input)
+        context.save_for_backward(input, weight, mean, (variance + eps).rsqrt())
+        context.eps = eps
+        output: Tensor = torch.native_batch_norm(input, weight, bias, mean, variance, False, 0.0, eps)[0]
+        return output
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        input, weight, mean, inverse_deviation = context.saved_tensors
+        gradient = gradients[0].contiguous(memory_format=torch.channels_last_3d)
+        of_input, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
+            gradient,
+            input,
+            weight,
+            None,
+            None,
+            mean,
+            inverse_deviation,
+            True,
+            context.eps,
+            context.needs_input_grad[:3],
+        )
+        return of_input, of_weight, of_bias, None
+
+
+def _mean_and_variance(input: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each channel, (C,) each, at least in float32."""
+    voxels = input.movedim(1, -1).flatten(0, -2)  # a view
+    channels = input.shape[1]
+    groups = math.gcd(len(voxels), _GROUPS)
+    # the running statistics, which are not wanted, make the result's type theirs
+    unused = torch.zeros(2, groups * channels, dtype=torch.promote_types(input.dtype, torch.float32))
+    means, variances = torch.batch_norm_update_stats(voxels.reshape(-1, groups * channels), unused[0], unused[1], 0.0)
+    means, variances = means.view(groups, channels), variances.view(groups, channels)
+    return means.mean(0), variances.mean(0) + means.var(0, correction=0)
