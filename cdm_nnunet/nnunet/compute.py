@@ -33,6 +33,11 @@ def _layout(device: torch.device) -> torch.memory_format:
     return torch.channels_last_3d if device.type == "cpu" else torch.preserve_format
 
 
+def is_channels_last_on_cpu(tensor: Tensor) -> bool:
+    """Whether a (B, C, Z, Y, X) tensor is on a CPU, with the channels of a voxel side by side."""
+    return tensor.device.type == "cpu" and tensor.is_contiguous(memory_format=torch.channels_last_3d)
+
+
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """Move a (B, C, Z, Y, X) input to the device, in the memory layout that is fast there."""
     return tensor.to(device, non_blocking=True, memory_format=_layout(device))

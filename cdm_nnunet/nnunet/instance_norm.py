@@ -7,8 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-_GROUPS = 1024  # partial sums a channel
+from cdm_nnunet.nnunet.compute import is_channels_last_on_cpu
+
+_GROUPS = 1024  # a power of two: the sizes of patches, and of their halves, have many as divisors
 
 
 class InstanceNorm3d(nn.InstanceNorm3d):
@@ -23,19 +26,21 @@ class InstanceNorm3d(nn.InstanceNorm3d):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise each channel of each sample."""
+        """Normalise each channel of each sample.
+
+        Args:
+            input: (B, C, Z, Y, X), float32, float64, or bfloat16 under autocast.
+
+        Returns:
+            Same shape, type and memory layout.
+        """
         if not is_channels_last_on_cpu(input):
             return super().forward(input)
         return torch.cat([_Normalise.apply(one, self.weight, self.bias, self.eps) for one in input.split(1)])
 
 
-def is_channels_last_on_cpu(input: Tensor) -> bool:
-    """Whether the channels of a voxel lie side by side, on a CPU."""
-    return input.device.type == "cpu" and input.is_contiguous(memory_format=torch.channels_last_3d)
-
-
 class _Normalise(torch.autograd.Function):
-    """One sample, (1, C, Z, Y, X), channels last."""
+    """Normalise one sample, (1, C, Z, Y, X), channels last. It has no second derivative."""
 
     @staticmethod
     def forward(context: Any, input: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
@@ -46,6 +51,7 @@ class _Normalise(torch.autograd.Function):
         return output
 
     @staticmethod
+    @once_differentiable
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         input, weight, mean, inverse_deviation = context.saved_tensors
         gradient = gradients[0].contiguous(memory_format=torch.channels_last_3d)
@@ -65,7 +71,7 @@ class _Normalise(torch.autograd.Function):
 
 
 def _mean_and_variance(input: Tensor) -> tuple[Tensor, Tensor]:
-    """Of each channel, (C,) each, at least in float32."""
+    """Mean and biased variance of each channel of (1, C, Z, Y, X), channels last: (C,) each, at least in float32."""
     voxels = input.movedim(1, -1).flatten(0, -2)  # a view
     channels = input.shape[1]
     groups = math.gcd(len(voxels), _GROUPS)

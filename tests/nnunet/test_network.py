@@ -207,6 +207,14 @@ def test_the_normalisation_of_a_large_patch_is_exact(offset):
         assert (found - expected).abs().max() <= 3e-5 * expected.abs().max()
 
 
+def test_the_normalisation_refuses_a_second_derivative():
+    """Through its own mean and variance it would be wrong."""
+    x = torch.randn(1, 5, 6, 7, 8).contiguous(memory_format=torch.channels_last_3d).requires_grad_()
+    (gradient,) = torch.autograd.grad((InstanceNorm3d(5)(x) ** 3).sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
 def test_the_dose_does_not_depend_on_the_number_of_threads():
     network = prepare_network(make(seed=10, n_rois=3, features_per_stage=(8, 8, 8)), torch.device("cpu")).eval()
     nn.init.normal_(network.decoder.seg_layers[-1].weight)
