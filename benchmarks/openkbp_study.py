@@ -12,7 +12,8 @@ be stopped and run again, in parallel too: what is done is skipped, a training g
               validation patients, compared with the MAE fine-tuned alike
 ``report``    tables of the last two, as Markdown on stdout
 
-``--only NAME ...`` restricts runs by name, ``--device cuda --configuration 3d_fullres`` runs it all at full scale.
+``--only NAME ...`` restricts runs by name, ``--device cuda --configuration 3d_fullres`` runs it all at full scale,
+``--base-features`` and ``--batch-size`` take another network than the small one for CPUs.
 """
 
 import argparse
@@ -83,6 +84,8 @@ class Study:
     out: Path
     device: str
     configuration: str
+    base_features: int
+    batch_size: int | None  # as many as the memory takes
     pretrain_epochs: int
     epochs: int
 
@@ -131,13 +134,26 @@ def prepare(study: Study) -> None:
     splits = json.loads(splits_file.read_text())
     if (fold := inner_split(splits)) not in splits:
         splits_file.write_text(json.dumps([*splits, fold]))
-    options = {
-        "3d_coarse": ("--coarse-spacing", "6", "--base-features", "16", "--batch-size", "2"),
-        "3d_folded": ("--base-features", "16", "--batch-size", "2"),
-        "3d_fullres": ("--gpu-memory", "24"),
-    }[study.configuration]
-    if not (study.preprocessed / f"nnUNetPlans_{study.configuration}").is_dir():
-        command("plan", study, "plan", "-d", str(DATASET_ID), "-c", study.configuration, *options)
+    if is_planned(study):
+        return
+    options = ["--gpu-memory", "24", "--base-features", str(study.base_features)]
+    if study.batch_size is not None:
+        options += ["--batch-size", str(study.batch_size)]
+    command("plan", study, "plan", "-d", str(DATASET_ID), "-c", study.configuration, *options)
+
+
+def is_planned(study: Study) -> bool:
+    """Whether the data are there, made with the options that are asked for; a folder with others is refused."""
+    path = study.preprocessed / "nnUNetPlans.json"
+    if not path.is_file():
+        return False
+    plan = json.loads(path.read_text())["configurations"][study.configuration]
+    if not (study.preprocessed / plan["data_identifier"]).is_dir():
+        return False
+    found = (plan["architecture"]["arch_kwargs"]["features_per_stage"][0], plan["batch_size"])
+    if found != (study.base_features, study.batch_size or found[1]):
+        sys.exit(f"{study.out} was planned with {found[0]} features and batches of {found[1]}; take another folder")
+    return True
 
 
 def pretrain(study: Study) -> None:
@@ -246,17 +262,22 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=(), metavar="NAME", help="runs of 'settings' and 'losses'")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--configuration", default="3d_coarse", choices=("3d_coarse", "3d_folded", "3d_fullres"))
+    parser.add_argument("--base-features", type=int, metavar="N", help="default: 16; 32 at 3d_fullres")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="default: 2; by memory at 3d_fullres")
     parser.add_argument("--pretrain-epochs", type=int, default=80, metavar="N", help="of 50 steps (default: 80)")
     parser.add_argument("--epochs", type=int, default=8, metavar="N", help="of 50 steps, a fine-tuning (default: 8)")
     args = parser.parse_args()
     names = {run.name for run in (*SETTINGS, *LOSSES)}
     if unknown := set(args.only) - names:
         parser.error(f"unknown runs {', '.join(sorted(unknown))}; there are {', '.join(sorted(names))}")
+    full = args.configuration == "3d_fullres"
     study = Study(
         args.openkbp.absolute(),
         args.out.absolute(),
         args.device,
         args.configuration,
+        args.base_features or (32 if full else 16),
+        args.batch_size or (None if full else 2),
         args.pretrain_epochs,
         args.epochs,
     )
