@@ -88,39 +88,34 @@ class CDMLoss(nn.Module):
         Returns:
             Scalar, float32.
         """
-        total = predicted_dose_gy.new_zeros((), dtype=torch.float32)
-        weight_sum = 0.0
+        members = Members.of(words, self.terms.bits)
+        present, weights = [], []
+        for part in self.terms.present(members, prescription_gy, voxel_volume_cc):
+            if weight := self._weight(part, None if roi_voxels is None else roi_voxels[part.sample]):
+                present.append(part)
+                weights.append(weight)
+        if not present:
+            return predicted_dose_gy.new_zeros((), dtype=torch.float32)
         with torch.autocast(predicted_dose_gy.device.type, enabled=False):
-            for b in range(len(predicted_dose_gy)):
-                members = Members.of(words[b], self.terms.bits)
-                present = self.terms.present(members.counts, prescription_gy[b])
-                weights = [
-                    self._weight(part, members, None if roi_voxels is None else roi_voxels[b]) for part in present
-                ]
-                if not any(weights):
-                    continue
-                predicted = SortedDoses.of(predicted_dose_gy[b, 0], members)
-                with torch.no_grad():
-                    reference = SortedDoses.of(reference_dose_gy[b, 0], members)
-                errors = self._errors(predicted, reference, present, voxel_volume_cc[b])
-                total = total + (errors * errors.new_tensor(weights)).sum()
-                weight_sum += sum(weights)
-        return total / max(weight_sum, 1e-6)
+            predicted = SortedDoses.of(predicted_dose_gy, members)
+            with torch.no_grad():
+                reference = SortedDoses.of(reference_dose_gy, members)
+            errors = self._errors(predicted, reference, present)
+            total = (errors * errors.new_tensor(weights)).sum()
+        return total / max(sum(weights), 1e-6)
 
-    def _weight(self, part: Present, members: Members, roi_voxels: Sequence[int] | None) -> float:
+    def _weight(self, part: Present, roi_voxels: Sequence[int] | None) -> float:
         weight = self.terms.terms[part.term].weight
         if roi_voxels is None or self.partial_rois == "all":
             return weight
-        share = min(members.counts[part.row] / max(roi_voxels[self.terms.terms[part.term].bit], 1), 1.0)
+        share = min(part.n_voxels / max(roi_voxels[self.terms.terms[part.term].bit], 1), 1.0)
         return weight * (float(share >= WHOLE_FROM) if self.partial_rois == "whole" else share)
 
-    def _errors(
-        self, predicted: SortedDoses, reference: SortedDoses, present: Sequence[Present], voxel_volume_cc: float
-    ) -> Tensor:
+    def _errors(self, predicted: SortedDoses, reference: SortedDoses, present: Sequence[Present]) -> Tensor:
         """|M(predicted) - M(reference)| of each present term, without a unit."""
         unit = {"Gy": 1 / self.dose_scale_gy, "%": 0.01, "": 1.0}
         units = [
-            1 / (predicted.counts[part.row] * voxel_volume_cc) if part.metric.unit == "cc" else unit[part.metric.unit]
+            1 / (part.n_voxels * part.voxel_volume_cc) if part.metric.unit == "cc" else unit[part.metric.unit]
             for part in present
         ]
         by_dose = [i for i, part in enumerate(present) if part.metric.is_volume and self.v_form != "sigmoid"]
@@ -133,9 +128,9 @@ class CDMLoss(nn.Module):
             if chosen is by_dose:
                 found = _dose_at_reference_volume(predicted, reference, parts, self.smoothing) / self.dose_scale_gy
             else:
-                values = predicted.metrics(parts, voxel_volume_cc, self.smoothing)
+                values = predicted.metrics(parts, self.smoothing)
                 with torch.no_grad():
-                    aims = reference.metrics(parts, voxel_volume_cc, self.smoothing)
+                    aims = reference.metrics(parts, self.smoothing)
                 found = (values - aims).abs() * values.new_tensor([units[i] for i in chosen])
             share = [0.5 if self.v_form == "both" and present[i].metric.is_volume else 1.0 for i in chosen]
             where = torch.tensor(chosen, device=found.device)

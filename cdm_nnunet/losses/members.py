@@ -1,7 +1,7 @@
 """Which voxels belong to which ROI, and their order by dose: the integer part of all DVH losses, without a dense mask.
 
 On a CPU it runs in NumPy, whose vectorised sorts and searches are several times faster than torch's; elsewhere in
-torch, with two points at which the host waits for the device (both in :meth:`Members.of`).
+torch, with three points at which the host waits for the device (all in :meth:`Members.of`).
 """
 
 from __future__ import annotations
@@ -25,11 +25,14 @@ _CHUNK = 1 << 16  # voxels at a time, so that what is made of them stays in the 
 
 @dataclass(frozen=True)
 class Members:
-    """Voxels of some ROIs, ROI after ROI.
+    """Voxels of some ROIs of a batch: row r * B + b is ROI r in sample b.
+
+    All samples go together, so that a device gets as few calls for a batch as for one sample.
 
     Attributes:
-        index: Flat index of each voxel, shape (M,), int64. A voxel in three ROIs is there three times.
-        counts: Number of voxels of each ROI.
+        index: Flat index of each voxel in the batch, shape (M,), int64, row after row. A voxel in three ROIs is there
+            three times.
+        counts: Number of voxels of each row.
     """
 
     index: Tensor
@@ -40,35 +43,41 @@ class Members:
         """Find the voxels of ROIs.
 
         Args:
-            words: ROI words, shape (L, ...), whole numbers from 0 to 65535.
+            words: ROI words, shape (B, L, ...), whole numbers from 0 to 65535.
             bits: Bits of the ROIs, in the order that is wanted.
         """
-        flat = words.detach().flatten(1)
+        flat = words.detach().flatten(2)
         if flat.device.type == "cpu":
-            parts = _find_in_numpy(flat.numpy(), bits)
+            samples = [_find_in_numpy(sample, bits) for sample in flat.numpy()]
+            n_voxels = flat.shape[2]
+            parts = [found[r] + b * n_voxels for r in range(len(bits)) for b, found in enumerate(samples)]
             return cls(torch.from_numpy(np.concatenate(parts)), tuple(map(len, parts)))
         return cls._of_torch(flat, bits)
 
     @classmethod
     def _of_torch(cls, words: Tensor, bits: Sequence[int]) -> Members:
-        words = words.to(torch.int32)  # (L, V)
-        used = torch.tensor(list(_used_bits(len(words), bits)), dtype=torch.int32, device=words.device)[:, None]
+        n_samples, n_words, n_voxels = words.shape
+        words = words.to(torch.int32).movedim(1, 0).flatten(1)  # (L, B * V)
+        used = torch.tensor(list(_used_bits(n_words, bits)), dtype=torch.int32, device=words.device)[:, None]
         union = ((words & used) != 0).any(0).nonzero().squeeze(1)
         words = words.index_select(1, union)
         member = torch.stack([((words[bit // WORD_BITS] >> (bit % WORD_BITS)) & 1).bool() for bit in bits])
-        places = member.nonzero()[:, 1]  # row after row
-        return cls(union.index_select(0, places), tuple(member.sum(1).tolist()))
+        roi, place = member.nonzero().unbind(1)  # ROI after ROI, and in each sample after sample
+        index = union.index_select(0, place)
+        row = roi * n_samples + index // n_voxels
+        starts = torch.searchsorted(row, torch.arange(len(bits) * n_samples + 1, device=row.device))
+        return cls(index, tuple(starts.diff().tolist()))
 
     @cached_property
     def starts(self) -> tuple[int, ...]:
-        """Place of each ROI's first voxel in ``index``; the last entry is the end."""
+        """Place of each row's first voxel in ``index``; the last entry is the end."""
         return tuple(itertools.accumulate(self.counts, initial=0))
 
     def ascending(self, dose: Tensor) -> Tensor:
-        """The index with each ROI's voxels in the order of their doses; equal doses by place.
+        """The index with each row's voxels in the order of their doses; equal doses by place.
 
         Args:
-            dose: Shape (V,), float32 or float64.
+            dose: Of the batch, shape (B * V,), float32 or float64.
 
         Returns:
             Shape (M,), int64.
@@ -81,9 +90,9 @@ class Members:
     def _ascending_torch(self, dose: Tensor) -> Tensor:
         by_dose = dose.index_select(0, self.index).argsort(stable=True)
         counts = torch.tensor(self.counts, device=dose.device)
-        roi = torch.repeat_interleave(counts, output_size=len(self.index))
-        by_roi = roi.index_select(0, by_dose).argsort(stable=True)
-        return self.index.index_select(0, by_dose.index_select(0, by_roi))
+        row = torch.repeat_interleave(counts, output_size=len(self.index))
+        by_row = row.index_select(0, by_dose).argsort(stable=True)
+        return self.index.index_select(0, by_dose.index_select(0, by_row))
 
 
 def _used_bits(n_words: int, bits: Sequence[int]) -> list[int]:

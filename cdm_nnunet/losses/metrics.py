@@ -1,4 +1,4 @@
-"""Differentiable DVH metrics of all ROIs of a patient, from the sorted doses of each ROI's own voxels.
+"""Differentiable DVH metrics of all ROIs of patients, from the sorted doses of each ROI's own voxels.
 
 No ROI needs a dense mask; order statistics are look-ups, windows and means are differences of a running sum, and
 volumes need only the voxels near a threshold. Definitions: ``docs/conventions.md``, "DVH metrics" and "CDM loss".
@@ -119,27 +119,28 @@ class Terms:
 
     @cached_property
     def bits(self) -> tuple[int, ...]:
-        """Bits of the ROIs in use, ascending; row r of the tables below is ROI ``bits[r]``."""
+        """Bits of the ROIs in use, ascending."""
         return tuple(sorted({term.bit for term in self.terms}))
 
-    @cached_property
-    def rows(self) -> tuple[int, ...]:
-        """Row of each term."""
-        return tuple(self.bits.index(term.bit) for term in self.terms)
-
-    def present(self, counts: Sequence[int], prescription_gy: Sequence[float]) -> tuple[Present, ...]:
+    def present(
+        self, members: Members, prescription_gy: Sequence[Sequence[float]], voxel_volume_cc: Sequence[float]
+    ) -> tuple[Present, ...]:
         """The terms that can be measured: the ROI has a voxel, and a prescription where the metric needs one.
 
         Args:
-            counts: Number of voxels of each row's ROI.
-            prescription_gy: Prescription of each ROI of the catalogue in Gy; NaN or 0 where it has none.
+            members: Voxels of the ROIs :attr:`bits` of a batch.
+            prescription_gy: Prescription of each ROI of the catalogue in Gy, (B, K); NaN or 0 where it has none.
+            voxel_volume_cc: Volume of a voxel in cc, (B,).
         """
         found = []
-        for t, (term, row) in enumerate(zip(self.terms, self.rows, strict=True)):
-            rx_gy = prescription_gy[term.bit]
-            if counts[row] and (rx_gy > 0 or not term.metric.needs_prescription):
-                threshold_gy = term.metric.threshold_gy(rx_gy) if term.metric.is_volume else math.nan
-                found.append(Present(t, row, term.metric, threshold_gy))
+        for sample, volume_cc in enumerate(voxel_volume_cc):
+            for t, term in enumerate(self.terms):
+                row = self.bits.index(term.bit) * len(voxel_volume_cc) + sample
+                rx_gy = prescription_gy[sample][term.bit]
+                n_voxels = members.counts[row]
+                if n_voxels and (rx_gy > 0 or not term.metric.needs_prescription):
+                    threshold_gy = term.metric.threshold_gy(rx_gy) if term.metric.is_volume else math.nan
+                    found.append(Present(sample, t, row, n_voxels, term.metric, threshold_gy, volume_cc))
         return tuple(found)
 
 
@@ -148,16 +149,22 @@ class Present:
     """A term that can be measured in a sample.
 
     Attributes:
-        term: Its number.
-        row: Row of its ROI.
+        sample: Number of the sample.
+        term: Number of the term.
+        row: Row of the sample's ROI in :class:`Members`.
+        n_voxels: Number of the ROI's voxels.
         metric: What is measured.
         threshold_gy: Threshold of a V-metric, Gy; else NaN.
+        voxel_volume_cc: Volume of a voxel, cc.
     """
 
+    sample: int
     term: int
     row: int
+    n_voxels: int
     metric: Metric
     threshold_gy: float
+    voxel_volume_cc: float
 
 
 def dvh_metrics(
@@ -192,12 +199,12 @@ def dvh_metrics(
         >>> [round(v, 3) for v in values.tolist()], n_voxels.tolist()
         ([5.0, 70.297], [101, 101])
     """
-    members = Members.of(words, terms.bits)
-    present = terms.present(members.counts, prescription_gy)
-    values = SortedDoses.of(dose_gy, members).metrics(present, voxel_volume_cc, smoothing)
+    members = Members.of(words[None], terms.bits)
+    present = terms.present(members, [prescription_gy], [voxel_volume_cc])
+    values = SortedDoses.of(dose_gy, members).metrics(present, smoothing)
     n_voxels = [0] * len(terms)
     for part in present:
-        n_voxels[part.term] = members.counts[part.row]
+        n_voxels[part.term] = part.n_voxels
     where = torch.tensor([part.term for part in present], dtype=torch.int64, device=values.device)
     everywhere = values.new_zeros(len(terms)).index_copy(0, where, values)
     return everywhere, torch.tensor(n_voxels, device=dose_gy.device)
@@ -205,12 +212,12 @@ def dvh_metrics(
 
 @dataclass(frozen=True)
 class SortedDoses:
-    """The voxel doses of some ROIs, ascending within each ROI.
+    """The voxel doses of some ROIs of a batch, ascending within each row.
 
     Attributes:
-        voxels_gy: Shape (M,), ROI after ROI; differentiable.
-        starts: Place of each ROI's first voxel.
-        counts: Number of voxels of each ROI.
+        voxels_gy: Shape (M,), row after row as in :class:`Members`; differentiable.
+        starts: Place of each row's first voxel.
+        counts: Number of voxels of each row.
     """
 
     voxels_gy: Tensor
@@ -222,7 +229,7 @@ class SortedDoses:
         """Sort a dose.
 
         Args:
-            dose_gy: Shape (...), Gy; a half-precision dose is taken to float32.
+            dose_gy: Dose of the batch, shape (B, ...), Gy; a half-precision dose is taken to float32.
             members: Voxels of the ROIs.
         """
         if dose_gy.dtype not in (torch.float32, torch.float64):
@@ -231,10 +238,10 @@ class SortedDoses:
         return cls(flat_gy.index_select(0, members.ascending(flat_gy)), members.starts, members.counts)
 
     def roi_gy(self, row: int) -> Tensor:
-        """Doses of one ROI, ascending."""
+        """Doses of one row, ascending."""
         return self.voxels_gy.narrow(0, self.starts[row], self.counts[row])
 
-    def metrics(self, present: Sequence[Present], voxel_volume_cc: float, smoothing: Smoothing) -> Tensor:
+    def metrics(self, present: Sequence[Present], smoothing: Smoothing) -> Tensor:
         """Values of metrics in their units, shape (len(present),)."""
         pieces: list[Tensor] = []
         places: list[int] = []
@@ -254,12 +261,12 @@ class SortedDoses:
                 rows, [present[i].threshold_gy for i in chosen], smoothing.threshold_width_gy
             )
             whole = [
-                self.counts[row] * voxel_volume_cc if present[i].metric.unit == "cc" else 100.0
-                for i, row in zip(chosen, rows, strict=True)
+                present[i].n_voxels * present[i].voxel_volume_cc if present[i].metric.unit == "cc" else 100.0
+                for i in chosen
             ]
             put(fractions * fractions.new_tensor(whole), chosen)
         if chosen := [i for i, part in enumerate(present) if part.metric.order_statistics]:
-            put(self._from_order_statistics([present[i] for i in chosen], voxel_volume_cc, smoothing), chosen)
+            put(self._from_order_statistics([present[i] for i in chosen], smoothing), chosen)
         if chosen := choose("geud"):
             put(torch.stack([geud_gy(self.roi_gy(present[i].row), present[i].metric.value) for i in chosen]), chosen)
         if not pieces:
@@ -268,7 +275,7 @@ class SortedDoses:
         return self.voxels_gy.new_zeros(len(present)).index_copy(0, where, torch.cat(pieces))
 
     def volume_fractions(self, rows: Sequence[int], thresholds_gy: Sequence[float], width_gy: float) -> Tensor:
-        """Share of each ROI's voxels at or above a threshold, float64; by a logistic or a sharp step.
+        """Share of each row's voxels at or above a threshold, float64; by a logistic or a sharp step.
 
         Beyond ``_STEP_REACH`` widths a step is 0 or 1 to 2e-9, so only the voxels between are looked at.
         """
@@ -284,10 +291,10 @@ class SortedDoses:
         return (n - end + step_sums(self.voxels_gy, start + first, start + end, thresholds_gy, width_gy)) / n
 
     def order_statistics(self, rows: Sequence[int], fractions: Sequence[float], window_fraction: float) -> Tensor:
-        """The quantile function of ROIs at fractions of their ranks, or its mean over a window around those, Gy.
+        """The quantile function of rows at fractions of their ranks, or its mean over a window around those, Gy.
 
         Args:
-            rows: Which ROIs.
+            rows: Which rows.
             fractions: p from 0 (minimum) to 1 (maximum) for each.
             window_fraction: Width of the window as a share of the ranks.
         """
@@ -327,13 +334,11 @@ class SortedDoses:
         before, with_it = self._sum_to(torch.cat([start, start + n])).chunk(2)
         return (with_it - before) / n
 
-    def _from_order_statistics(
-        self, present: Sequence[Present], voxel_volume_cc: float, smoothing: Smoothing
-    ) -> Tensor:
-        parts = [(part.row, metric) for part in present for metric in part.metric.order_statistics]
+    def _from_order_statistics(self, present: Sequence[Present], smoothing: Smoothing) -> Tensor:
+        parts = [(part, metric) for part in present for metric in part.metric.order_statistics]
         found = self.order_statistics(
-            [row for row, _ in parts],
-            [metric.rank_fraction(self.counts[row], voxel_volume_cc) for row, metric in parts],
+            [part.row for part, _ in parts],
+            [metric.rank_fraction(part.n_voxels, part.voxel_volume_cc) for part, metric in parts],
             smoothing.window_percent / 100,
         )
         if len(parts) == len(present):

@@ -60,19 +60,17 @@ class SortedDoseLoss(nn.Module):
         roi_voxels: Sequence[Sequence[int]] | None = None,
     ) -> Tensor:
         """The mean over all ROIs of a batch; arguments as for :meth:`CDMLoss.forward`."""
-        losses = []
         with torch.autocast(predicted_dose_gy.device.type, enabled=False):
-            for b in range(len(predicted_dose_gy)):
-                members = Members.of(words[b], self.terms.bits)
-                predicted = SortedDoses.of(predicted_dose_gy[b, 0], members)
-                with torch.no_grad():
-                    reference = SortedDoses.of(reference_dose_gy[b, 0], members)
-                predicted_gy = predicted.voxels_gy.split(members.counts)
-                losses += [
-                    self.roi_loss(predicted_gy[row], reference.roi_gy(row), self.is_target[row])
-                    for row, count in enumerate(members.counts)
-                    if count
-                ]
+            members = Members.of(words, self.terms.bits)
+            predicted = SortedDoses.of(predicted_dose_gy, members)
+            with torch.no_grad():
+                reference = SortedDoses.of(reference_dose_gy, members)
+            predicted_gy = predicted.voxels_gy.split(members.counts)
+            losses = [
+                self.roi_loss(predicted_gy[row], reference.roi_gy(row), self.is_target[row // len(words)])
+                for row, count in enumerate(members.counts)
+                if count
+            ]
         return torch.stack(losses).mean() if losses else predicted_dose_gy.new_zeros((), dtype=torch.float32)
 
 

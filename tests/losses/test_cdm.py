@@ -8,8 +8,10 @@ import torch
 
 from cdm_nnunet.dvh.metrics import Metric
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.losses import metrics, steps
 from cdm_nnunet.losses.bits import pack_words
 from cdm_nnunet.losses.cdm import CDMLoss
+from cdm_nnunet.losses.members import Members
 from cdm_nnunet.losses.metrics import EXACT, Smoothing, Term, Terms, dvh_metrics
 
 N_ROIS = 20  # more than one word
@@ -51,7 +53,9 @@ def patients(seed: int, batch: int = 1, dtype=torch.float32):
     return to(predicted), to(reference), pack_words(torch.from_numpy(masks)), masks, prescription.tolist()
 
 
-def naive_metric(metric: Metric, dose: np.ndarray, prescription_gy: float, smoothing: Smoothing) -> float:
+def naive_metric(
+    metric: Metric, dose: np.ndarray, prescription_gy: float, smoothing: Smoothing, voxel_cc: float = VOXEL_CC
+) -> float:
     """The definitions of docs/conventions.md, "CDM loss", in NumPy: windows by trapezoids over every rank."""
     if metric.kind == "mean":
         return float(dose.mean())
@@ -63,7 +67,7 @@ def naive_metric(metric: Metric, dose: np.ndarray, prescription_gy: float, smoot
     if metric.kind == "dose_at_percent":
         p = 1 - metric.value / 100
     elif metric.kind == "dose_at_cc":
-        p = 1 - min(max(1.0, metric.value / VOXEL_CC), len(dose)) / len(dose)
+        p = 1 - min(max(1.0, metric.value / voxel_cc), len(dose)) / len(dose)
     half = smoothing.window_percent / 100 / 2 * last
     low, high = max(p * last - half, 0), min(p * last + half, last)
     if high - low < 1e-6:
@@ -72,7 +76,7 @@ def naive_metric(metric: Metric, dose: np.ndarray, prescription_gy: float, smoot
     return float(np.trapezoid(np.interp(ranks, np.arange(len(dose)), np.sort(dose)), ranks) / (high - low))
 
 
-def naive_loss(terms, predicted, reference, masks, prescription, roi_voxels=None, smoothing=None):
+def naive_loss(terms, predicted, reference, masks, prescription, voxel_cc, roi_voxels=None, smoothing=None):
     smoothing = smoothing or Smoothing()
     total = weights = 0.0
     for b in range(len(predicted)):
@@ -84,7 +88,7 @@ def naive_loss(terms, predicted, reference, masks, prescription, roi_voxels=None
             share = 1.0 if roi_voxels is None else min(mask.sum() / max(roi_voxels[b][term.bit], 1), 1.0)
             weight = term.weight * share
             values = [
-                naive_metric(term.metric, dose[b, 0].numpy()[mask].astype(np.float64), rx, smoothing)
+                naive_metric(term.metric, dose[b, 0].numpy()[mask].astype(np.float64), rx, smoothing, voxel_cc[b])
                 for dose in (predicted, reference)
             ]
             total += weight * abs(values[0] - values[1]) / (100 if term.metric.is_volume else SCALE_GY)
@@ -92,6 +96,16 @@ def naive_loss(terms, predicted, reference, masks, prescription, roi_voxels=None
     return total / weights
 
 
+@pytest.fixture(params=["as on a CPU", "as on a GPU"])
+def either_way(request, monkeypatch):
+    """Members, sorting and steps in NumPy, or in torch as on every other device."""
+    if request.param == "as on a GPU":
+        monkeypatch.setattr(Members, "of", lambda words, bits: Members._of_torch(words.detach().flatten(2), bits))
+        monkeypatch.setattr(Members, "ascending", lambda self, dose: self._ascending_torch(dose.detach()))
+        monkeypatch.setattr(metrics, "step_sums", steps._of_all)
+
+
+@pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize("smoothing", [Smoothing(), Smoothing(40.0, 3.0), Smoothing(0.0, 0.5)])
 @pytest.mark.parametrize("shares", [False, True])
 def test_the_loss_equals_the_naive_loop(smoothing, shares):
@@ -101,8 +115,9 @@ def test_the_loss_equals_the_naive_loop(smoothing, shares):
         generator = np.random.default_rng(1)
         whole = np.rint(masks.sum((2, 3, 4)) * generator.uniform(0.9, 6, (3, N_ROIS))).astype(int).tolist()
     loss = CDMLoss(ALL_TERMS, SCALE_GY, smoothing)
-    found = loss(predicted, reference, words, prescription, [VOXEL_CC] * 3, whole)
-    expected = naive_loss(ALL_TERMS, predicted, reference, masks, prescription, whole, smoothing)
+    voxel_cc = [VOXEL_CC, 2 * VOXEL_CC, 0.01 * VOXEL_CC]
+    found = loss(predicted, reference, words, prescription, voxel_cc, whole)
+    expected = naive_loss(ALL_TERMS, predicted, reference, masks, prescription, voxel_cc, whole, smoothing)
     assert found.dtype == torch.float32
     assert float(found) == pytest.approx(expected, rel=2e-5)
 
@@ -261,7 +276,7 @@ def test_the_gradient_matches_finite_differences(smoothing):
 
     def at(step: float) -> float:
         moved = predicted.detach().double() + step * direction
-        return naive_loss(ALL_TERMS, moved, reference, masks, prescription, smoothing=smoothing)
+        return naive_loss(ALL_TERMS, moved, reference, masks, prescription, [VOXEL_CC], smoothing=smoothing)
 
     assert (at(1e-5) - at(-1e-5)) / 2e-5 == pytest.approx(slope, rel=2e-3)
 

@@ -10,11 +10,16 @@ from cdm_nnunet.losses.members import Members
 SHAPE = (4, 5, 6)
 
 
+N_SAMPLES = 3
+
+
 def masks_of(n_rois: int) -> torch.Tensor:
     generator = np.random.default_rng(n_rois)
-    masks = torch.from_numpy(generator.random((n_rois, *SHAPE)) < generator.uniform(0, 0.8, (n_rois, 1, 1, 1)))
-    masks[0] = False
-    masks[-1, -1, -1, -1] = True
+    shares = generator.uniform(0, 0.8, (N_SAMPLES, n_rois, 1, 1, 1))
+    masks = torch.from_numpy(generator.random((N_SAMPLES, n_rois, *SHAPE)) < shares)
+    masks[:, 0] = False
+    masks[1] = False
+    masks[:, -1, -1, -1, -1] = True
     return masks
 
 
@@ -22,24 +27,27 @@ def masks_of(n_rois: int) -> torch.Tensor:
 @pytest.mark.parametrize("n_rois", [1, 16, 17, 40, 64])
 def test_members_are_the_voxels_of_each_mask(n_rois, dtype):
     masks = masks_of(n_rois)
-    words = pack_words(masks[None])[0].to(dtype)
+    words = pack_words(masks).to(dtype)
     bits = [n_rois - 1, *range(0, n_rois - 1, 3)]  # not all, not in order
-    expected = [mask.flatten().nonzero().squeeze(1) for mask in masks[bits]]
-    for members in (Members.of(words, bits), Members._of_torch(words.flatten(1), bits)):
+    n_voxels = masks[0, 0].numel()
+    expected = [masks[b, bit].flatten().nonzero().squeeze(1) + b * n_voxels for bit in bits for b in range(N_SAMPLES)]
+    for members in (Members.of(words, bits), Members._of_torch(words.flatten(2), bits)):
         assert members.counts == tuple(map(len, expected))
         assert torch.equal(members.index, torch.cat(expected))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_each_roi_ascends(dtype):
+def test_each_roi_of_each_sample_ascends(dtype):
     masks = masks_of(20)
     generator = torch.Generator().manual_seed(0)
-    dose = torch.randint(-5, 6, (masks[0].numel(),), generator=generator).to(dtype) / 4  # negative doses and ties
-    members = Members.of(pack_words(masks[None])[0], range(20))
+    n_voxels = masks[0, 0].numel()
+    dose = torch.randint(-5, 6, (N_SAMPLES * n_voxels,), generator=generator).to(dtype) / 4  # negative doses and ties
+    members = Members.of(pack_words(masks), range(20))
     for order in (members.ascending(dose), members._ascending_torch(dose)):
-        for k, start in enumerate(members.starts[:-1]):
-            found = order[start : start + members.counts[k]].tolist()
-            voxels = masks[k].flatten().nonzero().squeeze(1).tolist()
+        for row, start in enumerate(members.starts[:-1]):
+            k, b = divmod(row, N_SAMPLES)
+            found = order[start : start + members.counts[row]].tolist()
+            voxels = (masks[b, k].flatten().nonzero().squeeze(1) + b * n_voxels).tolist()
             assert found == sorted(voxels, key=lambda voxel: (float(dose[voxel]), voxel))
 
 

@@ -1,0 +1,91 @@
+"""The CDM loss of a batch at once against sample by sample, forward and backward: operators and time.
+
+    python benchmarks/loss_batch.py [--size 96] [--rois 10] [--batch 4] [--repeats 9] [--device cuda | --as-on-a-gpu]
+
+Synthetic patients with every metric of ``loss.py``. Operators are those of torch that make a new tensor or write one:
+on a GPU the least number of kernels that the host launches. ``--as-on-a-gpu`` takes the way of the loss on a GPU, which
+leaves NumPy out, on a CPU.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from loss import PRESCRIPTION_GY, VOXEL_CC, patient, terms
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from cdm_nnunet.losses import metrics, steps
+from cdm_nnunet.losses.cdm import CDMLoss
+from cdm_nnunet.losses.members import Members
+
+
+class Counter(TorchDispatchMode):
+    """Counts operators that are not views."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.n = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        returned = [value.alias_info for value in func._schema.returns]
+        self.n += not any(alias is not None and not alias.is_write for alias in returned)
+        return func(*args, **(kwargs or {}))
+
+
+def take_the_way_of_other_devices() -> None:
+    """Leave NumPy out."""
+    Members.of = lambda words, bits: Members._of_torch(words.detach().flatten(2), bits)  # type: ignore[method-assign]
+    Members.ascending = lambda self, dose: self._ascending_torch(dose.detach())  # type: ignore[method-assign]
+    metrics.step_sums = steps._of_all
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=96)
+    parser.add_argument("--rois", type=int, default=10)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--as-on-a-gpu", action="store_true")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    if args.as_on_a_gpu:
+        take_the_way_of_other_devices()
+    dose_gy, words = patient(args.size, args.rois)
+    words = torch.stack([words.roll(3 * b, 1) for b in range(args.batch)]).to(args.device)
+    reference = dose_gy.expand(args.batch, 1, -1, -1, -1).to(args.device)
+    predicted = (reference + torch.rand_like(reference)).requires_grad_()
+    loss = CDMLoss(terms(args.rois), PRESCRIPTION_GY)
+    rx, volume = [[PRESCRIPTION_GY] * args.rois] * args.batch, [VOXEL_CC] * args.batch
+
+    def at_once() -> Tensor:
+        return loss(predicted, reference, words, rx, volume)
+
+    def one_by_one() -> Tensor:
+        samples = range(args.batch)
+        return sum(loss(predicted[[b]], reference[[b]], words[[b]], rx[:1], volume[:1]) for b in samples) / args.batch
+
+    def gradient(way: Callable[[], Tensor]) -> Tensor:
+        found = torch.autograd.grad(way(), predicted)[0]
+        if args.device != "cpu":
+            torch.cuda.synchronize()
+        return found
+
+    torch.testing.assert_close(gradient(at_once), gradient(one_by_one))
+    for way in (one_by_one, at_once):
+        with Counter() as counter:
+            gradient(way)
+        seconds = []
+        for _ in range(args.repeats):
+            start = time.perf_counter()
+            gradient(way)
+            seconds.append(time.perf_counter() - start)
+        print(f"{way.__name__}: {counter.n} operators, {1000 * statistics.median(seconds):.1f} ms")
+
+
+if __name__ == "__main__":
+    main()
