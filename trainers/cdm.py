@@ -8,7 +8,7 @@ from cdm_nnunet.trainers.base import DoseTrainer
 
 
 class nnUNetTrainerCDM(DoseTrainer):  # noqa: N801  # nnU-Net finds trainers by names of this form
-    """Trains on MAE + w x CDM; w is zero at first and then rises, see :class:`TrainingSettings`."""
+    """Trains on MAE + w x CDM, from the first step on unless ``CDM_LOSS_START`` says otherwise."""
 
     dvh_weight = 0.5
 

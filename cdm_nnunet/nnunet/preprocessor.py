@@ -82,7 +82,7 @@ def take_words(words: NDArray[np.float32], catalogue: Catalogue) -> NDArray[np.f
 
 
 class DosePreprocessor(DefaultPreprocessor):
-    """nnU-Net preprocessor for dose: CT by cubic spline, dose linearly, ROI bits by the nearest voxel, once."""
+    """nnU-Net preprocessor for dose: CT and dose by cubic splines, ROI bits by the nearest voxel, once."""
 
     def run_case_npy(
         self,
