@@ -25,6 +25,7 @@ import cdm_nnunet.trainers
 from cdm_nnunet.losses.dose import region_mae
 from cdm_nnunet.losses.metrics import Terms
 from cdm_nnunet.nnunet.compute import autocast, to_device
+from cdm_nnunet.nnunet.facts import loss_arguments
 from cdm_nnunet.nnunet.plans import FIRST_WORD
 from cdm_nnunet.trainers import nnUNetTrainerDoseMAE
 
@@ -59,7 +60,7 @@ def shares(trainer: nnUNetTrainerDoseMAE, batch: dict[str, Any], found: dict[str
         output = trainer.network(data)
     output = output[0] if isinstance(output, list | tuple) else output
     dose_gy = (output.float() * region * scale_gy).requires_grad_()
-    facts = [batch[name] for name in ("prescription_gy", "voxel_volume_cc", "roi_voxels")]
+    facts = loss_arguments(batch["facts"])
 
     def value_and_norm(loss: Tensor) -> Tensor:
         (gradient,) = torch.autograd.grad(loss, dose_gy)

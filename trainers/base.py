@@ -21,6 +21,7 @@ from cdm_nnunet.losses.bits import roi_mask
 from cdm_nnunet.losses.dose import DeepSupervisedLoss, region_mae
 from cdm_nnunet.losses.metrics import Terms
 from cdm_nnunet.nnunet.compute import autocast, prepare_network, to_device
+from cdm_nnunet.nnunet.facts import loss_arguments
 from cdm_nnunet.nnunet.logger import DoseLogger, loader_hint
 from cdm_nnunet.nnunet.plans import FIRST_WORD, DosePlans
 from cdm_nnunet.nnunet.pretrained import let_trainers_load_weights, load_weights
@@ -195,7 +196,7 @@ class DoseTrainer(nnUNetTrainer):
         weight = self.settings.dvh_weight(self.current_epoch, self.dvh_weight)
         if self.dvh_loss is None or weight == 0:
             return None
-        facts = [batch[name] for name in ("prescription_gy", "voxel_volume_cc", "roi_voxels")]
+        facts = loss_arguments(batch["facts"])
         return weight * sum(
             share * self.dvh_loss(dose_gy, reference_gy, words, *facts)
             for share, dose_gy in zip(self._dvh_shares(), doses_gy, strict=False)
@@ -257,7 +258,7 @@ class DoseTrainer(nnUNetTrainer):
     def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Loss and metric errors of a validation batch."""
         dose_gy, reference_gy, region, words, error, additional = self._forward(batch)
-        errors = patch_errors(dose_gy.clamp(min=0), reference_gy, region, words, self.evaluation_terms, batch)
+        errors = patch_errors(dose_gy.clamp(min=0), reference_gy, region, words, self.evaluation_terms, batch["facts"])
         return {
             "loss": float(error if additional is None else error + additional),
             "cdm": float("nan") if additional is None else float(additional),

@@ -12,6 +12,7 @@ from torch import distributed as dist
 from cdm_nnunet.dataset import FILE_ENDING
 from cdm_nnunet.files import write_json
 from cdm_nnunet.nnunet.export import dose_on_patient_grid
+from cdm_nnunet.nnunet.facts import PatchFacts
 from cdm_nnunet.nnunet.plans import FIRST_WORD
 from cdm_nnunet.nnunet.predictor import DosePredictor
 from cdm_nnunet.nnunet.reader import CDMReaderWriter
@@ -69,12 +70,11 @@ def _validate(case: str, trainer: DoseTrainer, dataset: Any, predictor: DosePred
     CDMReaderWriter().write_seg(dose_gy, str(folder / f"{case}{FILE_ENDING}"), properties)
     words = image[None, FIRST_WORD:]
     region = trainer.dose_region(words)
-    batch = {name: [properties["cdm"][name]] for name in ("prescription_gy", "roi_voxels", "voxel_volume_cc")}
     return patch_errors(
         (output[None] * trainer.dose_plans.dose_scale_gy).clamp(min=0) * region,
         torch.from_numpy(np.array(reference[:]))[None],
         region,
         words,
         trainer.evaluation_terms,
-        batch,
+        [PatchFacts.of_case(properties)],
     )

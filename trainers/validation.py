@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from cdm_nnunet.losses.metrics import Terms, dvh_metrics
+from cdm_nnunet.nnunet.facts import PatchFacts
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class PatchErrors:
 
 
 def patch_errors(
-    dose_gy: Tensor, reference_gy: Tensor, region: Tensor, words: Tensor, terms: Terms, batch: Mapping[str, Any]
+    dose_gy: Tensor, reference_gy: Tensor, region: Tensor, words: Tensor, terms: Terms, facts: Sequence[PatchFacts]
 ) -> PatchErrors:
     """Errors of a batch, from exact metrics.
 
@@ -76,17 +76,17 @@ def patch_errors(
         region: Same shape, 1 inside the dose region.
         words: ROI words, (B, L, Z, Y, X).
         terms: Metrics to compare.
-        batch: ``prescription_gy``, ``roi_voxels`` and ``voxel_volume_cc`` as :class:`DoseDataLoader` gives them.
+        facts: Of the B samples.
     """
     difference = ((dose_gy - reference_gy).abs() * region).sum(dtype=torch.float64)
     sums = {True: [0.0, 0.0], False: [0.0, 0.0]}
-    for b in range(len(dose_gy)):
-        arguments = (words[b], terms, batch["prescription_gy"][b], batch["voxel_volume_cc"][b])
+    for b, fact in enumerate(facts):
+        arguments = (words[b], terms, fact.prescription_gy, fact.voxel_volume_cc)
         predicted, n_voxels = dvh_metrics(dose_gy[b, 0], *arguments)
         reference, _ = dvh_metrics(reference_gy[b, 0], *arguments)
         error = (predicted - reference).abs().tolist()
         for term, value, n in zip(terms.terms, error, n_voxels.tolist(), strict=True):
-            share = min(n / max(batch["roi_voxels"][b][term.bit], 1), 1.0)
+            share = min(n / max(fact.roi_voxels[term.bit], 1), 1.0)
             sums[term.is_target][0] += share * value
             sums[term.is_target][1] += share
     ptv, oar = sums[True], sums[False]

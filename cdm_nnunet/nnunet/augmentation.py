@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import grid_sample
 
 from cdm_nnunet.losses.bits import permute_words
+from cdm_nnunet.nnunet.facts import PatchFacts
 from cdm_nnunet.nnunet.plans import CT, FIRST_WORD, LEFT_RIGHT_AXIS
 
 MAX_ROTATION_DEGREES = 5.0
@@ -26,8 +27,23 @@ _MAX_NOISE = 0.1  # standard deviations of the CT inside the dose region
 
 
 @dataclass(frozen=True)
+class Sample:
+    """One sample of a batch.
+
+    Attributes:
+        data: Preprocessed channels, (2 + L, Z, Y, X).
+        dose_gy: Dose, (1, Z, Y, X), Gy.
+        facts: Of its patient.
+    """
+
+    data: Tensor
+    dose_gy: Tensor
+    facts: PatchFacts
+
+
+@dataclass(frozen=True)
 class Augmentation:
-    """What is done to one sample, the same to CT, prescription, ROI words and dose.
+    """What is done to one sample, the same to CT, prescription, ROI words, dose and facts.
 
     Attributes:
         angle: Rotation about the long axis, rad.
@@ -60,23 +76,21 @@ class Augmentation:
         c, s = math.cos(self.angle), abs(math.sin(self.angle))
         return z, y + 2 * _margin(c * y + s * x - y), x + 2 * _margin(c * x + s * y - x)
 
-    def apply(
-        self, data: Tensor, dose: Tensor, patch_size: Sequence[int], permutation: Sequence[int] | None
-    ) -> tuple[Tensor, Tensor]:
+    def apply(self, sample: Sample, patch_size: Sequence[int], permutation: Sequence[int] | None) -> Sample:
         """Augment a sample.
 
         CT and dose are interpolated linearly when they are turned; prescription and ROI words are only ever taken
         from the nearest voxel.
 
         Args:
-            data: Preprocessed channels, (2 + L, *size), with the size of :meth:`size_to_cut`; may be overwritten.
-            dose: Dose, (1, *size).
+            sample: Of the size of :meth:`size_to_cut`; its data may be overwritten.
             patch_size: Size that comes out, (z, y, x).
             permutation: :attr:`Catalogue.mirror_permutation`; with None, nothing is mirrored.
 
         Returns:
-            Data and dose of the patch.
+            The sample of the patch.
         """
+        data, dose, facts = sample.data, sample.dose_gy, sample.facts
         if self.angle:
             ct = rotate(data[: CT + 1], self.angle, patch_size, "bilinear")
             data = torch.cat([ct, rotate(data[CT + 1 :], self.angle, patch_size, "nearest")])
@@ -84,9 +98,10 @@ class Augmentation:
         if self.mirror and permutation is not None:
             data = mirror_left_right(data[None], permutation)[0]
             dose = dose.flip(LEFT_RIGHT_AXIS + 1)
+            facts = facts.mirrored(permutation)
         if self.noise:
             data[CT] += self.noise * torch.randn(data.shape[1:])
-        return data, dose
+        return Sample(data, dose, facts)
 
 
 def mirror_left_right(data: Tensor, permutation: Sequence[int]) -> Tensor:

@@ -13,7 +13,8 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from numpy.typing import NDArray
 
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.nnunet.augmentation import Augmentation
+from cdm_nnunet.nnunet.augmentation import Augmentation, Sample
+from cdm_nnunet.nnunet.facts import PatchFacts
 from cdm_nnunet.nnunet.plans import DosePlans
 
 _NONE = Augmentation()
@@ -23,7 +24,7 @@ class DoseDataLoader(nnUNetDataLoader):
     """Draws batches of patches; what lies outside the image is air, no prescription, no ROI and no dose.
 
     A batch is a dictionary: ``data`` (B, 2 + L, Z, Y, X) float32, ``target`` (B, 1, Z, Y, X) float32, dose in Gy; lists
-    of length B: ``prescription_gy`` and ``roi_voxels`` (K values each), ``voxel_volume_cc``, ``keys``.
+    of length B: ``facts`` (:class:`PatchFacts`) and ``keys``.
 
     Args:
         data: Preprocessed cases.
@@ -65,8 +66,8 @@ class DoseDataLoader(nnUNetDataLoader):
             "keys": keys,
             "data": torch.empty(len(keys), self.plans.n_channels, *self.patch_size),
             "target": torch.empty(len(keys), 1, *self.patch_size),
+            "facts": [],
         }
-        facts: dict[str, list[Any]] = {"prescription_gy": [], "roi_voxels": [], "voxel_volume_cc": []}
         permutation = self.plans.catalogue.mirror_permutation
         for j, key in enumerate(keys):
             data, dose, _, properties = self._data.load_case(key)
@@ -75,15 +76,15 @@ class DoseDataLoader(nnUNetDataLoader):
             size = drawn.size_to_cut(self.patch_size)
             low = draw_corner(data.shape[1:], self.patch_size, properties["class_locations"], self.target_share)
             low = [start - (n - m) // 2 for start, n, m in zip(low, size, self.patch_size, strict=True)]
-            batch["data"][j], batch["target"][j] = drawn.apply(
+            sample = Sample(
                 torch.from_numpy(cut(data, low, size, self.plans.padding)),
                 torch.from_numpy(cut(dose, low, size, (0.0,))),
-                self.patch_size,
-                permutation,
+                PatchFacts.of_case(properties),
             )
-            for name, values in facts.items():
-                values.append(properties["cdm"][name])
-        return {**batch, **facts}
+            augmented = drawn.apply(sample, self.patch_size, permutation)
+            batch["data"][j], batch["target"][j] = augmented.data, augmented.dose_gy
+            batch["facts"].append(augmented.facts)
+        return batch
 
 
 def draw_corner(

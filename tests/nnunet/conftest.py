@@ -70,7 +70,7 @@ def small_case(name: str, seed: int, split: str = "Tr", used: Template = TEMPLAT
         "PTV_High": high,
         "PTV_Low": high | sphere((11, 12, 13), (4.5, 4, 7)),
         "Parotid_L": sphere((12, 12, 21), (3, 3, 2)),
-        "Parotid_R": sphere((12, 12, 7), (3, 3, 2)),
+        "Parotid_R": sphere((12, 12, 7), (3, 2, 2)),
         "SpinalCord": np.zeros(SHAPE, bool),
         "Region": region,
     }

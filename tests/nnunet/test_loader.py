@@ -64,9 +64,9 @@ def test_a_batch_and_what_lies_outside_the_image(planned):
     assert batch["data"].shape == (2, 4, 32, 32, 32)
     assert batch["target"].shape == (2, 1, 32, 32, 32)
     assert batch["data"].dtype == batch["target"].dtype == torch.float32
+    assert len(batch["facts"]) == 2
     for name in ("prescription_gy", "roi_voxels", "voxel_volume_cc"):
-        assert len(batch[name]) == 2
-        np.testing.assert_equal(batch[name][0], properties["cdm"][name])
+        np.testing.assert_equal(getattr(batch["facts"][0], name), properties["cdm"][name])
     inside = tuple(slice((32 - n) // 2, (32 - n) // 2 + n) for n in data.shape[1:])
     np.testing.assert_array_equal(batch["data"][0][(slice(None), *inside)], data)
     np.testing.assert_array_equal(batch["target"][0][(slice(None), *inside)], dose)
@@ -151,6 +151,7 @@ def test_a_mirrored_sample_has_its_words_mirrored(planned, monkeypatch):
         masks = unpack_words(torch.from_numpy(data[None, 2:]), 20)[0].numpy()
         order = list(catalogue.mirror_permutation) if flipped else list(range(20))
         np.testing.assert_array_equal(found, masks[order][..., side])
+        assert batch["facts"][0].roi_voxels == tuple(int(mask.sum()) for mask in found)
     assert seen == {True, False}
 
 

@@ -16,6 +16,7 @@ from cdm_nnunet.losses.bits import roi_mask
 from cdm_nnunet.losses.cdm import CDMLoss
 from cdm_nnunet.losses.metrics import Smoothing
 from cdm_nnunet.losses.rivals import DVHCurveLoss, MomentLoss, SortedDoseLoss
+from cdm_nnunet.nnunet.facts import loss_arguments
 from cdm_nnunet.nnunet.network import falling_off
 from cdm_nnunet.nnunet.predictor import DosePredictor
 
@@ -52,9 +53,7 @@ def test_the_loss_is_mae_plus_weighted_cdm(started):
     trainer, batch = started(LOSS_START="0", LOSS_WEIGHT="0.4")
     with torch.no_grad():
         dose, reference, region, words, mae, additional = trainer._forward(batch)
-        cdm = trainer.dvh_loss(
-            dose, reference, words, batch["prescription_gy"], batch["voxel_volume_cc"], batch["roi_voxels"]
-        )
+        cdm = trainer.dvh_loss(dose, reference, words, *loss_arguments(batch["facts"]))
     assert dose.dtype == reference.dtype == mae.dtype == additional.dtype == torch.float32
     assert float(additional) == pytest.approx(0.4 * float(cdm), rel=1e-6)
     assert float(additional) > 0
@@ -271,7 +270,7 @@ def test_a_variable_out_of_range_is_refused_before_anything_is_written(make_trai
 def test_a_trainer_adds_its_loss_with_its_own_weight(started, name, loss, weight):
     trainer, batch = started(name, LOSS_START="0")
     assert type(trainer.dvh_loss) is loss
-    facts = [batch[key] for key in ("prescription_gy", "voxel_volume_cc", "roi_voxels")]
+    facts = loss_arguments(batch["facts"])
     with torch.no_grad():
         dose, reference, _, words, _, additional = trainer._forward(batch)
         value = trainer.dvh_loss(dose, reference, words, *facts)
@@ -323,7 +322,7 @@ def test_deep_supervision_of_the_dvh_loss(started):
     """On all scales it is the mean over enlarged outputs, with the weights of the voxel-wise error."""
     trainer, batch = started(LOSS_START="0", DEEP_SUPERVISION="all")
     assert len(trainer.loss.weights) > 2
-    facts = [batch[key] for key in ("prescription_gy", "voxel_volume_cc", "roi_voxels")]
+    facts = loss_arguments(batch["facts"])
     with torch.no_grad():
         _, reference, region, words, _, additional = trainer._forward(batch)
         outputs = trainer.network(batch["data"])

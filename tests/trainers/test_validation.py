@@ -9,6 +9,7 @@ import torch
 from cdm_nnunet.dvh.metrics import Metric
 from cdm_nnunet.losses.bits import pack_words
 from cdm_nnunet.losses.metrics import Term, Terms
+from cdm_nnunet.nnunet.facts import PatchFacts
 from cdm_nnunet.trainers.validation import PatchErrors, patch_errors
 
 TERMS = Terms((
@@ -27,13 +28,10 @@ def sample(seed: int):
     return dose, reference, masks
 
 
-def batch_of(masks, shares=(1.0, 1.0)) -> dict:
+def facts_of(masks, shares=(1.0, 1.0)) -> list[PatchFacts]:
     n = masks.sum((2, 3, 4))[0]
-    return {
-        "prescription_gy": [[50.0, math.nan, math.nan]],
-        "roi_voxels": [[round(int(n[0]) / shares[0]), round(int(n[1]) / shares[1]), 0]],
-        "voxel_volume_cc": [0.03],
-    }
+    whole = (round(int(n[0]) / shares[0]), round(int(n[1]) / shares[1]), 0)
+    return [PatchFacts((50.0, math.nan, math.nan), whole, 0.03)]
 
 
 def by_hand(dose, reference, masks):
@@ -46,7 +44,7 @@ def by_hand(dose, reference, masks):
 def test_the_errors_are_those_of_the_exact_metrics():
     dose, reference, masks = sample(0)
     region = torch.ones_like(dose)
-    errors = patch_errors(dose, reference, region, pack_words(masks), TERMS, batch_of(masks))
+    errors = patch_errors(dose, reference, region, pack_words(masks), TERMS, facts_of(masks))
     mean, volume, maximum = by_hand(dose, reference, masks)
     assert errors.mae_gy == pytest.approx(float((dose - reference).abs().mean()), rel=1e-5)
     assert errors.ptv == pytest.approx((mean + volume) / 2, rel=1e-4)
@@ -57,7 +55,7 @@ def test_the_errors_are_those_of_the_exact_metrics():
 def test_the_dose_error_is_that_of_the_region():
     dose, reference, masks = sample(1)
     region = (torch.rand(dose.shape, generator=torch.Generator().manual_seed(1)) < 0.5).float()
-    errors = patch_errors(dose, reference, region, pack_words(masks), TERMS, batch_of(masks))
+    errors = patch_errors(dose, reference, region, pack_words(masks), TERMS, facts_of(masks))
     assert errors.mae_gy == pytest.approx(float((dose - reference).abs()[region > 0].mean()), rel=1e-5)
 
 
@@ -67,7 +65,7 @@ def test_pooling_weighs_by_the_share_of_the_roi_in_the_patch():
         dose, reference, masks = sample(seed)
         errors.append(
             patch_errors(
-                dose, reference, torch.ones_like(dose), pack_words(masks), TERMS, batch_of(masks, (1.0, share))
+                dose, reference, torch.ones_like(dose), pack_words(masks), TERMS, facts_of(masks, (1.0, share))
             )
         )
         maxima.append(by_hand(dose, reference, masks)[2])
