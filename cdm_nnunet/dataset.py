@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from cdm_nnunet.dvh.template import Template
@@ -33,6 +34,7 @@ CHANNEL_NAMES = ("CT", "prescription", "roi_bits")
 CT_CHANNEL, PRESCRIPTION_CHANNEL, ROI_CHANNEL = range(3)
 READER_NAME = "CDMReaderWriter"
 CASES_FILE = "cdm_cases.json"
+UNITS: Mapping[str, str] = MappingProxyType({"dose": "Gy", "ct": "HU"})
 Split = Literal["Tr", "Ts"]
 
 
@@ -85,7 +87,7 @@ def cdm_section(dataset_json: Mapping[str, Any], where: str = "dataset.json") ->
             f"{where} has format version {section.get('format_version')}, this software reads {FORMAT_VERSION}; "
             "convert the data again"
         )
-    if section.get("units") != {"dose": "Gy", "ct": "HU"}:
+    if section.get("units") != UNITS:
         raise InputError(f"{where} has units {section.get('units')}; expected dose in Gy and CT in HU")
     return section
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from cdm_nnunet.dataset import CASES_FILE, CHANNEL_NAMES, FILE_ENDING, FORMAT_VERSION, READER_NAME
+from cdm_nnunet.dataset import CASES_FILE, CHANNEL_NAMES, FILE_ENDING, FORMAT_VERSION, READER_NAME, UNITS
 from cdm_nnunet.dvh.template import Template
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.files import write_json
@@ -302,7 +302,7 @@ def _dataset_json(spec: DatasetSpec, conversion: Conversion) -> dict[str, Any]:
         "overwrite_image_reader_writer": READER_NAME,
         "cdm": {
             "format_version": FORMAT_VERSION,
-            "units": {"dose": "Gy", "ct": "HU"},
+            "units": dict(UNITS),
             "catalogue": spec.catalogue.to_json(),
             "template": spec.template.to_json(),
             "facts": {

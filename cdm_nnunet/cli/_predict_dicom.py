@@ -73,14 +73,16 @@ def run(
         InputError: If a patient can't be used: all of them in one message, before anything is predicted.
     """
     from cdm_nnunet.dataset_conversion.case_files import write_case
+    from cdm_nnunet.dataset_conversion.raw_layout import template_catalogue
     from cdm_nnunet.dicom.export import export_dose
-    from cdm_nnunet.nnunet.predictor import find_cases
+    from cdm_nnunet.nnunet.inputs import find_cases, write_catalogue
 
     trained = _read_model(model)
     patients = _patients(args, model, trained)
     records = []
     with _work_folder(args.o) as work:
         cases = dict(_load(patients, trained, lambda case: write_case(work, case, {})))
+        write_catalogue(work, template_catalogue(trained.template))
         predict(find_cases(work / "imagesTs"), work / "doses")
         for patient in patients:
             files = patient.files

@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
         files = [patient["file"] for patient in patients]
         return {**record, "n_cases": len(patients), "files": files, "patients": patients}
 
-    from cdm_nnunet.nnunet.predictor import find_cases
+    from cdm_nnunet.nnunet.inputs import find_cases
 
     cases = find_cases(args.i)
     _predict(args, model, cases, args.o)

@@ -17,7 +17,7 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 from numpy.typing import NDArray
 
-from cdm_nnunet.dataset import FORMAT_VERSION, READER_NAME, RawDataset
+from cdm_nnunet.dataset import FORMAT_VERSION, READER_NAME, UNITS, RawDataset
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.files import write_json, write_text
 from cdm_nnunet.folders import folder
@@ -151,7 +151,7 @@ class DosePlanner(ExperimentPlanner):
             "foreground_intensity_properties_per_channel": fingerprint["foreground_intensity_properties_per_channel"],
             "cdm": {
                 "format_version": FORMAT_VERSION,
-                "units": {"dose": "Gy", "ct": "HU"},
+                "units": dict(UNITS),
                 "catalogue": self.catalogue.to_json(),
                 "template": self.raw.template.to_json(),
                 "dose_scale_gy": fingerprint["max_prescription_gy"],

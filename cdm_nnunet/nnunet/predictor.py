@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from cdm_nnunet.dataset import CHANNEL_NAMES, FILE_ENDING
+from cdm_nnunet.dataset import FILE_ENDING
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.nnunet.augmentation import mirror_left_right
 from cdm_nnunet.nnunet.compute import autocast, prepare_network, to_device
 from cdm_nnunet.nnunet.export import dose_on_patient_grid
+from cdm_nnunet.nnunet.inputs import find_cases, refuse_other_catalogues, refuse_output_over_data
 from cdm_nnunet.nnunet.plans import LEFT_RIGHT_AXIS, DosePlans
 from cdm_nnunet.nnunet.reader import CDMReaderWriter
 from cdm_nnunet.parallel import ordered
@@ -56,12 +57,18 @@ class DosePredictor(nnUNetPredictor):
         """Predict all cases of a folder; arguments as in nnU-Net.
 
         Raises:
-            InputError: If the folder has no case, a case lacks a channel, or probabilities are asked for.
+            InputError: If the folder has no case, a case lacks a channel, nothing says that the ROI bits are the
+                model's, the doses would land among the data, or probabilities are asked for.
         """
         if save_probabilities:
             raise InputError("--save_probabilities: a dose model has no class probabilities; leave the option out")
         if isinstance(list_of_lists_or_source_folder, str):
             list_of_lists_or_source_folder = find_cases(Path(list_of_lists_or_source_folder))
+        refuse_other_catalogues(list_of_lists_or_source_folder, self.dose_plans.catalogue)
+        if isinstance(output_folder_or_list_of_truncated_output_files, str):
+            refuse_output_over_data(
+                list_of_lists_or_source_folder, Path(output_folder_or_list_of_truncated_output_files)
+            )
         return super().predict_from_files(
             list_of_lists_or_source_folder,
             output_folder_or_list_of_truncated_output_files,
@@ -226,33 +233,6 @@ class DosePredictor(nnUNetPredictor):
                 mirrored = to_device(mirror_left_right(x, permutation), self.device)
                 output = (output + self.network(mirrored).float().flip(LEFT_RIGHT_AXIS + 2)) / 2
         return output
-
-
-def find_cases(folder: Path) -> list[list[str]]:
-    """The cases of an input folder: for each the files of its channels, in order.
-
-    Raises:
-        InputError: If the folder is missing or has no case, or a case lacks a channel.
-    """
-    if not folder.is_dir():
-        raise InputError(f"input folder {folder} is missing")
-    files = sorted(path for path in folder.glob(f"*_????{FILE_ENDING}") if not path.name.startswith("."))
-    if not files:
-        raise InputError(
-            f"{folder} has no case; expected CASE_0000{FILE_ENDING} (CT), _0001 (prescription), _0002 (ROIs)"
-        )
-    names: dict[str, set[str]] = {}  # (not itertools.groupby: between A_0000 and A_0001 there may be A_0000_0000)
-    for path in files:
-        names.setdefault(path.name[: -len(f"_0000{FILE_ENDING}")], set()).add(path.name)
-    cases = []
-    for case, found in names.items():
-        expected = [f"{case}_{channel:04d}{FILE_ENDING}" for channel in range(len(CHANNEL_NAMES))]
-        if found != set(expected):
-            missing, extra = sorted(set(expected) - found), sorted(found - set(expected))
-            what = f"lacks {', '.join(missing)}" if missing else f"has unknown channels {', '.join(extra)}"
-            raise InputError(f"case '{case}' in {folder} {what}")
-        cases.append([str(folder / name) for name in expected])
-    return cases
 
 
 def _preprocess(job: tuple[list[str], str | None, PlansManager, ConfigurationManager]) -> Item:

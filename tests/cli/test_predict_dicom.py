@@ -18,6 +18,7 @@ from cdm_nnunet.dicom.phantom import LinearDose, Phantom, write_phantom
 from cdm_nnunet.dicom.phantom_shapes import Cylinder, Sphere
 from cdm_nnunet.dvh import Template
 from cdm_nnunet.images import read_image
+from cdm_nnunet.nnunet.inputs import write_catalogue
 
 # (of timm, which nnU-Net's search imports)
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
@@ -125,6 +126,7 @@ def test_the_rtdose_is_the_prediction(new, tmp_path, capfd, grid, spacing):
     for files in found:
         case = DicomPatient(files, MAPPING, TEMPLATE, spacing, "Ts").load()
         write_case(tmp_path / "set", case, {})
+    write_catalogue(tmp_path / "set", case.catalogue)
     images = str(tmp_path / "set" / "imagesTs")
     assert main(["predict", "-i", images, "-o", str(tmp_path / "nifti"), *MODEL]) == 0
     for files, patient in zip(found, record["patients"], strict=True):

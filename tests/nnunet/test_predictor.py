@@ -16,7 +16,7 @@ from torch import nn
 
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.losses.bits import pack_words, unpack_words
-from cdm_nnunet.nnunet.predictor import DosePredictor, find_cases
+from cdm_nnunet.nnunet.predictor import DosePredictor
 from cdm_nnunet.nnunet.reader import CDMReaderWriter
 from cdm_nnunet.nnunet.registration import _PREDICTING_METHODS, register
 from cdm_nnunet.roi import Catalogue
@@ -192,6 +192,7 @@ def input_folder(planned, tmp_path) -> Path:
     folder.mkdir()
     for channel in range(3):
         shutil.copy(planned.raw.image_path("test_0", channel), folder)
+    shutil.copy(planned.raw.folder / "dataset.json", folder)
     return folder
 
 
@@ -233,6 +234,21 @@ def test_a_broken_case_is_refused_by_name(predictor, input_folder, tmp_path):
         made.predict_from_files(str(input_folder), str(tmp_path / "out"), num_processes_preprocessing=0)
 
 
+def test_bits_of_another_catalogue_are_refused_before_anything_is_written(predictor, input_folder, tmp_path):
+    content = json.loads((input_folder / "dataset.json").read_text())
+    rois = content["cdm"]["catalogue"]
+    rois[0]["name"], rois[1]["name"] = rois[1]["name"], rois[0]["name"]
+    (input_folder / "dataset.json").write_text(json.dumps(content))
+    made = predictor(Constant(0.5), parameters=[Constant(0.5).state_dict()])
+    for predict in (made.predict_from_files, made.predict_from_files_sequential):
+        with pytest.raises(InputError, match="bit 0 is 'PTV_Low' there and 'PTV_High' in the model"):
+            predict(str(input_folder), str(tmp_path / "out"))
+    (input_folder / "dataset.json").unlink()
+    with pytest.raises(InputError, match="nothing says which ROI is which bit"):
+        made.predict_from_files(str(input_folder), str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
 def test_probabilities_and_bare_arrays_are_refused(predictor, input_folder, tmp_path):
     made = predictor(Constant(0.5))
     with pytest.raises(InputError, match="--save_probabilities: a dose model has no class probabilities"):
@@ -242,50 +258,6 @@ def test_probabilities_and_bare_arrays_are_refused(predictor, input_folder, tmp_
     with pytest.raises(InputError, match="an array carries no geometry"):
         made.predict_single_npy_array(np.zeros((3, 8, 8, 8)), {"spacing": [1, 1, 1]})
     assert not (tmp_path / "out").exists()
-
-
-class TestFindCases:
-    def touch(self, folder: Path, *names: str) -> None:
-        for name in names:
-            (folder / name).touch()
-
-    def test_cases_are_found_in_order(self, tmp_path):
-        self.touch(tmp_path, *(f"{case}_{k:04d}.nii.gz" for case in ("b", "a_1") for k in (2, 0, 1)), "notes.txt")
-        assert [[Path(f).name for f in files] for files in find_cases(tmp_path)] == [
-            [f"{case}_{k:04d}.nii.gz" for k in range(3)] for case in ("a_1", "b")
-        ]
-
-    def test_names_that_look_like_channels_do_not_confuse(self, tmp_path):
-        """Between P_0000.nii.gz and P_0001.nii.gz the files of the case P_0000 are sorted in."""
-        self.touch(tmp_path, *(f"{case}_{k:04d}.nii.gz" for case in ("P", "P_0000", "P_0001") for k in range(3)))
-        assert [Path(files[0]).name for files in find_cases(tmp_path)] == [
-            "P_0000.nii.gz",
-            "P_0000_0000.nii.gz",
-            "P_0001_0000.nii.gz",
-        ]
-
-    def test_files_in_the_making_are_no_cases(self, tmp_path):
-        self.touch(tmp_path, *(f"a_{k:04d}.nii.gz" for k in range(3)), ".partial_77_b_0000.nii.gz")
-        assert len(find_cases(tmp_path)) == 1
-
-    def test_a_missing_folder(self, tmp_path):
-        with pytest.raises(InputError, match=r"input folder \S+nowhere is missing"):
-            find_cases(tmp_path / "nowhere")
-
-    def test_an_empty_folder(self, tmp_path):
-        with pytest.raises(InputError, match=r"has no case; expected CASE_0000\.nii\.gz \(CT\)"):
-            find_cases(tmp_path)
-
-    @pytest.mark.parametrize("lost", [0, 1, 2])
-    def test_a_missing_channel(self, tmp_path, lost):
-        self.touch(tmp_path, *(f"a_{k:04d}.nii.gz" for k in range(3) if k != lost))
-        with pytest.raises(InputError, match=rf"case 'a' in \S+ lacks a_000{lost}\.nii\.gz"):
-            find_cases(tmp_path)
-
-    def test_a_fourth_channel(self, tmp_path):
-        self.touch(tmp_path, *(f"a_{k:04d}.nii.gz" for k in range(4)))
-        with pytest.raises(InputError, match=r"case 'a' in \S+ has unknown channels a_0003\.nii\.gz"):
-            find_cases(tmp_path)
 
 
 ARGUMENTS = {

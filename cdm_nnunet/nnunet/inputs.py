@@ -1,0 +1,96 @@
+"""The input of a prediction: which files belong to which case, and what their ROI bits mean."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cdm_nnunet.dataset import CASES_FILE, CHANNEL_NAMES, FILE_ENDING, FORMAT_VERSION, UNITS, RawDataset
+from cdm_nnunet.errors import InputError
+from cdm_nnunet.files import write_json
+from cdm_nnunet.roi import Catalogue
+
+_CATALOGUE_FILE = "dataset.json"
+
+
+def find_cases(folder: Path) -> list[list[str]]:
+    """The cases of an input folder: for each the files of its channels, in order.
+
+    Raises:
+        InputError: If the folder is missing or has no case, or a case lacks a channel.
+    """
+    if not folder.is_dir():
+        raise InputError(f"input folder {folder} is missing")
+    files = sorted(path for path in folder.glob(f"*_????{FILE_ENDING}") if not path.name.startswith("."))
+    if not files:
+        raise InputError(
+            f"{folder} has no case; expected CASE_0000{FILE_ENDING} (CT), _0001 (prescription), _0002 (ROIs)"
+        )
+    names: dict[str, set[str]] = {}  # (not itertools.groupby: between A_0000 and A_0001 there may be A_0000_0000)
+    for path in files:
+        names.setdefault(path.name[: -len(f"_0000{FILE_ENDING}")], set()).add(path.name)
+    cases = []
+    for case, found in names.items():
+        expected = [f"{case}_{channel:04d}{FILE_ENDING}" for channel in range(len(CHANNEL_NAMES))]
+        if found != set(expected):
+            missing, extra = sorted(set(expected) - found), sorted(found - set(expected))
+            what = f"lacks {', '.join(missing)}" if missing else f"has unknown channels {', '.join(extra)}"
+            raise InputError(f"case '{case}' in {folder} {what}")
+        cases.append([str(folder / name) for name in expected])
+    return cases
+
+
+def refuse_other_catalogues(cases: Sequence[Sequence[str]], catalogue: Catalogue) -> None:
+    """Check that the bits of all cases mean what the model takes them for.
+
+    What they mean stands in the ``dataset.json`` of the data set that the cases were converted into: in their folder,
+    or in the folder above it, as conversion leaves it.
+
+    Args:
+        cases: For each case the files of its channels.
+        catalogue: The model's.
+
+    Raises:
+        InputError: If there is no such file, or its catalogue has other ROIs, another order, kind or mirror partner.
+    """
+    for folder in sorted({Path(file).absolute().parent for files in cases for file in files}):
+        path = next((p for p in (folder / _CATALOGUE_FILE, folder.parent / _CATALOGUE_FILE) if p.is_file()), None)
+        if path is None:
+            raise InputError(
+                f"nothing says which ROI is which bit in {folder}: it has no {_CATALOGUE_FILE}, nor has the folder "
+                f"above it; copy the {_CATALOGUE_FILE} of the data set that the cases were converted into beside them"
+            )
+        found = RawDataset(path.parent).catalogue
+        if found != catalogue:
+            raise InputError(
+                f"the ROI bits in {folder} are not those of the model: {_difference(found, catalogue)} ({path}); "
+                "convert the cases with the template that the model was trained with"
+            )
+
+
+def write_catalogue(folder: Path, catalogue: Catalogue) -> None:
+    """Say what the ROI bits of cases mean that belong to no data set: the ``dataset.json`` of their folder."""
+    section = {"format_version": FORMAT_VERSION, "units": dict(UNITS), "catalogue": catalogue.to_json()}
+    write_json(folder / _CATALOGUE_FILE, {"cdm": section})
+
+
+def refuse_output_over_data(cases: Sequence[Sequence[str]], output: Path) -> None:
+    """Check that the folder for the doses holds no input and is no data set: nnU-Net writes its own files there.
+
+    Raises:
+        InputError: If it does, or is.
+    """
+    inputs = {Path(file).resolve().parent for files in cases for file in files}
+    if output.resolve() in inputs or (output / CASES_FILE).exists():
+        raise InputError(f"{output} holds the cases to predict or a data set; choose another folder for the doses (-o)")
+
+
+def _difference(found: Catalogue, expected: Catalogue) -> str:
+    for bit, (ours, theirs) in enumerate(zip(found.rois, expected.rois, strict=False)):
+        if ours.name != theirs.name:
+            return f"bit {bit} is '{ours.name}' there and '{theirs.name}' in the model"
+        if ours.kind != theirs.kind:
+            return f"'{ours.name}' is of kind '{ours.kind}' there and '{theirs.kind}' in the model"
+        if ours.mirror != theirs.mirror:
+            return f"'{ours.name}' has the mirror partner {ours.mirror} there and {theirs.mirror} in the model"
+    return f"there are {len(found)} ROIs there and {len(expected)} in the model"
