@@ -58,7 +58,7 @@ def _check(name: str, catalogue: Catalogue | None) -> dict[str, Any]:
     for fault in checked.faults:
         line, column = (fault.place.line, fault.place.column) if fault.place else (None, None)
         record["faults"].append({"line": line, "column": column, "field": fault.field, "message": fault.message})
-    template = checked.template
+    template = checked.value
     if template is None:
         return record
     record["n_rois"], record["n_goals"] = len(template.rois), len(template.goals)

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
-from cdm_nnunet.dvh.faults import refuse
+from cdm_nnunet.documents import refuse
 from cdm_nnunet.dvh.metrics import Metric
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.roi.catalogue import RoiKind

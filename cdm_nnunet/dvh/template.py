@@ -8,17 +8,27 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from cdm_nnunet.dvh.faults import Fault, faults_of, field_name, refuse, repeated_keys, summary
+from cdm_nnunet.documents import (
+    Checked,
+    Document,
+    Fault,
+    check,
+    field_name,
+    in_order,
+    json_document,
+    plain_document,
+    read_text,
+    refuse,
+    summary,
+)
+from cdm_nnunet.documents import Path as JsonPath
 from cdm_nnunet.dvh.goal import Frozen, Goal, Name, TemplateRoi, Use
-from cdm_nnunet.dvh.json_text import JsonText, Place
-from cdm_nnunet.dvh.json_text import Path as JsonPath
 from cdm_nnunet.dvh.metrics import Metric
 from cdm_nnunet.errors import InputError
 
@@ -58,14 +68,10 @@ class Template(Frozen):
         Raises:
             InputError: If a key is missing or unknown or a value is wrong, naming ``where`` and the field.
         """
-        try:
-            json.dumps(mapping)
-        except (TypeError, ValueError) as error:
-            raise InputError(f"{where}: not JSON data: {error}") from error
-        checked = _check(mapping, None)
-        if checked.template is None:
+        checked = _check(plain_document(mapping))
+        if checked.value is None:
             raise InputError(f"{where}: {summary(checked.faults)}")
-        return checked.template
+        return checked.value
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in a file: the inverse of :meth:`from_json`."""
@@ -87,10 +93,10 @@ class Template(Frozen):
             70.0
         """
         checked = check_template(name_or_path)
-        if checked.template is None:
+        if checked.value is None:
             where = f"template '{name_or_path}'" if name_or_path in shipped_templates() else name_or_path
-            raise InputError(f"{where}: {summary(checked.faults)}")
-        return checked.template
+            raise InputError(f"{where}: {summary(checked.faults, 'cdm-nnunet check')}")
+        return checked.value
 
     def roi(self, name: str) -> TemplateRoi:
         """The ROI of this name.
@@ -140,20 +146,7 @@ class Template(Frozen):
         return {roi: next(iter(fit), None) for roi, fit in found.items()}
 
 
-@dataclass(frozen=True)
-class CheckedTemplate:
-    """Outcome of a check.
-
-    Attributes:
-        template: The template, None where there are faults.
-        faults: All that was found, in the order of the file.
-    """
-
-    template: Template | None
-    faults: tuple[Fault, ...]
-
-
-def check_template(name_or_path: str) -> CheckedTemplate:
+def check_template(name_or_path: str) -> Checked[Template]:
     """Check a shipped template or a file, and collect every fault with its line and column.
 
     Args:
@@ -162,14 +155,7 @@ def check_template(name_or_path: str) -> CheckedTemplate:
     Raises:
         InputError: If there is no such template or file, or it is not text.
     """
-    text = _text_of(name_or_path)
-    try:
-        parsed = JsonText.parse(text)
-    except json.JSONDecodeError as error:
-        return CheckedTemplate(None, (Fault("", f"not JSON: {error.msg}", Place(error.lineno, error.colno)),))
-    except RecursionError:
-        return CheckedTemplate(None, (Fault("", "not a template: lists or objects are nested too deeply"),))
-    return _check(parsed.value, parsed)
+    return _check(json_document(_text_of(name_or_path)))
 
 
 def shipped_templates() -> tuple[str, ...]:
@@ -185,30 +171,20 @@ def _text_of(name_or_path: str) -> str:
             known = ", ".join(shipped_templates())
             raise InputError(f"no template '{name_or_path}'; shipped are {known}, or give the path of a .json file")
         return resources.files("cdm_nnunet.templates").joinpath(f"{name_or_path}.json").read_text(encoding="utf-8")
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise InputError(f"no template file {path}; shipped are {', '.join(shipped_templates())}") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not text in UTF-8: {error}") from error
+    return read_text(path, f"shipped templates are {', '.join(shipped_templates())}")
 
 
-def _check(value: Any, text: JsonText | None) -> CheckedTemplate:
-    faults = () if text is None else repeated_keys(text)
-    template = None
-    try:
-        template = Template.model_validate_json(json.dumps(value))
-    except ValidationError as error:
-        faults += faults_of(error, value, text)
-        known = {fault.field for fault in faults}
-        faults += tuple(
-            Fault(field_name(path), message, None if text is None else text.place(path))
-            for path, message in _misfits_of_sound_parts(value)
-            if field_name(path) not in known
-        )
-    if text is not None:
-        faults = tuple(sorted(faults, key=lambda fault: (fault.place.line, fault.place.column) if fault.place else ()))
-    return CheckedTemplate(None if faults else template, faults)
+def _check(document: Document) -> Checked[Template]:
+    checked = check(document, Template)
+    if not checked.faults or not document.is_sound:
+        return checked
+    known = {fault.field for fault in checked.faults}
+    more = tuple(
+        Fault(field_name(path), message, document.find_places().of(path))
+        for path, message in _misfits_of_sound_parts(document.value)
+        if field_name(path) not in known
+    )
+    return Checked(None, in_order(checked.faults + more))
 
 
 def _misfits(

@@ -62,7 +62,7 @@ def test_every_fault_of_every_template_is_told(clinic, capfd):
         f"{path}:10:35: goals.0.metric: 'D95' has no unit: write 'D95%' (dose that the hottest 95 % of the volume "
         "reach) or 'D95cc' (dose that the hottest 95 cc reach)",
         f"{path}: 1 fault",
-        "gone.json: no template file gone.json; shipped are gdphmm, head_neck, openkbp, prostate",
+        "gone.json: gone.json is missing; shipped templates are gdphmm, head_neck, openkbp, prostate",
         "gone.json: 1 fault",
         "openkbp: sound; 11 ROIs, 42 goals, 10 of them with a limit",
     ]

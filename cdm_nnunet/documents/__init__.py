@@ -1,0 +1,38 @@
+"""JSON and YAML files from outside: one reader with limits, types, and messages with line and column."""
+
+from cdm_nnunet.documents.faults import Fault, faults_of, field_name, refuse, summary
+from cdm_nnunet.documents.places import Path, Place
+from cdm_nnunet.documents.reading import (
+    Checked,
+    Document,
+    check,
+    in_order,
+    json_document,
+    plain_document,
+    read_json,
+    read_text,
+    read_yaml,
+    typed,
+    yaml_document,
+)
+
+__all__ = [
+    "Checked",
+    "Document",
+    "Fault",
+    "Path",
+    "Place",
+    "check",
+    "faults_of",
+    "field_name",
+    "in_order",
+    "json_document",
+    "plain_document",
+    "read_json",
+    "read_text",
+    "read_yaml",
+    "refuse",
+    "summary",
+    "typed",
+    "yaml_document",
+]

@@ -1,0 +1,240 @@
+"""JSON and YAML files as checked values: bounded in size and depth, typed, and refused by line and column."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import re
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from cdm_nnunet.documents import json_text, yaml_text
+from cdm_nnunet.documents.faults import Fault, faults_of, field_name, repeated_keys, summary
+from cdm_nnunet.documents.places import Path as FieldPath
+from cdm_nnunet.documents.places import Place, Places
+from cdm_nnunet.errors import InputError
+
+MAX_BYTES = 16 * 2**20
+MAX_DEPTH = 32
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text that was parsed.
+
+    Attributes:
+        value: What it says: None, a truth value, number or text, or lists and objects of them. None where the text
+            is not sound.
+        faults: What is wrong with the text itself; of these, keys that come twice leave it sound.
+        is_sound: Whether there is a value to look at.
+        find_places: Finds where everything stands; called when a message needs it.
+    """
+
+    value: Any
+    faults: tuple[Fault, ...]
+    is_sound: bool
+    find_places: Callable[[], Places]
+
+
+@dataclass(frozen=True)
+class Checked(Generic[T]):
+    """Outcome of a check.
+
+    Attributes:
+        value: The typed value, None where there are faults.
+        faults: All that was found, in the order of the text.
+    """
+
+    value: T | None
+    faults: tuple[Fault, ...]
+
+
+def json_document(text: str) -> Document:
+    """Parse JSON; whatever the text is, the outcome says what is wrong with it."""
+    try:
+        value, repeated = json_text.parse(text)
+    except json.JSONDecodeError as error:
+        return _unsound(Fault("", f"not JSON: {error.msg}", Place(error.lineno, error.colno)))
+    except RecursionError:
+        return _unsound(_TOO_DEEP)
+    find_places = functools.cache(lambda: json_text.places_in(text))
+    return _document(value, repeated, find_places)
+
+
+def yaml_document(text: str) -> Document:
+    """Parse YAML, as :func:`json_document`."""
+    try:
+        value, places = yaml_text.parse(text, MAX_DEPTH)
+    except yaml_text.YamlError as error:
+        return _unsound(error.fault)
+    return _document(value, bool(places.repeated_keys), lambda: places)
+
+
+def plain_document(value: object) -> Document:
+    """A value that was parsed elsewhere, such as the plans in a checkpoint."""
+    return _document(value, False, Places)
+
+
+def check(document: Document, kind: type[T]) -> Checked[T]:
+    """Check the value of a document against a type.
+
+    Args:
+        document: The document.
+        kind: A pydantic model, a dataclass, or a type such as ``dict[str, float]``. Nothing is converted: a text is no
+            number, 1.0 is no whole number.
+    """
+    if not document.is_sound:
+        return Checked(None, document.faults)
+    value, faults = None, document.faults
+    try:
+        value = _adapter(kind).validate_json(json.dumps(document.value), strict=True)
+    except ValidationError as error:
+        faults += faults_of(error, document.value, document.find_places())
+    return Checked(None if faults else value, in_order(faults))
+
+
+def in_order(faults: tuple[Fault, ...]) -> tuple[Fault, ...]:
+    """Faults in the order of the text; those without a place come first."""
+    return tuple(sorted(faults, key=lambda fault: (fault.place.line, fault.place.column) if fault.place else (0, 0)))
+
+
+def typed(value: object, kind: type[T], where: object, mend: str = "") -> T:
+    """Check a value that was parsed elsewhere.
+
+    Args:
+        value: The value.
+        kind: As :func:`check`.
+        where: What to call it in the message.
+        mend: What to do about it; ends the message.
+
+    Raises:
+        InputError: If it is not of this type, with the first fault.
+    """
+    return _value_of(plain_document(value), kind, where, mend)
+
+
+def read_json(path: Path, kind: type[T], mend: str = "", *, max_bytes: int = MAX_BYTES) -> T:
+    """Read a JSON file.
+
+    Args:
+        path: The file.
+        kind: What it holds, as :func:`check`.
+        mend: What to do about a file that is missing or faulty; ends the message.
+        max_bytes: How large it may be.
+
+    Raises:
+        InputError: If it is missing, too large, is no text in UTF-8 or not JSON, is nested too deeply, has a key twice,
+            or is not of this type; with line and column.
+    """
+    return _value_of(json_document(read_text(path, mend, max_bytes=max_bytes)), kind, path, mend)
+
+
+def read_yaml(path: Path, kind: type[T], mend: str = "", *, max_bytes: int = MAX_BYTES) -> T:
+    """Read a YAML file, as :func:`read_json`; what it takes of YAML is said in :mod:`cdm_nnunet.documents.yaml_text`.
+
+    Raises:
+        InputError: As there.
+    """
+    return _value_of(yaml_document(read_text(path, mend, max_bytes=max_bytes)), kind, path, mend)
+
+
+def read_text(path: Path, mend: str = "", *, max_bytes: int = MAX_BYTES) -> str:
+    """Read a text file in UTF-8, with or without a byte order mark.
+
+    Args:
+        path: The file.
+        mend: What to do about it; ends the message.
+        max_bytes: How large it may be.
+
+    Raises:
+        InputError: If it is missing, no file, too large or not text.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # (a pipe would block for ever)
+            raise InputError(f"{path} is no file{_then(mend)}")
+        with path.open("rb") as file:
+            content = file.read(max_bytes + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{path} is missing{_then(mend)}") from None
+    except PermissionError:
+        raise InputError(f"{path} may not be read (permission denied)") from None
+    if len(content) > max_bytes:
+        raise InputError(f"{path} has more than {max_bytes:,} bytes: it is not what is expected here{_then(mend)}")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not text in UTF-8 ({error.reason}, byte {error.start}){_then(mend)}") from None
+
+
+def _value_of(document: Document, kind: type[T], where: object, mend: str) -> T:
+    checked = check(document, kind)
+    if checked.faults:
+        raise InputError(f"{where}: {summary(checked.faults)}{_then(mend)}")
+    value: T = checked.value  # type: ignore[assignment]  # (None only where the type says so)
+    return value
+
+
+def _then(mend: str) -> str:
+    return f"; {mend}" if mend else ""
+
+
+_TOO_DEEP = Fault("", f"lists or objects are nested too deeply (more than {MAX_DEPTH})")
+
+
+def _document(value: Any, repeated: bool, find_places: Callable[[], Places]) -> Document:
+    try:
+        unsound = tuple(
+            Fault(field_name(path), message, find_places().of(path)) for path, message in _unsound_parts(value)
+        )
+    except _TooDeepError:
+        return _unsound(_TOO_DEEP)
+    faults = unsound + (repeated_keys(find_places()) if repeated else ())
+    return Document(None if unsound else value, in_order(faults), not unsound, find_places)
+
+
+def _unsound(fault: Fault) -> Document:
+    return Document(None, (fault,), False, Places)
+
+
+class _TooDeepError(Exception):
+    pass
+
+
+def _unsound_parts(value: Any) -> Iterator[tuple[FieldPath, str]]:
+    """Numbers and texts that JSON can write and nothing can use."""
+    waiting: list[tuple[FieldPath, Any]] = [((), value)]
+    while waiting:
+        path, part = waiting.pop()
+        if isinstance(part, dict | list | tuple) and len(path) >= MAX_DEPTH:
+            raise _TooDeepError
+        if isinstance(part, dict):
+            for key in part:
+                if not isinstance(key, str):
+                    yield path, f"the name {key!r} is no text"
+                elif _NO_TEXT.search(key):
+                    yield path, f"the name {key!r} has a character that is no text"
+            waiting += (((*path, key), inner) for key, inner in part.items())
+        elif isinstance(part, list | tuple):
+            waiting += (((*path, number), inner) for number, inner in enumerate(part))
+        elif isinstance(part, str):
+            if _NO_TEXT.search(part):
+                yield path, "the text has a character that is no text"
+        elif isinstance(part, float):
+            if not math.isfinite(part):
+                yield path, "the number is not finite, or larger than any use of it"
+        elif not (part is None or isinstance(part, int)):
+            yield path, f"{type(part).__name__} is nothing that JSON can say"
+
+
+@functools.cache
+def _adapter(kind: type[T]) -> TypeAdapter[T]:
+    return TypeAdapter(kind)
