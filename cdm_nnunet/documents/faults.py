@@ -103,12 +103,11 @@ def _path_in(value: Any, location: Sequence[str | int]) -> Path:
     """The part of a location that leads to something in the data: pydantic adds the names of types it tried."""
     path: Path = ()
     for part in location:
-        if not isinstance(value, dict | list | tuple):
+        is_key = isinstance(value, dict) and part in value
+        is_position = isinstance(value, list | tuple) and isinstance(part, int) and part < len(value)
+        if not is_key and not is_position:
             break
-        try:
-            value = value[part]
-        except (KeyError, IndexError, TypeError):
-            break
+        value = value[part]
         path = (*path, part)
     return path
 

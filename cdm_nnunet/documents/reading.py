@@ -7,7 +7,7 @@ import json
 import math
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -95,8 +95,10 @@ def check(document: Document, kind: type[T]) -> Checked[T]:
     if not document.is_sound:
         return Checked(None, document.faults)
     value, faults = None, document.faults
+    as_key: Any = kind
+    adapter: TypeAdapter[T] = _adapter(as_key)
     try:
-        value = _adapter(kind).validate_json(json.dumps(document.value), strict=True)
+        value = adapter.validate_json(json.dumps(document.value), strict=True)
     except ValidationError as error:
         faults += faults_of(error, document.value, document.find_places())
     return Checked(None if faults else value, in_order(faults))
@@ -192,49 +194,71 @@ _TOO_DEEP = Fault("", f"lists or objects are nested too deeply (more than {MAX_D
 
 def _document(value: Any, repeated: bool, find_places: Callable[[], Places]) -> Document:
     try:
-        unsound = tuple(
-            Fault(field_name(path), message, find_places().of(path)) for path, message in _unsound_parts(value)
-        )
-    except _TooDeepError:
+        is_sound = _is_sound(value)
+    except RecursionError:
         return _unsound(_TOO_DEEP)
-    faults = unsound + (repeated_keys(find_places()) if repeated else ())
-    return Document(None if unsound else value, in_order(faults), not unsound, find_places)
+    faults = repeated_keys(find_places()) if repeated else ()
+    if not is_sound:
+        faults += tuple(
+            Fault(field_name(path), message, find_places().of(path)) for path, message in _faults_with_paths(value)
+        )
+    return Document(value if is_sound else None, in_order(faults), is_sound, find_places)
 
 
 def _unsound(fault: Fault) -> Document:
     return Document(None, (fault,), False, Places)
 
 
-class _TooDeepError(Exception):
-    pass
+def _is_sound(value: Any) -> bool:
+    """Whether no part has a fault: many times as fast as looking for where it is.
+
+    Raises:
+        RecursionError: If lists and objects are nested too deeply.
+    """
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        if any(map(_fault_of, level)):
+            return False
+        containers = [part for part in level if isinstance(part, dict | list | tuple)]
+        if not containers:
+            return True
+        level = [inner for part in containers for inner in _inner(part)]
+    raise RecursionError
 
 
-def _unsound_parts(value: Any) -> Iterator[tuple[FieldPath, str]]:
-    """Numbers and texts that JSON can write and nothing can use."""
+def _faults_with_paths(value: Any) -> Iterator[tuple[FieldPath, str]]:
     waiting: list[tuple[FieldPath, Any]] = [((), value)]
     while waiting:
         path, part = waiting.pop()
-        if isinstance(part, dict | list | tuple) and len(path) >= MAX_DEPTH:
-            raise _TooDeepError
-        if isinstance(part, dict):
-            for key in part:
-                if not isinstance(key, str):
-                    yield path, f"the name {key!r} is no text"
-                elif _NO_TEXT.search(key):
-                    yield path, f"the name {key!r} has a character that is no text"
-            waiting += (((*path, key), inner) for key, inner in part.items())
-        elif isinstance(part, list | tuple):
-            waiting += (((*path, number), inner) for number, inner in enumerate(part))
-        elif isinstance(part, str):
-            if _NO_TEXT.search(part):
-                yield path, "the text has a character that is no text"
-        elif isinstance(part, float):
-            if not math.isfinite(part):
-                yield path, "the number is not finite, or larger than any use of it"
-        elif not (part is None or isinstance(part, int)):
-            yield path, f"{type(part).__name__} is nothing that JSON can say"
+        message = _fault_of(part)
+        if message:
+            yield path, message
+        if isinstance(part, dict | list | tuple):
+            waiting += (((*path, key), inner) for key, inner in zip(_keys(part), _inner(part), strict=True))
+
+
+def _keys(part: dict[Any, Any] | Sequence[Any]) -> Iterable[Any]:
+    return part if isinstance(part, dict) else range(len(part))
+
+
+def _inner(part: dict[Any, Any] | Sequence[Any]) -> Iterable[Any]:
+    return part.values() if isinstance(part, dict) else part
+
+
+def _fault_of(part: Any) -> str:
+    """What is wrong with a number, a text or the names of an object: JSON can write it, and nothing can use it."""
+    if isinstance(part, str):
+        return "the text has a character that is no text" if _NO_TEXT.search(part) else ""
+    if isinstance(part, float):
+        return "" if math.isfinite(part) else "the number is not finite, or larger than any use of it"
+    if isinstance(part, dict):
+        bad = [key for key in part if not isinstance(key, str) or _NO_TEXT.search(key)]
+        return f"the name {bad[0]!r} is no text, or has a character that is none" if bad else ""
+    if part is None or isinstance(part, int | list | tuple):
+        return ""
+    return f"{type(part).__name__} is nothing that JSON can say"
 
 
 @functools.cache
-def _adapter(kind: type[T]) -> TypeAdapter[T]:
+def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)

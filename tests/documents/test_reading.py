@@ -53,7 +53,7 @@ def test_what_is_right_is_read(tmp_path):
         ('{"a": 1e999}', "line 1, column 7: a: the number is not finite"),
         ('{"a": 1' + "0" * 5000 + "}", "line 1, column 7: a: the number is not finite"),
         ('{"a": "\\ud800"}', "line 1, column 7: a: the text has a character that is no text"),
-        ('{"a\\u0000": 1}', r"line 1, column 1: the name 'a\x00' has a character that is no text"),
+        ('{"a\\u0000": 1}', r"line 1, column 1: the name 'a\x00' is no text, or has a character that is none"),
         ("[" * 33 + "]" * 33, "lists or objects are nested too deeply (more than 32)"),
         ("[" * 200_000, "lists or objects are nested too deeply (more than 32)"),
         ('{"a":' * 200_000, "lists or objects are nested too deeply (more than 32)"),
