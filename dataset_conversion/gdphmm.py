@@ -12,7 +12,7 @@ from __future__ import annotations
 import csv
 import math
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdm_nnunet.dataset import Split
-from cdm_nnunet.dvh import Template, TemplateRoi
+from cdm_nnunet.dvh import Template, TemplateRoi, match_rois
 from cdm_nnunet.dvh.normalisation import normalisation_factor
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.images import numbers
@@ -70,7 +70,7 @@ class GdpHmmPlan:
 
     def checksums(self) -> dict[str, str]:
         """SHA-256 of the file, and all else that decides what becomes of it."""
-        rois = {roi.name: (roi.aliases, roi.kind) for roi in self.template.rois}
+        rois = {roi.name: (roi.aliases, roi.kind, *roi.regex) for roi in self.template.rois}
         return {"npz": sha256(self.path), "decisions": repr((self.targets, self.optimised, rois))}
 
     def load(self) -> Case:
@@ -140,26 +140,26 @@ class GdpHmmPlan:
                 found[roi] = str(entry[key])
             elif level == roi:
                 raise InputError(f"{self.path}: {level} is '{entry.get(key)}' in {PRESCRIPTION_FILE}, which is missing")
-        for other in self.template.rois:
-            if other.kind == "target" and other.name.startswith(TARGETS):
-                continue
-            name = self._choice(other, names)
-            if name is not None:
-                found[other.name] = name
+        levels = [roi for roi in self.template.rois if roi.kind == "target" and roi.name.startswith(TARGETS)]
+        taken = {label.casefold() for roi in levels for label in (roi.name, *roi.aliases)}
+        others = self.template.model_copy(
+            update={"rois": tuple(roi for roi in self.template.rois if roi not in levels)}
+        )
+        free = [name for name in names if name not in found.values() and name.casefold() not in taken]
+        try:
+            matched = match_rois(others, free, prefer=self._used_by_plan)
+        except InputError as error:
+            raise InputError(f"{self.path}: {error}") from None
+        found |= {roi: match.source for roi, match in matched.items()}
         return RoiMapping(found, tuple(name for name in names if name not in found.values()))
 
-    def _choice(self, roi: TemplateRoi, names: list[str]) -> str | None:
-        labels = (roi.name, *roi.aliases)
-        folded = {label.casefold() for label in labels}
-        fitting = [name for name in names if name.casefold() in folded]
-        for preferred in (self.optimised, roi.aliases, labels):
+    def _used_by_plan(self, roi: TemplateRoi, fitting: Sequence[str]) -> Sequence[str]:
+        """Of several spellings, the one that the plan was optimised with, else the challenge's own."""
+        for preferred in (self.optimised, roi.aliases, (roi.name, *roi.aliases)):
             best = [name for name in fitting if name in preferred]
             if len(best) == 1:
-                return best[0]
-        if len(fitting) > 1:
-            shown = " and ".join(f"'{name}'" for name in fitting)
-            raise InputError(f"{self.path}: {shown} both stand for ROI '{roi.name}', and the plan does not say which")
-        return fitting[0] if fitting else None
+                return best
+        return fitting
 
     def _array(self, content: Mapping[str, Any], key: str, shape: tuple[int, ...] | None = None) -> NDArray[Any]:
         values = content.get(key)

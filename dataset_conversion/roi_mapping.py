@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cdm_nnunet.dvh.template import Template
+from cdm_nnunet.dvh import Template, match_rois
 from cdm_nnunet.errors import InputError
 
 from .case_files import CompletedCase
@@ -38,16 +38,11 @@ def map_rois(template: Template, names: Iterable[str]) -> RoiMapping:
         names: Names in the data.
 
     Raises:
-        InputError: If several names stand for one ROI, or one for several.
+        InputError: As :func:`cdm_nnunet.dvh.match_rois`.
     """
     names = tuple(names)
-    found = {roi: name for roi, name in template.match(names).items() if name is not None}
-    unused = tuple(name for name in names if name not in found.values())
-    for name in unused:
-        for roi in template.rois:
-            if roi.name in found and name.casefold() in {label.casefold() for label in (roi.name, *roi.aliases)}:
-                raise InputError(f"'{found[roi.name]}' and '{name}' both stand for ROI '{roi.name}'; keep one of them")
-    return RoiMapping(found, unused)
+    found = {roi: match.source for roi, match in match_rois(template, names).items()}
+    return RoiMapping(found, tuple(name for name in names if name not in found.values()))
 
 
 def prescriptions_gy(template: Template, given: Mapping[str, object], contoured: Iterable[str]) -> dict[str, float]:

@@ -77,24 +77,18 @@ def _match(template: Template, catalogue: Catalogue) -> dict[str, Any]:
     Raises:
         InputError: If a match is ambiguous, of another kind, or no goal is of any use.
     """
-    matched = template.match(catalogue.names)
-    kinds = {roi.name: roi.kind for roi in catalogue.rois}
-    others = [
-        f"'{roi.name}' is of kind '{roi.kind}', and '{name}' in the data set is '{kinds[name]}'"
-        for roi in template.rois
-        if (name := matched[roi.name]) is not None and kinds[name] != roi.kind
-    ]
-    if others:
-        raise InputError("; ".join(others))
-    goals = {f"{goal.roi} {goal.metric}": matched[goal.roi] is not None for goal in template.goals}
-    if not any(goals.values()):
-        raise InputError(f"none of its goals is for an ROI of the data set, which has {', '.join(catalogue.names)}")
-    found = set(matched.values())
+    from cdm_nnunet.dvh.matching import match_rois, refuse_without_goal
+
+    matched = match_rois(template, catalogue)
+    refuse_without_goal(template, template.goals, matched, catalogue.names)
+    goals = {f"{goal.roi} {goal.metric}": goal.roi in matched for goal in template.goals}
+    sources = {match.source for match in matched.values()}
     return {
-        "rois": matched,
+        "rois": {roi.name: matched[roi.name].source if roi.name in matched else None for roi in template.rois},
+        "matched_by": {roi: match.by for roi, match in matched.items()},
         "goals": [goal for goal, is_there in goals.items() if is_there],
         "goals_without_roi": [goal for goal, is_there in goals.items() if not is_there],
-        "rois_not_in_template": [name for name in catalogue.names if name not in found],
+        "rois_not_in_template": [name for name in catalogue.names if name not in sources],
     }
 
 

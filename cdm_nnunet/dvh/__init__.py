@@ -15,6 +15,7 @@ Example:
 from cdm_nnunet.dvh.curves import DvhCurve, cumulative_dvh, dvh_distance_gy
 from cdm_nnunet.dvh.goal import Goal, TemplateRoi, Use, Verdict
 from cdm_nnunet.dvh.indices import gradient_index, isodose_dice, paddick_conformity, r50, rtog_conformity
+from cdm_nnunet.dvh.matching import RoiMatch, match_rois
 from cdm_nnunet.dvh.metrics import CcRounding, Metric, MetricKind, MetricUnit
 from cdm_nnunet.dvh.template import Template, check_template, shipped_templates
 from cdm_nnunet.dvh.values import evaluate, evaluate_all
@@ -26,6 +27,7 @@ __all__ = [
     "Metric",
     "MetricKind",
     "MetricUnit",
+    "RoiMatch",
     "Template",
     "TemplateRoi",
     "Use",
@@ -37,6 +39,7 @@ __all__ = [
     "evaluate_all",
     "gradient_index",
     "isodose_dice",
+    "match_rois",
     "paddick_conformity",
     "r50",
     "rtog_conformity",

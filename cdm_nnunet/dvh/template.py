@@ -6,7 +6,7 @@ The file format is described in ``docs/templates.md``. One template drives loss,
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib import resources
 from pathlib import Path
@@ -113,38 +113,6 @@ class Template(Frozen):
         """The goals that count in the loss, or in the evaluation."""
         return tuple(goal for goal in self.goals if use in goal.use)
 
-    def match(self, names: Iterable[str]) -> dict[str, str | None]:
-        """Which of the names in some data is which ROI of the template.
-
-        An ROI takes the name that equals its own, else the one that equals an alias, else the one that a regular
-        expression matches and that is no ROI's name or alias; all without regard to case.
-
-        Args:
-            names: Names in the data, such as ``catalogue.names``.
-
-        Returns:
-            A name, or None where there is none, for each ROI of the template.
-
-        Raises:
-            InputError: If several names fit an ROI equally well, or a name fits several ROIs.
-
-        Example:
-            >>> Template.load("openkbp").match(["PTV70", "larynx"])["Larynx"]
-            'larynx'
-        """
-        names = tuple(names)
-        labels = {label.casefold() for roi in self.rois for label in (roi.name, *roi.aliases)}
-        unlabelled = [name for name in names if name.casefold() not in labels]
-        found = {roi.name: _candidates(roi, names, unlabelled) for roi in self.rois}
-        problems = [f"'{roi}' may be any of {_quoted(fit)}" for roi, fit in found.items() if len(fit) > 1]
-        for name in unlabelled:
-            rois = [roi for roi, fit in found.items() if name in fit]
-            if len(rois) > 1:
-                problems.append(f"'{name}' may be any of {_quoted(rois)}")
-        if problems:
-            raise InputError(f"template '{self.name}' does not say which ROI is which: {'; '.join(problems)}")
-        return {roi: next(iter(fit), None) for roi, fit in found.items()}
-
 
 def check_template(name_or_path: str) -> Checked[Template]:
     """Check a shipped template or a file, and collect every fault with its line and column.
@@ -241,16 +209,3 @@ def _misfits_of_sound_parts(value: Any) -> Iterator[tuple[JsonPath, str]]:
             sound_goals[number] = Goal.model_validate_json(json.dumps(goal))
     if rois:
         yield from _misfits(names, sound_rois, sound_goals)
-
-
-def _candidates(roi: TemplateRoi, names: Sequence[str], unlabelled: Sequence[str]) -> list[str]:
-    """The names that fit an ROI best: by its own name, else by an alias, else by a regular expression."""
-    for labels in ({roi.name.casefold()}, {alias.casefold() for alias in roi.aliases}):
-        fit = [name for name in names if name.casefold() in labels]
-        if fit:
-            return fit
-    return [name for name in unlabelled if roi.matches(name)]
-
-
-def _quoted(names: Iterable[str]) -> str:
-    return ", ".join(f"'{name}'" for name in names)

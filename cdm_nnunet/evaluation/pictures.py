@@ -17,9 +17,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
-from cdm_nnunet.dvh import Template, cumulative_dvh
+from cdm_nnunet.dvh import Template, cumulative_dvh, match_rois
 from cdm_nnunet.evaluation.pairing import CaseFiles, DosePair
-from cdm_nnunet.evaluation.scores import match_rois
 from cdm_nnunet.images import read_image
 
 CT_WINDOW_HU = (-160.0, 240.0)
@@ -332,10 +331,10 @@ def _filled_range(filled: NDArray[np.bool_], step_mm: float) -> slice:
 
 def _present_masks(pair: DosePair, template: Template) -> tuple[dict[str, NDArray[np.bool_]], int]:
     matched = match_rois(template, pair.catalogue)
-    shown = [roi for roi in template.rois if roi.kind in SHOWN_KINDS and matched[roi.name] is not None]
+    shown = [roi for roi in template.rois if roi.kind in SHOWN_KINDS and roi.name in matched]
     masks = {"target": dict[str, NDArray[np.bool_]](), "other": dict[str, NDArray[np.bool_]]()}
     for roi in shown:
-        mask = pair.roi_mask(str(matched[roi.name]))
+        mask = pair.roi_mask(matched[roi.name].source)
         if mask.any():
             masks["target" if roi.kind == "target" else "other"][roi.name] = mask
     return masks["target"] | masks["other"], len(masks["target"])

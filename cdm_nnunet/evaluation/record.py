@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cdm_nnunet import __version__
-from cdm_nnunet.dvh import Goal, MetricUnit, Template, Verdict
+from cdm_nnunet.dvh import Goal, MetricUnit, RoiMatch, Template, Verdict
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.roi import RoiKind
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 RESULT_FILE = "result.json"
 FEW_VOXELS = 100
 Certainty = Literal["pass", "acceptable", "fail", "uncertain"]
@@ -138,6 +138,7 @@ class RoiResult:
         outside_region_percent: Share of it outside the dose region, percent; None without a dose region.
         dvh_distance_gy: Distance between the two DVH curves, Gy.
         indices: Plan indices of a target with a prescription, by name.
+        match: The ROI of the data set that it is.
     """
 
     kind: RoiKind
@@ -150,6 +151,7 @@ class RoiResult:
     outside_region_percent: float | None = None
     dvh_distance_gy: float | None = None
     indices: Mapping[str, IndexResult] = field(default_factory=dict)
+    match: RoiMatch | None = None
 
     @property
     def few_voxels(self) -> bool:
@@ -159,6 +161,8 @@ class RoiResult:
     def to_json(self) -> dict[str, Any]:
         """As it stands in the record."""
         return {
+            "source": None if self.match is None else self.match.source,
+            "matched_by": None if self.match is None else self.match.by,
             "kind": self.kind,
             "n_voxels": self.n_voxels,
             "volume_cc": self.volume_cc,
@@ -179,8 +183,10 @@ class RoiResult:
             "metrics": {key: MetricResult.from_json(metric) for key, metric in entry["metrics"].items()},
             "goals": tuple(GoalResult.from_json(goal, goals[goal["metric"]]) for goal in entry["goals"]),
             "indices": {name: IndexResult(**index) for name, index in entry["indices"].items()},
+            "match": None if entry["source"] is None else RoiMatch(entry["source"], entry["matched_by"]),
         }
-        return cls(**{**{key: value for key, value in entry.items() if key != "few_voxels"}, **parts})
+        derived = ("few_voxels", "source", "matched_by")
+        return cls(**{**{key: value for key, value in entry.items() if key not in derived}, **parts})
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import TypeVar
 
 from cdm_nnunet.dataset import RawDataset
-from cdm_nnunet.dvh import Template
+from cdm_nnunet.dvh import Template, match_rois
+from cdm_nnunet.dvh.matching import refuse_without_goal
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.evaluation.doses import dose_region_name
 from cdm_nnunet.evaluation.finished import FinishedCases, case_digest
 from cdm_nnunet.evaluation.pairing import CaseFiles, Required, find_cases, load_pair
 from cdm_nnunet.evaluation.pooling import pooled_scores
 from cdm_nnunet.evaluation.record import RESULT_FILE, CaseResult, Evaluation
-from cdm_nnunet.evaluation.scores import match_rois, score_case
+from cdm_nnunet.evaluation.scores import score_case
 from cdm_nnunet.evaluation.tables import cases_csv, metrics_csv, scores_csv
 from cdm_nnunet.evaluation.uncertainty import Calibration, refuse_unfit
 from cdm_nnunet.files import write_text
@@ -89,7 +90,8 @@ def evaluate_folder(
     """
     options = Options() if options is None else options
     template = dataset.template if template is None else template
-    match_rois(template, dataset.catalogue)  # refuses a template that has nothing to do with the data
+    matched = match_rois(template, dataset.catalogue)
+    refuse_without_goal(template, template.goals_for("evaluation"), matched, dataset.catalogue.names)
     calibration = None
     if options.calibrated_on is not None:
         calibration = Calibration.fit(options.calibrated_on, options.coverage_percent)

@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 from cdm_nnunet.dvh import (
     Goal,
     Metric,
+    RoiMatch,
     Template,
     TemplateRoi,
     dvh_distance_gy,
     evaluate,
     evaluate_all,
     gradient_index,
+    match_rois,
     paddick_conformity,
     r50,
     rtog_conformity,
@@ -28,7 +30,6 @@ from cdm_nnunet.evaluation.limits import mask_error, roi_surface
 from cdm_nnunet.evaluation.pairing import DosePair
 from cdm_nnunet.evaluation.record import CaseResult, GoalResult, IndexResult, MetricResult, OpenKbpTerms, RoiResult
 from cdm_nnunet.evaluation.rois import CaseRois, RoiVoxels
-from cdm_nnunet.roi import Catalogue
 
 OPENKBP_TARGETS = ("PTV_7000", "PTV_6300", "PTV_5600")
 OPENKBP_OARS = ("Brainstem", "SpinalCord", "Parotid_R", "Parotid_L", "Esophagus", "Larynx", "Bone_Mandible")
@@ -36,37 +37,6 @@ OPENKBP_TARGET_METRICS = tuple(map(Metric.parse, ("D99%", "D95%", "D1%")))
 OPENKBP_OAR_METRICS = tuple(map(Metric.parse, ("Dmean", "D0.1cc[openkbp]")))
 PLAN_INDICES = ("paddick_conformity", "rtog_conformity", "gradient_index", "r50")
 PRESCRIPTION_TOLERANCE_GY = 0.01
-
-
-def match_rois(template: Template, catalogue: Catalogue) -> dict[str, str | None]:
-    """Catalogue name of each ROI of a template: by name, else by alias, else by regex; None where none fits.
-
-    Raises:
-        InputError: If a regex fits several ROIs that no name or alias claims, or no ROI with a goal in the evaluation
-            is in the catalogue.
-    """
-    by_folded_name = {name.casefold(): name for name in catalogue.names}
-    matched: dict[str, str | None] = {}
-    for roi in template.rois:
-        labels = (roi.name, *roi.aliases)
-        matched[roi.name] = next((by_folded_name[n.casefold()] for n in labels if n.casefold() in by_folded_name), None)
-    free = [name for name in catalogue.names if name not in matched.values()]
-    for roi in template.rois:
-        fitting = [name for name in free if matched[roi.name] is None and roi.matches(name)]
-        if len(fitting) > 1:
-            raise InputError(
-                f"template '{template.name}': the regex of ROI '{roi.name}' fits several ROIs of this data set "
-                f"({', '.join(fitting)}); name one of them as an alias"
-            )
-        if fitting:
-            matched[roi.name] = fitting[0]
-            free.remove(fitting[0])
-    if not any(matched[goal.roi] for goal in template.goals_for("evaluation")):
-        raise InputError(
-            f"template '{template.name}' has no goal for the ROIs of this data set ({', '.join(catalogue.names)}); "
-            "give another with --template, or add their names as aliases"
-        )
-    return matched
 
 
 def score_case(pair: DosePair, template: Template, *, gamma: bool = False) -> CaseResult:
@@ -88,14 +58,14 @@ def score_case(pair: DosePair, template: Template, *, gamma: bool = False) -> Ca
         goals.setdefault(goal.roi, []).append(goal)
     voxels = CaseRois(pair)
     for name, roi_goals in goals.items():
-        source_name = matched[name]
-        found = None if source_name is None else voxels.get(source_name)
-        if source_name is None:
+        match = matched.get(name)
+        found = None if match is None else voxels.get(match.source)
+        if match is None:
             missing[name] = "not in the data set"
         elif found is None:
-            missing[name] = "no voxel on the dose grid" if source_name in pair.contoured else "not contoured"
+            missing[name] = "no voxel on the dose grid" if match.source in pair.contoured else "not contoured"
         else:
-            rois[name] = _score_roi(pair, voxels, template.roi(name), source_name, found, roi_goals)
+            rois[name] = _score_roi(pair, voxels, template.roi(name), match, found, roi_goals)
     dose_mae_gy, dose = compare_doses(pair, gamma=gamma)
     return CaseResult(pair.case, dose_mae_gy, rois, missing, dose, openkbp_terms(pair, voxels), _gdphmm(pair, voxels))
 
@@ -175,9 +145,9 @@ class _RoiScorer:
 
 
 def _score_roi(
-    pair: DosePair, voxels: CaseRois, roi: TemplateRoi, source_name: str, found: RoiVoxels, goals: Sequence[Goal]
+    pair: DosePair, voxels: CaseRois, roi: TemplateRoi, match: RoiMatch, found: RoiVoxels, goals: Sequence[Goal]
 ) -> RoiResult:
-    prescription_gy = _prescription_gy(pair, roi, source_name)
+    prescription_gy = _prescription_gy(pair, roi, match.source)
     scorer = _RoiScorer(pair, found, prescription_gy)
     metrics = scorer.metrics([goal.metric for goal in goals])
     return RoiResult(
@@ -190,7 +160,8 @@ def _score_roi(
         found.cut_by_grid,
         _outside_region_percent(pair, voxels, found),
         dvh_distance_gy(found.reference_gy, found.predicted_gy),
-        {} if prescription_gy is None else _indices(pair, source_name, prescription_gy),
+        {} if prescription_gy is None else _indices(pair, match.source, prescription_gy),
+        match,
     )
 
 

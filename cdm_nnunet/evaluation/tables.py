@@ -13,6 +13,7 @@ from cdm_nnunet.evaluation.record import DoseResult, Evaluation
 METRIC_COLUMNS = (
     "case",
     "roi",
+    "source",
     "kind",
     "metric",
     "unit",
@@ -66,7 +67,8 @@ def _metric_rows(evaluation: Evaluation) -> Iterator[tuple[object, ...]]:
                     goal = judged[key]
                     verdicts = (goal.goal.relation, goal.limit, goal.variation, goal.reference, goal.predicted)
                     verdicts += (goal.certainty, goal.within_mask_error)
-                yield (case.case, name, roi.kind, key, *values, *uncertainty, *verdicts, *limits)
+                source = None if roi.match is None else roi.match.source
+                yield (case.case, name, source, roi.kind, key, *values, *uncertainty, *verdicts, *limits)
 
 
 def _case_rows(evaluation: Evaluation) -> Iterator[tuple[object, ...]]:

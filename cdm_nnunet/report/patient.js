@@ -21,6 +21,7 @@ function remarks(goal, roi, metric) {
 
 function roiFlags(roi) {
   return [
+    roi.matched_by && roi.matched_by !== "name" ? `in the data set: ${roi.source} (${roi.matched_by})` : null,
     roi.few_voxels ? `few voxels (${roi.n_voxels})` : null,
     roi.cut_by_grid ? "cut by the dose grid" : null,
     roi.outside_region_percent > 0 ? `${fixed(roi.outside_region_percent, 1)} % outside the dose region` : null,

@@ -122,7 +122,7 @@ def test_a_template_for_other_data(raw, monkeypatch, capfd):
     monkeypatch.setenv("nnUNet_raw", str(raw))
     assert cli.main(["check", "prostate", "openkbp", "-d", "501"]) == 2
     lines = capfd.readouterr().out.splitlines()
-    assert lines[0].startswith("prostate: none of its goals is for an ROI of the data set, which has PTV_7000, ")
+    assert lines[0].startswith("prostate: template 'prostate' has no goal for the ROIs of this data set (PTV_7000, ")
     assert "in Dataset501_OpenKBP: 11 of 11 ROIs and 42 of 42 goals" in lines
 
 

@@ -59,7 +59,7 @@ def test_of_two_spellings_the_one_that_was_optimised_counts(challenge):
     assert "Chiasm" in json.loads(case.source["unused masks"])
     challenge.objectives = {}
     challenge.write()
-    with pytest.raises(InputError, match="'Chiasim' and 'Chiasm' both stand for ROI 'OpticChiasm'"):
+    with pytest.raises(InputError, match="'OpticChiasm' may be any of 'Chiasim', 'Chiasm'"):
         challenge.only().load()
 
 

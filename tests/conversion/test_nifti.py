@@ -128,7 +128,7 @@ MASK = "masks/PTV 70.nii.gz"
         (text("prescriptions.json", "[70]"), "prescriptions.json holds no JSON object but list"),
         (text("prescriptions.json", "{70"), "prescriptions.json is not JSON"),
         (text("prescriptions.json", '{"PTV_High": 70, "PTV_High": 60}'), "names 'PTV_High' twice"),
-        (text("prescriptions.json", '{"PTV_High": 70, "PTV 70": 60}'), "'PTV_High' and 'PTV 70' both stand for ROI"),
+        (text("prescriptions.json", '{"PTV_High": 70, "PTV 70": 60}'), "'PTV_High' may be any of 'PTV_High', 'PTV 70'"),
         (text("prescriptions.json", '{"PTV_High": "70 Gy"}'), "the prescription of 'PTV_High' is '70 Gy', expected a"),
         (text("prescriptions.json", '{"PTV_High": NaN}'), "the prescription of 'PTV_High' is nan, expected a number"),
         (text("prescriptions.json", '{"PTV_High": 7000}'), "7000 Gy for 'PTV_High' is no plausible prescription"),
@@ -152,7 +152,7 @@ MASK = "masks/PTV 70.nii.gz"
         (text("PTV.nii.gz", ""), "PTV.nii.gz is not understood; a patient has ct.nii.gz"),
         (
             lambda f: write(f / "masks" / "PTV_High.nii.gz", arrays()["PTV 70"]),
-            "'PTV_High' and 'PTV 70' both stand for",
+            "'PTV_High' may be any of 'PTV 70', 'PTV_High'",
         ),
         (lambda f: (f / "masks").rename(f.parent / ".masks"), "masks is missing; it holds one mask an ROI"),
     ],
@@ -331,7 +331,7 @@ def test_an_alias_moved_in_the_template_converts_anew(tmp_path):
 
 
 def test_names_that_say_the_same_are_refused():
-    with pytest.raises(InputError, match="'Parotid_L' and 'parotis LI' both stand for ROI 'Parotid_L'"):
+    with pytest.raises(InputError, match="'Parotid_L' may be any of 'parotis LI', 'Parotid_L'"):
         map_rois(CLINIC, ["parotis LI", "Parotid_L"])
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from cdm_nnunet.dvh import Template, shipped_templates
+from cdm_nnunet.dvh import Template, match_rois, shipped_templates
 from cdm_nnunet.roi import Catalogue, Roi
 
 
@@ -130,7 +130,7 @@ GDPHMM_LUNG += ["SpinalCord", "Heart", "LAD", "Esophagus", "BrachialPlexus", "Gr
 @pytest.mark.parametrize("names", [GDPHMM_HEAD_NECK, GDPHMM_LUNG])
 def test_gdphmm_template_knows_every_published_name(names):
     template = Template.load("gdphmm")
-    matched = {name: roi for roi, name in template.match(names).items() if name is not None}
+    matched = {match.source: roi for roi, match in match_rois(template, names).items()}
     assert set(matched) == set(names)
     assert matched["PTVHighOPT" if "PTVHighOPT" in names else "PTV"] == "PTV_High"
     assert template.roi(matched["Body"]).kind == "external"

@@ -185,42 +185,6 @@ def test_a_dose_of_exactly_the_limit_passes_as_it_is_stored(prescription_gy):
     assert goal.verdict(stored_gy - 1e-5, prescription_gy) == "fail"
 
 
-def matching(*rois):
-    goals = [{"roi": roi["name"], "metric": "Dmean"} for roi in rois]
-    rois = [{"kind": "oar", **roi} for roi in rois]
-    return Template.from_json({"format_version": 1, "name": "clinic", "rois": rois, "goals": goals}, "here")
-
-
-def test_rois_are_matched_by_name_then_alias_then_expression():
-    template = matching(
-        {"name": "SpinalCord", "aliases": ["Myelon"], "regex": ["(spinal )?cord( v[0-9]+)?"]},
-        {"name": "Larynx", "regex": ["glottis.*"]},
-        {"name": "Lips"},
-    )
-    assert template.match(["lips", "CORD V2"]) == {"SpinalCord": "CORD V2", "Larynx": None, "Lips": "lips"}
-    assert template.match(["Cord", "MYELON"])["SpinalCord"] == "MYELON"
-    assert template.match(["Cord", "Myelon", "SpinalCord"])["SpinalCord"] == "SpinalCord"
-    assert template.match(["my Cord", "Cord PRV"])["SpinalCord"] is None  # from end to end only
-    assert template.match([]) == {"SpinalCord": None, "Larynx": None, "Lips": None}
-
-
-def test_ambiguous_names_are_refused():
-    template = matching(
-        {"name": "Cord", "aliases": ["Myelon", "Medulla"], "regex": ["c.*"]}, {"name": "Chiasm", "regex": ["ch.*"]}
-    )
-    with pytest.raises(
-        InputError, match=r"'clinic' does not say which ROI is which: 'Cord' may be any of 'Medulla', 'Myelon'$"
-    ):
-        template.match(["Medulla", "Myelon"])
-    with pytest.raises(InputError, match="'Cord' may be any of 'Cord', 'CORD'"):
-        template.match(["Cord", "CORD"])
-    with pytest.raises(InputError, match="'Cord' may be any of 'c1', 'c2'"):
-        template.match(["c1", "c2"])
-    with pytest.raises(InputError, match="'chi' may be any of 'Cord', 'Chiasm'"):
-        template.match(["chi"])
-    assert template.match(["chi", "Cord"]) == {"Cord": "Cord", "Chiasm": "chi"}
-
-
 BROKEN = """{
   "format_version": 1,
   "name": "broken",

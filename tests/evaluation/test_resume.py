@@ -105,7 +105,7 @@ def test_the_result_is_read_back_and_an_edited_one_refused(cohort, tmp_path):
     content = json.loads((tmp_path / "out" / "result.json").read_text(encoding="utf-8"))
     assert [g["distance_mm"] for g in content["scores"]["dose"]["gamma"]] == [3.0, 3.0, 2.0, 2.0]
     for spoil, message in (
-        (lambda c: c.update(format_version=1), r"result\.json is not a result of format version 2 \(it says 1\)"),
+        (lambda c: c.update(format_version=1), r"result\.json is not a result of format version 3 \(it says 1\)"),
         (lambda c: c["cases"]["a"].update(note="x"), "was edited"),
         (lambda c: c["cases"]["a"]["rois"]["Brainstem"].update(few_voxels="x"), "was edited"),
         (lambda c: c["cases"]["a"].pop("rois"), r"is damaged or was edited \(KeyError\('rois'\)\)"),

@@ -26,7 +26,7 @@ def test_result_json(evaluated, tmp_path):
     files = write_outputs(evaluated[2], tmp_path / "out" / "deep")
     result = json.loads((tmp_path / "out" / "deep" / "result.json").read_text())
     assert files["result"] == str(tmp_path / "out" / "deep" / "result.json")
-    assert (result["format_version"], result["dataset"], result["template"]) == (2, "Dataset501_Test", "openkbp")
+    assert (result["format_version"], result["dataset"], result["template"]) == (3, "Dataset501_Test", "openkbp")
     assert (result["n_cases"], result["n_dataset_cases"], result["dose_region"]) == (2, 3, "DoseRegion")
     assert list(result["cases"]) == ["a", "b"]
     a = result["cases"]["a"]

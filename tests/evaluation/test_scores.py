@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from cdm_nnunet.dvh import Template
+from cdm_nnunet.dvh import RoiMatch, Template
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.evaluation.pairing import DosePair
 from cdm_nnunet.evaluation.pooling import openkbp_scores, pooled_scores
-from cdm_nnunet.evaluation.scores import match_rois, openkbp_terms, score_case
+from cdm_nnunet.evaluation.scores import openkbp_terms, score_case
 from cdm_nnunet.roi import Catalogue, Roi, pack
 
 from .conftest import OPENKBP_CATALOGUE, Case, synthetic_case
@@ -145,6 +145,7 @@ def test_a_case_by_hand():
     assert (ptv.metrics["Dmean"].reference, ptv.metrics["Dmean"].predicted) == (50.0, 52.0)
     assert (ptv.metrics["V95%"].reference, ptv.metrics["V95%"].predicted, ptv.metrics["V95%"].unit) == (75, 75, "%")
     assert (cord.metrics["Dmax"].reference, cord.metrics["Dmax"].predicted) == (20.0, 22.0)
+    assert (ptv.match, cord.match) == (RoiMatch("PTV_50", "alias"), RoiMatch("Cord", "name"))
     assert list(cord.metrics) == ["Dmax"]  # (Dmin is for the loss)
     assert [(g.reference, g.predicted) for g in cord.goals] == [("pass", "acceptable")]
     assert [(g.reference, g.predicted, g.limit) for g in ptv.goals] == [("fail", "fail", 95.0)]
@@ -199,13 +200,6 @@ def test_reasons_for_absence():
     }
     no_cord = Catalogue(tuple(roi for roi in SMALL_CATALOGUE.rois if roi.name != "Cord"))
     assert score_case(as_pair(case, case.dose_gy, no_cord), small_template()).missing == {"Cord": "not in the data set"}
-
-
-def test_rois_match_by_name_then_alias_whatever_the_case():
-    catalogue = Catalogue((Roi("PTV_50", "target"), Roi("cord", "oar")))
-    assert match_rois(small_template(), catalogue) == {"PTV": "PTV_50", "Cord": "cord", "Body": None}
-    with pytest.raises(InputError, match=r"template 'small' has no goal for the ROIs of this data set \(Heart\)"):
-        match_rois(small_template(), Catalogue((Roi("Heart", "oar"),)))
 
 
 def test_prescription_of_the_patient():
