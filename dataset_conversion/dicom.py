@@ -19,8 +19,8 @@ from cdm_nnunet.dicom.grid import VoxelGrid
 from cdm_nnunet.dicom.index import INDEX_FILE, index_folder
 from cdm_nnunet.dicom.pairing import PatientFiles
 from cdm_nnunet.dicom.plan import Plan, read_plan
-from cdm_nnunet.dicom.plan import prescriptions_gy as planned_gy
 from cdm_nnunet.dicom.plan_choice import DEFAULT
+from cdm_nnunet.dicom.prescriptions import GivenLevels, Prescribed, prescribe, stated_levels
 from cdm_nnunet.dicom.pseudonyms import Pseudonyms, read_pseudonyms
 from cdm_nnunet.dicom.rasteriser import rasterise
 from cdm_nnunet.dicom.resampling import resample, uniform_grid
@@ -37,7 +37,6 @@ from .raw_layout import Conversion, DatasetSpec, template_catalogue, write_datas
 from .roi_mapping import prescriptions_gy
 
 AIR_HU = -1000.0
-PRESCRIPTION_TOLERANCE_GY = 0.01
 
 
 @dataclass(frozen=True)
@@ -71,6 +70,7 @@ class DicomPatient:
     def checksums(self) -> dict[str, str]:
         """SHA-256 of the files, and all that decides what becomes of them."""
         plans = {f"plan {k}": path for k, path in enumerate(self.files.plans, 1)}
+        mapping, own_gy = self.mapping.of(self.files.patient_name, self.name)
         images = hashlib.sha256("".join(sha256(path) for path in sorted(self.files.ct)).encode()).hexdigest()
         return {
             "ct": images,
@@ -78,7 +78,9 @@ class DicomPatient:
             **{key: sha256(path) for key, path in plans.items()},
             **{f"dose {k}": sha256(path) for k, path in enumerate(self.files.doses, 1)},
             "grid": self.grid,
-            "mapping": repr((sorted(self.mapping.rois.items()), sorted(self.mapping.prescriptions_gy.items()))),
+            "mapping": repr(
+                (sorted(mapping.rois.items()), sorted(mapping.prescriptions_gy.items()), sorted(own_gy.items()))
+            ),
         }
 
     def load(self) -> Case:
@@ -96,10 +98,12 @@ class DicomPatient:
         dose = self._dose(plans) if self.split == "Tr" else None
         grid = self._grid(ct, dose)
         catalogue = template_catalogue(self.template)
-        names = self.mapping.names(structures.names, structures.path)
+        mapping, _ = self.mapping.of(self.files.patient_name, self.name)
+        names = mapping.names(structures.names, structures.path)
         notes = [*self.files.notes, *(() if dose is None else dose.notes)]
         roi_bits, empty = pack_masks(catalogue, _masks(structures, names, ct, grid, notes), grid.shape)
         contoured = [roi for roi in names if roi not in empty]
+        prescribed = self.prescribed([plan for part in plans for plan in part], structures, names, contoured)
         ct_hu = resample(ct.volume, grid, AIR_HU, average=True)
         dose_gy = None if dose is None else resample(dose.volume, grid, 0.0)
         return Case(
@@ -109,7 +113,7 @@ class DicomPatient:
             roi_bits=roi_bits,
             catalogue=catalogue,
             dose_gy=dose_gy,
-            prescriptions_gy=self._prescriptions_gy([p for part in plans for p in part], structures, names, contoured),
+            prescriptions_gy=prescribed.levels_gy,
             geometry=Geometry(
                 grid.spacing_mm,
                 (float(grid.origin_mm[0]), float(grid.origin_mm[1]), float(grid.origin_mm[2])),
@@ -118,7 +122,7 @@ class DicomPatient:
             source={
                 "patient": self.files.patient_name,
                 **{f"{kind} (hashed UID)": self.pseudonyms.uid(uid) for kind, uid in self.files.uids.items()},
-                "notes": json.dumps(notes, ensure_ascii=False),
+                "notes": json.dumps([*notes, *prescribed.notes], ensure_ascii=False),
             },
             empty_rois=empty,
         )
@@ -138,23 +142,46 @@ class DicomPatient:
         parts = zip(self.files.parts, plans, strict=True)
         return sum_doses([read_dose(part.doses, of_part[0] if len(of_part) == 1 else None) for part, of_part in parts])
 
-    def _prescriptions_gy(
-        self, plans: Sequence[Plan], structures: StructureSet, names: dict[str, str], contoured: list[str]
-    ) -> dict[str, float]:
-        """The plan's prescriptions to ROIs come first, then the patient's, the mapping's and the template's."""
-        targets = {roi.name for roi in self.template.rois if roi.kind == "target"}
-        numbers: dict[int | None, str] = {structures.roi(name).number: roi for roi, name in names.items()}
-        stated = planned_gy(plans, lambda level: numbers.get(level.roi_number))
-        planned = {roi: gy for roi, gy in stated.items() if roi in targets and roi in contoured}
-        for roi, given_gy in self.prescriptions_gy.items():
-            if roi in targets and roi not in contoured:
-                raise InputError(f"a prescription is given for '{roi}', which the patient has not")
-            if abs(planned.get(roi, given_gy) - given_gy) > PRESCRIPTION_TOLERANCE_GY:
+    def prescribed(
+        self, plans: Sequence[Plan], structures: StructureSet, names: Mapping[str, str], contoured: Collection[str]
+    ) -> Prescribed:
+        """The prescriptions of the contoured targets, from the plans and from what was given.
+
+        Args:
+            plans: Of the patient.
+            structures: The patient's structure set.
+            names: Name in the structure set by name in the template.
+            contoured: ROIs that have a volume, by name in the template.
+
+        Raises:
+            InputError: As :func:`cdm_nnunet.dicom.prescriptions.prescribe`, or if a target has no prescription, or one
+                is given for this patient's target that is not contoured.
+        """
+        template = {roi.name: roi.prescription_gy for roi in self.template.rois if roi.kind == "target"}
+        targets = {roi: structures.roi(name).number for roi, name in names.items() if roi in template}
+        mapping, own_gy = self.mapping.of(self.files.patient_name, self.name)
+        for roi in (*self.prescriptions_gy, *own_gy):
+            if roi in template and roi not in contoured:
+                raise InputError(f"a prescription is given for '{roi}', which is not contoured in this patient")
+            if roi in own_gy and own_gy[roi] != self.prescriptions_gy.get(roi, own_gy[roi]):
                 raise InputError(
-                    f"the plan prescribes {planned[roi]:g} Gy to '{roi}', and {given_gy:g} Gy are given; leave one out"
+                    f"{self.prescriptions_gy[roi]:g} Gy are given for '{roi}', and {own_gy[roi]:g} Gy for this patient "
+                    "in the mapping; leave one out"
                 )
-        mapped = {roi: gy for roi, gy in self.mapping.prescriptions_gy.items() if roi in contoured}
-        return prescriptions_gy(self.template, {**mapped, **self.prescriptions_gy, **planned}, contoured)
+        given = (
+            GivenLevels("given for this patient", {**own_gy, **self.prescriptions_gy}),
+            GivenLevels("mapping", mapping.prescriptions_gy),
+            GivenLevels("template", {roi: gy for roi, gy in template.items() if isinstance(gy, float)}, binding=False),
+        )
+        result = prescribe(
+            stated_levels(plans, structures),
+            {roi: number for roi, number in targets.items() if roi in contoured},
+            given,
+            needing=[roi for roi, level in template.items() if level is not None],
+            left_out_gy=mapping.left_out_gy,
+        )
+        prescriptions_gy(self.template, result.levels_gy, contoured)  # (refuses a target without one)
+        return result
 
 
 def spacing_mm(grid: str) -> tuple[float, float, float]:
@@ -260,6 +287,11 @@ def _refuse_unknown_names(
     for names, known, what in (
         (set(exclude), patients | {files.case_name for files in found}, "to be excluded"),
         (set(mapping.plans) - {DEFAULT}, patients, "named under 'plans' of the mapping"),
+        (
+            set(mapping.patients),
+            patients | {files.case_name for files in found},
+            "named under 'patients' of the mapping",
+        ),
     ):
         if unknown := sorted(names - known):
             raise InputError(f"{what}, but not in {source}: {', '.join(unknown)}")

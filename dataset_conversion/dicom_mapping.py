@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,8 +25,27 @@ prescriptions_gy: {}
 # Patients with several plans that have a dose. For all of them latest, sum (doses are added: a course with a boost) or
 # each (every plan a case); or, by patient, one plan's label or UID: {"default": "latest", "case_1a2b3c4d5e": "Boost"}
 plans: {}
+# What differs in single patients (or cases, where each plan is one), null as a prescription leaves it to the plan:
+# {"case_1a2b3c4d5e": {"rois": {"PTV_60": "PTV_Mid"}, "prescriptions_gy": {"PTV_Mid": 60}}}
+patients: {}
 """
-_KEYS = ("rois", "prescriptions_gy", "plans")
+_KEYS = ("rois", "prescriptions_gy", "plans", "patients", "left_out_gy")
+_OF_PATIENT = ("rois", "prescriptions_gy", "left_out_gy")
+
+
+@dataclass(frozen=True)
+class PatientMapping:
+    """What differs in one patient, or in one case of a patient with several.
+
+    Attributes:
+        rois: As of :class:`DicomMapping`; they come before those of all patients.
+        prescriptions_gy: Gy by name in the template; None leaves the target to the plan.
+        left_out_gy: Levels of the plan that no target has, on purpose.
+    """
+
+    rois: Mapping[str, str | None] = field(default_factory=dict)
+    prescriptions_gy: Mapping[str, float | None] = field(default_factory=dict)
+    left_out_gy: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -37,15 +57,30 @@ class DicomMapping:
         prescriptions_gy: By name in the template, for plans that do not prescribe to the target.
         plans: Which of several plans to take, by the patient's name and under ``default`` for all others; see
             :mod:`cdm_nnunet.dicom.plan_choice`.
+        patients: What differs, by the name of a patient or case.
+        left_out_gy: Levels of the plans that no target has, on purpose.
     """
 
     rois: Mapping[str, str | None]
     prescriptions_gy: Mapping[str, float] = field(default_factory=dict)
     plans: Mapping[str, str] = field(default_factory=dict)
+    patients: Mapping[str, PatientMapping] = field(default_factory=dict)
+    left_out_gy: tuple[float, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """As it stands in the ``cdm`` section of ``dataset.json``: without what is about single patients."""
-        return {"rois": dict(self.rois), "prescriptions_gy": dict(self.prescriptions_gy)}
+        """As it stands in the ``cdm`` section of ``dataset.json``: without what is about single patients.
+
+        A name that means something else in some patient is left out: for a new patient it must be said anew.
+        """
+        own = self.patients.values()
+        varied = {name for one in own for name, roi in one.rois.items() if roi != self.rois.get(name)}
+        levels = {
+            roi for one in own for roi, gy in one.prescriptions_gy.items() if gy != self.prescriptions_gy.get(roi)
+        }
+        return {
+            "rois": {name: roi for name, roi in self.rois.items() if name not in varied},
+            "prescriptions_gy": {roi: gy for roi, gy in self.prescriptions_gy.items() if roi not in levels},
+        }
 
     def updated(self, other: DicomMapping) -> DicomMapping:
         """This mapping with the entries of another one in place of its own and added to them."""
@@ -53,7 +88,30 @@ class DicomMapping:
             {**self.rois, **other.rois},
             {**self.prescriptions_gy, **other.prescriptions_gy},
             {**self.plans, **other.plans},
+            {**self.patients, **other.patients},
+            (*self.left_out_gy, *other.left_out_gy),
         )
+
+    def of(self, patient: str, case: str) -> tuple[DicomMapping, dict[str, float]]:
+        """What holds for one case.
+
+        Args:
+            patient: Name of the patient.
+            case: Name of the case; its entries come before the patient's.
+
+        Returns:
+            The mapping, with the patient's ROIs and without the prescriptions that the patient has an own entry for;
+            and the patient's own prescriptions.
+        """
+        own = [self.patients[name] for name in dict.fromkeys((patient, case)) if name in self.patients]
+        rois, levels = dict(self.rois), dict[str, float | None]()
+        for entry in own:
+            rois |= entry.rois
+            levels |= entry.prescriptions_gy
+        shared = {roi: gy for roi, gy in self.prescriptions_gy.items() if roi not in levels}
+        left_out_gy = (*self.left_out_gy, *(gy for entry in own for gy in entry.left_out_gy))
+        mapping = DicomMapping(rois, shared, self.plans, {}, left_out_gy)
+        return mapping, {roi: gy for roi, gy in levels.items() if gy is not None}
 
     def refuse_unknown_rois(self, template: Template) -> None:
         """Check that a template has all ROIs of the mapping.
@@ -62,11 +120,20 @@ class DicomMapping:
             InputError: If not, naming them.
         """
         names = [roi.name for roi in template.rois]
-        strays = sorted({roi for roi in (*self.rois.values(), *self.prescriptions_gy) if roi} - set(names))
+        parts: list[DicomMapping | PatientMapping] = [self, *self.patients.values()]
+        used = {roi for part in parts for roi in (*part.rois.values(), *part.prescriptions_gy) if roi}
+        strays = sorted(used - set(names))
         if strays:
             raise InputError(
                 f"the mapping has ROIs that template '{template.name}' has not: {', '.join(strays)}; map them to null "
                 f"or to one of {', '.join(names)}"
+            )
+        targets = [roi.name for roi in template.rois if roi.kind == "target"]
+        strays = sorted({roi for part in parts for roi in part.prescriptions_gy} - set(targets))
+        if strays:
+            raise InputError(
+                f"the mapping has a prescription of '{strays[0]}', which is no target of the template; targets are "
+                f"{', '.join(targets)}"
             )
 
     def names(self, in_file: Iterable[str], where: object) -> dict[str, str]:
@@ -114,25 +181,54 @@ def mapping_from(content: object, path: object) -> DicomMapping:
         InputError: If it has other keys or values than those of a mapping.
     """
     if not isinstance(content, dict) or not set(content) <= set(_KEYS) or "rois" not in content:
-        raise InputError(f"{path}: expected the keys 'rois' and, where they are needed, 'prescriptions_gy' and 'plans'")
-    rois, levels, plans = (content.get(key) or {} for key in _KEYS)
+        others = "', '".join(key for key in _KEYS[1:-1])
+        raise InputError(f"{path}: expected the keys 'rois' and, where they are needed, '{others}' and '{_KEYS[-1]}'")
+    plans = content.get("plans") or {}
     if isinstance(plans, str):
         plans = {DEFAULT: plans}
-    for key, value in zip(_KEYS, (rois, levels, plans), strict=True):
-        if not isinstance(value, dict):
-            raise InputError(f"{path}: '{key}' is {value!r}, expected names with values")
-    for name, roi in rois.items():
-        if not isinstance(name, str) or not (roi is None or isinstance(roi, str)):
-            raise InputError(f"{path}: '{name}: {roi}' is not a name and a name or null")
-    for name, level_gy in levels.items():
-        if isinstance(level_gy, bool) or not isinstance(level_gy, int | float):
-            raise InputError(f"{path}: the prescription of '{name}' is {level_gy!r}, expected a number in Gy")
-    for name, choice in plans.items():
-        if not isinstance(name, str) or not isinstance(choice, str):
+    for name, choice in _names(plans, path, "plans").items():
+        if not isinstance(choice, str):
             raise InputError(f"{path}: plans: '{name}: {choice}' is not a patient and a plan; put both in quotes")
         if name == DEFAULT and choice not in RULES:
             raise InputError(f"{path}: plans: '{choice}' is no rule for all patients; those are {', '.join(RULES)}")
-    return DicomMapping(rois, {name: float(level_gy) for name, level_gy in levels.items()}, plans)
+    shared = _entries(content, path)
+    patients = {}
+    for name, own in _names(content.get("patients") or {}, path, "patients").items():
+        where = f"{path}: patients: {name}"
+        if not isinstance(own, dict) or not set(own) <= set(_OF_PATIENT):
+            raise InputError(f"{where}: expected {', '.join(_OF_PATIENT)}, not {own!r}")
+        patients[name] = _entries(own, where)
+    levels = {name: gy for name, gy in shared.prescriptions_gy.items() if gy is not None}
+    if len(levels) < len(shared.prescriptions_gy):
+        raise InputError(f"{path}: a prescription is null; that is for single patients, under 'patients'")
+    return DicomMapping(shared.rois, levels, plans, patients, shared.left_out_gy)
+
+
+def _entries(content: Mapping[str, object], where: object) -> PatientMapping:
+    """What can be said of all patients and of one."""
+    rois, levels = (_names(content.get(key) or {}, where, key) for key in ("rois", "prescriptions_gy"))
+    left_out_gy = content.get("left_out_gy") or ()
+    for name, roi in rois.items():
+        if not (roi is None or isinstance(roi, str)):
+            raise InputError(f"{where}: '{name}: {roi}' is not a name and a name or null")
+    if not isinstance(left_out_gy, list | tuple):
+        raise InputError(f"{where}: 'left_out_gy' is {left_out_gy!r}, expected a list of levels in Gy")
+    for name, level_gy in [*levels.items(), *(("left_out_gy", gy) for gy in left_out_gy)]:
+        number = isinstance(level_gy, int | float) and not isinstance(level_gy, bool) and math.isfinite(level_gy)
+        if not number and (level_gy is not None or name == "left_out_gy"):
+            raise InputError(f"{where}: the prescription of '{name}' is {level_gy!r}, expected a number in Gy")
+    numbers = {name: None if gy is None else float(gy) for name, gy in levels.items()}
+    return PatientMapping(rois, numbers, tuple(float(gy) for gy in left_out_gy))
+
+
+def _names(value: object, where: object, key: str) -> dict[str, Any]:
+    """A YAML object whose keys are names."""
+    if not isinstance(value, dict):
+        raise InputError(f"{where}: '{key}' is {value!r}, expected names with values")
+    for name, entry in value.items():
+        if not isinstance(name, str):
+            raise InputError(f"{where}: {key}: '{name}: {entry}' has no name before the colon; put it in quotes")
+    return value
 
 
 def mapping_text(counts: Mapping[str, int]) -> str:

@@ -111,6 +111,7 @@ def _work_folder(out: Path) -> Iterator[Path]:
 
 def _patients(args: argparse.Namespace, model: Path, trained: _Trained) -> list[DicomPatient]:
     from cdm_nnunet.dataset_conversion.dicom import DicomPatient, spacing_mm
+    from cdm_nnunet.dataset_conversion.dicom_mapping import read_mapping
     from cdm_nnunet.dataset_conversion.raw_layout import template_catalogue
     from cdm_nnunet.dicom.index import index_folder
     from cdm_nnunet.dicom.pseudonyms import Pseudonyms, read_pseudonyms
@@ -122,8 +123,15 @@ def _patients(args: argparse.Namespace, model: Path, trained: _Trained) -> list[
         if grid == "dose":
             raise InputError("a new patient has no dose grid; --grid takes 'ct' or a voxel size")
         spacing_mm(grid)
-    mapping = _mapping(args.mapping, trained, model)
+    own = None if args.mapping is None else read_mapping(args.mapping)
+    mapping = _mapping(own, trained, model)
     prescribed = _prescriptions_gy(args.prescription or [], trained.template)
+    for roi, level_gy in {} if own is None else own.prescriptions_gy.items():
+        if prescribed.get(roi, level_gy) != level_gy:
+            raise InputError(
+                f"--prescription gives '{roi}' {prescribed[roi]:g} Gy, and {args.mapping} {level_gy:g} Gy; "
+                "leave one out"
+            )
     # (the names that inspection gave the patients, whose plans the mapping may choose)
     pseudonyms = Pseudonyms() if args.mapping is None else read_pseudonyms(args.mapping.parent, make=False)
     found = index_folder(args.dicom).patients(needed=("RTSTRUCT",), plans=mapping.plans, pseudonyms=pseudonyms)
@@ -168,17 +176,17 @@ def _read_model(model: Path) -> _Trained:
     return _Trained(plans.template, plans.catalogue.to_json(), mapping, grid, always)
 
 
-def _mapping(path: Path | None, trained: _Trained, model: Path) -> DicomMapping:
-    from cdm_nnunet.dataset_conversion.dicom_mapping import DicomMapping, read_mapping
+def _mapping(own: DicomMapping | None, trained: _Trained, model: Path) -> DicomMapping:
+    from cdm_nnunet.dataset_conversion.dicom_mapping import DicomMapping
 
-    if path is None and trained.mapping is None:
+    if own is None and trained.mapping is None:
         raise InputError(
             f"{model} was not trained on DICOM files and does not know their ROI names; give --mapping, the reviewed "
             "rois.yaml of 'cdm-nnunet inspect dicom'"
         )
     mapping = trained.mapping or DicomMapping({})
-    if path is not None:
-        mapping = mapping.updated(read_mapping(path))
+    if own is not None:
+        mapping = mapping.updated(own)
     mapping.refuse_unknown_rois(trained.template)
     return mapping
 

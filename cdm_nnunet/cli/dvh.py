@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cdm_nnunet.errors import InputError
 
 if TYPE_CHECKING:
-    from cdm_nnunet.dicom.plan import Plan
+    from cdm_nnunet.dicom.prescriptions import StatedLevels
     from cdm_nnunet.dicom.structures import RoiContours, StructureSet
     from cdm_nnunet.dvh import Metric, Template
 
@@ -54,6 +54,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from cdm_nnunet.dicom.dose import read_dose
     from cdm_nnunet.dicom.dvh import roi_dvh
     from cdm_nnunet.dicom.plan import read_plan
+    from cdm_nnunet.dicom.prescriptions import stated_levels
     from cdm_nnunet.dicom.structures import read_structures
     from cdm_nnunet.dvh import Metric, Template
 
@@ -63,6 +64,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     plan = None if args.rtplan is None else read_plan(args.rtplan)
     if plan is not None and plan.structure_uid and plan.structure_uid != structures.sop_uid:
         raise InputError(f"{plan.path} was made with another structure set than {structures.path}")
+    stated = None if plan is None else stated_levels([plan], structures)
     dose = read_dose(args.rtdose, plan)
     notes = list(dose.notes)
     record: dict[str, Any] = {}
@@ -71,7 +73,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         if not wanted or (roi.problem and not args.roi):
             notes += [roi.problem] if roi.problem else []
             continue
-        prescription_gy = _prescription_gy(roi, plan, template)
+        relative = any(metric.needs_prescription for metric in wanted)
+        prescription_gy = _prescription_gy(roi, stated, template, notes) if relative else None
         known = [metric for metric in wanted if prescription_gy is not None or not metric.needs_prescription]
         if len(known) < len(wanted):
             left_out = ", ".join(str(metric) for metric in wanted if metric not in known)
@@ -112,13 +115,19 @@ def _template_metrics(template: Template, name: str) -> list[Metric]:
     return list(dict.fromkeys(goal.metric for goal in template.goals if goal.roi in rois))
 
 
-def _prescription_gy(roi: RoiContours, plan: Plan | None, template: Template | None) -> float | None:
-    """The plan's prescription to the ROI; else the only level that the plan has; else the template's."""
-    levels_gy = () if plan is None else plan.prescriptions
-    own = {level.dose_gy for level in levels_gy if level.roi_number == roi.number}
-    for found in (own, {level.dose_gy for level in levels_gy}):
-        if len(found) == 1:
-            return found.pop()
+def _prescription_gy(
+    roi: RoiContours, stated: StatedLevels | None, template: Template | None, notes: list[str]
+) -> float | None:
+    """The plan's prescription to the ROI; else the plan's only level, if it is for no ROI; else the template's."""
+    own = () if stated is None else stated.of_rois.get(roi.number, ())
+    if len(own) > 1:
+        notes.append(f"ROI '{roi.name}': the plan prescribes {' and '.join(f'{gy:g}' for gy in own)} Gy to it")
+        return None
+    if own:
+        return own[0]
+    if stated is not None and len(stated.all_gy) == len(stated.without_roi) == 1:
+        notes.append(f"percent of the prescription are of {stated.all_gy[0]:g} Gy, which the plan states for no ROI")
+        return stated.all_gy[0]
     label = roi.name.casefold()
     for known in () if template is None else template.rois:
         if label in (text.casefold() for text in (known.name, *known.aliases)):

@@ -14,7 +14,8 @@ from cdm_nnunet.dicom.dose import check_dose
 from cdm_nnunet.dicom.index import FolderIndex
 from cdm_nnunet.dicom.kept_rows import KeptRows
 from cdm_nnunet.dicom.pairing import PatientFiles
-from cdm_nnunet.dicom.plan import Plan, prescriptions_gy, read_plan
+from cdm_nnunet.dicom.plan import Plan, read_plan
+from cdm_nnunet.dicom.prescriptions import stated_levels
 from cdm_nnunet.dicom.pseudonyms import Pseudonyms
 from cdm_nnunet.dicom.structures import StructureSet, read_structures
 from cdm_nnunet.errors import InputError
@@ -98,10 +99,9 @@ def _inspect_patient(files: PatientFiles, pixels: bool) -> dict[str, Any]:
         everything = [plan for part in plans for plan in part]
         row["plans"] = [plan.label for plan in everything]
         row["fractions"] = sum(plan.n_fractions or 0 for plan in everything) or None
-        rois: dict[int | None, str] = {} if structures is None else {roi.number: roi.name for roi in structures.rois}
-        row["prescriptions_gy"] = prescriptions_gy(
-            everything, lambda level: rois.get(level.roi_number, level.description or "plan")
-        )
+        stated = stated_levels(everything, structures)
+        row["prescriptions_gy"] = stated.by_name()
+        notes += [*stated.notes, *stated.doubts]
         notes += _prescription_notes(row["prescriptions_gy"])
     except InputError as error:
         problems.append(str(error))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,8 @@ from pydicom.dataset import Dataset
 from cdm_nnunet.dicom.files import items_of, number_of, read_file, text_of
 from cdm_nnunet.errors import InputError
 
-PLAN_CLASSES = ("1.2.840.10008.5.1.4.1.1.481.5", "1.2.840.10008.5.1.4.1.1.481.8")  # photons and electrons, ions
+ION_PLAN_CLASS = "1.2.840.10008.5.1.4.1.1.481.8"
+PLAN_CLASSES = ("1.2.840.10008.5.1.4.1.1.481.5", ION_PLAN_CLASS)  # photons and electrons, ions
 
 
 @dataclass(frozen=True)
@@ -22,11 +23,13 @@ class Prescription:
         dose_gy: TargetPrescriptionDose, total, Gy.
         roi_number: ROINumber of the target in the structure set; None where the plan prescribes to a point or a site.
         description: DoseReferenceDescription; may be empty.
+        structure_type: DoseReferenceStructureType: ``POINT``, ``VOLUME``, ``COORDINATES`` or ``SITE``; may be empty.
     """
 
     dose_gy: float
     roi_number: int | None
     description: str
+    structure_type: str = ""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,11 @@ class Plan:
         sop_uid: SOPInstanceUID.
         frame_uid: FrameOfReferenceUID; empty where it is not given.
         structure_uid: SOPInstanceUID of the structure set; empty where the plan has none.
+        patient_id: PatientID; may be empty.
+        sop_class: SOPClassUID.
+        approval: ApprovalStatus: ``APPROVED``, ``UNAPPROVED`` or ``REJECTED``; empty where it is not given.
+        radiation: ``photons or electrons``, ``ions`` or ``brachytherapy``.
+        notes: What of its dose references is not used as a prescription.
     """
 
     path: Path
@@ -54,6 +62,11 @@ class Plan:
     sop_uid: str
     frame_uid: str
     structure_uid: str
+    patient_id: str = ""
+    sop_class: str = ""
+    approval: str = ""
+    radiation: str = "photons or electrons"
+    notes: tuple[str, ...] = ()
 
 
 def read_plan(path: Path) -> Plan:
@@ -71,56 +84,66 @@ def read_plan(path: Path) -> Plan:
         raise InputError(f"{path} has {len(groups)} fraction groups; plans with one are understood")
     n_fractions = number_of(groups[0], "NumberOfFractionsPlanned", path, 0) if groups else 0
     structures = items_of(dataset, "ReferencedStructureSetSequence", path)
+    notes: list[str] = []
     return Plan(
         path,
         text_of(dataset, "RTPlanLabel", path, ""),
-        tuple(_prescriptions(dataset, path)),
+        tuple(_prescriptions(dataset, groups, path, notes)),
         int(n_fractions) or None,
         _beam_numbers(dataset, groups, path),
         text_of(dataset, "StudyInstanceUID", path),
         text_of(dataset, "SOPInstanceUID", path),
         text_of(dataset, "FrameOfReferenceUID", path, ""),
         text_of(structures[0], "ReferencedSOPInstanceUID", path) if structures else "",
+        text_of(dataset, "PatientID", path, ""),
+        text_of(dataset, "SOPClassUID", path),
+        text_of(dataset, "ApprovalStatus", path, "").upper(),
+        _radiation(dataset, groups, path),
+        tuple(notes),
     )
 
 
-def prescriptions_gy(plans: Sequence[Plan], name_of: Callable[[Prescription], str | None]) -> dict[str, float]:
-    """Prescribed doses of a plan, or of a course of several, by name.
-
-    The highest, where a plan prescribes to a name more than once. Those of several plans add up where all of them
-    prescribe to it; else the total is not known, and it is left out.
-
-    Args:
-        plans: The plans.
-        name_of: What a prescription is called; None for one that does not count.
-    """
-    levels: list[dict[str, float]] = []
-    for plan in plans:
-        found: dict[str, float] = {}
-        for level in plan.prescriptions:
-            name = name_of(level)
-            if name is not None:
-                found[name] = max(level.dose_gy, found.get(name, 0.0))
-        levels.append(found)
-    shared = [name for name in (levels[0] if levels else ()) if all(name in found for found in levels)]
-    return {name: sum(found[name] for found in levels) for name in shared}
+def _radiation(dataset: Dataset, groups: Sequence[Dataset], path: Path) -> str:
+    if text_of(dataset, "SOPClassUID", path) == ION_PLAN_CLASS or items_of(dataset, "IonBeamSequence", path):
+        return "ions"
+    applications = items_of(dataset, "ApplicationSetupSequence", path)
+    setups = sum(number_of(group, "NumberOfBrachyApplicationSetups", path, 0) for group in groups)
+    return "brachytherapy" if applications or setups else "photons or electrons"
 
 
-def _prescriptions(dataset: Dataset, path: Path) -> list[Prescription]:
-    found = []
+def _prescriptions(dataset: Dataset, groups: Sequence[Dataset], path: Path, notes: list[str]) -> Iterator[Prescription]:
+    """Levels of the dose references, and what the fraction group says of them; what is no level is noted."""
+    of_group: dict[int, list[float]] = {}
+    for group in groups:
+        for item in items_of(group, "ReferencedDoseReferenceSequence", path):
+            number = int(number_of(item, "ReferencedDoseReferenceNumber", path, -1))
+            of_group.setdefault(number, []).append(number_of(item, "TargetPrescriptionDose", path, 0))
     for item in items_of(dataset, "DoseReferenceSequence", path):
-        dose_gy = number_of(item, "TargetPrescriptionDose", path, 0)
-        if text_of(item, "DoseReferenceType", path, "") != "TARGET" or dose_gy == 0:
-            continue
+        own_gy = number_of(item, "TargetPrescriptionDose", path, 0)
+        number = int(number_of(item, "DoseReferenceNumber", path, -2))
+        doses_gy = [gy for gy in dict.fromkeys((own_gy, *of_group.get(number, ()))) if gy != 0]
+        kind = text_of(item, "DoseReferenceType", path, "TARGET")
         roi_number = number_of(item, "ReferencedROINumber", path, -1)
-        found.append(
-            Prescription(
-                dose_gy,
-                None if roi_number < 0 else int(roi_number),
-                text_of(item, "DoseReferenceDescription", path, ""),
-            )
-        )
-    return found
+        description = text_of(item, "DoseReferenceDescription", path, "")
+        note = _no_level(item, kind, doses_gy, path)
+        if note:
+            notes.append(f"dose reference '{description or number}' of the plan is no prescription: {note}")
+            continue
+        for dose_gy in doses_gy:
+            structure_type = text_of(item, "DoseReferenceStructureType", path, "")
+            yield Prescription(dose_gy, None if roi_number < 0 else int(roi_number), description, structure_type)
+
+
+def _no_level(item: Dataset, kind: str, doses_gy: Sequence[float], path: Path) -> str:
+    """Why a dose reference is not a prescription; empty where it is one, or says nothing of a dose."""
+    if doses_gy and kind != "TARGET":
+        return f"{doses_gy[0]:g} Gy for type {kind}"
+    if not doses_gy and kind == "TARGET":
+        for keyword in ("TargetMinimumDose", "TargetMaximumDose"):
+            bound_gy = number_of(item, keyword, path, 0)
+            if bound_gy:
+                return f"{keyword} {bound_gy:g} Gy alone"
+    return ""
 
 
 def _beam_numbers(dataset: Dataset, groups: Sequence[Dataset], path: Path) -> tuple[int, ...]:

@@ -161,8 +161,10 @@ def test_entries_of_a_mapping_come_before_those_of_the_model(new, tmp_path, capf
     assert predict(tmp_path) == 2
     assert "the mapping lacks Halo; add them, with null" in refusal(capfd)
     new.plan.unlink()
-    (tmp_path / "more.yaml").write_text("rois: {Halo: PTV_Low}\nprescriptions_gy: {PTV_High: 70, PTV_Low: 56}")
+    (tmp_path / "more.yaml").write_text("rois: {Halo: PTV_Low}\nprescriptions_gy: {PTV_High: 70}")
     options = ["--mapping", str(tmp_path / "more.yaml"), "--json"]
+    assert predict(tmp_path, *options, "--prescription", "PTV_High=66", "PTV_Low=50") == 2
+    assert "--prescription gives 'PTV_High' 66 Gy, and " in refusal(capfd)
     assert predict(tmp_path, *options, "--prescription", "PTV_Low=50") == 0
     (patient,) = json.loads(capfd.readouterr().out)["patients"]
     assert patient["prescriptions_gy"] == {"PTV_High": 70.0, "PTV_Low": 50.0}
@@ -217,11 +219,29 @@ def test_the_mapping_chooses_among_plans(new, tmp_path, capfd):
     assert pydicom.dcmread(file).ReferencedRTPlanSequence[0].ReferencedSOPInstanceUID == "1.2.3"
 
 
+@pytest.mark.parametrize("number", [None, 77])
+def test_a_level_without_an_roi_contradicts_the_flag(new, tmp_path, capfd, number):
+    def edit(dataset):
+        (item,) = dataset.DoseReferenceSequence
+        item.DoseReferenceStructureType, item.TargetPrescriptionDose = "SITE", 66
+        item.DoseReferenceDescription = ""
+        del item.ReferencedROINumber
+        if number is not None:
+            item.DoseReferenceStructureType, item.ReferencedROINumber = "POINT", number
+
+    change(new.plan, edit)
+    assert predict(tmp_path, "--prescription", "PTV_High=70") == 2
+    assert "the plan prescribes 66 Gy to 'PTV_High', and 70 Gy are given" in refusal(capfd)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--prescription", "PTV_High=66"], "the plan prescribes 60 Gy to 'PTV_High', and 66 Gy are given"),
-        (["--prescription", "PTV_Low=50"], "a prescription is given for 'PTV_Low', which the patient has not"),
+        (
+            ["--prescription", "PTV_Low=50"],
+            "a prescription is given for 'PTV_Low', which is not contoured in this patient",
+        ),
         (["--prescription", "PTV=50"], "'PTV' is no target of the model; those are PTV_High, PTV_Low"),
         (["--prescription", "PTV_High"], "--prescription takes ROI=GY, for example PTV_High=70, not 'PTV_High'"),
         (["--prescription", "PTV_High=60", "PTV_High=61"], "--prescription gives 'PTV_High' twice"),

@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import numpy as np
+import pydicom
 import pytest
 from scipy.optimize import brentq
 
@@ -203,6 +204,28 @@ def test_a_percentage_of_the_prescription_needs_the_plan(command):
     code, _, err = command("--metrics", "V95%", "--roi", "cube")
     assert code == 2
     assert "V95% is a percentage of the prescription, and none is known; give the plan (--rtplan)" in err
+
+
+def test_a_prescription_to_one_roi_is_not_that_of_another(command):
+    code, out, err = command("--json", "--metrics", "V95%", "Dmean", "--roi", "cube", "--roi", "straw", plan=True)
+    assert code == 0
+    assert {name: list(row)[1:] for name, row in json.loads(out).items()} == {
+        "cube": ["V95%", "Dmean"],
+        "straw": ["Dmean"],
+    }
+    assert "ROI 'straw' has no prescription: V95% left out" in err
+
+
+def test_a_level_for_no_roi_is_named(tmp_path, capfd):
+    files = write_phantom(PHANTOM, tmp_path)
+    plan = pydicom.dcmread(files.plan)
+    del plan.DoseReferenceSequence[0].ReferencedROINumber
+    plan.DoseReferenceSequence[0].DoseReferenceDescription = ""
+    plan.save_as(files.plan)
+    options = ["--rtplan", str(files.plan), "--metrics", "V95%", "--roi", "straw"]
+    dose = ["--rtstruct", str(files.structures), "--rtdose", str(files.doses[0])]
+    assert cli.main(["dvh", *dose, *options]) == 0
+    assert "percent of the prescription are of 60 Gy, which the plan states for no ROI" in capfd.readouterr().err
 
 
 def test_the_command_takes_a_template(command, tmp_path):

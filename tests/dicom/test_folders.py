@@ -190,12 +190,20 @@ def test_the_mapping_is_written_for_review_and_read_back(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("- a", "expected the keys 'rois' and, where they are needed, 'prescriptions_gy' and 'plans'"),
+        ("- a", "expected the keys 'rois' and, where they are needed, 'prescriptions_gy', 'plans', 'patients' and"),
         ("rois: [a]", "'rois' is .*, expected names with values"),
         ("rois: {}\nplans: newest", "'newest' is no rule for all patients; those are latest, sum, each"),
         ("rois: {}\nplans: {case_1: 3}", "is not a patient and a plan; put both in quotes"),
         ("rois: {a: 1}", "is not a name and a name or null"),
         ("rois: {a: b}\nprescriptions_gy: {b: high}", "'high', expected a number in Gy"),
+        ("rois: {}\nprescriptions_gy: {b: null}", "a prescription is null; that is for single patients"),
+        ("rois: {}\npatients: [case_1]", "'patients' is .*, expected names with values"),
+        ("rois: {}\npatients: {case_1: {plan: a}}", "patients: case_1: expected rois, prescriptions_gy, left_out_gy"),
+        ("rois: {}\npatients: {case_1: {rois: {a: 1}}}", "patients: case_1: 'a: 1' is not a name and a name or null"),
+        ("rois: {}\npatients: {1: {}}", "patients: '1: {}' has no name before the colon"),
+        ("rois: {}\nprescriptions_gy: {b: .nan}", "'b' is nan, expected a number in Gy"),
+        ("rois: {}\nleft_out_gy: [null]", "'left_out_gy' is None, expected a number in Gy"),
+        ("rois: {}\nleft_out_gy: 95", "'left_out_gy' is 95, expected a list of levels"),
         ("rois: {a: !!python/object/apply:os.system [ls]}", "is not YAML"),
         ("rois: {", "is not YAML"),
     ],
@@ -255,11 +263,6 @@ def test_a_plan_without_a_prescription_needs_one_in_the_mapping(exports, tmp_pat
     with pytest.raises(InputError, match="target 'PTV_6000' is contoured and has no prescription"):
         convert(exports, tmp_path)
     conversion = convert(exports, tmp_path, dataclasses.replace(MAPPING, prescriptions_gy={"PTV_6000": 60.0}))
-    assert {record.prescriptions_gy["PTV_6000"] for record in RawDataset(conversion.folder).cases.values()} == {60.0}
-
-
-def test_the_plan_comes_before_the_mapping(exports, tmp_path):
-    conversion = convert(exports, tmp_path, dataclasses.replace(MAPPING, prescriptions_gy={"PTV_6000": 66.0}))
     assert {record.prescriptions_gy["PTV_6000"] for record in RawDataset(conversion.folder).cases.values()} == {60.0}
 
 

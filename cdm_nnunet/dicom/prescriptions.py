@@ -1,0 +1,302 @@
+"""What the plans of a patient prescribe, and what follows for the targets of a template.
+
+A plan prescribes to ROIs, or states a level for a site, a point or coordinates (DoseReferenceStructureType). Levels
+are never guessed: every one of them is the prescription of a target, confirms one, or is named in a note; one that
+contradicts what was given otherwise is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from cdm_nnunet.dicom.plan import Plan, Prescription
+from cdm_nnunet.dicom.structures import StructureSet
+from cdm_nnunet.errors import InputError
+
+TOLERANCE_GY = 0.01  # levels that differ by less are the same
+ROUNDING_GY = 0.1  # 33 x 2.12 Gy = 69.96 Gy is written as 70 Gy: the plan's number counts, with a note
+
+
+@dataclass(frozen=True)
+class StatedLevels:
+    """Levels of a plan, or the totals of a course of several plans, in Gy.
+
+    Attributes:
+        of_rois: By ROINumber, ascending; several where the plan contradicts itself.
+        without_roi: Stated for a site, a point, coordinates, or a volume that is not named; ascending.
+        parts: By ROINumber, what some plans of a course prescribe where others prescribe nothing: the total is at least
+            that.
+        labels: Names of the ROIs.
+        notes: What is not used.
+    """
+
+    of_rois: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
+    without_roi: tuple[float, ...] = ()
+    parts: Mapping[int, float] = field(default_factory=dict)
+    labels: Mapping[int, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def all_gy(self) -> tuple[float, ...]:
+        """All levels, ascending."""
+        return _distinct([*self.without_roi, *(gy for levels in self.of_rois.values() for gy in levels)])
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """Where the plan contradicts itself."""
+        return tuple(
+            f"the plan prescribes {_words(levels)} to ROI '{self.labels[number]}'"
+            for number, levels in self.of_rois.items()
+            if len(levels) > 1
+        )
+
+    def by_name(self) -> dict[str, float]:
+        """The highest level of each ROI by its name in the file, and of the plan as a whole: for a table."""
+        found = {self.labels[number]: levels[-1] for number, levels in self.of_rois.items()}
+        return found | ({"(no ROI)": self.without_roi[-1]} if self.without_roi else {})
+
+
+@dataclass(frozen=True)
+class GivenLevels:
+    """Prescriptions that somebody gave.
+
+    Attributes:
+        source: Where, for messages.
+        levels_gy: Gy by name of the target.
+        binding: The plan must not contradict it; else the plan comes before it, with a note.
+    """
+
+    source: str
+    levels_gy: Mapping[str, float]
+    binding: bool = True
+
+
+@dataclass(frozen=True)
+class Prescribed:
+    """Prescriptions of a patient's targets.
+
+    Attributes:
+        levels_gy: Gy by name of the target.
+        notes: What was decided, and what is not used.
+    """
+
+    levels_gy: Mapping[str, float]
+    notes: tuple[str, ...]
+
+
+def stated_levels(plans: Sequence[Plan], structures: StructureSet | None) -> StatedLevels:
+    """What the plans of a patient prescribe: of one plan, or the totals of a course.
+
+    A level without an ROI belongs to the ROI that its description names. In a course, totals are known where every plan
+    has one level for the ROI, or where every plan has one level and none for an ROI.
+
+    Args:
+        plans: The plans.
+        structures: Knows the names of the ROIs.
+
+    Raises:
+        InputError: If a plan of a course prescribes different doses to one ROI.
+    """
+    labels = {} if structures is None else {roi.number: roi.name for roi in structures.rois}
+    single = [_levels_of(plan, structures, labels) for plan in plans]
+    if len(single) == 1:
+        return single[0]
+    of_rois: dict[int, tuple[float, ...]] = {}
+    parts: dict[int, float] = {}
+    notes = [note for levels in single for note in levels.notes]
+    for number in dict.fromkeys(number for levels in single for number in levels.of_rois):
+        doses = [levels.of_rois.get(number, ()) for levels in single]
+        label = next(levels.labels[number] for levels in single if number in levels.of_rois)
+        labels[number] = label
+        for plan, of_plan in zip(plans, doses, strict=True):
+            if len(of_plan) > 1:
+                raise InputError(f"plan '{plan.label}' prescribes {_words(of_plan)} to ROI '{label}'; summed are plans")
+        total = sum(of_plan[0] for of_plan in doses if of_plan)
+        if all(doses):
+            of_rois[number] = (total,)
+        else:
+            parts[number] = total
+            without = ", ".join(f"'{plan.label}'" for plan, of_plan in zip(plans, doses, strict=True) if not of_plan)
+            notes.append(f"ROI '{label}' is prescribed {total:g} Gy, and nothing by {without}: its total is not known")
+    loose = [levels.without_roi for levels in single]
+    whole = all(len(levels.without_roi) == 1 and not levels.of_rois for levels in single) and len(single) > 0
+    if not whole and any(loose):
+        stated = ", ".join(f"'{plan.label}' {_words(of)}" for plan, of in zip(plans, loose, strict=True) if of)
+        notes.append(f"levels without an ROI, not summed: {stated}")
+    return StatedLevels(of_rois, (sum(of[0] for of in loose),) if whole else (), parts, labels, tuple(notes))
+
+
+def prescribe(
+    stated: StatedLevels,
+    targets: Mapping[str, int],
+    given: Sequence[GivenLevels],
+    *,
+    needing: Collection[str] | None = None,
+    left_out_gy: Collection[float] = (),
+) -> Prescribed:
+    """Prescriptions of the contoured targets: the plan's come first, then what was given.
+
+    A level without an ROI is the only target's, where it is the plan's only level. Else it must be what a target was
+    given. ``docs/dicom.md`` has the rules as a table.
+
+    Args:
+        stated: What the plans state.
+        targets: ROINumber by name of each contoured target.
+        given: What was given, the first before the next; targets that are not contoured are passed over.
+        needing: Targets that the template wants a prescription for; None takes all.
+        left_out_gy: Levels of the plan that no target has, on purpose.
+
+    Raises:
+        InputError: If the plan contradicts itself or what was given, or its highest level is no target's.
+    """
+    if not targets:
+        return Prescribed({}, stated.notes)
+    notes = list(stated.notes)
+    chosen = {roi: (gy, one) for one in reversed(given) for roi, gy in one.levels_gy.items() if roi in targets}
+    planned = {roi: gy for roi, number in targets.items() if (gy := _of_roi(stated, roi, number, chosen, notes))}
+    wanted = [roi for roi in targets if needing is None or roi in needing] or list(targets)
+    if not stated.of_rois and len(wanted) == len(stated.without_roi) == 1:
+        planned[wanted[0]] = stated.without_roi[0]
+        notes.append(f"'{wanted[0]}', the only target, has the plan's {_words(stated.without_roi)}, stated for no ROI")
+    for roi, (gy, by) in chosen.items():
+        _compare(roi, gy, by, planned, stated.parts.get(targets[roi]), notes)
+    found = {roi: gy for roi, (gy, _) in chosen.items()} | planned
+    open_levels = {roi: f"'{roi}' {gy:g} Gy ({by.source})" for roi, (gy, by) in chosen.items() if roi not in planned}
+    _refuse_loose(stated, found, open_levels, left_out_gy, notes)
+    _refuse_unused(stated, set(targets.values()), found, left_out_gy, notes)
+    unstated = [words for roi, words in open_levels.items() if stated.all_gy and not _among(found[roi], stated.all_gy)]
+    if unstated:
+        notes.append(f"prescriptions that the plan does not state: {', '.join(unstated)}")
+    return Prescribed(found, tuple(notes))
+
+
+def _levels_of(plan: Plan, structures: StructureSet | None, labels: Mapping[int, str]) -> StatedLevels:
+    of_rois: dict[int, list[float]] = {}
+    loose: list[float] = []
+    known = dict(labels)
+    for level in plan.prescriptions:
+        number = _roi_number(level, structures)
+        if number is None:
+            loose.append(level.dose_gy)
+        else:
+            of_rois.setdefault(number, []).append(level.dose_gy)
+            known.setdefault(number, level.description or f"ROI number {number}, which the structure set has not")
+    levels = {number: _distinct(doses) for number, doses in of_rois.items()}
+    return StatedLevels(levels, _distinct(loose), {}, known, plan.notes)
+
+
+def _roi_number(level: Prescription, structures: StructureSet | None) -> int | None:
+    """The ROI that a level is for; None where it is for none, or for a marked point."""
+    rois = () if structures is None else structures.rois
+    if level.roi_number is not None and level.structure_type != "POINT":
+        marker = any(roi.number == level.roi_number and not roi.contours and roi.unusable for roi in rois)
+        if not marker:
+            return level.roi_number
+    named = {
+        roi.number
+        for roi in rois
+        if roi.name.strip().casefold() == level.description.strip().casefold() and (roi.contours or not roi.unusable)
+    }
+    return named.pop() if len(named) == 1 else None
+
+
+def _of_roi(
+    stated: StatedLevels, roi: str, number: int, chosen: Mapping[str, tuple[float, GivenLevels]], notes: list[str]
+) -> float | None:
+    """The plan's level for a target; of several that which was given."""
+    levels = stated.of_rois.get(number, ())
+    if len(levels) < 2:
+        return levels[0] if levels else None
+    label = f"'{roi}' (ROI '{stated.labels[number]}')"
+    given = [gy for gy in levels if roi in chosen and chosen[roi][1].binding and _among(chosen[roi][0], (gy,))]
+    if len(given) != 1:
+        raise InputError(
+            f"the plan prescribes {_words(levels)} to {label}: ambiguous; say which, for this patient, under "
+            "'patients' of the mapping"
+        )
+    notes.append(f"the plan prescribes {_words(levels)} to {label}; {given[0]:g} Gy count ({chosen[roi][1].source})")
+    return given[0]
+
+
+def _compare(
+    roi: str, gy: float, by: GivenLevels, planned: Mapping[str, float], part_gy: float | None, notes: list[str]
+) -> None:
+    """Check that what was given is what the plan says."""
+    if part_gy is not None and gy < part_gy - ROUNDING_GY:
+        raise InputError(
+            f"{gy:g} Gy are given for '{roi}' ({by.source}), and some of the summed plans alone "
+            f"prescribe {part_gy:g} Gy"
+        )
+    difference_gy = abs(planned.get(roi, gy) - gy)
+    if difference_gy > ROUNDING_GY and by.binding:
+        raise InputError(
+            f"the plan prescribes {planned[roi]:g} Gy to '{roi}', and {gy:g} Gy are given ({by.source}); leave one out"
+        )
+    if difference_gy > TOLERANCE_GY:
+        notes.append(f"'{roi}': the plan's {planned[roi]:g} Gy count, not {gy:g} Gy ({by.source})")
+
+
+def _refuse_loose(
+    stated: StatedLevels,
+    found: Mapping[str, float],
+    open_levels: Mapping[str, str],
+    left_out_gy: Collection[float],
+    notes: list[str],
+) -> None:
+    """Compare the levels without an ROI with those of the targets."""
+    if not stated.without_roi:
+        return
+    states = f"the plan states {_words(stated.without_roi)} for no ROI"
+    odd = {roi: words for roi, words in open_levels.items() if not _among(found[roi], stated.all_gy)}
+    unused = [gy for gy in stated.without_roi if not _among(gy, (*found.values(), *left_out_gy))]
+    above = {roi: words for roi, words in odd.items() if found[roi] > max(stated.all_gy)}
+    if (unused and (odd or _is_highest(unused[-1], stated))) or above:
+        others = ", ".join((above or odd).values()) or ", ".join(f"'{roi}' {gy:g} Gy" for roi, gy in found.items())
+        raise InputError(
+            f"{states}, and the targets are given {others or 'none'}: say under 'patients' of the mapping what each "
+            "target of this patient is prescribed"
+        )
+    if unused:
+        notes.append(f"stated for no ROI, and no target's prescription: {_words(unused)}")
+
+
+def _refuse_unused(
+    stated: StatedLevels,
+    used: Collection[int],
+    found: Mapping[str, float],
+    left_out_gy: Collection[float],
+    notes: list[str],
+) -> None:
+    """Name levels of ROIs that are no target of the case; the plan's highest level must be a target's."""
+    for number, levels in stated.of_rois.items():
+        if number in used:
+            continue
+        says = f"the plan prescribes {_words(levels)} to ROI '{stated.labels[number]}', which is no contoured target"
+        unused = [gy for gy in levels if not _among(gy, (*found.values(), *left_out_gy))]
+        if unused and _is_highest(unused[-1], stated):
+            raise InputError(
+                f"{says}, and no target has that dose: map it to a target of the template, draw it, or list the dose "
+                "under 'left_out_gy' of the mapping"
+            )
+        notes.append(f"{says}" + ("" if unused else "; a target has the same dose"))
+
+
+def _distinct(doses_gy: Iterable[float]) -> tuple[float, ...]:
+    found: list[float] = []
+    for gy in sorted(doses_gy):
+        if not found or gy - found[-1] > TOLERANCE_GY:
+            found.append(gy)
+    return tuple(found)
+
+
+def _is_highest(gy: float, stated: StatedLevels) -> bool:
+    return gy > stated.all_gy[-1] - ROUNDING_GY
+
+
+def _among(gy: float, levels_gy: Iterable[float]) -> bool:
+    return any(abs(gy - level) <= ROUNDING_GY for level in levels_gy)
+
+
+def _words(levels_gy: Iterable[float]) -> str:
+    return " and ".join(f"{gy:g}" for gy in levels_gy) + " Gy"
