@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,14 +14,13 @@ from numpy.typing import NDArray
 
 from cdm_nnunet.dataset import CaseRecord, Split
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.ranges import CT_HU, VOXEL_SIZE_MM
 from cdm_nnunet.roi import Catalogue, refuse_stray_bits
 
+from .plausibility import ct_notes, dose_notes, prescription_notes
+
 CASE_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
-CT_RANGE_HU = (-1024, 3071)
-SPACING_RANGE_MM = (0.3, 10.0)
-PRESCRIPTION_RANGE_GY = (1.0, 150.0)
-DOSE_MAXIMUM_RANGE = (0.5, 3.0)  # in units of the highest prescription
-_AIR_HU = -200  # every CT of a patient reaches below this, inside or around the body
+NOTES = "notes"  # key of a case's source: a JSON list of what was decided or is unusual
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Geometry:
     direction: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
     def __post_init__(self) -> None:
-        low, high = SPACING_RANGE_MM
-        if len(self.spacing_mm) != 3 or not all(low <= size <= high for size in self.spacing_mm):  # NaN fails too
+        low, high = VOXEL_SIZE_MM.possible
+        if len(self.spacing_mm) != 3 or not all(VOXEL_SIZE_MM.is_possible(size) for size in self.spacing_mm):
             raise InputError(f"voxel size {self.spacing_mm} mm is not plausible; expected three of {low} to {high} mm")
         if len(self.origin_mm) != 3 or not np.isfinite(self.origin_mm).all():
             raise InputError(f"the origin must be three numbers in mm, not {self.origin_mm}")
@@ -71,6 +71,7 @@ class Case:
         geometry: The grid that all images share.
         source: Where the case came from, without anything that identifies the patient.
         empty_rois: ROIs that the source names but whose masks have no voxel; they count as absent.
+        notes: What is unusual; found here.
 
     Raises:
         InputError: If anything is inconsistent or implausible; the message says what.
@@ -86,6 +87,7 @@ class Case:
     geometry: Geometry
     source: Mapping[str, str] = field(default_factory=dict)
     empty_rois: tuple[str, ...] = ()
+    notes: tuple[str, ...] = field(init=False, default=())
 
     def __post_init__(self) -> None:
         if not re.fullmatch(CASE_NAME, self.name):
@@ -94,8 +96,15 @@ class Case:
             raise InputError(f"the split is 'Tr' or 'Ts', not '{self.split}'")
         self._check_ct()
         self._check_rois()
+        x, y, z = self.geometry.spacing_mm
+        notes = ct_notes(self.ct_hu, self.catalogue, self.rois, self.mask, (z, y, x))
         self._check_prescriptions()
+        notes += prescription_notes(self.prescriptions_gy)
         self._check_dose()
+        if self.dose_gy is not None:
+            notes += dose_notes(self.dose_gy, self.prescriptions_gy, self.mask)
+            self._check_dose_region(self.dose_gy)
+        object.__setattr__(self, "notes", tuple(notes))
 
     @cached_property
     def rois(self) -> tuple[str, ...]:
@@ -124,16 +133,14 @@ class Case:
         """The entry of ``cdm_cases.json``."""
         x, y, z = self.geometry.spacing_mm
         ordered = {name: float(self.prescriptions_gy[name]) for name in self.rois if name in self.prescriptions_gy}
-        return CaseRecord(ordered, self.rois, (z, y, x), self.split, self.source)
+        source = dict(self.source)
+        if self.notes:
+            source[NOTES] = json.dumps([*json.loads(source.get(NOTES, "[]")), *self.notes], ensure_ascii=False)
+        return CaseRecord(ordered, self.rois, (z, y, x), self.split, source)
 
     def _check_ct(self) -> None:
         if self.ct_hu.ndim != 3 or self.ct_hu.dtype not in (np.dtype(np.int16), np.dtype(np.float32)):
             raise InputError(f"the CT must be 3D, int16 or float32, not {self.ct_hu.ndim}D {self.ct_hu.dtype}")
-        low, high = float(self.ct_hu.min()), float(self.ct_hu.max())
-        if not (CT_RANGE_HU[0] <= low and high <= CT_RANGE_HU[1]):  # NaN fails too
-            raise InputError(f"CT values from {low:g} to {high:g} HU are outside {CT_RANGE_HU[0]} to {CT_RANGE_HU[1]}")
-        if low > _AIR_HU:
-            raise InputError(f"the lowest CT value is {low:g} HU: no air anywhere; is it stored as HU + 1024?")
 
     def _check_rois(self) -> None:
         if self.roi_bits.shape != self.ct_hu.shape:
@@ -149,14 +156,11 @@ class Case:
 
     def _check_prescriptions(self) -> None:
         targets = [name for name in self.rois if self.catalogue.rois[self.catalogue.bit(name)].kind == "target"]
-        low, high = PRESCRIPTION_RANGE_GY
-        for name, level_gy in self.prescriptions_gy.items():
+        for name in self.prescriptions_gy:
             if name not in targets:
                 raise InputError(
                     f"'{name}' has a prescription but is no contoured target; those are {', '.join(targets) or 'none'}"
                 )
-            if not low <= level_gy <= high:
-                raise InputError(f"{level_gy:g} Gy for '{name}' is no plausible prescription ({low:g} to {high:g} Gy)")
         if not self.prescriptions_gy:
             raise InputError(
                 f"no target with a prescription; contoured are {', '.join(self.rois) or 'no ROIs at all'}, "
@@ -176,16 +180,11 @@ class Case:
             raise InputError(f"the dose is NaN or infinite in {np.count_nonzero(~np.isfinite(self.dose_gy))} voxels")
         if self.dose_gy.min() < 0:
             raise InputError(f"the dose is negative in {np.count_nonzero(self.dose_gy < 0)} voxels")
-        maximum_gy, prescribed_gy = float(self.dose_gy.max()), max(self.prescriptions_gy.values())
-        low, high = (factor * prescribed_gy for factor in DOSE_MAXIMUM_RANGE)
-        if not low <= maximum_gy <= high:
-            raise InputError(
-                f"the dose maximum is {maximum_gy:g} Gy for a prescription of {prescribed_gy:g} Gy, expected "
-                f"{low:g} to {high:g} Gy; is it in cGy or in percent, or does it belong to another plan?"
-            )
+
+    def _check_dose_region(self, dose_gy: NDArray[np.float32]) -> None:
         region = self.catalogue.dose_region_bit
         if region is not None:
-            outside_gy = self.dose_gy[~self.mask(self.catalogue.names[region])]
+            outside_gy = dose_gy[~self.mask(self.catalogue.names[region])]
             if outside_gy.any():
                 raise InputError(
                     f"{np.count_nonzero(outside_gy)} voxels outside '{self.catalogue.names[region]}' have dose, up to "
@@ -237,5 +236,5 @@ def clip_hu(ct_hu: NDArray[Any]) -> NDArray[np.int16]:
     """
     if not np.isfinite(ct_hu).all():
         raise InputError(f"the CT is NaN or infinite in {np.count_nonzero(~np.isfinite(ct_hu))} voxels")
-    clipped: NDArray[np.int16] = np.rint(np.clip(ct_hu, *CT_RANGE_HU)).astype(np.int16)
+    clipped: NDArray[np.int16] = np.rint(np.clip(ct_hu, *CT_HU.possible)).astype(np.int16)
     return clipped

@@ -26,9 +26,9 @@ from cdm_nnunet.dicom.grid import POSITION_TOLERANCE_MM, Volume, volume_from_fra
 from cdm_nnunet.dicom.plan import Plan
 from cdm_nnunet.dicom.resampling import sum_volumes
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.ranges import DOSE_MAXIMUM_GY
 
 DOSE_CLASS = "1.2.840.10008.5.1.4.1.1.481.2"
-MAX_PLAUSIBLE_GY = 300.0  # above it, Gy is taken for cGy
 _WHOLE_PLAN = ("PLAN", "MULTI_PLAN", "PLAN_OVERVIEW")
 
 
@@ -135,7 +135,7 @@ def check_dose(files: Sequence[Path], plan: Plan | None = None, *, pixels: bool 
 
 
 def _refuse_implausible(maximum_gy: float, where: Path) -> None:
-    if maximum_gy > MAX_PLAUSIBLE_GY:
+    if maximum_gy > DOSE_MAXIMUM_GY.possible[1]:
         raise InputError(
             f"{where}: the dose reaches {maximum_gy:g} Gy, which is not plausible; is "
             f"{named('DoseGridScaling')} for cGy?"

@@ -22,12 +22,13 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 from pydicom.valuerep import format_number_as_ds
 
 from cdm_nnunet import __version__
-from cdm_nnunet.dicom.dose import DOSE_CLASS, MAX_PLAUSIBLE_GY, read_dose
+from cdm_nnunet.dicom.dose import DOSE_CLASS, read_dose
 from cdm_nnunet.dicom.files import named, numbers_of, read_file, text_of
 from cdm_nnunet.dicom.index import index_files, index_folder
 from cdm_nnunet.dicom.plan import Plan, read_plan
 from cdm_nnunet.dicom.structures import STRUCTURE_CLASS
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.ranges import DOSE_MAXIMUM_GY
 from cdm_nnunet.images import Image, read_image
 
 SERIES_DESCRIPTION = "PREDICTED dose - research only, not for treatment"
@@ -223,7 +224,7 @@ def _refuse_implausible(image: Image) -> None:
     maximum_gy = float(image.values.max())
     if maximum_gy == 0:
         raise InputError(f"{image.path}: the dose is zero everywhere")
-    if maximum_gy > MAX_PLAUSIBLE_GY:
+    if maximum_gy > DOSE_MAXIMUM_GY.possible[1]:
         raise InputError(f"{image.path}: the dose reaches {maximum_gy:g} Gy, which is not plausible; is it in cGy?")
 
 

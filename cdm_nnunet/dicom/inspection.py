@@ -19,13 +19,10 @@ from cdm_nnunet.dicom.prescriptions import stated_levels
 from cdm_nnunet.dicom.pseudonyms import Pseudonyms
 from cdm_nnunet.dicom.structures import StructureSet, read_structures
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.ranges import AIR_HU, CT_HU, MAXIMUM_PER_PRESCRIPTION, PRESCRIPTION_GY
 from cdm_nnunet.roi.tg263 import propose
 
 ROWS_FILE = "patients.jsonl"  # in the folder of what stays local
-PLAUSIBLE_PRESCRIPTION_GY = (12.0, 100.0)
-PLAUSIBLE_MAXIMUM = (0.5, 3.0)  # dose, in units of the highest prescription; conversion refuses others
-CT_RANGE_HU = (-1024.0, 3071.0)  # conversion clips to it
-AIR_HU = -200.0  # conversion refuses a CT that is nowhere below it
 SLICES_LOOKED_AT = 3
 
 
@@ -134,7 +131,7 @@ def _structure_notes(structures: StructureSet) -> list[str]:
 
 
 def _prescription_notes(levels_gy: Mapping[str, float]) -> list[str]:
-    low, high = PLAUSIBLE_PRESCRIPTION_GY
+    low, high = PRESCRIPTION_GY.usual
     return [
         f"suspicious: {level_gy:g} Gy prescribed to '{name}'"
         for name, level_gy in levels_gy.items()
@@ -154,7 +151,7 @@ def _look_at_doses(
     if "dose_maximum_gy" not in row or not row["prescriptions_gy"]:
         return []
     highest_gy = max(row["prescriptions_gy"].values())
-    low, high = (factor * highest_gy for factor in PLAUSIBLE_MAXIMUM)
+    low, high = (factor * highest_gy for factor in MAXIMUM_PER_PRESCRIPTION.possible)
     if low <= row["dose_maximum_gy"] <= high:
         return []
     return [f"suspicious: the dose reaches {row['dose_maximum_gy']:g} Gy, and {highest_gy:g} Gy are prescribed"]
@@ -181,10 +178,10 @@ def _look_at_ct(files: PatientFiles, structures: StructureSet | None, pixels: bo
         notes.append(f"suspicious: {where} nothing is below {low:g} HU: no air; stored as HU + 1024?")
     if high < AIR_HU:
         notes.append(f"suspicious: {where} nothing is above {high:g} HU: no tissue")
-    if low < CT_RANGE_HU[0] or high > CT_RANGE_HU[1]:
+    if low < CT_HU.possible[0] or high > CT_HU.possible[1]:
         notes.append(
             f"suspicious: {where} values from {low:g} to {high:g} HU (padding, metal?); conversion clips them to "
-            f"{CT_RANGE_HU[0]:g} to {CT_RANGE_HU[1]:g} HU"
+            f"{CT_HU.possible[0]:g} to {CT_HU.possible[1]:g} HU"
         )
     return notes
 

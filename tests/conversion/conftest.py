@@ -30,11 +30,13 @@ def case_fields(name: str = "case_1", seed: int = 0) -> dict:
     masks["SpinalCord"][:, 4, 3] = True
     catalogue = template_catalogue(TEMPLATE)
     roi_bits, _ = pack_masks(catalogue, masks.items(), SHAPE)
-    dose_gy = np.where(masks["DoseRegion"], rng.uniform(10, 70, SHAPE), 0).astype(np.float32)
+    dose_gy = np.where(masks["DoseRegion"], rng.uniform(10, 50, SHAPE), 0).astype(np.float32)
+    for roi, level_gy in (("PTV_5600", 56), ("PTV_7000", 70)):
+        dose_gy[masks[roi]] = rng.uniform(0.95 * level_gy, 1.07 * level_gy, np.count_nonzero(masks[roi]))
     return {
         "name": name,
         "split": "Tr",
-        "ct_hu": rng.integers(-1024, 1500, SHAPE).astype(np.int16),
+        "ct_hu": rng.integers(-1024, 1000, SHAPE).astype(np.int16),
         "roi_bits": roi_bits,
         "catalogue": catalogue,
         "dose_gy": dose_gy,
@@ -96,7 +98,7 @@ class OpenKbpWriter:
         folder.mkdir(parents=True)
         region = sorted(flat(b, left, f) for b in range(60, 66) for left in range(50, 58) for f in range(40, 44))
         self.values(folder / "ct.csv", {index: 1024 + index % 90 for index in region} | {5: 3, 6: 9000})
-        self.values(folder / "dose.csv", {index: 20 + (index % 501) / 10 for index in region})
+        self.values(folder / "dose.csv", {index: 60 + (index % 151) / 10 for index in region})
         self.mask(folder / "possible_dose_mask.csv", region)
         self.mask(folder / "PTV70.csv", [flat(62, left, f) for left in range(52, 55) for f in (41, 42)])
         self.mask(folder / "LeftParotid.csv", [flat(63, left, 41) for left in (56, 57)])
@@ -154,7 +156,7 @@ def gdphmm_content(seed: int = 0, site: str = "HaN") -> dict:
     return {
         **masks,
         "all_mask": list(masks),
-        "img": rng.integers(-1000, 1500, GDPHMM_SHAPE).astype(np.int16),
+        "img": rng.integers(-1000, 900, GDPHMM_SHAPE).astype(np.int16),
         "dose": dose,
         "dose_scale": 0.0025,
         "isVMAT": seed % 2 == 0,

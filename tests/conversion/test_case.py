@@ -69,8 +69,14 @@ def change(**changes):
         (change(prescriptions_gy={}), "no target with a prescription; contoured are PTV_7000, PTV_5600"),
         (change(prescriptions_gy={"PTV_6300": 63.0}), "'PTV_6300' has a prescription but is no contoured target"),
         (change(prescriptions_gy={"SpinalCord": 45.0}), "'SpinalCord' has a prescription but is no contoured target"),
-        (change(prescriptions_gy={"PTV_7000": 7000.0}), "7000 Gy for 'PTV_7000' is no plausible prescription"),
-        (change(prescriptions_gy={"PTV_7000": float("nan")}), "nan Gy for 'PTV_7000' is no plausible prescription"),
+        (
+            change(prescriptions_gy={"PTV_7000": 7000.0}),
+            "the prescription of 'PTV_7000' is 7000 Gy, which is not plausible",
+        ),
+        (
+            change(prescriptions_gy={"PTV_7000": float("nan")}),
+            "the prescription of 'PTV_7000' is nan Gy, which is not plausible",
+        ),
         (lambda v: v.update(ct_hu=v["ct_hu"].astype(np.int32)), "3D, int16 or float32, not 3D int32"),
         (lambda v: v.update(ct_hu=v["ct_hu"][0]), "not 2D int16"),
         (lambda v: v.update(ct_hu=np.clip(v["ct_hu"], -100, 900) + np.int16(1024)), "is it stored as HU \\+ 1024"),

@@ -48,8 +48,9 @@ def arrays(seed: int = 0) -> dict[str, np.ndarray]:
     masks["Parotis li"][2, 5, 7] = 1
     masks["Parotid_R"][2, 5, 1:3] = 1
     return {
-        "ct": rng.integers(-1000, 1500, SHAPE).astype(np.int16),
-        "dose": rng.uniform(0, 72, SHAPE).astype(np.float32),
+        "ct": rng.integers(-1000, 900, SHAPE).astype(np.int16),
+        "dose": np.where(masks["ptv_low"], rng.uniform(52, 60, SHAPE), rng.uniform(0, 50, SHAPE)).astype(np.float32)
+        + np.float32(14) * masks["PTV 70"],
         **masks,
     }
 
@@ -131,7 +132,10 @@ MASK = "masks/PTV 70.nii.gz"
         (text("prescriptions.json", '{"PTV_High": 70, "PTV 70": 60}'), "'PTV_High' may be any of 'PTV_High', 'PTV 70'"),
         (text("prescriptions.json", '{"PTV_High": "70 Gy"}'), "the prescription of 'PTV_High' is '70 Gy', expected a"),
         (text("prescriptions.json", '{"PTV_High": NaN}'), "the prescription of 'PTV_High' is nan, expected a number"),
-        (text("prescriptions.json", '{"PTV_High": 7000}'), "7000 Gy for 'PTV_High' is no plausible prescription"),
+        (
+            text("prescriptions.json", '{"PTV_High": 7000}'),
+            "the prescription of 'PTV_High' is 7000 Gy, which is not plausible",
+        ),
         (text("prescriptions.json", '{"Parotid_L": 26}'), "a prescription is given for 'Parotid_L'; targets of the"),
         (text("prescriptions.json", '{"PTV_High": 70, "GTV": 70}'), "'GTV' has a prescription but is no contoured"),
         (replace("dose.nii.gz", lambda v: v * 100), "is it in cGy"),

@@ -49,7 +49,7 @@ def test_a_patient_is_read_as_published(openkbp):
     assert case.prescriptions_gy == {"PTV_7000": 70.0}
     assert case.geometry.spacing_mm == (4.25, 3.5, 2.5)  # axis 0 runs to the back (y), axis 1 to the left (x)
     first = index(60, 50, 40)
-    assert case.dose_gy[127 - 40, 60, 50] == np.float32(20 + (first % 501) / 10)
+    assert case.dose_gy[127 - 40, 60, 50] == np.float32(60 + (first % 151) / 10)
     assert case.ct_hu[127 - 40, 60, 50] == first % 90
     assert case.ct_hu[127 - 5, 0, 0] == 3 - 1024
     assert case.ct_hu[127 - 6, 0, 0] == 3071  # 9000 is clipped

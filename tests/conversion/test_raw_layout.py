@@ -277,7 +277,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, spec, memory_source, 
     rng = np.random.default_rng(0)
     everywhere = np.uint16(1 | 1 << 10)  # PTV_7000 and DoseRegion
     changes = {
-        "ct_hu": np.full(shape, -1000, np.int16),
+        "ct_hu": np.where(np.arange(40) < 8, -1000, 0).astype(np.int16) * np.ones(shape, np.int16),
         "roi_bits": np.full(shape, everywhere),
         "prescriptions_gy": {"PTV_7000": 70.0},
         "dose_gy": rng.uniform(60, 75, shape).astype(np.float32),

@@ -9,7 +9,6 @@ import pydicom
 import pytest
 
 from cdm_nnunet.cli import main as cli
-from cdm_nnunet.dataset_conversion import case
 from cdm_nnunet.dicom import files as dicom_files
 from cdm_nnunet.dicom import inspection
 from cdm_nnunet.dicom.dose import check_dose, read_dose
@@ -108,12 +107,6 @@ def test_a_missing_slice_is_seen_in_the_headers(files):
         path.unlink()
     (problem,) = look(files, pixels=False)["problems"]
     assert "refers to 11 images of which 5 are not in the folder" in problem
-
-
-def test_limits_are_those_of_conversion():
-    assert inspection.CT_RANGE_HU == case.CT_RANGE_HU
-    assert inspection.PLAUSIBLE_MAXIMUM == case.DOSE_MAXIMUM_RANGE
-    assert inspection.AIR_HU == case._AIR_HU
 
 
 def test_the_dose_is_looked_through_in_pieces(files, monkeypatch):

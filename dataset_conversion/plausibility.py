@@ -1,0 +1,160 @@
+"""What the images of a case tell of each other: units, offsets and cut files that no file alone betrays.
+
+Each check refuses what can't be, and returns notes on what is unusual. Bounds: :mod:`cdm_nnunet.ranges`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cdm_nnunet.errors import InputError
+from cdm_nnunet.ranges import (
+    AIR_HU,
+    CT_HU,
+    DOSE_MAXIMUM_GY,
+    EXTERNAL_AIR_PERCENT,
+    EXTERNAL_CC,
+    MAXIMUM_PER_PRESCRIPTION,
+    MEDIAN_PER_HIGHEST_PRESCRIPTION,
+    MEDIAN_PER_PRESCRIPTION,
+    NO_TISSUE_HU,
+    NOTHING_HU,
+    PRESCRIPTION_GY,
+    TARGET_CC,
+    TISSUE_HU,
+    looks_like_percent,
+)
+from cdm_nnunet.roi import Catalogue
+
+MaskOf = Callable[[str], NDArray[np.bool_]]
+_MIN_PLANE_MM2 = 1_000.0  # a smaller plane of the external may be a fold of skin
+_EDGE_PLANES = 1  # the outermost plane of the external may lie half a voxel beyond the CT
+_AXES = ("z", "y", "x")
+
+
+def ct_notes(
+    ct_hu: NDArray[Any], catalogue: Catalogue, rois: tuple[str, ...], mask_of: MaskOf, spacing_mm: tuple[float, ...]
+) -> list[str]:
+    """Check a CT by itself, and against the ROIs that lie in it.
+
+    Args:
+        ct_hu: Shape (z, y, x), HU.
+        catalogue: Kinds of the ROIs.
+        rois: The contoured ones.
+        mask_of: Mask of an ROI, shape (z, y, x).
+        spacing_mm: Voxel size (z, y, x).
+
+    Raises:
+        InputError: If values lie outside 12 bits, there is no air or no tissue, or the external goes on where the CT
+            has ended.
+    """
+    low, high = float(ct_hu.min()), float(ct_hu.max())
+    if not (CT_HU.possible[0] <= low and high <= CT_HU.possible[1]):  # NaN fails too
+        raise InputError(
+            f"CT values from {low:g} to {high:g} HU are outside {CT_HU.possible[0]:g} to {CT_HU.possible[1]:g}"
+        )
+    if low > AIR_HU:
+        raise InputError(f"the lowest CT value is {low:g} HU: no air anywhere; is it stored as HU + 1024?")
+    medians_hu = {}
+    notes: list[str] = []
+    cc = float(np.prod(spacing_mm)) / 1000
+    for name in rois:
+        mask, kind = mask_of(name), catalogue.rois[catalogue.bit(name)].kind
+        medians_hu[name] = float(np.median(ct_hu[mask]))
+        volume = {"external": EXTERNAL_CC, "target": TARGET_CC}.get(kind)
+        if volume is not None:
+            volume_cc = float(np.count_nonzero(mask)) * cc
+            volume.refuse_impossible(volume_cc, f"'{name}'")
+            notes += [note for note in [volume.note(volume_cc, f"'{name}'")] if note]
+        if kind == "external":
+            notes += _external_notes(name, mask, ct_hu, spacing_mm)
+    if medians_hu and not any(TISSUE_HU.is_possible(median_hu) for median_hu in medians_hu.values()):
+        name = min(medians_hu, key=lambda roi: abs(medians_hu[roi]))
+        raise InputError(
+            f"no ROI lies in tissue: the median CT value of '{name}' is {medians_hu[name]:g} HU, and of the others "
+            "further from 0; is the CT stored as HU + 1024, was its offset applied twice, or does it belong to another "
+            "patient?"
+        )
+    return notes
+
+
+def _external_notes(
+    name: str, mask: NDArray[np.bool_], ct_hu: NDArray[Any], spacing_mm: tuple[float, ...]
+) -> list[str]:
+    """Compare the external with where the CT shows a body."""
+    tissue = mask & (ct_hu > NO_TISSUE_HU)
+    for axis in range(3):
+        others = tuple(k for k in range(3) if k != axis)
+        area_mm2 = np.count_nonzero(mask, axis=others) * float(np.prod([spacing_mm[k] for k in others]))
+        bare = np.flatnonzero((area_mm2 >= _MIN_PLANE_MM2) & ~tissue.any(axis=others))
+        if bare.size > _EDGE_PLANES:
+            raise InputError(
+                f"'{name}' goes on where the CT shows nothing but air: in {bare.size} planes along {_AXES[axis]} "
+                f"({bare.size * spacing_mm[axis]:g} mm); does the CT end there, is it cut off, or of another patient?"
+            )
+    air_percent = 100 * float(np.mean(ct_hu[mask] < NOTHING_HU))
+    EXTERNAL_AIR_PERCENT.refuse_impossible(air_percent)
+    return [note for note in [EXTERNAL_AIR_PERCENT.note(air_percent)] if note]
+
+
+def prescription_notes(prescriptions_gy: Mapping[str, float]) -> list[str]:
+    """Check prescriptions by themselves.
+
+    Raises:
+        InputError: If one is not that of a course in Gy.
+    """
+    notes = []
+    for name, level_gy in prescriptions_gy.items():
+        PRESCRIPTION_GY.refuse_impossible(level_gy, f"'{name}'")
+        notes.append(PRESCRIPTION_GY.note(level_gy, f"'{name}'"))
+    return [note for note in notes if note]
+
+
+def dose_notes(dose_gy: NDArray[np.float32], prescriptions_gy: Mapping[str, float], mask_of: MaskOf) -> list[str]:
+    """Check a dose against the prescriptions.
+
+    Args:
+        dose_gy: Shape (z, y, x), Gy.
+        prescriptions_gy: By name of the target; at least one.
+        mask_of: Mask of an ROI, shape (z, y, x).
+
+    Raises:
+        InputError: If the dose is rather in another unit, or of another plan or another patient.
+    """
+    maximum_gy, highest_gy = float(dose_gy.max()), max(prescriptions_gy.values())
+    refuse_implausible_maximum(maximum_gy, highest_gy)
+    notes = [DOSE_MAXIMUM_GY.note(maximum_gy), MAXIMUM_PER_PRESCRIPTION.note(maximum_gy / highest_gy)]
+    for name, level_gy in prescriptions_gy.items():
+        median_gy = float(np.median(dose_gy[mask_of(name)]))
+        bounds = MEDIAN_PER_HIGHEST_PRESCRIPTION if level_gy == highest_gy else MEDIAN_PER_PRESCRIPTION
+        said = f"the median dose of '{name}' is {median_gy:.4g} Gy, and {level_gy:g} Gy are prescribed"
+        if level_gy == highest_gy and looks_like_percent(median_gy, level_gy):
+            raise InputError(f"{said}; the dose looks like percent. Export the absolute dose in Gy")
+        if not bounds.is_possible(median_gy / level_gy):
+            low, high = (factor * level_gy for factor in bounds.possible)
+            raise InputError(
+                f"{said}: not plausible (expected {low:g} to {high:g} Gy); is the dose in percent, in cGy or of a part "
+                "of the course, is the prescription that of a fraction, or does one of them belong to another plan?"
+            )
+        if not bounds.is_usual(median_gy / level_gy):
+            notes.append(f"unusual: {said}")
+    return [note for note in notes if note]
+
+
+def refuse_implausible_maximum(maximum_gy: float, highest_gy: float) -> None:
+    """Check the maximum of a dose against the highest prescription.
+
+    Raises:
+        InputError: If one of them is in another unit or of another plan.
+    """
+    low, high = (factor * highest_gy for factor in MAXIMUM_PER_PRESCRIPTION.possible)
+    if not low <= maximum_gy <= high:
+        raise InputError(
+            f"the dose maximum is {maximum_gy:g} Gy for a prescription of {highest_gy:g} Gy, expected "
+            f"{low:g} to {high:g} Gy; is it in cGy or in percent, or does it belong to another plan?"
+        )
+    DOSE_MAXIMUM_GY.refuse_impossible(maximum_gy)
