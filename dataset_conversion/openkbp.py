@@ -45,6 +45,8 @@ ROI_FILES: Mapping[str, str] = {
 }
 PRESCRIPTIONS_GY: Mapping[str, float] = {"PTV_7000": 70.0, "PTV_6300": 63.0, "PTV_5600": 56.0}
 CT_OFFSET_HU = 1024
+# Air is not listed: published files lack up to 10 % of the dose region, and up to 4 voxels of it beyond their end.
+MAX_VOXELS_BEYOND_CT, MAX_AIR_IN_REGION = 50, 0.25
 OTHER_FILES = ("ct", "dose", "voxel_dimensions")
 TRAINING_FOLDERS = ("train-pats",)
 VALIDATION_FOLDERS = ("validation-pats", "valid-pats")
@@ -91,7 +93,7 @@ class OpenKbpPatient:
         return Case(
             name=self.name,
             split=self.split,
-            ct_hu=self._ct_hu(),
+            ct_hu=self._ct_hu(region),
             roi_bits=roi_bits,
             catalogue=self.catalogue,
             dose_gy=self._dose_gy(files, region),
@@ -139,13 +141,24 @@ class OpenKbpPatient:
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
 
-    def _ct_hu(self) -> NDArray[np.int16]:
+    def _ct_hu(self, region: NDArray[np.int64]) -> NDArray[np.int16]:
         path = self._required("ct")
         index, stored = read_values(path)
         if stored.min() < 0:
             raise InputError(
                 f"{path}: the lowest value is {stored.min():g}, but the file holds HU + {CT_OFFSET_HU}, which is not "
                 "negative; was the offset removed already?"
+            )
+        if stored.min() >= CT_OFFSET_HU:
+            raise InputError(
+                f"{path}: the lowest value is {stored.min():g}, but the file holds HU + {CT_OFFSET_HU} and shows air, "
+                "near 0; was the offset added twice?"
+            )
+        beyond, lacking = np.count_nonzero(region > index.max()), np.setdiff1d(region, index).size
+        if beyond > MAX_VOXELS_BEYOND_CT or lacking > MAX_AIR_IN_REGION * region.size:
+            raise InputError(
+                f"{path} ends at index {index.max()} and lacks {lacking} of the {region.size} voxels of "
+                f"{DOSE_REGION_FILE}.csv, {beyond} of them beyond its end; it was cut off, copy it again"
             )
         return clip_hu(to_grid(index, stored) - CT_OFFSET_HU)
 

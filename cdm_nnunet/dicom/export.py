@@ -28,8 +28,8 @@ from cdm_nnunet.dicom.index import index_files, index_folder
 from cdm_nnunet.dicom.plan import Plan, read_plan
 from cdm_nnunet.dicom.structures import STRUCTURE_CLASS
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.ranges import DOSE_MAXIMUM_GY
 from cdm_nnunet.images import Image, read_image
+from cdm_nnunet.ranges import DOSE_MAXIMUM_GY
 
 SERIES_DESCRIPTION = "PREDICTED dose - research only, not for treatment"
 _COMMENT = "Predicted by a neural network, not calculated; not for treatment"

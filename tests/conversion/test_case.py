@@ -71,11 +71,11 @@ def change(**changes):
         (change(prescriptions_gy={"SpinalCord": 45.0}), "'SpinalCord' has a prescription but is no contoured target"),
         (
             change(prescriptions_gy={"PTV_7000": 7000.0}),
-            "the prescription of 'PTV_7000' is 7000 Gy, which is not plausible",
+            "the prescription of 'PTV_7000' is 7000 Gy, which is not",
         ),
         (
             change(prescriptions_gy={"PTV_7000": float("nan")}),
-            "the prescription of 'PTV_7000' is nan Gy, which is not plausible",
+            "the prescription of 'PTV_7000' is nan Gy, which is not",
         ),
         (lambda v: v.update(ct_hu=v["ct_hu"].astype(np.int32)), "3D, int16 or float32, not 3D int32"),
         (lambda v: v.update(ct_hu=v["ct_hu"][0]), "not 2D int16"),

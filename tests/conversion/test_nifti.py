@@ -134,7 +134,7 @@ MASK = "masks/PTV 70.nii.gz"
         (text("prescriptions.json", '{"PTV_High": NaN}'), "the prescription of 'PTV_High' is nan, expected a number"),
         (
             text("prescriptions.json", '{"PTV_High": 7000}'),
-            "the prescription of 'PTV_High' is 7000 Gy, which is not plausible",
+            "the prescription of 'PTV_High' is 7000 Gy, which is not",
         ),
         (text("prescriptions.json", '{"Parotid_L": 26}'), "a prescription is given for 'Parotid_L'; targets of the"),
         (text("prescriptions.json", '{"PTV_High": 70, "GTV": 70}'), "'GTV' has a prescription but is no contoured"),

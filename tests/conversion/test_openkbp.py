@@ -121,6 +121,31 @@ def test_doses_in_wrong_units_are_refused(openkbp, factor, message):
         patient(folder).load()
 
 
+@pytest.mark.parametrize("kept", [0.4, 0.7])
+def test_a_ct_that_was_cut_off_at_the_end_of_a_line_is_refused(openkbp, kept):
+    folder = openkbp.patient()
+    at, stored = read_values(folder / "ct.csv")
+    last = np.quantile(at, kept)
+    openkbp.values(folder / "ct.csv", {k: v for k, v in zip(at, stored, strict=True) if k <= last})
+    with pytest.raises(InputError, match=r"ct.csv ends at index \d+ and lacks \d+ of the 192 voxels .* it was cut off"):
+        patient(folder).load()
+
+
+def shift(values, offset):
+    return {index: value + offset for index, value in zip(*values, strict=True) if value + offset > 0}
+
+
+def test_a_ct_with_its_offset_applied_twice_is_refused(openkbp):
+    folder = openkbp.patient()
+    stored = read_values(folder / "ct.csv")
+    openkbp.values(folder / "ct.csv", shift(stored, 1024))
+    with pytest.raises(InputError, match="ct.csv: the lowest value is 1027, but .* was the offset added twice"):
+        patient(folder).load()
+    openkbp.values(folder / "ct.csv", shift(stored, -1000))  # what became negative was dropped
+    with pytest.raises(InputError, match="no ROI lies in tissue: the median CT value of '.*' is -9"):
+        patient(folder).load()
+
+
 def test_an_roi_without_a_voxel_counts_as_absent_and_is_named(openkbp):
     folder = openkbp.patient()
     openkbp.mask(folder / "Larynx.csv", [])
