@@ -83,7 +83,7 @@ def test_a_prescription_in_another_unit_is_refused(fields, levels_gy, message):
 def test_the_dose_of_a_first_phase_is_refused(fields):
     fields["dose_gy"] = fields["dose_gy"] * np.float32(50 / 70)
     with pytest.raises(
-        InputError, match="is 50.34 Gy, and 70 Gy are prescribed: not plausible .* of a part of the cour"
+        InputError, match=r"is 50.34 Gy, and 70 Gy are prescribed: not plausible .* of a part of the cour"
     ):
         Case(**fields)
 
@@ -127,13 +127,13 @@ def test_air_within_the_external_is_told(fields):
     assert note == "unusual: the share of the external that is air in the CT is 11.39 % (usually 0 to 8 %)"
     fields["ct_hu"][3:27, 5:27, 5:20] = -1000
     with pytest.raises(
-        InputError, match="air in the CT is 48.* %, which is not plausible .* does the CT end before it"
+        InputError, match=r"air in the CT is 48.* %, which is not plausible .* does the CT end before it"
     ):
         Case(**fields)
 
 
 def test_voxels_ten_times_too_large_or_small_are_refused(fields):
-    with pytest.raises(InputError, match="is not plausible; expected three of 0.3 to 10.0 mm"):
+    with pytest.raises(InputError, match=r"is not plausible; expected three of 0.3 to 10.0 mm"):
         Geometry((30.0, 30.0, 30.0))
     fields["geometry"] = Geometry((0.3, 0.3, 0.3))
     with pytest.raises(InputError, match=f"the volume of '{EXTERNAL}' is 0.4.* cc, which is not plausible"):
