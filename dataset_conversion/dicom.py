@@ -24,6 +24,7 @@ from cdm_nnunet.dicom.prescriptions import GivenLevels, Prescribed, prescribe, s
 from cdm_nnunet.dicom.pseudonyms import Pseudonyms, read_pseudonyms
 from cdm_nnunet.dicom.rasteriser import rasterise
 from cdm_nnunet.dicom.resampling import resample, uniform_grid
+from cdm_nnunet.dicom.slices import ct_slices
 from cdm_nnunet.dicom.structures import StructureSet, read_structures
 from cdm_nnunet.dvh.template import Template
 from cdm_nnunet.errors import InputError
@@ -307,14 +308,15 @@ def _masks(
     structures: StructureSet, names: dict[str, str], ct: CtVolume, grid: VoxelGrid, notes: list[str]
 ) -> Iterator[tuple[str, NDArray[np.bool_]]]:
     """Masks of the mapped ROIs; one that was never drawn, or lies outside the grid, comes empty and is noted."""
-    slices_mm = ct.volume.grid.axes[2] @ ct.volume.grid.origin_mm + ct.volume.grid.offsets_mm[2]
+    axes = ct.volume.grid.axes
+    slices = ct_slices(axes[2] @ ct.volume.grid.origin_mm + ct.volume.grid.offsets_mm[2], structures, axes)
     for roi, name in names.items():
         contours = structures.roi(name)
         if contours.problem:
             notes.append(contours.problem)
             yield roi, np.zeros(grid.shape, bool)
             continue
-        made = rasterise(contours, grid, slices_mm, may_lie_outside=True)
+        made = rasterise(contours, grid, slices, may_lie_outside=True)
         notes += made.notes
         if made.lost_cc:
             notes.append(f"ROI '{name}': {made.lost_cc:.3g} of {made.volume_cc:.3g} cc lie outside the grid")

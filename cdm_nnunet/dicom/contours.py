@@ -5,21 +5,20 @@ Definitions: ``docs/conventions.md``, "From contours".
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cdm_nnunet.dicom.grid import gaps
-from cdm_nnunet.dicom.scanlines import Section, section_of
-from cdm_nnunet.dicom.structures import RoiContours, StructureSet
+from cdm_nnunet.dicom.nesting import SHELL_MM, section_of
+from cdm_nnunet.dicom.planes import axes_of, clusters
+from cdm_nnunet.dicom.scanlines import Points, Section
+from cdm_nnunet.dicom.slices import WIDEST_MM, Slices, filled, gaps
+from cdm_nnunet.dicom.structures import RoiContours
 from cdm_nnunet.errors import InputError
 
 EndCaps = Literal["rounded", "rounded-half-slab", "none", "half-slab"]
-PLANE_TOLERANCE_MM = 0.1  # contours this close together lie in one plane
-FLATNESS_MM = 0.1  # how far a contour's points may leave its plane
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,102 +58,94 @@ class ContourStack:
         return 0 <= k < self.joined.size and bool(self.joined[k])
 
 
-def axes_of(roi: RoiContours) -> NDArray[np.float64]:
-    """Frame of an ROI's contours: the patient's axes for axial contours, else u, v in the planes and w normal to them.
-
-    Returns:
-        Unit vectors u, v, w, one a row, shape (3, 3).
-
-    Raises:
-        InputError: If the ROI has no closed contour or the contours do not lie in parallel planes.
-    """
-    roi.refuse_without_volume()
-    if is_flat(roi, np.eye(3)):
-        return np.eye(3)
-    normals = np.stack([np.cross(c - c[0], np.roll(c, -1, axis=0) - c[0]).sum(0) for c in roi.contours])
-    w = normals[int(np.argmax(np.linalg.norm(normals, axis=1)))]
-    w = w / np.linalg.norm(w) * (-1.0 if w[np.argmax(np.abs(w))] < 0 else 1.0)
-    u = np.cross(np.eye(3)[1] if abs(w[1]) < 0.9 else np.eye(3)[2], w)
-    u /= np.linalg.norm(u)
-    axes = np.stack([u, np.cross(w, u), w])
-    if not is_flat(roi, axes):
-        raise InputError(
-            f"the contours of ROI '{roi.name}' do not lie in parallel planes; export it with axial contours"
-        )
-    return axes
-
-
-def is_flat(roi: RoiContours, axes: NDArray[np.float64]) -> bool:
-    """Whether each contour lies in a plane of constant w of a frame, to 0.1 mm."""
-    return all(float(np.ptp(contour @ axes[2])) <= FLATNESS_MM for contour in roi.contours)
-
-
-def drawn_planes_mm(structures: StructureSet, axes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Positions of all planes on which anything in a structure set was drawn, ascending: the slices of its CT.
-
-    Args:
-        structures: The structure set.
-        axes: A frame; only ROIs whose contours are flat in it count.
-    """
-    heights = [
-        float((contour @ axes[2]).mean()) for roi in structures.rois if is_flat(roi, axes) for contour in roi.contours
-    ]
-    return _clusters(np.array(heights))[0]
-
-
 def stack_of(
     roi: RoiContours,
-    slices_mm: NDArray[np.float64],
+    slices: Slices | None = None,
     *,
     end_caps: EndCaps = "rounded",
     axes: NDArray[np.float64] | None = None,
-    slices_are_complete: bool = False,
 ) -> ContourStack:
     """Build the slabs of an ROI.
 
     Args:
         roi: The ROI.
-        slices_mm: Positions along w of the slices that could be drawn on, as far as known.
+        slices: The slices that it could be drawn on; by default, as its own planes show them.
         end_caps: ``none``: the ROI ends at its outermost planes. ``half-slab``: it goes on for half a slice distance.
             With ``rounded`` before it, an end that tapers is closed as its shape leads, which slabs can't show
             (:func:`cdm_nnunet.dicom.interpolation.layers`); ``rounded`` alone ends a flat one at its plane.
-        axes: Frame in which the contours are flat; default :func:`axes_of`.
-        slices_are_complete: Whether ``slices_mm`` are all slices of the CT: then a wide step between neighbours
-            among them is no gap.
+        axes: Frame in which the contours are flat; default :func:`cdm_nnunet.dicom.planes.axes_of`.
 
     Raises:
-        InputError: If the ROI has no volume, or is drawn in a single plane and no slice distance is known.
+        InputError: If the ROI has no volume, is drawn in a single plane and no slice distance is known, or its contours
+            overlap so that it can't be told which are holes.
     """
     if end_caps not in get_args(EndCaps):
         raise InputError(f"unknown end caps '{end_caps}'; known are {', '.join(get_args(EndCaps))}")
     roi.refuse_without_volume()
     axes = axes_of(roi) if axes is None else axes
     local = [contour @ axes.T for contour in roi.contours]
-    planes_mm, member = _clusters(np.array([contour[:, 2].mean() for contour in local]))
+    planes_mm, member = clusters(np.array([contour[:, 2].mean() for contour in local]))
+    of_plane: list[list[int]] = [[] for _ in planes_mm]
+    for k, plane in enumerate(member.tolist()):
+        of_plane[plane].append(k)
     sections = tuple(
-        section_of([contour[:, :2] for contour, plane in zip(local, member, strict=True) if plane == k])
-        for k in range(planes_mm.size)
+        _section(roi, [local[k][:, :2] for k in numbers], [k in roi.exclusive for k in numbers], plane_mm)
+        for numbers, plane_mm in zip(of_plane, planes_mm.tolist(), strict=True)
     )
-    apart = gaps(planes_mm)
-    if slices_are_complete:
-        between = [np.count_nonzero((slices_mm > a + 0.1) & (slices_mm < b - 0.1)) for a, b in _pairs(planes_mm)]
-        apart &= np.array(between, np.int64) > 0
+    slices = Slices(filled(planes_mm)) if slices is None else slices
+    apart = gaps(planes_mm, slices)
     notes = [roi.note] if roi.note else []
     notes += [
         f"ROI '{roi.name}' has a gap from {planes_mm[k]:g} to {planes_mm[k + 1]:g} mm" for k in np.flatnonzero(apart)
     ]
-    united = sum(section.united for section in sections)
-    if united:
-        notes.append(f"ROI '{roi.name}': {united} contours that overlap others in part, or repeat them, were united")
-    low_mm, high_mm = _slab_ends(roi.name, planes_mm, apart, slices_mm, end_caps, notes)
+    notes += _notes(roi, sections)
+    low_mm, high_mm = _slab_ends(roi.name, planes_mm, apart, slices, end_caps, notes)
     return ContourStack(roi.name, axes, planes_mm, low_mm, high_mm, ~apart, sections, end_caps, tuple(notes))
+
+
+def _section(roi: RoiContours, contours: list[Points], exclusive: list[bool], plane_mm: float) -> Section:
+    """The cross-section of a plane.
+
+    The standard has one kind of contour in an ROI; where two are mixed, they must agree.
+    """
+    try:
+        section = section_of(contours, exclusive=all(exclusive))
+    except InputError as error:
+        raise InputError(f"ROI '{roi.name}', plane at {plane_mm:g} mm: {error}") from None
+    if any(exclusive) and not all(exclusive) and (section.united or section.repeats):
+        raise InputError(
+            f"ROI '{roi.name}', plane at {plane_mm:g} mm: contours of the types CLOSED_PLANAR and CLOSEDPLANAR_XOR "
+            "overlap; how they combine is not defined: export the ROI with one type"
+        )
+    return section
+
+
+def _notes(roi: RoiContours, sections: tuple[Section, ...]) -> list[str]:
+    """What was decided about contours of one plane."""
+    united, repeats, shells = (
+        sum(counts)
+        for counts in zip(*((section.united, section.repeats, section.shells) for section in sections), strict=True)
+    )
+    notes = []
+    if united:
+        notes.append(f"ROI '{roi.name}': {united} contours that overlap others in part were united")
+    if repeats and roi.exclusive:
+        notes.append(f"ROI '{roi.name}': {repeats} contours that repeat others cancel them (CLOSEDPLANAR_XOR)")
+    elif repeats:
+        notes.append(f"ROI '{roi.name}': {repeats} contours that repeat others were left out")
+    if shells:
+        notes.append(
+            f"ROI '{roi.name}': {shells} contours lie within others at under {SHELL_MM:g} mm; what counts is the shell "
+            "between them"
+        )
+    return notes
 
 
 def _slab_ends(
     name: str,
     planes_mm: NDArray[np.float64],
     apart: NDArray[np.bool_],
-    slices_mm: NDArray[np.float64],
+    slices: Slices,
     end_caps: EndCaps,
     notes: list[str],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -171,32 +162,12 @@ def _slab_ends(
         for k in np.flatnonzero(ends & ~starts):
             high_mm[k] += (planes_mm[k] - planes_mm[k - 1]) / 2
     for k in np.flatnonzero(starts & ends):
-        known_mm = np.concatenate([slices_mm, planes_mm])
-        steps_mm = np.abs(known_mm - planes_mm[k])
-        steps_mm = steps_mm[steps_mm > PLANE_TOLERANCE_MM]
-        if steps_mm.size == 0:
+        thickness_mm = slices.distance_mm(float(planes_mm[k])) * slices.rhythm
+        if not thickness_mm <= WIDEST_MM:
             raise InputError(f"ROI '{name}' is drawn in a single plane, and the distance of the slices is not known")
-        thickness_mm = float(steps_mm.min())
         low_mm[k] -= thickness_mm / 2
         high_mm[k] += thickness_mm / 2
         notes.append(
             f"ROI '{name}' is drawn in a single plane at {planes_mm[k]:g} mm; taken as a slab of {thickness_mm:g} mm"
         )
     return low_mm, high_mm
-
-
-def _clusters(heights_mm: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Distinct planes, ascending, and for each height the index of its plane."""
-    if heights_mm.size == 0:
-        return heights_mm, np.empty(0, np.int64)
-    order = np.argsort(heights_mm)
-    ranked = heights_mm[order]
-    plane = np.concatenate([[0], np.cumsum(np.diff(ranked) > PLANE_TOLERANCE_MM)]).astype(np.int64)
-    member = np.empty_like(plane)
-    member[order] = plane
-    sums, counts = np.bincount(plane, ranked), np.bincount(plane)
-    return np.asarray(sums / counts), member
-
-
-def _pairs(values: NDArray[np.float64]) -> Sequence[tuple[float, float]]:
-    return list(zip(values[:-1].tolist(), values[1:].tolist(), strict=True))

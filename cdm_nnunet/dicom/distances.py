@@ -120,7 +120,7 @@ def signed_distance(section: Section, raster: Raster) -> Distances:
 
 
 def half_width_mm(distance: Distances, mask: NDArray[np.bool_], step_mm: float) -> float:
-    """Largest distance from the outline in a part of a raster, between its nodes too; at least zero.
+    """Largest distance from the outline in a part of a raster, between its nodes too; at least zero, also of no part.
 
     Distances fall off to both sides of the middle with slope 1: from two nodes on either side follows the peak between.
     """
@@ -129,7 +129,7 @@ def half_width_mm(distance: Distances, mask: NDArray[np.bool_], step_mm: float) 
     for v, u in ((0, 1), (1, 0), (1, 1), (1, -1)):
         sides = distance[row + v, column + u] + distance[row - v, column - u]
         peak = np.minimum(peak, sides / 2 + step_mm * np.hypot(u, v))
-    return max(float(peak.max()), 0.0)
+    return max(float(peak.max(initial=0.0)), 0.0)
 
 
 def covered(level: Distances, step_mm: float) -> NDArray[np.float64]:

@@ -12,10 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cdm_nnunet.dicom.contours import ContourStack, EndCaps, axes_of, drawn_planes_mm, stack_of
+from cdm_nnunet.dicom.contours import ContourStack, EndCaps, stack_of
 from cdm_nnunet.dicom.dose import DoseVolume
 from cdm_nnunet.dicom.grid import Volume
 from cdm_nnunet.dicom.interpolation import layers
+from cdm_nnunet.dicom.planes import axes_of
+from cdm_nnunet.dicom.slices import drawn_slices
 from cdm_nnunet.dicom.structures import RoiContours, StructureSet
 from cdm_nnunet.dvh.metrics import Metric
 from cdm_nnunet.dvh.weighted import evaluate_weighted
@@ -90,7 +92,7 @@ def roi_dvh(
     """
     refuse_other_frame(structures, dose)
     axes = axes_of(roi)
-    stack = stack_of(roi, drawn_planes_mm(structures, axes), end_caps=end_caps, axes=axes)
+    stack = stack_of(roi, drawn_slices(structures, axes), end_caps=end_caps, axes=axes)
     samples = sample(stack)
     dose_gy = interpolate(dose.volume, samples.points_mm)
     inside = ~np.isnan(dose_gy)

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cdm_nnunet.dicom.contours import PLANE_TOLERANCE_MM, ContourStack, EndCaps, axes_of, is_flat, stack_of
+from cdm_nnunet.dicom.contours import ContourStack, EndCaps, stack_of
 from cdm_nnunet.dicom.grid import VoxelGrid
 from cdm_nnunet.dicom.interpolation import Layer, layers, slabs
+from cdm_nnunet.dicom.planes import PLANE_TOLERANCE_MM, axes_of, heights_mm, is_flat
 from cdm_nnunet.dicom.scanlines import coverage
+from cdm_nnunet.dicom.slices import Slices
 from cdm_nnunet.dicom.structures import RoiContours
 from cdm_nnunet.errors import InputError
 
@@ -46,7 +48,7 @@ class RoiMask:
 def rasterise(
     roi: RoiContours,
     grid: VoxelGrid,
-    slices_mm: NDArray[np.float64] | None = None,
+    slices: Slices | None = None,
     *,
     end_caps: EndCaps = "rounded-half-slab",
     may_lie_outside: bool = False,
@@ -56,7 +58,8 @@ def rasterise(
     Args:
         roi: The ROI.
         grid: The grid, at least two planes; the planes may be at unequal distances.
-        slices_mm: Positions of all slices of the CT along the normal of the contours; default: those of the grid.
+        slices: The slices of the CT along the normal of the contours; default: as the ROI's own planes show them, and
+            the grid's where it has one plane only.
         end_caps: As :func:`cdm_nnunet.dicom.contours.stack_of`; by default a drawn slice counts as a whole,
             and where the grid has other planes than the contours, an end that tapers is rounded.
         may_lie_outside: Return an empty mask for an ROI wholly outside the grid.
@@ -67,13 +70,12 @@ def rasterise(
     """
     if grid.shape[0] < 2:
         raise InputError("a grid of a single plane has no voxel size along z")
+    roi.refuse_without_volume()
     aligned = is_flat(roi, grid.axes)
     axes = grid.axes if aligned else axes_of(roi)
-    complete = slices_mm is not None
-    known_mm = slices_mm if slices_mm is not None else np.empty(0)
-    if slices_mm is None and aligned:
-        known_mm = grid.origin_mm @ axes[2] + grid.offsets_mm[2]
-    stack = stack_of(roi, known_mm, end_caps=end_caps, axes=axes, slices_are_complete=complete)
+    if slices is None and aligned and float(np.ptp(heights_mm(roi, axes))) <= PLANE_TOLERANCE_MM:
+        slices = Slices(grid.origin_mm @ axes[2] + grid.offsets_mm[2])
+    stack = stack_of(roi, slices, end_caps=end_caps, axes=axes)
     parts = slabs(stack) if aligned and _on_planes(stack, grid) else _interpolated(stack, grid)
     made = (_aligned if aligned else _oblique)(stack, parts, grid)
     if not made.volume_cc > 0:

@@ -13,9 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 Points = NDArray[np.float64]  # (points, 2): u, v in mm
-SAME_AREA = 0.98  # contours that share this part of the smaller one are nested; or the same, if of one size
-APART = 0.02  # contours that share less than this part of the smaller one are apart
-_COMPARED_LINES = 96
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,9 +48,13 @@ class Section:
     Attributes:
         groups: The contours; those of one group overlap and are united, and a point inside an odd number of groups is
             in the ROI.
+        repeats: Number of contours that were drawn twice.
+        shells: Number of contours that lie within another one at less than a millimetre.
     """
 
     groups: tuple[tuple[Points, ...], ...]
+    repeats: int = 0
+    shells: int = 0
 
     @property
     def box_mm(self) -> tuple[Points, Points]:
@@ -63,7 +64,7 @@ class Section:
 
     @property
     def united(self) -> int:
-        """Number of contours that overlap another one in part, or repeat it."""
+        """Number of contours that overlap another one in part."""
         return sum(len(group) for group in self.groups if len(group) > 1)
 
     def spans(self, lines_mm: NDArray[np.float64]) -> Spans:
@@ -72,40 +73,15 @@ class Section:
         Args:
             lines_mm: v of the lines in mm, ascending, shape (n_lines,).
         """
-        lines, crossings = [], []
+        lines, positions = [], []
         for group in self.groups:
-            line, u_mm = _united(group, lines_mm) if len(group) > 1 else _crossings(group[0], lines_mm)
+            line, u_mm = united_crossings(group, lines_mm) if len(group) > 1 else crossings(group[0], lines_mm)
             lines.append(line)
-            crossings.append(u_mm)
-        line, u_mm = np.concatenate(lines), np.concatenate(crossings)
+            positions.append(u_mm)
+        line, u_mm = np.concatenate(lines), np.concatenate(positions)
         order = np.lexsort((u_mm, line))
         line, u_mm = line[order], u_mm[order]
         return Spans(line[::2], u_mm[::2], u_mm[1::2])
-
-
-def section_of(contours: Sequence[Points]) -> Section:
-    """Sort out which contours of a plane are nested and which overlap in part.
-
-    Args:
-        contours: Closed contours, each of shape (points, 2), in any order.
-    """
-    parent = list(range(len(contours)))
-
-    def root(k: int) -> int:
-        while parent[k] != k:
-            k = parent[k]
-        return k
-
-    boxes = [(contour.min(0), contour.max(0)) for contour in contours]
-    for a in range(len(contours)):
-        for b in range(a):
-            (low_a, high_a), (low_b, high_b) = boxes[a], boxes[b]
-            if (np.minimum(high_a, high_b) > np.maximum(low_a, low_b)).all() and _overlap(contours[a], contours[b]):
-                parent[root(a)] = root(b)
-    groups: dict[int, list[Points]] = {}
-    for k, contour in enumerate(contours):
-        groups.setdefault(root(k), []).append(contour)
-    return Section(tuple(tuple(group) for group in groups.values()))
 
 
 def coverage(
@@ -141,7 +117,7 @@ def coverage(
     return covered
 
 
-def _crossings(contour: Points, lines_mm: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def crossings(contour: Points, lines_mm: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Lines and u of all crossings of one contour, in no order."""
     start, end = contour, np.roll(contour, -1, axis=0)
     first = np.searchsorted(lines_mm, np.minimum(start[:, 1], end[:, 1]), side="left")
@@ -154,7 +130,9 @@ def _crossings(contour: Points, lines_mm: NDArray[np.float64]) -> tuple[NDArray[
     return line, start[edge, 0] + (lines_mm[line] - start[edge, 1]) * slope[edge]
 
 
-def _united(group: Sequence[Points], lines_mm: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def united_crossings(
+    group: Sequence[Points], lines_mm: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Crossings of the union of several contours."""
     line, u_mm, sign = _signed(group, lines_mm)
     order = np.lexsort((-sign, u_mm, line))
@@ -168,34 +146,18 @@ def _signed(
     group: Sequence[Points], lines_mm: NDArray[np.float64]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
     """Crossings of several contours, each with +1 where it enters its own inside and -1 where it leaves it."""
-    lines, crossings, signs = [], [], []
+    lines, positions, signs = [], [], []
     for contour in group:
-        line, u_mm = _crossings(contour, lines_mm)
+        line, u_mm = crossings(contour, lines_mm)
         order = np.lexsort((u_mm, line))
         lines.append(line[order])
-        crossings.append(u_mm[order])
+        positions.append(u_mm[order])
         signs.append(1 - 2 * (np.arange(line.size) % 2))
-    return np.concatenate(lines), np.concatenate(crossings), np.concatenate(signs)
+    return np.concatenate(lines), np.concatenate(positions), np.concatenate(signs)
 
 
-def _overlap(a: Points, b: Points) -> bool:
-    """Whether two contours overlap in part or are the same; not if they are nested or apart."""
-    low, high = max(a[:, 1].min(), b[:, 1].min()), min(a[:, 1].max(), b[:, 1].max())
-    step = (high - low) / _COMPARED_LINES
-    lines_mm = low + (np.arange(_COMPARED_LINES) + 0.5) * step
-    each = sum(_length(*_crossings(contour, lines_mm)) for contour in (a, b))
-    shared = (each - _length(*_united((a, b), lines_mm))) * step
-    smaller, larger = sorted((_area(a), _area(b)))
-    if shared >= SAME_AREA * smaller:
-        return bool(smaller >= SAME_AREA * larger)
-    return bool(shared > APART * smaller)
-
-
-def _area(contour: Points) -> float:
-    u, v = (contour - contour[0]).T
-    return abs(float(u @ np.roll(v, -1) - v @ np.roll(u, -1))) / 2
-
-
-def _length(line: NDArray[np.int64], u_mm: NDArray[np.float64]) -> float:
-    u_mm = u_mm[np.lexsort((u_mm, line))]
-    return float((u_mm[1::2] - u_mm[::2]).sum())
+def inside_length_mm(line: NDArray[np.int64], u_mm: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
+    """Length of the spans between crossings, each times the weight of its line; an area, if weights are distances."""
+    order = np.lexsort((u_mm, line))
+    line, u_mm = line[order], u_mm[order]
+    return float(((u_mm[1::2] - u_mm[::2]) * weights[line[::2]]).sum())

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.dataset import Dataset
 
-from cdm_nnunet.dicom.files import items_of, named, number_of, raw_numbers, read_file, text_of
+from cdm_nnunet.dicom.drawn import DrawnContours, drawn_contours
+from cdm_nnunet.dicom.files import items_of, named, number_of, read_file, text_of
 from cdm_nnunet.errors import InputError
 
 STRUCTURE_CLASS = "1.2.840.10008.5.1.4.1.1.481.3"
-_CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +26,8 @@ class RoiContours:
         contours: Closed contours, each of shape (points, 3), LPS mm.
         unusable: Contours that enclose nothing, in words, with their number: ``{"POINT": 3}``.
         frame_uid: ReferencedFrameOfReferenceUID; empty where it is not given.
+        exclusive: Which of the contours are to be combined by exclusive or (``CLOSEDPLANAR_XOR``), by their place.
+        remarks: How some contours were taken, in words.
     """
 
     number: int
@@ -36,6 +36,8 @@ class RoiContours:
     contours: tuple[NDArray[np.float64], ...]
     unusable: dict[str, int]
     frame_uid: str
+    exclusive: frozenset[int] = frozenset()
+    remarks: tuple[str, ...] = ()
 
     @property
     def is_empty(self) -> bool:
@@ -53,8 +55,9 @@ class RoiContours:
 
     @property
     def note(self) -> str:
-        """What was left out of an ROI that has a volume; empty where nothing was."""
-        return f"ROI '{self.name}': left out {self._unusable_words()}" if self.contours and self.unusable else ""
+        """What was left out of an ROI that has a volume, and how contours were taken; empty where all is plain."""
+        parts = [*([f"left out {self._unusable_words()}"] if self.unusable else []), *self.remarks]
+        return f"ROI '{self.name}': {'; '.join(parts)}" if self.contours and parts else ""
 
     def refuse_without_volume(self) -> None:
         """Check that there is a closed contour.
@@ -150,27 +153,31 @@ def read_structures(path: Path) -> StructureSet:
         int(number_of(item, "ReferencedROINumber", path)): text_of(item, "RTROIInterpretedType", path, "")
         for item in items_of(dataset, "RTROIObservationsSequence", path)
     }
-    drawn: dict[int, tuple[tuple[NDArray[np.float64], ...], dict[str, int]]] = {}
+    drawn: dict[int, DrawnContours] = {}
     for item in items_of(dataset, "ROIContourSequence", path):
         number = int(number_of(item, "ReferencedROINumber", path))
         if number in drawn:
             raise InputError(f"{path} has contours of ROI number {number} in two places")
-        contour_items = items_of(item, "ContourSequence", path)
-        for contour in contour_items:
-            images = items_of(contour, "ContourImageSequence", path)
-            image_uids |= {text_of(image, "ReferencedSOPInstanceUID", path) for image in images}
-        drawn[number] = _contours(contour_items, f"{path}: ROI number {number}")
+        drawn[number] = drawn_contours(items_of(item, "ContourSequence", path), f"{path}: ROI number {number}")
+        image_uids |= drawn[number].image_uids
     rois = []
     for item in items_of(dataset, "StructureSetROISequence", path):
         number = int(number_of(item, "ROINumber", path))
-        contours, unusable = drawn.pop(number, ((), {}))
+        own = drawn.pop(number, DrawnContours())
         name = text_of(item, "ROIName", path, f"ROI {number} without a name")
         frame_uid = text_of(item, "ReferencedFrameOfReferenceUID", path, "")
-        if contours and frame_uid:
+        if own.closed and frame_uid:
             frames.add(frame_uid)
-        rois.append(RoiContours(number, name, kinds.get(number, ""), contours, unusable, frame_uid))
-    if drawn:
-        raise InputError(f"{path} has contours of ROI numbers {sorted(drawn)}, which have no {named('ROIName')}")
+        rois.append(
+            RoiContours(
+                *(number, name, kinds.get(number, ""), own.closed, own.unusable, frame_uid),
+                exclusive=own.exclusive,
+                remarks=own.remarks,
+            )
+        )
+    strays = sorted(number for number, own in drawn.items() if own.closed or own.unusable)
+    if strays:
+        raise InputError(f"{path} has contours of ROI numbers {strays}, which have no {named('ROIName')}")
     if not rois:
         raise InputError(f"{path} has no ROIs")
     frames.discard("")
@@ -185,27 +192,3 @@ def read_structures(path: Path) -> StructureSet:
         tuple(dict.fromkeys(series_uids)),
         frozenset(image_uids),
     )
-
-
-def _contours(items: Sequence[Dataset], where: str) -> tuple[tuple[NDArray[np.float64], ...], dict[str, int]]:
-    """Closed contours, and what else there is."""
-    contours: list[NDArray[np.float64]] = []
-    unusable: dict[str, int] = {}
-    for item in items:
-        kind = text_of(item, "ContourGeometricType", where, "")
-        coordinates = raw_numbers(item, "ContourData", where)
-        if coordinates.size % 3:
-            raise InputError(f"{where}: {named('ContourData')} has {coordinates.size} numbers, not three a point")
-        points = coordinates.reshape(-1, 3)
-        distinct = points[np.concatenate([[True], (np.diff(points, axis=0) != 0).any(1)])[: len(points)]]
-        if len(distinct) > 1 and (distinct[0] == distinct[-1]).all():
-            distinct = distinct[:-1]
-        if kind not in _CLOSED:
-            label = f"{kind or 'untyped'} contours"
-        elif len(distinct) < 3:
-            label = "contours of one or two points"
-        else:
-            contours.append(distinct)
-            continue
-        unusable[label] = unusable.get(label, 0) + 1
-    return tuple(contours), unusable

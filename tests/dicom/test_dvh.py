@@ -9,13 +9,14 @@ import pytest
 from scipy.optimize import brentq
 
 from cdm_nnunet.cli import main as cli
-from cdm_nnunet.dicom.contours import drawn_planes_mm, stack_of
+from cdm_nnunet.dicom.contours import stack_of
 from cdm_nnunet.dicom.dose import read_dose
 from cdm_nnunet.dicom.dvh import interpolate, roi_dvh, sample
 from cdm_nnunet.dicom.grid import VoxelGrid
 from cdm_nnunet.dicom.phantom import GaussianDose, LinearDose, Phantom, write_phantom
 from cdm_nnunet.dicom.phantom_shapes import Box, Cylinder, Sphere, Torus
 from cdm_nnunet.dicom.rasteriser import rasterise
+from cdm_nnunet.dicom.slices import drawn_slices
 from cdm_nnunet.dicom.structures import read_structures
 from cdm_nnunet.dvh import Metric
 from cdm_nnunet.dvh.values import evaluate_all
@@ -102,7 +103,7 @@ def test_metrics_in_a_uniform_dose(tmp_path):
 def test_samples_lie_inside_and_fill_the_roi(written):
     structures = read_structures(written[0].structures)
     for name, solid in SOLIDS.items():
-        samples = sample(stack_of(structures.roi(name), drawn_planes_mm(structures, np.eye(3))))
+        samples = sample(stack_of(structures.roi(name), drawn_slices(structures, np.eye(3))))
         outwards = samples.points_mm - np.array(solid.centre_mm)
         inside = [solid.contains(samples.points_mm + change * outwards) for change in (-0.01, 0.01)]  # to 0.1 mm
         assert np.average(np.any(inside, axis=0), weights=samples.volumes_cc) > 0.998, name

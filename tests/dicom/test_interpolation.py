@@ -9,8 +9,10 @@ from cdm_nnunet.dicom.contours import stack_of
 from cdm_nnunet.dicom.distances import LevelCut, Raster, signed_distance
 from cdm_nnunet.dicom.dvh import sample
 from cdm_nnunet.dicom.interpolation import layers
+from cdm_nnunet.dicom.nesting import section_of
 from cdm_nnunet.dicom.phantom_shapes import Cylinder, Sphere, Torus, circle
-from cdm_nnunet.dicom.scanlines import coverage, section_of
+from cdm_nnunet.dicom.scanlines import coverage
+from cdm_nnunet.dicom.slices import Slices
 from cdm_nnunet.dicom.structures import RoiContours
 
 HEIGHTS = np.arange(-20.0, 21.0)
@@ -27,7 +29,7 @@ def of_solids(*solids, heights=HEIGHTS):
 
 
 def samples(drawn, **options):
-    return sample(stack_of(drawn, np.empty(0), **options))
+    return sample(stack_of(drawn, **options))
 
 
 def square(size, x=0.0, y=0.0):
@@ -107,7 +109,7 @@ def test_the_distance_from_a_straight_outline(angle, offset_mm):
 
 
 def test_half_way_a_frustum_has_the_radius_half_way():
-    stack = stack_of(roi([(circle((0.0, 0.0), radius), z) for radius, z in ((10, 0), (8, 4), (6, 8))]), np.empty(0))
+    stack = stack_of(roi([(circle((0.0, 0.0), radius), z) for radius, z in ((10, 0), (8, 4), (6, 8))]))
     (middle,) = [layer for layer in layers(stack, 0.5, 0.5) if layer.low_mm == 2.0]
     low, high = middle.cut.box_mm
     found = middle.cut.spans(np.array([0.0]))
@@ -178,7 +180,7 @@ def test_nothing_is_interpolated_through_a_gap_or_from_a_single_plane():
     found = samples(roi([(square(10.0), z) for z in (0, 1, 2, 6, 7, 8)]))
     assert volume_mm3(found) == pytest.approx(400, rel=2e-3)
     assert not ((found.points_mm[:, 2] > 2) & (found.points_mm[:, 2] < 6)).any()
-    single = sample(stack_of(roi([(square(10.0), 3.0)]), np.arange(0.0, 9, 3)))
+    single = sample(stack_of(roi([(square(10.0), 3.0)]), Slices(np.arange(0.0, 9, 3))))
     assert volume_mm3(single) == pytest.approx(300, rel=2e-3)
 
 

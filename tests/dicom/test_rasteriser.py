@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 
 from cdm_nnunet.dicom.contours import stack_of
 from cdm_nnunet.dicom.grid import VoxelGrid
+from cdm_nnunet.dicom.nesting import section_of
 from cdm_nnunet.dicom.phantom import ORIENTATIONS, LinearDose, Phantom, write_phantom
 from cdm_nnunet.dicom.phantom_shapes import Box, Cylinder, Sphere, Torus, circle
 from cdm_nnunet.dicom.rasteriser import rasterise
-from cdm_nnunet.dicom.scanlines import coverage, section_of
+from cdm_nnunet.dicom.scanlines import coverage
+from cdm_nnunet.dicom.slices import Slices
 from cdm_nnunet.dicom.structures import RoiContours, read_structures
 from cdm_nnunet.errors import InputError
 
@@ -115,8 +117,8 @@ def test_contours_that_overlap_in_part_are_united():
     assert area(one, other) == pytest.approx(175.0)
     assert area(one, one) == pytest.approx(100.0)  # drawn twice
     assert area(one, np.array(square(10, 0, 10, 0))[:, :2]) == pytest.approx(200.0)  # side by side
-    stack = stack_of(roi([square(0, 0, 10, 0), square(5, 5, 10, 0), square(0, 0, 10, 3)]), np.empty(0))
-    assert stack.notes == ("ROI 'ROI': 2 contours that overlap others in part, or repeat them, were united",)
+    stack = stack_of(roi([square(0, 0, 10, 0), square(5, 5, 10, 0), square(0, 0, 10, 3)]))
+    assert stack.notes == ("ROI 'ROI': 2 contours that overlap others in part were united",)
 
 
 def test_a_keyhole_is_a_ring():
@@ -169,7 +171,7 @@ def test_a_gap_is_left_open_and_noted():
 
 def test_unequal_slices_are_no_gap():
     slices = np.array([-12.0, -10, -8, -6, 0, 6, 8, 10, 12])
-    made = rasterise(box_roi(-5, -5, 10, slices), cubic_grid(z_mm=slices), slices)
+    made = rasterise(box_roi(-5, -5, 10, slices), cubic_grid(z_mm=slices), Slices(slices))
     assert made.mask.any((1, 2)).all()
     assert made.volume_cc == pytest.approx(0.1 * 26)
     assert made.notes == ()
@@ -188,7 +190,7 @@ def test_a_single_plane_has_the_thickness_of_a_slice():
     assert made.volume_cc == pytest.approx(0.3)
     assert made.notes == ("ROI 'ROI' is drawn in a single plane at 3 mm; taken as a slab of 3 mm",)
     with pytest.raises(InputError, match="drawn in a single plane, and the distance of the slices is not known"):
-        stack_of(box_roi(-5, -5, 10, [3]), np.empty(0))
+        stack_of(box_roi(-5, -5, 10, [3]))
 
 
 def test_what_lies_outside_the_image_is_reported():

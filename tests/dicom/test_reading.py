@@ -269,6 +269,7 @@ def test_contours_that_enclose_nothing_are_told(files, kind, data, message):
     def change(item):
         for contour in item.ContourSequence:
             contour.ContourGeometricType, contour.ContourData = kind, data
+            contour.NumberOfContourPoints = len(data) // 3
 
     ball = edit_contours(files.structures, change).roi("Ball")
     with pytest.raises(InputError, match=message):
@@ -297,6 +298,7 @@ def test_an_roi_that_was_never_drawn_is_told(files):
 def test_damaged_contour_data_are_refused(files, data, message):
     def change(item):
         item.ContourSequence[0].ContourData = data
+        del item.ContourSequence[0].NumberOfContourPoints
 
     if data is None:
         assert edit_contours(files.structures, change).roi("Ball").unusable == {"contours of one or two points": 1}

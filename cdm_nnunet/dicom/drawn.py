@@ -1,0 +1,121 @@
+"""The contours of one ROI as they stand in the file, and what of them encloses an area."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+
+from cdm_nnunet.dicom.files import items_of, named, number_of, raw_numbers, text_of
+from cdm_nnunet.errors import InputError
+
+EXCLUSIVE = "CLOSEDPLANAR_XOR"
+INTERPOLATED = "INTERPOLATED_PLANAR"  # drawn by software between others; closed too
+_CLOSED = ("CLOSED_PLANAR", EXCLUSIVE, INTERPOLATED)
+_SAME_MM = 0.01
+_MOST_WINDINGS = 4
+
+
+@dataclass(frozen=True, eq=False)
+class DrawnContours:
+    """What was drawn of an ROI.
+
+    Attributes:
+        closed: Contours that enclose an area, each of shape (points, 3), LPS mm.
+        exclusive: Which of them are combined by exclusive or, by their place.
+        unusable: Contours that enclose nothing, in words, with their number.
+        image_uids: SOPInstanceUIDs of the images that they were drawn on.
+        remarks: How some of them were taken, in words.
+    """
+
+    closed: tuple[NDArray[np.float64], ...] = ()
+    exclusive: frozenset[int] = frozenset()
+    unusable: dict[str, int] = field(default_factory=dict)
+    image_uids: frozenset[str] = frozenset()
+    remarks: tuple[str, ...] = ()
+
+
+def drawn_contours(items: Sequence[Dataset], where: str) -> DrawnContours:
+    """Sort the items of a ContourSequence.
+
+    Args:
+        items: The contours.
+        where: File and ROI, for messages.
+
+    Raises:
+        InputError: If the coordinates are damaged.
+    """
+    closed: list[NDArray[np.float64]] = []
+    exclusive: set[int] = set()
+    unusable: Counter[str] = Counter()
+    remarks: Counter[str] = Counter()
+    image_uids: set[str] = set()
+    for item in items:
+        images = items_of(item, "ContourImageSequence", where)
+        image_uids |= {text_of(image, "ReferencedSOPInstanceUID", where, "") for image in images}
+        kind = text_of(item, "ContourGeometricType", where, "")
+        points = _distinct(_points(item, where))
+        if not kind and not points.size:
+            continue  # (an item that was never filled)
+        once = _once(points)
+        label = _why_unusable(kind, once)
+        if label:
+            unusable[label] += 1
+            continue
+        if kind == EXCLUSIVE:
+            exclusive.add(len(closed))
+        if kind == INTERPOLATED:
+            remarks[f"{INTERPOLATED} contours taken as closed ones"] += 1
+        if len(once) < len(points):
+            remarks["contours that run around several times taken once"] += 1
+        closed.append(once)
+    return DrawnContours(
+        tuple(closed),
+        frozenset(exclusive),
+        dict(unusable),
+        frozenset(image_uids - {""}),
+        tuple(f"{count} {what}" for what, count in remarks.items()),
+    )
+
+
+def _points(item: Dataset, where: str) -> NDArray[np.float64]:
+    coordinates = raw_numbers(item, "ContourData", where)
+    if coordinates.size % 3:
+        raise InputError(f"{where}: {named('ContourData')} has {coordinates.size} numbers, not three a point")
+    stated = number_of(item, "NumberOfContourPoints", where, coordinates.size / 3)
+    if stated != coordinates.size / 3:
+        raise InputError(
+            f"{where}: {named('NumberOfContourPoints')} is {stated:g}, but there are {coordinates.size // 3}; were "
+            "points lost? Export the structure set again"
+        )
+    return coordinates.reshape(-1, 3)
+
+
+def _distinct(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Without points that repeat the one before, and without the first one at the end."""
+    distinct = points[np.concatenate([[True], (np.diff(points, axis=0) != 0).any(1)])[: len(points)]]
+    return distinct[:-1] if len(distinct) > 1 and (distinct[0] == distinct[-1]).all() else distinct
+
+
+def _once(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """One winding of a contour that runs around several times through the same points."""
+    for windings in range(2, _MOST_WINDINGS + 1):
+        period, rest = divmod(len(points), windings)
+        if rest == 0 and period >= 3 and np.abs(points[period:] - points[:-period]).max() <= _SAME_MM:
+            return _once(points[:period])
+    return points
+
+
+def _why_unusable(kind: str, points: NDArray[np.float64]) -> str:
+    if kind not in _CLOSED:
+        return f"{kind or 'untyped'} contours"
+    if len(points) < 3:
+        return "contours of one or two points"
+    centred = points - points.mean(0)
+    along = np.linalg.svd(centred, full_matrices=False)[2][0]
+    width_mm = float(np.linalg.norm(centred - np.outer(centred @ along, along), axis=1).max())
+    return "contours without area" if width_mm <= _SAME_MM else ""

@@ -1,0 +1,119 @@
+"""How the contours of a plane combine: which are holes or islands, which overlap in part, which are there twice.
+
+Definitions: ``docs/conventions.md``, "From contours".
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from cdm_nnunet.dicom.scanlines import Points, Section, crossings, inside_length_mm, united_crossings
+from cdm_nnunet.errors import InputError
+
+Relation = Literal["apart", "nested", "overlap", "repeat"]
+APART = 0.02  # contours that share less than this part of the smaller one are apart
+OUTSIDE = 0.02  # a nested contour may leave the outer one by this part of its area, ...
+CROSSING = 0.1  # ... and by this part of the area between the two
+REPEAT_MM = 0.1  # outlines this close on average are one
+SHELL_MM = 1.0  # nested contours closer than that are told
+_LINES = 96  # for each stretch of two contours
+_NEGLIGIBLE_MM2 = 1.0
+
+
+def section_of(contours: Sequence[Points], *, exclusive: bool = False) -> Section:
+    """Sort out how the contours of a plane combine.
+
+    Args:
+        contours: Closed contours, each of shape (points, 2), in any order.
+        exclusive: Combine all of them by exclusive or (``CLOSEDPLANAR_XOR``), whatever they look like.
+
+    Raises:
+        InputError: If contours that overlap in part leave open whether another one is a hole.
+    """
+    ordered = sorted(contours, key=_box_area_mm2, reverse=True)
+    if exclusive:
+        twice = sum(_relation(a, b)[0] == "repeat" for a, b in itertools.combinations(ordered, 2))
+        return Section(tuple((contour,) for contour in ordered), repeats=twice)
+    kept: list[Points] = []
+    relations: dict[tuple[int, int], Relation] = {}
+    repeats = shells = 0
+    for contour in ordered:
+        found = [_relation(other, contour) for other in kept]
+        if any(relation == "repeat" for relation, _ in found):
+            repeats += 1
+            continue
+        shells += any(relation == "nested" and apart_mm < SHELL_MM for relation, apart_mm in found)
+        relations |= {(k, len(kept)): relation for k, (relation, _) in enumerate(found)}
+        kept.append(contour)
+    groups = _groups(len(kept), relations)
+    _refuse_open_questions(kept, groups, relations)
+    return Section(tuple(tuple(kept[k] for k in group) for group in groups), repeats, shells)
+
+
+def _groups(count: int, relations: dict[tuple[int, int], Relation]) -> list[list[int]]:
+    """Contours that overlap in part, directly or through others."""
+    group = list(range(count))
+    for (a, b), relation in relations.items():
+        if relation == "overlap" and group[a] != group[b]:
+            group = [group[a] if own == group[b] else own for own in group]
+    return [[k for k in range(count) if group[k] == name] for name in dict.fromkeys(group)]
+
+
+def _refuse_open_questions(
+    contours: Sequence[Points], groups: Sequence[Sequence[int]], relations: dict[tuple[int, int], Relation]
+) -> None:
+    """A contour within two of a group, or within one of its own group, is a hole or not, as one reads the group."""
+    for group in groups:
+        for k in range(len(contours)) if len(group) > 1 else ():
+            around = sum(relations.get((other, k)) == "nested" for other in group)
+            if around > (0 if k in group else 1) and _area_mm2(contours[k]) > _NEGLIGIBLE_MM2:
+                raise InputError(
+                    f"{len(group)} contours overlap each other in part, and one more lies within two of them, or within"
+                    " one and across another: whether it is a hole can't be told; correct the contours"
+                )
+
+
+def _relation(outer: Points, inner: Points) -> tuple[Relation, float]:
+    """How two contours lie to each other, and how far their outlines are apart on average, mm.
+
+    Args:
+        outer: The contour with the larger box.
+        inner: The other one.
+    """
+    (low_a, high_a), (low_b, high_b) = ((contour.min(0), contour.max(0)) for contour in (outer, inner))
+    if not (np.minimum(high_a, high_b) > np.maximum(low_a, low_b)).all():
+        return "apart", np.inf
+    edges = np.unique([low_a[1], low_b[1], high_a[1], high_b[1]])
+    fractions = (np.arange(_LINES) + 0.5) / _LINES
+    lines_mm = (edges[:-1, None] + np.diff(edges)[:, None] * fractions).ravel()
+    weights_mm = np.repeat(np.diff(edges) / _LINES, _LINES)
+    larger, smaller = (inside_length_mm(*crossings(contour, lines_mm), weights_mm) for contour in (outer, inner))
+    both = inside_length_mm(*united_crossings((outer, inner), lines_mm), weights_mm)
+    shared = larger + smaller - both
+    larger, smaller = max(larger, smaller), min(larger, smaller)
+    outside, between = max(smaller - shared, 0.0), max(larger - shared, 0.0)
+    if shared <= APART * smaller:
+        return "apart", np.inf
+    apart_mm = 2 * (outside + between) / (_length_mm(outer) + _length_mm(inner))
+    if apart_mm <= REPEAT_MM:
+        return "repeat", apart_mm
+    nested = outside <= OUTSIDE * smaller and outside <= CROSSING * between
+    return "nested" if nested else "overlap", apart_mm
+
+
+def _box_area_mm2(contour: Points) -> float:
+    return float(np.prod(np.ptp(contour, axis=0)))
+
+
+def _area_mm2(contour: Points) -> float:
+    low, high = float(contour[:, 1].min()), float(contour[:, 1].max())
+    lines_mm = low + (np.arange(_LINES) + 0.5) * (high - low) / _LINES
+    return inside_length_mm(*crossings(contour, lines_mm), np.full(_LINES, (high - low) / _LINES))
+
+
+def _length_mm(contour: Points) -> float:
+    return float(np.linalg.norm(np.diff(contour, axis=0, append=contour[:1]), axis=1).sum())
