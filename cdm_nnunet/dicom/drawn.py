@@ -98,7 +98,8 @@ def _points(item: Dataset, where: str) -> NDArray[np.float64]:
 def _distinct(points: NDArray[np.float64]) -> NDArray[np.float64]:
     """Without points that repeat the one before, and without the first one at the end."""
     distinct = points[np.concatenate([[True], (np.diff(points, axis=0) != 0).any(1)])[: len(points)]]
-    return distinct[:-1] if len(distinct) > 1 and (distinct[0] == distinct[-1]).all() else distinct
+    is_closed = len(distinct) > 1 and bool((distinct[0] == distinct[-1]).all())
+    return np.asarray(distinct[:-1] if is_closed else distinct)
 
 
 def _once(points: NDArray[np.float64]) -> NDArray[np.float64]:
