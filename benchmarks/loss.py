@@ -77,8 +77,8 @@ def _metrics(values: Tensor, n: int, order_statistics: Tensor) -> list[Tensor]:
     return out
 
 
-def _rank_fractions(n: int) -> Tensor:
-    return torch.tensor([metric.rank_fraction(n, VOXEL_CC) for metric in METRICS if metric.order_statistics])
+def _ranks(n: int) -> Tensor:
+    return torch.tensor([metric.rank(n, VOXEL_CC) for metric in METRICS if metric.order_statistics])
 
 
 def gather(dose: Tensor, words: Tensor, n_rois: int) -> Tensor:
@@ -87,7 +87,7 @@ def gather(dose: Tensor, words: Tensor, n_rois: int) -> Tensor:
     for mask in unpack_words(words[None], n_rois)[0]:
         inside = dose[mask]
         n = inside.numel()
-        out += _metrics(inside, n, torch.quantile(inside, _rank_fractions(n)))  # (refuses more than 16 million values)
+        out += _metrics(inside, n, torch.quantile(inside, _ranks(n) / (n - 1)))  # (refuses more than 16 million values)
     return torch.stack(out)
 
 
@@ -98,7 +98,7 @@ def onehot(dose: Tensor, words: Tensor, n_rois: int) -> Tensor:
     for mask in masks:
         n = int(mask.sum())
         ordered = torch.where(mask > 0, dose, -1.0).flatten().sort().values[dose.numel() - n :]
-        positions = _rank_fractions(n) * (n - 1)
+        positions = _ranks(n)
         j = positions.long().clamp(max=max(n - 2, 0))
         metrics = _metrics(dose * mask, n, torch.lerp(ordered[j], ordered[(j + 1).clamp(max=n - 1)], positions - j))
         for k, metric in enumerate(METRICS):  # the sigmoid over the volume counts voxels outside too

@@ -51,8 +51,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Evaluate and write the result.
 
     Returns:
-        The record of ``result.json`` without its cases, the ROIs that are missing by case, and the paths of what was
-        written.
+        The record of ``result.json`` without its cases, by case the ROIs that are missing and the metrics that are not
+        defined, and the paths of what was written.
     """
     from cdm_nnunet.dataset import RawDataset
     from cdm_nnunet.dvh import Template
@@ -93,7 +93,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             files["report"] = str(path)
     record = {key: value for key, value in evaluation.to_json().items() if key not in ("cases", "template_definition")}
     missing = {case.case: dict(case.missing) for case in evaluation.cases if case.missing}
-    return {**record, "missing": missing, "files": {**files, "pictures": pictures}}
+    undefined = {case.case: dict(case.undefined) for case in evaluation.cases if case.undefined}
+    return {**record, "missing": missing, "undefined": undefined, "files": {**files, "pictures": pictures}}
 
 
 def render(record: Mapping[str, Any]) -> str:
@@ -124,6 +125,10 @@ def render(record: Mapping[str, Any]) -> str:
     if record["missing"]:
         n_missing = sum(len(rois) for rois in record["missing"].values())
         lines += ["", f"left out: {n_missing} ROIs that are absent, in {len(record['missing'])} cases"]
+    if record["undefined"]:
+        terms = [term for of_case in record["undefined"].values() for term in of_case]
+        names = ", ".join(dict.fromkeys(terms))
+        lines += ["", f"not defined: {len(terms)} metrics, in {len(record['undefined'])} cases ({names})"]
     written = [f"{what}: {record['files'][what]}" for what in ("result", "report") if what in record["files"]]
     return "\n".join([*lines, "", *written])
 

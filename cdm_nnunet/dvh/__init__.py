@@ -4,11 +4,11 @@
 
 Example:
     >>> import numpy as np
-    >>> dose_gy = np.array([66.0, 69.0, 70.0, 70.5, 71.0, 73.0])  # of the voxels of a target
+    >>> dose_gy = np.array([66.6, 69.0, 70.0, 70.5, 71.0, 73.0])  # of the voxels of a target
     >>> evaluate(Metric.parse("D95%"), dose_gy, voxel_volume_cc=0.027)
-    66.75
+    66.6
     >>> goal = Template.load("openkbp").goals[2]
-    >>> str(goal.metric), goal.verdict(66.75, prescription_gy=70.0)
+    >>> str(goal.metric), goal.verdict(66.6, prescription_gy=70.0)
     ('D95%', 'pass')
 """
 
@@ -16,12 +16,12 @@ from cdm_nnunet.dvh.curves import DvhCurve, cumulative_dvh, dvh_distance_gy
 from cdm_nnunet.dvh.goal import Goal, TemplateRoi, Use, Verdict
 from cdm_nnunet.dvh.indices import gradient_index, isodose_dice, paddick_conformity, r50, rtog_conformity
 from cdm_nnunet.dvh.matching import RoiMatch, match_rois
-from cdm_nnunet.dvh.metrics import CcRounding, Metric, MetricKind, MetricUnit
+from cdm_nnunet.dvh.metrics import Counting, Metric, MetricKind, MetricUnit
 from cdm_nnunet.dvh.template import Template, check_template, shipped_templates
 from cdm_nnunet.dvh.values import evaluate, evaluate_all
 
 __all__ = [
-    "CcRounding",
+    "Counting",
     "DvhCurve",
     "Goal",
     "Metric",

@@ -93,7 +93,7 @@ class Goal(Frozen):
         variation: A looser limit, in ``unit``, up to which a violation is an acceptable variation.
         priority: 1 is the most important.
         weight: Weight of the metric in the loss.
-        use: Where the metric counts.
+        use: Where the metric counts; by default in both, or in the evaluation alone where a loss can't train on it.
         comment: Source of the limit, or why it is there.
     """
 
@@ -111,6 +111,8 @@ class Goal(Frozen):
     @model_validator(mode="after")
     def _limit_is_whole(self) -> Goal:
         label = f"goal {self.roi} {self.metric}"
+        if "use" not in self.model_fields_set and not self.metric.in_loss:
+            object.__setattr__(self, "use", ("evaluation",))  # (the model is frozen, and this default follows another)
         refuse(((key,), f"{label}: {message}") for key, message in self._faults())
         return self
 
@@ -121,6 +123,8 @@ class Goal(Frozen):
             yield there, "'relation', 'value' and 'unit' make a limit together; give all three or none"
         if len(set(self.use)) != len(self.use):
             yield "use", f"'use' names something twice: {', '.join(self.use)}"
+        if "loss" in self.use and not self.metric.in_loss:
+            yield "use", "a loss can't train on this metric; use it in the evaluation alone"
         allowed = _LIMIT_UNITS[self.metric.unit]
         if self.unit is not None and self.unit not in allowed:
             words = " or ".join(f"'{unit}'" for unit in allowed)

@@ -1,6 +1,6 @@
 """DVH metric keys, parsed once: what ``"D95%"`` means, for the NumPy and the torch implementation alike.
 
-Definitions: ``docs/conventions.md``, "DVH metrics".
+Definitions: ``docs/conventions.md``, "DVH metrics". A kind of metric is one row of ``_KINDS``.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import math
 import re
 from dataclasses import dataclass
 from decimal import Decimal
+from fractions import Fraction
 from typing import Literal, cast, get_args
 
 from cdm_nnunet.errors import InputError
@@ -16,6 +17,8 @@ from cdm_nnunet.errors import InputError
 MetricKind = Literal[
     "dose_at_percent",
     "dose_at_cc",
+    "cold_dose_at_percent",
+    "cold_dose_at_cc",
     "mean",
     "min",
     "max",
@@ -25,26 +28,73 @@ MetricKind = Literal[
     "volume_at_percent",
     "cc_at_gy",
     "cc_at_percent",
+    "cold_volume_at_gy",
+    "cold_volume_at_percent",
+    "cold_cc_at_gy",
+    "cold_cc_at_percent",
+    "volume",
 ]
-CcRounding = Literal["fractional", "openkbp"]
+Counting = Literal["exact", "openkbp"]
 MetricUnit = Literal["Gy", "%", "cc", ""]
 
-_KEY_OF_STATISTIC: dict[str, MetricKind] = {"Dmean": "mean", "Dmin": "min", "Dmax": "max", "HI": "homogeneity"}
-# letter, unit of the number and what stands in brackets, apart from a way to round
-_KIND_OF_PARTS: dict[tuple[str, str, str], MetricKind] = {
-    ("D", "%", ""): "dose_at_percent",
-    ("D", "cc", ""): "dose_at_cc",
-    ("gEUD", "", ""): "geud",
-    ("V", "Gy", ""): "volume_at_gy",
-    ("V", "%", ""): "volume_at_percent",
-    ("V", "Gy", "[cc]"): "cc_at_gy",
-    ("V", "%", "[cc]"): "cc_at_percent",
+SAME_VOLUME = 1e-6  # of a volume: voxel sizes come as 32-bit floats, and ten voxels of 0.027 cc are 0.27 cc
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What is said of a kind of metric.
+
+    Attributes:
+        word: The key, or what stands before its number.
+        number_unit: Unit of the number in the key, None where there is no number.
+        bracket: What stands in brackets behind it.
+        unit: Unit of the result.
+        is_order_statistic: Whether it is the dose of one voxel in the order of doses.
+        is_volume: Whether it is the part of the ROI on one side of a dose.
+        is_cold: Whether it looks from the cold end.
+        in_loss: Whether a loss can train on it.
+    """
+
+    word: str
+    number_unit: str | None
+    bracket: str
+    unit: MetricUnit
+    is_order_statistic: bool = False
+    is_volume: bool = False
+    is_cold: bool = False
+    in_loss: bool = True
+
+
+_KINDS: dict[MetricKind, _Kind] = {
+    "dose_at_percent": _Kind("D", "%", "", "Gy", is_order_statistic=True),
+    "dose_at_cc": _Kind("D", "cc", "", "Gy", is_order_statistic=True),
+    "cold_dose_at_percent": _Kind("DC", "%", "", "Gy", is_order_statistic=True, is_cold=True),
+    "cold_dose_at_cc": _Kind("DC", "cc", "", "Gy", is_order_statistic=True, is_cold=True),
+    "mean": _Kind("Dmean", None, "", "Gy"),
+    "min": _Kind("Dmin", None, "", "Gy", is_order_statistic=True),
+    "max": _Kind("Dmax", None, "", "Gy", is_order_statistic=True),
+    "geud": _Kind("gEUD", "", "", "Gy"),
+    "homogeneity": _Kind("HI", None, "", ""),
+    "volume_at_gy": _Kind("V", "Gy", "", "%", is_volume=True),
+    "volume_at_percent": _Kind("V", "%", "", "%", is_volume=True),
+    "cc_at_gy": _Kind("V", "Gy", "cc", "cc", is_volume=True),
+    "cc_at_percent": _Kind("V", "%", "cc", "cc", is_volume=True),
+    "cold_volume_at_gy": _Kind("CV", "Gy", "", "%", is_volume=True, is_cold=True),
+    "cold_volume_at_percent": _Kind("CV", "%", "", "%", is_volume=True, is_cold=True),
+    "cold_cc_at_gy": _Kind("CV", "Gy", "cc", "cc", is_volume=True, is_cold=True),
+    "cold_cc_at_percent": _Kind("CV", "%", "cc", "cc", is_volume=True, is_cold=True),
+    "volume": _Kind("Volume", None, "cc", "cc", in_loss=False),
 }
-_PARTS_OF_KIND = {kind: parts for parts, kind in _KIND_OF_PARTS.items()}
-_KEY = re.compile(r"(D|V|gEUD)(-?(?:\d+\.?\d*|\.\d+))(%|cc|mm3|Gy|)(?:\[(\w+)\])?")
+_KIND_OF_PARTS = {(row.word, row.number_unit, row.bracket): kind for kind, row in _KINDS.items()}
+_KIND_OF_WORD = {row.word: kind for kind, row in _KINDS.items() if row.number_unit is None}
+_COUNTED_AS_OPENKBP = ("dose_at_percent", "dose_at_cc")
+# TG-263's words
+_SAME_AS = {"Mean": "Dmean", "Min": "Dmin", "Max": "Dmax", "Median": "D50%", "Dmedian": "D50%"}
+_KEY = re.compile(r"(DC|CV|D|V|gEUD)(-?(?:\d+\.?\d*|\.\d+))(%|cc|mm3|cGy|Gy|)")
+_BRACKET = re.compile(r"(.*?)\[([^\[\]]+)\]")
 _FORMS = (
     "D<x>%, D<x>cc, D<x>mm3, Dmean, Dmin, Dmax, V<x>Gy, V<x>% (percent of the prescription), V<x>Gy[cc], V<x>%[cc], "
-    "gEUD<a>, HI"
+    "DC<x>%, DC<x>cc and CV<x>Gy, CV<x>Gy[cc] (the coldest part), gEUD<a>, HI, Volume[cc]"
 )
 
 
@@ -54,10 +104,9 @@ class Metric:
 
     Attributes:
         kind: What is measured.
-        value: The number in the key (percent, cc, Gy or the exponent of gEUD); None for the mean, minimum, maximum and
-            homogeneity index.
-        cc_rounding: How D_xcc counts voxels: ``fractional`` (key ``D0.1cc``) or as OpenKBP does (key
-            ``D0.1cc[openkbp]``). It is ``fractional`` for every other kind.
+        value: The number in the key (percent, cc, Gy or the exponent of gEUD); None for a kind without one.
+        counting: How D_x finds its voxel: ``exact`` or as OpenKBP's official evaluator does (key ``D0.1cc[openkbp]``,
+            ``D95%[openkbp]``). It is ``exact`` for every other kind.
 
     Raises:
         InputError: If the value is missing, superfluous or out of range.
@@ -70,36 +119,42 @@ class Metric:
 
     kind: MetricKind
     value: float | None = None
-    cc_rounding: CcRounding = "fractional"
+    counting: Counting = "exact"
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(MetricKind):
             raise InputError(f"unknown kind of DVH metric '{self.kind}'; known are {', '.join(get_args(MetricKind))}")
-        if self.cc_rounding not in get_args(CcRounding):
-            raise InputError(f"unknown cc rounding '{self.cc_rounding}'; known are {', '.join(get_args(CcRounding))}")
-        if self.cc_rounding != "fractional" and self.kind != "dose_at_cc":
-            raise InputError(f"'[{self.cc_rounding}]' is a way to count the voxels of D<x>cc; it has no other use")
-        if (self.value is None) != (self.kind in _KEY_OF_STATISTIC.values()):
+        if self.counting not in get_args(Counting):
+            raise InputError(f"unknown way to count '{self.counting}'; known are {', '.join(get_args(Counting))}")
+        if self.counting != "exact" and self.kind not in _COUNTED_AS_OPENKBP:
+            raise InputError(
+                f"'[{self.counting}]' is a way to count the voxels of D<x>cc and D<x>%; it has no other use"
+            )
+        if (self.value is None) != (self._row.number_unit is None):
             raise InputError(f"a metric of kind '{self.kind}' cannot have the value {self.value}")
-        if self.value is None:
-            return
-        if not math.isfinite(self.value):
-            raise InputError(f"the value of a metric of kind '{self.kind}' must be finite, not {self.value}")
-        if self.kind == "dose_at_percent" and not 0 <= self.value <= 100:
-            raise InputError(f"'{self}' asks for a volume outside 0 to 100 percent")
+        if self.value is not None:
+            self._refuse_out_of_range(self.value)
+
+    def _refuse_out_of_range(self, value: float) -> None:
+        if not math.isfinite(value):
+            raise InputError(f"the value of a metric of kind '{self.kind}' must be finite, not {value}")
         if self.kind == "geud":
-            if self.value == 0:
+            if value == 0:
                 raise InputError(f"'{self}' has the exponent 0, for which gEUD is not defined")
-            return
-        if self.kind != "dose_at_percent" and not self.value > 0:
-            quantity = "volume" if self.kind == "dose_at_cc" else "dose"
+        elif self._row.is_order_statistic and self._row.number_unit == "%":
+            if not 0 <= value <= 100:
+                raise InputError(f"'{self}' asks for a volume outside 0 to 100 percent")
+        elif not value > 0:
+            quantity = "volume" if self._row.is_order_statistic else "dose"
             raise InputError(f"'{self}' asks for a {quantity} that is not above zero")
 
     @classmethod
     def parse(cls, key: str) -> Metric:
-        """The metric behind a key such as ``D95%``, ``D0.03cc``, ``Dmean``, ``V20Gy``, ``V95%``, ``gEUD8`` or ``HI``.
+        """The metric behind a key such as ``D95%``, ``D0.03cc``, ``Dmean``, ``V20Gy``, ``CV15Gy[cc]`` or ``HI``.
 
-        A volume has one spelling, so that equal metrics have equal keys: ``D35mm3`` is read as ``D0.035cc``.
+        Equal metrics have equal keys, so that other spellings are read and shown as the usual one: ``D35mm3`` is
+        ``D0.035cc``, ``V2000cGy`` is ``V20Gy``, and TG-263's ``D95%[Gy]``, ``V20Gy[%]``, ``Mean[Gy]`` and
+        ``Median[Gy]`` are ``D95%``, ``V20Gy``, ``Dmean`` and ``D50%``.
 
         Raises:
             InputError: If the key has no or no unique reading, or its number is out of range.
@@ -110,48 +165,63 @@ class Metric:
                 ...
             cdm_nnunet.errors.InputError: 'V20' has no unit: write 'V20Gy' (volume that receives at least 20 Gy) or \
 'V20%' (at least 20 % of the prescription)
+            >>> str(Metric.parse("D95%[Gy]"))
+            'D95%'
         """
-        if key in _KEY_OF_STATISTIC:
-            return cls(_KEY_OF_STATISTIC[key])
-        match = _KEY.fullmatch(key)
-        if match is None:
-            raise InputError(f"'{key}' is not a DVH metric; expected {_FORMS}")
-        letter, number, unit, bracket = match.groups()
-        if not unit and letter in ("D", "V"):
-            raise InputError(_without_unit(key, letter, number))
-        value = float(number)
-        if unit == "mm3":
-            unit, value = "cc", float(Decimal(number) / 1000)
-        in_cc = "[cc]" if bracket == "cc" else ""
-        if (letter, unit, in_cc) not in _KIND_OF_PARTS:
-            raise InputError(f"'{key}' is not a DVH metric; expected {_FORMS}")
-        rounding = "fractional" if in_cc or not bracket else bracket
-        checked_by_the_constructor = cast(CcRounding, rounding)
-        return cls(_KIND_OF_PARTS[letter, unit, in_cc], value, checked_by_the_constructor)
+        with_bracket = _BRACKET.fullmatch(key)
+        body, bracket = with_bracket.groups() if with_bracket else (key, "")
+        body = _SAME_AS.get(body, body)
+        if body in _KIND_OF_WORD:
+            kind, value = _KIND_OF_WORD[body], None
+        else:
+            kind, value = _kind_and_value(key, body, bracket)
+        row, counting = _KINDS[kind], "exact"
+        if bracket not in ("", row.bracket, row.unit):
+            if bracket in ("%", "cGy") and row.unit == "Gy":
+                in_gy = key.removesuffix(f"[{bracket}]")
+                raise InputError(
+                    f"'{key}': doses are in Gy here; write '{in_gy}', give a limit in 'Gy' or in '% of prescription'"
+                )
+            if bracket in ("cc", "%", "Gy", "cGy"):
+                raise InputError(f"'{key}' is not a DVH metric; expected {_FORMS}")
+            counting = bracket
+        checked_by_the_constructor = cast(Counting, counting)
+        return cls(kind, value, checked_by_the_constructor)
 
     def __str__(self) -> str:
-        if self.value is None:
-            return next(key for key, kind in _KEY_OF_STATISTIC.items() if kind == self.kind)
-        letter, unit, in_cc = _PARTS_OF_KIND[self.kind]
-        suffix = "" if self.cc_rounding == "fractional" else f"[{self.cc_rounding}]"
-        return f"{letter}{_plain(self.value)}{unit}{in_cc}{suffix}"
+        row = self._row
+        number = "" if self.value is None else f"{_plain(self.value)}{row.number_unit}"
+        bracket = row.bracket or ("" if self.counting == "exact" else self.counting)
+        return f"{row.word}{number}" + (f"[{bracket}]" if bracket else "")
+
+    @property
+    def _row(self) -> _Kind:
+        return _KINDS[self.kind]
 
     @property
     def unit(self) -> MetricUnit:
-        """Unit of the result: Gy, percent of the ROI's volume, cc, or an empty text for the homogeneity index."""
-        if self.is_volume:
-            return "cc" if self.kind in ("cc_at_gy", "cc_at_percent") else "%"
-        return "" if self.kind == "homogeneity" else "Gy"
+        """Unit of the result: Gy, percent of the ROI's volume, cc, or an empty text for a plain number."""
+        return self._row.unit
 
     @property
     def is_volume(self) -> bool:
-        """Whether the result is a volume (V-metric), in percent or cc."""
-        return self.kind in ("volume_at_gy", "volume_at_percent", "cc_at_gy", "cc_at_percent")
+        """Whether the result is the part of the ROI on one side of a dose (V and CV), in percent or cc."""
+        return self._row.is_volume
+
+    @property
+    def is_cold(self) -> bool:
+        """Whether it looks from the cold end (DC and CV)."""
+        return self._row.is_cold
+
+    @property
+    def in_loss(self) -> bool:
+        """Whether a loss can train on it."""
+        return self._row.in_loss
 
     @property
     def needs_prescription(self) -> bool:
         """Whether the metric is defined only where the ROI has a prescription."""
-        return self.kind in ("volume_at_percent", "cc_at_percent")
+        return self.is_volume and self._row.number_unit == "%"
 
     @property
     def order_statistics(self) -> tuple[Metric, ...]:
@@ -163,44 +233,68 @@ class Metric:
         """
         if self.kind == "homogeneity":
             return tuple(Metric("dose_at_percent", percent) for percent in (2.0, 98.0, 50.0))
-        return (self,) if self.kind in ("dose_at_percent", "dose_at_cc", "min", "max") else ()
+        return (self,) if self._row.is_order_statistic else ()
 
-    def rank_fraction(self, n_voxels: float, voxel_volume_cc: float) -> float:
-        """Where the metric lies among the ascending voxel doses (``docs/conventions.md``, "D_x%", "D_xcc").
+    def why_undefined(self, roi_volume_cc: float) -> str | None:
+        """Why an ROI of this volume has no such metric: it is smaller than the volume that D_xcc asks for.
 
-        The metric equals the order statistic at position ``p * (n_voxels - 1)``, counted from 0, with linear
-        interpolation between its two neighbours.
+        Args:
+            roi_volume_cc: Volume of the ROI in cc.
+
+        Returns:
+            The reason in words; None where the metric is defined.
+
+        Example:
+            >>> Metric.parse("D0.03cc").why_undefined(0.02)
+            'the ROI has 0.02 cc, less than 0.03 cc'
+        """
+        if self.value is None or self._row.number_unit != "cc" or self.counting != "exact":
+            return None
+        if roi_volume_cc >= self.value * (1 - SAME_VOLUME):
+            return None
+        return f"the ROI has {roi_volume_cc:.4g} cc, less than {_plain(self.value)} cc"
+
+    def rank(self, n_voxels: int, voxel_volume_cc: float) -> float:
+        """Which of the ascending voxel doses the metric is, counted from 0 (``docs/conventions.md``, "D_x").
+
+        It is a whole number, except for ``[openkbp]``: there the metric lies between two neighbours, linearly.
 
         Args:
             n_voxels: Number of voxels of the ROI, at least 1.
             voxel_volume_cc: Volume of a voxel in cc.
 
         Returns:
-            p from 0 (the minimum) to 1 (the maximum).
+            From 0 (the minimum) to n_voxels - 1 (the maximum).
 
         Raises:
-            InputError: If the ROI has no voxel or a voxel no volume.
+            InputError: If the ROI has no voxel, a voxel no volume, or the ROI is smaller than the volume asked for.
             ValueError: If the metric is no order statistic.
 
         Example:
-            >>> Metric.parse("D95%").rank_fraction(1000, 0.027)
-            0.05
-            >>> Metric.parse("D0.27cc").rank_fraction(1000, 0.027)
-            0.99
+            >>> Metric.parse("D95%").rank(1000, 0.027), Metric.parse("D95%[openkbp]").rank(1000, 0.027)
+            (50.0, 49.95)
+            >>> Metric.parse("D0.03cc").rank(1000, 0.027), Metric.parse("DC0.03cc").rank(1000, 0.027)
+            (998.0, 1.0)
         """
         if not n_voxels >= 1:
             raise InputError(f"{self} needs an ROI of at least one voxel, not {n_voxels}")
         if not voxel_volume_cc > 0:
             raise InputError(f"{self} needs a voxel volume above zero, not {voxel_volume_cc} cc")
-        if self.kind == "min":
-            return 0.0
-        if self.kind == "max":
-            return 1.0
-        if self.kind == "dose_at_percent" and self.value is not None:
-            return (100.0 - self.value) / 100.0
-        if self.kind == "dose_at_cc":
-            return 1.0 - min(self._hottest_voxels(voxel_volume_cc), n_voxels) / n_voxels
-        raise ValueError(f"{self} is not an order statistic of the voxel doses")
+        if reason := self.why_undefined(n_voxels * voxel_volume_cc):
+            raise InputError(f"{self} is not defined: {reason}")
+        if self.kind in ("min", "max"):
+            return 0.0 if self.kind == "min" else n_voxels - 1.0
+        if self.value is None or not self._row.is_order_statistic:
+            raise ValueError(f"{self} is not an order statistic of the voxel doses")
+        if self.counting == "openkbp":
+            return self._openkbp_fraction(self.value, n_voxels, voxel_volume_cc) * (n_voxels - 1)
+        # D: the highest dose that a volume of at least x reaches; then V(D_x) >= x, and less than x gets more than D_x
+        if self._row.number_unit == "%":
+            voxels = math.ceil(Fraction(repr(float(self.value))) * n_voxels / 100)
+        else:
+            voxels = math.ceil(self.value * (1 - SAME_VOLUME) / voxel_volume_cc)
+        voxels = min(max(voxels, 1), n_voxels)
+        return float(voxels - 1 if self.is_cold else n_voxels - voxels)
 
     def threshold_gy(self, prescription_gy: float | None = None) -> float:
         """The dose that counts voxels for a V-metric, Gy (``docs/conventions.md``, "V_x").
@@ -226,11 +320,31 @@ class Metric:
             raise InputError(f"{self} needs a prescription above zero, not {prescription_gy} Gy")
         return self.value * prescription_gy / 100.0
 
-    def _hottest_voxels(self, voxel_volume_cc: float) -> float:
-        if self.value is None:
-            raise ValueError(f"{self} has no volume")
-        voxels = (1000 * self.value) / (1000 * voxel_volume_cc)  # in mm3, as OpenKBP divides: the same ties are rounded
-        return max(1.0, float(round(voxels)) if self.cc_rounding == "openkbp" else voxels)
+    def _openkbp_fraction(self, value: float, n_voxels: int, voxel_volume_cc: float) -> float:
+        """Where the official evaluator looks, from 0 (minimum) to 1 (maximum)."""
+        if self.kind == "dose_at_percent":
+            return (100.0 - value) / 100.0
+        voxels = max(1.0, float(round((1000 * value) / (1000 * voxel_volume_cc))))  # in mm3: the same ties are rounded
+        return 1.0 - min(voxels, n_voxels) / n_voxels
+
+
+def _kind_and_value(key: str, body: str, bracket: str) -> tuple[MetricKind, float]:
+    """Kind and number of a key that has a number."""
+    match = _KEY.fullmatch(body)
+    if match is None:
+        raise InputError(f"'{key}' is not a DVH metric; expected {_FORMS}")
+    word, number, unit = match.groups()
+    if not unit and word != "gEUD":
+        raise InputError(_without_unit(key, word, number))
+    value = float(number)
+    if unit == "mm3":
+        unit, value = "cc", float(Decimal(number) / 1000)
+    if unit == "cGy":
+        unit, value = "Gy", float(Decimal(number) / 100)
+    for in_bracket in (bracket, ""):
+        if (word, unit, in_bracket) in _KIND_OF_PARTS:
+            return _KIND_OF_PARTS[word, unit, in_bracket], value
+    raise InputError(f"'{key}' is not a DVH metric; expected {_FORMS}")
 
 
 def _plain(value: float) -> str:
@@ -238,13 +352,21 @@ def _plain(value: float) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
-def _without_unit(key: str, letter: str, number: str) -> str:
-    if letter == "V":
-        return (
-            f"'{key}' has no unit: write 'V{number}Gy' (volume that receives at least {number} Gy) or "
-            f"'V{number}%' (at least {number} % of the prescription)"
-        )
-    return (
-        f"'{key}' has no unit: write 'D{number}%' (dose that the hottest {number} % of the volume reach) or "
-        f"'D{number}cc' (dose that the hottest {number} cc reach)"
-    )
+def _without_unit(key: str, word: str, number: str) -> str:
+    what = {
+        "V": ("Gy", f"volume that receives at least {number} Gy", f"at least {number} % of the prescription"),
+        "CV": ("Gy", f"volume that receives less than {number} Gy", f"less than {number} % of the prescription"),
+        "D": (
+            "cc",
+            f"dose that the hottest {number} cc reach",
+            f"dose that the hottest {number} % of the volume reach",
+        ),
+        "DC": (
+            "cc",
+            f"highest dose in the coldest {number} cc",
+            f"highest dose in the coldest {number} % of the volume",
+        ),
+    }
+    unit, absolute, relative = what[word]
+    readings = [f"'{word}{number}{unit}' ({absolute})", f"'{word}{number}%' ({relative})"]
+    return f"'{key}' has no unit: write {' or '.join(readings if unit == 'Gy' else readings[::-1])}"

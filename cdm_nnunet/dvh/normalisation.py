@@ -11,7 +11,7 @@ from cdm_nnunet.dvh.metrics import Metric
 from cdm_nnunet.dvh.values import evaluate
 from cdm_nnunet.errors import InputError
 
-GDPHMM_METRIC = Metric.parse("D97%")
+GDPHMM_METRIC = Metric.parse("D97%[openkbp]")  # NumPy's percentile, as the challenge has it
 GDPHMM_OFFSET_GY = 1e-5
 
 

@@ -34,7 +34,8 @@ def evaluate(
 
     Raises:
         InputError: If the ROI is empty (an absent ROI has no metrics; leave it out), a dose is not finite, V<x>% has no
-            prescription, gEUD meets a negative dose, or HI a median dose that is not above zero.
+            prescription, gEUD meets a negative dose, HI a median dose that is not above zero, or the ROI is smaller
+            than the x of D<x>cc (:meth:`Metric.why_undefined` tells before).
 
     Example:
         >>> dose_gy = np.arange(101.0)
@@ -75,8 +76,11 @@ def _value(
         return float(ascending_gy.mean(dtype=np.float64))
     if metric.is_volume:
         threshold_gy = ascending_gy.dtype.type(metric.threshold_gy(prescription_gy))
-        n_reached = ascending_gy.size - int(np.searchsorted(ascending_gy, threshold_gy, side="left"))
-        return n_reached * voxel_volume_cc if metric.unit == "cc" else 100.0 * n_reached / ascending_gy.size
+        n_below = int(np.searchsorted(ascending_gy, threshold_gy, side="left"))
+        n = n_below if metric.is_cold else ascending_gy.size - n_below
+        return n * voxel_volume_cc if metric.unit == "cc" else 100.0 * n / ascending_gy.size
+    if metric.kind == "volume":
+        return ascending_gy.size * voxel_volume_cc
     if metric.kind == "geud" and metric.value is not None:
         return _geud_gy(ascending_gy.astype(np.float64), metric.value)
     if metric.kind == "homogeneity":
@@ -86,7 +90,7 @@ def _value(
         if not median_gy > 0:
             raise InputError(f"HI divides by D50%, which is {median_gy:g} Gy")
         return (near_maximum_gy - near_minimum_gy) / median_gy
-    rank = metric.rank_fraction(ascending_gy.size, voxel_volume_cc) * (ascending_gy.size - 1)
+    rank = metric.rank(ascending_gy.size, voxel_volume_cc)
     below = int(rank)
     low_gy, high_gy = (float(ascending_gy[min(k, ascending_gy.size - 1)]) for k in (below, below + 1))
     # (from the nearer neighbour, as NumPy does, so that rank 4 - 1e-16 is not beyond the neighbour)

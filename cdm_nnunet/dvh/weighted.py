@@ -7,9 +7,11 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from cdm_nnunet.dvh.metrics import Metric
+from cdm_nnunet.dvh.metrics import SAME_VOLUME, Metric
 from cdm_nnunet.dvh.values import checked_doses
 from cdm_nnunet.errors import InputError
+
+_ROUNDING = 1e-9  # of a volume that is a sum of many
 
 
 def evaluate_weighted(
@@ -21,10 +23,8 @@ def evaluate_weighted(
 ) -> tuple[float, ...]:
     """Values of DVH metrics of one region of interest.
 
-    Definitions: ``docs/conventions.md``, "DVH metrics", with volumes in place of voxel counts: the order statistic at p
-    interpolates between the samples, of which the k-th lies where half of its own volume and all lower samples lie,
-    scaled so that the lowest lies at 0 and the highest at 1. With equal volumes every metric equals that of
-    :func:`cdm_nnunet.dvh.values.evaluate`.
+    Definitions: ``docs/conventions.md``, "DVH metrics", with volumes in place of voxel counts. With equal volumes every
+    metric equals that of :func:`cdm_nnunet.dvh.values.evaluate`.
 
     Args:
         metrics: The metrics.
@@ -36,8 +36,8 @@ def evaluate_weighted(
         One value a metric, in their order.
 
     Raises:
-        InputError: As :func:`cdm_nnunet.dvh.values.evaluate`, or if a volume is not above zero, or a metric counts
-            voxels (``[openkbp]``).
+        InputError: As :func:`cdm_nnunet.dvh.values.evaluate`, or if a volume is not above zero, or a metric counts as
+            OpenKBP does (``[openkbp]``).
 
     Example:
         >>> dose_gy, volumes_cc = np.array([30.0, 10.0, 20.0]), np.array([1.0, 2.0, 1.0])
@@ -59,8 +59,11 @@ def _value(
     if metric.kind == "mean":
         return float(dose_gy @ volumes_cc) / total_cc
     if metric.is_volume:
-        reached_cc = float(volumes_cc[dose_gy >= metric.threshold_gy(prescription_gy)].sum())
-        return reached_cc if metric.unit == "cc" else 100.0 * reached_cc / total_cc
+        below = dose_gy < metric.threshold_gy(prescription_gy)
+        part_cc = float(volumes_cc[below if metric.is_cold else ~below].sum())
+        return part_cc if metric.unit == "cc" else 100.0 * part_cc / total_cc
+    if metric.kind == "volume":
+        return total_cc
     if metric.kind == "geud" and metric.value is not None:
         return _geud_gy(dose_gy, volumes_cc / total_cc, metric.value)
     if metric.kind == "homogeneity":
@@ -70,13 +73,25 @@ def _value(
         if not median_gy > 0:
             raise InputError(f"HI divides by D50%, which is {median_gy:g} Gy")
         return (near_maximum_gy - near_minimum_gy) / median_gy
-    if metric.cc_rounding != "fractional":
-        raise InputError(f"{metric} counts voxels, and there are none: use it without '[{metric.cc_rounding}]'")
-    p = metric.rank_fraction(dose_gy.size, total_cc / dose_gy.size)
-    middle_cc = np.cumsum(volumes_cc) - volumes_cc / 2
-    if dose_gy.size == 1:
-        return float(dose_gy[0])
-    return float(np.interp(p, (middle_cc - middle_cc[0]) / (middle_cc[-1] - middle_cc[0]), dose_gy))
+    if metric.counting != "exact":
+        raise InputError(f"{metric} counts voxels, and there are none: use it without '[{metric.counting}]'")
+    return _order_statistic_gy(metric, dose_gy, volumes_cc, total_cc)
+
+
+def _order_statistic_gy(
+    metric: Metric, dose_gy: NDArray[np.float64], volumes_cc: NDArray[np.float64], total_cc: float
+) -> float:
+    """The highest dose that a volume of at least x reaches; for the cold end, the lowest that as much stays within."""
+    if reason := metric.why_undefined(total_cc):
+        raise InputError(f"{metric} is not defined: {reason}")
+    if metric.kind in ("min", "max") or metric.value is None:
+        return float(dose_gy[0 if metric.kind == "min" else -1])
+    in_percent = metric.kind.endswith("at_percent")
+    wanted_cc = metric.value * (total_cc / 100 * (1 - _ROUNDING) if in_percent else 1 - SAME_VOLUME)
+    from_its_end = slice(None) if metric.is_cold else slice(None, None, -1)
+    gathered_cc = np.cumsum(volumes_cc[from_its_end])
+    place = int(np.searchsorted(gathered_cc, wanted_cc, side="left"))
+    return float(dose_gy[from_its_end][min(place, dose_gy.size - 1)])
 
 
 def _geud_gy(dose_gy: NDArray[np.float64], shares: NDArray[np.float64], a: float) -> float:

@@ -266,6 +266,8 @@ class CaseResult:
         dose: The doses apart from ROIs.
         openkbp: Terms of OpenKBP's scores, where the data set has OpenKBP's ROIs.
         gdphmm: GDP-HMM's scores of the case by name, where they apply.
+        undefined: Metrics that a present ROI can't have, as ``"ROI METRIC"``, with the reason; they enter no score,
+            and their goals are neither met nor missed.
     """
 
     case: str
@@ -275,6 +277,7 @@ class CaseResult:
     dose: DoseResult | None = None
     openkbp: OpenKbpTerms | None = None
     gdphmm: Mapping[str, float] | None = None
+    undefined: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in the record."""
@@ -284,6 +287,7 @@ class CaseResult:
             "openkbp": None if self.openkbp is None else asdict(self.openkbp),
             "gdphmm": None if self.gdphmm is None else dict(self.gdphmm),
             "missing": dict(self.missing),
+            "undefined": dict(self.undefined),
             "rois": {name: roi.to_json() for name, roi in self.rois.items()},
         }
 
@@ -301,6 +305,7 @@ class CaseResult:
             None if entry["dose"] is None else DoseResult.from_json(entry["dose"]),
             None if entry["openkbp"] is None else OpenKbpTerms(**entry["openkbp"]),
             entry["gdphmm"],
+            entry["undefined"],
         )
 
 

@@ -33,7 +33,7 @@ from cdm_nnunet.evaluation.rois import CaseRois, RoiVoxels
 
 OPENKBP_TARGETS = ("PTV_7000", "PTV_6300", "PTV_5600")
 OPENKBP_OARS = ("Brainstem", "SpinalCord", "Parotid_R", "Parotid_L", "Esophagus", "Larynx", "Bone_Mandible")
-OPENKBP_TARGET_METRICS = tuple(map(Metric.parse, ("D99%", "D95%", "D1%")))
+OPENKBP_TARGET_METRICS = tuple(map(Metric.parse, ("D99%[openkbp]", "D95%[openkbp]", "D1%[openkbp]")))
 OPENKBP_OAR_METRICS = tuple(map(Metric.parse, ("Dmean", "D0.1cc[openkbp]")))
 PLAN_INDICES = ("paddick_conformity", "rtog_conformity", "gradient_index", "r50")
 PRESCRIPTION_TOLERANCE_GY = 0.01
@@ -52,6 +52,7 @@ def score_case(pair: DosePair, template: Template, *, gamma: bool = False) -> Ca
     """
     rois: dict[str, RoiResult] = {}
     missing: dict[str, str] = {}
+    undefined: dict[str, str] = {}
     matched = match_rois(template, pair.catalogue)
     goals: dict[str, list[Goal]] = {}
     for goal in template.goals_for("evaluation"):
@@ -65,9 +66,14 @@ def score_case(pair: DosePair, template: Template, *, gamma: bool = False) -> Ca
         elif found is None:
             missing[name] = "no voxel on the dose grid" if match.source in pair.contoured else "not contoured"
         else:
-            rois[name] = _score_roi(pair, voxels, template.roi(name), match, found, roi_goals)
+            volume_cc = found.n * pair.voxel_volume_cc
+            reasons = {goal.metric: goal.metric.why_undefined(volume_cc) for goal in roi_goals}
+            undefined |= {f"{name} {metric}": reason for metric, reason in reasons.items() if reason is not None}
+            defined = [goal for goal in roi_goals if reasons[goal.metric] is None]
+            rois[name] = _score_roi(pair, voxels, template.roi(name), match, found, defined)
     dose_mae_gy, dose = compare_doses(pair, gamma=gamma)
-    return CaseResult(pair.case, dose_mae_gy, rois, missing, dose, openkbp_terms(pair, voxels), _gdphmm(pair, voxels))
+    of_challenges = openkbp_terms(pair, voxels), _gdphmm(pair, voxels)
+    return CaseResult(pair.case, dose_mae_gy, rois, missing, dose, *of_challenges, undefined)
 
 
 def openkbp_terms(pair: DosePair, voxels: CaseRois | None = None) -> OpenKbpTerms | None:

@@ -34,6 +34,7 @@ METRIC_COLUMNS = (
     "few_voxels",
     "cut_by_grid",
     "outside_region_percent",
+    "not_defined",
 )
 CASE_COLUMNS = ("case", "measure", "part", "unit", "value", "n_voxels")
 SCORE_COLUMNS = ("score", "group", "part", "unit", "value", "mean_signed", "n")
@@ -68,7 +69,14 @@ def _metric_rows(evaluation: Evaluation) -> Iterator[tuple[object, ...]]:
                     verdicts = (goal.goal.relation, goal.limit, goal.variation, goal.reference, goal.predicted)
                     verdicts += (goal.certainty, goal.within_mask_error)
                 source = None if roi.match is None else roi.match.source
-                yield (case.case, name, source, roi.kind, key, *values, *uncertainty, *verdicts, *limits)
+                yield (case.case, name, source, roi.kind, key, *values, *uncertainty, *verdicts, *limits, None)
+        for term, reason in case.undefined.items():
+            name, key = term.rsplit(" ", 1)
+            roi = case.rois[name]
+            source = None if roi.match is None else roi.match.source
+            known = {"case": case.case, "roi": name, "source": source, "kind": roi.kind, "metric": key}
+            row = {**dict.fromkeys(METRIC_COLUMNS), **known, "not_defined": reason}
+            yield tuple(row.values())
 
 
 def _case_rows(evaluation: Evaluation) -> Iterator[tuple[object, ...]]:

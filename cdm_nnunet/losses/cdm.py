@@ -152,11 +152,11 @@ def _dose_at_reference_volume(
     rows, thresholds_gy = [part.row for part in parts], [part.threshold_gy for part in parts]
     with torch.no_grad():
         volumes = reference.volume_fractions(rows, thresholds_gy, 0.0)
-    fractions = (1.0 - volumes).tolist()
+    ranks = [(1.0 - volume) * (predicted.counts[row] - 1) for row, volume in zip(rows, volumes.tolist(), strict=True)]
     window = smoothing.window_percent / 100
-    predicted_gy = predicted.order_statistics(rows, fractions, window)
+    predicted_gy = predicted.order_statistics(rows, ranks, window)
     with torch.no_grad():
-        reference_gy = reference.order_statistics(rows, fractions, window)
+        reference_gy = reference.order_statistics(rows, ranks, window)
     threshold_gy = predicted_gy.new_tensor(thresholds_gy)
     volumes = volumes.to(predicted_gy.dtype)
     one_sided = torch.where(volumes == 1, threshold_gy - predicted_gy, predicted_gy - threshold_gy).clamp(min=0)

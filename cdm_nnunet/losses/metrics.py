@@ -34,7 +34,7 @@ class Smoothing:
 
     Attributes:
         window_percent: D_x is the mean of the dose over this percentage of the ROI's volume around the exact order
-            statistic, so that the gradient reaches all these voxels. 0 gives the exact metric.
+            statistic, so that the gradient reaches all these voxels. 0 gives the exact metric, the dose of one voxel.
         threshold_width_gy: V_x counts a voxel with sigmoid((dose - x) / width) instead of a step. 0 gives the exact
             metric, which has no gradient.
 
@@ -105,6 +105,8 @@ class Terms:
         """
         weights: dict[tuple[int, Metric], float] = {}
         for goal in template.goals_for(use):
+            if not goal.metric.in_loss:
+                continue
             key = (catalogue.bit(goal.roi), goal.metric)
             weights[key] = max(goal.weight, weights.get(key, 0.0))
         return cls(
@@ -125,7 +127,9 @@ class Terms:
     def present(
         self, members: Members, prescription_gy: Sequence[Sequence[float]], voxel_volume_cc: Sequence[float]
     ) -> tuple[Present, ...]:
-        """The terms that can be measured: the ROI has a voxel, and a prescription where the metric needs one.
+        """The terms that can be measured.
+
+        The ROI has a voxel, a prescription where the metric needs one, and no less volume than the metric asks for.
 
         Args:
             members: Voxels of the ROIs :attr:`bits` of a batch.
@@ -138,7 +142,8 @@ class Terms:
                 row = self.bits.index(term.bit) * len(voxel_volume_cc) + sample
                 rx_gy = prescription_gy[sample][term.bit]
                 n_voxels = members.counts[row]
-                if n_voxels and (rx_gy > 0 or not term.metric.needs_prescription):
+                known = n_voxels and (rx_gy > 0 or not term.metric.needs_prescription)
+                if known and term.metric.why_undefined(n_voxels * volume_cc) is None:
                     threshold_gy = term.metric.threshold_gy(rx_gy) if term.metric.is_volume else math.nan
                     found.append(Present(sample, t, row, n_voxels, term.metric, threshold_gy, volume_cc))
         return tuple(found)
@@ -187,8 +192,8 @@ def dvh_metrics(
 
     Returns:
         Values, shape (T,), in each metric's unit; 0 where not present.
-        Number of voxels of each term's ROI, shape (T,), int64: 0 where the ROI is absent, or the metric needs a
-        prescription that the ROI does not have.
+        Number of voxels of each term's ROI, shape (T,), int64: 0 where the ROI is absent, the metric needs a
+        prescription that the ROI does not have, or the ROI is smaller than the volume that the metric asks for.
 
     Example:
         >>> from cdm_nnunet.dvh.metrics import Metric
@@ -264,7 +269,8 @@ class SortedDoses:
                 present[i].n_voxels * present[i].voxel_volume_cc if present[i].metric.unit == "cc" else 100.0
                 for i in chosen
             ]
-            put(fractions * fractions.new_tensor(whole), chosen)
+            is_cold = torch.tensor([present[i].metric.is_cold for i in chosen], device=fractions.device)
+            put(torch.where(is_cold, 1 - fractions, fractions) * fractions.new_tensor(whole), chosen)
         if chosen := [i for i, part in enumerate(present) if part.metric.order_statistics]:
             put(self._from_order_statistics([present[i] for i in chosen], smoothing), chosen)
         if chosen := choose("geud"):
@@ -290,23 +296,26 @@ class SortedDoses:
         start = torch.tensor([self.starts[row] for row in rows], device=first.device)
         return (n - end + step_sums(self.voxels_gy, start + first, start + end, thresholds_gy, width_gy)) / n
 
-    def order_statistics(self, rows: Sequence[int], fractions: Sequence[float], window_fraction: float) -> Tensor:
-        """The quantile function of rows at fractions of their ranks, or its mean over a window around those, Gy.
+    def order_statistics(self, rows: Sequence[int], ranks: Sequence[float], window_fraction: float) -> Tensor:
+        """The ascending doses of rows at ranks, linear between whole ones, or their mean over a window around those.
 
         Args:
             rows: Which rows.
-            fractions: p from 0 (minimum) to 1 (maximum) for each.
+            ranks: For each, from 0 (minimum) to the number of voxels less 1 (maximum).
             window_fraction: Width of the window as a share of the ranks.
+
+        Returns:
+            Shape (len(rows),), Gy.
         """
         voxels_gy, device = self.voxels_gy, self.voxels_gy.device
         start = torch.tensor([self.starts[row] for row in rows], device=device)
         last = torch.tensor([self.counts[row] - 1 for row in rows], device=device)
-        ranks = torch.tensor(fractions, dtype=torch.float64, device=device).mul(last)[None]
+        rank = torch.tensor(ranks, dtype=torch.float64, device=device)[None]
         if window_fraction > 0:
             half = window_fraction / 2 * last
-            ranks = torch.cat([ranks, (ranks - half).clamp(min=0), (ranks + half).minimum(last)])  # centre, low, high
-        j = ranks.long().minimum(last - 1).clamp(min=0)
-        s = ranks - j  # a rank is at order j, plus the share s of the way to order j + 1
+            rank = torch.cat([rank, (rank - half).clamp(min=0), (rank + half).minimum(last)])  # centre, low, high
+        j = rank.long().minimum(last - 1).clamp(min=0)
+        s = rank - j  # a rank is at order j, plus the share s of the way to order j + 1
         places = torch.stack([start + j, start + (j + 1).minimum(last)])
         d, d_next = voxels_gy.index_select(0, places.flatten()).double().view(places.shape)
         exact = torch.lerp(d[0], d_next[0], s[0]).to(voxels_gy.dtype)
@@ -315,7 +324,7 @@ class SortedDoses:
         # the integral of the quantile function, linear between order statistics, up to each end of the window
         to_j = self._sum_to((start + j[1:] + 1).flatten()).view(j[1:].shape)
         low, high = to_j + (s * d - d / 2 + s**2 * (d_next - d) / 2)[1:]
-        width = ranks[2] - ranks[1]
+        width = rank[2] - rank[1]
         mean = (high - low) / width.clamp(min=1e-6)
         return torch.where(width > 1e-6, mean.to(voxels_gy.dtype), exact)
 
@@ -338,7 +347,7 @@ class SortedDoses:
         parts = [(part, metric) for part in present for metric in part.metric.order_statistics]
         found = self.order_statistics(
             [part.row for part, _ in parts],
-            [metric.rank_fraction(part.n_voxels, part.voxel_volume_cc) for part, metric in parts],
+            [metric.rank(part.n_voxels, part.voxel_volume_cc) for part, metric in parts],
             smoothing.window_percent / 100,
         )
         if len(parts) == len(present):

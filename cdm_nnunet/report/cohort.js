@@ -53,7 +53,7 @@ const gammaName = (gamma) => `Gamma ${gamma.dose_percent} % / ${gamma.distance_m
 function missingSection() {
   const counts = new Map();
   for (const name of caseNames) {
-    for (const [roi, reason] of Object.entries(missingOf(name))) {
+    for (const [roi, reason] of [...Object.entries(missingOf(name)), ...Object.entries(undefinedOf(name))]) {
       const key = JSON.stringify([roi, reason]);
       counts.set(key, [...(counts.get(key) ?? []), name]);
     }
@@ -64,14 +64,14 @@ function missingSection() {
   const text = [
     `${record.n_cases} of ${record.n_dataset_cases} cases of ${record.dataset} were evaluated`,
     unscored ? `; ${unscored} have no prediction.` : ".",
-    n ? ` ${n} ROIs are absent, and left out of every mean:` : " No ROI of the template is missing.",
+    n ? ` ${n} ROIs are absent or metrics not defined, and left out of every mean:` : " No ROI of the template is missing.",
   ].join("");
-  return el("div", {}, el("p", {}, text), n ? el("details", { class: "screen-only" }, el("summary", {}, "Absent ROIs"), table([
-    { label: "ROI", value: (r) => r.roi, show: (r) => r.roi, header: true },
+  return el("div", {}, el("p", {}, text), n ? el("details", { class: "screen-only" }, el("summary", {}, "Absent ROIs, metrics not defined"), table([
+    { label: "ROI or metric", value: (r) => r.roi, show: (r) => r.roi, header: true },
     { label: "Reason", value: (r) => r.reason, show: (r) => r.reason },
     { label: "Cases", value: (r) => r.names.length, show: (r) => String(r.names.length), number: true },
     { label: "Names", show: (r) => r.names.join(", "), wrap: true },
-  ], rows, { sortBy: 2, descending: true, caption: "ROIs of the template that are absent" })) : null);
+  ], rows, { sortBy: 2, descending: true, caption: "ROIs of the template that are absent, and metrics that are not defined" })) : null);
 }
 
 function rateBar(counts, n) {

@@ -116,4 +116,5 @@ function isDark() {
 
 const colourVariable = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const roiColour = (roi, dark = isDark()) => page.colours[roi]?.[dark ? "dark" : "light"] ?? (dark ? "#cccccc" : "#555555");
+const undefinedOf = (name) => record.cases[name].undefined ?? {};
 const missingOf = (name) => record.cases[name].missing ?? record.missing?.[name] ?? {};

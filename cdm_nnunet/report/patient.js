@@ -91,7 +91,8 @@ function doseFacts(name) {
 
 function missingText(name) {
   const entries = Object.entries(missingOf(name));
-  return entries.length ? `Absent: ${entries.map(([roi, reason]) => `${roi} (${reason})`).join(", ")}.` : "";
+  const listed = (title, items) => (items.length ? [`${title}: ${items.map(([what, reason]) => `${what} (${reason})`).join(", ")}.`] : []);
+  return [...listed("Absent", entries), ...listed("Not defined", Object.entries(undefinedOf(name)))].join(" ");
 }
 
 function patientHead(name) {

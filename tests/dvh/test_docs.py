@@ -18,7 +18,7 @@ def test_the_documented_template_is_valid():
     assert [goal.weight for goal in template.goals] == [1.0, 0.5, 1.0, 1.0]
     row = next(line for line in text.splitlines() if line.startswith("| `metric` |"))
     keys = re.findall(r"`([^`]+)`", row)[1:]
-    assert len(keys) == 12
+    assert len(keys) == 16
     for key in keys:
         assert str(Metric.parse(key)) == key
 

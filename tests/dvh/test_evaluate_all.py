@@ -13,9 +13,11 @@ LEVELS_GY = (0.5, 20.0, 66.5)
 
 @given(arrays(np.float32, st.integers(1, 60), elements=st.floats(0, 80, width=32)))
 def test_values_are_those_of_numpy_on_unsorted_doses(dose_gy):
-    metrics = [Metric("dose_at_percent", percent) for percent in PERCENTS]
+    metrics = [Metric("dose_at_percent", percent, "openkbp") for percent in PERCENTS]
     metrics += [Metric("volume_at_gy", level_gy) for level_gy in LEVELS_GY]
-    metrics += [Metric.parse(key) for key in ("Dmean", "Dmin", "Dmax", "D0.02cc", "V70%", "V20Gy[cc]", "gEUD2")]
+    metrics += [
+        Metric.parse(key) for key in ("Dmean", "Dmin", "Dmax", "D0.02cc[openkbp]", "V70%", "V20Gy[cc]", "gEUD2")
+    ]
     found = evaluate_all(metrics, dose_gy, voxel_volume_cc=0.01, prescription_gy=60.0)
     exact_gy = dose_gy.astype(np.float64)
     n = dose_gy.size

@@ -13,8 +13,8 @@ from cdm_nnunet.errors import InputError
 KEYS = (
     "D95%",
     "D2%",
-    "D0.03cc",
-    "D5cc",
+    "D40%",
+    "DC2%",
     "Dmean",
     "Dmin",
     "Dmax",
@@ -22,6 +22,9 @@ KEYS = (
     "V95%",
     "V20Gy[cc]",
     "V95%[cc]",
+    "CV20Gy",
+    "CV95%[cc]",
+    "Volume[cc]",
     "gEUD8",
     "HI",
 )
@@ -48,6 +51,34 @@ def test_a_volume_counts_as_often_as_it_is_large(samples):
     np.testing.assert_allclose(whole, split, rtol=1e-9, atol=1e-9)
 
 
+@given(st.lists(st.floats(1.0, 80.0), min_size=1, max_size=40), st.floats(0.001, 0.5), st.floats(0.0005, 5.0))
+def test_equal_volumes_give_the_dose_at_a_volume_of_voxels(doses, voxel_cc, x_cc):
+    if x_cc > len(doses) * voxel_cc:
+        return
+    metrics = [Metric("dose_at_cc", x_cc), Metric("cold_dose_at_cc", x_cc)]
+    values = evaluate_weighted(metrics, np.array(doses), np.full(len(doses), voxel_cc))
+    assert values == evaluate_all(metrics, np.array(doses), voxel_volume_cc=voxel_cc)
+
+
+samples = st.lists(st.tuples(st.floats(1.0, 80.0), st.floats(0.01, 2.0)), min_size=1, max_size=20)
+
+
+@given(samples, st.floats(0.01, 0.999))
+def test_d_and_v_are_inverse_of_each_other(samples, share):
+    dose_gy, volumes_cc = (np.array(column) for column in zip(*samples, strict=True))
+    x_cc = share * float(volumes_cc.sum())
+    (d_gy,) = evaluate_weighted([Metric("dose_at_cc", x_cc)], dose_gy, volumes_cc)
+    reached, above = (Metric("cc_at_gy", level) for level in (d_gy, d_gy + 1e-9))
+    found = evaluate_weighted([reached, above], dose_gy, volumes_cc)
+    assert found[0] >= x_cc * (1 - 2e-6)
+    assert found[1] <= x_cc * (1 + 1e-9)
+    (d_gy,) = evaluate_weighted([Metric("dose_at_percent", 100 * share)], dose_gy, volumes_cc)
+    reached, above = (Metric("volume_at_gy", level) for level in (d_gy, d_gy + 1e-9))
+    found = evaluate_weighted([reached, above], dose_gy, volumes_cc)
+    assert found[0] >= 100 * share * (1 - 1e-8)
+    assert found[1] <= 100 * share * (1 + 1e-8)
+
+
 def test_quantiles_of_a_ramp_with_uneven_samples():
     edges = np.sort(np.random.default_rng(0).uniform(0, 100, 20001))
     dose_gy, volumes_cc = (edges[1:] + edges[:-1]) / 2, np.diff(edges)
@@ -63,6 +94,8 @@ def test_quantiles_of_a_ramp_with_uneven_samples():
         ("Dmean", [], [], "the ROI is empty"),
         ("V95%", [1.0], [1.0], "the ROI has none"),
         ("D1cc[openkbp]", [1.0], [1.0], "counts voxels, and there are none"),
+        ("D95%[openkbp]", [1.0], [1.0], "counts voxels, and there are none"),
+        ("D2cc", [1.0, 2.0], [0.5, 1.0], "D2cc is not defined: the ROI has 1.5 cc, less than 2 cc"),
         ("HI", [0.0, 0.0], [1.0, 1.0], "HI divides by D50%"),
         ("gEUD2", [-1.0, 1.0], [1.0, 1.0], "not defined for negative doses"),
     ],

@@ -6,7 +6,9 @@ from cdm_nnunet.dvh import RoiMatch, Template
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.evaluation.pairing import DosePair
 from cdm_nnunet.evaluation.pooling import openkbp_scores, pooled_scores
+from cdm_nnunet.evaluation.record import CaseResult, Evaluation
 from cdm_nnunet.evaluation.scores import openkbp_terms, score_case
+from cdm_nnunet.evaluation.tables import metrics_csv
 from cdm_nnunet.roi import Catalogue, Roi, pack
 
 from .conftest import OPENKBP_CATALOGUE, Case, synthetic_case
@@ -152,6 +154,24 @@ def test_a_case_by_hand():
     assert body.metrics["Dmean"].difference == 2.0
     assert result.dose_mae_gy == 2.0
     assert result.openkbp is None
+
+
+def test_a_metric_that_a_small_roi_cannot_have_is_listed_and_never_met():
+    content = small_template().to_json()
+    limit = {"relation": "<=", "value": 30, "unit": "Gy"}
+    content["goals"] += [{"roi": "Cord", "metric": "D3cc", **limit}, {"roi": "Cord", "metric": "D2cc", **limit}]
+    case = small_case()  # the cord has two voxels of 1 cc
+    result = score_case(as_pair(case, case.dose_gy + 2, SMALL_CATALOGUE), Template.from_json(content, "test"))
+    cord = result.rois["Cord"]
+    assert result.undefined == {"Cord D3cc": "the ROI has 2 cc, less than 3 cc"}
+    assert list(cord.metrics) == ["Dmax", "D2cc"]
+    assert [str(goal.goal.metric) for goal in cord.goals] == ["Dmax", "D2cc"]
+    assert (cord.metrics["D2cc"].reference, cord.metrics["D2cc"].predicted) == (10.0, 12.0)
+    assert "Cord D3cc" not in pooled_scores([result])["goals"]
+    assert CaseResult.from_json(result.case, result.to_json(), Template.from_json(content, "test")) == result
+    evaluation = Evaluation("set", Template.from_json(content, "test"), None, 1, (result,), pooled_scores([result]))
+    row = metrics_csv(evaluation).splitlines()[-1]
+    assert row == "pt_1,Cord,Cord,oar,D3cc" + "," * 18 + ',"the ROI has 2 cc, less than 3 cc"'
 
 
 def test_scores_pool_over_cases_and_leave_out_what_is_absent():

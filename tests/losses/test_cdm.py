@@ -63,15 +63,16 @@ def naive_metric(
         threshold = metric.value if metric.kind == "volume_at_gy" else metric.value / 100 * prescription_gy
         return float(np.mean(100 / (1 + np.exp(-(dose - threshold) / smoothing.threshold_width_gy))))
     last = len(dose) - 1
-    p = {"max": 1.0, "min": 0.0}.get(metric.kind)
+    hottest = {"max": 1, "min": len(dose)}.get(metric.kind)
     if metric.kind == "dose_at_percent":
-        p = 1 - metric.value / 100
+        hottest = math.ceil(metric.value * len(dose) / 100 - 1e-9)
     elif metric.kind == "dose_at_cc":
-        p = 1 - min(max(1.0, metric.value / voxel_cc), len(dose)) / len(dose)
+        hottest = math.ceil(metric.value / voxel_cc - 1e-6)
+    place = len(dose) - max(1, hottest)
     half = smoothing.window_percent / 100 / 2 * last
-    low, high = max(p * last - half, 0), min(p * last + half, last)
+    low, high = max(place - half, 0), min(place + half, last)
     if high - low < 1e-6:
-        return float(np.quantile(dose, p))
+        return float(np.sort(dose)[place])
     ranks = np.unique([low, *range(math.ceil(low), math.floor(high) + 1), high])
     return float(np.trapezoid(np.interp(ranks, np.arange(len(dose)), np.sort(dose)), ranks) / (high - low))
 
@@ -84,6 +85,8 @@ def naive_loss(terms, predicted, reference, masks, prescription, voxel_cc, roi_v
             mask = masks[b, term.bit]
             rx = prescription[b][term.bit]
             if not mask.any() or (term.metric.kind == "volume_at_percent" and not rx > 0):
+                continue
+            if term.metric.kind == "dose_at_cc" and mask.sum() * voxel_cc[b] < term.metric.value:
                 continue
             share = 1.0 if roi_voxels is None else min(mask.sum() / max(roi_voxels[b][term.bit], 1), 1.0)
             weight = term.weight * share
@@ -179,7 +182,7 @@ def test_a_sample_without_any_roi_dilutes_nothing():
     assert float(both) == pytest.approx(float(alone), rel=1e-6)
 
 
-@pytest.mark.parametrize("key", ["D99%", "D2%", "D0.1cc", "Dmean", "Dmax"])
+@pytest.mark.parametrize("key", ["D99%", "D2%", "D0.03cc", "Dmean", "Dmax"])
 def test_an_roi_of_one_voxel_is_that_voxel(key):
     predicted, reference, words, _, prescription = patients(6)
     predicted.requires_grad_()
@@ -189,6 +192,14 @@ def test_an_roi_of_one_voxel_is_that_voxel(key):
     (gradient,) = torch.autograd.grad(value, predicted)
     assert gradient.nonzero().tolist() == [[0, 0, 1, 2, 3]]
     assert float(gradient.abs().sum()) == pytest.approx(1 / SCALE_GY, rel=1e-5)
+
+
+def test_an_roi_with_less_volume_than_the_metric_asks_for_has_no_term():
+    predicted, reference, words, _, prescription = patients(6)
+    arguments = (predicted, reference, words, prescription, [VOXEL_CC])
+    with_it = CDMLoss(terms_of((ONE_VOXEL, "D0.1cc"), (ONE_VOXEL, "Dmean")), SCALE_GY)(*arguments)
+    assert float(with_it) == float(CDMLoss(terms_of((ONE_VOXEL, "Dmean")), SCALE_GY)(*arguments))
+    assert float(CDMLoss(terms_of((ONE_VOXEL, "D0.1cc")), SCALE_GY)(*arguments)) == 0
 
 
 def test_an_roi_outside_the_dose_region_pulls_at_nothing():
@@ -371,8 +382,9 @@ class TestDefectsOfPublicCode:
         )
         assert float(values[0]) == pytest.approx(60.0, abs=1e-3)
 
-    def test_a_near_maximum_dose_of_about_one_voxel_is_the_hottest_voxel(self):
-        """0.03 cc is 1.1 voxels at 3 mm: between the hottest and the second hottest, never above or far below."""
+    @pytest.mark.parametrize(("voxel_cc", "expected"), [(0.062, 99.0), (0.03, 99.0), (0.027, 98.0), (0.01, 97.0)])
+    def test_a_near_maximum_dose_of_about_one_voxel_is_the_first_that_holds_the_volume(self, voxel_cc, expected):
+        """One voxel of 0.062 or 0.03 cc holds 0.03 cc; two of 0.027 cc (3 mm) do."""
         dose = torch.arange(100.0)
-        values, _ = dvh_metrics(dose, torch.ones(1, 100), terms_of((0, "D0.03cc")), [60.0], 0.027)
-        assert 97.0 < float(values[0]) <= 99.0
+        values, _ = dvh_metrics(dose, torch.ones(1, 100), terms_of((0, "D0.03cc")), [60.0], voxel_cc)
+        assert float(values[0]) == expected
