@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from cdm_nnunet.dataset import Split
 from cdm_nnunet.dicom.ct import CtVolume, read_ct
 from cdm_nnunet.dicom.dose import DoseVolume, read_dose, sum_doses
+from cdm_nnunet.dicom.extent import extent_notes
 from cdm_nnunet.dicom.grid import VoxelGrid
 from cdm_nnunet.dicom.index import INDEX_FILE, index_folder
 from cdm_nnunet.dicom.pairing import PatientFiles
@@ -29,6 +30,7 @@ from cdm_nnunet.dicom.structures import StructureSet, read_structures
 from cdm_nnunet.dvh.template import Template
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.folders import dataset_name
+from cdm_nnunet.ranges import FRACTION_DOSE_GY
 
 from .case import CASE_NAME, Case, Geometry, clip_hu, pack_masks
 from .case_files import STATE_FOLDER, sha256
@@ -102,9 +104,11 @@ class DicomPatient:
         mapping, _ = self.mapping.of(self.files.patient_name, self.name)
         names = mapping.names(structures.names, structures.path)
         notes = [*self.files.notes, *(() if dose is None else dose.notes)]
+        notes += extent_notes(structures, names.values(), ct.volume.grid)
         roi_bits, empty = pack_masks(catalogue, _masks(structures, names, ct, grid, notes), grid.shape)
         contoured = [roi for roi in names if roi not in empty]
         prescribed = self.prescribed([plan for part in plans for plan in part], structures, names, contoured)
+        _refuse_fractions(plans, prescribed.levels_gy)
         ct_hu = resample(ct.volume, grid, AIR_HU, average=True)
         dose_gy = None if dose is None else resample(dose.volume, grid, 0.0)
         return Case(
@@ -183,6 +187,15 @@ class DicomPatient:
         )
         prescriptions_gy(self.template, result.levels_gy, contoured)  # (refuses a target without one)
         return result
+
+
+def _refuse_fractions(plans: Sequence[Sequence[Plan]], levels_gy: Mapping[str, float]) -> None:
+    """Check that the prescriptions of a lone plan are totals, by the plan's number of fractions."""
+    if len(plans) == 1 and len(plans[0]) == 1 and (n_fractions := plans[0][0].n_fractions):
+        for roi, level_gy in levels_gy.items():
+            FRACTION_DOSE_GY.refuse_impossible(
+                level_gy / n_fractions, f"'{roi}' ({level_gy:g} Gy in {n_fractions} fractions)"
+            )
 
 
 def spacing_mm(grid: str) -> tuple[float, float, float]:

@@ -14,6 +14,7 @@ from pydicom.dataset import Dataset
 from cdm_nnunet.dicom.files import items_of, named, number_of, numbers_of, pixels_of, read_file, text_of
 from cdm_nnunet.dicom.grid import POSITION_TOLERANCE_MM, Volume, gaps, volume_from_frames
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.ranges import RESCALE_SLOPE
 
 CT_CLASS = "1.2.840.10008.5.1.4.1.1.2"
 
@@ -115,6 +116,8 @@ def _volume(slices: Sequence[CtSlice], *, whole: bool) -> Volume:
     except InputError as error:
         raise InputError(f"CT series of {first.path}: {error}") from None
     _refuse_missing_slices(volume, first.path)
+    if whole:
+        _refuse_blank_slices(volume, first.path)
     return volume
 
 
@@ -149,6 +152,10 @@ def read_slice(path: Path, *, pixels: bool = True) -> CtSlice:
     if units != "HU":
         raise InputError(f"{path}: {named('RescaleType')} is {units}, expected HU")
     slope, intercept = (number_of(dataset, key, path) for key in ("RescaleSlope", "RescaleIntercept"))
+    if not RESCALE_SLOPE.is_possible(slope):
+        raise InputError(
+            f"{path}: {named('RescaleSlope')} is {slope:g}, so that its values are no HU; is the file damaged?"
+        )
     if pixels:
         stored: NDArray[Any] = pixels_of(dataset, path)
         values_hu = (stored.astype(np.float64) * slope + intercept).astype(np.float32)
@@ -186,6 +193,18 @@ def _refuse_other_shape(first: CtSlice, image: CtSlice) -> None:
             raise InputError(
                 f"{image.path} and {first.path} differ in {what}: {np.asarray(theirs).tolist()} and "
                 f"{np.asarray(ours).tolist()}; the slices of a series share it"
+            )
+
+
+def _refuse_blank_slices(volume: Volume, where: Path) -> None:
+    """An image of one value between images that show something is damaged."""
+    spread_hu = np.ptp(volume.values.reshape(len(volume.values), -1), axis=1)
+    for k in np.flatnonzero(spread_hu == 0):
+        if min(spread_hu[max(k - 1, 0)], spread_hu[min(k + 1, spread_hu.size - 1)]) > 0:
+            height_mm = volume.grid.origin_mm[2] + volume.grid.offsets_mm[2][k]
+            raise InputError(
+                f"CT series of {where}: the slice at z = {height_mm:g} mm has one value everywhere, and those beside "
+                "it have not; is it damaged?"
             )
 
 

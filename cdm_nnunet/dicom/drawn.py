@@ -12,6 +12,7 @@ from pydicom.dataset import Dataset
 
 from cdm_nnunet.dicom.files import items_of, named, number_of, raw_numbers, text_of
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.ranges import CONTOUR_REACH_MM
 
 EXCLUSIVE = "CLOSEDPLANAR_XOR"
 INTERPOLATED = "INTERPOLATED_PLANAR"  # drawn by software between others; closed too
@@ -86,13 +87,22 @@ def _points(item: Dataset, where: str) -> NDArray[np.float64]:
     coordinates = raw_numbers(item, "ContourData", where)
     if coordinates.size % 3:
         raise InputError(f"{where}: {named('ContourData')} has {coordinates.size} numbers, not three a point")
-    stated = number_of(item, "NumberOfContourPoints", where, coordinates.size / 3)
-    if stated != coordinates.size / 3:
+    points = coordinates.reshape(-1, 3)
+    stated = number_of(item, "NumberOfContourPoints", where, len(points))
+    is_closed = len(points) > 1 and bool((points[0] == points[-1]).all())
+    # (whether the first point is written, or counted, once more at the end differs among systems)
+    if stated not in (len(points), len(points) + (-1 if is_closed else 1)):
         raise InputError(
-            f"{where}: {named('NumberOfContourPoints')} is {stated:g}, but there are {coordinates.size // 3}; were "
-            "points lost? Export the structure set again"
+            f"{where}: {named('NumberOfContourPoints')} is {stated:g}, but there are {len(points)}; were points lost? "
+            "Export the structure set again"
         )
-    return coordinates.reshape(-1, 3)
+    if len(points) and float(np.ptp(points, axis=0).max()) > CONTOUR_REACH_MM:
+        far = points[int(np.argmax(np.abs(points - np.median(points, axis=0)).max(axis=1)))]
+        raise InputError(
+            f"{where}: a contour has a point at ({', '.join(f'{mm:g}' for mm in far)}) mm, far from its others; the "
+            "contour is damaged, export it again"
+        )
+    return points
 
 
 def _distinct(points: NDArray[np.float64]) -> NDArray[np.float64]:
