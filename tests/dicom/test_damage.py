@@ -111,9 +111,8 @@ def test_a_contour_point_that_is_far_away_is_refused(files, far_mm):
         item.ContourData = [*item.ContourData[:9], far_mm, *item.ContourData[10:]]
 
     change(files.structures, edit)
-    with pytest.raises(
-        InputError, match=rf"a contour has a point at \({re.escape(f'{far_mm:g}')}, .* mm, far from its others"
-    ):
+    place = re.escape(f"({far_mm:g}, ")
+    with pytest.raises(InputError, match=rf"a contour has a point at {place}.* mm, far from its others"):
         read_structures(files.structures)
 
 
@@ -145,16 +144,14 @@ def test_contours_a_little_beyond_the_ct_are_told(files):
     for path in files.ct[-2:]:
         path.unlink()
     notes = load(files, grid="ct").record().source["notes"]
-    assert (
-        "unusual: the contours of ROI 'BODY' reach 3 mm beyond the CT (head-feet); there the CT counts as air" in notes
-    )
+    assert "unusual: the contours of ROI 'BODY' reach 3 mm beyond the CT (head-feet); there the CT counts" in notes
 
 
 def test_contours_of_another_patient_position_are_refused(files):
     def shift(dataset):
         for roi in dataset.ROIContourSequence:
             for item in roi.ContourSequence:
-                points = np.reshape([float(x) for x in item.ContourData], (-1, 3)) + (500, 0, 0)
+                points = np.reshape([float(x) for x in item.ContourData], (-1, 3)) + np.array([500, 0, 0])
                 item.ContourData = [f"{x:.4f}" for x in points.ravel()]
 
     change(files.structures, shift)
