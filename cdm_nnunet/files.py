@@ -6,35 +6,65 @@ import contextlib
 import errno
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, *, private: bool = False) -> None:
     """Write a text file (UTF-8); its folder is made where it is missing.
+
+    Args:
+        path: The file.
+        text: Its content.
+        private: Only the owner may read it, at any moment.
 
     Raises:
         OSError: If it can't be written. What was there before stays.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial_{os.getpid()}")
-    try:
-        with partial.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+    with _written_aside(path, text, private) as partial:
         os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_private_once(path: Path, text: str) -> None:
+    """Write a text file that only its owner may read, unless it is there; of several writers at once, one wins.
+
+    Raises:
+        OSError: If it can't be written. Nothing of it remains.
+    """
+    with _written_aside(path, text, private=True) as partial, contextlib.suppress(FileExistsError):
+        try:
+            os.link(partial, path)
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without hard links
+            if not path.exists():
+                os.replace(partial, path)
+
+
+def write_json(path: Path, content: Any, *, private: bool = False) -> None:
     """Write a JSON file, as :func:`write_text`.
 
     Raises:
         ValueError: If a number is not finite, which JSON can't say.
     """
-    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n", private=private)
+
+
+@contextlib.contextmanager
+def _written_aside(path: Path, text: str, private: bool) -> Iterator[Path]:
+    """A whole file beside its place, to be moved there; what is left of it is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial_{os.getpid()}")
+    try:
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600 if private else 0o666)
+        with open(descriptor, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        yield partial
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def raise_write_error(path: Path, n_bytes: int, cause: BaseException | None) -> NoReturn:

@@ -99,12 +99,12 @@ class CompletedCase:
         except (FileNotFoundError, KeyError, TypeError, ValueError):
             return None
 
-    def is_current(self, folder: Path, source: CaseSource) -> bool:
-        """Whether the source is unchanged and all files are there as they were written."""
+    def is_current(self, folder: Path, split: Split, checksums: Mapping[str, str]) -> bool:
+        """Whether split and source are as last time and all files are there as they were written."""
         return (
             self.converter_version == CONVERTER_VERSION
-            and self.record.split == source.split
-            and dict(self.checksums) == dict(source.checksums())
+            and self.record.split == split
+            and dict(self.checksums) == dict(checksums)
             and all((folder / file).is_file() and sha256(folder / file) == sum_ for file, sum_ in self.files.items())
         )
 

@@ -280,8 +280,13 @@ def convert_dicom(
         patients={patient.name: patient.files.patient_name for patient in chosen},
         mapping=mapping.to_json(),
     )
-    write_sources(sources, [patient.files for patient in chosen], pseudonyms)
-    return write_dataset(raw_folder, spec, chosen, n_processes)
+    return write_dataset(
+        raw_folder,
+        spec,
+        chosen,
+        n_processes,
+        before=lambda: write_sources(sources, [patient.files for patient in chosen], pseudonyms),
+    )
 
 
 def _refuse_other_local_folder(folder: Path, sources: Path) -> None:

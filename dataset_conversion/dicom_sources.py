@@ -19,8 +19,7 @@ def sources_path(local: Path, dataset: str) -> Path:
 
 def write_sources(path: Path, cases: Iterable[PatientFiles], pseudonyms: Pseudonyms) -> None:
     """Write the side file, readable by its owner alone."""
-    write_json(path, {files.case_name: _record(files, pseudonyms) for files in cases})
-    path.chmod(0o600)
+    write_json(path, {files.case_name: _record(files, pseudonyms) for files in cases}, private=True)
 
 
 def _record(files: PatientFiles, pseudonyms: Pseudonyms) -> dict[str, object]:

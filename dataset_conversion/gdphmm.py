@@ -87,6 +87,7 @@ class GdpHmmPlan:
         roi_bits, empty = pack_masks(catalogue, self._masks(content, mapping, ct.shape), ct.shape)
         dose_gy, factor = self._dose_gy(content, mapping, ct.shape, prescribed_gy["PTV_High"])
         contoured = [roi for roi in mapping.names if roi not in empty]
+        self._refuse_other_prescriptions(prescribed_gy)
         return Case(
             name=self.name,
             split=self.split,
@@ -124,6 +125,16 @@ class GdpHmmPlan:
         if "PTV_High" not in found:
             raise InputError(f"{PRESCRIPTION_FILE} has no PTV_High of {self.patient}")
         return found
+
+    def _refuse_other_prescriptions(self, prescribed_gy: Mapping[str, float]) -> None:
+        """A fixed prescription of the template would contradict the one that the plan was made with."""
+        for roi in self.template.rois:
+            level_gy = prescribed_gy.get(self._levels().get(roi.name, ""))
+            if isinstance(roi.prescription_gy, float) and level_gy not in (None, roi.prescription_gy):
+                raise InputError(
+                    f"{PRESCRIPTION_FILE}: '{roi.name}' of {self.patient} is prescribed {level_gy:g} Gy, but template "
+                    f"'{self.template.name}' has {roi.prescription_gy:g} Gy for all; write \"patient\" there"
+                )
 
     def _levels(self) -> dict[str, str]:
         """Which level each ROI of the template is that ``PTV_DICT.json`` names a structure for."""

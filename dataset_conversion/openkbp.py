@@ -279,6 +279,13 @@ def convert_openkbp(
 
 def _refuse_unfit(template: Template) -> None:
     kinds = {roi.name: roi.kind for roi in template.rois}
+    for roi in template.rois:
+        published_gy = PRESCRIPTIONS_GY.get(roi.name, roi.prescription_gy)
+        if isinstance(roi.prescription_gy, float) and roi.prescription_gy != published_gy:
+            raise InputError(
+                f"template '{template.name}' prescribes {roi.prescription_gy:g} Gy to '{roi.name}', but OpenKBP's "
+                f"patients were planned with {published_gy:g} Gy"
+            )
     for name in ROI_FILES.values():
         expected = "target" if name in PRESCRIPTIONS_GY else "dose_region" if name == "DoseRegion" else "oar"
         if kinds.get(name) != expected:

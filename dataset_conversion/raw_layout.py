@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import json
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -140,7 +141,12 @@ def template_catalogue(template: Template) -> Catalogue:
 
 
 def write_dataset(
-    raw_folder: Path, spec: DatasetSpec, sources: Sequence[CaseSource], n_processes: int = 1
+    raw_folder: Path,
+    spec: DatasetSpec,
+    sources: Sequence[CaseSource],
+    n_processes: int = 1,
+    *,
+    before: Callable[[], None] | None = None,
 ) -> Conversion:
     """Convert all patients into a raw data set, or bring one up to date.
 
@@ -149,6 +155,7 @@ def write_dataset(
         spec: What the data set is.
         sources: The patients.
         n_processes: Worker processes; 1 converts in this process.
+        before: Called when the data set is known to be free for these patients, before anything is written.
 
     Raises:
         InputError: If the data set's number or name is taken, or patients were refused: all of them in one message.
@@ -168,6 +175,8 @@ def write_dataset(
     folder = _claim(raw_folder, spec)
     with _lock(folder):
         _refuse_other_cases(folder, names)
+        if before is not None:
+            before()
         shutil.rmtree(folder / STATE_FOLDER / "incomplete", ignore_errors=True)
         (folder / "imagesTr").mkdir(exist_ok=True)
         outcomes = {outcome.name: outcome for outcome in _outcomes(sources, folder, spec, n_processes)}
@@ -197,22 +206,25 @@ class _Outcome:
     refusal: str = ""
 
 
-def _convert(source: CaseSource, folder: Path, catalogue: Catalogue) -> _Outcome:
+def _convert(source: CaseSource, folder: Path, catalogue: Catalogue, decisions: str) -> _Outcome:
     """Convert one patient unless that was done before; runs in a worker."""
     try:
         completed = CompletedCase.read(folder, source.name)
-        if completed is not None and completed.is_current(folder, source):
+        checksums = {**source.checksums(), "template": decisions}
+        if completed is not None and completed.is_current(folder, source.split, checksums):
             return _Outcome(source.name, completed)
         case = source.load()
         if (case.name, case.split, case.catalogue) != (source.name, source.split, catalogue):
             raise InputError("name, split and catalogue of the loaded case are not those that were announced")
-        return _Outcome(source.name, write_case(folder, case, source.checksums()), converted=True)
+        return _Outcome(source.name, write_case(folder, case, checksums), converted=True)
     except InputError as error:
         return _Outcome(source.name, None, refusal=str(error))
 
 
 def _outcomes(sources: Sequence[CaseSource], folder: Path, spec: DatasetSpec, n_processes: int) -> Iterator[_Outcome]:
-    work = functools.partial(_convert, folder=folder, catalogue=spec.catalogue)
+    # What of the template decides what a case becomes; goals do not.
+    decisions = hashlib.sha256("".join(roi.model_dump_json() for roi in spec.template.rois).encode()).hexdigest()
+    work = functools.partial(_convert, folder=folder, catalogue=spec.catalogue, decisions=decisions)
     done = unordered(work, sources, n_processes)
     for _, outcome in tqdm(done, total=len(sources), desc=folder.name, unit="case", file=sys.stderr):
         yield outcome

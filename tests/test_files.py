@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 
 import pytest
 
@@ -14,6 +15,16 @@ def test_text_replaces_what_was_there_and_leaves_nothing_else(tmp_path):
     write_text(path, "two\n")
     assert path.read_text() == "two\n"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_what_is_private_can_at_no_moment_be_read_by_others(tmp_path, monkeypatch):
+    modes = []
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", lambda a, b: modes.append(os.stat(a).st_mode & 0o777) or replace(a, b))
+    write_json(tmp_path / "names.json", {"case_1": "4711"}, private=True)
+    write_text(tmp_path / "a.csv", "one\n")
+    assert modes[0] == 0o600 == (tmp_path / "names.json").stat().st_mode & 0o777
+    assert modes[1] & 0o600 == 0o600
 
 
 def test_json_refuses_what_json_cannot_say(tmp_path):

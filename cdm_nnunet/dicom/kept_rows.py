@@ -77,8 +77,7 @@ class KeptRows:
     def _write(self) -> None:
         if self.path is not None:
             lines = (_line(name, entry) for name, entry in self.used.items())
-            write_text(self.path, json.dumps(self.head) + "\n" + "".join(lines))
-            self.path.chmod(0o600)
+            write_text(self.path, json.dumps(self.head) + "\n" + "".join(lines), private=True)
 
 
 def _line(name: str, entry: Mapping[str, Any]) -> str:

@@ -6,14 +6,13 @@ A plain hash of PatientID would not do: ids are short, and all of them can be tr
 from __future__ import annotations
 
 import hashlib
-import os
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.files import write_json
+from cdm_nnunet.files import write_json, write_private_once
 
 KEY_FILE = "pseudonyms.key"
 NAMES_FILE = "names.json"
@@ -64,9 +63,7 @@ def read_pseudonyms(folder: Path, *, keep_ids: bool = False, make: bool = True) 
     if not path.exists():
         if not make:
             return Pseudonyms(keep_ids=keep_ids)
-        folder.mkdir(parents=True, exist_ok=True)
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
-            file.write(secrets.token_hex(_KEY_BYTES) + "\n")
+        write_private_once(path, secrets.token_hex(_KEY_BYTES) + "\n")
     try:
         key = bytes.fromhex(path.read_text(encoding="ascii").strip())
     except ValueError:
@@ -85,6 +82,5 @@ def write_names(folder: Path, patient_ids: Iterable[str], pseudonyms: Pseudonyms
         pseudonyms: Make the names.
     """
     path = folder / NAMES_FILE
-    write_json(path, {pseudonyms.patient(patient): patient for patient in sorted(set(patient_ids))})
-    path.chmod(0o600)
+    write_json(path, {pseudonyms.patient(patient): patient for patient in sorted(set(patient_ids))}, private=True)
     return path

@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from cdm_nnunet.dataset_conversion.gdphmm import find_plans
+from cdm_nnunet.dvh import Template
 from cdm_nnunet.errors import InputError
 
 SHAPE = (7, 9, 8)
@@ -132,3 +134,18 @@ def test_a_patient_without_a_high_dose_target_is_refused(challenge):
     challenge.write()
     with pytest.raises(InputError, match=r"PTV_DICT\.json has no PTV_High of HNC_001"):
         challenge.only().load()
+
+
+def test_a_fixed_prescription_of_the_template_must_be_the_plans(challenge):
+    challenge.plan()
+    template = Template.load("gdphmm").to_json()
+    (high,) = [roi for roi in template["rois"] if roi["name"] == "PTV_High"]
+    for high["prescription_gy"], refused in ((70, False), (60, True)):
+        plan = find_plans(challenge.root, challenge.meta, Template.from_json(template, "test")).plans[0]
+        if refused:
+            with pytest.raises(
+                InputError, match=r"'PTV_High' of HNC_001 is prescribed 70 Gy, but template .* has 60 Gy"
+            ):
+                plan.load()
+        else:
+            assert plan.load().prescriptions_gy["PTV_High"] == 70.0

@@ -341,3 +341,15 @@ def test_names_that_say_the_same_are_refused():
 
 def test_a_prescription_of_the_case_comes_before_that_of_the_template():
     assert prescriptions_gy(CLINIC, {"PTV_Low": 50}, ["PTV_Low", "Parotid_L"]) == {"PTV_Low": 50.0}
+
+
+def test_a_fixed_prescription_changed_in_the_template_converts_anew(tmp_path):
+    for seed, name in enumerate("ab"):
+        patient(tmp_path / "data", name, seed)
+    template = CLINIC.to_json()
+    low = next(roi for roi in template["rois"] if roi["name"] == "PTV_Low")
+    levels = {}
+    for low["prescription_gy"] in (54, 50, 50):
+        done = convert_nifti(tmp_path / "data", tmp_path, 503, "X", Template.from_json(template, "test"))
+        levels[low["prescription_gy"]] = (len(done.converted), done.cases["a"].record.prescriptions_gy["PTV_Low"])
+    assert levels == {54: (2, 54.0), 50: (0, 50.0)}

@@ -319,3 +319,11 @@ def test_every_float32_is_written_so_that_it_comes_back(tmp_path):
     at, back = read_values(tmp_path / "dose.csv")
     np.testing.assert_array_equal(at, np.arange(2000))
     np.testing.assert_array_equal(back.astype(np.float32), values)
+
+
+def test_a_template_with_another_dose_than_the_plans_is_refused(openkbp, tmp_path):
+    openkbp.patient("pt_1")
+    template = Template.load("openkbp").to_json()
+    template["rois"][0]["prescription_gy"] = 60
+    with pytest.raises(InputError, match="prescribes 60 Gy to 'PTV_7000', but OpenKBP's patients were planned with 70"):
+        convert_openkbp(openkbp.root, tmp_path, 501, "OpenKBP", template=Template.from_json(template, "test"))

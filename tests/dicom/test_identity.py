@@ -1,9 +1,11 @@
 """What names a patient stays out of the data set, and beside the patient's data there is what leads back."""
 
 import dataclasses
+import errno
 import gzip
 import hashlib
 import json
+import os
 
 import numpy as np
 import pydicom
@@ -42,6 +44,7 @@ PHANTOM = Phantom(
     beams=2,
     dose_per_beam=True,
 )
+CORD = {"name": "SpinalCord", "kind": "oar"}
 IDS = ("4711", "0815")
 
 
@@ -115,6 +118,45 @@ def test_the_side_file_leads_back(exports, tmp_path):
         plan = pydicom.dcmread(entry["plans"][0])
         assert {plan.SOPInstanceUID, plan.StudyInstanceUID} <= set(entry["uids"].values())
         assert (len(entry["ct"]), len(entry["doses"])) == (11, 2)
+
+
+def test_the_side_file_stays_when_the_conversion_is_refused(exports, tmp_path):
+    convert(exports, tmp_path)
+    path = tmp_path / "local" / "Dataset502_Clinic_sources.json"
+    before = path.read_bytes()
+    other = Template.from_json({**TEMPLATE.to_json(), "rois": [*TEMPLATE.to_json()["rois"], CORD]}, "test")
+    with pytest.raises(InputError, match="was converted with another catalogue"):
+        convert_dicom(exports, tmp_path / "raw", 502, "Clinic", other, MAPPING, tmp_path / "local", keep_ids=True)
+    with pytest.raises(InputError, match="holds cases that are not among the patients to convert"):
+        convert_dicom(exports, tmp_path / "raw", 502, "Clinic", TEMPLATE, MAPPING, tmp_path / "local", keep_ids=True)
+    assert path.read_bytes() == before
+
+
+def test_two_first_readers_get_one_key(tmp_path, monkeypatch):
+    link, found = os.link, []
+
+    def late(source, target):
+        if not found:
+            found.append(None)
+            found.append(read_pseudonyms(tmp_path))  # another process is first
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", late)
+    assert read_pseudonyms(tmp_path) == found[1] == read_pseudonyms(tmp_path)
+
+
+def test_a_key_is_whole_or_not_there(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="full"):
+            read_pseudonyms(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(os, "link", lambda *_: full(0))  # a file system without hard links
+    assert read_pseudonyms(tmp_path) == read_pseudonyms(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [KEY_FILE]
 
 
 def test_names_depend_on_the_key_and_stay_the_same_with_it(exports, tmp_path):
