@@ -90,8 +90,7 @@ def _points(item: Dataset, where: str) -> NDArray[np.float64]:
     points = coordinates.reshape(-1, 3)
     stated = number_of(item, "NumberOfContourPoints", where, len(points))
     is_closed = len(points) > 1 and bool((points[0] == points[-1]).all())
-    # (whether the first point is written, or counted, once more at the end differs among systems)
-    if stated not in (len(points), len(points) + (-1 if is_closed else 1)):
+    if stated not in (len(points), len(points) - is_closed):  # (a first point that is repeated may not be counted)
         raise InputError(
             f"{where}: {named('NumberOfContourPoints')} is {stated:g}, but there are {len(points)}; were points lost? "
             "Export the structure set again"

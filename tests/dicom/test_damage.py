@@ -90,13 +90,11 @@ def test_lost_contour_points_are_refused(files, count):
         read_structures(files.structures)
 
 
-def test_a_closing_point_may_be_written_or_counted_once_more(files):
+def test_a_closing_point_need_not_be_counted(files):
     def close(dataset):
         for k, item in enumerate(contours(dataset, "PTV60")):
-            if k % 2:
-                item.NumberOfContourPoints += 1
-            else:
-                item.ContourData = [*item.ContourData, *item.ContourData[:3]]
+            item.ContourData = [*item.ContourData, *item.ContourData[:3]]
+            item.NumberOfContourPoints += k % 2
 
     before = read_structures(files.structures).roi("PTV60")
     change(files.structures, close)
