@@ -18,6 +18,8 @@ from cdm_nnunet.dicom.pseudonyms import Pseudonyms
 from cdm_nnunet.errors import InputError
 
 INDEX_FILE = "index.jsonl"  # in the folder of what stays local
+_HEAD_BYTES = 132
+_FIRST_GROUPS, _MAX_FIRST_BYTES = (0x0002, 0x0008), 1024  # of the first element, where there is no preamble
 NEEDED = ("RTSTRUCT", "RTDOSE")  # with the CT, what a case for training is made of
 _HEADER = (
     *("SOPClassUID", "SOPInstanceUID", "Modality", "PatientID", "StudyInstanceUID", "SeriesInstanceUID"),
@@ -74,7 +76,7 @@ class FolderIndex:
 def index_folder(
     folder: Path, cache: Path | None = None, progress: Callable[[int, int], None] | None = None
 ) -> FolderIndex:
-    """Read the headers of all files in a folder and its subfolders; links are not followed.
+    """Read the headers of all files in a folder and its subfolders; links are followed.
 
     Args:
         folder: Any tree.
@@ -112,12 +114,7 @@ def index_files(
     unread: dict[str, str] = {}
     with KeptRows(cache, {"headers": 2}) as kept:
         for done, path in enumerate(paths, 1):
-            status = path.stat()
-            stamp = [status.st_size, status.st_mtime_ns]
-            row = kept.get(str(path), stamp)
-            if row is None:
-                row = _read_row(path)
-                kept.set(str(path), stamp, row)
+            row = _kept_row(path, kept)
             if "error" in row:
                 unread[str(path)] = row["error"]
             else:
@@ -128,16 +125,63 @@ def index_files(
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    for root, folders, names in os.walk(folder, followlinks=False):
-        folders.sort()
+    """Files of a tree, those behind links too; each folder and each file behind a link once."""
+    seen = set[str]()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in sorted(folders) if not name.startswith(".") and _is_new(root, name, seen)]
         for name in names:
             path = Path(root) / name
-            if path.is_file() and not path.is_symlink() and not name.startswith(".") and name != "DICOMDIR":
+            if name.startswith(".") or name == "DICOMDIR":
+                continue
+            if (path.is_file() or path.is_symlink()) and _is_new(root, name, seen):  # (a link into nowhere is told)
                 yield path
+
+
+def _is_new(root: str, name: str, seen: set[str]) -> bool:
+    """Whether what a name leads to was not met yet."""
+    place = os.path.realpath(os.path.join(root, name))
+    new = place not in seen
+    seen.add(place)
+    return new
+
+
+def _kept_row(path: Path, kept: KeptRows) -> Mapping[str, Any]:
+    try:
+        status = path.stat()
+    except OSError as error:
+        what = "is a link to a file that is not there" if path.is_symlink() else f"can't be read ({error.strerror})"
+        return {"error": f"{path} {what}"}
+    stamp = [status.st_size, status.st_mtime_ns]
+    row = kept.get(str(path), stamp)
+    if row is None:
+        row = _read_row(path)
+        kept.set(str(path), stamp, row)
+    return row
+
+
+def _looks_like_dicom(path: Path) -> bool:
+    """Whether the first bytes can be those of a DICOM file, so that a large file of another kind is not parsed.
+
+    With a preamble, ``DICM`` stands at byte 128; without one, the file begins with an element of a low group.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+    except OSError:
+        return True  # (reading it tells why not)
+    if head[128:132] == b"DICM":
+        return True
+    for order in ("little", "big"):
+        group, length = (int.from_bytes(head[k:end], order) for k, end in ((0, 2), (4, 8)))
+        if group in _FIRST_GROUPS and (head[4:6].isalpha() or length <= _MAX_FIRST_BYTES):
+            return True
+    return False
 
 
 def _read_row(path: Path) -> dict[str, Any]:
     """Fields of an entry but its path, or why there are none."""
+    if not _looks_like_dicom(path):
+        return {"error": f"{path} is no DICOM file"}
     try:
         return {key: value for key, value in asdict(_entry(path)).items() if key != "path"}
     except InputError as error:
