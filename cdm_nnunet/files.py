@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and failures to write that are told."""
+"""Atomic writes, locks, and failures to write with their reason."""
 
 from __future__ import annotations
 
@@ -6,9 +6,66 @@ import contextlib
 import errno
 import json
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
+
+from cdm_nnunet.errors import InputError
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Write a file beside its place; it takes the place when the block ends without an error.
+
+    Args:
+        path: The file; its folder is made where it is missing.
+
+    Yields:
+        The path to write to. It is on the disk (fsync) before it takes the place.
+
+    Raises:
+        OSError: If it can't be written. What was there before stays.
+    """
+    with _aside(path) as partial:
+        yield partial
+        _flush(partial)
+        os.replace(partial, path)
+    with contextlib.suppress(OSError):  # (not every system opens folders)
+        _flush(path.parent)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def locked(path: Path, busy: str) -> Iterator[None]:
+    """Keep other processes out; the system drops the lock with the process, however that ends.
+
+    Args:
+        path: The lock's file; its folder must exist.
+        busy: What to say where another process holds the lock.
+
+    Raises:
+        InputError: If another process holds it.
+    """
+    with path.open("w") as lock:
+        if sys.platform != "win32":
+            import fcntl
+
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(busy) from None
+            except OSError as error:  # (some network file systems have no locks)
+                if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                    raise
+        yield
 
 
 def write_text(path: Path, text: str, *, private: bool = False) -> None:
@@ -53,15 +110,22 @@ def write_json(path: Path, content: Any, *, private: bool = False) -> None:
 
 @contextlib.contextmanager
 def _written_aside(path: Path, text: str, private: bool) -> Iterator[Path]:
-    """A whole file beside its place, to be moved there; what is left of it is removed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial_{os.getpid()}")
-    try:
+    """A whole file beside its place, to be moved there."""
+    with _aside(path) as partial:
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600 if private else 0o666)
         with open(descriptor, "w", encoding="utf-8", newline="\n") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
+        yield partial
+
+
+@contextlib.contextmanager
+def _aside(path: Path) -> Iterator[Path]:
+    """A name beside a file's place; what is left under it is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial_{os.getpid()}")
+    try:
         yield partial
     finally:
         partial.unlink(missing_ok=True)

@@ -6,7 +6,6 @@ written when all cases are there, so that an unfinished data set can't be planne
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import json
@@ -23,7 +22,7 @@ from tqdm import tqdm
 from cdm_nnunet.dataset import CASES_FILE, CHANNEL_NAMES, FILE_ENDING, FORMAT_VERSION, READER_NAME, UNITS
 from cdm_nnunet.dvh.template import Template
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.files import write_json
+from cdm_nnunet.files import locked, write_json
 from cdm_nnunet.folders import dataset_name
 from cdm_nnunet.parallel import unordered
 from cdm_nnunet.roi import Catalogue, Roi
@@ -173,7 +172,9 @@ def write_dataset(
     folds = make_folds(training, spec.published_validation, spec.patients) if training else None
 
     folder = _claim(raw_folder, spec)
-    with _lock(folder):
+    # keeps a second conversion out of the same data set
+    busy = f"another conversion is writing to {folder}; wait until it has ended"
+    with locked(folder / STATE_FOLDER / "lock", busy):
         _refuse_other_cases(folder, names)
         if before is not None:
             before()
@@ -259,20 +260,6 @@ def _claim(raw_folder: Path, spec: DatasetSpec) -> Path:
                 )
     write_json(manifest_path, manifest)
     return folder
-
-
-@contextlib.contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Keep a second conversion out of the same data set; the system drops the lock with the process."""
-    with (folder / STATE_FOLDER / "lock").open("w") as lock:
-        if sys.platform != "win32":
-            import fcntl
-
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise InputError(f"another conversion is writing to {folder}; wait until it has ended") from None
-        yield
 
 
 def _refuse_other_cases(folder: Path, names: Sequence[str]) -> None:

@@ -11,24 +11,25 @@ from typing import Any
 import numpy as np
 import torch
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor
 from torch import distributed as dist
 from torch.nn.functional import interpolate
 
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.files import write_json
 from cdm_nnunet.losses.bits import roi_mask
 from cdm_nnunet.losses.dose import DeepSupervisedLoss, region_mae
 from cdm_nnunet.losses.metrics import Terms
+from cdm_nnunet.nnunet.checkpoint import BEST, LATEST
 from cdm_nnunet.nnunet.compute import autocast, prepare_network, to_device
 from cdm_nnunet.nnunet.facts import loss_arguments
 from cdm_nnunet.nnunet.logger import DoseLogger, loader_hint
-from cdm_nnunet.nnunet.plans import FIRST_WORD, DosePlans
+from cdm_nnunet.nnunet.plans import FIRST_WORD, DosePlans, model_plans
 from cdm_nnunet.nnunet.pretrained import let_trainers_load_weights, load_weights
-from cdm_nnunet.nnunet.registration import register
 from cdm_nnunet.trainers.final_validation import validate_whole_cases
-from cdm_nnunet.trainers.loaders import patch_loaders, seed_generators
-from cdm_nnunet.trainers.settings import TrainingSettings
+from cdm_nnunet.trainers.loaders import patch_loaders
+from cdm_nnunet.trainers.resumable import ResumableTrainer
+from cdm_nnunet.trainers.settings import TrainingSettings, other_variables
 from cdm_nnunet.trainers.validation import PatchErrors, patch_errors
 
 let_trainers_load_weights()  # (here, not where the plugin is registered: it imports nnU-Net's training command)
@@ -37,7 +38,7 @@ _GRADIENT_NORM = 12
 _UNSUPPORTED = {"--npz": "a dose has no class probabilities"}
 
 
-class DoseTrainer(nnUNetTrainer):
+class DoseTrainer(ResumableTrainer):
     """nnU-Net trainer that regresses dose. Variants set ``voxel_error``, or add a loss by :meth:`build_dvh_loss`.
 
     Attributes:
@@ -50,9 +51,6 @@ class DoseTrainer(nnUNetTrainer):
 
     voxel_error = staticmethod(region_mae)
     dvh_weight = 0.0
-
-    network: torch.nn.Module
-    _best_ema: float | None
 
     def __init__(
         self,
@@ -73,23 +71,16 @@ class DoseTrainer(nnUNetTrainer):
         if dataset_json.get("cdm", {}).get("catalogue") != plans["cdm"]["catalogue"]:
             raise InputError("dataset.json and plans have different ROI catalogues; run 'cdm-nnunet plan' again")
         super().__init__(plans, configuration, fold, dataset_json, device)
-        # nnUNetv2_predict unpickles the checkpoint before it looks for our classes: this name in it registers them
-        self.my_init_kwargs["plugin"] = register
         self.digest = self.dose_plans.digest(configuration)
         self.logger.local_logger = DoseLogger()
         self.evaluation_terms = Terms.of(self.dose_plans.template, self.dose_plans.catalogue, "evaluation")
-        self.num_epochs = self.settings.num_epochs
-        self.num_iterations_per_epoch = self.settings.num_iterations
-        self.num_val_iterations_per_epoch = self.settings.num_val_iterations
-        self.initial_lr = self.settings.learning_rate
         self.oversample_foreground_percent = 0.5
         # goes into checkpoints: nnU-Net's own predictor must never flip an input without swapping paired ROIs' bits
         self.inference_allowed_mirroring_axes = None
         self.save_every = 10
         self._loader_wait_s = 0.0
         self._step_ended_at: float | None = None
-        if self.settings.seed >= 0:
-            seed_generators(self.settings.seed)
+        self._use(self.settings)
 
     # --- set-up -------------------------------------------------------------------------------------------------------
 
@@ -174,6 +165,14 @@ class DoseTrainer(nnUNetTrainer):
             f"{len(self.dose_plans.catalogue)} ROIs, template '{self.dose_plans.template.name}', {self.settings}",
             add_timestamp=False,
         )
+        for name in other_variables():
+            self.print_to_log_file(f"{name} is no setting of this software and changes nothing", add_timestamp=False)
+
+    def on_train_start(self) -> None:
+        """Build what is missing, start the loaders, and leave the plans in the model's folder."""
+        super().on_train_start()
+        if self.local_rank == 0:
+            write_json(Path(self.output_folder_base) / "plans.json", model_plans(self.plans_manager.plans))
 
     def plot_network_architecture(self) -> None:
         """Nothing: nnU-Net's drawing needs a package that no longer works, and logs its failure."""
@@ -234,6 +233,7 @@ class DoseTrainer(nnUNetTrainer):
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """One step of the optimizer."""
+        self._stop.check()
         if self._step_ended_at is not None:
             self._loader_wait_s += perf_counter() - self._step_ended_at
         self.optimizer.zero_grad(set_to_none=True)
@@ -257,6 +257,7 @@ class DoseTrainer(nnUNetTrainer):
 
     def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Loss and metric errors of a validation batch."""
+        self._stop.check()
         dose_gy, reference_gy, region, words, error, additional = self._forward(batch)
         errors = patch_errors(dose_gy.clamp(min=0), reference_gy, region, words, self.evaluation_terms, batch["facts"])
         return {
@@ -321,12 +322,12 @@ class DoseTrainer(nnUNetTrainer):
         if hint := loader_hint(waiting_share, self.device.type):
             self.print_to_log_file(hint)
         if (self.current_epoch + 1) % self.save_every == 0 and self.current_epoch != self.num_epochs - 1:
-            self.save_checkpoint(str(Path(self.output_folder) / "checkpoint_latest.pth"))
+            self.save_checkpoint(str(Path(self.output_folder) / LATEST))
         score = last("ema_score")
         if self._best_ema is None or score < self._best_ema:
             self._best_ema = score
             self.print_to_log_file(f"new best score (moving average): {score:.3f}")
-            self.save_checkpoint(str(Path(self.output_folder) / "checkpoint_best.pth"))
+            self.save_checkpoint(str(Path(self.output_folder) / BEST))
         if self.local_rank == 0:
             self.logger.plot_progress_png(self.output_folder)
         self.current_epoch += 1

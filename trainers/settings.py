@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Literal, get_args
+from dataclasses import asdict, dataclass, fields
+from difflib import get_close_matches
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -17,6 +18,8 @@ from cdm_nnunet.losses.metrics import Smoothing
 DeepSupervision = Literal["finest", "all"]
 
 _PREFIX = "CDM_"
+RESTART, CHANGE_SETTINGS = "CDM_RESTART", "CDM_CHANGE_SETTINGS"
+_NEAR = 0.6  # similarity of two names, prefix aside: EPOCHS is near NUM_EPOCHS, HOME is near none
 _SEED_LIMIT = 2**32  # NumPy's
 
 
@@ -82,22 +85,28 @@ class TrainingSettings:
             raise InputError(f"{_variable('seed')} must be below {_SEED_LIMIT}, not {self.seed}")
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> TrainingSettings:
+    def from_environment(
+        cls, environment: Mapping[str, str] = os.environ, saved: Mapping[str, Any] | None = None
+    ) -> TrainingSettings:
         """Read the variables that are set.
 
+        Args:
+            environment: Variables by name.
+            saved: Settings that stand where no variable is set, as :meth:`to_json` gives them; None for the defaults.
+
         Raises:
-            InputError: If one is not a number of its kind, or a variable that starts with ``CDM_`` is none of ours: a
-                misspelt name would otherwise train for days with a default.
+            InputError: If a value is not of its kind, a variable's name is nearly one of ours (misspelt, it would
+                train for days with a default), or ``saved`` has other names.
 
         Example:
             >>> TrainingSettings.from_environment({"CDM_NUM_EPOCHS": "20"}).num_epochs
             20
         """
-        known = [_variable(field.name) for field in fields(cls)]
-        unknown = sorted(name for name in environment if name.startswith(_PREFIX) and name not in known)
+        _refuse_near_misses(environment)
+        values = dict(saved or {})
+        unknown = sorted(set(values) - {field.name for field in fields(cls)})
         if unknown:
-            raise InputError(f"unknown variable {', '.join(unknown)}; known are {', '.join(known)}")
-        values: dict[str, int | float | str] = {}
+            raise InputError(f"the checkpoint has unknown settings ({', '.join(unknown)}); update this software")
         for field in fields(cls):
             text = environment.get(_variable(field.name))
             if text is None:
@@ -107,7 +116,38 @@ class TrainingSettings:
                 values[field.name] = kind(text)
             except ValueError:
                 raise InputError(f"{_variable(field.name)} must be of type {kind.__name__}, not '{text}'") from None
-        return cls(**values)  # type: ignore[arg-type]  # each value has the type of its field's default
+        try:
+            return cls(**values)
+        except TypeError:
+            raise InputError(f"the checkpoint's settings are damaged: {dict(saved or {})}") from None
+
+    @classmethod
+    def resumed(cls, saved: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> TrainingSettings:
+        """Settings of a training that goes on: those it began with, whatever variables are set.
+
+        Args:
+            saved: As :meth:`to_json` gave them.
+            environment: Variables by name.
+
+        Raises:
+            InputError: If a variable asks for another value, unless ``CDM_CHANGE_SETTINGS`` is 1.
+        """
+        began, asked = cls.from_environment({}, saved), cls.from_environment(environment, saved)
+        changes = [
+            f"{_variable(field.name)} was {getattr(began, field.name)} and is {getattr(asked, field.name)}"
+            for field in fields(cls)
+            if getattr(began, field.name) != getattr(asked, field.name)
+        ]
+        if changes and not is_allowed(CHANGE_SETTINGS, environment):
+            raise InputError(
+                f"the training began with other settings: {'; '.join(changes)}. Unset the variables to go on as it "
+                f"began, or change it from here on (--change-settings, or {CHANGE_SETTINGS}=1)"
+            )
+        return asked
+
+    def to_json(self) -> dict[str, int | float | str | None]:
+        """As a checkpoint keeps them."""
+        return asdict(self)
 
     def seeds(self, n: int, *where: int) -> list[int] | None:
         """Seeds of ``n`` random generators, or None for none.
@@ -145,6 +185,37 @@ class TrainingSettings:
 
 
 _CHOICES = {"v_form": VForm, "partial_rois": PartialRois, "deep_supervision": DeepSupervision}
+
+
+def is_allowed(variable: str, environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether :data:`RESTART` or :data:`CHANGE_SETTINGS` is 1.
+
+    Raises:
+        InputError: If it is neither 0 nor 1.
+    """
+    value = environment.get(variable, "0")
+    if value not in ("0", "1"):
+        raise InputError(f"{variable} is 0 or 1, not '{value}'")
+    return value == "1"
+
+
+def other_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
+    """Variables that begin as ours do and are none of them."""
+    return sorted(name for name in environment if name.startswith(_PREFIX) and name not in _known())
+
+
+def _refuse_near_misses(environment: Mapping[str, str]) -> None:
+    known = _known()
+    for name in sorted(environment):
+        if not name.upper().startswith(_PREFIX) or name in known:
+            continue
+        near = get_close_matches(name[len(_PREFIX) :].upper(), [k[len(_PREFIX) :] for k in known], 1, _NEAR)
+        if near:
+            raise InputError(f"unknown variable {name}: is {_PREFIX}{near[0]} meant? Known are {', '.join(known)}")
+
+
+def _known() -> list[str]:
+    return [*(_variable(field.name) for field in fields(TrainingSettings)), RESTART, CHANGE_SETTINGS]
 
 
 def _variable(field: str) -> str:

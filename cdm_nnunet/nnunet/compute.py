@@ -8,6 +8,7 @@ import platform
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 # Options of glibc's mallopt: no block is mapped on its own, the heap does not shrink, and grows by 256 MB at a time.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
@@ -48,6 +49,13 @@ def prepare_network(network: nn.Module, device: torch.device) -> nn.Module:
     if device.type == "cpu":
         keep_freed_memory()
     return network.to(device).to(memory_format=_layout(device))
+
+
+def bare(network: nn.Module) -> nn.Module:
+    """The module behind the wrappers of DDP and ``torch.compile``."""
+    network = network.module if isinstance(network, DistributedDataParallel) else network
+    inner: nn.Module = getattr(network, "_orig_mod", network)
+    return inner
 
 
 def keep_freed_memory() -> None:

@@ -16,6 +16,7 @@ from cdm_nnunet.roi import Catalogue
 
 PREPROCESSOR_NAME = "DosePreprocessor"
 LABEL_MANAGER_NAME = "DoseLabelManager"
+_LABEL_MANAGERS = (LABEL_MANAGER_NAME, "LabelManager")  # the latter in a model's folder: see model_plans
 PLANNER_NAME = "DosePlanner"
 
 _PREPROCESSING_VERSION = 3  # raise it when the same raw data and plans give other preprocessed data
@@ -47,13 +48,13 @@ class DosePlans:
             )
         cdm_section(self.plans, where)
         expected = {
-            "image_reader_writer": READER_NAME,
-            "label_manager": LABEL_MANAGER_NAME,
-            "transpose_forward": [0, 1, 2],
+            "image_reader_writer": (READER_NAME,),
+            "label_manager": _LABEL_MANAGERS,
+            "transpose_forward": ([0, 1, 2],),
         }
-        for key, value in expected.items():
-            if self.plans.get(key) != value:
-                raise InputError(f"{where} have {key} = {self.plans.get(key)}, expected {value}; {again}")
+        for key, values in expected.items():
+            if self.plans.get(key) not in values:
+                raise InputError(f"{where} have {key} = {self.plans.get(key)}, expected {values[0]}; {again}")
         for name, configuration in self.plans["configurations"].items():
             if configuration.get("preprocessor_name") != PREPROCESSOR_NAME:
                 raise InputError(f"configuration '{name}' of {where} is not for dose prediction; {again}")
@@ -107,6 +108,15 @@ class DosePlans:
             "preprocessing": _PREPROCESSING_VERSION,
         }
         return hashlib.sha256(json.dumps(basis, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def model_plans(plans: Mapping[str, Any]) -> dict[str, Any]:
+    """Plans as they lie in the folder of a trained model.
+
+    nnUNetv2_predict asks for the label manager before it imports the trainer, and with it this package. So these plans
+    name nnU-Net's own, which then has nothing to do; from the import on, plans of ours have ours, whatever they name.
+    """
+    return {**plans, "label_manager": _LABEL_MANAGERS[1]}
 
 
 def _dataset_id(plans: Mapping[str, Any]) -> str:

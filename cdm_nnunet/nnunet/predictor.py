@@ -12,13 +12,13 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from cdm_nnunet.dataset import FILE_ENDING
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.nnunet.augmentation import mirror_left_right
-from cdm_nnunet.nnunet.compute import autocast, prepare_network, to_device
+from cdm_nnunet.nnunet.compute import autocast, bare, prepare_network, to_device
 from cdm_nnunet.nnunet.export import dose_on_patient_grid
 from cdm_nnunet.nnunet.inputs import find_cases, refuse_other_catalogues, refuse_output_over_data
 from cdm_nnunet.nnunet.plans import LEFT_RIGHT_AXIS, DosePlans
@@ -168,7 +168,7 @@ class DosePredictor(nnUNetPredictor):
         """
         total = None
         for parameters in self.list_of_parameters:
-            _bare(self.network).load_state_dict(parameters)
+            bare(self.network).load_state_dict(parameters)
             output = self.predict_sliding_window_return_logits(data).cpu()
             total = output if total is None else total + output
         if total is None:
@@ -253,8 +253,3 @@ def _pad(data: Tensor, patch_size: Sequence[int], padding: Sequence[float]) -> t
     padded = data.new_tensor(padding).view(-1, 1, 1, 1).repeat(1, *shape)
     padded[(slice(None), *inside)] = data
     return padded, inside
-
-
-def _bare(network: nn.Module) -> nn.Module:
-    """The module behind ``torch.compile``."""
-    return getattr(network, "_orig_mod", network)

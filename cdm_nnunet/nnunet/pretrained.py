@@ -7,7 +7,6 @@ a dose: fine-tuning with another loss starts from the whole network.
 from __future__ import annotations
 
 import functools
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,8 @@ import torch
 from nnunetv2.run import run_training
 
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.nnunet.checkpoint import read_checkpoint
+from cdm_nnunet.nnunet.compute import bare
 from cdm_nnunet.nnunet.plans import DosePlans
 
 _MARK = "asks_the_trainer"
@@ -32,18 +33,14 @@ def load_weights(network: torch.nn.Module, file: Path, plans: DosePlans) -> None
     Raises:
         InputError: If the file is no checkpoint of a dose model, or its catalogue, dose scale or network is another.
     """
-    try:
-        checkpoint = torch.load(file, map_location="cpu", weights_only=False)
-        weights, other = checkpoint["network_weights"], checkpoint["init_args"]["plans"]
-    except (OSError, EOFError, KeyError, TypeError, RuntimeError, pickle.UnpicklingError) as error:
-        raise InputError(f"{file} (-pretrained_weights) is no checkpoint of nnU-Net: {error!r}") from None
+    checkpoint = read_checkpoint(file)
+    weights, other = checkpoint.weights, checkpoint.plans
     if "cdm" not in other:
         raise InputError(f"{file} (-pretrained_weights) is of a model that predicts no dose")
     for key, name in (("catalogue", "ROI catalogue"), ("dose_scale_gy", "dose scale")):
         if other["cdm"][key] != plans.plans["cdm"][key]:
             raise InputError(f"{file} (-pretrained_weights) is of a model with another {name}: its weights do not fit")
-    inner: Any = getattr(network, "module", network)  # DDP
-    inner = getattr(inner, "_orig_mod", inner)  # torch.compile
+    inner = bare(network)
     own = inner.state_dict()
     unlike = [key for key in sorted({*own, *weights}) if key not in own or key not in weights]
     unlike += [key for key in own if key in weights and own[key].shape != weights[key].shape]
@@ -66,13 +63,14 @@ def _asking_the_trainer(stock: Callable[..., None]) -> Callable[..., None]:
     def maybe_load_checkpoint(
         nnunet_trainer: Any, continue_training: bool, validation_only: bool, pretrained_weights_file: str | None = None
     ) -> None:
-        load = getattr(nnunet_trainer, "load_pretrained_weights", None)
-        if load is None or pretrained_weights_file is None or continue_training or validation_only:
+        if not hasattr(nnunet_trainer, "resume") or validation_only:
             stock(nnunet_trainer, continue_training, validation_only, pretrained_weights_file)
-            return
-        if not nnunet_trainer.was_initialized:
-            nnunet_trainer.initialize()
-        load(pretrained_weights_file)
+        elif continue_training:
+            nnunet_trainer.resume()
+        elif pretrained_weights_file is not None:
+            if not nnunet_trainer.was_initialized:
+                nnunet_trainer.initialize()
+            nnunet_trainer.load_pretrained_weights(pretrained_weights_file)
 
     setattr(maybe_load_checkpoint, _MARK, True)
     return maybe_load_checkpoint

@@ -15,6 +15,7 @@ from nnunetv2.imageio import base_reader_writer
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.preprocessing.preprocessors import default_preprocessor
 from nnunetv2.utilities.label_handling import label_handling
+from nnunetv2.utilities.plans_handling import plans_handler
 
 # Every method through which a caller of nnU-Net's predictor can get at a prediction.
 _PREDICTING_METHODS = (
@@ -25,7 +26,7 @@ _PREDICTING_METHODS = (
     "predict_logits_from_preprocessed_data",
     "predict_sliding_window_return_logits",
 )
-_MARK = "upgrades_dose_predictors"
+_MARK = "is_made_for_dose"
 
 
 def register() -> None:
@@ -37,10 +38,24 @@ def register() -> None:
     base_reader_writer.CDMReaderWriter = CDMReaderWriter
     default_preprocessor.DosePreprocessor = DosePreprocessor
     label_handling.DoseLabelManager = DoseLabelManager
+    find = plans_handler.get_labelmanager_class_from_plans
+    if not getattr(find, _MARK, False):
+        plans_handler.get_labelmanager_class_from_plans = _for_dose_labels(find)
     for name in _PREDICTING_METHODS:
         stock = getattr(nnUNetPredictor, name)
         if not getattr(stock, _MARK, False):  # (some stock methods are decorated: __wrapped__ tells nothing)
             setattr(nnUNetPredictor, name, _for_dose_plans(stock))
+
+
+def _for_dose_labels(stock: Callable[..., Any]) -> Callable[..., Any]:
+    """The look-up of a label manager, which finds ours for all plans of ours; a model's own plans name nnU-Net's."""
+
+    @functools.wraps(stock)
+    def find(plans: dict[str, Any]) -> Any:
+        return label_handling.DoseLabelManager if "cdm" in plans else stock(plans)
+
+    setattr(find, _MARK, True)
+    return find
 
 
 def _for_dose_plans(stock: Callable[..., Any]) -> Callable[..., Any]:

@@ -259,7 +259,7 @@ def test_a_dose_of_zero_is_refused(fresh):
     [
         ({"cdm": None}, r"were not made by this software .* run: cdm-nnunet plan -d 531"),
         ({"image_reader_writer": "SimpleITKIO"}, "have image_reader_writer = SimpleITKIO, expected CDMReaderWriter"),
-        ({"label_manager": "LabelManager"}, "have label_manager = LabelManager, expected DoseLabelManager"),
+        ({"label_manager": "Another"}, "have label_manager = Another, expected DoseLabelManager"),
         ({"transpose_forward": [1, 0, 2]}, r"have transpose_forward = \[1, 0, 2\]"),
     ],
 )

@@ -1,12 +1,15 @@
 """``cdm-nnunet train`` refuses what makes no sense with one line and status 2, before a training starts."""
 
 import json
-import pickletools
+import os
 import re
-import zipfile
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
+import cdm_nnunet
 from cdm_nnunet.cli.main import main
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")  # of timm, which nnU-Net's search imports
@@ -49,16 +52,32 @@ def test_an_unknown_data_set(preprocessed, capfd):
     assert "no dataset 999 in" in capfd.readouterr().err
 
 
-def test_every_checkpoint_brings_the_plugin_along(make_trainer, tmp_path):
-    """nnUNetv2_predict unpickles the checkpoint before it needs our classes: a name in it imports them."""
+def test_a_models_plans_bring_the_plugin_along(make_trainer):
+    """nnUNetv2_predict asks for the label manager before it looks for the trainer, which imports our classes."""
     trainer = make_trainer()
     trainer.initialize()
-    path = tmp_path / "checkpoint.pth"
-    trainer.save_checkpoint(str(path))
-    with zipfile.ZipFile(path) as archive:
-        name = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
-        names = [text for _, text, _ in pickletools.genops(archive.read(name)) if isinstance(text, str)]
-    assert "cdm_nnunet.nnunet.registration register" in names
+    trainer.on_train_start()
+    trainer.save_checkpoint(str(Path(trainer.output_folder) / "checkpoint_final.pth"))
+    script = """
+import sys, torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+predictor = nnUNetPredictor(device=torch.device("cpu"))
+predictor.initialize_from_trained_model_folder(sys.argv[1], (0,))
+assert type(predictor.network).__name__ == "BitDecodeUNet"
+try:
+    predictor.predict_from_files("nowhere", None)
+except ValueError as error:
+    print(error, type(predictor).__name__)
+"""
+    extensions = str(Path(cdm_nnunet.__file__).parent / "ext_trainers")
+    done = subprocess.run(
+        [sys.executable, "-c", script, trainer.output_folder_base],
+        env={**os.environ, "nnUNet_extTrainer": extensions},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.endswith("input folder nowhere is missing DosePredictor\n"), done.stderr
 
 
 @pytest.mark.parametrize("n_processes", ["0", "1"])

@@ -1,10 +1,13 @@
 """Fine-tuning: -pretrained_weights, as nnU-Net's command hands it on."""
 
+import os
+
 import pytest
 import torch
 from nnunetv2.run import run_training
 
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.nnunet.checkpoint import write_checkpoint
 
 
 def load(trainer, path):
@@ -39,9 +42,25 @@ def test_a_file_that_is_no_checkpoint(make_trainer, tmp_path):
     trainer.initialize()
     (tmp_path / "text.pth").write_text("weights")
     torch.save({"network_weights": {}}, tmp_path / "half.pth")
-    for name in ("text.pth", "half.pth"):
-        with pytest.raises(InputError, match=rf"{name} \(-pretrained_weights\) is no checkpoint of nnU-Net"):
+    for name, message in (("text.pth", "is damaged or cut, or no checkpoint"), ("half.pth", "is no checkpoint of nnU")):
+        with pytest.raises(InputError, match=rf"{name} {message}"):
             load(trainer, tmp_path / name)
+
+
+class Evil:
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.mark),)
+
+
+def test_a_file_that_would_run_something(make_trainer, tmp_path):
+    trainer, path = saved(make_trainer, tmp_path)
+    torch.save({**torch.load(path), "more": Evil(tmp_path / "mark")}, path)
+    with pytest.raises(InputError, match=r"mae\.pth names 'posix\.mkdir', which no checkpoint .* is not read"):
+        load(trainer, path)
+    assert not (tmp_path / "mark").exists()
 
 
 @pytest.mark.parametrize(
@@ -64,9 +83,9 @@ def test_a_file_that_is_no_checkpoint(make_trainer, tmp_path):
 )
 def test_a_model_that_does_not_fit(make_trainer, tmp_path, change, message):
     _, path = saved(make_trainer, tmp_path)
-    checkpoint = torch.load(path, weights_only=False)
+    checkpoint = torch.load(path)
     change(checkpoint)
-    torch.save(checkpoint, path)
+    write_checkpoint(path, checkpoint)
     trainer = make_trainer()
     trainer.initialize()
     before = {name: value.clone() for name, value in trainer.network.state_dict().items()}

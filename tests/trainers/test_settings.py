@@ -5,7 +5,7 @@ import os
 import pytest
 
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.trainers.settings import TrainingSettings
+from cdm_nnunet.trainers.settings import TrainingSettings, other_variables
 
 
 def test_defaults_without_variables():
@@ -64,7 +64,12 @@ def test_the_environment_is_read_when_asked(monkeypatch):
         ("CDM_PARTIAL_ROIS", "", "CDM_PARTIAL_ROIS is one of weighted, whole, all, not ''"),
         ("CDM_DEEP_SUPERVISION", "coarse", "CDM_DEEP_SUPERVISION is one of finest, all, not 'coarse'"),
         ("CDM_SEED", "4294967296", "CDM_SEED must be below 4294967296, not 4294967296"),
-        ("CDM_NUM_EPOCH", "5", "unknown variable CDM_NUM_EPOCH; known are CDM_NUM_EPOCHS, "),
+        ("CDM_NUM_EPOCH", "5", "unknown variable CDM_NUM_EPOCH: is CDM_NUM_EPOCHS meant? Known are CDM_NUM_EPOCHS, "),
+        ("CDM_EPOCHS", "5", "unknown variable CDM_EPOCHS: is CDM_NUM_EPOCHS meant?"),
+        ("CDM_WEIGHT", "5", "unknown variable CDM_WEIGHT: is CDM_LOSS_WEIGHT meant?"),
+        ("cdm_seed", "5", "unknown variable cdm_seed: is CDM_SEED meant?"),
+        ("CDM_LEARNINGRATE", "5", "unknown variable CDM_LEARNINGRATE: is CDM_LEARNING_RATE meant?"),
+        ("CDM_CHANGE_SETTING", "1", "unknown variable CDM_CHANGE_SETTING: is CDM_CHANGE_SETTINGS meant?"),
     ],
 )
 def test_what_makes_no_sense_is_refused_by_the_name_of_its_variable(variable, value, message):
@@ -102,3 +107,39 @@ def test_from_the_first_step_or_never():
     assert TrainingSettings(loss_start=0.0, loss_weight=0.7).dvh_weight(0, 9.9) == 0.7
     assert TrainingSettings(loss_start=1.0, num_epochs=100).dvh_weight(99, 9.9) == 0.0
     assert TrainingSettings(loss_weight=0.0, num_epochs=100).dvh_weight(99, 9.9) == 0.0
+
+
+def test_what_another_program_is_set_by_changes_nothing():
+    others = {"CDM_HOME": "/opt/cdm", "CDM_PATH": "/bin", "CDM_VERSION": "5", "CDM_LICENSE_FILE": "27000@host"}
+    assert TrainingSettings.from_environment(others) == TrainingSettings()
+    assert other_variables({**others, "CDM_SEED": "1", "CDM_RESTART": "1", "HOME": "x"}) == sorted(others)
+
+
+def test_a_training_goes_on_with_the_settings_it_began_with():
+    began = TrainingSettings(num_epochs=20, loss_weight=0.25, seed=3)
+    saved = began.to_json()
+    assert TrainingSettings.resumed(saved, {}) == began
+    assert TrainingSettings.resumed(saved, {"CDM_NUM_EPOCHS": "20", "CDM_LOSS_WEIGHT": "0.25"}) == began
+    other = {"CDM_LOSS_WEIGHT": "5", "CDM_SEED": "4"}
+    message = (
+        "CDM_LOSS_WEIGHT was 0.25 and is 5.0; CDM_SEED was 3 and is 4. Unset the variables .*CDM_CHANGE_SETTINGS=1"
+    )
+    with pytest.raises(InputError, match=message):
+        TrainingSettings.resumed(saved, other)
+    changed = TrainingSettings.resumed(saved, {**other, "CDM_CHANGE_SETTINGS": "1"})
+    assert changed == TrainingSettings(num_epochs=20, loss_weight=5.0, seed=4)
+    with pytest.raises(InputError, match="CDM_CHANGE_SETTINGS is 0 or 1, not 'yes'"):
+        TrainingSettings.resumed(saved, {**other, "CDM_CHANGE_SETTINGS": "yes"})
+
+
+@pytest.mark.parametrize(
+    ("saved", "message"),
+    [
+        ({"num_epoch": 3}, "unknown settings"),
+        ({"num_epochs": "3"}, "settings are damaged"),
+        ({"num_epochs": 0}, "must be at least 1"),
+    ],
+)
+def test_saved_settings_that_are_none(saved, message):
+    with pytest.raises(InputError, match=message):
+        TrainingSettings.resumed(saved, {})

@@ -1,0 +1,118 @@
+"""A trainer that can be stopped at any moment and goes on from its newest whole checkpoint, with its own settings."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from cdm_nnunet.errors import InputError
+from cdm_nnunet.nnunet.checkpoint import FINAL, LATEST, Checkpoint, read_checkpoint, write_checkpoint
+from cdm_nnunet.trainers.checkpoints import checkpoint_content, fold_claimed, newest_whole, restore
+from cdm_nnunet.trainers.loaders import seed_generators
+from cdm_nnunet.trainers.settings import CHANGE_SETTINGS, RESTART, TrainingSettings, is_allowed
+from cdm_nnunet.trainers.stopping import Stopped, StopRequest
+
+
+class ResumableTrainer(nnUNetTrainer):
+    """nnU-Net's trainer with checkpoints that are whole or absent, and settings that belong to the model.
+
+    Attributes:
+        settings: Those of the training; once it goes on, those it began with.
+    """
+
+    network: torch.nn.Module
+    settings: TrainingSettings
+    _best_ema: float | None
+    _goes_on = False  # from a checkpoint
+    _stop: StopRequest
+
+    def _use(self, settings: TrainingSettings) -> None:
+        self._stop = StopRequest()
+        self.settings = settings
+        self.num_epochs = settings.num_epochs
+        self.num_iterations_per_epoch = settings.num_iterations
+        self.num_val_iterations_per_epoch = settings.num_val_iterations
+        self.initial_lr = settings.learning_rate
+        if settings.seed >= 0:
+            seed_generators(settings.seed)
+
+    def resume(self) -> None:
+        """Go on from the checkpoint of this fold with the most epochs among those that are whole, if there is one.
+
+        Raises:
+            InputError: If none is whole, or the training began with other plans or settings.
+        """
+        found = newest_whole(Path(self.output_folder))
+        if found is None:
+            self.print_to_log_file(f"no checkpoint in {self.output_folder} yet: the training begins")
+            return
+        checkpoint, damaged = found
+        for fault in damaged:
+            self.print_to_log_file(f"left aside: {fault}")
+        if checkpoint.settings is not None:
+            self._use(TrainingSettings.resumed(checkpoint.settings))
+        if checkpoint.path.name == FINAL and checkpoint.epoch < self.num_epochs and not is_allowed(CHANGE_SETTINGS):
+            raise InputError(
+                f"{checkpoint.path} ended a training of {checkpoint.epoch} epochs and {self.num_epochs} are asked for: "
+                f"set CDM_NUM_EPOCHS={checkpoint.epoch}, or train on (--change-settings, or {CHANGE_SETTINGS}=1)"
+            )
+        self._restore(checkpoint)
+        self.print_to_log_file(f"going on from {checkpoint.path.name}, epoch {checkpoint.epoch} of {self.num_epochs}")
+
+    def load_checkpoint(self, filename_or_checkpoint: str) -> None:
+        """Set network, optimizer and log to where a checkpoint of this model and fold was written.
+
+        Raises:
+            InputError: If it is damaged, or of another model or fold.
+        """
+        self._restore(read_checkpoint(Path(filename_or_checkpoint)))
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        if not self.was_initialized:
+            self.initialize()
+        restore(self, checkpoint)
+        self._goes_on = True
+
+    def save_checkpoint(self, filename: str) -> None:
+        """Write a checkpoint whole, or leave what was there.
+
+        Raises:
+            OSError: If it can't be written.
+        """
+        if self.local_rank == 0 and not self.disable_checkpointing:
+            write_checkpoint(Path(filename), checkpoint_content(self, self.current_epoch + 1))
+
+    def run_training(self) -> None:
+        """Train the epochs that are left. SIGTERM writes a checkpoint from which ``--c`` goes on.
+
+        Raises:
+            InputError: If the training would write over another, or another process trains this fold.
+            SystemExit: After SIGTERM, with status 143.
+        """
+        if self.current_epoch >= self.num_epochs:
+            self.print_to_log_file(f"all {self.num_epochs} epochs are done; only the validation is done again")
+            return
+        with self._fold_claimed(), self._stop.on_sigterm():
+            try:
+                super().run_training()
+            except Stopped:
+                self._stop_early()
+
+    def _fold_claimed(self) -> contextlib.AbstractContextManager[None]:
+        if self.local_rank != 0 or self.disable_checkpointing:
+            return contextlib.nullcontext()
+        return fold_claimed(Path(self.output_folder), begins=not self._goes_on, restart=is_allowed(RESTART))
+
+    def _stop_early(self) -> NoReturn:
+        if self.local_rank == 0 and not self.disable_checkpointing:
+            path = Path(self.output_folder) / LATEST
+            write_checkpoint(path, checkpoint_content(self, self.current_epoch))
+            self.print_to_log_file(f"stopped by SIGTERM in epoch {self.current_epoch}; {path} is written: go on by --c")
+        for loader in (self.dataloader_train, self.dataloader_val):
+            getattr(loader, "_finish", lambda: None)()
+        raise SystemExit(128 + signal.SIGTERM)
