@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-device", choices=("cuda", "cpu"), default="cuda", help="default: cuda")
     parser.add_argument("-num_gpus", type=int, default=1, metavar="N", help="GPUs to train on (default: 1)")
     parser.add_argument("-pretrained_weights", metavar="CHECKPOINT", help="start from the weights of another model")
-    parser.add_argument("--c", action="store_true", help="continue from the latest checkpoint")
+    parser.add_argument("--c", action="store_true", help="continue from the newest whole checkpoint")
+    parser.add_argument(
+        "--change-settings",
+        action="store_true",
+        help="with --c: go on with other settings than the training began with",
+    )
+    parser.add_argument(
+        "--restart",
+        action="store_true",
+        help="begin where there is a training already; its checkpoints are moved to a folder replaced_DATE",
+    )
     parser.add_argument("--val", action="store_true", help="only the final validation of a finished training")
     parser.add_argument("--val_best", action="store_true", help="validate the best checkpoint, not the last")
     parser.add_argument(
@@ -43,6 +54,10 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
         raise InputError(f"the fold is a number or 'all', not '{args.fold}'")
     if args.c and args.val:
         raise InputError("--c continues a training and --val skips it: give one of them")
+    if args.change_settings and not args.c:
+        raise InputError("--change-settings goes with --c; a training that begins has the settings that are set")
+    if args.restart and (args.c or args.val):
+        raise InputError("--restart begins a training, --c and --val go on with one: give one of them")
     if args.c and args.pretrained_weights:
         raise InputError("--c continues a training and -pretrained_weights starts one: give one of them")
     if args.estimate and (args.c or args.val or args.num_gpus != 1):
@@ -71,7 +86,12 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     from nnunetv2.run.run_training import run_training
     from nnunetv2.utilities.file_path_utilities import get_output_folder
 
+    from cdm_nnunet.trainers.settings import CHANGE_SETTINGS, RESTART
+
     _refuse_other_trainers(args.tr)  # (imports ours, and with them registers our classes)
+    for variable, asked in ((RESTART, args.restart), (CHANGE_SETTINGS, args.change_settings)):
+        if asked:  # (by the environment, for the processes of several GPUs inherit no arguments)
+            os.environ[variable] = "1"
     model = get_output_folder(args.dataset, args.tr, args.p, args.configuration, fold=args.fold)
     if args.val and not Path(model, "checkpoint_final.pth").is_file():
         raise InputError(f"--val validates a finished training, and {model} has no checkpoint_final.pth")

@@ -85,7 +85,9 @@ def trained(shell, planned) -> Path:
     assert "Epoch 0" not in refused.stdout
     first = shell(train, CDM_NUM_EPOCHS="1")
     assert "Epoch 0" in first.stdout
-    continued = shell(f"{train} --c", CDM_NUM_EPOCHS="2")
+    refused = shell(f"{train} --c", status=1, CDM_NUM_EPOCHS="2")
+    assert "CDM_NUM_EPOCHS was 1 and is 2" in refused.stderr
+    continued = shell(f"{train} --c", CDM_NUM_EPOCHS="2", CDM_CHANGE_SETTINGS="1")
     assert "Epoch 1" in continued.stdout
     assert "Epoch 0" not in continued.stdout
     return Path(shell.environment["nnUNet_results"]) / NAME
