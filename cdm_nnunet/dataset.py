@@ -35,6 +35,7 @@ CT_CHANNEL, PRESCRIPTION_CHANNEL, ROI_CHANNEL = range(3)
 READER_NAME = "CDMReaderWriter"
 CASES_FILE = "cdm_cases.json"
 UNITS: Mapping[str, str] = MappingProxyType({"dose": "Gy", "ct": "HU"})
+NOTES = "notes"  # key of a case's source: a JSON list in text
 Split = Literal["Tr", "Ts"]
 
 
@@ -55,6 +56,11 @@ class CaseRecord:
     spacing_mm: tuple[float, float, float]
     split: Split
     source: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was decided at conversion, and what is unusual."""
+        return tuple(json.loads(self.source.get(NOTES, "[]")))
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in ``cdm_cases.json``."""

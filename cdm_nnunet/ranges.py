@@ -90,7 +90,7 @@ PRESCRIPTION_GY = Range(
     "the prescription", "Gy", (4.0, 150.0), (12.0, 85.0), "it is the total in Gy, not of a fraction, in cGy or percent"
 )
 FRACTION_DOSE_GY = Range(
-    "the dose of a fraction", "Gy", (0.5, 40.0), (1.0, 20.0), "is the prescription that of a single fraction?"
+    "the dose of a fraction", "Gy", (0.3, 40.0), (1.0, 20.0), "is the prescription that of a single fraction?"
 )
 DOSE_MAXIMUM_GY = Range("the dose maximum", "Gy", (0.01, 300.0), (4.0, 130.0), "is the dose in cGy?")
 # Ratios to the prescription. A stereotactic plan that is prescribed to the 50 % isodose has a maximum of 2.

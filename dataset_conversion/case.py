@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cdm_nnunet.dataset import CaseRecord, Split
+from cdm_nnunet.dataset import NOTES, CaseRecord, Split
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.ranges import CT_HU, VOXEL_SIZE_MM
 from cdm_nnunet.roi import Catalogue, refuse_stray_bits
@@ -20,7 +20,6 @@ from cdm_nnunet.roi import Catalogue, refuse_stray_bits
 from .plausibility import ct_notes, dose_notes, prescription_notes
 
 CASE_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
-NOTES = "notes"  # key of a case's source: a JSON list of what was decided or is unusual
 
 
 @dataclass(frozen=True)

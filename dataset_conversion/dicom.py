@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cdm_nnunet.dataset import Split
+from cdm_nnunet.dataset import NOTES, Split
 from cdm_nnunet.dicom.ct import CtVolume, read_ct
 from cdm_nnunet.dicom.dose import DoseVolume, read_dose, sum_doses
 from cdm_nnunet.dicom.extent import extent_notes
@@ -127,7 +127,7 @@ class DicomPatient:
             source={
                 "patient": self.files.patient_name,
                 **{f"{kind} (hashed UID)": self.pseudonyms.uid(uid) for kind, uid in self.files.uids.items()},
-                "notes": json.dumps([*notes, *prescribed.notes], ensure_ascii=False),
+                NOTES: json.dumps([*notes, *prescribed.notes], ensure_ascii=False),
             },
             empty_rois=empty,
         )

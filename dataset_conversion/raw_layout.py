@@ -113,6 +113,7 @@ class Conversion:
             "absent_rois": {name: n_cases - present.count(name) for name in self.catalogue.names},
             "one_sided_rois": list(self.catalogue.one_sided),
             "empty_rois": {name: list(case.empty_rois) for name, case in self.cases.items() if case.empty_rois},
+            "notes": {name: list(case.record.notes) for name, case in self.cases.items() if case.record.notes},
             "without_reference_dose": [name for name, case in self.cases.items() if not case.has_dose],
             "seconds": round(self.seconds, 1),
         }

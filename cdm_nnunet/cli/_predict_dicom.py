@@ -238,7 +238,7 @@ def _refuse_missing_outline(case: Case, trained: _Trained) -> None:
 
 
 def _record(case: Case, patient: DicomPatient) -> dict[str, Any]:
-    notes = json.loads(case.source["notes"])
+    notes = list(case.record().notes)
     return {
         "case": case.name,
         "prescriptions_gy": dict(case.record().prescriptions_gy),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from cdm_nnunet.errors import InputError
 from cdm_nnunet.parallel import usable_cores
 
 SUMMARY = "Convert planned patients into a raw nnU-Net data set (resumable), or predicted doses back."
+_NAMES_SHOWN = 3
 EXAMPLE = "cdm-nnunet convert openkbp open-kbp/provided-data -d 501 -n OpenKBP -np 4"
 
 
@@ -126,7 +127,21 @@ def render(record: Mapping[str, Any]) -> str:
     for key, label in (("excluded", "left out on purpose"), ("without_reference_dose", "without reference dose")):
         if record[key]:
             lines.append(f"{label}: {', '.join(record[key])}")
+    lines += note_lines(record["notes"])
     return "\n".join([*lines, f"dataset: {record['dataset']}"])
+
+
+def note_lines(notes: Mapping[str, Sequence[str]]) -> list[str]:
+    """Notes by case as lines; one that many cases have alike comes once, with their names."""
+    cases: dict[str, list[str]] = {}
+    for name, texts in notes.items():
+        for text in dict.fromkeys(texts):
+            cases.setdefault(text, []).append(name)
+    lines = []
+    for text, names in cases.items():
+        others = f" and {len(names) - _NAMES_SHOWN} others" if len(names) > _NAMES_SHOWN else ""
+        lines.append(f"note: {text} [{', '.join(names[:_NAMES_SHOWN])}{others}]")
+    return lines
 
 
 def _openkbp(args: argparse.Namespace) -> dict[str, Any]:

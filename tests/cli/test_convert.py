@@ -1,3 +1,4 @@
+import dataclasses
 import errno
 import json
 import os
@@ -7,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from cdm_nnunet.cli.convert import note_lines
 from cdm_nnunet.cli.main import main
 from cdm_nnunet.dataset import RawDataset
-from cdm_nnunet.dataset_conversion import synthetic
+from cdm_nnunet.dataset_conversion import plausibility, synthetic
 
 
 @pytest.fixture(autouse=True)
@@ -130,3 +132,22 @@ def test_conversion_needs_neither_torch_nor_nnunet():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path.home())
     assert done.stdout.strip() == "[]"
+
+
+def test_notes_are_printed_once_with_their_cases():
+    notes = {"a": ["no plan", "gap", "gap"], **{name: ["no plan"] for name in "bcde"}}
+    assert note_lines(notes) == ["note: no plan [a, b, c and 2 others]", "note: gap [a]"]
+
+
+@pytest.mark.usefixtures("coarse")
+def test_the_conversion_prints_what_is_unusual(raw_folder, monkeypatch, capfd):
+    unusual = dataclasses.replace(plausibility.PRESCRIPTION_GY, usual=(12.0, 65.0))
+    monkeypatch.setattr(plausibility, "PRESCRIPTION_GY", unusual)
+    for _ in range(2):  # converted, and unchanged
+        assert main(SYNTHETIC) == 0
+        out = capfd.readouterr().out
+        line = (
+            "note: unusual: the prescription of 'PTV_7000' is 70 Gy (usually 12 to 65 Gy) [phantom_001, phantom_002, "
+        )
+        assert line in out
+    assert RawDataset(raw_folder / "Dataset500_Demo").record("phantom_001").notes[0].startswith("unusual: ")
