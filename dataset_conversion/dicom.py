@@ -24,7 +24,7 @@ from cdm_nnunet.dicom.plan_choice import DEFAULT
 from cdm_nnunet.dicom.prescriptions import GivenLevels, Prescribed, prescribe, stated_levels
 from cdm_nnunet.dicom.pseudonyms import Pseudonyms, read_pseudonyms
 from cdm_nnunet.dicom.rasteriser import rasterise
-from cdm_nnunet.dicom.resampling import resample, uniform_grid
+from cdm_nnunet.dicom.resampling import even_grid, resample, uniform_grid
 from cdm_nnunet.dicom.slices import ct_slices
 from cdm_nnunet.dicom.structures import StructureSet, read_structures
 from cdm_nnunet.dvh.template import Template
@@ -96,14 +96,14 @@ class DicomPatient:
         if self.files.problems or self.files.structures is None:
             raise InputError("; ".join(self.files.problems) or "no structure set")
         ct, structures = read_ct(self.files.ct), read_structures(self.files.structures)
-        structures.refuse_other_images(frozenset(ct.sop_uids))
+        structures.refuse_other_images(ct.image_uids)
         plans = [[read_plan(path) for path in part.plans] for part in self.files.parts]
         dose = self._dose(plans) if self.split == "Tr" else None
-        grid = self._grid(ct, dose)
+        notes = [*self.files.notes, *ct.notes, *(() if dose is None else dose.notes)]
+        grid = self._grid(ct, dose, notes)
         catalogue = template_catalogue(self.template)
         mapping, _ = self.mapping.of(self.files.patient_name, self.name)
         names = mapping.names(structures.names, structures.path)
-        notes = [*self.files.notes, *(() if dose is None else dose.notes)]
         notes += extent_notes(structures, names.values(), ct.volume.grid)
         roi_bits, empty = pack_masks(catalogue, _masks(structures, names, ct, grid, notes), grid.shape)
         contoured = [roi for roi in names if roi not in empty]
@@ -132,14 +132,18 @@ class DicomPatient:
             empty_rois=empty,
         )
 
-    def _grid(self, ct: CtVolume, dose: DoseVolume | None) -> VoxelGrid:
+    def _grid(self, ct: CtVolume, dose: DoseVolume | None, notes: list[str]) -> VoxelGrid:
         if self.grid == "dose" and dose is None:
             raise InputError("a new patient has no dose grid; use --grid ct or --grid SPACING")
         over = ct.volume.grid if dose is None or self.grid == "ct" else dose.volume.grid
         if self.grid in ("ct", "dose"):
-            if not over.is_uniform:
-                raise InputError(f"the planes of the {self.grid} grid are at unequal distances; use --grid SPACING")
-            return over
+            if over.is_uniform:
+                return over
+            if self.grid == "dose":
+                raise InputError("the planes of the dose grid are at unequal distances; use --grid SPACING")
+            even = even_grid(over)
+            notes.append(f"the grid of the CT was made even: planes every {even.spacing_mm[2]:.4g} mm")
+            return even
         return uniform_grid(over, spacing_mm(self.grid))
 
     def _dose(self, plans: Sequence[Sequence[Plan]]) -> DoseVolume:

@@ -11,12 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
+from cdm_nnunet.dicom.ct_steps import CtOrder, step_notes
 from cdm_nnunet.dicom.files import items_of, named, number_of, numbers_of, pixels_of, read_file, text_of
-from cdm_nnunet.dicom.grid import POSITION_TOLERANCE_MM, Volume, gaps, volume_from_frames
+from cdm_nnunet.dicom.grid import Volume, volume_from_frames
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.ranges import RESCALE_SLOPE
 
 CT_CLASS = "1.2.840.10008.5.1.4.1.1.2"
+USUAL_INTERCEPTS = (-1024.0, -1000.0)  # HU of a stored zero, as scanners write it
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,11 +28,13 @@ class CtVolume:
     Attributes:
         volume: HU, float32, on a grid with the patient's axes; the planes may be at unequal distances.
         study_uid: StudyInstanceUID.
-        series_uid: SeriesInstanceUID.
+        series_uid: SeriesInstanceUID; the first one of a CT that is split over several.
         frame_uid: FrameOfReferenceUID.
         sop_uids: SOPInstanceUID of the images, from feet to head.
         files: The images' files, from feet to head.
         patient_position: HFS, HFP, FFS, FFP, ...; empty where it is not given.
+        image_uids: SOPInstanceUIDs of all files, also of localizers, which are left aside.
+        notes: What is unusual about it.
     """
 
     volume: Volume
@@ -40,53 +44,84 @@ class CtVolume:
     sop_uids: tuple[str, ...]
     files: tuple[Path, ...]
     patient_position: str
+    image_uids: frozenset[str]
+    notes: tuple[str, ...]
 
 
-def read_ct(files: Sequence[Path]) -> CtVolume:
-    """Read a CT series.
+def read_ct(files: Sequence[Path], *, pixels: bool = True) -> CtVolume:
+    """Read a CT.
 
     Args:
-        files: The images of one series, in any order.
+        files: The images of one series, or of one CT that is split over several, in any order.
+        pixels: Read the values; else the headers alone, and the volume is a column of one pixel a slice.
 
     Raises:
-        InputError: If there are none, several series or frames of reference, an image twice, images of different size
-            or orientation, or a slice missing in between; or as :func:`cdm_nnunet.dicom.files.read_file`.
+        InputError: If there are none, several studies or frames of reference, an image twice, images of different size
+            or orientation, images of two scans between each other, or a slice missing in between; or as
+            :func:`cdm_nnunet.dicom.files.read_file`.
     """
-    slices = [read_slice(path) for path in files]
-    volume = _volume(slices, whole=True)
+    slices: list[CtSlice] = []
+    localizers: list[str] = []
+    for path in files:
+        dataset = read_file(path, pixels=pixels)
+        if is_localizer(dataset, path):
+            localizers.append(text_of(dataset, "SOPInstanceUID", path))
+        else:
+            slices.append(_slice_of(dataset, path, pixels))
+    volume = _volume(slices, whole=pixels)
     first = slices[0]
-    heights = [image.position_mm @ volume.grid.axes[2] for image in slices]
-    ordered = [slices[k] for k in np.argsort(heights)]
+    axis = volume.grid.axes[2]
+    ordered = sorted(slices, key=lambda image: float(image.position_mm @ axis))
+    notes = list(dict.fromkeys(note for image in ordered for note in image.notes))
+    if localizers:
+        notes.append(f"localizers among the CT left aside: {len(localizers)}")
+    notes += _order_notes(ordered, volume)
+    if pixels:
+        _refuse_blank_slices(volume, first.path)
     return CtVolume(
         volume,
         text_of(first.header, "StudyInstanceUID", first.path),
-        text_of(first.header, "SeriesInstanceUID", first.path),
+        text_of(ordered[0].header, "SeriesInstanceUID", ordered[0].path),
         text_of(first.header, "FrameOfReferenceUID", first.path),
         tuple(image.sop_uid for image in ordered),
         tuple(image.path for image in ordered),
         text_of(first.header, "PatientPosition", first.path, ""),
+        frozenset([*localizers, *(image.sop_uid for image in slices)]),
+        tuple(notes),
     )
 
 
-def check_ct(files: Sequence[Path]) -> frozenset[str]:
-    """What :func:`read_ct` would refuse, by the headers alone.
+def is_localizer(header: Dataset, where: object) -> bool:
+    """Whether an image of a CT series is an overview, and no slice."""
+    return "LOCALIZER" in text_of(header, "ImageType", where, "").upper()
 
-    Returns:
-        SOPInstanceUID of the images.
 
-    Raises:
-        InputError: As there.
-    """
-    slices = [read_slice(path, pixels=False) for path in files]
-    _volume(slices, whole=False)
-    return frozenset(image.sop_uid for image in slices)
+def _order_notes(ordered: Sequence[CtSlice], volume: Volume) -> list[str]:
+    """Check the images from feet to head for gaps and for a second scan; what is unusual."""
+    times = [tuple(image.text(key) for key in ("AcquisitionDate", "AcquisitionTime")) for image in ordered]
+    series = [image.text("SeriesInstanceUID") for image in ordered]
+    n_series = len(set(series))
+    order = CtOrder(
+        volume.grid.origin_mm[2] + volume.grid.offsets_mm[2],
+        {
+            "SeriesInstanceUID": series,
+            "AcquisitionNumber": [image.text("AcquisitionNumber") for image in ordered],
+            "AcquisitionTime": [" ".join(time).strip() for time in times],
+        },
+        [None if n_series > 1 else image.instance_number for image in ordered],
+    )
+    try:
+        notes = step_notes(order)
+    except InputError as error:
+        raise InputError(f"CT series of {ordered[0].path}: {error}") from None
+    return [f"the CT is split over {n_series} series", *notes] if n_series > 1 else notes
 
 
 def _volume(slices: Sequence[CtSlice], *, whole: bool) -> Volume:
     """The series as a volume; or, not whole, a column of one pixel a slice."""
     if not slices:
         raise InputError("there are no CT images")
-    for what, keyword in (("series", "SeriesInstanceUID"), ("frames of reference", "FrameOfReferenceUID")):
+    for what, keyword in (("studies", "StudyInstanceUID"), ("frames of reference", "FrameOfReferenceUID")):
         found = sorted({text_of(image.header, keyword, image.path) for image in slices})
         if len(found) > 1:
             raise InputError(f"the CT images belong to {len(found)} {what}, expected one: {', '.join(found)}")
@@ -106,7 +141,7 @@ def _volume(slices: Sequence[CtSlice], *, whole: bool) -> Volume:
             f"plane against {first.path} (a tilted gantry?); resample the CT to upright slices first"
         )
     try:
-        volume = volume_from_frames(
+        return volume_from_frames(
             np.stack([image.values_hu if whole else image.values_hu[:1, :1] for image in slices]),
             first.position_mm,
             first.orientation,
@@ -115,10 +150,6 @@ def _volume(slices: Sequence[CtSlice], *, whole: bool) -> Volume:
         )
     except InputError as error:
         raise InputError(f"CT series of {first.path}: {error}") from None
-    _refuse_missing_slices(volume, first.path)
-    if whole:
-        _refuse_blank_slices(volume, first.path)
-    return volume
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,6 +163,17 @@ class CtSlice:
     orientation: NDArray[np.float64]
     pixel_spacing_mm: NDArray[np.float64]
     values_hu: NDArray[np.float32]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def instance_number(self) -> int | None:
+        """InstanceNumber, where it is given."""
+        text = self.text("InstanceNumber")
+        return int(text) if text.lstrip("-").isdigit() else None
+
+    def text(self, keyword: str) -> str:
+        """Text of an element of the header; empty where it is not given."""
+        return text_of(self.header, keyword, self.path, "")
 
 
 def read_slice(path: Path, *, pixels: bool = True) -> CtSlice:
@@ -140,22 +182,21 @@ def read_slice(path: Path, *, pixels: bool = True) -> CtSlice:
     Raises:
         InputError: If it is no CT slice of one value a pixel in HU; or as :func:`cdm_nnunet.dicom.files.read_file`.
     """
-    dataset = read_file(path, pixels=pixels)
+    return _slice_of(read_file(path, pixels=pixels), path, pixels)
+
+
+def _slice_of(dataset: Dataset, path: Path, pixels: bool) -> CtSlice:
     modality = text_of(dataset, "Modality", path)
     if modality != "CT":
         raise InputError(f"{path} is of modality {modality}, not CT")
     if "NumberOfFrames" in dataset or items_of(dataset, "PerFrameFunctionalGroupsSequence", path):
         raise InputError(f"{path} is a multi-frame CT; export one file a slice")
-    if "LOCALIZER" in text_of(dataset, "ImageType", path, ""):
-        raise InputError(f"{path} is a localizer among the CT slices; take it out of the series")
-    units = text_of(dataset, "RescaleType", path, "HU")
-    if units != "HU":
-        raise InputError(f"{path}: {named('RescaleType')} is {units}, expected HU")
     slope, intercept = (number_of(dataset, key, path) for key in ("RescaleSlope", "RescaleIntercept"))
     if not RESCALE_SLOPE.is_possible(slope):
         raise InputError(
             f"{path}: {named('RescaleSlope')} is {slope:g}, so that its values are no HU; is the file damaged?"
         )
+    notes = _unit_notes(dataset, path, slope, intercept)
     if pixels:
         stored: NDArray[Any] = pixels_of(dataset, path)
         values_hu = (stored.astype(np.float64) * slope + intercept).astype(np.float32)
@@ -168,7 +209,26 @@ def read_slice(path: Path, *, pixels: bool = True) -> CtSlice:
         for key, count in (("ImagePositionPatient", 3), ("ImageOrientationPatient", 6), ("PixelSpacing", 2))
     )
     return CtSlice(
-        path, dataset, text_of(dataset, "SOPInstanceUID", path), position_mm, orientation, pixel_spacing_mm, values_hu
+        path=path,
+        header=dataset,
+        sop_uid=text_of(dataset, "SOPInstanceUID", path),
+        position_mm=position_mm,
+        orientation=orientation,
+        pixel_spacing_mm=pixel_spacing_mm,
+        values_hu=values_hu,
+        notes=notes,
+    )
+
+
+def _unit_notes(dataset: Dataset, path: Path, slope: float, intercept: float) -> tuple[str, ...]:
+    """Check that the values are in HU: by name, or of an unspecified unit with the rescaling that CT has."""
+    units = text_of(dataset, "RescaleType", path, "HU").upper()
+    if units == "HU":
+        return ()
+    if units == "US" and slope == 1 and intercept in USUAL_INTERCEPTS:
+        return (f"RescaleType of the CT is US (unspecified); slope 1 and intercept {intercept:g} are those of HU",)
+    raise InputError(
+        f"{path}: {named('RescaleType')} is {units}, expected HU (slope {slope:g}, intercept {intercept:g})"
     )
 
 
@@ -205,16 +265,4 @@ def _refuse_blank_slices(volume: Volume, where: Path) -> None:
             raise InputError(
                 f"CT series of {where}: the slice at z = {height_mm:g} mm has one value everywhere, and those beside "
                 "it have not; is it damaged?"
-            )
-
-
-def _refuse_missing_slices(volume: Volume, where: Path) -> None:
-    z_mm = volume.grid.offsets_mm[2]
-    for k in np.flatnonzero(gaps(z_mm)):
-        step_mm = z_mm[k + 1] - z_mm[k]
-        if step_mm > POSITION_TOLERANCE_MM:
-            heights = volume.grid.origin_mm[2] + z_mm[k : k + 2]
-            raise InputError(
-                f"CT series of {where}: {step_mm:g} mm lie between the slices at z = {heights[0]:g} and {heights[1]:g} "
-                "mm, more than between others: a slice is missing"
             )

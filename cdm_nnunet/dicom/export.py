@@ -22,6 +22,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 from pydicom.valuerep import format_number_as_ds
 
 from cdm_nnunet import __version__
+from cdm_nnunet.dicom.ct import is_localizer
 from cdm_nnunet.dicom.dose import DOSE_CLASS, read_dose
 from cdm_nnunet.dicom.files import named, numbers_of, read_file, text_of
 from cdm_nnunet.dicom.index import index_files, index_folder
@@ -165,7 +166,10 @@ def read_patient(source: Path | Sequence[Path], plan: Path | None = None) -> Pat
         raise InputError(f"{where} has {len(index.plans)} plans: {', '.join(index.plans)}; choose one (--plan)")
     if files.problems:
         raise InputError(f"{where}: {'; '.join(files.problems)}")
-    slices = [(path, read_file(path, pixels=False)) for path in files.ct]
+    images = [(path, read_file(path, pixels=False)) for path in files.ct]
+    slices = [(path, header) for path, header in images if not is_localizer(header, path)]
+    if not slices:
+        raise InputError(f"{where} has no CT")
     first = slices[0][1]
     for what, keyword in (("studies", "StudyInstanceUID"), ("frames of reference", "FrameOfReferenceUID")):
         uids = sorted({text_of(header, keyword, path, "") for path, header in slices})

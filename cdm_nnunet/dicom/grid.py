@@ -16,7 +16,6 @@ from cdm_nnunet.errors import InputError
 
 POSITION_TOLERANCE_MM = 0.01
 MIN_COSINE = 0.9  # of a grid's axis with the patient's: about 25 degrees of tilt
-GAP_FACTOR = 1.9  # a distance of planes this many times that of its neighbours is a gap
 _UNIFORM_TOLERANCE = 0.01  # of the spacing
 _AXIS_NAMES = ("x", "y", "z")
 
@@ -175,23 +174,3 @@ def volume_from_frames(
     x_mm, y_mm, z_mm = offsets
     # (adding zero turns -0.0 into 0.0)
     return Volume(np.ascontiguousarray(values), VoxelGrid(origin_mm + 0.0, directions + 0.0, (x_mm, y_mm, z_mm)))
-
-
-def gaps(positions_mm: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which distances between neighbouring planes are gaps: over 1.9 times the distances on both sides.
-
-    Args:
-        positions_mm: Positions of the planes, ascending, shape (n,).
-
-    Returns:
-        Shape (n - 1,). A change of the slice distance is no gap; a missing slice is.
-
-    Example:
-        >>> gaps(np.array([0.0, 2, 4, 8, 10, 15, 20])).tolist()
-        [False, False, True, False, False, False]
-    """
-    steps_mm = np.diff(positions_mm)
-    if steps_mm.size < 2:
-        return np.zeros(steps_mm.size, bool)
-    padded = np.concatenate([[0.0], steps_mm, [0.0]])
-    return np.asarray(steps_mm > GAP_FACTOR * np.maximum(padded[:-2], padded[2:]))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cdm_nnunet.dicom.ct import check_ct, read_slice
+from cdm_nnunet.dicom.ct import read_ct, read_slice
 from cdm_nnunet.dicom.dose import check_dose
 from cdm_nnunet.dicom.index import FolderIndex
 from cdm_nnunet.dicom.kept_rows import KeptRows
@@ -161,19 +161,19 @@ def _look_at_ct(files: PatientFiles, structures: StructureSet | None, pixels: bo
     """Check the headers of the series, and look at the values of a few images, evenly chosen."""
     if not files.ct:
         return []
-    image_uids = check_ct(files.ct)
+    ct = read_ct(files.ct, pixels=False)
     if structures is not None:
-        structures.refuse_other_images(image_uids)
+        structures.refuse_other_images(ct.image_uids)
     if not pixels:
-        return []
-    count = min(SLICES_LOOKED_AT, len(files.ct))
-    chosen = [files.ct[(2 * k + 1) * len(files.ct) // (2 * count)] for k in range(count)]
+        return list(ct.notes)
+    count = min(SLICES_LOOKED_AT, len(ct.files))
+    chosen = [ct.files[(2 * k + 1) * len(ct.files) // (2 * count)] for k in range(count)]
     slices = [read_slice(path) for path in chosen]
     low, high = min(float(s.values_hu.min()) for s in slices), max(float(s.values_hu.max()) for s in slices)
-    where = f"in {count} of {len(files.ct)} CT images"
+    where = f"in {count} of {len(ct.files)} CT images"
     if low == high:
-        return [f"suspicious: {where} all values are {low:g} HU"]
-    notes = []
+        return [*ct.notes, f"suspicious: {where} all values are {low:g} HU"]
+    notes = list(ct.notes)
     if low > AIR_HU:
         notes.append(f"suspicious: {where} nothing is below {low:g} HU: no air; stored as HU + 1024?")
     if high < AIR_HU:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from cdm_nnunet.dicom.grid import POSITION_TOLERANCE_MM, Volume, VoxelGrid
 from cdm_nnunet.errors import InputError
 
+_EQUAL_MM = 0.101  # distances of planes that differ by less are equal
 EDGE_DOSE_FRACTION = 0.01  # of the maximum: what a dose may be where its grid ends, to be taken for zero beyond
 
 
@@ -142,6 +143,16 @@ def uniform_grid(grid: VoxelGrid, spacing_mm: Sequence[float]) -> VoxelGrid:
         start = start + (centres_mm[-1] - offsets[-1][-1]) / 2 * grid.axes[axis]
     x_mm, y_mm, z_mm = offsets
     return VoxelGrid(start, grid.axes, (x_mm, y_mm, z_mm))
+
+
+def even_grid(grid: VoxelGrid) -> VoxelGrid:
+    """A grid with planes at equal distances, the smallest that come twice in a row, over the box of another one."""
+    x_mm, y_mm, z_mm = grid.spacing_mm
+    steps_mm = np.diff(grid.offsets_mm[2])
+    repeated = np.abs(np.diff(steps_mm)) <= _EQUAL_MM
+    if repeated.any():
+        z_mm = float(np.minimum(steps_mm[1:], steps_mm[:-1])[repeated].min())
+    return uniform_grid(grid, (x_mm, y_mm, z_mm))
 
 
 def _weights(grid: VoxelGrid, axis: int, centres_mm: NDArray[np.float64], average: bool) -> NDArray[np.float64]:

@@ -9,7 +9,7 @@ import pytest
 
 from cdm_nnunet.dataset_conversion.dicom import DicomPatient
 from cdm_nnunet.dataset_conversion.dicom_mapping import DicomMapping
-from cdm_nnunet.dicom.ct import check_ct, read_ct
+from cdm_nnunet.dicom.ct import read_ct
 from cdm_nnunet.dicom.index import index_folder
 from cdm_nnunet.dicom.phantom import LinearDose, Phantom, write_phantom
 from cdm_nnunet.dicom.phantom_shapes import Cylinder, Sphere
@@ -64,9 +64,9 @@ def contours(dataset, name):
 @pytest.mark.parametrize("slope", ["0", "-1", "1e-6", "1000"])
 def test_a_slope_that_gives_no_hu_is_refused_in_any_slice(files, slope):
     change(files.ct[7], lambda d: setattr(d, "RescaleSlope", slope))
-    for read in (check_ct, read_ct):
+    for pixels in (False, True):
         with pytest.raises(InputError, match=r"RescaleSlope \(0028,1053\) is .*, so that its values are no HU"):
-            read(files.ct)
+            read_ct(files.ct, pixels=pixels)
 
 
 def test_a_blank_slice_between_others_is_refused(files):

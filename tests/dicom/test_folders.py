@@ -237,6 +237,27 @@ def test_conversion(exports, tmp_path, grid):
     assert convert(exports, tmp_path, grid=grid).converted == ()
 
 
+def test_a_ct_with_a_change_of_the_spacing_is_converted_on_even_planes(tmp_path):
+    slices = (*np.arange(-16.0, 0.0, 2.0), *np.arange(0.0, 17.0, 4.0))
+    phantom = dataclasses.replace(PHANTOM, slices_z_mm=slices, dose_spacing_mm=(2.5, 2.5, 2.0))
+    for seed in range(2):
+        write_phantom(dataclasses.replace(phantom, seed=seed), tmp_path / "exports" / str(seed))
+    for grid, spacing_mm in (("ct", (2.0, 2.0, 2.0)), ("dose", (2.0, 2.5, 2.5))):
+        folder = tmp_path / grid
+        folder.mkdir()
+        conversion = convert(tmp_path / "exports", folder, grid=grid)
+        dataset = RawDataset(conversion.folder)
+        for name, record in dataset.cases.items():
+            notes = json.loads(record.source["notes"])
+            assert any("the slices of the CT are 2 and 4 mm apart" in note for note in notes)
+            assert ("the grid of the CT was made even: planes every 2 mm" in notes) == (grid == "ct")
+            assert not any("gap" in note for note in notes)
+            bits = read_image(dataset.image_path(name, ROI_CHANNEL))
+            assert bits.spacing_mm == spacing_mm
+            volume_cc = (bits.values & 1 > 0).sum() * np.prod(spacing_mm) / 1000
+            assert volume_cc == pytest.approx(PHANTOM.solids["PTV60"].volume_cc, rel=0.08)
+
+
 def test_conversion_refuses_what_it_would_have_to_guess(exports, tmp_path):
     fewer = DicomMapping({name: roi for name, roi in MAPPING.rois.items() if name != "Ring"})
     with pytest.raises(InputError, match="the mapping lacks Ring; add them, with null"):

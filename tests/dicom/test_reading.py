@@ -185,7 +185,7 @@ def test_compressed_pixels_without_a_decoder_are_refused(files):
 
 def test_one_ct_series_is_expected(files, edited, tmp_path):
     other = write_phantom(dataclasses.replace(PHANTOM, seed=1), tmp_path / "other")
-    with pytest.raises(InputError, match="the CT images belong to 2 series"):
+    with pytest.raises(InputError, match="the CT images belong to 2 studies"):
         read_ct((*files.ct, *other.ct))
     with pytest.raises(InputError, match=r"have the same SOPInstanceUID .* keep one of the two"):
         read_ct((*files.ct, files.ct[2]))
@@ -202,11 +202,17 @@ def test_one_ct_series_is_expected(files, edited, tmp_path):
         ({"ImageOrientationPatient": [-1, 0, 0, 0, -1, 0]}, "differ in ImageOrientationPatient"),
         ({"ImagePositionPatient": [-20.0, -19.0, -10.0]}, "shifted by 3.00 mm in its own plane"),
         ({"ImagePositionPatient": [-23.0, -19.0, -8.0]}, "several planes at the same position"),
-        ({"RescaleType": "US"}, "RescaleType .* is US, expected HU"),
+        ({"RescaleType": "OD"}, "RescaleType .* is OD, expected HU"),
+        (
+            {"RescaleType": "US", "RescaleSlope": 0.5},
+            r"RescaleType .* is US, expected HU \(slope 0.5, intercept -1024\)",
+        ),
         ({"RescaleSlope": None}, r"lacks RescaleSlope \(0028,1053\)"),
         ({"FrameOfReferenceUID": "1.2.3"}, "belong to 2 frames of reference"),
-        ({"SeriesInstanceUID": "1.2.3"}, "belong to 2 series"),
-        ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "is a localizer"),
+        (
+            {"SeriesInstanceUID": "1.2.3"},
+            r"images of 2 scans lie between each other \(SeriesInstanceUID 1.2.3, 1.2.826",
+        ),
         ({"NumberOfFrames": 1}, "is a multi-frame CT"),
     ],
 )

@@ -1,0 +1,168 @@
+"""Do the images of a CT make one scan without gaps? Positions alone don't tell; numbers and acquisitions help.
+
+Two scans that were merged look like one with finer slices, and images that are missing like a change of spacing.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cdm_nnunet.errors import InputError
+
+EQUAL_MM = 0.101  # steps that differ by less, as by rounding to a tenth, are equal, ...
+EQUAL_PART = 0.02  # ... or by less than this part
+WIDE = 1.5  # a step this many times a neighbouring one asks for a reason
+WIDEST_MM = 10.0
+_RUN = 3  # equal steps in a row that show a change of the spacing by themselves
+_SCAN = 3  # images that make a pass of the scanner
+_MOST_PASSES = 4  # more are no scans: the numbers are in no order, ...
+_IN_PASSES = 0.8  # ... or if fewer of the images are in one
+
+
+@dataclass(frozen=True, eq=False)
+class CtOrder:
+    """The images of a CT, from feet to head.
+
+    Attributes:
+        heights_mm: Positions along z, ascending, shape (n,).
+        labels: What tells acquisitions apart, by name: one text an image, empty where it is not given.
+        numbers: InstanceNumber of the images, None where it is not given.
+    """
+
+    heights_mm: NDArray[np.float64]
+    labels: dict[str, Sequence[str]]
+    numbers: Sequence[int | None]
+
+
+def step_notes(order: CtOrder) -> list[str]:
+    """Check that the images are those of one scan, and none of them is missing as far as that can be told.
+
+    A wide step is a change of the spacing if InstanceNumber goes on through it. Where the numbers don't tell, it takes
+    three equal steps.
+
+    Returns:
+        What is unusual about it.
+
+    Raises:
+        InputError: If two scans lie between each other, or an image is missing.
+    """
+    for what, values in order.labels.items():
+        _refuse_alternating(order, what, values)
+    notes = []
+    numbers = _usable_numbers(order)
+    steps_mm = np.diff(order.heights_mm)
+    runs = _runs(steps_mm)
+    sizes_mm = [float(steps_mm[start:end].mean()) for start, end in runs]
+    for k, (start, end) in enumerate(runs):
+        neighbours_mm = [sizes_mm[j] for j in (k - 1, k + 1) if 0 <= j < len(runs)]
+        if neighbours_mm and sizes_mm[k] > WIDE * min(neighbours_mm):
+            _refuse_missing(order, (start, end), numbers, len(_distinct(sizes_mm)))
+    if steps_mm.size > 1 and np.ptp(steps_mm) > EQUAL_MM:
+        shown = " and ".join(f"{size:.4g}" for size in _distinct(sizes_mm))
+        if len(_distinct(sizes_mm)) > 2:
+            shown = f"{steps_mm.min():.4g} to {steps_mm.max():.4g}"
+        notes.append(f"the slices of the CT are {shown} mm apart; in between, values are interpolated linearly")
+    return notes
+
+
+def _refuse_missing(order: CtOrder, run: tuple[int, int], numbers: NDArray[np.int64] | None, n_sizes: int) -> None:
+    """Check a run of steps that are wider than those beside it."""
+    start, end = run
+    steps_mm = np.diff(order.heights_mm)
+    jumps = np.zeros(0, np.int64) if numbers is None else np.abs(np.diff(numbers))
+    skipped = [k for k in range(start, end) if jumps.size and jumps[k] > np.median(jumps)]
+    known = numbers is not None and n_sizes == 2
+    if not skipped and (end - start >= _RUN or known) and steps_mm[start:end].max() <= WIDEST_MM:
+        return
+    at = skipped[0] if skipped else start
+    words = f"{steps_mm[at]:.4g} mm lie between the slices at z = {order.heights_mm[at]:g} and "
+    words += f"{order.heights_mm[at + 1]:g} mm, more than between others"
+    if numbers is not None and skipped:
+        words += f", and InstanceNumber goes from {numbers[at]} to {numbers[at + 1]}"
+    raise InputError(f"{words}: a slice is missing; export the whole series again")
+
+
+def _refuse_alternating(order: CtOrder, what: str, values: Sequence[str]) -> None:
+    changes = [k for k in range(len(values) - 1) if values[k] != values[k + 1]]
+    distinct = sorted(set(values))
+    if len(changes) >= len(distinct):
+        seen: set[str] = set()
+        for k, value in enumerate(values):
+            if value in seen and values[k - 1] != value:
+                shown = ", ".join(distinct[:3]) + (", ..." if len(distinct) > 3 else "")
+                raise InputError(
+                    f"images of {len(distinct)} scans lie between each other ({what} {shown}), for example at z = "
+                    f"{order.heights_mm[k - 1]:g} and {order.heights_mm[k]:g} mm; keep the images of one"
+                )
+            seen.add(value)
+
+
+def _usable_numbers(order: CtOrder) -> NDArray[np.int64] | None:
+    """InstanceNumbers, where they are one for each image and go with the positions.
+
+    Raises:
+        InputError: If they show several scans.
+    """
+    given = [number for number in order.numbers if number is not None]
+    if len(given) < len(order.numbers) or len(set(given)) == 1:
+        return None
+    numbers = np.array(given, np.int64)
+    changes = np.diff(numbers)
+    if (changes > 0).all() or (changes < 0).all():
+        return numbers
+    groups = [np.flatnonzero(numbers == number) for number in np.unique(numbers)]
+    twice = sum(len(group) > 1 for group in groups)
+    turns = np.count_nonzero(np.sign(changes[1:]) != np.sign(changes[:-1]))
+    if twice >= _SCAN and turns > 2 * _MOST_PASSES:  # (blocks one after the other may each count from 1)
+        first, second = next(group for group in groups if len(group) > 1)[:2]
+        raise InputError(
+            f"the images at z = {order.heights_mm[first]:g} and {order.heights_mm[second]:g} mm have the same "
+            f"InstanceNumber, {numbers[first]}, as have others: two scans in one series? Keep the images of one"
+        )
+    _refuse_passes(order, np.argsort(numbers, kind="stable"))
+    return None
+
+
+def _refuse_passes(order: CtOrder, by_number: NDArray[np.int64]) -> None:
+    """Check that the scanner did not pass the same region twice, going by the images' numbers."""
+    changes = np.diff(by_number)
+    turns = np.flatnonzero(np.sign(changes[1:]) != np.sign(changes[:-1])) + 2
+    jumps = np.flatnonzero(np.abs(changes) > 2 * np.median(np.abs(changes))) + 1
+    passes = [part for part in np.split(by_number, np.union1d(turns, jumps)) if part.size >= _SCAN]
+    if len(passes) > _MOST_PASSES or sum(part.size for part in passes) < _IN_PASSES * by_number.size:
+        return
+    for a, b in itertools.combinations(passes, 2):
+        low, high = max(a.min(), b.min()), min(a.max(), b.max())
+        if high - low >= 2 * _SCAN:
+            raise InputError(
+                f"by InstanceNumber, two scans lie between each other from z = {order.heights_mm[low]:g} to "
+                f"{order.heights_mm[high]:g} mm; keep the images of one"
+            )
+
+
+def _runs(steps_mm: NDArray[np.float64]) -> list[tuple[int, int]]:
+    """Where equal steps in a row start and end."""
+    runs: list[tuple[int, int]] = []
+    for k, step_mm in enumerate(steps_mm.tolist()):
+        if runs and _equal(step_mm, float(steps_mm[runs[-1][0]])):
+            runs[-1] = (runs[-1][0], k + 1)
+        else:
+            runs.append((k, k + 1))
+    return runs
+
+
+def _equal(a_mm: float, b_mm: float) -> bool:
+    return abs(a_mm - b_mm) <= max(EQUAL_MM, EQUAL_PART * b_mm)
+
+
+def _distinct(sizes_mm: Sequence[float]) -> list[float]:
+    distinct: list[float] = []
+    for size_mm in sorted(sizes_mm):
+        if not distinct or not _equal(size_mm, distinct[-1]):
+            distinct.append(size_mm)
+    return distinct
