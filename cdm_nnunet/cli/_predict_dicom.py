@@ -70,12 +70,15 @@ def run(
         For each patient its case name, RTDOSE file, prescriptions (Gy), contoured ROIs, those that it lacks, and notes.
 
     Raises:
-        InputError: If a patient can't be used: all of them in one message, before anything is predicted.
+        InputError: If a patient can't be used: all of them in one message, before anything is predicted. What the
+            model refuses is told at the end, when the other patients have their doses.
     """
     from cdm_nnunet.dataset_conversion.case_files import write_case
     from cdm_nnunet.dataset_conversion.raw_layout import template_catalogue
     from cdm_nnunet.dicom.export import export_dose
     from cdm_nnunet.nnunet.inputs import find_cases, write_catalogue
+    from cdm_nnunet.nnunet.prediction_record import read_notes
+    from cdm_nnunet.nnunet.predictor import CasesRefusedError
 
     trained = _read_model(model)
     patients = _patients(args, model, trained)
@@ -83,13 +86,23 @@ def run(
     with _work_folder(args.o) as work:
         cases = dict(_load(patients, trained, lambda case: write_case(work, case, {})))
         write_catalogue(work, template_catalogue(trained.template))
-        predict(find_cases(work / "imagesTs"), work / "doses")
+        refused: CasesRefusedError | None = None
+        try:
+            predict(find_cases(work / "imagesTs"), work / "doses")
+        except CasesRefusedError as error:
+            refused = error
         for patient in patients:
-            files = patient.files
+            if refused is not None and patient.name in refused.reasons:
+                continue
+            files, dose = patient.files, work / "doses" / f"{patient.name}.nii.gz"
             source = [path for path in (*files.ct, files.structures, *files.plans) if path is not None]
             out = args.o / f"{patient.name}.dcm"
-            exported = export_dose(work / "doses" / f"{patient.name}.nii.gz", source, out, bits=args.bits or 16)
-            records.append({**cases[patient.name], "file": str(out), "maximum_gy": exported.maximum_gy})
+            exported = export_dose(dose, source, out, bits=args.bits or 16)
+            record = cases[patient.name]
+            notes = [*record["notes"], *read_notes(dose)]
+            records.append({**record, "notes": notes, "file": str(out), "maximum_gy": exported.maximum_gy})
+    if refused is not None:
+        raise refused
     return records
 
 

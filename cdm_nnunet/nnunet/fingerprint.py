@@ -1,4 +1,4 @@
-"""What planning must know of a data set: grids after cropping, CT statistics, the highest prescription."""
+"""What planning must know of a data set: grids after cropping, CT statistics, and what its patients are like."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ from tqdm import tqdm
 from cdm_nnunet.dataset import CT_CHANNEL, PRESCRIPTION_CHANNEL, RawDataset
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.files import write_json
+from cdm_nnunet.nnunet.case_facts import CaseFacts
+from cdm_nnunet.nnunet.cohort import SECTION as COHORT
+from cdm_nnunet.nnunet.cohort import Cohort
 from cdm_nnunet.nnunet.plans import FIRST_WORD
 from cdm_nnunet.nnunet.preprocessor import crop_box, take_words
 from cdm_nnunet.nnunet.reader import CDMReaderWriter
@@ -38,8 +41,8 @@ class DoseFingerprintExtractor(DatasetFingerprintExtractor):
             overwrite_existing: Not used: a fingerprint of other data would be worse than the seconds it takes.
 
         Returns:
-            nnU-Net's entries, with intensity statistics of the CT (channel 0) where dose is above zero, and
-            ``max_prescription_gy``.
+            nnU-Net's entries, with intensity statistics of the CT (channel 0) where dose is above zero, the highest
+            prescription, and the ranges of the patients (:class:`Cohort`).
 
         Raises:
             InputError: If a case can't be used.
@@ -66,6 +69,7 @@ class DoseFingerprintExtractor(DatasetFingerprintExtractor):
             },
             "median_relative_size_after_cropping": float(np.median([fact["relative_size"] for fact in facts])),
             "max_prescription_gy": max(fact["max_prescription_gy"] for fact in facts),
+            COHORT: Cohort.of([fact["case"] for fact in facts]).to_json(),
         }
         path = Path(nnUNet_preprocessed) / self.dataset_name / "dataset_fingerprint.json"
         write_json(path, fingerprint)
@@ -77,6 +81,7 @@ def _analyse(files: tuple[list[str], str], *, catalogue: Catalogue, n_samples: i
     data, dose_gy, properties = CDMReaderWriter().read_case(images, dose)
     try:
         box = crop_box(take_words(data[FIRST_WORD:], catalogue), catalogue)
+        case = CaseFacts.measure(data, properties["spacing"], catalogue)
     except InputError as error:
         raise InputError(f"{images[-1]}: {error}") from error
     ct = data[(CT_CHANNEL, *box)]
@@ -89,6 +94,7 @@ def _analyse(files: tuple[list[str], str], *, catalogue: Catalogue, n_samples: i
         "relative_size": ct.size / data[0].size,
         "ct": np.random.default_rng(1234).choice(inside, n_samples),
         "max_prescription_gy": float(data[PRESCRIPTION_CHANNEL].max()),
+        "case": case,
     }
 
 

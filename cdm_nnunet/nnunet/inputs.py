@@ -1,13 +1,22 @@
-"""The input of a prediction: which files belong to which case, and what their ROI bits mean."""
+"""The input of a prediction: files of a case, what their ROI bits mean, and whether the case can be right."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cdm_nnunet.dataset import CASES_FILE, CHANNEL_NAMES, FILE_ENDING, FORMAT_VERSION, UNITS, RawDataset
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.files import write_json
+from cdm_nnunet.images import SPACING_TOLERANCE_MM, numbers
+from cdm_nnunet.nnunet.case_facts import CaseFacts
+from cdm_nnunet.nnunet.cohort import Cohort
+from cdm_nnunet.nnunet.plans import DosePlans
+from cdm_nnunet.nnunet.reader import image_of
 from cdm_nnunet.roi import Catalogue
 
 _CATALOGUE_FILE = "dataset.json"
@@ -72,6 +81,63 @@ def write_catalogue(folder: Path, catalogue: Catalogue) -> None:
     """Say what the ROI bits of cases mean that belong to no data set: the ``dataset.json`` of their folder."""
     section = {"format_version": FORMAT_VERSION, "units": dict(UNITS), "catalogue": catalogue.to_json()}
     write_json(folder / _CATALOGUE_FILE, {"cdm": section})
+
+
+def unlike_training(
+    data: NDArray[np.float32], spacing_mm: Sequence[float], plans: DosePlans
+) -> tuple[CaseFacts, tuple[str, ...]]:
+    """Measure a case to be predicted and compare it with the training cases of the model.
+
+    Args:
+        data: As :meth:`CDMReaderWriter.read_images` returns it, (2 + L, Z, Y, X).
+        spacing_mm: Voxel size (z, y, x).
+        plans: The model's.
+
+    Returns:
+        The case's facts, and what is unusual, one sentence each.
+
+    Raises:
+        InputError: If the case contradicts itself or is too far from all training cases to be right.
+    """
+    facts = CaseFacts.measure(data, spacing_mm, plans.catalogue)
+    cohort = Cohort.of_plans(plans)
+    if cohort is None:
+        return facts, ("the model's plans do not say what its training cases were like; the case was not compared",)
+    return facts, cohort.compare(facts, plans.catalogue)
+
+
+def refuse_bare_array(data: NDArray[np.float32], properties: Mapping[str, Any], plans: DosePlans) -> None:
+    """Check that a case in memory says where its voxels lie and which ROI is which bit.
+
+    Args:
+        data: Its channels, (2 + L, Z, Y, X).
+        properties: ``spacing`` and ``sitk_stuff`` as :class:`CDMReaderWriter` gives them, and ``catalogue``.
+        plans: The model's.
+
+    Raises:
+        InputError: If something is missing, the axes are not the patient's, or the catalogue is not the model's.
+    """
+    lacking = [key for key in ("spacing", "sitk_stuff", "catalogue") if key not in properties]
+    if lacking:
+        raise InputError(
+            f"an array carries no geometry and no ROI names: its properties lack {', '.join(lacking)}; take those that "
+            "CDMReaderWriter().read_images(files) returns, and add the 'catalogue' of dataset.json (section 'cdm')"
+        )
+    if data.ndim != 4 or len(data) < plans.n_channels or data.dtype != np.float32:
+        raise InputError(
+            f"an array of a case is float32 with {plans.n_channels} channels (CT, prescription, ROI words) and three "
+            f"axes, not {data.dtype} {data.shape}"
+        )
+    image = image_of("the array", data[0], properties)
+    image.refuse_other_axes()
+    if not np.allclose(image.spacing_mm, properties["spacing"], rtol=0, atol=SPACING_TOLERANCE_MM):
+        raise InputError(
+            f"the array's spacing is {numbers(properties['spacing'])} mm (z, y, x) and {numbers(image.spacing_mm)} in "
+            "'sitk_stuff'"
+        )
+    found = Catalogue.from_json(properties["catalogue"])
+    if found != plans.catalogue:
+        raise InputError(f"the array's ROI bits are not those of the model: {_difference(found, plans.catalogue)}")
 
 
 def refuse_output_over_data(cases: Sequence[Sequence[str]], output: Path) -> None:

@@ -21,6 +21,7 @@ from cdm_nnunet.dataset import FORMAT_VERSION, READER_NAME, UNITS, RawDataset
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.files import write_json, write_text
 from cdm_nnunet.folders import folder
+from cdm_nnunet.nnunet.cohort import SECTION as COHORT
 from cdm_nnunet.nnunet.fingerprint import DoseFingerprintExtractor
 from cdm_nnunet.nnunet.network import BitDecodeUNet
 from cdm_nnunet.nnunet.plans import LABEL_MANAGER_NAME, PLANNER_NAME, PREPROCESSOR_NAME, DosePlans
@@ -156,6 +157,7 @@ class DosePlanner(ExperimentPlanner):
                 "template": self.raw.template.to_json(),
                 "dose_scale_gy": fingerprint["max_prescription_gy"],
                 "gpu_memory_gb": self.UNet_vram_target_GB,
+                COHORT: fingerprint[COHORT],
             },
         }
         recursive_fix_for_json_export(plans)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,34 @@ from cdm_nnunet.errors import InputError
 from cdm_nnunet.nnunet.augmentation import mirror_left_right
 from cdm_nnunet.nnunet.compute import autocast, bare, prepare_network, to_device
 from cdm_nnunet.nnunet.export import dose_on_patient_grid
-from cdm_nnunet.nnunet.inputs import find_cases, refuse_other_catalogues, refuse_output_over_data
+from cdm_nnunet.nnunet.inputs import (
+    find_cases,
+    refuse_bare_array,
+    refuse_other_catalogues,
+    refuse_output_over_data,
+    unlike_training,
+)
 from cdm_nnunet.nnunet.plans import LEFT_RIGHT_AXIS, DosePlans
+from cdm_nnunet.nnunet.prediction_record import write_record
 from cdm_nnunet.nnunet.reader import CDMReaderWriter
 from cdm_nnunet.parallel import ordered
 
 Item = dict[str, Any]
+
+
+class CasesRefusedError(InputError):
+    """Some cases can't be predicted; the others were.
+
+    Attributes:
+        reasons: By case.
+    """
+
+    def __init__(self, reasons: Mapping[str, str], n_cases: int):
+        self.reasons = dict(reasons)
+        told = "; ".join(f"case '{case}': {reason}" for case, reason in self.reasons.items())
+        super().__init__(
+            told if n_cases == 1 else f"{len(reasons)} of {n_cases} cases are refused, not the others: {told}"
+        )
 
 
 class DosePredictor(nnUNetPredictor):
@@ -130,31 +153,94 @@ class DosePredictor(nnUNetPredictor):
 
         Returns:
             For each item the dose in Gy, (Z, Y, X), float32, or None where it went to a file.
+
+        Raises:
+            CasesRefusedError: At the end, if cases can't be right, or the model has no finite dose for them.
         """
         if save_probabilities:
             raise InputError("a dose model has no class probabilities")
         results: list[NDArray[np.float32] | None] = []
+        refused: dict[str, str] = {}
         for item in tqdm(data_iterator, desc="predict", unit="case", disable=not self.allow_tqdm):
-            output = self.predict_logits_from_preprocessed_data(item["data"])
+            case = Path(item["ofile"] or item.get("case", "?")).name
             try:
+                if "refusal" in item:
+                    raise InputError(item["refusal"])
+                output = self.predict_logits_from_preprocessed_data(item["data"])
                 dose_gy = dose_on_patient_grid(output.numpy(), item["data_properties"], self.dose_plans)
             except InputError as error:
-                raise InputError(f"case '{Path(item['ofile'] or '?').name}': {error}") from error
+                refused[case] = str(error)
+                continue
+            notes = item.get("notes", ())
+            for note in notes:
+                tqdm.write(f"case '{case}': {note}", file=sys.stderr)
             if item["ofile"] is None:
                 results.append(dose_gy)
                 continue
+            write_record(item["ofile"], case, item.get("prescriptions_gy"), notes)
             CDMReaderWriter().write_seg(dose_gy, item["ofile"] + FILE_ENDING, item["data_properties"])
             results.append(None)
         compute_gaussian.cache_clear()
+        if refused:
+            raise CasesRefusedError(refused, len(refused) + len(results))
         return results
 
-    def predict_single_npy_array(self, *args: Any, **kwargs: Any) -> Any:
-        """Not offered: an array has no geometry to check.
+    def predict_single_npy_array(
+        self,
+        input_image: NDArray[np.float32],
+        image_properties: dict[str, Any],
+        segmentation_previous_stage: None = None,
+        output_file_truncated: str | None = None,
+        save_or_return_probabilities: bool = False,
+    ) -> NDArray[np.float32] | None:
+        """Predict one case that is in memory, with the checks of a case in files.
+
+        Args:
+            input_image: As :meth:`CDMReaderWriter.read_images` returns it, (2 + L, Z, Y, X).
+            image_properties: Its geometry as that method returns it (``spacing``, ``sitk_stuff``), and ``catalogue``,
+                that of the ``dataset.json`` with which the bits were made.
+            segmentation_previous_stage: Must be None.
+            output_file_truncated: File for the dose without its ending; None returns it.
+            save_or_return_probabilities: Must be False.
+
+        Returns:
+            The dose in Gy, (Z, Y, X), float32; None where it went to a file.
 
         Raises:
-            InputError: Always, with the way to do it.
+            InputError: If geometry or catalogue are not given or not the model's, or the case can't be right.
         """
-        raise InputError("predict dose from files (predict_from_files): an array carries no geometry to check")
+        items = self.get_data_iterator_from_raw_npy_data(
+            input_image, segmentation_previous_stage, image_properties, output_file_truncated
+        )
+        (dose_gy,) = self.predict_from_data_iterator(items, save_or_return_probabilities)
+        return dose_gy
+
+    def get_data_iterator_from_raw_npy_data(
+        self,
+        image_or_list_of_images: NDArray[np.float32] | list[NDArray[np.float32]],
+        segs_from_prev_stage_or_list_of_segs_from_prev_stage: None,
+        properties_or_list_of_properties: dict[str, Any] | list[dict[str, Any]],
+        truncated_ofname: str | list[str] | None,
+        num_processes: int = 1,
+    ) -> Iterator[Item]:
+        """Preprocess cases that are in memory, in this process; as :meth:`predict_single_npy_array`.
+
+        Raises:
+            InputError: If geometry or catalogue of one are not given or not the model's.
+        """
+        del segs_from_prev_stage_or_list_of_segs_from_prev_stage, num_processes
+        images = image_or_list_of_images if isinstance(image_or_list_of_images, list) else [image_or_list_of_images]
+        known = properties_or_list_of_properties
+        properties = known if isinstance(known, list) else [known]
+        outputs = [truncated_ofname] * len(images) if truncated_ofname is None else truncated_ofname
+        outputs = [outputs] if isinstance(outputs, str) else outputs
+        jobs = [
+            (f"array {k}", image, {**of_image}, output, self.plans_manager, self.configuration_manager)
+            for k, (image, of_image, output) in enumerate(zip(images, properties, outputs, strict=True))
+        ]
+        for job in jobs:
+            refuse_bare_array(job[1], job[2], self.dose_plans)
+        return map(_preprocess_array, jobs)
 
     @torch.inference_mode()
     def predict_logits_from_preprocessed_data(self, data: Tensor) -> Tensor:
@@ -235,11 +321,35 @@ class DosePredictor(nnUNetPredictor):
         return output
 
 
+ArrayJob = tuple[str, NDArray[np.float32], dict[str, Any], str | None, PlansManager, ConfigurationManager]
+
+
 def _preprocess(job: tuple[list[str], str | None, PlansManager, ConfigurationManager]) -> Item:
     files, output, plans_manager, configuration_manager = job
+    case = Path(files[0]).name.removesuffix(f"_0000{FILE_ENDING}")
+    try:
+        data, properties = plans_manager.image_reader_writer_class().read_images(files)
+    except InputError as error:
+        return {"case": case, "ofile": output, "refusal": str(error)}
+    return _preprocess_array((case, data, properties, output, plans_manager, configuration_manager))
+
+
+def _preprocess_array(job: ArrayJob) -> Item:
+    case, data, properties, output, plans_manager, configuration_manager = job
+    try:
+        facts, notes = unlike_training(data, properties["spacing"], DosePlans(plans_manager.plans))
+    except InputError as error:
+        return {"case": case, "ofile": output, "refusal": str(error)}
     preprocessor = configuration_manager.preprocessor_class(verbose=False)
-    data, _, properties = preprocessor.run_case(files, None, plans_manager, configuration_manager, {})
-    return {"data": torch.from_numpy(data), "data_properties": properties, "ofile": output}
+    data, _, properties = preprocessor.run_case_npy(data, None, properties, plans_manager, configuration_manager, {})
+    return {
+        "case": case,
+        "data": torch.from_numpy(data),
+        "data_properties": properties,
+        "ofile": output,
+        "notes": notes,
+        "prescriptions_gy": dict(facts.prescriptions_gy),
+    }
 
 
 def _pad(data: Tensor, patch_size: Sequence[int], padding: Sequence[float]) -> tuple[Tensor, tuple[slice, ...]]:

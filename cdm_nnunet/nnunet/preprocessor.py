@@ -28,7 +28,7 @@ from cdm_nnunet.files import raise_write_error
 from cdm_nnunet.nnunet.plans import CT, FIRST_WORD, PRESCRIPTION, DosePlans
 from cdm_nnunet.nnunet.resampling import resample_ct, resample_dose, resample_nearest
 from cdm_nnunet.parallel import unordered
-from cdm_nnunet.roi import WORD_BITS, Catalogue, from_words
+from cdm_nnunet.roi import WORD_BITS, Catalogue, from_words, mask_from_words
 
 _LOCATIONS_PER_ROI = 1000
 
@@ -53,7 +53,7 @@ def crop_box(words: NDArray[np.float32], catalogue: Catalogue) -> tuple[slice, s
     bit = catalogue.dose_region_bit
     if bit is None:
         return (slice(0, shape[0]), slice(0, shape[1]), slice(0, shape[2]))
-    if not _mask(words, bit).any():
+    if not mask_from_words(words, bit).any():
         raise InputError(f"the dose region '{catalogue.rois[bit].name}' is empty")
     occupied = words.any(0)
     ends = []
@@ -151,8 +151,10 @@ class DosePreprocessor(DefaultPreprocessor):
         bit = plans.catalogue.dose_region_bit
         volume_cc = np.prod(properties["spacing"]) * np.prod(words.shape[1:]) / np.prod(new_words.shape[1:]) / 1000
         return {
-            "dose_region": None if bit is None else zlib.compress(np.packbits(_mask(words, bit)).tobytes(), 1),
-            "roi_voxels": [int(_mask(new_words, k).sum()) for k in range(len(plans.catalogue))],
+            "dose_region": None
+            if bit is None
+            else zlib.compress(np.packbits(mask_from_words(words, bit)).tobytes(), 1),
+            "roi_voxels": [int(mask_from_words(new_words, k).sum()) for k in range(len(plans.catalogue))],
             "voxel_volume_cc": float(volume_cc),
         }
 
@@ -273,11 +275,6 @@ class DosePreprocessor(DefaultPreprocessor):
         self.run_case_save(*job, **managers)
 
 
-def _mask(words: NDArray[np.float32], bit: int) -> NDArray[np.bool_]:
-    mask: NDArray[np.bool_] = (words[bit // WORD_BITS].astype(np.uint32) >> (bit % WORD_BITS)) & 1 == 1
-    return mask
-
-
 def _resample_dose(
     dose_gy: NDArray[np.float32], words: NDArray[np.float32], new_words: NDArray[np.float32], catalogue: Catalogue
 ) -> NDArray[np.float32]:
@@ -285,7 +282,7 @@ def _resample_dose(
     bit = catalogue.dose_region_bit
     if bit is None:
         return resample_dose(dose_gy, None, new_words.shape[1:])
-    return resample_dose(dose_gy, _mask(words, bit), new_words.shape[1:]) * _mask(new_words, bit)
+    return resample_dose(dose_gy, mask_from_words(words, bit), new_words.shape[1:]) * mask_from_words(new_words, bit)
 
 
 def _class_locations(words: NDArray[np.float32], catalogue: Catalogue) -> dict[int, NDArray[np.int32]]:
@@ -296,7 +293,7 @@ def _class_locations(words: NDArray[np.float32], catalogue: Catalogue) -> dict[i
     generator = np.random.default_rng(1234)
     locations = {}
     for bit in catalogue.bits_of_kind("target", "oar"):
-        voxels = np.flatnonzero(_mask(words, bit))
+        voxels = np.flatnonzero(mask_from_words(words, bit))
         if len(voxels) > _LOCATIONS_PER_ROI:
             voxels = generator.choice(voxels, _LOCATIONS_PER_ROI, replace=False)
         zyx = np.stack(np.unravel_index(voxels, words.shape[1:]), 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,7 @@ class CDMReaderWriter(BaseReaderWriter):
         """
         data, properties = self.read_images(image_fnames)
         dose_gy, dose_properties = self.read_seg(seg_fname)
-        ct, dose = _image(image_fnames[0], data[0], properties), _image(seg_fname, dose_gy[0], dose_properties)
+        ct, dose = image_of(image_fnames[0], data[0], properties), image_of(seg_fname, dose_gy[0], dose_properties)
         ct.refuse_other_grid(dose)
         return data, dose_gy, properties
 
@@ -104,7 +104,7 @@ class CDMReaderWriter(BaseReaderWriter):
         """
         if seg.dtype.kind != "f":
             raise InputError(f"a dose is floating point, not {seg.dtype}; it was treated as a segmentation on the way")
-        write_image(_image(output_fname, seg.astype(np.float32), properties))
+        write_image(image_of(output_fname, seg.astype(np.float32), properties))
 
 
 def _properties(image: Image) -> dict[str, Any]:
@@ -118,7 +118,8 @@ def _properties(image: Image) -> dict[str, Any]:
     }
 
 
-def _image(path: str, values: NDArray[np.float32], properties: dict[str, Any]) -> Image:
+def image_of(path: str, values: NDArray[np.float32], properties: Mapping[str, Any]) -> Image:
+    """An array, (Z, Y, X), with the geometry that the reader's properties hold."""
     geometry = properties["sitk_stuff"]
     x, y, z = geometry["spacing"]
     return Image(Path(path), values, (z, y, x), geometry["origin"], geometry["direction"])

@@ -23,6 +23,8 @@ _PREDICTING_METHODS = (
     "predict_from_files_sequential",
     "predict_from_data_iterator",
     "predict_single_npy_array",
+    "predict_from_list_of_npy_arrays",
+    "get_data_iterator_from_raw_npy_data",
     "predict_logits_from_preprocessed_data",
     "predict_sliding_window_return_logits",
 )

@@ -9,6 +9,7 @@ keep exactly.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -165,6 +166,23 @@ def from_words(words: NDArray[np.floating], n_rois: int) -> NDArray[np.unsignedi
         merged |= word.astype(np.uint64) << np.uint64(WORD_BITS * w)
     refuse_stray_bits(merged, n_rois)
     return merged.astype(bit_dtype(n_rois))
+
+
+def mask_from_words(words: NDArray[Any], bit: int) -> NDArray[np.bool_]:
+    """Mask of one ROI out of 16-bit words, (L, ...) -> (...).
+
+    Args:
+        words: Whole numbers from 0 to 65535, floating point or integer.
+        bit: Of the ROI, below 16 L.
+
+    Example:
+        >>> mask_from_words(np.array([[0.0, 4.0], [1.0, 0.0]], np.float32), 2)
+        array([False,  True])
+        >>> mask_from_words(np.array([[0.0, 4.0], [1.0, 0.0]], np.float32), 16)
+        array([ True, False])
+    """
+    mask: NDArray[np.bool_] = (words[bit // WORD_BITS].astype(np.uint32) >> (bit % WORD_BITS)) & 1 == 1
+    return mask
 
 
 def permute_bits(packed: NDArray[np.unsignedinteger], permutation: Sequence[int]) -> NDArray[np.unsignedinteger]:

@@ -1,6 +1,7 @@
 """Prediction against closed forms: windows, mirroring, folds, borders, files; and nnU-Net's own predictor."""
 
 import copy
+import dataclasses
 import itertools
 import json
 import shutil
@@ -15,8 +16,9 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.images import read_image, write_image
 from cdm_nnunet.losses.bits import pack_words, unpack_words
-from cdm_nnunet.nnunet.predictor import DosePredictor
+from cdm_nnunet.nnunet.predictor import CasesRefusedError, DosePredictor
 from cdm_nnunet.nnunet.reader import CDMReaderWriter
 from cdm_nnunet.nnunet.registration import _PREDICTING_METHODS, register
 from cdm_nnunet.roi import Catalogue
@@ -249,22 +251,135 @@ def test_bits_of_another_catalogue_are_refused_before_anything_is_written(predic
     assert not (tmp_path / "out").exists()
 
 
-def test_probabilities_and_bare_arrays_are_refused(predictor, input_folder, tmp_path):
+def test_probabilities_are_refused(predictor, input_folder, tmp_path):
     made = predictor(Constant(0.5))
     with pytest.raises(InputError, match="--save_probabilities: a dose model has no class probabilities"):
         made.predict_from_files(str(input_folder), str(tmp_path / "out"), save_probabilities=True)
     with pytest.raises(InputError, match="no class probabilities"):
         made.predict_from_data_iterator(iter([]), save_probabilities=True)
-    with pytest.raises(InputError, match="an array carries no geometry"):
-        made.predict_single_npy_array(np.zeros((3, 8, 8, 8)), {"spacing": [1, 1, 1]})
     assert not (tmp_path / "out").exists()
 
 
+def copy_case(folder: Path, name: str) -> None:
+    for channel in range(3):
+        shutil.copy(folder / f"test_0_{channel:04d}.nii.gz", folder / f"{name}_{channel:04d}.nii.gz")
+
+
+def change_image(path: Path, change) -> None:
+    image = read_image(path)
+    write_image(dataclasses.replace(image, values=change(image.values).astype(image.values.dtype)))
+
+
+@pytest.mark.parametrize("n_processes", [0, 1])
+def test_a_case_that_cannot_be_right_is_refused_and_the_others_are_predicted(
+    predictor, input_folder, tmp_path, n_processes
+):
+    for name in ("a", "b"):
+        copy_case(input_folder, name)
+    change_image(input_folder / "a_0001.nii.gz", lambda map_gy: 100 * map_gy)
+    (input_folder / "b_0000.nii.gz").write_bytes(b"")
+    made = predictor(Constant(0.5), parameters=[Constant(0.5).state_dict()])
+    with pytest.raises(
+        CasesRefusedError, match=r"2 of 3 cases are refused, not the others: case 'a': .* 7000 Gy"
+    ) as raised:
+        made.predict_from_files(str(input_folder), str(tmp_path / "out"), num_processes_preprocessing=n_processes)
+    assert list(raised.value.reasons) == ["a", "b"]
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.nii.gz")) == ["test_0.nii.gz"]
+
+
+def test_what_is_unusual_is_said_and_kept(predictor, input_folder, tmp_path, capfd):
+    copy_case(input_folder, "other")
+    change_image(input_folder / "other_0001.nii.gz", lambda map_gy: np.where(map_gy == 70, 77, map_gy))
+    made = predictor(Constant(0.5), parameters=[Constant(0.5).state_dict()])
+    made.predict_from_files(str(input_folder), str(tmp_path / "out"), num_processes_preprocessing=0)
+    note = "unusual: 77 Gy for 'PTV_High' (in training 70 Gy)"
+    assert f"case 'other': {note}" in capfd.readouterr().err
+    records = {
+        name: json.loads((tmp_path / "out" / f"{name}.prediction.json").read_text()) for name in ("other", "test_0")
+    }
+    assert records["other"]["prescriptions_gy"] == {"PTV_High": 77.0, "PTV_Low": 56.0}
+    assert note in records["other"]["notes"]
+    assert records["test_0"] == {"case": "test_0", "prescriptions_gy": {"PTV_High": 70.0, "PTV_Low": 56.0}, "notes": []}
+
+
+def test_plans_without_a_cohort_say_that_nothing_was_compared(predictor, manager, input_folder, tmp_path, capfd):
+    plans = copy.deepcopy(manager.plans)
+    del plans["cdm"]["cohort"]
+    made = predictor(Constant(0.5), plans=PlansManager(plans), parameters=[Constant(0.5).state_dict()])
+    change_image(input_folder / "test_0_0001.nii.gz", lambda map_gy: np.where(map_gy == 70, 77, map_gy))
+    made.predict_from_files(str(input_folder), str(tmp_path / "out"), num_processes_preprocessing=0)
+    assert "plans do not say what its training cases were like" in capfd.readouterr().err
+    change_image(input_folder / "test_0_0001.nii.gz", lambda map_gy: map_gy * 100)
+    with pytest.raises(InputError, match="the prescription of PTV_High is 7700 Gy"):
+        made.predict_from_files(str(input_folder), str(tmp_path / "out"), num_processes_preprocessing=0)
+
+
+class TestArrays:
+    @pytest.fixture
+    def made(self, predictor) -> DosePredictor:
+        return predictor(Constant(0.5), parameters=[Constant(0.5).state_dict()])
+
+    @pytest.fixture
+    def array(self, planned):
+        files = [str(planned.raw.image_path("test_0", channel)) for channel in range(3)]
+        data, properties = CDMReaderWriter().read_images(files)
+        return data, {**properties, "catalogue": planned.raw.catalogue.to_json()}
+
+    def test_a_case_in_memory_gets_the_dose_of_a_case_in_files(self, made, array, input_folder, tmp_path):
+        (expected,) = made.predict_from_files(str(input_folder), None, num_processes_preprocessing=0)
+        assert np.array_equal(made.predict_single_npy_array(*array), expected)
+        (again,) = made.predict_from_list_of_npy_arrays([array[0]], None, [array[1]], None)
+        assert np.array_equal(again, expected)
+        assert made.predict_single_npy_array(*array, None, str(tmp_path / "case")) is None
+        assert np.array_equal(read_image(tmp_path / "case.nii.gz").values, expected)
+
+    def test_it_is_checked_as_one(self, made, array):
+        data, properties = array
+        with pytest.raises(InputError, match=r"case 'array 0': the prescription of PTV_High is 7000 Gy"):
+            made.predict_single_npy_array(data * np.array([1, 100, 1, 1], np.float32)[:, None, None, None], properties)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda p: p.pop("catalogue"), "its properties lack catalogue"),
+            (lambda p: p.pop("sitk_stuff"), "its properties lack sitk_stuff"),
+            (
+                lambda p: p.update(spacing=[4.0, 4.0, 3.0]),
+                r"spacing is \(4, 4, 3\) mm \(z, y, x\) and \(3, 4, 4\) in 'sitk",
+            ),
+            (lambda p: p["catalogue"].reverse(), "claims bit 19"),
+            (
+                lambda p: p["sitk_stuff"].update(direction=(-1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)),
+                "the array is not on an axial grid in LPS orientation",
+            ),
+        ],
+    )
+    def test_geometry_and_names_are_needed(self, made, array, change, message):
+        data, properties = array
+        change(properties)
+        with pytest.raises(InputError, match=message):
+            made.predict_single_npy_array(data, properties)
+
+    def test_another_type_or_shape_is_refused(self, made, array):
+        for data in (array[0].astype(np.float64), array[0][:3], array[0][0]):
+            with pytest.raises(InputError, match="an array of a case is float32 with 4 channels"):
+                made.predict_single_npy_array(data, array[1])
+
+
+BARE_ARRAY = (np.zeros((4, 4, 4, 4), np.float32), {"spacing": [1, 1, 1]})
 ARGUMENTS = {
     "predict_from_files": (lambda folder: (folder, None, False, True, 0), None),
     "predict_from_files_sequential": (lambda folder: (folder, None), None),
     "predict_from_data_iterator": (lambda _: (iter([]),), None),
-    "predict_single_npy_array": (lambda _: (np.zeros((3, 4, 4, 4)), {"spacing": [1, 1, 1]}), "carries no geometry"),
+    "predict_single_npy_array": (lambda _: BARE_ARRAY, "carries no geometry"),
+    "predict_from_list_of_npy_arrays": (
+        lambda _: ([BARE_ARRAY[0]], None, [BARE_ARRAY[1]], None),
+        "carries no geometry",
+    ),
+    "get_data_iterator_from_raw_npy_data": (
+        lambda _: (BARE_ARRAY[0], None, BARE_ARRAY[1], None),
+        "carries no geometry",
+    ),
     "predict_logits_from_preprocessed_data": (lambda _: (image(7),), None),
     "predict_sliding_window_return_logits": (lambda _: (image(7),), None),
 }

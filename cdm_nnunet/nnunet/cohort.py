@@ -1,0 +1,208 @@
+"""What the training patients of a model are like, and how a new patient compares with them.
+
+A network says a dose for whatever it is given. So what it was trained on travels in the plans, and each new case is
+compared: what is far beyond all training patients is taken for a mistake and refused, what is merely outside their
+range is named. The limits, and why they are what they are: ``docs/training.md``, "New patients".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from cdm_nnunet.errors import InputError
+from cdm_nnunet.nnunet.case_facts import HU_PERCENTILES, CaseFacts
+from cdm_nnunet.nnunet.plans import DosePlans
+from cdm_nnunet.roi import Catalogue
+
+SECTION = "cohort"  # of the section ``cdm`` of plans
+Bounds = tuple[float, float]
+_Spread = Annotated[tuple[Bounds, Bounds, Bounds], Field()]
+
+_PRESCRIPTION_FACTOR = 2.0  # beyond: another unit, or the dose of a fraction
+_SIZE_FACTOR = 8.0  # of a voxel's edge: mm and cm are 10 apart; of a body's volume: twice the length on every axis
+_HU_SHIFT = 300.0  # of the median; soft tissue differs by 50 HU between scanners, an offset is 1024 HU
+_MIN_CONTRAST = 0.25  # of the smallest range of HU that a training patient has
+_PRESCRIPTION_MARGIN = 0.02  # under a fraction, above rounding and rescaling of plans
+_SPACING_MARGIN = 0.1
+_VOLUME_FACTOR = 2.0  # observers differ by as much in small organs
+_HU_MARGINS = (100.0, 50.0, 200.0)  # of the percentiles: air and metal vary with what was scanned
+
+
+class Cohort(BaseModel):
+    """Ranges (lowest, highest) over the training cases; a section of the plans.
+
+    Attributes:
+        n_cases: Number of training cases.
+        spacing_mm: Voxel size along z, y and x.
+        hu: The percentiles 0.5, 50 and 99.5 of the CT inside the ROIs.
+        hu_contrast: Distance of the outer percentiles.
+        prescription_gy: By target; only those that were prescribed to.
+        volume_cc: By ROI; only those that were contoured.
+        contoured: In how many cases each of them was.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    n_cases: int = Field(ge=1)
+    spacing_mm: _Spread
+    hu: _Spread
+    hu_contrast: Bounds
+    prescription_gy: Mapping[str, Bounds] = Field(min_length=1)
+    volume_cc: Mapping[str, Bounds] = Field(min_length=1)
+    contoured: Mapping[str, int]
+
+    @classmethod
+    def of(cls, cases: Sequence[CaseFacts]) -> Cohort:
+        """The ranges of cases, at least one."""
+        volumes = [case.volumes_cc for case in cases]
+        return cls(
+            n_cases=len(cases),
+            spacing_mm=_by_position([case.spacing_mm for case in cases]),
+            hu=_by_position([case.hu for case in cases]),
+            hu_contrast=_bounds([case.hu[-1] - case.hu[0] for case in cases]),
+            prescription_gy=_by_name([case.prescriptions_gy for case in cases]),
+            volume_cc=_by_name(volumes),
+            contoured={name: sum(name in known for known in volumes) for name in _names(volumes)},
+        )
+
+    @classmethod
+    def of_plans(cls, plans: DosePlans) -> Cohort | None:
+        """The section of plans; None in plans that were made before there was one.
+
+        Raises:
+            InputError: If it is damaged.
+        """
+        section = plans.plans["cdm"].get(SECTION)
+        if section is None:
+            return None
+        try:
+            return cls.model_validate(section)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in (SECTION, *first["loc"]))
+            raise InputError(
+                f"plans '{plans.plans.get('plans_name')}': section 'cdm' is damaged at {place}: {first['msg']}"
+            ) from None
+
+    def to_json(self) -> dict[str, Any]:
+        """As the plans hold it."""
+        return self.model_dump(mode="json")
+
+    def compare(self, case: CaseFacts, catalogue: Catalogue) -> tuple[str, ...]:
+        """Compare a new case with the training cases.
+
+        Args:
+            case: The new case.
+            catalogue: Kinds of the ROIs.
+
+        Returns:
+            What is unusual, one sentence each.
+
+        Raises:
+            InputError: If something is so far outside their range that it must be a mistake.
+        """
+        self._refuse_missing_body(case, catalogue)
+        self._refuse_mistakes(case, catalogue)
+        return (*self._unusual_values(case), *self._unusual_rois(case))
+
+    def _refuse_mistakes(self, case: CaseFacts, catalogue: Catalogue) -> None:
+        low_gy, high_gy = _bounds([level for bounds in self.prescription_gy.values() for level in bounds])
+        for name, level_gy in case.prescriptions_gy.items():
+            if not _within((low_gy, high_gy), level_gy, _PRESCRIPTION_FACTOR):
+                raise InputError(
+                    f"{level_gy:g} Gy for '{name}': the model was trained on {_said((low_gy, high_gy), 'Gy')} and "
+                    "can't know a dose that far from it; is it the total dose in Gy?"
+                )
+        for axis, bounds, size_mm in zip("zyx", self.spacing_mm, case.spacing_mm, strict=True):
+            if not _within(bounds, size_mm, _SIZE_FACTOR):
+                raise InputError(
+                    f"the voxel size along {axis} is {size_mm:g} mm; the model was trained on {_said(bounds, 'mm')}; "
+                    "is the header right?"
+                )
+        low_hu, median_hu, high_hu = case.hu
+        lowest, highest = self.hu[1]
+        if not lowest - _HU_SHIFT <= median_hu <= highest + _HU_SHIFT:
+            raise InputError(
+                f"the CT inside the ROIs has a median of {median_hu:.0f} HU; the model was trained on "
+                f"{_said(self.hu[1], 'HU')}; is the CT shifted or scaled?"
+            )
+        if high_hu - low_hu < _MIN_CONTRAST * self.hu_contrast[0]:
+            raise InputError(
+                f"the CT inside the ROIs lies between {low_hu:.0f} and {high_hu:.0f} HU; in training it spanned at "
+                f"least {self.hu_contrast[0]:.0f} HU; is it a CT in HU?"
+            )
+        for bit in catalogue.bits_of_kind("external", "dose_region"):
+            self._refuse_other_body(catalogue.names[bit], case)
+
+    def _refuse_missing_body(self, case: CaseFacts, catalogue: Catalogue) -> None:
+        for bit in catalogue.bits_of_kind("external", "dose_region"):
+            roi = catalogue.rois[bit]
+            if roi.name not in case.volumes_cc and self.contoured.get(roi.name) == self.n_cases:
+                raise InputError(
+                    f"'{roi.name}' ({roi.kind}) is not contoured, and was in all {self.n_cases} training cases"
+                )
+
+    def _refuse_other_body(self, name: str, case: CaseFacts) -> None:
+        known, volume_cc = self.volume_cc.get(name), case.volumes_cc.get(name)
+        if known is not None and volume_cc is not None and not _within(known, volume_cc, _SIZE_FACTOR):
+            raise InputError(
+                f"'{name}' has {volume_cc:.4g} cc; the model was trained on {_said(known, 'cc')}; is the voxel size "
+                "right?"
+            )
+
+    def _unusual_values(self, case: CaseFacts) -> Iterator[str]:
+        for name, level_gy in case.prescriptions_gy.items():
+            known = self.prescription_gy.get(name)
+            if known is None:
+                yield f"unusual: '{name}' has a prescription of {level_gy:g} Gy, and had none in training"
+            elif not _within(known, level_gy, 1 + _PRESCRIPTION_MARGIN):
+                yield f"unusual: {level_gy:g} Gy for '{name}' (in training {_said(known, 'Gy')})"
+        for axis, bounds, size_mm in zip("zyx", self.spacing_mm, case.spacing_mm, strict=True):
+            if not _within(bounds, size_mm, 1 + _SPACING_MARGIN):
+                yield f"unusual: a voxel size of {size_mm:.3g} mm along {axis} (in training {_said(bounds, 'mm')})"
+        for percent, bounds, margin, hu in zip(HU_PERCENTILES, self.hu, _HU_MARGINS, case.hu, strict=True):
+            if not bounds[0] - margin <= hu <= bounds[1] + margin:
+                yield (
+                    f"unusual: {percent:g} % of the CT inside the ROIs lie below {hu:.0f} HU "
+                    f"(in training {_said(bounds, 'HU')})"
+                )
+
+    def _unusual_rois(self, case: CaseFacts) -> Iterator[str]:
+        for name, volume_cc in case.volumes_cc.items():
+            known = self.volume_cc.get(name)
+            if known is None:
+                yield f"unusual: '{name}' is contoured, and was in no training case: the model does not know it"
+            elif not _within(known, volume_cc, _VOLUME_FACTOR):
+                yield f"unusual: '{name}' has {volume_cc:.3g} cc (in training {_said(known, 'cc')})"
+        for name, n in self.contoured.items():
+            if n == self.n_cases and name not in case.volumes_cc:
+                yield f"unusual: '{name}' is not contoured, and was in all {n} training cases"
+
+
+def _bounds(values: Sequence[float]) -> Bounds:
+    return float(min(values)), float(max(values))
+
+
+def _by_position(rows: Sequence[Sequence[float]]) -> tuple[Bounds, Bounds, Bounds]:
+    first, second, third = (_bounds(column) for column in zip(*rows, strict=True))
+    return first, second, third
+
+
+def _names(rows: Sequence[Mapping[str, float]]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row))
+
+
+def _by_name(rows: Sequence[Mapping[str, float]]) -> dict[str, Bounds]:
+    return {name: _bounds([row[name] for row in rows if name in row]) for name in _names(rows)}
+
+
+def _within(bounds: Bounds, value: float, factor: float) -> bool:
+    return bounds[0] / factor <= value <= bounds[1] * factor
+
+
+def _said(bounds: Bounds, unit: str) -> str:
+    low, high = (f"{value:.3g}" for value in bounds)
+    return f"{low} {unit}" if low == high else f"{low} to {high} {unit}"
