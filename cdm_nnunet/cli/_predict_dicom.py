@@ -77,7 +77,7 @@ def run(
     from cdm_nnunet.dataset_conversion.raw_layout import template_catalogue
     from cdm_nnunet.dicom.export import export_dose
     from cdm_nnunet.nnunet.inputs import find_cases, write_catalogue
-    from cdm_nnunet.nnunet.prediction_record import read_notes
+    from cdm_nnunet.nnunet.prediction_record import PredictionRecord
     from cdm_nnunet.nnunet.predictor import CasesRefusedError
 
     trained = _read_model(model)
@@ -99,7 +99,7 @@ def run(
             out = args.o / f"{patient.name}.dcm"
             exported = export_dose(dose, source, out, bits=args.bits or 16)
             record = cases[patient.name]
-            notes = [*record["notes"], *read_notes(dose)]
+            notes = [*record["notes"], *PredictionRecord.read(dose).notes]
             records.append({**record, "notes": notes, "file": str(out), "maximum_gy": exported.maximum_gy})
     if refused is not None:
         raise refused

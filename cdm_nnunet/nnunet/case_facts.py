@@ -81,8 +81,6 @@ def _hu_inside(ct_hu: NDArray[np.float32], words: NDArray[np.uint16]) -> tuple[f
         raise InputError("no voxel has an ROI")
     percentiles = np.percentile(inside[:: -(-inside.size // _CT_SAMPLES)], HU_PERCENTILES)
     low_hu, median_hu, high_hu = (float(value) for value in percentiles)
-    if low_hu == high_hu:
-        raise InputError(f"the CT is {median_hu:g} HU throughout the ROIs; it is no CT of this patient")
     return low_hu, median_hu, high_hu
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
+from cdm_nnunet.documents import typed
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.nnunet.case_facts import HU_PERCENTILES, CaseFacts
 from cdm_nnunet.nnunet.plans import DosePlans
@@ -24,7 +25,7 @@ _Spread = Annotated[tuple[Bounds, Bounds, Bounds], Field()]
 _PRESCRIPTION_FACTOR = 2.0  # beyond: another unit, or the dose of a fraction
 _SIZE_FACTOR = 8.0  # of a voxel's edge: mm and cm are 10 apart; of a body's volume: twice the length on every axis
 _HU_SHIFT = 300.0  # of the median; soft tissue differs by 50 HU between scanners, an offset is 1024 HU
-_MIN_CONTRAST = 0.25  # of the smallest range of HU that a training patient has
+_MIN_CONTRAST = 0.1  # of the smallest range of HU that a training patient has
 _PRESCRIPTION_MARGIN = 0.02  # under a fraction, above rounding and rescaling of plans
 _SPACING_MARGIN = 0.1
 _VOLUME_FACTOR = 2.0  # observers differ by as much in small organs
@@ -76,16 +77,8 @@ class Cohort(BaseModel):
             InputError: If it is damaged.
         """
         section = plans.plans["cdm"].get(SECTION)
-        if section is None:
-            return None
-        try:
-            return cls.model_validate(section)
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in (SECTION, *first["loc"]))
-            raise InputError(
-                f"plans '{plans.plans.get('plans_name')}': section 'cdm' is damaged at {place}: {first['msg']}"
-            ) from None
+        where = f"plans '{plans.plans.get('plans_name')}', {SECTION}"
+        return None if section is None else typed(section, cls, where, "plan and train again")
 
     def to_json(self) -> dict[str, Any]:
         """As the plans hold it."""

@@ -2,42 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from cdm_nnunet.dataset import FILE_ENDING
-from cdm_nnunet.errors import InputError
+from cdm_nnunet.documents import read_json
 from cdm_nnunet.files import write_json
 
 RECORD_ENDING = ".prediction.json"
 
 
-def write_record(
-    output: str, case: str, prescriptions_gy: Mapping[str, float] | None, notes: Sequence[str], **more: Any
-) -> None:
-    """Write the record of a dose; it is there before the dose is.
+@dataclass(frozen=True, kw_only=True)
+class PredictionRecord:
+    """One predicted dose.
 
-    Args:
-        output: The dose's file without its ending.
+    Attributes:
         case: Name of the case.
-        prescriptions_gy: By target, as the model read them; None where they are not known.
-        notes: What is unusual.
-        more: Further entries.
+        prescriptions_gy: Prescription of each target as the model read it, Gy; None where it is not known.
+        notes: What is unusual about the case, one sentence each.
     """
-    levels = None if prescriptions_gy is None else dict(prescriptions_gy)
-    content = {"case": case, "prescriptions_gy": levels, "notes": list(notes), **more}
-    write_json(Path(output + RECORD_ENDING), content)
+
+    case: str
+    prescriptions_gy: dict[str, float] | None
+    notes: list[str]
+
+    def write(self, dose: Path) -> None:
+        """Write the record of a dose ``CASE.nii.gz``; do so before the dose."""
+        write_json(record_path(dose), asdict(self))
+
+    @classmethod
+    def read(cls, dose: Path) -> PredictionRecord:
+        """The record of a dose ``CASE.nii.gz``.
+
+        Raises:
+            InputError: If it is missing or damaged.
+        """
+        return read_json(record_path(dose), cls, "predict the case again")
 
 
-def read_notes(dose: Path) -> list[str]:
-    """What is unusual about a predicted dose.
-
-    Args:
-        dose: ``CASE.nii.gz``.
-
-    Raises:
-        InputError: If its record is missing or damaged.
-    """
-    path = dose.with_name(dose.name.removesuffix(FILE_ENDING) + RECORD_ENDING)
-    return read_json(path, PredictionRecord).notes
+def record_path(dose: Path) -> Path:
+    """The record's file for a dose ``CASE.nii.gz``."""
+    return dose.with_name(dose.name.removesuffix(FILE_ENDING) + RECORD_ENDING)

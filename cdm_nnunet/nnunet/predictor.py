@@ -29,7 +29,7 @@ from cdm_nnunet.nnunet.inputs import (
     unlike_training,
 )
 from cdm_nnunet.nnunet.plans import LEFT_RIGHT_AXIS, DosePlans
-from cdm_nnunet.nnunet.prediction_record import write_record
+from cdm_nnunet.nnunet.prediction_record import PredictionRecord
 from cdm_nnunet.nnunet.reader import CDMReaderWriter
 from cdm_nnunet.parallel import ordered
 
@@ -171,14 +171,17 @@ class DosePredictor(nnUNetPredictor):
             except InputError as error:
                 refused[case] = str(error)
                 continue
-            notes = item.get("notes", ())
-            for note in notes:
+            for note in item.get("notes", ()):
                 tqdm.write(f"case '{case}': {note}", file=sys.stderr)
             if item["ofile"] is None:
                 results.append(dose_gy)
                 continue
-            write_record(item["ofile"], case, item.get("prescriptions_gy"), notes)
-            CDMReaderWriter().write_seg(dose_gy, item["ofile"] + FILE_ENDING, item["data_properties"])
+            file = item["ofile"] + FILE_ENDING
+            record = PredictionRecord(
+                case=case, prescriptions_gy=item.get("prescriptions_gy"), notes=list(item.get("notes", ()))
+            )
+            record.write(Path(file))
+            CDMReaderWriter().write_seg(dose_gy, file, item["data_properties"])
             results.append(None)
         compute_gaussian.cache_clear()
         if refused:

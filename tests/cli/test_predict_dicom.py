@@ -71,7 +71,7 @@ def root(tmp_path_factory):
             patch.setenv(f"CDM_{name}", value)
         patch.setenv("nnUNet_n_proc_DA", "0")
         for seed in range(5):
-            write_phantom(dataclasses.replace(PHANTOM, seed=seed), root / "exports" / str(seed))
+            write_patient(dataclasses.replace(PHANTOM, seed=seed), root / "exports" / str(seed))
         convert_dicom(root / "exports", root / "raw", ID, "Clinic", TEMPLATE, MAPPING, root / "local")
         plan_and_preprocess(ID, base_features=4, n_processes=1)
         assert main(["train", str(ID), "3d_fullres", "0", "-device", "cpu"]) == 0
@@ -88,8 +88,23 @@ def model(root, monkeypatch):
 @pytest.fixture
 def new(model, tmp_path):
     """A new patient, without a dose."""
-    files = write_phantom(dataclasses.replace(PHANTOM, seed=7), tmp_path / "new" / "a")
+    files = write_patient(dataclasses.replace(PHANTOM, seed=7), tmp_path / "new" / "a")
     files.doses[0].unlink()
+    return files
+
+
+def write_patient(phantom, folder):
+    """A phantom with the noise of a CT: what is the same throughout is no patient."""
+    files = write_phantom(phantom, folder)
+    rng = np.random.default_rng(phantom.seed)
+
+    def add_noise(dataset):
+        pixels = dataset.pixel_array.astype(np.int64)
+        pixels = np.where(pixels > 500, pixels + rng.integers(-80, 80, pixels.shape), pixels)
+        dataset.PixelData = pixels.astype(np.uint16).tobytes()
+
+    for path in files.ct:
+        change(path, add_noise)
     return files
 
 
@@ -116,7 +131,7 @@ def test_the_data_set_and_the_model_know_the_mapping(root, model):
 
 @pytest.mark.parametrize(("grid", "spacing"), [(None, "5x5x4"), ("ct", "4x4x4"), ("6", "6x6x6")])
 def test_the_rtdose_is_the_prediction(new, tmp_path, capfd, grid, spacing):
-    second = write_phantom(dataclasses.replace(PHANTOM, seed=8, position="FFP"), tmp_path / "new" / "b")
+    second = write_patient(dataclasses.replace(PHANTOM, seed=8, position="FFP"), tmp_path / "new" / "b")
     assert predict(tmp_path, *([] if grid is None else ["--grid", grid]), "--json") == 0
     record = json.loads(capfd.readouterr().out)
     found = index_folder(tmp_path / "new").patients(needed=("RTSTRUCT",))
@@ -198,12 +213,17 @@ def test_an_external_is_needed_where_all_training_patients_had_one(new, model, t
         "External": 5,
     }
     content["cdm"]["facts"]["training_cases_with_roi"]["External"] = with_external
+    plans_known = (model / "plans.json").read_text()
+    plans = json.loads(plans_known)
+    plans["cdm"]["cohort"]["contoured"]["External"] = with_external
     without_body(new)
     (model / "dataset.json").write_text(json.dumps(content))
+    (model / "plans.json").write_text(json.dumps(plans))
     try:
         assert predict(tmp_path) == status
     finally:
         (model / "dataset.json").write_text(known)
+        (model / "plans.json").write_text(plans_known)
 
 
 def test_the_mapping_chooses_among_plans(new, tmp_path, capfd):
@@ -232,6 +252,22 @@ def test_a_level_without_an_roi_contradicts_the_flag(new, tmp_path, capfd, numbe
     change(new.plan, edit)
     assert predict(tmp_path, "--prescription", "PTV_High=70") == 2
     assert "the plan prescribes 66 Gy to 'PTV_High', and 70 Gy are given" in refusal(capfd)
+
+
+def test_what_the_model_refuses_does_not_end_the_run_and_what_is_unusual_is_told(new, tmp_path, capfd):
+    write_patient(dataclasses.replace(PHANTOM, seed=8, prescriptions_gy={"PTV60": 66.0}), tmp_path / "new" / "b")
+    third = write_patient(
+        dataclasses.replace(PHANTOM, seed=9, prescriptions_gy={"PTV60": 25.0}), tmp_path / "new" / "c"
+    )
+    assert predict(tmp_path) == 2
+    assert "1 of 3 cases are refused, not the others" in (line := refusal(capfd))
+    assert "25 Gy for 'PTV_High': the model was trained on 60 Gy and can't know a dose that far from it" in line
+    assert len(list((tmp_path / "out").iterdir())) == 2
+    for path in third.folder.iterdir():
+        path.unlink()
+    assert predict(tmp_path, "--json") == 0
+    notes = [patient["notes"] for patient in json.loads(capfd.readouterr().out)["patients"]]
+    assert sorted("unusual: 66 Gy for 'PTV_High' (in training 60 Gy)" in of_one for of_one in notes) == [False, True]
 
 
 @pytest.mark.parametrize(
@@ -287,7 +323,7 @@ def with_two_plans(files):
     ],
 )
 def test_a_patient_that_cannot_be_used_is_refused_before_anything_is_predicted(new, tmp_path, capfd, damage, message):
-    write_phantom(dataclasses.replace(PHANTOM, seed=8), tmp_path / "new" / "b")
+    write_patient(dataclasses.replace(PHANTOM, seed=8), tmp_path / "new" / "b")
     damage(new)
     assert predict(tmp_path) == 2
     line = refusal(capfd)
