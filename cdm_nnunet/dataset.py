@@ -49,6 +49,7 @@ class CaseRecord:
         spacing_mm: Voxel size (z, y, x) in mm.
         split: ``Tr`` (imagesTr) or ``Ts`` (imagesTs).
         source: Where the case came from: name in the source, checksums.
+        fractions: Number of fractions of the plan; None where it is unknown.
     """
 
     prescriptions_gy: Mapping[str, float]
@@ -56,6 +57,7 @@ class CaseRecord:
     spacing_mm: tuple[float, float, float]
     split: Split
     source: Mapping[str, str] = field(default_factory=dict)
+    fractions: int | None = None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -70,13 +72,21 @@ class CaseRecord:
             "spacing_mm": list(self.spacing_mm),
             "split": self.split,
             "source": dict(self.source),
+            **({} if self.fractions is None else {"fractions": self.fractions}),
         }
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> CaseRecord:
         """The inverse of :meth:`to_json`."""
         z, y, x = entry["spacing_mm"]
-        return cls(entry["prescriptions_gy"], tuple(entry["rois"]), (z, y, x), entry["split"], entry["source"])
+        return cls(
+            entry["prescriptions_gy"],
+            tuple(entry["rois"]),
+            (z, y, x),
+            entry["split"],
+            entry["source"],
+            entry.get("fractions"),
+        )
 
 
 def cdm_section(dataset_json: Mapping[str, Any], where: str = "dataset.json") -> Mapping[str, Any]:
@@ -149,6 +159,14 @@ class RawDataset:
         if case not in self.cases:
             raise InputError(f"case '{case}' is not in {self.folder / CASES_FILE}; was it added by hand?")
         return self.cases[case]
+
+    def patient(self, case: str) -> str:
+        """The patient of a case, as the conversion knew it; else the case's own name.
+
+        Raises:
+            InputError: As :meth:`record`.
+        """
+        return self.record(case).source.get("patient", case)
 
     def image_path(self, case: str, channel: int) -> Path:
         """Path of an image channel (0 CT, 1 prescription, 2 ROI bits) of a case."""

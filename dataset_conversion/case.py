@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cdm_nnunet.dataset import NOTES, CaseRecord, Split
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.ranges import CT_HU, VOXEL_SIZE_MM
+from cdm_nnunet.ranges import CT_HU, FRACTION_DOSE_GY, VOXEL_SIZE_MM
 from cdm_nnunet.roi import Catalogue, refuse_stray_bits
 
 from .plausibility import ct_notes, dose_notes, prescription_notes
@@ -70,6 +70,7 @@ class Case:
         geometry: The grid that all images share.
         source: Where the case came from, without anything that identifies the patient.
         empty_rois: ROIs that the source names but whose masks have no voxel; they count as absent.
+        fractions: Number of fractions of the plan; None where it is unknown.
         notes: What is unusual; found here.
 
     Raises:
@@ -86,6 +87,7 @@ class Case:
     geometry: Geometry
     source: Mapping[str, str] = field(default_factory=dict)
     empty_rois: tuple[str, ...] = ()
+    fractions: int | None = None
     notes: tuple[str, ...] = field(init=False, default=())
 
     def __post_init__(self) -> None:
@@ -99,6 +101,7 @@ class Case:
         notes = ct_notes(self.ct_hu, self.catalogue, self.rois, self.mask, (z, y, x))
         self._check_prescriptions()
         notes += prescription_notes(self.prescriptions_gy)
+        notes += self._fraction_notes()
         self._check_dose()
         if self.dose_gy is not None:
             notes += dose_notes(self.dose_gy, self.prescriptions_gy, self.mask)
@@ -135,7 +138,7 @@ class Case:
         source = dict(self.source)
         if self.notes:
             source[NOTES] = json.dumps([*json.loads(source.get(NOTES, "[]")), *self.notes], ensure_ascii=False)
-        return CaseRecord(ordered, self.rois, (z, y, x), self.split, source)
+        return CaseRecord(ordered, self.rois, (z, y, x), self.split, source, self.fractions)
 
     def _check_ct(self) -> None:
         if self.ct_hu.ndim != 3 or self.ct_hu.dtype not in (np.dtype(np.int16), np.dtype(np.float32)):
@@ -165,6 +168,16 @@ class Case:
                 f"no target with a prescription; contoured are {', '.join(self.rois) or 'no ROIs at all'}, "
                 f"targets would be {', '.join(self.catalogue.names[k] for k in self.catalogue.bits_of_kind('target'))}"
             )
+
+    def _fraction_notes(self) -> list[str]:
+        if self.fractions is None:
+            return []
+        if self.fractions < 1:
+            raise InputError(f"a plan has at least one fraction, not {self.fractions}")
+        dose_gy = max(self.prescriptions_gy.values()) / self.fractions
+        FRACTION_DOSE_GY.refuse_impossible(dose_gy)
+        note = FRACTION_DOSE_GY.note(dose_gy)
+        return [] if note is None else [note]
 
     def _check_dose(self) -> None:
         if self.dose_gy is None:

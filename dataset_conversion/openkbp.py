@@ -43,6 +43,7 @@ ROI_FILES: Mapping[str, str] = {
     "Mandible": "Bone_Mandible",
     DOSE_REGION_FILE: "DoseRegion",
 }
+FRACTIONS = 35  # of all plans (Babier et al. 2021)
 PRESCRIPTIONS_GY: Mapping[str, float] = {"PTV_7000": 70.0, "PTV_6300": 63.0, "PTV_5600": 56.0}
 CT_OFFSET_HU = 1024
 # Air is not listed: published files lack up to 10 % of the dose region, and up to 4 voxels of it beyond their end.
@@ -105,6 +106,7 @@ class OpenKbpPatient:
                 **{f"sha256 {name}": sum_ for name, sum_ in self.checksums().items()},
             },
             empty_rois=empty,
+            fractions=FRACTIONS,
         )
 
     def _files(self) -> dict[str, Path]:

@@ -16,7 +16,7 @@ from cdm_nnunet.errors import InputError
 from .case import Case, Geometry, clip_hu, pack_masks
 from .raw_layout import Conversion, DatasetSpec, template_catalogue, write_dataset
 from .synthetic_anatomy import Grid, make_anatomy
-from .synthetic_plan import LEVELS_GY, make_dose, make_targets
+from .synthetic_plan import FRACTIONS, LEVELS_GY, make_dose, make_targets
 
 # Fraction of the patients in which an organ was not contoured.
 _NOT_CONTOURED = {"Esophagus": 0.3, "Larynx": 0.25, "Bone_Mandible": 0.2, "Brainstem": 0.06}
@@ -66,6 +66,7 @@ def synthetic_patient(seed: int, *, name: str | None = None, split: Split = "Tr"
         geometry=Geometry((dx, dy, dz), (ox, oy, oz)),
         source={"synthetic": f"seed {seed}"},
         empty_rois=empty,
+        fractions=FRACTIONS,
     )
 
 

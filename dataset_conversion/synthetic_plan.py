@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from .synthetic_anatomy import Anatomy, Field, Grid, Mask
 
+FRACTIONS = 35
 LEVELS_GY: Mapping[str, float] = {"PTV_7000": 70.0, "PTV_6300": 63.0, "PTV_5600": 56.0}
 _SKIN_CROP_MM = 4.0
 _MARGIN_MM = 5.0

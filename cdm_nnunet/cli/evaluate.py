@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """
     from cdm_nnunet.dataset import RawDataset
     from cdm_nnunet.dvh import Template
-    from cdm_nnunet.evaluation.record import Evaluation
+    from cdm_nnunet.evaluation.reading import load_evaluation
     from cdm_nnunet.evaluation.run import FINISHED_FOLDER, Options, draw_pictures, evaluate_folder, write_outputs
     from cdm_nnunet.folders import find_dataset
     from cdm_nnunet.report.page import REPORT_FILE, write_report
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         required=args.require,
         members=tuple(args.members),
         gamma=args.gamma,
-        calibrated_on=None if args.calibrate is None else Evaluation.load(args.calibrate),
+        calibrated_on=None if args.calibrate is None else load_evaluation(args.calibrate),
         coverage_percent=args.coverage,
     )
     template = None if args.template is None else Template.load(args.template)

@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.evaluation.record import CaseResult, Evaluation, RoiResult
+from cdm_nnunet.evaluation.reading import load_evaluation
+from cdm_nnunet.evaluation.record import CaseResult, Evaluation
+from cdm_nnunet.evaluation.roi_record import RoiResult
 
 REFERENCE_TOLERANCE = 1e-6
 
@@ -52,7 +54,7 @@ def load_models(arguments: Sequence[str]) -> tuple[Model, ...]:
                 f"both {by_name[name]} and {path} would be called '{name}'; name them, for example A={path}"
             )
         by_name[name], by_file[file] = path, name
-    return tuple(Model(name, path, Evaluation.load(path)) for name, path in named)
+    return tuple(Model(name, path, load_evaluation(path)) for name, path in named)
 
 
 def shared_cases(models: Sequence[Model], *, common_cases: bool) -> tuple[tuple[Model, ...], dict[str, list[str]]]:
@@ -136,6 +138,10 @@ def _refuse_other_reference(one: CaseResult, two: CaseResult, first: str, other:
 
 def _differences(one: CaseResult, two: CaseResult) -> Iterator[tuple[str, object, object]]:
     """What should be the same in two evaluations of a case, because it comes from the reference alone, and is not."""
+    if one.patient != two.patient:
+        yield "the patient", one.patient, two.patient
+    if (one.prescription_gy, one.fractions) != (two.prescription_gy, two.fractions):
+        yield "the course", _course(one), _course(two)
     if dict(one.missing) != dict(two.missing):
         yield "the set of missing ROIs", _listed(one.missing), _listed(two.missing)
     if list(one.rois) != list(two.rois):
@@ -150,6 +156,8 @@ def _differences(one: CaseResult, two: CaseResult) -> Iterator[tuple[str, object
 
 
 def _roi_differences(one: RoiResult, two: RoiResult) -> Iterator[tuple[str, object, object]]:
+    if one.source != two.source:
+        yield "the source", one.source, two.source
     if one.n_voxels != two.n_voxels:
         yield "the number of voxels", one.n_voxels, two.n_voxels
     if one.prescription_gy != two.prescription_gy:
@@ -160,6 +168,10 @@ def _roi_differences(one: RoiResult, two: RoiResult) -> Iterator[tuple[str, obje
         a, b = metric.reference, two.metrics[key].reference
         if not math.isclose(a, b, rel_tol=REFERENCE_TOLERANCE, abs_tol=REFERENCE_TOLERANCE):
             yield f"the reference's {key}", f"{a:.6g} {metric.unit}".strip(), f"{b:.6g} {metric.unit}".strip()
+
+
+def _course(case: CaseResult) -> str:
+    return f"{case.prescription_gy} Gy in {case.fractions} fractions"
 
 
 def _listed(names: Mapping[str, object]) -> str:

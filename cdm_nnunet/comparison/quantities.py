@@ -32,6 +32,7 @@ class _Term:
 
 
 _Table = Mapping[_Key, list[_Term]]
+_Judged = frozenset[tuple[str, str, str]]
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,10 @@ def paired_quantities(models: Sequence[Model]) -> tuple[Quantity, ...]:
         InputError: If a value is not finite.
     """
     cases = models[0].evaluation.cases
-    tables = {model.name: [_by_quantity(case, model.name) for case in model.evaluation.cases] for model in models}
+    judged = _judged_by_all(models)
+    tables = {
+        model.name: [_by_quantity(case, model.name, judged) for case in model.evaluation.cases] for model in models
+    }
     found = {key for table in tables[models[0].name] for key in table}
     for _, label in KIND_LABELS.values():
         parts = {("pooled", f"{label} {part}") for part in PART_LABELS.values()}
@@ -69,8 +73,9 @@ def paired_quantities(models: Sequence[Model]) -> tuple[Quantity, ...]:
 def judged_goals(models: Sequence[Model]) -> tuple[JudgedGoal, ...]:
     """The goals with a limit that were judged in at least one case, in the template's order."""
     judged = []
+    by_all = _judged_by_all(models)
     for goal in models[0].evaluation.template.goals_for("evaluation"):
-        met_by = {model.name: list(_met(model.evaluation.cases, goal)) for model in models}
+        met_by = {model.name: list(_met(model.evaluation.cases, goal, by_all)) for model in models}
         pairs = met_by[models[0].name]
         if pairs:
             met = tuple(reference for reference, _ in pairs)
@@ -89,12 +94,27 @@ def goal_name(goal: Goal) -> str:
     return f"{goal.roi} {goal.metric} {goal.relation} {goal.value:g} {goal.unit}"
 
 
-def _met(cases: Sequence[CaseResult], goal: Goal) -> Iterator[tuple[bool, bool]]:
+def _met(cases: Sequence[CaseResult], goal: Goal, judged: _Judged) -> Iterator[tuple[bool, bool]]:
     """Whether reference and prediction meet a goal, for each case in which it was judged."""
     for case in cases:
         for result in case.rois[goal.roi].goals if goal.roi in case.rois else ():
-            if result.goal.metric == goal.metric:
+            if result.metric == str(goal.metric) and (case.case, goal.roi, result.metric) in judged:
                 yield result.reference != "fail", result.predicted != "fail"
+
+
+def _judged_by_all(models: Sequence[Model]) -> _Judged:
+    """Case, ROI and metric of the goals on which the evaluations of all models have both verdicts."""
+    found = [
+        {
+            (case.case, name, result.metric)
+            for case in model.evaluation.cases
+            for name, roi in case.rois.items()
+            for result in roi.goals
+            if result.is_evaluable
+        }
+        for model in models
+    ]
+    return frozenset(set.intersection(*found))
 
 
 def _order(template: Template) -> Iterator[_Key]:
@@ -111,7 +131,7 @@ def _order(template: Template) -> Iterator[_Key]:
         yield "roi", f"{goal.roi} {goal.metric}"
 
 
-def _terms(case: CaseResult) -> Iterator[_Term]:
+def _terms(case: CaseResult, judged: _Judged) -> Iterator[_Term]:
     yield _Term("score", DOSE_MAE, "Gy", case.dose_mae_gy)
     if case.openkbp is not None:
         yield _Term("score", OPENKBP_DOSE, "Gy", case.openkbp.dose_error_gy)
@@ -128,13 +148,15 @@ def _terms(case: CaseResult) -> Iterator[_Term]:
                 yield _Term("score", score, metric.unit, metric.difference)
                 yield _Term("pooled", f"{label} {PART_LABELS[metric.unit]}", metric.unit, metric.difference)
         for goal in roi.goals:
+            if (case.case, name, goal.metric) not in judged:
+                continue
             wrong = (goal.reference == "fail") != (goal.predicted == "fail")
             yield _Term("score", GOAL_ERRORS, "%", 100.0 * wrong)
 
 
-def _by_quantity(case: CaseResult, model: str) -> dict[_Key, list[_Term]]:
+def _by_quantity(case: CaseResult, model: str, judged: _Judged) -> dict[_Key, list[_Term]]:
     table: dict[_Key, list[_Term]] = {}
-    for term in _terms(case):
+    for term in _terms(case, judged):
         if not math.isfinite(term.difference):
             raise InputError(f"'{model}', case '{case.case}': the error of {term.name} is not finite; evaluate again")
         table.setdefault((term.level, term.name), []).append(term)

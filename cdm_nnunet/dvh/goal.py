@@ -12,11 +12,13 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from cdm_nnunet.documents import refuse
 from cdm_nnunet.dvh.metrics import Metric
+from cdm_nnunet.dvh.regime import Regime
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.roi.catalogue import RoiKind
 
 Use = Literal["loss", "evaluation"]
 Verdict = Literal["pass", "acceptable", "fail"]
+Relation = Literal["<=", ">="]
 LimitUnit = Literal["Gy", "%", "% of prescription", "cc", ""]
 _LIMIT_UNITS = {"Gy": ("Gy", "% of prescription"), "%": ("%",), "cc": ("cc",), "": ("",)}  # by unit of the metric
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -80,6 +82,24 @@ class TemplateRoi(Frozen):
         return any(re.fullmatch(pattern, name, re.IGNORECASE) for pattern in self.regex)
 
 
+def judge(value: float, relation: Relation | None, limit: float, variation: float | None) -> Verdict:
+    """The verdict on a value by a limit and a looser one (``docs/conventions.md``, "Verdicts").
+
+    Example:
+        >>> judge(46.0, "<=", 45.0, 48.0)
+        'acceptable'
+    """
+
+    def holds(bound: float) -> bool:
+        # in float32, the type of stored doses: a dose of 95 % of 63 Gy is stored a little below 59.85
+        stored, wanted = np.float32(value), np.float32(bound)
+        return bool(stored >= wanted if relation == ">=" else stored <= wanted)
+
+    if holds(limit):
+        return "pass"
+    return "acceptable" if variation is not None and holds(variation) else "fail"
+
+
 class Goal(Frozen):
     """A metric of an ROI, with or without a clinical limit.
 
@@ -94,18 +114,23 @@ class Goal(Frozen):
         priority: 1 is the most important.
         weight: Weight of the metric in the loss.
         use: Where the metric counts; by default in both, or in the evaluation alone where a loss can't train on it.
+        regime: Courses that the limit holds for, before what the template says.
+        alpha_beta_gy: Where a course has another fractionation: the limit of a D-metric in Gy is converted to the same
+            biological effect with this alpha/beta (:func:`cdm_nnunet.dvh.regime.same_effect_dose_gy`).
         comment: Source of the limit, or why it is there.
     """
 
     roi: Name
     metric: MetricField
-    relation: Literal["<=", ">="] | None = None
+    relation: Relation | None = None
     value: Finite | None = None
     unit: LimitUnit | None = None
     variation: Finite | None = None
     priority: Annotated[int, Field(ge=1)] = 1
     weight: Positive = 1.0
     use: Annotated[tuple[Use, ...], Field(min_length=1)] = ("loss", "evaluation")
+    regime: Annotated[Regime | None, Field(exclude_if=operator.not_)] = None
+    alpha_beta_gy: Annotated[Positive | None, Field(exclude_if=operator.not_)] = None
     comment: str = ""
 
     @model_validator(mode="after")
@@ -140,6 +165,21 @@ class Goal(Frozen):
                 side = "above" if self.relation == "<=" else "below"
                 yield "variation", f"variation {self.variation:g} must lie {side} the value {self.value:g}"
 
+        for key in ("regime", "alpha_beta_gy"):
+            if getattr(self, key) is not None and self.value is None:
+                yield key, f"'{key}' is about a limit, and the goal has none"
+        if self.alpha_beta_gy is not None and (self.unit != "Gy" or len(self.metric.order_statistics) != 1):
+            yield (
+                "alpha_beta_gy",
+                "only limits in Gy of D-metrics, Dmin and Dmax can be converted to another fractionation",
+            )
+
+    @property
+    def is_absolute(self) -> bool:
+        """Whether the goal is about doses in Gy, which mean another thing in another fractionation."""
+        in_percent = self.unit == "% of prescription" or self.metric.needs_prescription
+        return not in_percent and (self.metric.unit == "Gy" or self.metric.is_volume)
+
     @property
     def has_limit(self) -> bool:
         """Whether the goal can be met or missed."""
@@ -170,16 +210,13 @@ class Goal(Frozen):
         """
         if not abs(value) < float("inf"):
             raise InputError(f"goal {self.roi} {self.metric} cannot judge the value {value}")
-        if self._holds(value, self.limit(prescription_gy)):
-            return "pass"
-        if self.variation is None:
-            return "fail"
-        return "acceptable" if self._holds(value, self._in_metric_unit(self.variation, prescription_gy)) else "fail"
+        limit, variation = self.limits(prescription_gy)
+        return judge(value, self.relation, limit, variation)
 
-    def _holds(self, value: float, limit: float) -> bool:
-        # in float32, the type of stored doses: a dose of 95 % of 63 Gy is stored a little below 59.85
-        stored, wanted = np.float32(value), np.float32(limit)
-        return bool(stored >= wanted if self.relation == ">=" else stored <= wanted)
+    def limits(self, prescription_gy: float | None = None) -> tuple[float, float | None]:
+        """The limit and the looser one, in the metric's unit; raises as :meth:`limit`."""
+        variation = None if self.variation is None else self._in_metric_unit(self.variation, prescription_gy)
+        return self.limit(prescription_gy), variation
 
     def _in_metric_unit(self, number: float, prescription_gy: float | None) -> float:
         if self.unit != "% of prescription":

@@ -6,6 +6,7 @@ The file format is described in ``docs/templates.md``. One template drives loss,
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib import resources
@@ -30,6 +31,7 @@ from cdm_nnunet.documents import (
 from cdm_nnunet.documents import Path as JsonPath
 from cdm_nnunet.dvh.goal import Frozen, Goal, Name, TemplateRoi, Use
 from cdm_nnunet.dvh.metrics import Metric
+from cdm_nnunet.dvh.regime import Regime
 from cdm_nnunet.errors import InputError
 
 
@@ -41,6 +43,7 @@ class Template(Frozen):
         name: Short name.
         description: What it is for.
         source: Where the limits come from.
+        regime: Courses of treatment that the limits in Gy hold for.
         rois: The ROIs; their order is the bit order of a catalogue made from the template.
         goals: What is compared and judged; a metric of an ROI appears once.
     """
@@ -49,6 +52,7 @@ class Template(Frozen):
     name: Name
     description: str = ""
     source: str = ""
+    regime: Annotated[Regime | None, Field(exclude_if=operator.not_)] = None
     rois: Annotated[tuple[TemplateRoi, ...], Field(min_length=1)]
     goals: Annotated[tuple[Goal, ...], Field(min_length=1)]
 

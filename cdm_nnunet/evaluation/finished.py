@@ -8,16 +8,26 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from cdm_nnunet.documents import read_json
 from cdm_nnunet.dvh import Template
+from cdm_nnunet.errors import InputError
 from cdm_nnunet.evaluation.pairing import CaseFiles
+from cdm_nnunet.evaluation.reading import case_from_json
 from cdm_nnunet.evaluation.record import FORMAT_VERSION, CaseResult
 from cdm_nnunet.files import write_text
 
 # what a result depends on, beside its inputs
 _CODE = ("dvh", "roi", "evaluation", "dataset.py", "images.py")
+
+
+@dataclass(frozen=True)
+class _Kept:
+    digest: str
+    result: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -33,13 +43,10 @@ class FinishedCases:
     def load(self, case: str, digest: str, template: Template) -> CaseResult | None:
         """The result of a case, if it was kept with this digest; what can't be read counts as not kept."""
         try:
-            content = json.loads((self.folder / f"{case}.json").read_text(encoding="utf-8"))
-            if content["digest"] != digest:
-                return None
-            result = CaseResult.from_json(case, content["result"], template)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            kept = read_json(self.folder / f"{case}.json", _Kept)
+            return case_from_json(case, kept.result, template, "") if kept.digest == digest else None
+        except (OSError, InputError):
             return None
-        return result if result.to_json() == content["result"] else None
 
     def save(self, result: CaseResult, digest: str) -> None:
         """Keep a result.
@@ -60,6 +67,8 @@ def case_digest(files: CaseFiles, template: Template, *, gamma: bool) -> str:
         "spacing_mm": list(files.spacing_mm),
         "contoured": list(files.contoured),
         "prescriptions_gy": dict(files.prescriptions_gy),
+        "patient": files.patient,
+        "fractions": files.fractions,
         "template": template.to_json(),
         "gamma": gamma,
     }

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdm_nnunet.dataset import CT_CHANNEL, FILE_ENDING, ROI_CHANNEL, RawDataset
+from cdm_nnunet.dvh.regime import Course
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.images import SPACING_TOLERANCE_MM, Image, numbers, read_image
 from cdm_nnunet.roi import Catalogue, refuse_stray_bits
@@ -36,6 +37,8 @@ class CaseFiles:
         contoured: ROIs that were contoured.
         prescriptions_gy: Prescription of each target of the case, Gy.
         members: Doses of the members of the ensemble that made the prediction, for their spread.
+        patient: The patient, as the conversion knew it.
+        fractions: Number of fractions; None where it is unknown.
     """
 
     case: str
@@ -48,6 +51,8 @@ class CaseFiles:
     contoured: tuple[str, ...]
     prescriptions_gy: Mapping[str, float]
     members: tuple[Path, ...] = ()
+    patient: str = ""
+    fractions: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +69,8 @@ class DosePair:
         contoured: ROIs that were contoured.
         prescriptions_gy: Prescription of each target of the case, Gy.
         member_doses_gy: Doses of the ensemble's members, same shape each, Gy.
+        patient: The patient, as the conversion knew it.
+        fractions: Number of fractions; None where it is unknown.
     """
 
     case: str
@@ -75,6 +82,13 @@ class DosePair:
     contoured: tuple[str, ...]
     prescriptions_gy: Mapping[str, float]
     member_doses_gy: tuple[NDArray[np.floating], ...] = ()
+    patient: str = ""
+    fractions: int | None = None
+
+    @property
+    def course(self) -> Course:
+        """What the patient is treated with."""
+        return Course(max(self.prescriptions_gy.values(), default=None), self.fractions)
 
     @property
     def voxel_volume_cc(self) -> float:
@@ -181,6 +195,8 @@ def _load_pair(files: CaseFiles) -> DosePair:
         files.contoured,
         files.prescriptions_gy,
         tuple(member.values for member in members),
+        files.patient,
+        files.fractions,
     )
 
 
@@ -197,6 +213,8 @@ def _case_files(dataset: RawDataset, case: str, predicted: Path, members: Sequen
         record.rois,
         record.prescriptions_gy,
         tuple(folder / predicted.name for folder in members),
+        dataset.patient(case),
+        record.fractions,
     )
     parts = [("reference dose", files.reference), ("ROI masks", files.roi_bits)]
     for what, path in [*parts, *(("dose of a member", path) for path in files.members)]:

@@ -7,7 +7,8 @@ from statistics import fmean
 from typing import Any, NamedTuple, get_args
 
 from cdm_nnunet.dvh import Verdict
-from cdm_nnunet.evaluation.record import CaseResult, DoseResult, GoalResult, OpenKbpTerms
+from cdm_nnunet.evaluation.record import CaseResult, DoseResult, OpenKbpTerms
+from cdm_nnunet.evaluation.roi_record import GoalResult
 from cdm_nnunet.evaluation.uncertainty import coverage
 
 SCORED_UNITS = ("Gy", "%")  # volumes in cc and HI are listed by metric, not pooled: their size says nothing beside Gy
@@ -152,15 +153,17 @@ def _verdicts(cases: Iterable[CaseResult]) -> dict[str, dict[str, Any]]:
     for case in cases:
         for name, roi in case.rois.items():
             for result in roi.goals:
-                table.setdefault(f"{name} {result.goal.metric}", []).append(result)
+                table.setdefault(f"{name} {result.metric}", []).append(result)
     return {name: _goal_row(results) for name, results in table.items()}
 
 
-def _goal_row(results: Sequence[GoalResult]) -> dict[str, Any]:
+def _goal_row(every: Sequence[GoalResult]) -> dict[str, Any]:
+    results = [result for result in every if result.is_evaluable]
     certainties = [result.certainty for result in results if result.certainty is not None]
     return {
         "n": len(results),
-        "agree": sum(result.agree for result in results),
+        "not_evaluable": len(every) - len(results),
+        "agree": sum(result.reference == result.predicted for result in results),
         "reference_fails": sum(result.reference_fails for result in results),
         "reference": _counts([result.reference for result in results], VERDICTS),
         "predicted": _counts([result.predicted for result in results], VERDICTS),

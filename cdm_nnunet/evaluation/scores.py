@@ -22,13 +22,17 @@ from cdm_nnunet.dvh import (
     r50,
     rtog_conformity,
 )
+from cdm_nnunet.dvh.course_limits import limits_in_course
+from cdm_nnunet.dvh.regime import Regime
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.evaluation.doses import compare_doses, dose_region_name, finite_or_none
 from cdm_nnunet.evaluation.gdphmm import THRESHOLD_GY as GDPHMM_THRESHOLD_GY
 from cdm_nnunet.evaluation.gdphmm import gdphmm_error
+from cdm_nnunet.evaluation.judging import MissingDose, judge_goal
 from cdm_nnunet.evaluation.limits import mask_error, roi_surface
 from cdm_nnunet.evaluation.pairing import DosePair
-from cdm_nnunet.evaluation.record import CaseResult, GoalResult, IndexResult, MetricResult, OpenKbpTerms, RoiResult
+from cdm_nnunet.evaluation.record import CaseResult, OpenKbpTerms
+from cdm_nnunet.evaluation.roi_record import GoalResult, IndexResult, MetricResult, RoiResult
 from cdm_nnunet.evaluation.rois import CaseRois, RoiVoxels
 
 OPENKBP_TARGETS = ("PTV_7000", "PTV_6300", "PTV_5600")
@@ -70,10 +74,22 @@ def score_case(pair: DosePair, template: Template, *, gamma: bool = False) -> Ca
             reasons = {goal.metric: goal.metric.why_undefined(volume_cc) for goal in roi_goals}
             undefined |= {f"{name} {metric}": reason for metric, reason in reasons.items() if reason is not None}
             defined = [goal for goal in roi_goals if reasons[goal.metric] is None]
-            rois[name] = _score_roi(pair, voxels, template.roi(name), match, found, defined)
+            rois[name] = _score_roi(pair, voxels, template, name, match, found, defined)
     dose_mae_gy, dose = compare_doses(pair, gamma=gamma)
-    of_challenges = openkbp_terms(pair, voxels), _gdphmm(pair, voxels)
-    return CaseResult(pair.case, dose_mae_gy, rois, missing, dose, *of_challenges, undefined)
+    return CaseResult(
+        pair.case,
+        dose_mae_gy,
+        rois,
+        missing,
+        dose,
+        openkbp_terms(pair, voxels),
+        _gdphmm(pair, voxels),
+        undefined,
+        pair.patient or pair.case,
+        pair.course.prescription_gy,
+        pair.course.fractions,
+        () if template.regime is None else tuple(template.regime.unknown(pair.course)),
+    )
 
 
 def openkbp_terms(pair: DosePair, voxels: CaseRois | None = None) -> OpenKbpTerms | None:
@@ -104,8 +120,9 @@ def openkbp_terms(pair: DosePair, voxels: CaseRois | None = None) -> OpenKbpTerm
 class _RoiScorer:
     """The metrics of one present ROI."""
 
-    def __init__(self, pair: DosePair, voxels: RoiVoxels, prescription_gy: float | None) -> None:
+    def __init__(self, pair: DosePair, voxels: RoiVoxels, prescription_gy: float | None, regime: Regime | None) -> None:
         self._pair = pair
+        self._regime = regime
         self._voxels = voxels
         self._prescription_gy = prescription_gy
         self._surface = roi_surface(pair.reference_dose_gy, voxels.mask, voxels.box)
@@ -122,18 +139,15 @@ class _RoiScorer:
             for metric, a, b, spread in zip(wanted, reference, predicted, spreads, strict=True)
         }
 
-    def judge(self, goal: Goal, metric: MetricResult) -> GoalResult:
+    def judge(self, goal: Goal, metric: MetricResult, missing: MissingDose | None) -> GoalResult:
         """How both doses stand to a goal with a limit."""
-        limit = goal.limit(self._prescription_gy)
-        variation = goal.variation
-        if variation is not None and goal.unit == "% of prescription" and self._prescription_gy is not None:
-            variation = variation * self._prescription_gy / 100.0
-        reference, predicted = (
-            goal.verdict(value, self._prescription_gy) for value in (metric.reference, metric.predicted)
-        )
-        ends = [bound for bound in (limit, variation) if bound is not None]
-        near = metric.mask_error is not None and any(abs(metric.reference - end) < metric.mask_error for end in ends)
-        return GoalResult(goal, limit, variation, reference, predicted, near)
+        limits = limits_in_course(goal, self._regime, self._pair.course, self._prescription_gy)
+        return judge_goal(goal, limits, metric, self._value_or_none, missing)
+
+    def _value_or_none(self, metric: Metric, roi_dose_gy: NDArray[np.floating]) -> float | None:
+        """The metric of a part of the ROI; None where the part is too small for it."""
+        is_undefined = metric.why_undefined(roi_dose_gy.size * self._pair.voxel_volume_cc) is not None
+        return None if is_undefined else self._values([metric], roi_dose_gy)[0]
 
     def _values(self, metrics: Sequence[Metric], roi_dose_gy: NDArray[np.floating]) -> tuple[float, ...]:
         volume_cc = self._pair.voxel_volume_cc
@@ -151,10 +165,18 @@ class _RoiScorer:
 
 
 def _score_roi(
-    pair: DosePair, voxels: CaseRois, roi: TemplateRoi, match: RoiMatch, found: RoiVoxels, goals: Sequence[Goal]
+    pair: DosePair,
+    voxels: CaseRois,
+    template: Template,
+    name: str,
+    match: RoiMatch,
+    found: RoiVoxels,
+    goals: Sequence[Goal],
 ) -> RoiResult:
+    roi = template.roi(name)
     prescription_gy = _prescription_gy(pair, roi, match.source)
-    scorer = _RoiScorer(pair, found, prescription_gy)
+    scorer = _RoiScorer(pair, found, prescription_gy, template.regime)
+    missing = _missing_dose(pair, voxels, found)
     metrics = scorer.metrics([goal.metric for goal in goals])
     return RoiResult(
         roi.kind,
@@ -162,12 +184,13 @@ def _score_roi(
         found.n * pair.voxel_volume_cc,
         prescription_gy,
         metrics,
-        tuple(scorer.judge(goal, metrics[str(goal.metric)]) for goal in goals if goal.has_limit),
+        tuple(scorer.judge(goal, metrics[str(goal.metric)], missing) for goal in goals if goal.has_limit),
         found.cut_by_grid,
         _outside_region_percent(pair, voxels, found),
         dvh_distance_gy(found.reference_gy, found.predicted_gy),
         {} if prescription_gy is None else _indices(pair, match.source, prescription_gy),
-        match,
+        match.source,
+        match.by,
     )
 
 
@@ -208,6 +231,21 @@ def _outside_region_percent(pair: DosePair, rois: CaseRois, voxels: RoiVoxels) -
         return None
     n_outside = np.count_nonzero(voxels.mask & ~rois.mask(region, voxels.box))
     return 100.0 * float(n_outside) / voxels.n
+
+
+def _missing_dose(pair: DosePair, rois: CaseRois, voxels: RoiVoxels) -> MissingDose | None:
+    """What of an ROI lies outside a dose region; an external is none: what a plan has outside it is its dose."""
+    bit = pair.catalogue.dose_region_bit
+    if bit is None:
+        return None
+    region = rois.mask(pair.catalogue.names[bit], voxels.box)[voxels.mask]
+    n_outside = int(np.count_nonzero(~region))
+    if not n_outside:
+        return None
+    doses = (pair.reference_dose_gy, pair.predicted_dose_gy)
+    reference_gy, predicted_gy = (np.sort(dose[voxels.box][voxels.mask][region]) for dose in doses)
+    highest_gy = (float(doses[0].max()), float(doses[1].max()))
+    return MissingDose(100.0 * n_outside / voxels.n, (reference_gy, predicted_gy), highest_gy, n_outside)
 
 
 def _prescription_gy(pair: DosePair, roi: TemplateRoi, source_name: str) -> float | None:

@@ -29,6 +29,7 @@ METRIC_COLUMNS = (
     "variation",
     "reference_verdict",
     "predicted_verdict",
+    "not_evaluable_because",
     "certainty",
     "within_mask_error",
     "few_voxels",
@@ -58,23 +59,21 @@ def scores_csv(evaluation: Evaluation) -> str:
 def _metric_rows(evaluation: Evaluation) -> Iterator[tuple[object, ...]]:
     for case in evaluation.cases:
         for name, roi in case.rois.items():
-            judged = {str(result.goal.metric): result for result in roi.goals}
+            judged = {result.metric: result for result in roi.goals}
             limits = (roi.few_voxels, roi.cut_by_grid, roi.outside_region_percent)
             for key, metric in roi.metrics.items():
                 values = (metric.unit, metric.reference, metric.predicted, metric.difference)
                 uncertainty = (metric.mask_error, metric.spread, *(metric.interval or (None, None)))
-                verdicts: tuple[object, ...] = (None,) * 7
+                verdicts: tuple[object, ...] = (None,) * 8
                 if key in judged:
                     goal = judged[key]
-                    verdicts = (goal.goal.relation, goal.limit, goal.variation, goal.reference, goal.predicted)
-                    verdicts += (goal.certainty, goal.within_mask_error)
-                source = None if roi.match is None else roi.match.source
-                yield (case.case, name, source, roi.kind, key, *values, *uncertainty, *verdicts, *limits, None)
+                    verdicts = (goal.relation, goal.limit, goal.variation, goal.reference, goal.predicted)
+                    verdicts += (goal.reason, goal.certainty, goal.within_mask_error)
+                yield (case.case, name, roi.source, roi.kind, key, *values, *uncertainty, *verdicts, *limits, None)
         for term, reason in case.undefined.items():
             name, key = term.rsplit(" ", 1)
             roi = case.rois[name]
-            source = None if roi.match is None else roi.match.source
-            known = {"case": case.case, "roi": name, "source": source, "kind": roi.kind, "metric": key}
+            known = {"case": case.case, "roi": name, "source": roi.source, "kind": roi.kind, "metric": key}
             row = {**dict.fromkeys(METRIC_COLUMNS), **known, "not_defined": reason}
             yield tuple(row.values())
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from cdm_nnunet.dvh import MetricUnit
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.evaluation.record import CaseResult, Evaluation, GoalResult, MetricResult, RoiResult
+from cdm_nnunet.evaluation.record import CaseResult, Evaluation
+from cdm_nnunet.evaluation.roi_record import Certainty, GoalResult, MetricResult, RoiResult
 
 SPREAD_FLOOR: Mapping[MetricUnit, float] = {"Gy": 0.1, "%": 0.1, "cc": 0.1, "": 0.001}
 MIN_MEMBERS = 2
@@ -84,7 +85,7 @@ class Calibration:
 
     def _apply_to_roi(self, name: str, roi: RoiResult) -> RoiResult:
         metrics = {key: self._with_interval(f"{name} {key}", metric) for key, metric in roi.metrics.items()}
-        goals = tuple(_with_certainty(goal, metrics[str(goal.goal.metric)], roi) for goal in roi.goals)
+        goals = tuple(_with_certainty(goal, metrics[goal.metric]) for goal in roi.goals)
         return replace(roi, metrics=metrics, goals=goals)
 
     def _with_interval(self, term: str, metric: MetricResult) -> MetricResult:
@@ -182,8 +183,13 @@ def _width(metric: MetricResult) -> float:
     return (metric.spread or 0.0) + SPREAD_FLOOR[metric.unit]
 
 
-def _with_certainty(result: GoalResult, metric: MetricResult, roi: RoiResult) -> GoalResult:
-    if metric.interval is None:
-        return result
-    low, high = (result.goal.verdict(end, roi.prescription_gy) for end in metric.interval)
-    return replace(result, certainty=low if low == high else "uncertain")
+def _with_certainty(result: GoalResult, metric: MetricResult) -> GoalResult:
+    return replace(result, certainty=certainty_of(result, metric))
+
+
+def certainty_of(result: GoalResult, metric: MetricResult) -> Certainty | None:
+    """The verdict that holds over the whole interval of a goal's metric; None without one, or where none counts."""
+    if metric.interval is None or not result.is_evaluable:
+        return None
+    low, high = map(result.judge, metric.interval)
+    return low if low == high else "uncertain"

@@ -101,7 +101,7 @@ function svg(tag, attributes, ...children) {
 }
 
 // DVH curves without Plotly, on white, for print.
-function staticDvh(curves, highestDose) {
+function staticDvh(curves, highestDose, labelOf) {
   const [width, height, left, top, bottom] = [560, 330, 44, 8, 40];
   const names = Object.keys(curves);
   const right = 170;
@@ -126,7 +126,7 @@ function staticDvh(curves, highestDose) {
       picture.append(line(`M${doses.map((d, i) => `${x(d).toFixed(1)} ${y(volumes[i]).toFixed(1)}`).join("L")}`, roi, dash));
     }
   }
-  const legend = [...DOSES.map(([dose, dash]) => [dose, null, dash]), ...names.map((roi) => [roi, roi, "solid"])];
+  const legend = [...DOSES.map(([dose, dash]) => [dose, null, dash]), ...names.map((roi) => [labelOf(roi), roi, "solid"])];
   legend.forEach(([text, roi, dash], index) => {
     const row = top + 10 + 14 * index;
     picture.append(line(`M${width - right + 10} ${row - 3}h22`, roi, dash), svg("text", { x: width - right + 38, y: row }, text));

@@ -76,6 +76,7 @@ function missingSection() {
 
 function rateBar(counts, n) {
   const kinds = ["pass", "acceptable", "fail"];
+  if (!n) return "\u2013";
   const met = counts.pass + counts.acceptable;
   const text = `${met}/${n} (${Math.round((100 * met) / n)} %)`;
   const words = kinds.map((kind) => `${counts[kind]} ${kind}`).join(", ");
@@ -91,10 +92,11 @@ function goalRows() {
         const key = `${roi} ${goal.metric}`;
         const row = rows.get(key) ?? { key, roi, goal, limits: new Set(), failsBoth: 0, worse: 0, better: 0, ...scores.goals[key] };
         row.limits.add(goal.limit);
+        rows.set(key, row);
+        if (goal.agree === null) continue;
         row.worse += goal.reference !== "fail" && goal.predicted === "fail";
         row.better += goal.reference === "fail" && goal.predicted !== "fail";
         row.failsBoth += goal.reference === "fail" && goal.predicted === "fail";
-        rows.set(key, row);
       }
     }
   }
@@ -126,6 +128,7 @@ function goalsSection() {
       { label: "New fail", value: (r) => r.worse, show: (r) => String(r.worse), number: true, note: "the reference does not fail, the prediction does" },
       { label: "Fail lost", value: (r) => r.better, show: (r) => String(r.better), number: true, note: "the reference fails, the prediction does not" },
       { label: "Both fail", value: (r) => r.failsBoth, show: (r) => String(r.failsBoth), number: true, note: "the reference fails too" },
+      ...(rows.some((r) => r.not_evaluable) ? [{ label: "Not evaluable", value: (r) => r.not_evaluable, show: (r) => String(r.not_evaluable), number: true, note: "dose is missing, or the goal is made for another fractionation; counted nowhere else" }] : []),
       ...(withCertainty ? [{ label: "Uncertain", value: (r) => r.certainty?.uncertain ?? 0, show: (r) => String(r.certainty?.uncertain ?? 0), number: true }] : []),
     ], rows, { sortBy: 6, descending: true, caption: "Verdicts by goal; click a heading to sort" }));
 }
@@ -143,10 +146,10 @@ function caseRows() {
     const worst = inGy.reduce((a, b) => (a && Math.abs(a.difference) >= Math.abs(b.difference) ? a : b), null);
     return {
       name, mae: entry.dose_mae_gy, ...page.case_scores[name], worst,
-      changed: goals.filter((goal) => goal.reference !== goal.predicted).length,
-      newFails: goals.filter((goal) => goal.reference !== "fail" && goal.predicted === "fail").length,
+      changed: goals.filter((goal) => goal.agree === false).length,
+      newFails: goals.filter((goal) => goal.agree === false && goal.predicted === "fail").length,
       missing: Object.keys(missingOf(name)).length,
-      n: goals.length,
+      n: goals.filter((goal) => goal.agree !== null).length,
     };
   });
 }
@@ -244,7 +247,7 @@ const DEFINITIONS = {
   "OpenKBP scores": "As the official evaluator computes them: the dose score sums |difference| over all voxels and divides by the number of voxels of the dose region; the DVH score is the mean over D99 %, D95 %, D1 % of the targets, Dmean and D0.1 cc of the OARs.",
   "D95%": "Dx% is the dose that the hottest x percent of the volume reach at least; Dxcc the same for x cc. Order statistics of the voxels, interpolated linearly, without histogram bins.",
   "V20Gy, V95%": "Percentage of the ROI's voxels with at least this dose; in V95% the percentage is that of the ROI's prescription.",
-  "Verdicts": "pass where the metric keeps the limit, equality included; acceptable where it keeps the looser limit; else fail. A verdict is changed where reference and prediction get different ones.",
+  "Verdicts": "pass where the metric keeps the limit, equality included; acceptable where it keeps the looser limit; else fail. A verdict is changed where reference and prediction get different ones. Not evaluable where dose that is missing outside the dose region would decide, or where the goal is made for another fractionation or prescription: counted nowhere else.",
   "Difference": "Predicted minus reference, everywhere.",
   "Mask error": "An ROI's surface lies up to half a voxel from where it was drawn: about half a voxel times the dose gradient in a metric that is decided there. The same masks serve both doses, so it hardly moves their difference, but it can move a verdict.",
   "Few voxels": "The ROI has under 100 voxels: near-maximum and near-minimum doses rest on single voxels.",

@@ -53,7 +53,7 @@ const withUnit = (value, unit, digits = 2) => fixed(value, digits) + (isNumber(v
 const digitsFor = (unit) => (unit === "" ? 3 : 2);
 const plain = (value) => (isNumber(value) ? String(Number(value.toFixed(2))) : "\u2013");
 
-const VERDICT_MARKS = { pass: "\u2713", acceptable: "\u2248", fail: "\u2717", uncertain: "?" };
+const VERDICT_MARKS = { pass: "\u2713", acceptable: "\u2248", fail: "\u2717", uncertain: "?", "not evaluable": "\u2205" };
 function chip(verdict) {
   return verdict ? el("span", { class: `chip ${verdict}` }, `${VERDICT_MARKS[verdict] ?? ""} ${verdict}`) : "\u2013";
 }

@@ -11,9 +11,11 @@ const openCase = (name) => { location.hash = caseLink(name); };
 function remarks(goal, roi, metric) {
   const reference = goal.reference === "fail";
   return [
-    goal.reference !== goal.predicted ? "prediction changes the verdict" : null,
+    goal.agree === false ? "prediction changes the verdict" : null,
+    goal.reason,
+    goal.is_converted ? "limit converted to the fractionation of the case" : null,
     reference && goal.predicted === "fail" ? "reference fails too" : null,
-    reference && goal.predicted !== "fail" ? "reference fails" : null,
+    reference && ["pass", "acceptable"].includes(goal.predicted) ? "reference fails" : null,
     goal.within_mask_error ? `limit within the mask error (${withUnit(metric.mask_error, metric.unit)})` : null,
     ...roiFlags(roi),
   ].filter(Boolean).join("; ");
@@ -34,7 +36,7 @@ function goalTable(name) {
   if (!rows.length) return el("p", {}, "No goal of the template has a limit for the ROIs of this case.");
   const judged = (r, dose) => [withUnit(r.metric[dose], r.metric.unit, digitsFor(r.metric.unit)), " ", chip(r.goal[dose]), dose === "predicted" && r.metric.interval ? el("div", { class: "muted" }, intervalText(r.metric)) : null];
   const certain = rows.some((r) => r.goal.certainty);
-  const changed = (r) => r.goal.reference !== r.goal.predicted;
+  const changed = (r) => r.goal.agree === false;
   return table([
     { label: "Goal", value: (r) => `${r.roi} ${r.goal.metric}`, show: (r) => `${r.roi} ${r.goal.metric}`, header: true },
     { label: "Limit", show: (r) => limitText(r.goal, new Set([r.goal.limit])) },
@@ -92,7 +94,8 @@ function doseFacts(name) {
 function missingText(name) {
   const entries = Object.entries(missingOf(name));
   const listed = (title, items) => (items.length ? [`${title}: ${items.map(([what, reason]) => `${what} (${reason})`).join(", ")}.`] : []);
-  return [...listed("Absent", entries), ...listed("Not defined", Object.entries(undefinedOf(name)))].join(" ");
+  const notes = record.cases[name].notes.map((note) => `${note[0].toUpperCase()}${note.slice(1)}.`);
+  return [...listed("Absent", entries), ...listed("Not defined", Object.entries(undefinedOf(name))), ...notes].join(" ");
 }
 
 function patientHead(name) {
@@ -111,7 +114,13 @@ function patientHead(name) {
 
 const highestOf = (curves) => 1.02 * Math.max(1, ...Object.values(curves).flatMap((both) => [both.reference[0].at(-1), both.predicted[0].at(-1)]));
 
-function dvhSection(data, viewer) {
+// An ROI in a legend, marked where dose is missing in a part of it.
+function roiLabel(name, roi) {
+  const percent = record.cases[name].rois[roi]?.outside_region_percent;
+  return percent > 0 && record.dose_region ? `${roi} (${fixed(percent, 1)} % outside the dose region)` : roi;
+}
+
+function dvhSection(name, data, viewer) {
   const { curves } = data;
   const highest = highestOf(curves);
   readings.dose = Math.min(readings.dose ?? Math.round(0.95 * data.volume.prescription_gy * 10) / 10, highest);
@@ -126,7 +135,7 @@ function dvhSection(data, viewer) {
     const row = { box, reference: el("td", { class: "number" }), predicted: el("td", { class: "number" }), difference: el("td", { class: "number" }) };
     cells.set(roi, row);
     const swatch = el("span", { class: "swatch", style: `border-color:${roiColour(roi)}` });
-    const line = el("tr", {}, el("th", { scope: "row" }, el("label", {}, box, swatch, roi)), row.reference, row.predicted, row.difference);
+    const line = el("tr", {}, el("th", { scope: "row" }, el("label", {}, box, swatch, roiLabel(name, roi))), row.reference, row.predicted, row.difference);
     line.addEventListener("pointerenter", () => emphasise(roi));
     line.addEventListener("pointerleave", () => emphasise(null));
     body.append(line);
@@ -242,7 +251,7 @@ async function buildPatient(name) {
   const data = JSON.parse(await part(`case-${position}`));
   if (own !== opening) return;
   const slices = viewerSection(data);
-  const dvh = dvhSection(data, slices.viewer);
+  const dvh = dvhSection(name, data, slices.viewer);
   container.replaceChildren(patientHead(name), card("Goals", goalTable(name)), dvh.section, slices.section,
     el("section", { class: "card" },
       el("details", {}, el("summary", {}, "All metrics"), metricTable(name)),

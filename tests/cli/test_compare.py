@@ -9,7 +9,8 @@ from cdm_nnunet.cli import compare as verb
 from cdm_nnunet.dvh import Template
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.evaluation.pooling import pooled_scores
-from cdm_nnunet.evaluation.record import CaseResult, Evaluation, MetricResult, RoiResult
+from cdm_nnunet.evaluation.record import CaseResult, Evaluation
+from cdm_nnunet.evaluation.roi_record import MetricResult, RoiResult
 
 
 def parse(*arguments):

@@ -7,7 +7,8 @@ import pytest
 from cdm_nnunet.comparison.models import Model
 from cdm_nnunet.dvh import Template
 from cdm_nnunet.evaluation.pooling import pooled_scores
-from cdm_nnunet.evaluation.record import CaseResult, Evaluation, GoalResult, MetricResult, RoiResult
+from cdm_nnunet.evaluation.record import CaseResult, Evaluation
+from cdm_nnunet.evaluation.roi_record import GoalResult, MetricResult, RoiResult
 
 TEMPLATE = Template.from_json(
     {
@@ -40,7 +41,15 @@ def roi_result(name, differences, references=REFERENCES):
         for key, d in differences.items()
     }
     judged = tuple(
-        GoalResult(goals[key], goals[key].limit(), None, *map(goals[key].verdict, (metric.reference, metric.predicted)))
+        GoalResult(
+            key,
+            goals[key].relation,
+            goals[key].limit(),
+            None,
+            metric.unit,
+            goals[key].priority,
+            *map(goals[key].verdict, (metric.reference, metric.predicted)),
+        )
         for key, metric in metrics.items()
         if goals[key].has_limit
     )

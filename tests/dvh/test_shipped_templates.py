@@ -1,6 +1,10 @@
+import re
+
 import pytest
 
 from cdm_nnunet.dvh import Template, match_rois, shipped_templates
+from cdm_nnunet.dvh.course_limits import limits_in_course
+from cdm_nnunet.dvh.regime import Course
 from cdm_nnunet.roi import Catalogue, Roi
 
 
@@ -140,3 +144,34 @@ def test_gdphmm_template_knows_every_published_name(names):
 def test_gdphmm_plans_are_normalised_to_d97():
     (goal,) = (goal for goal in Template.load("gdphmm").goals if str(goal.metric) == "D97%")
     assert (goal.roi, goal.relation, goal.limit(70.0)) == ("PTV_High", ">=", 70.0)
+
+
+@pytest.mark.parametrize("name", shipped_templates())
+def test_every_limit_has_a_source_and_a_fractionation(name):
+    template = Template.load(name)
+    source = re.compile(r"\bcustomary\b|\b(et al\. \d{4}|RTOG \d{4}|ICRU Reports?|challenge scales)")
+    for goal in template.goals:
+        if goal.has_limit:
+            assert source.search(goal.comment), f"{goal.roi} {goal.metric}: {goal.comment}"
+    assert template.regime is not None
+    assert template.regime.fractions or template.regime.dose_per_fraction_gy
+
+
+def test_the_same_organ_has_one_limit_in_all_templates():
+    limits = {}
+    for name in shipped_templates():
+        for goal in Template.load(name).goals:
+            if goal.has_limit and str(goal.metric) == "Dmean":
+                limits.setdefault(goal.roi, set()).add((goal.value, goal.unit))
+    assert [roi for roi, found in limits.items() if len(found) > 1] == []
+    assert limits["Larynx"] == {(44.0, "Gy")}
+
+
+def test_limits_of_a_70_gy_plan_are_not_for_others():
+    (goal,) = (g for g in Template.load("openkbp").goals if g.roi == "Bone_Mandible" and g.has_limit)
+    limits = limits_in_course(goal, Template.load("openkbp").regime, Course(66.0, 35), None)
+    assert limits.misfit == "made for a prescription of 70 Gy, and the case has 66 Gy"
+    (rectum,) = (g for g in Template.load("prostate").goals if str(g.metric) == "V75Gy" and g.roi == "Rectum")
+    regime = Template.load("prostate").regime
+    assert limits_in_course(rectum, regime, Course(78.0, 39), None).misfit is None
+    assert limits_in_course(rectum, regime, Course(60.0, 20), None).misfit.startswith("made for a prescription of 74")

@@ -7,7 +7,7 @@ import pytest
 from cdm_nnunet.dvh import Template
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.evaluation import run as module
-from cdm_nnunet.evaluation.record import Evaluation
+from cdm_nnunet.evaluation.reading import evaluation_from_json, load_evaluation
 from cdm_nnunet.evaluation.run import Options, evaluate_folder, write_outputs
 
 from .conftest import synthetic_case, write_image
@@ -95,27 +95,70 @@ def test_single_cases_and_required_ones(cohort):
     assert len(evaluate_folder(dataset, folder, options=Options(required="Ts")).cases) == 2
 
 
+def roi_of(case):
+    return case["rois"]["SpinalCord"]
+
+
+def goal_of(case):
+    return roi_of(case)["goals"][0]
+
+
+def metric_of(case, key="Dmean"):
+    return roi_of(case)["metrics"][key]
+
+
+# (a change of the record and of its case 'a', and what is said of it)
+SPOILT = (
+    (lambda r, c: r.update(format_version=1), r"result\.json is not a result of format version 3 \(it says 1\)"),
+    (lambda r, c: c.update(note="x"), "case 'a' was edited: its keys"),
+    (lambda r, c: r.update(note="x"), "result.json was edited: its keys"),
+    (lambda r, c: roi_of(c).update(few_voxels="x"), "case 'a' was edited: its keys"),
+    (lambda r, c: c.pop("rois"), "case 'a': rois: Field required"),
+    (lambda r, c: c.update(dose_mae_gy=-1.0), "dose_mae_gy: Input should be greater than or equal to 0"),
+    (lambda r, c: c.update(dose_mae_gy="3"), "dose_mae_gy: Input should be a valid number"),
+    (lambda r, c: c.update(dose_mae_gy=c["dose_mae_gy"] / 2), "scores.dose_mae_gy is not that of its cases"),
+    (lambda r, c: r["scores"].update(oar_score=0.1), "scores.oar_score is not that of its cases"),
+    (lambda r, c: r["scores"]["parts"]["oar"]["pooled"].update(n=1), "scores.parts.oar.pooled.n is not that"),
+    (lambda r, c: r["scores"].pop("goals"), "scores is not that of its cases"),
+    (lambda r, c: goal_of(c).update(predicted="foo"), "goals.0.predicted: Input should be 'pass', 'acceptable'"),
+    (lambda r, c: goal_of(c).update(agree=None), "case 'a' was edited: its keys"),
+    (lambda r, c: goal_of(c).update(limit=99.0), "the limit of D0.1cc is not that of the template"),
+    (lambda r, c: goal_of(c).update(relation=">="), "the limit of D0.1cc is not that of the template"),
+    (lambda r, c: goal_of(c).update(reference="not evaluable"), "the reason why there is none contradict each other"),
+    (lambda r, c: goal_of(c).update(certainty="pass"), "the certainty of D0.1cc is not that of its interval"),
+    (lambda r, c: roi_of(c)["goals"].pop(), "its goals are not those of the template"),
+    (lambda r, c: goal_of(c).update(predicted="acceptable", agree=False), "Gy is no 'acceptable'"),
+    (lambda r, c: metric_of(c).update(unit="%"), "Dmean is in 'Gy', not in '%'"),
+    (lambda r, c: metric_of(c).update(reference=float("inf")), "not finite|finite number"),
+    (lambda r, c: roi_of(c)["metrics"].pop("Dmean"), "its metrics are not those of the template's goals"),
+    (lambda r, c: roi_of(c).update(kind="target"), "'SpinalCord' is of kind 'oar', not 'target'"),
+    (lambda r, c: roi_of(c).update(n_voxels=0), "n_voxels: Input should be greater than or equal to 1"),
+    (lambda r, c: roi_of(c).update(matched_by="guess"), "matched_by: Input should be 'name', 'alias' or 'regex'"),
+    (lambda r, c: c["rois"].pop("SpinalCord"), "are not those of the template's goals"),
+    (lambda r, c: c["rois"].update({"=cmd": roi_of(c)}), "are not those of the template's goals"),
+    (lambda r, c: r.update(cases={}), "has no case"),
+    (lambda r, c: r.update(cases=[]), "cases: Input should be"),
+    (lambda r, c: r.update(template_definition=3), "template_definition: Input should be"),
+    (lambda r, c: r.update(calibration={"n": 1}), "calibration.nominal_percent: Field required"),
+)
+
+
 def test_the_result_is_read_back_and_an_edited_one_refused(cohort, tmp_path):
     dataset, folder, _ = cohort
     evaluation = evaluate_folder(dataset, folder, options=Options(gamma=True))
     write_outputs(evaluation, tmp_path / "out")
-    read = Evaluation.load(tmp_path / "out")
+    read = load_evaluation(tmp_path / "out")
     assert read.to_json() == evaluation.to_json()
     assert read.cases == evaluation.cases
     content = json.loads((tmp_path / "out" / "result.json").read_text(encoding="utf-8"))
     assert [g["distance_mm"] for g in content["scores"]["dose"]["gamma"]] == [3.0, 3.0, 2.0, 2.0]
-    for spoil, message in (
-        (lambda c: c.update(format_version=1), r"result\.json is not a result of format version 3 \(it says 1\)"),
-        (lambda c: c["cases"]["a"].update(note="x"), "was edited"),
-        (lambda c: c["cases"]["a"]["rois"]["Brainstem"].update(few_voxels="x"), "was edited"),
-        (lambda c: c["cases"]["a"].pop("rois"), r"is damaged or was edited \(KeyError\('rois'\)\)"),
-    ):
+    for spoil, message in SPOILT:
         spoilt = json.loads(json.dumps(content))
-        spoil(spoilt)
+        spoil(spoilt, spoilt["cases"]["a"])
         with pytest.raises(InputError, match=message):
-            Evaluation.from_json(spoilt, "result.json")
+            evaluation_from_json(spoilt, "result.json")
     with pytest.raises(InputError, match=r"result\.json is missing; 'cdm-nnunet evaluate' writes it"):
-        Evaluation.load(folder / "result.json")
+        load_evaluation(folder / "result.json")
 
 
 def test_members_give_a_spread_and_intervals(make_dataset, predict, tmp_path):
@@ -139,7 +182,7 @@ def test_members_give_a_spread_and_intervals(make_dataset, predict, tmp_path):
     assert low < found.cases[0].rois["Brainstem"].metrics["Dmean"].predicted < high
     assert found.scores["coverage"]["n"] > 0
     write_outputs(found, tmp_path / "out")
-    assert Evaluation.load(tmp_path / "out").to_json() == found.to_json()
+    assert load_evaluation(tmp_path / "out").to_json() == found.to_json()
     shutil.rmtree(members[1])
     with pytest.raises(InputError, match=r"case 'p09' has a prediction but no dose of a member: .*fold_1"):
         evaluate_folder(dataset, folder, options=options)

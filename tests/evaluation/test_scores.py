@@ -2,11 +2,12 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from cdm_nnunet.dvh import RoiMatch, Template
+from cdm_nnunet.dvh import Template
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.evaluation.pairing import DosePair
 from cdm_nnunet.evaluation.pooling import openkbp_scores, pooled_scores
-from cdm_nnunet.evaluation.record import CaseResult, Evaluation
+from cdm_nnunet.evaluation.reading import case_from_json
+from cdm_nnunet.evaluation.record import Evaluation
 from cdm_nnunet.evaluation.scores import openkbp_terms, score_case
 from cdm_nnunet.evaluation.tables import metrics_csv
 from cdm_nnunet.roi import Catalogue, Roi, pack
@@ -147,7 +148,7 @@ def test_a_case_by_hand():
     assert (ptv.metrics["Dmean"].reference, ptv.metrics["Dmean"].predicted) == (50.0, 52.0)
     assert (ptv.metrics["V95%"].reference, ptv.metrics["V95%"].predicted, ptv.metrics["V95%"].unit) == (75, 75, "%")
     assert (cord.metrics["Dmax"].reference, cord.metrics["Dmax"].predicted) == (20.0, 22.0)
-    assert (ptv.match, cord.match) == (RoiMatch("PTV_50", "alias"), RoiMatch("Cord", "name"))
+    assert [(roi.source, roi.matched_by) for roi in (ptv, cord)] == [("PTV_50", "alias"), ("Cord", "name")]
     assert list(cord.metrics) == ["Dmax"]  # (Dmin is for the loss)
     assert [(g.reference, g.predicted) for g in cord.goals] == [("pass", "acceptable")]
     assert [(g.reference, g.predicted, g.limit) for g in ptv.goals] == [("fail", "fail", 95.0)]
@@ -165,10 +166,10 @@ def test_a_metric_that_a_small_roi_cannot_have_is_listed_and_never_met():
     cord = result.rois["Cord"]
     assert result.undefined == {"Cord D3cc": "the ROI has 2 cc, less than 3 cc"}
     assert list(cord.metrics) == ["Dmax", "D2cc"]
-    assert [str(goal.goal.metric) for goal in cord.goals] == ["Dmax", "D2cc"]
+    assert [goal.metric for goal in cord.goals] == ["Dmax", "D2cc"]
     assert (cord.metrics["D2cc"].reference, cord.metrics["D2cc"].predicted) == (10.0, 12.0)
     assert "Cord D3cc" not in pooled_scores([result])["goals"]
-    assert CaseResult.from_json(result.case, result.to_json(), Template.from_json(content, "test")) == result
+    assert case_from_json(result.case, result.to_json(), Template.from_json(content, "test"), "") == result
     evaluation = Evaluation("set", Template.from_json(content, "test"), None, 1, (result,), pooled_scores([result]))
     row = metrics_csv(evaluation).splitlines()[-1]
     assert row == "pt_1,Cord,Cord,oar,D3cc" + "," * 18 + ',"the ROI has 2 cc, less than 3 cc"'
@@ -196,6 +197,7 @@ def test_scores_pool_over_cases_and_leave_out_what_is_absent():
     assert results[1].missing == {"Cord": "not contoured"}
     assert scores["goals"]["Cord Dmax"] == {
         "n": 1,
+        "not_evaluable": 0,
         "agree": 0,
         "reference": {"pass": 1, "acceptable": 0, "fail": 0},
         "predicted": {"pass": 0, "acceptable": 1, "fail": 0},

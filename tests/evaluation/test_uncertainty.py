@@ -5,7 +5,8 @@ import pytest
 
 from cdm_nnunet.dvh import Template
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.evaluation.record import CaseResult, Evaluation, GoalResult, MetricResult, RoiResult
+from cdm_nnunet.evaluation.record import CaseResult, Evaluation
+from cdm_nnunet.evaluation.roi_record import GoalResult, MetricResult, RoiResult
 from cdm_nnunet.evaluation.uncertainty import Calibration, cases_needed, conformal_quantile, coverage, refuse_unfit
 
 TEMPLATE = Template.from_json(
@@ -24,7 +25,7 @@ TEMPLATE = Template.from_json(
 
 def case(name, reference, predicted, spread, v20=None):
     goal = TEMPLATE.goals[0]
-    judged = GoalResult(goal, 45.0, 50.0, goal.verdict(reference), goal.verdict(predicted))
+    judged = GoalResult("Dmax", "<=", 45.0, 50.0, "Gy", 1, goal.verdict(reference), goal.verdict(predicted))
     metrics = {"Dmax": MetricResult(reference, predicted, "Gy", spread=spread)}
     if v20 is not None:
         metrics["V20Gy"] = MetricResult(*v20, "%", spread=1.0)

@@ -1,0 +1,185 @@
+"""Read a result record, and refuse one that no evaluation can have written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cdm_nnunet.documents import read_json, typed
+from cdm_nnunet.dvh import Goal, Template
+from cdm_nnunet.dvh.course_limits import limits_in_course
+from cdm_nnunet.dvh.regime import Course
+from cdm_nnunet.errors import InputError
+from cdm_nnunet.evaluation.pooling import pooled_scores
+from cdm_nnunet.evaluation.record import FORMAT_VERSION, RESULT_FILE, CaseResult, Evaluation
+from cdm_nnunet.evaluation.roi_record import NOT_EVALUABLE, Count, GoalResult, MetricResult, RoiResult
+from cdm_nnunet.evaluation.uncertainty import Calibration, certainty_of
+
+MAX_RESULT_BYTES = 2**30
+SCORE_TOLERANCE = 1e-9  # relative: means of the same numbers, added by another release of a library
+_AGAIN = "'cdm-nnunet evaluate' writes it"
+
+
+@dataclass(frozen=True)
+class _Software:
+    cdm_nnunet: str
+
+
+@dataclass(frozen=True)
+class _Head:
+    """The keys of a record; cases and scores are looked at one by one."""
+
+    software: _Software
+    dataset: str
+    template_definition: dict[str, Any]
+    dose_region: str | None
+    n_dataset_cases: Count
+    n_members: Count
+    calibration: Calibration | None
+    scores: dict[str, Any]
+    cases: dict[str, dict[str, Any]]
+
+
+def load_evaluation(path: Path | str) -> Evaluation:
+    """Read a ``result.json``, or the one in a folder.
+
+    Raises:
+        InputError: If it is missing or not JSON, or as :func:`evaluation_from_json`.
+    """
+    path = Path(path)
+    path = path / RESULT_FILE if path.is_dir() else path
+    return evaluation_from_json(read_json(path, dict[str, Any], _AGAIN, max_bytes=MAX_RESULT_BYTES), str(path))
+
+
+def evaluation_from_json(content: Mapping[str, Any], where: str) -> Evaluation:
+    """Check the content of a ``result.json``.
+
+    Args:
+        content: The parsed JSON.
+        where: What to call it in messages, such as the file.
+
+    Raises:
+        InputError: If it is of another format version, a value has another type or is out of range, a verdict, limit or
+            score does not follow from the rest, or it is not exactly what :meth:`Evaluation.to_json` wrote.
+    """
+    version = content.get("format_version")
+    if version != FORMAT_VERSION:
+        raise InputError(
+            f"{where} is not a result of format version {FORMAT_VERSION} (it says {version}); "
+            "evaluate again with this version of cdm-nnunet"
+        )
+    head = typed(content, _Head, where, "evaluate again")
+    template = Template.from_json(head.template_definition, f"{where}: template_definition")
+    cases = tuple(case_from_json(case, entry, template, f"{where}: ") for case, entry in head.cases.items())
+    if not cases:
+        raise InputError(f"{where} has no case; evaluate again")
+    evaluation = Evaluation(
+        head.dataset,
+        template,
+        head.dose_region,
+        head.n_dataset_cases,
+        cases,
+        head.scores,
+        head.n_members,
+        content["calibration"],
+        head.software.cdm_nnunet,
+    )
+    wanted = pooled_scores(cases, None if head.calibration is None else head.calibration.nominal_percent)
+    for place in _differences(head.scores, wanted, "scores"):
+        raise InputError(f"{where} was edited: {place} is not that of its cases; evaluate again")
+    if evaluation.to_json() != content:
+        raise InputError(f"{where} was edited: its keys or derived values are not those of an evaluation")
+    return evaluation
+
+
+def case_from_json(case: str, entry: Mapping[str, Any], template: Template, where: str) -> CaseResult:
+    """Check a case of a record; ``where`` begins the messages.
+
+    Raises:
+        InputError: As :func:`evaluation_from_json`.
+    """
+    where = f"{where}case '{case}'"
+    result = typed({**entry, "case": case}, CaseResult, where, "evaluate again")
+    for problem in _contradictions(result, template):
+        raise InputError(f"{where} was edited: {problem}; evaluate again")
+    if result.to_json() != entry:
+        raise InputError(f"{where} was edited: its keys or derived values are not those of an evaluation")
+    return result
+
+
+def _contradictions(case: CaseResult, template: Template) -> Iterator[str]:
+    goals: dict[str, dict[str, Goal]] = {}
+    for goal in template.goals_for("evaluation"):
+        goals.setdefault(goal.roi, {})[str(goal.metric)] = goal
+    if sorted([*case.rois, *case.missing]) != sorted(goals):
+        yield "its ROIs, with those that are missing, are not those of the template's goals"
+        return
+    course = Course(case.prescription_gy, case.fractions)
+    if not set(case.undefined) <= {f"{name} {key}" for name in case.rois for key in goals[name]}:
+        yield "metrics that are not defined are not those of its ROIs"
+    for name, roi in case.rois.items():
+        if roi.kind != template.roi(name).kind:
+            yield f"'{name}' is of kind '{template.roi(name).kind}', not '{roi.kind}'"
+        defined = {key: goal for key, goal in goals[name].items() if f"{name} {key}" not in case.undefined}
+        yield from (f"'{name}': {problem}" for problem in _roi_contradictions(roi, defined, template, course))
+
+
+def _roi_contradictions(roi: RoiResult, goals: Mapping[str, Goal], template: Template, course: Course) -> Iterator[str]:
+    if sorted(roi.metrics) != sorted(goals):
+        yield "its metrics are not those of the template's goals"
+        return
+    for key, metric in roi.metrics.items():
+        if metric.unit != goals[key].metric.unit:
+            yield f"{key} is in '{goals[key].metric.unit}', not in '{metric.unit}'"
+        if metric.interval is not None and metric.interval[0] > metric.interval[1]:
+            yield f"the interval of {key} ends before it begins"
+    if [result.metric for result in roi.goals] != [key for key, goal in goals.items() if goal.has_limit]:
+        yield "its goals are not those of the template"
+        return
+    for result in roi.goals:
+        goal = goals[result.metric]
+        wanted = limits_in_course(goal, template.regime, course, roi.prescription_gy)
+        if (result.relation, result.priority) != (goal.relation, goal.priority) or not _same_limits(
+            (result.limit, result.variation), (wanted.limit, wanted.variation)
+        ):
+            yield f"the limit of {result.metric} is not that of the template"
+        yield from _verdict_contradictions(result, roi.metrics[result.metric])
+
+
+def _verdict_contradictions(result: GoalResult, metric: MetricResult) -> Iterator[str]:
+    for verdict, value in ((result.reference, metric.reference), (result.predicted, metric.predicted)):
+        if verdict not in (NOT_EVALUABLE, result.judge(value)):
+            yield f"{result.metric} of {value:g} {metric.unit} is no '{verdict}'"
+    if result.is_evaluable == (result.reason is not None):
+        yield f"the verdict on {result.metric} and the reason why there is none contradict each other"
+    ends = [bound for bound in (result.limit, result.variation) if bound is not None]
+    error = metric.mask_error
+    if result.within_mask_error != (error is not None and any(abs(metric.reference - end) < error for end in ends)):
+        yield f"what the mask error of {result.metric} says of its limit is wrong"
+    if result.certainty != certainty_of(result, metric):
+        yield f"the certainty of {result.metric} is not that of its interval"
+
+
+def _same_limits(one: tuple[float | None, ...], two: tuple[float | None, ...]) -> bool:
+    return all(
+        a == b if a is None or b is None else math.isclose(a, b, rel_tol=SCORE_TOLERANCE)
+        for a, b in zip(one, two, strict=True)
+    )
+
+
+def _differences(one: Any, two: Any, place: str) -> Iterator[str]:
+    """Where two records differ by more than rounding."""
+    if isinstance(one, dict) and isinstance(two, dict) and one.keys() == two.keys():
+        for key in one:
+            yield from _differences(one[key], two[key], f"{place}.{key}")
+    elif isinstance(one, list) and isinstance(two, list) and len(one) == len(two):
+        for k, parts in enumerate(zip(one, two, strict=True)):
+            yield from _differences(*parts, f"{place}.{k}")
+    elif isinstance(one, float) and isinstance(two, float):
+        if not math.isclose(one, two, rel_tol=SCORE_TOLERANCE, abs_tol=SCORE_TOLERANCE):
+            yield place
+    elif one != two:
+        yield place

@@ -1,0 +1,170 @@
+"""What an evaluation found of an ROI, as frozen data that is read and written in the shape that it has here.
+
+``docs/evaluation.md`` describes the JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from cdm_nnunet.dvh import MetricUnit, Verdict
+from cdm_nnunet.dvh.goal import Relation, judge
+from cdm_nnunet.dvh.matching import By
+from cdm_nnunet.roi import RoiKind
+
+FEW_VOXELS = 100
+NOT_EVALUABLE: Literal["not evaluable"] = "not evaluable"
+RecordedVerdict = Literal["pass", "acceptable", "fail", "not evaluable"]
+Certainty = Literal["pass", "acceptable", "fail", "uncertain"]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Percent = Annotated[float, Field(ge=0, le=100)]
+Count = Annotated[int, Field(ge=0)]
+
+
+@dataclass(frozen=True)
+class MetricResult:
+    """A DVH metric in both doses.
+
+    Attributes:
+        reference: Value in the reference dose, in ``unit``.
+        predicted: Value in the prediction.
+        unit: Gy, percent of the ROI's volume, cc, or empty for a ratio.
+        mask_error: What half a voxel of the ROI's surface is worth, in ``unit`` (``docs/conventions.md``, "Mask
+            error"); None where it is not defined.
+        spread: Standard deviation of the ensemble's members, in ``unit``; None without members.
+        interval: Where the reference's value is expected, in ``unit``; None without calibration.
+    """
+
+    reference: Finite
+    predicted: Finite
+    unit: MetricUnit
+    mask_error: NonNegative | None = None
+    spread: NonNegative | None = None
+    interval: tuple[Finite, Finite] | None = None
+
+    @property
+    def difference(self) -> float:
+        """Predicted minus reference."""
+        return self.predicted - self.reference
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in the record."""
+        return {**vars(self), "interval": None if self.interval is None else list(self.interval)}
+
+
+@dataclass(frozen=True)
+class GoalResult:
+    """A goal with a limit, and how each dose stands to it.
+
+    Attributes:
+        metric: Key of the metric.
+        relation: Side of the limit that is wanted.
+        limit: The limit in the metric's unit, for the patient's course.
+        variation: The looser limit in the metric's unit, if there is one.
+        unit: The metric's unit.
+        priority: 1 is the most important.
+        reference: Verdict on the reference.
+        predicted: Verdict on the prediction.
+        within_mask_error: Whether the reference is closer to a limit than the metric's mask error.
+        certainty: The verdict that holds over the whole interval of the metric, or ``uncertain``; None without one.
+        is_converted: Whether limits were converted to the fractionation of the course.
+        reason: Why a verdict is not evaluable; None where both are.
+    """
+
+    metric: str
+    relation: Relation
+    limit: Finite
+    variation: Finite | None
+    unit: MetricUnit
+    priority: Annotated[int, Field(ge=1)]
+    reference: RecordedVerdict
+    predicted: RecordedVerdict
+    within_mask_error: bool = False
+    certainty: Certainty | None = None
+    is_converted: bool = False
+    reason: str | None = None
+
+    @property
+    def is_evaluable(self) -> bool:
+        """Whether both doses have a verdict."""
+        return NOT_EVALUABLE not in (self.reference, self.predicted)
+
+    @property
+    def agree(self) -> bool | None:
+        """Whether both doses get the same verdict; None where one has none."""
+        return self.reference == self.predicted if self.is_evaluable else None
+
+    @property
+    def reference_fails(self) -> bool:
+        """Whether the reference plan itself misses the goal, its acceptable variation included."""
+        return self.reference == "fail"
+
+    def judge(self, value: float) -> Verdict:
+        """The verdict on a value of the metric, by these limits."""
+        return judge(value, self.relation, self.limit, self.variation)
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in the record; ``limit`` and ``variation`` are in the metric's unit."""
+        return {**vars(self), "agree": self.agree, "reference_fails": self.reference_fails}
+
+
+@dataclass(frozen=True)
+class IndexResult:
+    """A plan index (conformity, gradient) of a target in both doses; None where it is not defined in a dose."""
+
+    reference: NonNegative | None
+    predicted: NonNegative | None
+
+
+@dataclass(frozen=True)
+class RoiResult:
+    """An ROI that is present in a case.
+
+    Attributes:
+        kind: Kind of the ROI.
+        n_voxels: Number of its voxels.
+        volume_cc: Its volume in cc.
+        prescription_gy: Its prescription in Gy; None where it has none.
+        metrics: By metric key.
+        goals: The goals with a limit.
+        cut_by_grid: Whether it touches the border of the dose grid, so that a part may be missing.
+        outside_region_percent: Share of it outside the dose region, percent; None without a dose region.
+        dvh_distance_gy: Distance between the two DVH curves, Gy.
+        indices: Plan indices of a target with a prescription, by name.
+        source: Its name in the data set.
+        matched_by: Whether that is the template's name, an alias, or fits an expression.
+    """
+
+    kind: RoiKind
+    n_voxels: Annotated[int, Field(ge=1)]
+    volume_cc: Positive
+    prescription_gy: Positive | None
+    metrics: Mapping[str, MetricResult]
+    goals: tuple[GoalResult, ...] = ()
+    cut_by_grid: bool = False
+    outside_region_percent: Percent | None = None
+    dvh_distance_gy: NonNegative | None = None
+    indices: Mapping[str, IndexResult] = field(default_factory=dict)
+    source: str = ""
+    matched_by: By = "name"
+
+    @property
+    def few_voxels(self) -> bool:
+        """Whether it is so small that its near-maximum and near-minimum doses rest on single voxels."""
+        return self.n_voxels < FEW_VOXELS
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in the record."""
+        return {
+            **vars(self),
+            "few_voxels": self.few_voxels,
+            "indices": {name: asdict(index) for name, index in self.indices.items()},
+            "metrics": {key: metric.to_json() for key, metric in self.metrics.items()},
+            "goals": [goal.to_json() for goal in self.goals],
+        }
