@@ -15,9 +15,11 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
+from pydicom.multival import MultiValue
 from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from cdm_nnunet.dicom.decoding import stored_pixels
 from cdm_nnunet.errors import InputError
 
 _UNDEFINED = 0xFFFFFFFF
@@ -48,6 +50,7 @@ def read_file(path: Path, *, pixels: bool = True, keywords: Sequence[str] | None
                 dataset = pydicom.dcmread(path, stop_before_pixels=not pixels, specific_tags=tags, force=True)
                 if "SOPClassUID" not in dataset:
                     raise
+                _name_encoding(dataset)
             if "SOPClassUID" not in dataset and keywords is None:
                 raise InputError(f"{path} is cut off or no DICOM object: it has no {named('SOPClassUID')}")
     except InputError:
@@ -67,6 +70,13 @@ def read_file(path: Path, *, pixels: bool = True, keywords: Sequence[str] | None
                 f"{path} is cut off: {len(raw.value)} of {raw.length} bytes of element {tag}; export it again"
             )
     return dataset
+
+
+def _name_encoding(dataset: Dataset) -> None:
+    """State the encoding that was recognised in a file without a header of its own, as some systems write them."""
+    is_implicit, is_little = dataset.original_encoding
+    if "TransferSyntaxUID" not in dataset.file_meta and is_little:
+        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if is_implicit else ExplicitVRLittleEndian
 
 
 def named(keyword: str) -> str:
@@ -93,6 +103,8 @@ def text_of(dataset: Dataset, keyword: str, where: object, default: str | None =
         InputError: If it is missing or empty and there is no default.
     """
     value = _value(dataset, keyword, where)
+    if isinstance(value, MultiValue):  # (a backslash separates values; in a name it is a character)
+        value = "\\".join(str(part) for part in value)
     text = "" if value is None else str(value).strip().strip("\0")
     if text:
         return text
@@ -169,7 +181,7 @@ def pixels_of(dataset: Dataset, where: object) -> NDArray[Any]:
     """Stored pixel values, shape (rows, columns) or (frames, rows, columns).
 
     Raises:
-        InputError: If there are none, they are compressed and no decoder is installed, or they are cut off.
+        InputError: If there are none, they are cut off, or they are compressed and can't be decoded.
     """
     if "PixelData" not in dataset:
         raise InputError(f"{where} lacks {named('PixelData')}")
@@ -188,11 +200,11 @@ def pixels_of(dataset: Dataset, where: object) -> NDArray[Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            values: NDArray[Any] = dataset.pixel_array
+            values = stored_pixels(dataset)
     except (RuntimeError, NotImplementedError) as error:
         raise InputError(
-            f"{where} is compressed ({syntax.name}), and no decoder for it is installed; install pylibjpeg with its "
-            "plugins, or export without compression"
+            f"{where}: the pixels, compressed as {syntax.name}, can't be decoded; are they damaged? Export without "
+            "compression"
         ) from error
     except _DAMAGE as error:
         raise InputError(f"{where}: the pixels can't be read ({error}); export it again") from error

@@ -5,9 +5,12 @@ import dataclasses
 import numpy as np
 import pydicom
 import pytest
+import SimpleITK as sitk
 
-from cdm_nnunet.dicom.ct import read_ct
+from cdm_nnunet.dicom.ct import read_ct, read_slice
 from cdm_nnunet.dicom.dose import read_dose
+from cdm_nnunet.dicom.files import stored_range
+from cdm_nnunet.dicom.index import index_folder
 from cdm_nnunet.dicom.phantom import ORIENTATIONS, LinearDose, Phantom, write_phantom
 from cdm_nnunet.dicom.phantom_shapes import Box, Sphere
 from cdm_nnunet.dicom.plan import Prescription, read_plan
@@ -170,16 +173,15 @@ def test_what_is_no_dicom_file_is_refused(tmp_path):
         read_plan(tmp_path / "absent")
 
 
-def test_compressed_pixels_without_a_decoder_are_refused(files):
+@pytest.mark.parametrize("syntax", [pydicom.uid.JPEGLSLossless, pydicom.uid.JPEGLosslessSV1, pydicom.uid.JPEG2000])
+def test_compressed_pixels_that_are_damaged_are_refused(files, syntax):
     dataset = pydicom.dcmread(files.ct[0])
-    dataset.file_meta.TransferSyntaxUID = pydicom.uid.JPEGLSLossless
+    dataset.file_meta.TransferSyntaxUID = syntax
     dataset.PixelData = pydicom.encaps.encapsulate([b"\0" * 64])
     dataset["PixelData"].is_undefined_length = True
     dataset["PixelData"].VR = "OB"
     dataset.save_as(files.ct[0])
-    with pytest.raises(
-        InputError, match=r"ct_000\.dcm is compressed \(JPEG-LS Lossless Image Compression\), and no decoder"
-    ):
+    with pytest.raises(InputError, match=r"ct_000\.dcm: the pixels.* can't be (decoded|read)"):
         read_ct(files.ct)
 
 
@@ -325,3 +327,72 @@ def test_references_to_images_that_are_not_there_are_told(files):
     structures, ct = read_structures(files.structures), read_ct(files.ct[:-2])
     with pytest.raises(InputError, match="refers to 17 images of which 2 are not in the folder"):
         structures.refuse_other_images(frozenset(ct.sop_uids))
+
+
+JPEG_LS = bytes.fromhex(  # (of the values below, written by CharLS)
+    "ffd8fff7000b0b0008000801011100ffda00080101000000002f292947452947450000302a48464442402a000030fdf3d78ecd120a73260b"
+    "962a508c5313244483ef910a579d75c71c21148db6d34d34301a6821088800000bc0ffd9"
+)
+VALUES = (np.arange(64).reshape(8, 8) * 37) % 2000 + 24
+
+
+def test_jpeg_ls_is_decoded(files):
+    image = pydicom.dcmread(files.ct[0])
+    image.Rows, image.Columns, image.BitsStored, image.HighBit = 8, 8, 11, 10
+    image.PixelData = pydicom.encaps.encapsulate([JPEG_LS])
+    image["PixelData"].is_undefined_length = True
+    image["PixelData"].VR = "OB"
+    image.file_meta.TransferSyntaxUID = pydicom.uid.JPEGLSLossless
+    image.RescaleSlope, image.RescaleIntercept = 2, -1000
+    image.save_as(files.ct[0])
+    np.testing.assert_array_equal(read_slice(files.ct[0]).values_hu, 2 * VALUES - 1000)
+
+
+@pytest.mark.parametrize("compressor", ["JPEG", "JPEG2000"])
+@pytest.mark.parametrize("signed", [False, True])
+def test_lossless_compressions_of_scanners_are_decoded(files, tmp_path, compressor, signed):
+    stored = VALUES.astype(np.int16) - 1024 if signed else VALUES.astype(np.uint16)
+    writer = sitk.ImageFileWriter()
+    writer.SetImageIO("GDCMImageIO")
+    writer.SetFileName(str(tmp_path / "compressed.dcm"))
+    writer.UseCompressionOn()
+    writer.SetCompressor(compressor)
+    writer.Execute(sitk.GetImageFromArray(stored))
+    compressed, image = pydicom.dcmread(tmp_path / "compressed.dcm"), pydicom.dcmread(files.ct[0])
+    assert compressed.file_meta.TransferSyntaxUID.is_compressed
+    for keyword in ("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelData"):
+        image[keyword] = compressed[keyword]
+    image.file_meta.TransferSyntaxUID = compressed.file_meta.TransferSyntaxUID
+    image.save_as(files.ct[0])
+    np.testing.assert_array_equal(read_slice(files.ct[0]).values_hu, stored - 1024.0)
+
+
+@pytest.mark.parametrize("syntax", [pydicom.uid.ImplicitVRLittleEndian, pydicom.uid.ExplicitVRLittleEndian])
+def test_files_without_preamble_and_header_are_read(files, syntax):
+    before = read_ct(files.ct), read_dose(files.doses), read_structures(files.structures), read_plan(files.plan)
+    for path in files.folder.iterdir():
+        dataset = pydicom.dcmread(path)
+        bare = pydicom.Dataset(dataset)
+        with path.open("wb") as file:
+            pydicom.filewriter.write_dataset(_encoded(file, syntax), bare)
+    after = read_ct(files.ct), read_dose(files.doses), read_structures(files.structures), read_plan(files.plan)
+    for k in (0, 1):
+        np.testing.assert_array_equal(after[k].volume.values, before[k].volume.values)
+    assert after[2].names == before[2].names
+    assert after[3] == before[3]
+    entries = index_folder(files.folder).entries
+    assert sorted(entry.modality for entry in entries) == ["CT"] * 17 + ["RTDOSE", "RTPLAN", "RTSTRUCT"]
+    assert stored_range(files.doses[0])[1] == 65535
+
+
+def _encoded(file, syntax):
+    fp = pydicom.filebase.DicomFileLike(file)
+    fp.is_implicit_VR, fp.is_little_endian = syntax.is_implicit_VR, True
+    return fp
+
+
+def test_a_backslash_in_a_name_is_a_character(files):
+    dataset = pydicom.dcmread(files.structures)
+    dataset.StructureSetROISequence[0].ROIName = "PTV\\60"
+    dataset.save_as(files.structures)
+    assert read_structures(files.structures).names == ("PTV\\60", "PTV")
