@@ -1,6 +1,6 @@
 """DVH metrics from contours against the DVHs that a planning system stored in its RTDOSE.
 
-    python benchmarks/planning_system.py RTSTRUCT RTDOSE [--end-caps none]
+    python benchmarks/planning_system.py RTSTRUCT RTDOSE [--end-caps MODE]
 
 Prints, for each ROI with a stored DVH, its volume and the differences of ``cdm-nnunet dvh`` to it. Stored DVHs are
 taken as cumulative volumes at the lower edges of their bins, linear within a bin.
@@ -13,6 +13,8 @@ import subprocess
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
+
+from cdm_nnunet.dicom.end_caps import DEFAULT_END_CAPS
 
 METRICS = ("D95%", "D2%", "Dmean")
 
@@ -42,7 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rtstruct")
     parser.add_argument("rtdose")
-    parser.add_argument("--end-caps", default="rounded")
+    parser.add_argument("--end-caps", default=DEFAULT_END_CAPS)
     args = parser.parse_args()
     files = ("--rtstruct", args.rtstruct, "--rtdose", args.rtdose, "--end-caps", args.end_caps)
     command = ("cdm-nnunet", "dvh", *files, "--metrics", *METRICS, "--json")

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from cdm_nnunet.dataset import NOTES, Split
 from cdm_nnunet.dicom.ct import CtVolume, read_ct
 from cdm_nnunet.dicom.dose import DoseVolume, read_dose, sum_doses
+from cdm_nnunet.dicom.end_caps import DEFAULT_END_CAPS, EndCaps
 from cdm_nnunet.dicom.extent import extent_notes
 from cdm_nnunet.dicom.grid import VoxelGrid
 from cdm_nnunet.dicom.index import INDEX_FILE, index_folder
@@ -81,6 +82,7 @@ class DicomPatient:
             **{key: sha256(path) for key, path in plans.items()},
             **{f"dose {k}": sha256(path) for k, path in enumerate(self.files.doses, 1)},
             "grid": self.grid,
+            **({} if mapping.ends == DEFAULT_END_CAPS else {"end caps": mapping.ends}),
             "mapping": repr(
                 (sorted(mapping.rois.items()), sorted(mapping.prescriptions_gy.items()), sorted(own_gy.items()))
             ),
@@ -105,7 +107,7 @@ class DicomPatient:
         mapping, _ = self.mapping.of(self.files.patient_name, self.name)
         names = mapping.names(structures.names, structures.path)
         notes += extent_notes(structures, names.values(), ct.volume.grid)
-        roi_bits, empty = pack_masks(catalogue, _masks(structures, names, ct, grid, notes), grid.shape)
+        roi_bits, empty = pack_masks(catalogue, _masks(structures, names, ct, grid, notes, mapping.ends), grid.shape)
         contoured = [roi for roi in names if roi not in empty]
         prescribed = self.prescribed([plan for part in plans for plan in part], structures, names, contoured)
         _refuse_fractions(plans, prescribed.levels_gy)
@@ -126,6 +128,7 @@ class DicomPatient:
             ),
             source={
                 "patient": self.files.patient_name,
+                "end caps": mapping.ends,
                 **{f"{kind} (hashed UID)": self.pseudonyms.uid(uid) for kind, uid in self.files.uids.items()},
                 NOTES: json.dumps([*notes, *prescribed.notes], ensure_ascii=False),
             },
@@ -327,7 +330,12 @@ def _refuse_unknown_names(
 
 
 def _masks(
-    structures: StructureSet, names: dict[str, str], ct: CtVolume, grid: VoxelGrid, notes: list[str]
+    structures: StructureSet,
+    names: dict[str, str],
+    ct: CtVolume,
+    grid: VoxelGrid,
+    notes: list[str],
+    end_caps: EndCaps,
 ) -> Iterator[tuple[str, NDArray[np.bool_]]]:
     """Masks of the mapped ROIs; one that was never drawn, or lies outside the grid, comes empty and is noted."""
     axes = ct.volume.grid.axes
@@ -338,7 +346,7 @@ def _masks(
             notes.append(contours.problem)
             yield roi, np.zeros(grid.shape, bool)
             continue
-        made = rasterise(contours, grid, slices, may_lie_outside=True)
+        made = rasterise(contours, grid, slices, end_caps=end_caps, may_lie_outside=True)
         notes += made.notes
         if made.lost_cc:
             notes.append(f"ROI '{name}': {made.lost_cc:.3g} of {made.volume_cc:.3g} cc lie outside the grid")

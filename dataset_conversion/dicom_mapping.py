@@ -7,10 +7,11 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 
+from cdm_nnunet.dicom.end_caps import DEFAULT_END_CAPS, EndCaps
 from cdm_nnunet.dicom.plan_choice import DEFAULT, RULES
 from cdm_nnunet.dvh.template import Template
 from cdm_nnunet.errors import InputError
@@ -29,7 +30,7 @@ plans: {}
 # {"case_1a2b3c4d5e": {"rois": {"PTV_60": "PTV_Mid"}, "prescriptions_gy": {"PTV_Mid": 60}}}
 patients: {}
 """
-_KEYS = ("rois", "prescriptions_gy", "plans", "patients", "left_out_gy")
+_KEYS = ("rois", "prescriptions_gy", "plans", "patients", "left_out_gy", "end_caps")
 _OF_PATIENT = ("rois", "prescriptions_gy", "left_out_gy")
 
 
@@ -59,6 +60,7 @@ class DicomMapping:
             :mod:`cdm_nnunet.dicom.plan_choice`.
         patients: What differs, by the name of a patient or case.
         left_out_gy: Levels of the plans that no target has, on purpose.
+        end_caps: How ROIs end, as :func:`cdm_nnunet.dicom.contours.stack_of`; None for the default.
     """
 
     rois: Mapping[str, str | None]
@@ -66,6 +68,12 @@ class DicomMapping:
     plans: Mapping[str, str] = field(default_factory=dict)
     patients: Mapping[str, PatientMapping] = field(default_factory=dict)
     left_out_gy: tuple[float, ...] = ()
+    end_caps: EndCaps | None = None
+
+    @property
+    def ends(self) -> EndCaps:
+        """How ROIs end."""
+        return self.end_caps or DEFAULT_END_CAPS
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in the ``cdm`` section of ``dataset.json``: without what is about single patients.
@@ -80,16 +88,27 @@ class DicomMapping:
         return {
             "rois": {name: roi for name, roi in self.rois.items() if name not in varied},
             "prescriptions_gy": {roi: gy for roi, gy in self.prescriptions_gy.items() if roi not in levels},
+            "end_caps": self.ends,
         }
 
     def updated(self, other: DicomMapping) -> DicomMapping:
-        """This mapping with the entries of another one in place of its own and added to them."""
+        """This mapping, of a model, with the entries of another one in place of its own and added to them.
+
+        Raises:
+            InputError: If the other one ends ROIs in another way than the model has learnt.
+        """
+        if other.end_caps not in (None, self.ends):
+            raise InputError(
+                f"the mapping says 'end_caps: {other.end_caps}', and the model was trained on ROIs with the ends "
+                f"'{self.ends}'; leave it out"
+            )
         return DicomMapping(
             {**self.rois, **other.rois},
             {**self.prescriptions_gy, **other.prescriptions_gy},
             {**self.plans, **other.plans},
             {**self.patients, **other.patients},
             (*self.left_out_gy, *other.left_out_gy),
+            self.end_caps,
         )
 
     def of(self, patient: str, case: str) -> tuple[DicomMapping, dict[str, float]]:
@@ -110,7 +129,7 @@ class DicomMapping:
             levels |= entry.prescriptions_gy
         shared = {roi: gy for roi, gy in self.prescriptions_gy.items() if roi not in levels}
         left_out_gy = (*self.left_out_gy, *(gy for entry in own for gy in entry.left_out_gy))
-        mapping = DicomMapping(rois, shared, self.plans, {}, left_out_gy)
+        mapping = DicomMapping(rois, shared, self.plans, {}, left_out_gy, self.end_caps)
         return mapping, {roi: gy for roi, gy in levels.items() if gy is not None}
 
     def refuse_unknown_rois(self, template: Template) -> None:
@@ -201,7 +220,10 @@ def mapping_from(content: object, path: object) -> DicomMapping:
     levels = {name: gy for name, gy in shared.prescriptions_gy.items() if gy is not None}
     if len(levels) < len(shared.prescriptions_gy):
         raise InputError(f"{path}: a prescription is null; that is for single patients, under 'patients'")
-    return DicomMapping(shared.rois, levels, plans, patients, shared.left_out_gy)
+    end_caps = content.get("end_caps")
+    if end_caps not in (None, *get_args(EndCaps)):
+        raise InputError(f"{path}: end_caps: {end_caps!r} is none of {', '.join(get_args(EndCaps))}")
+    return DicomMapping(shared.rois, levels, plans, patients, shared.left_out_gy, end_caps)
 
 
 def _entries(content: Mapping[str, object], where: object) -> PatientMapping:

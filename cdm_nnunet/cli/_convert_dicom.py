@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from cdm_nnunet.cli._end_caps import add_end_caps
 
 SUMMARY = "Folders of DICOM-RT exports: CT, structure set, plan and dose; inspect them first."
 EXAMPLE = "cdm-nnunet convert dicom exports -d 502 -n Clinic --template clinic.json --mapping inspection/rois.yaml"
@@ -23,6 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="dose|ct|MM|MMxMMxMM",
         help="grid of the data set, or size of its voxels in mm",
     )
+    add_end_caps(parser, None, "'end_caps' of the mapping, else ")
     parser.add_argument(
         "--exclude", action="append", default=[], metavar="CASE", help="a case to leave out on purpose; repeatable"
     )
@@ -45,17 +49,19 @@ def run(args: argparse.Namespace, n_processes: int) -> dict[str, Any]:
     from cdm_nnunet.dvh import Template
     from cdm_nnunet.folders import folder
 
+    mapping = read_mapping(args.mapping)
     record: dict[str, Any] = convert_dicom(
         args.source,
         folder("nnUNet_raw"),
         args.d,
         args.n,
         Template.load(args.template),
-        read_mapping(args.mapping),
+        replace(mapping, end_caps=args.end_caps or mapping.end_caps),
         args.mapping.parent if args.local is None else args.local,
         grid=args.grid,
         exclude=args.exclude,
         keep_ids=args.keep_ids,
         n_processes=n_processes,
     ).to_json()
+    record["end_caps"] = args.end_caps or mapping.ends
     return record

@@ -127,6 +127,8 @@ def render(record: Mapping[str, Any]) -> str:
     for key, label in (("excluded", "left out on purpose"), ("without_reference_dose", "without reference dose")):
         if record[key]:
             lines.append(f"{label}: {', '.join(record[key])}")
+    if "end_caps" in record:
+        lines.append(f"ends of ROIs: {record['end_caps']}")
     lines += note_lines(record["notes"])
     return "\n".join([*lines, f"dataset: {record['dataset']}"])
 

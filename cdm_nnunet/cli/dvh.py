@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cdm_nnunet.cli._end_caps import add_end_caps
 from cdm_nnunet.errors import InputError
 
 if TYPE_CHECKING:
@@ -36,20 +37,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     chosen.add_argument("--template", metavar="NAME|FILE", help="clinical template: its ROIs, each with its metrics")
     parser.add_argument("--roi", action="append", metavar="NAME", help="an ROI of the file; repeatable (default: all)")
-    parser.add_argument(
-        "--end-caps",
-        choices=("rounded", "rounded-half-slab", "none", "half-slab"),
-        default="rounded",
-        help="where an ROI ends: 'none' at its outermost contours, 'half-slab' half a slice beyond; with 'rounded', an "
-        "end that tapers where its shape leads, and only a flat one so (default: rounded)",
-    )
+    add_end_caps(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Evaluate.
 
     Returns:
-        By ROI name: ``volume_cc``, the metrics by key, and ``lost_cc`` where a part lies outside the dose grid.
+        By ROI name: ``end_caps``, ``volume_cc``, the metrics by key, ``lost_cc`` where a part lies outside the dose
+        grid, and ``undefined`` with the reason by metric where the ROI can't have one.
     """
     from cdm_nnunet.dicom.dose import read_dose
     from cdm_nnunet.dicom.dvh import roi_dvh
@@ -87,8 +83,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             notes.append(f"left out: {error}")
             continue
         notes += result.notes
-        lost = {"lost_cc": result.lost_cc} if result.lost_cc else {}
-        record[roi.name] = {"volume_cc": result.volume_cc, **lost, **result.values}
+        record[roi.name] = {"end_caps": args.end_caps, "volume_cc": result.volume_cc}
+        record[roi.name] |= {"lost_cc": result.lost_cc} if result.lost_cc else {}
+        record[roi.name] |= result.values
+        record[roi.name] |= {"undefined": result.undefined} if result.undefined else {}
     for note in dict.fromkeys(notes):
         print(note, file=sys.stderr)
     _refuse_nothing(record, notes, metrics if template is None else (), structures)
@@ -97,12 +95,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def render(record: Mapping[str, Any]) -> str:
     """Word the record for a person."""
-    keys = list(dict.fromkeys(key for row in record.values() for key in row))
+    found = dict.fromkeys(key for row in record.values() for key in (*row, *row.get("undefined", ())))
+    keys = [key for key in found if key not in ("end_caps", "undefined")]
+    ends = dict.fromkeys(row["end_caps"] for row in record.values())
     width = max(len(name) for name in record) + 2
     header = f"{'ROI':<{width}}" + "".join(f"{_head(key):>14}" for key in keys)
-    return "\n".join(
-        [header, *(f"{name:<{width}}" + "".join(_cell(row, key) for key in keys) for name, row in record.items())]
-    )
+    rows = [f"{name:<{width}}" + "".join(_cell(row, key) for key in keys) for name, row in record.items()]
+    return "\n".join([f"ends of ROIs: {', '.join(ends)}", header, *rows])
 
 
 def _rois(structures: StructureSet, names: Sequence[str] | None) -> list[RoiContours]:
@@ -143,7 +142,7 @@ def _refuse_nothing(
         reasons = "; ".join(notes) or f"the template has none of {', '.join(structures.names)}"
         raise InputError(f"{structures.path}: no ROI can be evaluated: {reasons}")
     for metric in metrics:
-        if not any(str(metric) in row for row in record.values()):
+        if not any(str(metric) in (*row, *row.get("undefined", ())) for row in record.values()):
             raise InputError(
                 f"{metric} is a percentage of the prescription, and none is known; give the plan (--rtplan) that "
                 "has one for the ROI, or use Gy"
@@ -159,5 +158,5 @@ def _head(key: str) -> str:
     return f"{key} ({unit})" if unit else key
 
 
-def _cell(row: Mapping[str, float], key: str) -> str:
-    return f"{row[key]:>14.2f}" if key in row else f"{'':>14}"
+def _cell(row: Mapping[str, Any], key: str) -> str:
+    return f"{row[key]:>14.2f}" if key in row else f"{'not defined' if key in row.get('undefined', ()) else '':>14}"

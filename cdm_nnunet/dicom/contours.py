@@ -6,19 +6,18 @@ Definitions: ``docs/conventions.md``, "From contours".
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cdm_nnunet.dicom.end_caps import DEFAULT_END_CAPS, EndCaps
 from cdm_nnunet.dicom.nesting import SHELL_MM, section_of
 from cdm_nnunet.dicom.planes import axes_of, clusters
 from cdm_nnunet.dicom.scanlines import Points, Section
 from cdm_nnunet.dicom.slices import WIDEST_MM, Slices, filled, gaps
 from cdm_nnunet.dicom.structures import RoiContours
 from cdm_nnunet.errors import InputError
-
-EndCaps = Literal["rounded", "rounded-half-slab", "none", "half-slab"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +61,7 @@ def stack_of(
     roi: RoiContours,
     slices: Slices | None = None,
     *,
-    end_caps: EndCaps = "rounded",
+    end_caps: EndCaps = DEFAULT_END_CAPS,
     axes: NDArray[np.float64] | None = None,
 ) -> ContourStack:
     """Build the slabs of an ROI.

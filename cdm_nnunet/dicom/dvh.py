@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cdm_nnunet.dicom.contours import ContourStack, EndCaps, stack_of
+from cdm_nnunet.dicom.contours import ContourStack, stack_of
 from cdm_nnunet.dicom.dose import DoseVolume
+from cdm_nnunet.dicom.end_caps import DEFAULT_END_CAPS, EndCaps
 from cdm_nnunet.dicom.grid import Volume
 from cdm_nnunet.dicom.interpolation import layers
 from cdm_nnunet.dicom.planes import axes_of
@@ -57,6 +58,7 @@ class RoiDvh:
         volume_cc: Volume inside the contours.
         lost_cc: Part of it outside the dose grid; the metrics are those of the rest.
         values: By metric key, Gy, %, cc or a plain number.
+        undefined: Metrics that it can't have, with the reason.
         notes: What was decided, for the record.
     """
 
@@ -64,6 +66,7 @@ class RoiDvh:
     volume_cc: float
     lost_cc: float
     values: dict[str, float]
+    undefined: dict[str, str]
     notes: tuple[str, ...]
 
 
@@ -74,7 +77,7 @@ def roi_dvh(
     metrics: Sequence[Metric],
     *,
     prescription_gy: float | None = None,
-    end_caps: EndCaps = "rounded",
+    end_caps: EndCaps = DEFAULT_END_CAPS,
 ) -> RoiDvh:
     """DVH metrics of an ROI.
 
@@ -88,7 +91,7 @@ def roi_dvh(
 
     Raises:
         InputError: If the frames of reference differ, the ROI has no volume or lies wholly outside the dose grid, or a
-            metric is not defined.
+            metric needs a prescription that is not given.
     """
     refuse_other_frame(structures, dose)
     axes = axes_of(roi)
@@ -106,12 +109,18 @@ def roi_dvh(
             f"ROI '{roi.name}': {lost_cc:.3g} cc ({share:.3g} %) lie outside the dose grid; the metrics are those of "
             "the rest"
         )
-    values = evaluate_weighted(metrics, dose_gy[inside], samples.volumes_cc[inside], prescription_gy=prescription_gy)
+    volumes_cc = samples.volumes_cc[inside]
+    reasons = {metric: metric.why_undefined(float(volumes_cc.sum())) for metric in metrics}
+    undefined = {str(metric): reason for metric, reason in reasons.items() if reason is not None}
+    notes += [f"ROI '{roi.name}': {key} is not defined: {reason}" for key, reason in undefined.items()]
+    metrics = [metric for metric in metrics if reasons[metric] is None]
+    values = evaluate_weighted(metrics, dose_gy[inside], volumes_cc, prescription_gy=prescription_gy)
     return RoiDvh(
         roi.name,
         samples.volume_cc,
         lost_cc,
         {str(metric): value for metric, value in zip(metrics, values, strict=True)},
+        undefined,
         tuple(notes),
     )
 

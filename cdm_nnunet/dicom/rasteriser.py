@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cdm_nnunet.dicom.contours import ContourStack, EndCaps, stack_of
+from cdm_nnunet.dicom.contours import ContourStack, stack_of
+from cdm_nnunet.dicom.end_caps import DEFAULT_END_CAPS, EndCaps
 from cdm_nnunet.dicom.grid import VoxelGrid
 from cdm_nnunet.dicom.interpolation import Layer, layers, slabs
 from cdm_nnunet.dicom.planes import PLANE_TOLERANCE_MM, axes_of, heights_mm, is_flat
@@ -50,7 +51,7 @@ def rasterise(
     grid: VoxelGrid,
     slices: Slices | None = None,
     *,
-    end_caps: EndCaps = "rounded-half-slab",
+    end_caps: EndCaps = DEFAULT_END_CAPS,
     may_lie_outside: bool = False,
 ) -> RoiMask:
     """Mask of an ROI: the voxels of which at least half lies in the ROI.

@@ -38,8 +38,9 @@ ACROSS_ALSO = ("cube", "sphere", "shell", "cylinder", "straw")  # the others hav
 PHANTOM = Phantom(
     SOLIDS,
     LinearDose(0, 1.0, 60.0),
-    slices_z_mm=tuple(np.arange(-18.0, 19.0)),
+    slices_z_mm=tuple(np.arange(-18.5, 19.0)),  # flat ends lie half-way between two slices
     pixels=(28, 32),
+    dose_margin_mm=-2.0,
     prescriptions_gy={"cube": 60.0},
     kinds={"cube": "PTV"},
 )
@@ -111,7 +112,7 @@ def test_samples_lie_inside_and_fill_the_roi(written):
 
 
 @pytest.mark.parametrize(
-    ("end_caps", "height_mm"), [("none", 24), ("rounded", 24), ("half-slab", 25), ("rounded-half-slab", 25)]
+    ("end_caps", "height_mm"), [("none", 23), ("rounded", 23), ("half-slab", 24), ("rounded-half-slab", 24)]
 )
 def test_a_flat_end_lies_at_its_contour_or_half_a_slice_beyond(written, end_caps, height_mm):
     result = evaluated(written[2], "cube", end_caps=end_caps)
@@ -119,7 +120,9 @@ def test_a_flat_end_lies_at_its_contour_or_half_a_slice_beyond(written, end_caps
     assert result.values["D2%"] == pytest.approx(60 + 0.48 * height_mm, abs=0.03)
 
 
-@pytest.mark.parametrize(("end_caps", "end_mm"), [("none", 15.0), ("rounded", 15.75), ("half-slab", 15.5)])
+@pytest.mark.parametrize(
+    ("end_caps", "end_mm"), [("none", 15.5), ("rounded", 15.75), ("half-slab", 16.0), ("rounded-half-slab", 15.75)]
+)
 def test_where_a_round_end_lies(written, end_caps, end_mm):
     values = evaluated(written[2], "sphere", [Metric.parse("Dmax")], end_caps=end_caps).values
     assert values["Dmax"] == pytest.approx(60 + end_mm, abs=0.12)
@@ -187,15 +190,31 @@ def test_the_command_prints_json(command):
     assert code == 0
     record = json.loads(out)
     assert {name: list(row) for name, row in record.items()} == {
-        name: ["volume_cc", "D95%", "Dmean"] for name in ("cube", "straw")
+        name: ["end_caps", "volume_cc", "D95%", "Dmean"] for name in ("cube", "straw")
     }
     assert record["cube"]["Dmean"] == pytest.approx(60.3, abs=0.05)
+    assert record["cube"]["end_caps"] == "rounded-half-slab"
     assert err == ""
 
 
 def test_the_command_takes_end_caps(command):
-    _, out, _ = command("--json", "--metrics", "Dmean", "--roi", "cube", "--end-caps", "rounded-half-slab")
-    assert json.loads(out)["cube"]["volume_cc"] == pytest.approx(25 * 24**2 / 1000, rel=1e-3)
+    for mode, height_mm in (("rounded-half-slab", 24), ("rounded", 23), ("none", 23), ("half-slab", 24)):
+        _, out, _ = command("--json", "--metrics", "Dmean", "--roi", "cube", "--end-caps", mode)
+        cube = json.loads(out)["cube"]
+        assert cube["volume_cc"] == pytest.approx(height_mm * 24**2 / 1000, rel=1e-3)
+        assert cube["end_caps"] == mode
+
+
+def test_what_a_small_roi_cannot_have_is_told(command):
+    code, out, err = command("--json", "--metrics", "D0.03cc", "D1cc", "--roi", "cube", "--roi", "straw")
+    assert code == 0
+    record = json.loads(out)
+    assert list(record["straw"]) == ["end_caps", "volume_cc", "D0.03cc", "undefined"]
+    assert record["straw"]["undefined"] == {"D1cc": "the ROI has 0.2118 cc, less than 1 cc"}
+    assert "ROI 'straw': D1cc is not defined: the ROI has 0.2118 cc, less than 1 cc" in err
+    code, out, _ = command("--metrics", "D1cc", "--roi", "straw")
+    assert code == 0
+    assert out.splitlines()[-1].split()[-2:] == ["not", "defined"]
 
 
 def test_a_percentage_of_the_prescription_needs_the_plan(command):
@@ -210,7 +229,7 @@ def test_a_percentage_of_the_prescription_needs_the_plan(command):
 def test_a_prescription_to_one_roi_is_not_that_of_another(command):
     code, out, err = command("--json", "--metrics", "V95%", "Dmean", "--roi", "cube", "--roi", "straw", plan=True)
     assert code == 0
-    assert {name: list(row)[1:] for name, row in json.loads(out).items()} == {
+    assert {name: list(row)[2:] for name, row in json.loads(out).items()} == {
         "cube": ["V95%", "Dmean"],
         "straw": ["Dmean"],
     }
@@ -239,7 +258,7 @@ def test_the_command_takes_a_template(command, tmp_path):
     (tmp_path / "one.json").write_text(json.dumps(template))
     code, out, _ = command("--json", "--template", str(tmp_path / "one.json"))
     assert code == 0
-    assert {name: list(row) for name, row in json.loads(out).items()} == {"straw": ["volume_cc", "Dmean"]}
+    assert {name: list(row) for name, row in json.loads(out).items()} == {"straw": ["end_caps", "volume_cc", "Dmean"]}
     code, _, err = command("--template", "openkbp")
     assert code == 2
     assert "no ROI can be evaluated: the template has none of cube, sphere" in err
@@ -248,8 +267,9 @@ def test_the_command_takes_a_template(command, tmp_path):
 def test_the_command_words_a_table(command):
     code, out, _ = command("--metrics", "D95%", "V60Gy", "--roi", "cube")
     assert code == 0
-    assert out.splitlines()[0].split() == ["ROI", "volume", "(cc)", "D95%", "(Gy)", "V60Gy", "(%)"]
-    assert out.splitlines()[1].split()[:2] == ["cube", "13.82"]
+    assert out.splitlines()[0] == "ends of ROIs: rounded-half-slab"
+    assert out.splitlines()[1].split() == ["ROI", "volume", "(cc)", "D95%", "(Gy)", "V60Gy", "(%)"]
+    assert out.splitlines()[2].split()[:2] == ["cube", "13.82"]
 
 
 @pytest.mark.parametrize(

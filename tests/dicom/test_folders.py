@@ -12,7 +12,7 @@ import yaml
 from cdm_nnunet.cli import main as cli
 from cdm_nnunet.dataset import CT_CHANNEL, ROI_CHANNEL, RawDataset
 from cdm_nnunet.dataset_conversion.dicom import DicomPatient, convert_dicom
-from cdm_nnunet.dataset_conversion.dicom_mapping import DicomMapping, mapping_text, read_mapping
+from cdm_nnunet.dataset_conversion.dicom_mapping import DicomMapping, mapping_from, mapping_text, read_mapping
 from cdm_nnunet.dicom.index import index_folder
 from cdm_nnunet.dicom.inspection import inspect_index
 from cdm_nnunet.dicom.phantom import LinearDose, Phantom, write_phantom
@@ -190,7 +190,8 @@ def test_the_mapping_is_written_for_review_and_read_back(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("- a", "expected the keys 'rois' and, where they are needed, 'prescriptions_gy', 'plans', 'patients' and"),
+        ("rois: {}\nend_caps: round", "end_caps: 'round' is none of rounded-half-slab, rounded, half-slab, none"),
+        ("- a", "expected the keys 'rois' and, where they are needed, 'prescriptions_gy', 'plans', 'patients', 'left"),
         ("rois: [a]", "'rois' is .*, expected names with values"),
         ("rois: {}\nplans: newest", "'newest' is no rule for all patients; those are latest, sum, each"),
         ("rois: {}\nplans: {case_1: 3}", "is not a patient and a plan; put both in quotes"),
@@ -256,6 +257,30 @@ def test_a_ct_with_a_change_of_the_spacing_is_converted_on_even_planes(tmp_path)
             assert bits.spacing_mm == spacing_mm
             volume_cc = (bits.values & 1 > 0).sum() * np.prod(spacing_mm) / 1000
             assert volume_cc == pytest.approx(PHANTOM.solids["PTV60"].volume_cc, rel=0.08)
+
+
+@pytest.mark.parametrize(("end_caps", "height_mm"), [(None, 20), ("half-slab", 20), ("none", 18), ("rounded", 18)])
+def test_the_ends_of_rois_are_chosen_kept_and_named(tmp_path, end_caps, height_mm):
+    """A cylinder of 20 mm whose faces lie half-way between slices, on a grid with other planes."""
+    phantom = dataclasses.replace(PHANTOM, solids=PHANTOM.solids | {"Cord": Cylinder((0, 14.0, 0), 3.0, 20.0)})
+    phantom = dataclasses.replace(phantom, slices_z_mm=tuple(np.arange(-17.0, 18.0, 2.0)))
+    for seed in range(2):
+        write_phantom(dataclasses.replace(phantom, seed=seed), tmp_path / "exports" / str(seed))
+    mapping = dataclasses.replace(MAPPING, end_caps=end_caps)
+    convert(tmp_path / "exports", tmp_path, mapping, grid="1")
+    dataset = RawDataset(tmp_path / "raw" / "Dataset502_Clinic")
+    bits = read_image(dataset.image_path(next(iter(dataset.cases)), ROI_CHANNEL)).values
+    assert np.count_nonzero((bits & 2).any((1, 2))) == height_mm
+    record, _ = json.loads((dataset.folder / "cdm_cases.json").read_text()).values()
+    assert record["source"]["end caps"] == (end_caps or "rounded-half-slab")
+    stored = mapping_from(json.loads((dataset.folder / "dataset.json").read_text())["cdm"]["mapping"], "dataset.json")
+    assert stored.ends == mapping.ends
+    assert stored.updated(DicomMapping({})).ends == mapping.ends  # a new patient is read as the model has learnt
+    other = "none" if mapping.ends != "none" else "rounded"
+    with pytest.raises(
+        InputError, match=f"'end_caps: {other}', and the model was trained on ROIs with the ends '{stored.ends}'"
+    ):
+        stored.updated(DicomMapping({}, end_caps=other))
 
 
 def test_conversion_refuses_what_it_would_have_to_guess(exports, tmp_path):

@@ -1,0 +1,6 @@
+"""How an ROI ends beyond its outermost contours; ``docs/conventions.md``, "Ends"."""
+
+from typing import Literal
+
+EndCaps = Literal["rounded-half-slab", "rounded", "half-slab", "none"]
+DEFAULT_END_CAPS: EndCaps = "rounded-half-slab"  # for masks and DVH metrics alike
