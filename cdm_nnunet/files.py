@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import errno
+import io
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from cdm_nnunet.errors import InputError
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what begins a formula in a spreadsheet
 
 
 @contextlib.contextmanager
@@ -129,6 +133,24 @@ def _aside(path: Path) -> Iterator[Path]:
         yield partial
     finally:
         partial.unlink(missing_ok=True)
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
+    r"""A CSV table, in which no text becomes a formula when a spreadsheet opens it; None is an empty field.
+
+    Args:
+        columns: Heads.
+        rows: As many values a row.
+
+    Example:
+        >>> csv_text(["roi", "dose_gy"], [["=1+1", -2.5], ["Cord", None]])
+        "roi,dose_gy\n'=1+1,-2.5\nCord,\n"
+    """
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    for row in (columns, *rows):
+        writer.writerow([f"'{v}" if isinstance(v, str) and v.startswith(_FORMULA) else v for v in row])
+    return text.getvalue()
 
 
 def raise_write_error(path: Path, n_bytes: int, cause: BaseException | None) -> NoReturn:

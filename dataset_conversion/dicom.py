@@ -133,6 +133,7 @@ class DicomPatient:
                 NOTES: json.dumps([*notes, *prescribed.notes], ensure_ascii=False),
             },
             empty_rois=empty,
+            fractions=_n_fractions(plans),
         )
 
     def _grid(self, ct: CtVolume, dose: DoseVolume | None, notes: list[str]) -> VoxelGrid:
@@ -194,6 +195,16 @@ class DicomPatient:
         )
         prescriptions_gy(self.template, result.levels_gy, contoured)  # (refuses a target without one)
         return result
+
+
+def _n_fractions(plans: Sequence[Sequence[Plan]]) -> int | None:
+    """Fractions of the whole course: of the plan, or of all plans one after the other; None where one does not say.
+
+    Plans that share a dose may be treated in the same fractions, so that nobody knows.
+    """
+    counts = [of_part[0].n_fractions if len(of_part) == 1 else None for of_part in plans]
+    known = [count for count in counts if count is not None]
+    return sum(known) if known and len(known) == len(counts) else None
 
 
 def _refuse_fractions(plans: Sequence[Sequence[Plan]], levels_gy: Mapping[str, float]) -> None:

@@ -56,8 +56,19 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """
     from cdm_nnunet.dataset import RawDataset
     from cdm_nnunet.dvh import Template
+    from cdm_nnunet.evaluation.publishing import publishing
     from cdm_nnunet.evaluation.reading import load_evaluation
-    from cdm_nnunet.evaluation.run import FINISHED_FOLDER, Options, draw_pictures, evaluate_folder, write_outputs
+    from cdm_nnunet.evaluation.run import (
+        CASES_FILE,
+        FINISHED_FOLDER,
+        METRICS_FILE,
+        PICTURES_FOLDER,
+        SCORES_FILE,
+        Options,
+        draw_pictures,
+        evaluate_folder,
+        write_outputs,
+    )
     from cdm_nnunet.folders import find_dataset
     from cdm_nnunet.report.page import REPORT_FILE, write_report
 
@@ -73,7 +84,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         coverage_percent=args.coverage,
     )
     template = None if args.template is None else Template.load(args.template)
-    with _progress_bar() as progress:
+    outputs = (METRICS_FILE, CASES_FILE, SCORES_FILE, PICTURES_FOLDER, REPORT_FILE)
+    with publishing(args.o, outputs) as aside, _progress_bar() as progress:
         evaluation = evaluate_folder(
             dataset,
             args.i,
@@ -84,13 +96,17 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             progress=progress,
         )
         pictures = draw_pictures(
-            evaluation, dataset, args.i, args.o, n_cases=args.pictures, processes=args.np, progress=progress
+            evaluation, dataset, args.i, aside, n_cases=args.pictures, processes=args.np, progress=progress
         )
-        files: dict[str, Any] = write_outputs(evaluation, args.o)
+        files: dict[str, Any] = write_outputs(evaluation, aside)
         if args.report:
-            path = args.o / REPORT_FILE
+            path = aside / REPORT_FILE
             write_report(evaluation, dataset, args.i, path, processes=args.np, progress=progress)
             files["report"] = str(path)
+    files = {key: str(args.o / Path(path).name) for key, path in files.items()}
+    pictures = {
+        case: [str(args.o / PICTURES_FOLDER / Path(path).name) for path in paths] for case, paths in pictures.items()
+    }
     record = {key: value for key, value in evaluation.to_json().items() if key not in ("cases", "template_definition")}
     missing = {case.case: dict(case.missing) for case in evaluation.cases if case.missing}
     undefined = {case.case: dict(case.undefined) for case in evaluation.cases if case.undefined}

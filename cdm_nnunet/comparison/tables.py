@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from cdm_nnunet.comparison import words
 from cdm_nnunet.comparison.record import LEVELS, Comparison
 from cdm_nnunet.comparison.statistics import Interval
+from cdm_nnunet.files import csv_text
 
 COLUMNS = (
     "level", "name", "unit", "baseline", "model", "n", "n_missing",
@@ -48,12 +47,12 @@ _LATEX = {
 
 def comparison_csv(comparison: Comparison) -> str:
     """One row for each quantity and model other than the baseline; what is not defined is empty."""
-    return _csv(COLUMNS, _quantity_rows(comparison))
+    return csv_text(COLUMNS, _quantity_rows(comparison))
 
 
 def goals_csv(comparison: Comparison) -> str:
     """One row for each goal and model other than the baseline."""
-    return _csv(GOAL_COLUMNS, _goal_rows(comparison))
+    return csv_text(GOAL_COLUMNS, _goal_rows(comparison))
 
 
 def markdown(comparison: Comparison) -> str:
@@ -125,14 +124,6 @@ def _goal_rows(comparison: Comparison) -> Iterator[tuple[object, ...]]:
 
 def _ends(interval: Interval | None) -> tuple[float | None, float | None]:
     return (None, None) if interval is None else interval
-
-
-def _csv(columns: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> str:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")  # (None is written as nothing)
-    writer.writerow(columns)
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def _markdown(text: str) -> str:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from dataclasses import dataclass
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -56,6 +60,29 @@ class FinishedCases:
         """
         content = {"digest": digest, "result": result.to_json()}
         write_text(self.folder / f"{result.case}.json", json.dumps(content, allow_nan=False) + "\n")
+
+
+@contextlib.contextmanager
+def snapshot(files: CaseFiles) -> Iterator[CaseFiles]:
+    """Copies of what a result is made from, so that what is hashed and what is scored are the same bytes.
+
+    Yields:
+        The case with the paths of the copies; messages of an :class:`InputError` in the block name the originals.
+    """
+    with tempfile.TemporaryDirectory(prefix="cdm_nnunet_") as folder:
+        originals = (files.reference, files.predicted, files.roi_bits, *files.members)
+        copies = [Path(folder, str(k), path.name) for k, path in enumerate(originals)]
+        for original, copy in zip(originals, copies, strict=True):
+            copy.parent.mkdir()
+            shutil.copyfile(original, copy)
+        reference, predicted, roi_bits, *members = copies
+        try:
+            yield replace(files, reference=reference, predicted=predicted, roi_bits=roi_bits, members=tuple(members))
+        except InputError as error:
+            message = str(error)
+            for original, copy in zip(originals, copies, strict=True):
+                message = message.replace(str(copy.parent), str(original.parent))
+            raise InputError(message) from error
 
 
 def case_digest(files: CaseFiles, template: Template, *, gamma: bool) -> str:

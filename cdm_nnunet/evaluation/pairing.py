@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cdm_nnunet.dataset import CT_CHANNEL, FILE_ENDING, ROI_CHANNEL, RawDataset
+from cdm_nnunet.dataset import CASES_FILE, CT_CHANNEL, FILE_ENDING, ROI_CHANNEL, RawDataset
 from cdm_nnunet.dvh.regime import Course
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.images import SPACING_TOLERANCE_MM, Image, numbers, read_image
@@ -132,7 +132,9 @@ def find_cases(
     """
     if not predictions.is_dir():
         raise InputError(f"no folder {predictions}; give the folder that 'cdm-nnunet predict' wrote")
-    files = sorted(path for path in predictions.iterdir() if path.name.endswith(FILE_ENDING))
+    files = sorted(
+        path for path in predictions.iterdir() if path.name.endswith(FILE_ENDING) and not path.name.startswith(".")
+    )  # (what begins with a dot was left by a prediction that was killed)
     if not files:
         raise InputError(f"no predictions in {predictions}: expected files named CASE{FILE_ENDING}")
     cases = {path.name.removesuffix(FILE_ENDING): path for path in files}
@@ -185,6 +187,7 @@ def _load_pair(files: CaseFiles) -> DosePair:
         refuse_stray_bits(roi_bits.values, len(files.catalogue))
     except InputError as error:
         raise InputError(f"{files.roi_bits}: {error}") from error
+    _refuse_other_rois(files, roi_bits.values)
     return DosePair(
         files.case,
         reference.values,
@@ -216,11 +219,27 @@ def _case_files(dataset: RawDataset, case: str, predicted: Path, members: Sequen
         dataset.patient(case),
         record.fractions,
     )
+    if [name for name in dataset.catalogue.names if name in record.rois] != list(record.rois):
+        raise InputError(
+            f"case '{case}': its ROIs in {CASES_FILE} ({', '.join(record.rois)}) do not follow the catalogue in "
+            f"dataset.json ({', '.join(dataset.catalogue.names)}): one of the two was edited; convert the data again"
+        )
     parts = [("reference dose", files.reference), ("ROI masks", files.roi_bits)]
     for what, path in [*parts, *(("dose of a member", path) for path in files.members)]:
         if not path.is_file():
             raise InputError(f"case '{case}' has a prediction but no {what}: {path} is missing")
     return files
+
+
+def _refuse_other_rois(files: CaseFiles, roi_bits: NDArray[np.unsignedinteger]) -> None:
+    """Check that the ROIs with voxels are among those that the data set lists for the case."""
+    used = int(np.bitwise_or.reduce(roi_bits, axis=None))
+    others = [name for bit, name in enumerate(files.catalogue.names) if used >> bit & 1 and name not in files.contoured]
+    if others:
+        raise InputError(
+            f"{files.roi_bits} has voxels of '{others[0]}', which {CASES_FILE} does not list for the case: the "
+            "catalogue in dataset.json, or a file, was changed; convert the data again"
+        )
 
 
 def _refuse_what_is_no_dose(dose: Image) -> None:

@@ -14,7 +14,7 @@ from cdm_nnunet.dvh import Template, match_rois
 from cdm_nnunet.dvh.matching import refuse_without_goal
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.evaluation.doses import dose_region_name
-from cdm_nnunet.evaluation.finished import FinishedCases, case_digest
+from cdm_nnunet.evaluation.finished import FinishedCases, case_digest, snapshot
 from cdm_nnunet.evaluation.pairing import CaseFiles, Required, find_cases, load_pair
 from cdm_nnunet.evaluation.pooling import pooled_scores
 from cdm_nnunet.evaluation.record import RESULT_FILE, CaseResult, Evaluation
@@ -171,11 +171,12 @@ def cases_to_draw(cases: Sequence[CaseResult], n: int) -> tuple[str, ...]:
 def _score(files: CaseFiles, *, template: Template, gamma: bool, finished: FinishedCases | None) -> CaseResult:
     if finished is None:
         return score_case(load_pair(files), template, gamma=gamma)
-    digest = case_digest(files, template, gamma=gamma)
-    result = finished.load(files.case, digest, template)
-    if result is None:
-        result = score_case(load_pair(files), template, gamma=gamma)
-        finished.save(result, digest)
+    kept = finished.load(files.case, case_digest(files, template, gamma=gamma), template)
+    if kept is not None:
+        return kept
+    with snapshot(files) as copies:
+        result = score_case(load_pair(copies), template, gamma=gamma)
+        finished.save(result, case_digest(copies, template, gamma=gamma))
     return result
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
 from cdm_nnunet.evaluation.record import DoseResult, Evaluation
+from cdm_nnunet.files import csv_text
 
 METRIC_COLUMNS = (
     "case",
@@ -43,17 +42,17 @@ SCORE_COLUMNS = ("score", "group", "part", "unit", "value", "mean_signed", "n")
 
 def metrics_csv(evaluation: Evaluation) -> str:
     """One row for each case, ROI and metric; difference is predicted - reference, limit is in the row's unit."""
-    return _csv(METRIC_COLUMNS, _metric_rows(evaluation))
+    return csv_text(METRIC_COLUMNS, _metric_rows(evaluation))
 
 
 def cases_csv(evaluation: Evaluation) -> str:
     """One row for each measure of a case that is no metric of the template: dose errors, gamma, curves and indices."""
-    return _csv(CASE_COLUMNS, _case_rows(evaluation))
+    return csv_text(CASE_COLUMNS, _case_rows(evaluation))
 
 
 def scores_csv(evaluation: Evaluation) -> str:
     """One row for each score, and for each part that it is made of."""
-    return _csv(SCORE_COLUMNS, _score_rows(evaluation.scores, len(evaluation.cases)))
+    return csv_text(SCORE_COLUMNS, _score_rows(evaluation.scores, len(evaluation.cases)))
 
 
 def _metric_rows(evaluation: Evaluation) -> Iterator[tuple[object, ...]]:
@@ -155,11 +154,3 @@ def _part_row(
     score: str, group: str | None, name: str | None, unit: str | None, part: Mapping[str, Any]
 ) -> tuple[object, ...]:
     return (score, group, name, unit, part["mean_absolute"], part["mean_signed"], part["n"])
-
-
-def _csv(columns: tuple[str, ...], rows: Iterator[tuple[object, ...]]) -> str:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    return text.getvalue()

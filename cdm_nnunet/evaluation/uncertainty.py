@@ -113,12 +113,14 @@ def refuse_unfit(calibrated_on: Evaluation, evaluation: Evaluation) -> None:
             f"the calibration was made with {calibrated_on.n_members} members, this evaluation has "
             f"{evaluation.n_members}; use the same models in both"
         )
-    known = {case.case for case in calibrated_on.cases} if calibrated_on.dataset == evaluation.dataset else set()
-    both = [case.case for case in evaluation.cases if case.case in known]
+    known: set[str] = set()
+    if calibrated_on.dataset == evaluation.dataset:
+        known = {name for case in calibrated_on.cases for name in (case.case, case.patient)}
+    both = [case.case for case in evaluation.cases if {case.case, case.patient} & known]
     if both:
         raise InputError(
-            f"case '{both[0]}' ({len(both)} in all) is among the cases of the calibration: its interval would be too "
-            "narrow; calibrate on other cases, or choose cases with --case"
+            f"case '{both[0]}' ({len(both)} in all) is among the cases of the calibration, or of a patient who is: its "
+            "interval would be too narrow; calibrate on other patients, or choose cases with --case"
         )
 
 

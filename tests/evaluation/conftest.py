@@ -40,6 +40,8 @@ class Case:
     ct_hu: np.ndarray | None = None
     split: str = "Tr"
     spacing_mm: tuple[float, float, float] = (2.5, 4.0, 3.0)
+    source: Mapping[str, str] = field(default_factory=dict)
+    fractions: int | None = None
 
 
 def write_image(
@@ -67,7 +69,14 @@ def write_dataset(
         write_image(images / f"{name}_0000.nii.gz", ct, case.spacing_mm)
         write_image(images / f"{name}_0002.nii.gz", pack(np.stack(masks)), case.spacing_mm)
         write_image(folder / f"labels{case.split}" / f"{name}.nii.gz", case.dose_gy.astype(np.float32), case.spacing_mm)
-        records[name] = CaseRecord(dict(case.prescriptions_gy), tuple(case.masks), case.spacing_mm, case.split)
+        records[name] = CaseRecord(
+            dict(case.prescriptions_gy),
+            tuple(roi for roi in catalogue.names if np.any(case.masks.get(roi, False))),
+            case.spacing_mm,
+            case.split,
+            case.source,
+            case.fractions,
+        )
     template = Template.load("openkbp") if template is None else template
     section = {
         "format_version": 1,

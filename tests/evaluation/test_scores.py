@@ -172,7 +172,7 @@ def test_a_metric_that_a_small_roi_cannot_have_is_listed_and_never_met():
     assert case_from_json(result.case, result.to_json(), Template.from_json(content, "test"), "") == result
     evaluation = Evaluation("set", Template.from_json(content, "test"), None, 1, (result,), pooled_scores([result]))
     row = metrics_csv(evaluation).splitlines()[-1]
-    assert row == "pt_1,Cord,Cord,oar,D3cc" + "," * 18 + ',"the ROI has 2 cc, less than 3 cc"'
+    assert row == "pt_1,Cord,Cord,oar,D3cc" + "," * 19 + ',"the ROI has 2 cc, less than 3 cc"'
 
 
 def test_scores_pool_over_cases_and_leave_out_what_is_absent():
@@ -246,3 +246,17 @@ def test_dose_error_without_dose_region():
     case.masks = {**case.masks, "Body": np.zeros((2, 2, 2), bool)}
     with pytest.raises(InputError, match="case 'pt_1': ROI 'Body', in which the dose error is averaged, has no voxel"):
         score_case(as_pair(case, outside, SMALL_CATALOGUE), small_template())
+
+
+def test_no_name_becomes_a_formula_in_a_table():
+    content = small_template().to_json()
+    for roi in content["rois"]:
+        roi["name"] = {"Cord": "=HYPERLINK(1)"}.get(roi["name"], roi["name"])
+    for goal in content["goals"]:
+        goal["roi"] = {"Cord": "=HYPERLINK(1)"}.get(goal["roi"], goal["roi"])
+    content["rois"][1]["aliases"] = ["Cord"]
+    case = small_case()
+    template = Template.from_json(content, "test")
+    result = score_case(as_pair(case, case.dose_gy + 2, SMALL_CATALOGUE), template)
+    table = metrics_csv(Evaluation("set", template, None, 1, (result,), pooled_scores([result])))
+    assert "pt_1,'=HYPERLINK(1),Cord,oar,Dmax,Gy,20.0,22.0,2.0," in table
