@@ -12,6 +12,7 @@ import json
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -291,6 +292,13 @@ def _refuse_strays(folder: Path, cases: dict[str, CompletedCase]) -> None:
         raise InputError(f"{folder} has files that belong to no converted case: {shown}; remove them and run again")
 
 
+def _with_several_cases(spec: DatasetSpec, conversion: Conversion) -> dict[str, str]:
+    """Patient by training case, where a patient has several: they stay together in every split, the user's too."""
+    of_case = {case: spec.patients[case] for case in conversion.training if case in spec.patients}
+    counts = Counter(of_case.values())
+    return {case: patient for case, patient in of_case.items() if counts[patient] > 1}
+
+
 def _dataset_json(spec: DatasetSpec, conversion: Conversion) -> dict[str, Any]:
     return {
         "name": spec.name,
@@ -311,6 +319,7 @@ def _dataset_json(spec: DatasetSpec, conversion: Conversion) -> dict[str, Any]:
                 "excluded": list(spec.excluded),
                 "without_reference_dose": conversion.to_json()["without_reference_dose"],
                 "training_cases_with_roi": conversion.training_cases_with_roi,
+                **({"patients": patients} if (patients := _with_several_cases(spec, conversion)) else {}),
             },
             **({} if spec.mapping is None else {"mapping": dict(spec.mapping)}),
         },

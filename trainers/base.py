@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from torch import Tensor
 from torch import distributed as dist
@@ -26,6 +27,7 @@ from cdm_nnunet.nnunet.facts import loss_arguments
 from cdm_nnunet.nnunet.logger import DoseLogger, loader_hint
 from cdm_nnunet.nnunet.plans import FIRST_WORD, DosePlans, model_plans
 from cdm_nnunet.nnunet.pretrained import let_trainers_load_weights, load_weights
+from cdm_nnunet.nnunet.splits import SPLITS_FILE, Folds, patients_of
 from cdm_nnunet.trainers.final_validation import validate_whole_cases
 from cdm_nnunet.trainers.loaders import patch_loaders
 from cdm_nnunet.trainers.resumable import ResumableTrainer
@@ -88,13 +90,17 @@ class DoseTrainer(ResumableTrainer):
         """Build network, optimizer and loss.
 
         Raises:
-            InputError: If the configuration was not preprocessed.
+            InputError: If the configuration was not preprocessed, or the fold can't be trained on.
         """
         if not Path(self.preprocessed_dataset_folder).is_dir():
             raise InputError(
                 f"{self.preprocessed_dataset_folder} is missing; run: "
                 f"cdm-nnunet plan -d {int(self.plans_manager.dataset_name[7:10])} -c {self.configuration_name}"
             )
+        training, validation = self.do_split()
+        left_out = self._preprocessed_cases() - {*training, *validation}
+        told = f"; {len(left_out)} cases are on neither side" if left_out else ""
+        self.print_to_log_file(f"fold {self.fold}: {len(training)} cases to train, {len(validation)} to validate{told}")
         super().initialize()
         self.network = prepare_network(self.network, self.device)
         dvh_loss = self.build_dvh_loss(Terms.of(self.dose_plans.template, self.dose_plans.catalogue, "loss"))
@@ -133,20 +139,19 @@ class DoseTrainer(ResumableTrainer):
         """Training and validation cases of the fold.
 
         Raises:
-            InputError: If the split names a case that was not preprocessed, or a part is empty.
+            InputError: If the split is not sound (:meth:`Folds.fold`), or has no such fold.
         """
-        training, validation = super().do_split()
-        known = set(self.dataset_class.get_identifiers(self.preprocessed_dataset_folder))
-        for name, cases in (("training", training), ("validation", validation)):
-            unknown = sorted(set(cases) - known)
-            if unknown:
-                raise InputError(
-                    f"the split of fold {self.fold} has {len(unknown)} {name} cases that were not preprocessed, such "
-                    f"as {unknown[0]}; run 'cdm-nnunet plan' again"
-                )
-            if not cases:
-                raise InputError(f"the split of fold {self.fold} has no {name} case")
-        return list(training), list(validation)
+        if self.fold == "all":
+            training, validation = super().do_split()
+            return list(training), list(validation)
+        folds = Folds.read(Path(self.preprocessed_dataset_folder_base) / SPLITS_FILE)
+        fold = folds.fold(self.fold, self._preprocessed_cases(), patients_of(self.dataset_json))
+        return fold.train, fold.val
+
+    def _preprocessed_cases(self) -> set[str]:
+        if self.dataset_class is None:
+            self.dataset_class = infer_dataset_class(self.preprocessed_dataset_folder)
+        return set(self.dataset_class.get_identifiers(self.preprocessed_dataset_folder))
 
     def get_dataloaders(self) -> tuple[Any, Any]:
         """Loaders of training and validation patches.

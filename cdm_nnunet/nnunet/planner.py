@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_datas
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from cdm_nnunet.dataset import FORMAT_VERSION, READER_NAME, UNITS, RawDataset
 from cdm_nnunet.errors import InputError
@@ -27,12 +28,12 @@ from cdm_nnunet.nnunet.network import BitDecodeUNet
 from cdm_nnunet.nnunet.plans import LABEL_MANAGER_NAME, PLANNER_NAME, PREPROCESSOR_NAME, DosePlans
 from cdm_nnunet.nnunet.preprocessor import DosePreprocessor
 from cdm_nnunet.nnunet.reader import CDMReaderWriter
+from cdm_nnunet.nnunet.splits import patients_of, settle_splits
 from cdm_nnunet.roi import Catalogue
 
 FULL, FOLDED, COARSE = "3d_fullres", "3d_folded", "3d_coarse"
 CONFIGURATIONS = (FULL, FOLDED, COARSE)
 PLANS_NAME = "nnUNetPlans"
-_SPLITS = "splits_final.json"
 _FALL_OFF_MM = 13.0  # standard deviation of the fall-off from one target into the next in the network's first guess
 
 
@@ -69,7 +70,6 @@ class DosePlanner(ExperimentPlanner):
         batch_size: int | None = None,
     ):
         del preprocessor_name, suppress_transpose
-        _refuse_other_splits(maybe_convert_to_dataset_name(dataset_name_or_id))
         super().__init__(
             dataset_name_or_id, gpu_memory_target_in_gb, PREPROCESSOR_NAME, plans_name, overwrite_target_spacing, True
         )
@@ -227,7 +227,7 @@ def plan_and_preprocess(
     for name in configurations:
         if name not in CONFIGURATIONS:
             raise InputError(f"unknown configuration '{name}'; there are {', '.join(CONFIGURATIONS)}")
-    _refuse_other_splits(maybe_convert_to_dataset_name(dataset_id))
+    _settle_splits(maybe_convert_to_dataset_name(dataset_id))
     DoseFingerprintExtractor(dataset_id, n_processes).run()
     planner = DosePlanner(
         dataset_id,
@@ -245,12 +245,9 @@ def plan_and_preprocess(
     return plans
 
 
-def _refuse_other_splits(dataset_name: str) -> None:
-    """nnU-Net copies the raw data set's split once, and fails without a word if it has changed since."""
-    there = folder("nnUNet_preprocessed") / dataset_name / _SPLITS
-    raw = folder("nnUNet_raw") / dataset_name / _SPLITS
-    if not raw.is_file() or not there.is_file():
-        return
-    old, new = (json.loads(path.read_text(encoding="utf-8")) for path in (there, raw))
-    if old[: len(new)] != new:
-        raise InputError(f"{there} differs from {raw}: the data set or the split has changed; delete the former")
+def _settle_splits(dataset_name: str) -> None:
+    raw = RawDataset(folder("nnUNet_raw") / dataset_name)
+    cases = [case for case, record in raw.cases.items() if record.split == "Tr"]
+    preprocessed = folder("nnUNet_preprocessed") / dataset_name
+    if told := settle_splits(raw.folder, preprocessed, cases, patients_of(raw.dataset_json)):
+        tqdm.write(told, file=sys.stderr)

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from nnunetv2.experiment_planning.experiment_planners import default_experiment_planner
 from nnunetv2.imageio import base_reader_writer
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.preprocessing.preprocessors import default_preprocessor
 from nnunetv2.utilities.label_handling import label_handling
 from nnunetv2.utilities.plans_handling import plans_handler
+
+from cdm_nnunet.dataset import CASES_FILE
 
 # Every method through which a caller of nnU-Net's predictor can get at a prediction.
 _PREDICTING_METHODS = (
@@ -43,6 +47,10 @@ def register() -> None:
     find = plans_handler.get_labelmanager_class_from_plans
     if not getattr(find, _MARK, False):
         plans_handler.get_labelmanager_class_from_plans = _for_dose_labels(find)
+    if not getattr(default_experiment_planner._maybe_copy_splits_file, _MARK, False):
+        default_experiment_planner._maybe_copy_splits_file = _unless_ours(
+            default_experiment_planner._maybe_copy_splits_file
+        )
     for name in _PREDICTING_METHODS:
         stock = getattr(nnUNetPredictor, name)
         if not getattr(stock, _MARK, False):  # (some stock methods are decorated: __wrapped__ tells nothing)
@@ -58,6 +66,18 @@ def _for_dose_labels(stock: Callable[..., Any]) -> Callable[..., Any]:
 
     setattr(find, _MARK, True)
     return find
+
+
+def _unless_ours(copy_split: Callable[[str, str], None]) -> Callable[[str, str], None]:
+    """nnU-Net's copying of a split for all but dose data sets: it fails where the user has edited the copy."""
+
+    @functools.wraps(copy_split)
+    def copy(splits_file: str, target_fname: str) -> None:
+        if not (Path(splits_file).parent / CASES_FILE).is_file():
+            copy_split(splits_file, target_fname)
+
+    setattr(copy, _MARK, True)
+    return copy
 
 
 def _for_dose_plans(stock: Callable[..., Any]) -> Callable[..., Any]:

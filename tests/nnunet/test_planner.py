@@ -215,15 +215,25 @@ def test_an_unknown_configuration_is_refused(planned):
         plan_and_preprocess(531, configurations=("3d_lowres",))
 
 
-def test_a_split_that_has_changed_is_refused_before_any_work(fresh):
+def test_a_split_of_the_users_stays_and_is_told(fresh, capsys):
     folders = fresh(5)
     folders.preprocessed.mkdir(parents=True)
-    splits = json.loads((folders.raw.folder / "splits_final.json").read_text())
-    splits[0]["val"], splits[0]["train"] = splits[0]["train"][:1], splits[0]["train"][1:] + splits[0]["val"]
-    (folders.preprocessed / "splits_final.json").write_text(json.dumps(splits))
-    with pytest.raises(InputError, match=r"splits_final\.json differs from .*; delete the former"):
+    mine = [{"train": ["case_0", "case_1"], "val": ["case_2"]}, {"train": ["case_2"], "val": ["case_0"]}]
+    (folders.preprocessed / "splits_final.json").write_text(json.dumps(mine))
+    plan_and_preprocess(531, base_features=4, n_processes=1)
+    plan_and_preprocess(531, base_features=4, n_processes=1)
+    assert json.loads((folders.preprocessed / "splits_final.json").read_text()) == mine
+    assert capsys.readouterr().err.count("which is yours: 2; 2 cases are in no fold: case_3, case_4") == 2
+
+
+def test_a_split_that_can_not_be_trained_on_is_refused_before_any_work(fresh):
+    folders = fresh(5)
+    folders.preprocessed.mkdir(parents=True)
+    path = folders.preprocessed / "splits_final.json"
+    path.write_text(json.dumps([{"train": ["case_0", "case_9"], "val": ["case_2"]}]))
+    with pytest.raises(InputError, match="fold 0 has 1 training cases that the data set has not"):
         plan_and_preprocess(531, base_features=4, n_processes=1)
-    assert [path.name for path in folders.preprocessed.iterdir()] == ["splits_final.json"]
+    assert [file.name for file in folders.preprocessed.iterdir()] == ["splits_final.json"]
 
 
 def test_fewer_than_five_cases(fresh):

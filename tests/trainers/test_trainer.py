@@ -225,10 +225,16 @@ def test_all_cases_can_be_trained_on(make_trainer):
     [
         (
             {"train": ["phantom_001", "ghost"], "val": ["phantom_002"]},
-            "has 1 training cases that were not preprocessed",
+            "has 1 training cases that the data set has not, or that were not preprocessed: ghost",
         ),
         ({"train": ["phantom_001"], "val": []}, "has no validation case"),
         ({"train": [], "val": ["phantom_001"]}, "has no training case"),
+        (
+            {"train": ["phantom_001", "phantom_002"], "val": ["phantom_002"]},
+            "fold 0 validates on what it trains on: case 'phantom_002' is on both sides",
+        ),
+        ({"train": ["phantom_001"]}, r"splits_final\.json: .*val"),
+        ({"train": "phantom_001", "val": ["phantom_002"]}, r"splits_final\.json: .*train"),
     ],
 )
 def test_a_split_that_does_not_fit_is_refused(make_trainer, preprocessed, tmp_path, fold, message):
@@ -238,6 +244,20 @@ def test_a_split_that_does_not_fit_is_refused(make_trainer, preprocessed, tmp_pa
     trainer.preprocessed_dataset_folder_base = str(tmp_path)
     with pytest.raises(InputError, match=message):
         trainer.do_split()
+
+
+@pytest.mark.parametrize("fold", [5, 7])
+def test_a_fold_beyond_the_list_is_refused_and_nothing_is_drawn(make_trainer, fold):
+    with pytest.raises(InputError, match=rf"has 5 folds \(0 to 4\), and fold {fold} is asked for"):
+        make_trainer(fold=fold).initialize()
+
+
+def test_patients_stay_on_one_side(make_trainer):
+    trainer = make_trainer()
+    training, (case,) = trainer.do_split()
+    trainer.dataset_json["cdm"]["facts"]["patients"] = {case: "P", training[0]: "P"}
+    with pytest.raises(InputError, match=rf"'{training[0]}' and '{case}' are the same patient, who is on both sides"):
+        trainer.initialize()
 
 
 def test_npz_is_refused_at_once(make_trainer, monkeypatch, tmp_path):
