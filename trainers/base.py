@@ -54,6 +54,8 @@ class DoseTrainer(ResumableTrainer):
     voxel_error = staticmethod(region_mae)
     dvh_weight = 0.0
 
+    dataset_class: Any
+
     def __init__(
         self,
         plans: dict[str, Any],
