@@ -18,7 +18,7 @@ from cdm_nnunet.dicom.dose import DoseVolume, read_dose, sum_doses
 from cdm_nnunet.dicom.end_caps import DEFAULT_END_CAPS, EndCaps
 from cdm_nnunet.dicom.extent import extent_notes
 from cdm_nnunet.dicom.grid import VoxelGrid
-from cdm_nnunet.dicom.index import INDEX_FILE, index_folder
+from cdm_nnunet.dicom.index import INDEX_FILE, FolderIndex, index_folder
 from cdm_nnunet.dicom.pairing import PatientFiles
 from cdm_nnunet.dicom.plan import Plan, read_plan
 from cdm_nnunet.dicom.plan_choice import DEFAULT
@@ -106,6 +106,8 @@ class DicomPatient:
         catalogue = template_catalogue(self.template)
         mapping, _ = self.mapping.of(self.files.patient_name, self.name)
         names = mapping.names(structures.names, structures.path)
+        if helpers := mapping.helpers(structures.names):
+            notes.append(f"left out as helper structures: {', '.join(helpers)}")
         notes += extent_notes(structures, names.values(), ct.volume.grid)
         roi_bits, empty = pack_masks(catalogue, _masks(structures, names, ct, grid, notes, mapping.ends), grid.shape)
         contoured = [roi for roi in names if roi not in empty]
@@ -271,23 +273,13 @@ def convert_dicom(
             chosen is not there, ``local`` is within the data set or not that of the
             earlier conversion, or a PatientID makes no name.
     """
-    if grid not in ("dose", "ct"):
-        spacing_mm(grid)
-    template_catalogue(template)  # (refuses more than 64 ROIs before anything is read)
-    mapping.refuse_unknown_rois(template)
+    refuse_unfit(grid, template, mapping)
     folder = raw_folder / dataset_name(dataset_id, name)
     sources = sources_path(local, folder.name)
     _refuse_other_local_folder(folder, sources)
     pseudonyms = read_pseudonyms(local, keep_ids=keep_ids)
     index = index_folder(source, local / INDEX_FILE)
-    # (in the order of names, since that of PatientID would say something)
-    found = sorted(index.patients(plans=mapping.plans, pseudonyms=pseudonyms), key=lambda files: files.case_name)
-    _refuse_unknown_names(found, exclude, mapping, source)
-    chosen = [
-        DicomPatient(files, mapping, template, grid, pseudonyms=pseudonyms)
-        for files in found
-        if not {files.case_name, files.patient_name} & set(exclude)
-    ]
+    chosen = chosen_patients(index, template, mapping, pseudonyms, grid=grid, exclude=exclude)
     spec = DatasetSpec(
         dataset_id,
         name,
@@ -305,6 +297,50 @@ def convert_dicom(
         n_processes,
         before=lambda: write_sources(sources, [patient.files for patient in chosen], pseudonyms),
     )
+
+
+def refuse_unfit(grid: str, template: Template, mapping: DicomMapping) -> None:
+    """Check settings before anything is read.
+
+    Raises:
+        InputError: If the grid is unknown, or the template has more than 64 ROIs or lacks one of the mapping.
+    """
+    if grid not in ("dose", "ct"):
+        spacing_mm(grid)
+    template_catalogue(template)
+    mapping.refuse_unknown_rois(template)
+
+
+def chosen_patients(
+    index: FolderIndex,
+    template: Template,
+    mapping: DicomMapping,
+    pseudonyms: Pseudonyms,
+    *,
+    grid: str = "dose",
+    exclude: Collection[str] = (),
+) -> list[DicomPatient]:
+    """The patients of a folder that are to be converted, by name.
+
+    Args:
+        index: The folder.
+        template: As of :func:`convert_dicom`; so are mapping, grid and exclude.
+        mapping: As there.
+        pseudonyms: Make the names.
+        grid: As there.
+        exclude: As there.
+
+    Raises:
+        InputError: If a case to leave out or a patient whose plan is chosen is not there, or a PatientID makes no name.
+    """
+    # (in the order of names, since that of PatientID would say something)
+    found = sorted(index.patients(plans=mapping.plans, pseudonyms=pseudonyms), key=lambda files: files.case_name)
+    _refuse_unknown_names(found, exclude, mapping, index.folder)
+    return [
+        DicomPatient(files, mapping, template, grid, pseudonyms=pseudonyms)
+        for files in found
+        if not {files.case_name, files.patient_name} & set(exclude)
+    ]
 
 
 def _refuse_other_local_folder(folder: Path, sources: Path) -> None:

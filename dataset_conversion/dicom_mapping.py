@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -17,20 +16,7 @@ from cdm_nnunet.dvh.template import Template
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.roi.tg263 import propose
 
-_HEAD = """\
-# Name of each ROI in the files: its name in the template, or null to leave it out. Review every line.
-"""
-_TAIL = """\
-# Prescriptions (Gy) of targets, for plans that state none: {"PTV_7000": 70}
-prescriptions_gy: {}
-# Patients with several plans that have a dose. For all of them latest, sum (doses are added: a course with a boost) or
-# each (every plan a case); or, by patient, one plan's label or UID: {"default": "latest", "case_1a2b3c4d5e": "Boost"}
-plans: {}
-# What differs in single patients (or cases, where each plan is one), null as a prescription leaves it to the plan:
-# {"case_1a2b3c4d5e": {"rois": {"PTV_60": "PTV_Mid"}, "prescriptions_gy": {"PTV_Mid": 60}}}
-patients: {}
-"""
-_KEYS = ("rois", "prescriptions_gy", "plans", "patients", "left_out_gy", "end_caps")
+_KEYS = ("rois", "prescriptions_gy", "plans", "patients", "left_out_gy", "end_caps", "leave_out_helpers")
 _OF_PATIENT = ("rois", "prescriptions_gy", "left_out_gy")
 
 
@@ -61,6 +47,7 @@ class DicomMapping:
         patients: What differs, by the name of a patient or case.
         left_out_gy: Levels of the plans that no target has, on purpose.
         end_caps: How ROIs end, as :func:`cdm_nnunet.dicom.contours.stack_of`; None for the default.
+        leave_out_helpers: Leave out names that are not in ``rois`` and look like helper structures.
     """
 
     rois: Mapping[str, str | None]
@@ -69,6 +56,7 @@ class DicomMapping:
     patients: Mapping[str, PatientMapping] = field(default_factory=dict)
     left_out_gy: tuple[float, ...] = ()
     end_caps: EndCaps | None = None
+    leave_out_helpers: bool = False
 
     @property
     def ends(self) -> EndCaps:
@@ -89,6 +77,7 @@ class DicomMapping:
             "rois": {name: roi for name, roi in self.rois.items() if name not in varied},
             "prescriptions_gy": {roi: gy for roi, gy in self.prescriptions_gy.items() if roi not in levels},
             "end_caps": self.ends,
+            **({"leave_out_helpers": True} if self.leave_out_helpers else {}),
         }
 
     def updated(self, other: DicomMapping) -> DicomMapping:
@@ -109,6 +98,7 @@ class DicomMapping:
             {**self.patients, **other.patients},
             (*self.left_out_gy, *other.left_out_gy),
             self.end_caps,
+            leave_out_helpers=self.leave_out_helpers or other.leave_out_helpers,
         )
 
     def of(self, patient: str, case: str) -> tuple[DicomMapping, dict[str, float]]:
@@ -129,7 +119,9 @@ class DicomMapping:
             levels |= entry.prescriptions_gy
         shared = {roi: gy for roi, gy in self.prescriptions_gy.items() if roi not in levels}
         left_out_gy = (*self.left_out_gy, *(gy for entry in own for gy in entry.left_out_gy))
-        mapping = DicomMapping(rois, shared, self.plans, {}, left_out_gy, self.end_caps)
+        mapping = DicomMapping(
+            rois, shared, self.plans, {}, left_out_gy, self.end_caps, leave_out_helpers=self.leave_out_helpers
+        )
         return mapping, {roi: gy for roi, gy in levels.items() if gy is not None}
 
     def refuse_unknown_rois(self, template: Template) -> None:
@@ -155,6 +147,12 @@ class DicomMapping:
                 f"{', '.join(targets)}"
             )
 
+    def helpers(self, in_file: Iterable[str]) -> tuple[str, ...]:
+        """Names that are left out since they look like those of helper structures; none unless that was asked for."""
+        if not self.leave_out_helpers:
+            return ()
+        return tuple(name for name in in_file if name not in self.rois and propose(name).is_helper)
+
     def names(self, in_file: Iterable[str], where: object) -> dict[str, str]:
         """Name in the file by name in the template, for one patient.
 
@@ -162,11 +160,13 @@ class DicomMapping:
             InputError: If a name is not in the mapping, or two stand for the same ROI.
         """
         found: dict[str, str] = {}
-        unknown = [name for name in in_file if name not in self.rois]
+        in_file = tuple(in_file)
+        helpers = self.helpers(in_file)
+        unknown = [name for name in in_file if name not in self.rois and name not in helpers]
         if unknown:
             raise InputError(f"{where}: the mapping lacks {', '.join(unknown)}; add them, with null to leave them out")
         for name in in_file:
-            roi = self.rois[name]
+            roi = self.rois.get(name)
             if roi is not None and roi in found:
                 raise InputError(f"{where}: '{found[roi]}' and '{name}' both stand for ROI '{roi}'; map one to null")
             if roi is not None:
@@ -210,6 +210,8 @@ def mapping_from(content: object, path: object) -> DicomMapping:
             raise InputError(f"{path}: plans: '{name}: {choice}' is not a patient and a plan; put both in quotes")
         if name == DEFAULT and choice not in RULES:
             raise InputError(f"{path}: plans: '{choice}' is no rule for all patients; those are {', '.join(RULES)}")
+    if not isinstance(content.get("leave_out_helpers", False), bool):
+        raise InputError(f"{path}: 'leave_out_helpers' is {content['leave_out_helpers']!r}, expected true or false")
     shared = _entries(content, path)
     patients = {}
     for name, own in _names(content.get("patients") or {}, path, "patients").items():
@@ -223,7 +225,8 @@ def mapping_from(content: object, path: object) -> DicomMapping:
     end_caps = content.get("end_caps")
     if end_caps not in (None, *get_args(EndCaps)):
         raise InputError(f"{path}: end_caps: {end_caps!r} is none of {', '.join(get_args(EndCaps))}")
-    return DicomMapping(shared.rois, levels, plans, patients, shared.left_out_gy, end_caps)
+    helpers = bool(content.get("leave_out_helpers"))
+    return DicomMapping(shared.rois, levels, plans, patients, shared.left_out_gy, end_caps, leave_out_helpers=helpers)
 
 
 def _entries(content: Mapping[str, object], where: object) -> PatientMapping:
@@ -251,22 +254,3 @@ def _names(value: object, where: object, key: str) -> dict[str, Any]:
         if not isinstance(name, str):
             raise InputError(f"{where}: {key}: '{name}: {entry}' has no name before the colon; put it in quotes")
     return value
-
-
-def mapping_text(counts: Mapping[str, int]) -> str:
-    """A mapping file to review, with the names that TG-263 proposes; what needs a guess is null.
-
-    Args:
-        counts: In how many patients each name comes.
-    """
-    lines = ["rois:"] if counts else ["rois: {}"]
-    for name in sorted(counts, key=lambda key: (-counts[key], key)):
-        found = propose(name)
-        value = "null" if found.decided is None else json.dumps(found.decided.name, ensure_ascii=False)
-        hints = [f"{counts[name]} patients"]
-        if found.decided is None and found.proposals:
-            hints.append("perhaps " + ", ".join(proposal.name for proposal in found.proposals))
-        if found.is_helper:
-            hints.append("a helper structure")
-        lines.append(f"  {json.dumps(name, ensure_ascii=False)}: {value}  # {'; '.join(hints)}")
-    return _HEAD + "\n".join(lines) + "\n" + _TAIL

@@ -29,6 +29,7 @@ from cdm_nnunet.parallel import unordered
 from cdm_nnunet.roi import Catalogue, Roi
 from cdm_nnunet.roi.catalogue import mirror_name
 
+from .case import Case
 from .case_files import STATE_FOLDER, CaseSource, CompletedCase, write_case
 from .splits import make_folds
 
@@ -209,6 +210,18 @@ class _Outcome:
     refusal: str = ""
 
 
+def load_checked(source: CaseSource, catalogue: Catalogue) -> Case:
+    """Load a patient.
+
+    Raises:
+        InputError: Why the patient can't be converted.
+    """
+    case = source.load()
+    if (case.name, case.split, case.catalogue) != (source.name, source.split, catalogue):
+        raise InputError("name, split and catalogue of the loaded case are not those that were announced")
+    return case
+
+
 def _convert(source: CaseSource, folder: Path, catalogue: Catalogue, decisions: str) -> _Outcome:
     """Convert one patient unless that was done before; runs in a worker."""
     try:
@@ -216,9 +229,7 @@ def _convert(source: CaseSource, folder: Path, catalogue: Catalogue, decisions: 
         checksums = {**source.checksums(), "template": decisions}
         if completed is not None and completed.is_current(folder, source.split, checksums):
             return _Outcome(source.name, completed)
-        case = source.load()
-        if (case.name, case.split, case.catalogue) != (source.name, source.split, catalogue):
-            raise InputError("name, split and catalogue of the loaded case are not those that were announced")
+        case = load_checked(source, catalogue)
         return _Outcome(source.name, write_case(folder, case, checksums), converted=True)
     except InputError as error:
         return _Outcome(source.name, None, refusal=str(error))

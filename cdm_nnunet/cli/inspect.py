@@ -5,13 +5,23 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from cdm_nnunet.cli._end_caps import add_end_caps
 from cdm_nnunet.cli._screen import printable
+from cdm_nnunet.errors import InputError
+from cdm_nnunet.parallel import usable_cores
+
+if TYPE_CHECKING:
+    from cdm_nnunet.dicom.index import FolderIndex
+    from cdm_nnunet.dicom.pseudonyms import Pseudonyms
+    from cdm_nnunet.dvh import Template
 
 SUMMARY = "Look into a folder of DICOM exports: patients, ROI names, prescriptions, and what can't be converted."
-EXAMPLE = "cdm-nnunet inspect dicom exports -o inspection"
+EXAMPLE = "cdm-nnunet inspect dicom exports -o inspection --template clinic.json"
+MAPPING_FILE, TABLE_FILE, PAGE_FILE = "rois.yaml", "patients.csv", "patients.html"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -28,47 +38,131 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--headers-only", action="store_true", help="don't look at the values of CT images and doses: less to read"
     )
+    parser.add_argument(
+        "--template",
+        metavar="NAME|FILE",
+        help="clinical template: load every patient as 'convert dicom' with it does, and say what it would say",
+    )
+    parser.add_argument(
+        "--mapping", type=Path, metavar="FILE", help="mapping to use, which is left as it is (default: rois.yaml of -o)"
+    )
+    parser.add_argument(
+        "--leave-out-helpers",
+        action="store_true",
+        help="let one line of rois.yaml leave out all names that look like helper structures",
+    )
+    parser.add_argument("--grid", default="dose", metavar="dose|ct|MM|MMxMMxMM", help="with --template: as of convert")
+    parser.add_argument(
+        "--exclude", action="append", default=[], metavar="CASE", help="with --template: as of convert; repeatable"
+    )
+    add_end_caps(parser, None, "'end_caps' of the mapping, else ")
+    parser.add_argument("-np", type=int, default=min(8, usable_cores()), metavar="N", help="processes (default: cores)")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Inspect, and write the mapping to review; one that is there already is kept.
+    """Inspect, and write the mapping to review; one that is there already gets the names that it lacks.
 
     Returns:
-        The record of :func:`cdm_nnunet.dicom.inspection.inspect_index`, and the path of the mapping.
+        The record of :func:`cdm_nnunet.dicom.inspection.inspect_index`, with the paths of mapping and tables, the names
+        that are ``new_names`` in the mapping, and whether it was a ``dry_run`` of a conversion.
     """
-    from tqdm import tqdm
-
-    from cdm_nnunet.dataset_conversion.dicom_mapping import mapping_text, read_mapping
+    from cdm_nnunet.dataset_conversion.dicom_mapping import read_mapping
     from cdm_nnunet.dicom.index import INDEX_FILE, index_folder
     from cdm_nnunet.dicom.inspection import ROWS_FILE, inspect_index
+    from cdm_nnunet.dicom.patient_table import csv_table, html_table
     from cdm_nnunet.dicom.pseudonyms import read_pseudonyms, write_names
+    from cdm_nnunet.dvh import Template
     from cdm_nnunet.files import write_text
 
-    def bar(label: str) -> Callable[[int, int], None]:
-        shown = tqdm(desc=label, leave=False, file=sys.stderr)
-
-        def progress(done: int, total: int) -> None:
-            shown.total = total
-            shown.update(done - shown.n)
-
-        return progress
-
-    mapping = args.o / "rois.yaml"
-    plans = read_mapping(mapping).plans if mapping.is_file() else {}
-    index = index_folder(args.source, args.o / INDEX_FILE, bar("headers"))
+    mapping = args.mapping or args.o / MAPPING_FILE
+    template = None if args.template is None else Template.load(args.template)
+    if args.np < 1:
+        raise InputError(f"-np takes a number of processes from 1, not {args.np}")
+    plans = read_mapping(mapping).plans if args.mapping or mapping.is_file() else {}
+    index = index_folder(args.source, args.o / INDEX_FILE, _bar("headers"))
     pseudonyms = read_pseudonyms(args.o)
     write_names(args.o, (entry.patient for entry in index.entries), pseudonyms)
     record = inspect_index(
         index,
-        bar("patients"),
+        _bar("patients"),
         plans=plans,
         pseudonyms=pseudonyms,
         pixels=not args.headers_only,
         cache=args.o / ROWS_FILE,
     )
-    if not mapping.is_file():
-        write_text(mapping, mapping_text({name: row["patients"] for name, row in record["rois"].items()}))
-    return {**record, "mapping": str(mapping)}
+    counts = {name: row["patients"] for name, row in record["rois"].items()}
+    new_names = [] if args.mapping else _bring_up_to_date(mapping, counts, template, args.leave_out_helpers)
+    if template is not None:
+        _say_what_conversion_says(record, index, template, pseudonyms, args)
+    write_text(args.o / TABLE_FILE, csv_table(record["patients"]), private=True)
+    write_text(args.o / PAGE_FILE, html_table(record["patients"], f"Patients in {args.source}"), private=True)
+    return {
+        **record,
+        "mapping": str(mapping),
+        "new_names": new_names,
+        "table": str(args.o / PAGE_FILE),
+        "dry_run": template is not None,
+    }
+
+
+def _bar(label: str) -> Callable[[int, int], None]:
+    from tqdm import tqdm
+
+    shown = tqdm(desc=label, leave=False, file=sys.stderr)
+
+    def progress(done: int, total: int) -> None:
+        shown.total = total
+        shown.update(done - shown.n)
+
+    return progress
+
+
+def _bring_up_to_date(
+    path: Path, counts: Mapping[str, int], template: Template | None, leave_out_helpers: bool
+) -> list[str]:
+    """Write the mapping, or add to it; gives the names that were added to one that was there."""
+    from cdm_nnunet.dataset_conversion.mapping_file import extended_text, mapping_text
+    from cdm_nnunet.files import write_text
+
+    if not path.is_file():
+        write_text(path, mapping_text(counts, template=template, leave_out_helpers=leave_out_helpers))
+        return []
+    before = path.read_text(encoding="utf-8")
+    try:
+        after, names = extended_text(before, counts, template=template, leave_out_helpers=leave_out_helpers)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    if after != before:
+        write_text(path, after)
+    return list(names)
+
+
+def _say_what_conversion_says(
+    record: dict[str, Any], index: FolderIndex, template: Template, pseudonyms: Pseudonyms, args: argparse.Namespace
+) -> None:
+    """Put the refusals, notes and prescriptions of a conversion into the patients' rows."""
+    from cdm_nnunet.dataset_conversion.dicom import chosen_patients, refuse_unfit
+    from cdm_nnunet.dataset_conversion.dicom_mapping import read_mapping
+    from cdm_nnunet.dataset_conversion.dry_run import DRY_RUN_FILE, dry_run
+
+    mapping = read_mapping(args.mapping or args.o / MAPPING_FILE)
+    mapping = replace(mapping, end_caps=args.end_caps or mapping.end_caps)
+    refuse_unfit(args.grid, template, mapping)
+    chosen = chosen_patients(index, template, mapping, pseudonyms, grid=args.grid, exclude=args.exclude)
+    found = dry_run(chosen, n_processes=args.np, progress=_bar("dry run"), cache=args.o / DRY_RUN_FILE)
+    rows = record["patients"]
+    record["excluded"] = sorted(set(rows) - set(found))
+    record["patients"] = {
+        case: rows[case]
+        | {
+            "convertible": not said["refused"],
+            "problems": [said["refused"]] if said["refused"] else [],
+            "notes": said["notes"] or rows[case]["notes"] * bool(said["refused"]),
+            "prescriptions_gy": said["prescriptions_gy"] or rows[case]["prescriptions_gy"],
+            **{key: said[key] for key in ("rois", "size", "spacing_mm")},
+        }
+        for case, said in found.items()
+    }
 
 
 def render(record: Mapping[str, Any]) -> str:
@@ -88,5 +182,8 @@ def render(record: Mapping[str, Any]) -> str:
         lines.append(
             f"{name:<28}{row['patients']:>9}{row['empty']:>7}  {proposal or ('helper' if row['helper'] else '')}"
         )
+    if record["new_names"]:
+        lines += ["", f"new in the mapping, to review: {', '.join(record['new_names'])}"]
     # (here, since a name may hold line breaks)
-    return "\n".join(printable(line) for line in [*lines, "", f"mapping to review: {record['mapping']}"])
+    lines += ["", f"mapping to review: {record['mapping']}", f"table: {record['table']}"]
+    return "\n".join(printable(line) for line in lines)

@@ -11,6 +11,7 @@ from typing import Any
 
 from cdm_nnunet.dicom.ct import read_ct, read_slice
 from cdm_nnunet.dicom.dose import check_dose
+from cdm_nnunet.dicom.facts import patient_facts
 from cdm_nnunet.dicom.index import FolderIndex
 from cdm_nnunet.dicom.kept_rows import KeptRows
 from cdm_nnunet.dicom.pairing import PatientFiles
@@ -52,12 +53,12 @@ def inspect_index(
     counts: Counter[str] = Counter()
     empty: Counter[str] = Counter()
     patients = {}
-    with KeptRows(cache, {"patients": 1, "pixels": pixels}) as kept:
+    with KeptRows(cache, {"patients": 2, "pixels": pixels}) as kept:
         for done, files in enumerate(found, 1):
-            stamp = _stamp(files)
+            stamp = stamp_of(files)
             row = kept.get(files.case_name, stamp)
             if row is None:
-                row = _inspect_patient(files, pixels)
+                row = _inspect_patient(files, pixels) | {"facts": patient_facts(files)}
                 kept.set(files.case_name, stamp, row)
             patients[files.case_name] = {key: value for key, value in row.items() if key not in ("names", "empty")}
             counts.update(row["names"])
@@ -73,7 +74,7 @@ def inspect_index(
     }
 
 
-def _stamp(files: PatientFiles) -> str:
+def stamp_of(files: PatientFiles) -> str:
     """The state of a patient's files."""
     paths = [*files.ct, *([files.structures] if files.structures else []), *files.plans, *files.doses]
     states = [(str(path), status.st_size, status.st_mtime_ns) for path in paths for status in [path.stat()]]

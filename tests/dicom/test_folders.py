@@ -12,7 +12,8 @@ import yaml
 from cdm_nnunet.cli import main as cli
 from cdm_nnunet.dataset import CT_CHANNEL, ROI_CHANNEL, RawDataset
 from cdm_nnunet.dataset_conversion.dicom import DicomPatient, convert_dicom
-from cdm_nnunet.dataset_conversion.dicom_mapping import DicomMapping, mapping_from, mapping_text, read_mapping
+from cdm_nnunet.dataset_conversion.dicom_mapping import DicomMapping, mapping_from, read_mapping
+from cdm_nnunet.dataset_conversion.mapping_file import mapping_text
 from cdm_nnunet.dicom.index import index_folder
 from cdm_nnunet.dicom.inspection import inspect_index
 from cdm_nnunet.dicom.phantom import LinearDose, Phantom, write_phantom

@@ -1,0 +1,126 @@
+"""The text of ``rois.yaml``: written for review, and extended without a change to what a person has written."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+
+import yaml
+
+from cdm_nnunet.dvh.template import Template
+from cdm_nnunet.errors import InputError
+from cdm_nnunet.roi.tg263 import propose
+
+_HEAD = """\
+# Name of each ROI in the files: its name in the template, or null to leave it out. Review every line.
+"""
+_TAIL = """\
+# Prescriptions (Gy) of targets, for plans that state none: {"PTV_7000": 70}
+prescriptions_gy: {}
+# Patients with several plans that have a dose. For all of them latest, sum (doses are added: a course with a boost) or
+# each (every plan a case); or, by patient, one plan's label or UID: {"default": "latest", "case_1a2b3c4d5e": "Boost"}
+plans: {}
+# What differs in single patients (or cases, where each plan is one), null as a prescription leaves it to the plan:
+# {"case_1a2b3c4d5e": {"rois": {"PTV_60": "PTV_Mid"}, "prescriptions_gy": {"PTV_Mid": 60}}}
+patients: {}
+"""
+_HELPERS = """\
+# Leave out names that are not listed and look like helper structures (rings, optimisation volumes, couch, markers).
+leave_out_helpers: true
+"""
+_ROIS = re.compile(r"^rois:[ \t]*(\{\})?[ \t]*(#.*)?$", re.MULTILINE)
+
+
+def mapping_text(
+    counts: Mapping[str, int], *, template: Template | None = None, leave_out_helpers: bool = False
+) -> str:
+    """A mapping file to review, with the names that the template or TG-263 proposes; what needs a guess is null.
+
+    Args:
+        counts: In how many patients each name comes.
+        template: Where it is given, only its ROIs are proposed.
+        leave_out_helpers: Don't list helper structures; one line leaves all of them out.
+    """
+    names = _listed(counts, leave_out_helpers)
+    lines = ["rois:" if names else "rois: {}", *(_line(name, counts[name], template) for name in names)]
+    return _HEAD + "\n".join(lines) + "\n" + _TAIL + (_HELPERS if leave_out_helpers else "")
+
+
+def extended_text(
+    text: str, counts: Mapping[str, int], *, template: Template | None = None, leave_out_helpers: bool = False
+) -> tuple[str, tuple[str, ...]]:
+    """A mapping file with the names that it lacks, at the top of its list; all else stays as it is.
+
+    Args:
+        text: The file.
+        counts: In how many patients each name comes.
+        template: As of :func:`mapping_text`.
+        leave_out_helpers: As there; also where the file says so.
+
+    Returns:
+        The text, and the names that are new in it.
+
+    Raises:
+        InputError: If the file's list is not written one name a line, so that nothing can be added to it.
+    """
+    content = yaml.safe_load(text)
+    known = content.get("rois") or {}
+    switch = leave_out_helpers and not content.get("leave_out_helpers")
+    new = [name for name in _listed(counts, switch or bool(content.get("leave_out_helpers"))) if name not in known]
+    added = text.rstrip("\n") + "\n" + _HELPERS if switch and "leave_out_helpers" not in content else text
+    if new:
+        found = _ROIS.search(added)
+        indent = re.match(r"\n((?:[ \t]*(?:#.*)?\n)*)([ ]*)", added[found.end() :]) if found else None
+        spaces = indent[2] if indent and known else "  "
+        lines = [_line(name, counts[name], template, spaces, "new; ") for name in new]
+        if found:
+            head = f"rois:  {found[2]}" if found[2] else "rois:"
+            added = added[: found.start()] + "\n".join([head, *lines]) + added[found.end() :]
+    if _content(added) != {**content, "rois": {**known, **_entries(new, template)}} | (
+        {"leave_out_helpers": True} if switch else {}
+    ):
+        shown = "; ".join(_line(name, counts[name], template, "") for name in new)
+        raise InputError(f"nothing can be added to its list, since it is not written one name a line; add: {shown}")
+    return added, tuple(new)
+
+
+def _content(text: str) -> object:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return None
+
+
+def _listed(counts: Mapping[str, int], leave_out_helpers: bool) -> list[str]:
+    names = sorted(counts, key=lambda key: (-counts[key], key))
+    return [name for name in names if not (leave_out_helpers and propose(name).is_helper)]
+
+
+def _entries(names: list[str], template: Template | None) -> dict[str, str | None]:
+    return {name: _proposal(name, template) for name in names}
+
+
+def _proposal(name: str, template: Template | None) -> str | None:
+    """What a name most likely is: by the template's names, aliases and expressions, else by TG-263."""
+    found = propose(name)
+    standard = None if found.decided is None else found.decided.name
+    if template is None:
+        return standard
+    for roi in template.rois:
+        labels = {label.casefold() for label in (roi.name, *roi.aliases)}
+        if name.casefold() in labels or roi.matches(name) or (standard or name).casefold() in labels:
+            return roi.name
+    return None
+
+
+def _line(name: str, count: int, template: Template | None, indent: str = "  ", mark: str = "") -> str:
+    found = propose(name)
+    chosen = _proposal(name, template)
+    value = "null" if chosen is None else json.dumps(chosen, ensure_ascii=False)
+    hints = [f"{mark}{count} patient{'s' if count > 1 else ''}"]
+    if chosen is None and found.proposals:
+        hints.append("perhaps " + ", ".join(proposal.name for proposal in found.proposals))
+    if found.is_helper:
+        hints.append("a helper structure")
+    return f"{indent}{json.dumps(name, ensure_ascii=False)}: {value}  # {'; '.join(hints)}"
