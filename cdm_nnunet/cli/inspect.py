@@ -167,11 +167,12 @@ def _say_what_conversion_says(
 
 def render(record: Mapping[str, Any]) -> str:
     """Word the record for a person."""
+    from cdm_nnunet.dicom.unread import unread_lines
+
     patients = record["patients"]
     fit = sum(row["convertible"] for row in patients.values())
     lines = [f"{len(patients)} patients in {record['files']} DICOM files; {fit} can be converted"]
-    for path, reason in record["unread"].items():
-        lines.append(f"not read: {reason if path in reason else f'{path}: {reason}'}")
+    lines += [f"not read: {line}" for line in unread_lines(record["unread"])]
     for case, row in patients.items():
         levels = ", ".join(f"{name} {gy:g} Gy" for name, gy in row["prescriptions_gy"].items()) or "no prescription"
         lines.append(f"{case}: {row['ct_images']} CT images, {row['doses']} doses, {levels}")

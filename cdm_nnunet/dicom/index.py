@@ -15,6 +15,7 @@ from cdm_nnunet.dicom.files import items_of, read_file, text_of
 from cdm_nnunet.dicom.kept_rows import KeptRows
 from cdm_nnunet.dicom.pairing import MODALITIES, PatientFiles, pair
 from cdm_nnunet.dicom.pseudonyms import Pseudonyms
+from cdm_nnunet.dicom.unread import unread_lines
 from cdm_nnunet.errors import InputError
 
 INDEX_FILE = "index.jsonl"  # in the folder of what stays local
@@ -91,7 +92,11 @@ def index_folder(
         raise InputError(f"{folder} is no folder")
     index = index_files(sorted(_files(folder)), folder, cache, progress)
     if not index.entries:
-        raise InputError(f"{folder} has no DICOM file among its {len(index.unread)} files")
+        if not index.unread:
+            raise InputError(f"{folder} has no files (those whose names begin with a dot are left aside)")
+        raise InputError(
+            f"no file in {folder} can be read as a DICOM object of a patient: {'; '.join(unread_lines(index.unread))}"
+        )
     return index
 
 

@@ -8,6 +8,7 @@ from cdm_nnunet.dicom import index as dicom_index
 from cdm_nnunet.dicom.index import index_folder
 from cdm_nnunet.dicom.phantom import LinearDose, Phantom, write_phantom
 from cdm_nnunet.dicom.phantom_shapes import Sphere
+from cdm_nnunet.dicom.unread import unread_lines
 from cdm_nnunet.errors import InputError
 
 PHANTOM = Phantom(
@@ -86,5 +87,26 @@ def test_a_file_without_preamble_is_no_raw_volume(patient, syntax):
 
 def test_an_empty_tree_is_refused(tmp_path):
     (tmp_path / "a.raw").write_bytes(bytes(1000))
-    with pytest.raises(InputError, match="has no DICOM file among its 1 files"):
+    with pytest.raises(InputError, match=r"can be read as a DICOM object of a patient: .*a(.raw)? is no DICOM file"):
         index_folder(tmp_path)
+
+
+def test_files_that_fail_alike_are_told_in_one_line_with_their_reason(patient):
+    for path in patient.folder.iterdir():
+        dataset = pydicom.dcmread(path)
+        del dataset.StudyInstanceUID
+        dataset.save_as(path)
+    (patient.folder / "notes.txt").write_text("no image")
+    with pytest.raises(
+        InputError, match=r"no file in .* can be read as .*: 6 files: lacks StudyInstanceUID .*more\); /"
+    ):
+        index_folder(patient.folder)
+    (patient.folder.parent / "empty").mkdir()
+    with pytest.raises(InputError, match="has no files"):
+        index_folder(patient.folder.parent / "empty")
+
+
+def test_lines_stay_few_whatever_the_numbers():
+    cut = {f"/a/{k}": f"/a/{k} is cut off: {k} of 900 bytes; export it again" for k in range(200)}
+    (line,) = unread_lines(cut)
+    assert line == "200 files: is cut off: 0 of 900 bytes; export it again (/a/0, /a/1 and 198 more)"

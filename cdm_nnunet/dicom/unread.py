@@ -1,0 +1,33 @@
+"""Files that could not be read, in few words: what many have in common is said once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+_EXAMPLES = 2
+
+
+def unread_lines(unread: Mapping[str, str]) -> list[str]:
+    """A line for each reason, with the number of files and examples.
+
+    Args:
+        unread: Reason by path; a reason may name its path.
+
+    Example:
+        >>> unread_lines({"a": "a is no DICOM file", "b": "b is no DICOM file", "c": "c is cut off: 3 of 4 bytes"})
+        ['2 files: is no DICOM file (a, b)', 'c is cut off: 3 of 4 bytes']
+    """
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for path, reason in unread.items():
+        words = reason.replace(path, "").strip(" :")
+        groups.setdefault(re.sub(r"\d+", "#", words), []).append((path, words))
+    lines = []
+    for files in groups.values():
+        path, words = files[0]
+        if len(files) == 1:
+            lines.append(unread[path] if path in unread[path] else f"{path}: {words}")
+            continue
+        more = f" and {len(files) - _EXAMPLES} more" if len(files) > _EXAMPLES else ""
+        lines.append(f"{len(files)} files: {words} ({', '.join(path for path, _ in files[:_EXAMPLES])}{more})")
+    return lines
