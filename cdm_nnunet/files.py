@@ -8,7 +8,11 @@ import errno
 import io
 import json
 import os
+import platform
+import shutil
+import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -133,6 +137,43 @@ def _aside(path: Path) -> Iterator[Path]:
         yield partial
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def passing_folder(parent: Path, prefix: str) -> Iterator[Path]:
+    """A folder for what must not stay: it goes with the work, and also when this process is killed.
+
+    A small process waits for the end of this one and removes the folder. If that is killed too, the next call for the
+    same parent does.
+
+    Args:
+        parent: Where to make it; made where it is missing.
+        prefix: Beginning of its name.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    owner = f"{prefix}{platform.node()}_"
+    for left_over in parent.glob(f"{owner}*_*"):
+        if not _is_running(left_over.name.removeprefix(owner).split("_")[0]):
+            shutil.rmtree(left_over, ignore_errors=True)
+    made = Path(tempfile.mkdtemp(prefix=f"{owner}{os.getpid()}_", dir=parent))
+    remover = subprocess.Popen(
+        [sys.executable, "-I", "-c", _REMOVE_AT_THE_END, str(made)], stdin=subprocess.PIPE, start_new_session=True
+    )
+    with remover:  # (which closes its input, and waits)
+        yield made
+
+
+def _is_running(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return False
+    except (ValueError, PermissionError, OverflowError):
+        return True
+    return True
+
+
+_REMOVE_AT_THE_END = "import shutil, sys; sys.stdin.read(); shutil.rmtree(sys.argv[1], ignore_errors=True)"
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> str:

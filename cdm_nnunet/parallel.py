@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import itertools
 import multiprocessing
 import os
+import signal
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -14,6 +17,7 @@ from typing import TypeVar
 
 from cdm_nnunet.errors import InputError
 
+_PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal that a process gets when its parent ends
 _Job = TypeVar("_Job")
 _Result = TypeVar("_Result")
 
@@ -21,6 +25,18 @@ _Result = TypeVar("_Result")
 def usable_cores() -> int:
     """Cores that this process may run on: with ``taskset`` or in a container fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def end_with_parent(parent: int) -> None:
+    """Have the system end this process when its parent has ended, however that came about (on Linux).
+
+    Args:
+        parent: Process id of the parent, which may be gone by now.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(1)
 
 
 def unordered(work: Callable[[_Job], _Result], jobs: Sequence[_Job], n_processes: int) -> Iterator[tuple[int, _Result]]:
@@ -75,15 +91,25 @@ def ordered(work: Callable[[_Job], _Result], jobs: Sequence[_Job], n_processes: 
 @contextlib.contextmanager
 def _pool(n_processes: int) -> Iterator[ProcessPoolExecutor]:
     """Spawned processes; what has not begun is dropped at the end, whatever the reason."""
-    pool = ProcessPoolExecutor(n_processes, multiprocessing.get_context("spawn"))
+    spawn = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(n_processes, spawn, initializer=end_with_parent, initargs=(os.getpid(),))
     try:
         yield pool
     except BrokenProcessPool as error:
-        raise InputError(
-            "a worker process was killed, most likely for want of memory; run the same command again with a smaller -np"
-        ) from error
+        raise InputError(_why_broken(pool)) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _why_broken(pool: ProcessPoolExecutor) -> str:
+    processes = getattr(pool, "_processes", None) or {}  # (the pool itself only says that one ended)
+    own_faults = [process.exitcode for process in processes.values() if (process.exitcode or 0) > 0]
+    if own_faults and not any(process.exitcode == -signal.SIGKILL for process in processes.values()):
+        return (
+            f"a worker process ended by itself (status {own_faults[0]}). If this was called from a script: worker "
+            "processes read the script again, so that what it does belongs below: if __name__ == '__main__':"
+        )
+    return "a worker process was killed, most likely for want of memory; run the same command again with a smaller -np"
 
 
 def _checked(n_processes: int) -> int:

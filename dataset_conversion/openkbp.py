@@ -342,7 +342,7 @@ def write_predictions(predictions: Path, out: Path, dataset: RawDataset) -> Sequ
     Raises:
         InputError: If there are no predictions, or as :func:`write_prediction_csv`.
     """
-    files = sorted(predictions.glob(f"*{FILE_ENDING}"))
+    files = sorted(path for path in predictions.glob(f"*{FILE_ENDING}") if not path.name.startswith("."))
     if not files:
         raise InputError(f"no predicted doses (*{FILE_ENDING}) in {predictions}")
     region_bit = dataset.catalogue.dose_region_bit

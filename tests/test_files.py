@@ -3,10 +3,16 @@
 import errno
 import json
 import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
-from cdm_nnunet.files import raise_write_error, write_json, write_text
+from cdm_nnunet.files import passing_folder, raise_write_error, write_json, write_text
 
 
 def test_text_replaces_what_was_there_and_leaves_nothing_else(tmp_path):
@@ -45,3 +51,60 @@ def test_the_reason_is_the_systems_where_it_has_one(tmp_path):
     assert caught.value.errno == errno.EIO
     assert caught.value.__cause__ is cause
     assert list(tmp_path.iterdir()) == []
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from cdm_nnunet.files import passing_folder
+with passing_folder(Path(sys.argv[1]), ".predict_") as made:
+    (made / "ct.nii.gz").write_bytes(b"patient")
+    print(made, flush=True)
+    time.sleep(float(sys.argv[2]))
+"""
+
+
+class TestPassingFolder:
+    def start(self, parent: Path, seconds: float) -> tuple[subprocess.Popen, Path]:
+        holder = subprocess.Popen([sys.executable, "-c", HOLD, str(parent), str(seconds)], stdout=subprocess.PIPE)
+        with holder.stdout as out:
+            return holder, Path(out.readline().decode().strip())
+
+    def gone(self, path: Path, seconds: float = 60) -> bool:
+        end = time.monotonic() + seconds
+        while path.exists() and time.monotonic() < end:
+            time.sleep(0.02)
+        return not path.exists()
+
+    def test_it_goes_with_the_work(self, tmp_path):
+        with passing_folder(tmp_path / "out", ".predict_") as made:
+            (made / "a").touch()
+        assert list((tmp_path / "out").iterdir()) == []
+
+    def test_it_goes_when_the_work_fails(self, tmp_path):
+        with pytest.raises(ZeroDivisionError), passing_folder(tmp_path, ".predict_"):
+            1 / 0  # noqa: B018  # raises
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
+    def test_it_goes_when_the_process_is_killed(self, tmp_path, name):
+        holder, made = self.start(tmp_path, 100)
+        assert (made / "ct.nii.gz").is_file()
+        holder.send_signal(getattr(signal, name))
+        holder.wait()
+        assert self.gone(made)
+
+    def test_what_a_dead_process_has_left_is_removed_and_what_is_in_use_stays(self, tmp_path):
+        host = platform.node()
+        dead = subprocess.Popen([sys.executable, "-c", ""])
+        dead.wait()
+        left, foreign = tmp_path / f".predict_{host}_{dead.pid}_x", tmp_path / ".predict_elsewhere_1_x"
+        left.mkdir()
+        foreign.mkdir()
+        holder, used = self.start(tmp_path, 100)
+        try:
+            with passing_folder(tmp_path, ".predict_") as made:
+                assert set(tmp_path.iterdir()) == {used, made, foreign}
+        finally:
+            holder.kill()
+            holder.wait()

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -47,6 +49,67 @@ def test_an_error_comes_through_as_it_was_raised(n_processes):
 def test_a_killed_worker_is_told():
     with pytest.raises(InputError, match="a worker process was killed, most likely for want of memory"):
         list(unordered(die, [1, 2], 2))
+
+
+UNGUARDED = """
+from cdm_nnunet.errors import InputError
+from cdm_nnunet.parallel import unordered
+try:
+    print(list(unordered(abs, [1, 2], 2)))
+except InputError as error:
+    print("refused:", error)
+"""
+
+
+def test_a_script_without_a_main_guard_is_told_so(tmp_path):
+    (tmp_path / "script.py").write_text(UNGUARDED)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "script.py")], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert "refused: a worker process ended by itself (status 1). If this was called from a script" in done.stdout
+    assert "if __name__ == '__main__':" in done.stdout
+
+
+def report_and_sleep(folder: str) -> None:
+    Path(folder, str(os.getpid())).touch()
+    time.sleep(60)
+
+
+KILLED = """
+import sys
+from cdm_nnunet.parallel import unordered
+from test_parallel import report_and_sleep
+if __name__ == "__main__":
+    list(unordered(report_and_sleep, [sys.argv[1]] * 2, 2))
+"""
+
+
+def is_alive(process: int) -> bool:
+    try:
+        return "State:\tZ" not in Path(f"/proc/{process}/status").read_text()
+    except FileNotFoundError:
+        return False
+
+
+def wait_until(condition, seconds: float = 60) -> bool:
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.05)
+    return bool(condition())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system call is Linux's")
+def test_workers_end_with_a_killed_parent(tmp_path):
+    (tmp_path / "script.py").write_text(KILLED)
+    (tmp_path / "workers").mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    parent = subprocess.Popen([sys.executable, str(tmp_path / "script.py"), str(tmp_path / "workers")], env=environment)
+    assert wait_until(lambda: len(list((tmp_path / "workers").iterdir())) == 2)
+    workers = [int(path.name) for path in (tmp_path / "workers").iterdir()]
+    assert all(map(is_alive, workers))
+    parent.kill()
+    parent.wait()
+    assert wait_until(lambda: not any(map(is_alive, workers)))
 
 
 def test_no_processes_are_refused():

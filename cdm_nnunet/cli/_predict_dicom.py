@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.files import passing_folder
 
 if TYPE_CHECKING:
     from cdm_nnunet.dataset_conversion.case import Case
@@ -83,7 +82,7 @@ def run(
     trained = _read_model(model)
     patients = _patients(args, model, trained)
     records = []
-    with _work_folder(args.o) as work:
+    with passing_folder(args.o, ".predict_") as work:  # (beside the results: it holds the patients' images)
         cases = dict(_load(patients, trained, lambda case: write_case(work, case, {})))
         write_catalogue(work, template_catalogue(trained.template))
         refused: CasesRefusedError | None = None
@@ -112,14 +111,6 @@ def render(record: dict[str, Any]) -> str:
     absent = f"; without {', '.join(record['absent_rois'])}" if record["absent_rois"] else ""
     lines = [f"{record['file']}: up to {record['maximum_gy']:.2f} Gy, prescribed {levels}{absent}; not for treatment"]
     return "\n".join([*lines, *(f"  {note}" for note in record["notes"])])
-
-
-@contextmanager
-def _work_folder(out: Path) -> Iterator[Path]:
-    """A folder beside the results, since it holds the patients' images; it goes when all is done."""
-    out.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=".predict_", dir=out) as work:
-        yield Path(work)
 
 
 def _patients(args: argparse.Namespace, model: Path, trained: _Trained) -> list[DicomPatient]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from cdm_nnunet.errors import InputError
 from cdm_nnunet.nnunet.augmentation import Augmentation, Sample
 from cdm_nnunet.nnunet.facts import PatchFacts
 from cdm_nnunet.nnunet.plans import DosePlans
+from cdm_nnunet.parallel import end_with_parent
 
 _NONE = Augmentation()
 
@@ -49,13 +51,16 @@ class DoseDataLoader(nnUNetDataLoader):
         augment: bool,
     ):
         super().__init__(data, batch_size, patch_size, patch_size, label_manager)
+        self._made_in = os.getpid()
         self.plans = plans
         self.digest = digest
         self.target_share = target_share
         self.augment = augment
 
     def set_thread_id(self, thread_id: int) -> None:
-        """Called once in each worker process, which inherits the parent's torch generator: give it its own state."""
+        """Called once in each worker process: it ends with its parent, whose torch generator it must not repeat."""
+        if os.getpid() != self._made_in:
+            end_with_parent(self._made_in)
         super().set_thread_id(thread_id)
         torch.manual_seed(np.random.randint(2**31))  # noqa: NPY002  # nnU-Net has seeded this generator
 

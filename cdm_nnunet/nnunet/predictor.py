@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -13,7 +15,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from cdm_nnunet.dataset import FILE_ENDING
@@ -34,6 +36,8 @@ from cdm_nnunet.nnunet.reader import CDMReaderWriter
 from cdm_nnunet.parallel import ordered
 
 Item = dict[str, Any]
+_LOCKS: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
+_LOCKS_LOCK = threading.Lock()
 
 
 class CasesRefusedError(InputError):
@@ -247,7 +251,7 @@ class DosePredictor(nnUNetPredictor):
 
     @torch.inference_mode()
     def predict_logits_from_preprocessed_data(self, data: Tensor) -> Tensor:
-        """The mean output over the folds.
+        """The mean output over the folds; one thread at a time, since the folds take turns in one network.
 
         Args:
             data: Preprocessed channels, (2 + L, Z, Y, X).
@@ -256,10 +260,11 @@ class DosePredictor(nnUNetPredictor):
             float32 on the CPU, (1, Z, Y, X), in units of the dose scale.
         """
         total = None
-        for parameters in self.list_of_parameters:
-            bare(self.network).load_state_dict(parameters)
-            output = self.predict_sliding_window_return_logits(data).cpu()
-            total = output if total is None else total + output
+        with _lock_of(bare(self.network)):
+            for parameters in self.list_of_parameters:
+                bare(self.network).load_state_dict(parameters)
+                output = self.predict_sliding_window_return_logits(data).cpu()
+                total = output if total is None else total + output
         if total is None:
             raise InputError("no fold of the model was loaded")
         return total / len(self.list_of_parameters)
@@ -280,9 +285,13 @@ class DosePredictor(nnUNetPredictor):
                 f"the input has shape {tuple(input_image.shape)}; the plans ask for {plans.n_channels} channels (CT, "
                 f"prescription, {plans.catalogue.n_words} ROI words) and three axes"
             )
+        with _lock_of(bare(self.network)):
+            return self._windows(input_image)
+
+    def _windows(self, input_image: Tensor) -> Tensor:
         self.network = prepare_network(self.network, self.device)
         self.network.eval()
-        padded, inside = _pad(input_image, self.configuration_manager.patch_size, plans.padding)
+        padded, inside = _pad(input_image, self.configuration_manager.patch_size, self.dose_plans.padding)
         slicers = self._internal_get_sliding_window_slicers(padded.shape[1:])
         # all on the device if it fits, else sums on the CPU: only the time differs
         try:
@@ -353,6 +362,12 @@ def _preprocess_array(job: ArrayJob) -> Item:
         "notes": notes,
         "prescriptions_gy": dict(facts.prescriptions_gy),
     }
+
+
+def _lock_of(network: nn.Module) -> threading.RLock:
+    """The lock of a network, whichever predictors share it."""
+    with _LOCKS_LOCK:
+        return _LOCKS.setdefault(network, threading.RLock())
 
 
 def _pad(data: Tensor, patch_size: Sequence[int], padding: Sequence[float]) -> tuple[Tensor, tuple[slice, ...]]:

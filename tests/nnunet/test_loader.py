@@ -1,8 +1,13 @@
 """Batches hold what they say: padding, bits, doses, keys, and patches that cover every voxel of a patient."""
 
 import json
+import os
+import subprocess
+import sys
+import time
 import types
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -34,6 +39,40 @@ def loader(folders, patch, *, share=0.5, augment=False, batch_size=2, cases=None
         share,
         augment,
     )
+
+
+KILLED = """
+import os, sys, time
+from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
+from test_loader import loader
+from types import SimpleNamespace
+from pathlib import Path
+source = loader(SimpleNamespace(preprocessed=Path(sys.argv[1])), (8, 8, 8))
+workers = NonDetMultiThreadedAugmenter(source, None, 2, 2, None, False)
+next(workers)
+print(*(process.pid for process in workers._processes), flush=True)
+time.sleep(100)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system call is Linux's")
+def test_loader_processes_end_with_a_killed_training(planned, tmp_path):
+    (tmp_path / "script.py").write_text(KILLED)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    with subprocess.Popen(
+        [sys.executable, str(tmp_path / "script.py"), str(planned.preprocessed)],
+        env=environment,
+        stdout=subprocess.PIPE,
+    ) as training:
+        workers = [Path("/proc", text) for text in training.stdout.readline().decode().split()]
+        assert len(workers) == 2
+        assert all(worker.exists() for worker in workers)
+        training.kill()
+    end = time.monotonic() + 60
+    while any(worker.exists() for worker in workers) and time.monotonic() < end:
+        time.sleep(0.05)
+    running = [w for w in workers if w.exists() and "State:\tZ" not in (w / "status").read_text()]
+    assert not running
 
 
 def whole(folders, case: str):

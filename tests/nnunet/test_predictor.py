@@ -5,6 +5,8 @@ import dataclasses
 import itertools
 import json
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -312,6 +314,30 @@ def test_plans_without_a_cohort_say_that_nothing_was_compared(predictor, manager
     change_image(input_folder / "test_0_0001.nii.gz", lambda map_gy: map_gy * 100)
     with pytest.raises(InputError, match="the prescription of PTV_High is 7700 Gy"):
         made.predict_from_files(str(input_folder), str(tmp_path / "out"), num_processes_preprocessing=0)
+
+
+class TestThreads:
+    """One network takes the weights of one fold after the other: two threads must not mix them."""
+
+    class Slow(Constant):
+        def forward(self, x):
+            time.sleep(0.005)
+            return super().forward(x)
+
+    @pytest.mark.parametrize("shared", ["predictor", "network"])
+    def test_predictions_of_two_threads_do_not_mix(self, predictor, shared):
+        network = self.Slow(9.0)
+        folds = [
+            [Constant(value).state_dict() for value in (0.2, 0.8)],
+            [Constant(value).state_dict() for value in (3.0, 5.0)],
+        ]
+        first = predictor(network, parameters=folds[0])
+        second = first if shared == "predictor" else predictor(network, parameters=folds[1])
+        expected = (0.5, 0.5 if shared == "predictor" else 4.0)
+        with ThreadPoolExecutor(2) as pool:
+            outputs = pool.map(lambda made: made.predict_logits_from_preprocessed_data(image(5)), (first, second))
+            for output, value in zip(outputs, expected, strict=True):
+                torch.testing.assert_close(output, torch.full((1, *SHAPE), value), rtol=1e-6, atol=0)
 
 
 class TestArrays:
