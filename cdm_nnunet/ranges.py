@@ -110,7 +110,7 @@ def looks_like_percent(median: float, prescription_gy: float) -> bool:
     """Whether a target's median is rather in percent than in Gy.
 
     Args:
-        median: Median dose of the target with the highest prescription, in the unit that is in doubt.
+        median: Median dose of the target, in the unit that is in doubt.
         prescription_gy: Its prescription.
 
     Example:

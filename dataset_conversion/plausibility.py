@@ -132,7 +132,7 @@ def dose_notes(dose_gy: NDArray[np.float32], prescriptions_gy: Mapping[str, floa
         median_gy = float(np.median(dose_gy[mask_of(name)]))
         bounds = MEDIAN_PER_HIGHEST_PRESCRIPTION if level_gy == highest_gy else MEDIAN_PER_PRESCRIPTION
         said = f"the median dose of '{name}' is {median_gy:.4g} Gy, and {level_gy:g} Gy are prescribed"
-        if level_gy == highest_gy and looks_like_percent(median_gy, level_gy):
+        if looks_like_percent(median_gy, level_gy):
             raise InputError(f"{said}; the dose looks like percent. Export the absolute dose in Gy")
         if not bounds.is_possible(median_gy / level_gy):
             low, high = (factor * level_gy for factor in bounds.possible)

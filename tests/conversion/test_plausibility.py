@@ -55,6 +55,12 @@ def test_a_dose_in_percent_is_refused_whatever_was_prescribed(fields, prescribed
         Case(**fields)
 
 
+def test_percent_of_the_lower_level_is_refused_too(fields):
+    fields["dose_gy"] = fields["dose_gy"] / 54 * 100  # (the median of the higher target is 130.7)
+    with pytest.raises(InputError, match=f"median dose of '{TARGET_B}' is 10.* looks like percent"):
+        Case(**fields)
+
+
 def test_a_stereotactic_plan_is_no_dose_in_percent(fields):
     fields["dose_gy"] = fields["dose_gy"] / 70 * 81  # 60 Gy to the 70 % isodose
     case = Case(**{**fields, "prescriptions_gy": {TARGET_A: 60.0}})
