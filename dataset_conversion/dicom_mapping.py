@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -153,8 +153,13 @@ class DicomMapping:
             return ()
         return tuple(name for name in in_file if name not in self.rois and propose(name).is_helper)
 
-    def names(self, in_file: Iterable[str], where: object) -> dict[str, str]:
+    def names(self, in_file: Iterable[str], where: object, empty: Collection[str] = ()) -> dict[str, str]:
         """Name in the file by name in the template, for one patient.
+
+        Args:
+            in_file: Names in the file, each once.
+            where: The file, for messages.
+            empty: Those that were never drawn: another name for the same ROI comes before them.
 
         Raises:
             InputError: If a name is not in the mapping, or two stand for the same ROI.
@@ -167,10 +172,11 @@ class DicomMapping:
             raise InputError(f"{where}: the mapping lacks {', '.join(unknown)}; add them, with null to leave them out")
         for name in in_file:
             roi = self.rois.get(name)
-            if roi is not None and roi in found:
+            if roi is None or (roi in found and name in empty):
+                continue
+            if roi in found and found[roi] not in empty:
                 raise InputError(f"{where}: '{found[roi]}' and '{name}' both stand for ROI '{roi}'; map one to null")
-            if roi is not None:
-                found[roi] = name
+            found[roi] = name
         return found
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
+from cdm_nnunet.dicom.ct import CT_CLASS
 from cdm_nnunet.dicom.files import items_of, named, number_of, raw_numbers, text_of
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.ranges import CONTOUR_REACH_MM
@@ -29,14 +30,14 @@ class DrawnContours:
         closed: Contours that enclose an area, each of shape (points, 3), LPS mm.
         exclusive: Which of them are combined by exclusive or, by their place.
         unusable: Contours that enclose nothing, in words, with their number.
-        image_uids: SOPInstanceUIDs of the images that they were drawn on.
+        image_uids: SOPInstanceUIDs of the CT images that they were drawn on, and of images of other kinds.
         remarks: How some of them were taken, in words.
     """
 
     closed: tuple[NDArray[np.float64], ...] = ()
     exclusive: frozenset[int] = frozenset()
     unusable: dict[str, int] = field(default_factory=dict)
-    image_uids: frozenset[str] = frozenset()
+    image_uids: tuple[frozenset[str], frozenset[str]] = (frozenset(), frozenset())
     remarks: tuple[str, ...] = ()
 
 
@@ -54,10 +55,9 @@ def drawn_contours(items: Sequence[Dataset], where: str) -> DrawnContours:
     exclusive: set[int] = set()
     unusable: Counter[str] = Counter()
     remarks: Counter[str] = Counter()
-    image_uids: set[str] = set()
+    images: list[Dataset] = []
     for item in items:
-        images = items_of(item, "ContourImageSequence", where)
-        image_uids |= {text_of(image, "ReferencedSOPInstanceUID", where, "") for image in images}
+        images += items_of(item, "ContourImageSequence", where)
         kind = text_of(item, "ContourGeometricType", where, "")
         points = _distinct(_points(item, where))
         if not kind and not points.size:
@@ -78,9 +78,19 @@ def drawn_contours(items: Sequence[Dataset], where: str) -> DrawnContours:
         tuple(closed),
         frozenset(exclusive),
         dict(unusable),
-        frozenset(image_uids - {""}),
+        images_of(images, where),
         tuple(f"{count} {what}" for what, count in remarks.items()),
     )
+
+
+def images_of(items: Sequence[Dataset], where: object) -> tuple[frozenset[str], frozenset[str]]:
+    """SOPInstanceUIDs of the CT images that items refer to, and of images of other kinds."""
+    uids: tuple[set[str], set[str]] = (set(), set())
+    for item in items:
+        kind = text_of(item, "ReferencedSOPClassUID", where, "")
+        is_ct = kind in ("", CT_CLASS) or kind.startswith(f"{CT_CLASS}.")
+        uids[0 if is_ct else 1].add(text_of(item, "ReferencedSOPInstanceUID", where, ""))
+    return frozenset(uids[0] - {""}), frozenset(uids[1] - {""})
 
 
 def _points(item: Dataset, where: str) -> NDArray[np.float64]:

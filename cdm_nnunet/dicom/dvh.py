@@ -93,7 +93,7 @@ def roi_dvh(
         InputError: If the frames of reference differ, the ROI has no volume or lies wholly outside the dose grid, or a
             metric needs a prescription that is not given.
     """
-    refuse_other_frame(structures, dose)
+    structures.refuse_other_frame((roi.name,), dose.frame_uid, dose.files[0])
     axes = axes_of(roi)
     stack = stack_of(roi, drawn_slices(structures, axes), end_caps=end_caps, axes=axes)
     samples = sample(stack)
@@ -123,19 +123,6 @@ def roi_dvh(
         undefined,
         tuple(notes),
     )
-
-
-def refuse_other_frame(structures: StructureSet, dose: DoseVolume) -> None:
-    """Check that contours and dose lie in the same frame of reference.
-
-    Raises:
-        InputError: If both name one and they differ.
-    """
-    if structures.frame_uid and dose.frame_uid and structures.frame_uid != dose.frame_uid:
-        raise InputError(
-            f"{structures.path} and {dose.files[0]} lie in different frames of reference ({structures.frame_uid} and "
-            f"{dose.frame_uid}); their coordinates can't be compared"
-        )
 
 
 def sample(stack: ContourStack) -> RoiSamples:

@@ -90,7 +90,7 @@ def _inspect_patient(files: PatientFiles, pixels: bool) -> dict[str, Any]:
     try:
         if files.structures is not None:
             structures = read_structures(files.structures)
-            row["names"], row["empty"] = sorted(set(structures.names)), sorted(_empty(structures))
+            row["names"], row["empty"] = sorted(structures.names), sorted(structures.empty_names)
             problems += _ambiguous_names(structures)
             notes += _structure_notes(structures)
         plans = [[read_plan(path) for path in part.plans] for part in files.parts]
@@ -117,17 +117,15 @@ def _inspect_patient(files: PatientFiles, pixels: bool) -> dict[str, Any]:
 
 
 def _ambiguous_names(structures: StructureSet) -> list[str]:
-    counts = Counter(structures.names)
+    counts = Counter(roi.name for roi in structures.rois if not roi.problem)
     return [f"{count} ROIs are named '{name}': ambiguous" for name, count in sorted(counts.items()) if count > 1]
-
-
-def _empty(structures: StructureSet) -> set[str]:
-    return {roi.name for roi in structures.rois if roi.problem}
 
 
 def _structure_notes(structures: StructureSet) -> list[str]:
     outline = any(roi.kind == "EXTERNAL" for roi in structures.rois)
-    notes = [text for roi in structures.rois for text in (roi.problem, roi.note) if text]
+    drawn = Counter(roi.name for roi in structures.rois if not roi.problem)
+    chosen = [structures.roi(name) for name in structures.names if drawn[name] <= 1]
+    notes = [text for roi in chosen for text in (roi.problem, roi.note) if text]
     return [*([] if outline else ["no external contour"]), *notes]
 
 
@@ -163,18 +161,19 @@ def _look_at_ct(files: PatientFiles, structures: StructureSet | None, pixels: bo
     if not files.ct:
         return []
     ct = read_ct(files.ct, pixels=False)
+    notes = list(ct.notes)
     if structures is not None:
-        structures.refuse_other_images(ct.image_uids)
+        note = structures.refuse_other_images(ct.image_uids)
+        notes += [note] if note else []
     if not pixels:
-        return list(ct.notes)
+        return notes
     count = min(SLICES_LOOKED_AT, len(ct.files))
     chosen = [ct.files[(2 * k + 1) * len(ct.files) // (2 * count)] for k in range(count)]
     slices = [read_slice(path) for path in chosen]
     low, high = min(float(s.values_hu.min()) for s in slices), max(float(s.values_hu.max()) for s in slices)
     where = f"in {count} of {len(ct.files)} CT images"
     if low == high:
-        return [*ct.notes, f"suspicious: {where} all values are {low:g} HU"]
-    notes = list(ct.notes)
+        return [*notes, f"suspicious: {where} all values are {low:g} HU"]
     if low > AIR_HU:
         notes.append(f"suspicious: {where} nothing is below {low:g} HU: no air; stored as HU + 1024?")
     if high < AIR_HU:

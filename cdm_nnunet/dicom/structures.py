@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cdm_nnunet.dicom.drawn import DrawnContours, drawn_contours
+from cdm_nnunet.dicom.drawn import DrawnContours, drawn_contours, images_of
 from cdm_nnunet.dicom.files import items_of, named, number_of, read_file, text_of
 from cdm_nnunet.errors import InputError
 
@@ -25,7 +26,7 @@ class RoiContours:
         kind: RTROIInterpretedType (``PTV``, ``ORGAN``, ``EXTERNAL``, ...); empty where it is not given.
         contours: Closed contours, each of shape (points, 3), LPS mm.
         unusable: Contours that enclose nothing, in words, with their number: ``{"POINT": 3}``.
-        frame_uid: ReferencedFrameOfReferenceUID; empty where it is not given.
+        frame_uid: Its frame of reference; empty where it is not given.
         exclusive: Which of the contours are to be combined by exclusive or (``CLOSEDPLANAR_XOR``), by their place.
         remarks: How some contours were taken, in words.
     """
@@ -81,74 +82,119 @@ class StructureSet:
         rois: In the order of the file.
         study_uid: StudyInstanceUID.
         sop_uid: SOPInstanceUID.
-        frame_uid: The frame of reference of its ROIs; empty where the file does not say.
-        series_uids: SeriesInstanceUID of the images that it was drawn on.
-        image_uids: SOPInstanceUID of the images that it refers to.
+        listed: SOPInstanceUIDs of the CT images that it lists, by SeriesInstanceUID.
+        drawn_on: SOPInstanceUIDs of the CT images that the contours refer to.
+        drawn_elsewhere: SOPInstanceUIDs of images of other kinds that they refer to.
     """
 
     path: Path
     rois: tuple[RoiContours, ...]
     study_uid: str
     sop_uid: str
-    frame_uid: str
-    series_uids: tuple[str, ...]
-    image_uids: frozenset[str]
+    listed: Mapping[str, frozenset[str]]
+    drawn_on: frozenset[str]
+    drawn_elsewhere: frozenset[str] = frozenset()
+
+    @property
+    def frame_uid(self) -> str:
+        """The frame of reference of the ROIs that were drawn; empty where the file does not say, or has several."""
+        frames = {roi.frame_uid for roi in self.rois if roi.contours}
+        return next(iter(frames)) if len(frames) == 1 else ""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """ROI names in the order of the file."""
-        return tuple(roi.name for roi in self.rois)
+        """ROI names in the order of the file, each once."""
+        return tuple(dict.fromkeys(roi.name for roi in self.rois))
+
+    @property
+    def empty_names(self) -> frozenset[str]:
+        """Names of ROIs that enclose no volume."""
+        return frozenset(self.names) - {roi.name for roi in self.rois if not roi.problem}
 
     def roi(self, name: str) -> RoiContours:
-        """The ROI of this name.
+        """The ROI of this name: the one that was drawn, where others of that name are empty.
 
         Raises:
-            InputError: If there is none, or several.
+            InputError: If there is none, or several were drawn.
         """
-        found = [roi for roi in self.rois if roi.name == name]
-        if not found:
+        named_so = [roi for roi in self.rois if roi.name == name]
+        if not named_so:
             raise InputError(f"{self.path} has no ROI '{name}'; it has {', '.join(self.names) or 'none'}")
-        if len(found) > 1:
-            numbers = ", ".join(str(roi.number) for roi in found)
-            raise InputError(f"{self.path} has {len(found)} ROIs named '{name}' (numbers {numbers}): rename them")
-        return found[0]
+        drawn = [roi for roi in named_so if not roi.problem]
+        if len(drawn) > 1:
+            numbers = ", ".join(str(roi.number) for roi in drawn)
+            raise InputError(f"{self.path} has {len(drawn)} ROIs named '{name}' (numbers {numbers}): rename them")
+        chosen = drawn[0] if drawn else named_so[0]
+        if drawn and len(named_so) > 1:
+            remark = f"{len(named_so) - 1} more of that name without contours left aside"
+            chosen = replace(chosen, remarks=(*chosen.remarks, remark))
+        return chosen
 
-    def refuse_other_images(self, image_uids: frozenset[str]) -> None:
+    def refuse_other_frame(self, names: Collection[str], frame_uid: str, what: object) -> None:
+        """Check that ROIs lie in a frame of reference.
+
+        Args:
+            names: Of the ROIs.
+            frame_uid: The frame of reference; empty where it is not known.
+            what: What lies in it, for the message.
+
+        Raises:
+            InputError: If one of them names another.
+        """
+        for roi in map(self.roi, names):
+            if roi.contours and roi.frame_uid and frame_uid and roi.frame_uid != frame_uid:
+                raise InputError(
+                    f"{self.path} and {what} lie in different frames of reference (ROI '{roi.name}' in "
+                    f"{roi.frame_uid}, not in {frame_uid}); their coordinates can't be compared"
+                )
+
+    def refuse_other_images(self, image_uids: frozenset[str]) -> str:
         """Check that the images that were drawn on are there.
+
+        Series that the file lists beside the one at hand need not be there, nor images of other kinds (MR, PET).
 
         Args:
             image_uids: SOPInstanceUIDs of the images at hand.
 
+        Returns:
+            A note, if contours were drawn on images of other kinds; else nothing.
+
         Raises:
-            InputError: If some are not.
+            InputError: If CT images are missing.
         """
-        missing = self.image_uids - image_uids
-        if missing:
+        own = frozenset().union(*(images for images in self.listed.values() if images & image_uids))
+        everything = frozenset().union(*self.listed.values())
+        needed = self.drawn_on | own or everything
+        if missing := needed - image_uids:
             raise InputError(
-                f"{self.path} refers to {len(self.image_uids)} images of which {len(missing)} are not in the folder, "
-                f"for example {min(missing)}; export the CT that the contours were drawn on"
+                f"{self.path} refers to {len(needed)} images of which {len(missing)} are not in the folder, for "
+                f"example {min(missing)}; export the CT that the contours were drawn on"
             )
+        if not self.drawn_elsewhere:
+            return ""
+        return f"contours were drawn on {len(self.drawn_elsewhere)} images that are no CT, in its frame of reference"
 
 
 def read_structures(path: Path) -> StructureSet:
     """Read a structure set.
 
     Raises:
-        InputError: If it is no structure set, has no ROIs, its ROIs lie in several frames of reference, or a contour's
-            data are damaged; or as :func:`cdm_nnunet.dicom.files.read_file`.
+        InputError: If it is no structure set, has no ROIs, or a contour's data are damaged; or as
+            :func:`cdm_nnunet.dicom.files.read_file`.
     """
     dataset = read_file(path, pixels=False)
     modality = text_of(dataset, "Modality", path)
     if modality != "RTSTRUCT":
         raise InputError(f"{path} is of modality {modality}, not RTSTRUCT")
-    series_uids, image_uids, frames = [], set(), set()
+    listed: dict[str, frozenset[str]] = {}
+    frames: set[str] = set()
     for frame in items_of(dataset, "ReferencedFrameOfReferenceSequence", path):
         frames.add(text_of(frame, "FrameOfReferenceUID", path, ""))
         for study in items_of(frame, "RTReferencedStudySequence", path):
             for series in items_of(study, "RTReferencedSeriesSequence", path):
-                series_uids.append(text_of(series, "SeriesInstanceUID", path))
+                uid = text_of(series, "SeriesInstanceUID", path, "")
                 images = items_of(series, "ContourImageSequence", path)
-                image_uids |= {text_of(image, "ReferencedSOPInstanceUID", path) for image in images}
+                listed[uid] = listed.get(uid, frozenset()) | images_of(images, path)[0]
     kinds = {
         int(number_of(item, "ReferencedROINumber", path)): text_of(item, "RTROIInterpretedType", path, "")
         for item in items_of(dataset, "RTROIObservationsSequence", path)
@@ -159,15 +205,19 @@ def read_structures(path: Path) -> StructureSet:
         if number in drawn:
             raise InputError(f"{path} has contours of ROI number {number} in two places")
         drawn[number] = drawn_contours(items_of(item, "ContourSequence", path), f"{path}: ROI number {number}")
-        image_uids |= drawn[number].image_uids
     rois = []
+    drawn_on, elsewhere = (
+        (frozenset().union(*uids) for uids in zip(*(own.image_uids for own in drawn.values()), strict=True))
+        if drawn
+        else (frozenset(), frozenset())
+    )
+    frames.discard("")
+    only_frame = next(iter(frames)) if len(frames) == 1 else ""
     for item in items_of(dataset, "StructureSetROISequence", path):
         number = int(number_of(item, "ROINumber", path))
         own = drawn.pop(number, DrawnContours())
         name = text_of(item, "ROIName", path, f"ROI {number} without a name")
-        frame_uid = text_of(item, "ReferencedFrameOfReferenceUID", path, "")
-        if own.closed and frame_uid:
-            frames.add(frame_uid)
+        frame_uid = text_of(item, "ReferencedFrameOfReferenceUID", path, only_frame)
         rois.append(
             RoiContours(
                 *(number, name, kinds.get(number, ""), own.closed, own.unusable, frame_uid),
@@ -180,15 +230,12 @@ def read_structures(path: Path) -> StructureSet:
         raise InputError(f"{path} has contours of ROI numbers {strays}, which have no {named('ROIName')}")
     if not rois:
         raise InputError(f"{path} has no ROIs")
-    frames.discard("")
-    if len(frames) > 1:
-        raise InputError(f"{path} has ROIs in {len(frames)} frames of reference ({', '.join(sorted(frames))})")
     return StructureSet(
         path,
         tuple(rois),
         text_of(dataset, "StudyInstanceUID", path),
         text_of(dataset, "SOPInstanceUID", path),
-        next(iter(frames), ""),
-        tuple(dict.fromkeys(series_uids)),
-        frozenset(image_uids),
+        listed,
+        drawn_on,
+        elsewhere,
     )

@@ -32,7 +32,7 @@ def squares(size, heights, name="ROI"):
 
 
 def structure_set(*rois):
-    return StructureSet("set.dcm", rois, "1", "2", "3", (), frozenset())
+    return StructureSet("set.dcm", rois, "1", "2", {}, frozenset())
 
 
 def area_mm2(*contours, **options):

@@ -217,6 +217,23 @@ def test_a_mapping_that_cannot_be_used_is_refused(tmp_path, text, message):
         read_mapping(path)
 
 
+def test_an_empty_alias_gives_way_to_the_drawn_roi(exports, tmp_path):
+    (structures,) = of(exports, "RTSTRUCT")
+    for number, name in ((90, "SpinalCord"), (91, "Cord")):
+        item = pydicom.Dataset()
+        item.ROINumber, item.ROIName = number, name
+        structures.StructureSetROISequence.insert(0, item)
+    structures.save_as(structures.filename)
+    mapping = dataclasses.replace(MAPPING, rois={**MAPPING.rois, "SpinalCord": "SpinalCord"})
+    conversion = convert(exports, tmp_path, mapping)
+    for record in RawDataset(conversion.folder).cases.values():
+        assert record.rois == ("PTV_6000", "SpinalCord", "External")
+    with pytest.raises(InputError, match="'Cord' and 'Ring' both stand for ROI 'SpinalCord'"):
+        DicomMapping({**mapping.rois, "Ring": "SpinalCord"}).names(
+            ["SpinalCord", "Cord", "Ring"], "file", {"SpinalCord"}
+        )
+
+
 @pytest.mark.parametrize("grid", ["dose", "ct", "3"])
 def test_conversion(exports, tmp_path, grid):
     conversion = convert(exports, tmp_path, grid=grid)

@@ -37,7 +37,7 @@ STRUCTURES = StructureSet(
         roi(4, "PTV_6300", drawn=False),
         roi(5, "ISO", drawn=False, marker=True),
     ),
-    *("", "", "", ()),
+    *("", "", {}),
     frozenset(),
 )
 BOTH, HIGH = {"High": 1, "Low": 2}, {"High": 1}

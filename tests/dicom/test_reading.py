@@ -7,7 +7,7 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 
-from cdm_nnunet.dicom.ct import read_ct, read_slice
+from cdm_nnunet.dicom.ct import CT_CLASS, read_ct, read_slice
 from cdm_nnunet.dicom.dose import read_dose
 from cdm_nnunet.dicom.files import stored_range
 from cdm_nnunet.dicom.index import index_folder
@@ -95,7 +95,7 @@ def test_structures_and_plan_are_read(files):
     assert structures.names == ("Ball", "PTV")
     ball = structures.roi("Ball")
     assert len(ball.contours) == 8  # slices at -4, -2, ..., 10 mm; the poles at -5 and 11 lie between slices
-    assert plan.prescriptions == (Prescription(60.0, 2, "PTV"),)
+    assert plan.prescriptions == (Prescription(60.0, 2, "PTV", "VOLUME"),)
     assert (plan.n_fractions, plan.structure_uid) == (35, structures.sop_uid)
     structures.refuse_other_images(frozenset(read_ct(files.ct).sop_uids))
     with pytest.raises(InputError, match=r"no ROI 'Heart'; it has Ball, PTV"):
@@ -247,13 +247,77 @@ def test_a_plan_with_several_fraction_groups_is_refused(edited, files):
         read_plan(files.plan)
 
 
-def test_rois_in_several_frames_of_reference_are_refused(files):
+def test_an_roi_in_another_frame_of_reference_is_refused_by_itself(files):
     dataset = pydicom.dcmread(files.structures)
-    first = dataset.StructureSetROISequence[0]
-    first.ReferencedFrameOfReferenceUID = "1.2.3"
+    dataset.StructureSetROISequence[0].ReferencedFrameOfReferenceUID = "1.2.3"
     dataset.save_as(files.structures)
-    with pytest.raises(InputError, match=r"structures\.dcm has ROIs in 2 frames of reference \(1\.2\.3, 1\.2\.826\."):
-        read_structures(files.structures)
+    structures, frame_uid = read_structures(files.structures), read_ct(files.ct).frame_uid
+    assert structures.frame_uid == ""
+    structures.refuse_other_frame(["PTV"], frame_uid, "the CT")
+    with pytest.raises(
+        InputError, match=r"and the CT lie in different frames of reference \(ROI 'Ball' in 1\.2\.3, not"
+    ):
+        structures.refuse_other_frame(["PTV", "Ball"], frame_uid, "the CT")
+
+
+def test_the_frame_of_the_rois_comes_before_that_at_the_top(files):
+    dataset = pydicom.dcmread(files.structures)
+    dataset.ReferencedFrameOfReferenceSequence[0].FrameOfReferenceUID = "1.2.3"
+    dataset.save_as(files.structures)
+    assert read_structures(files.structures).frame_uid == read_ct(files.ct).frame_uid
+    for roi in dataset.StructureSetROISequence:
+        del roi.ReferencedFrameOfReferenceUID
+    dataset.save_as(files.structures)
+    assert read_structures(files.structures).frame_uid == "1.2.3"
+
+
+def lists_another_series(path, *, kind, uids=("1.2.3.1", "1.2.3.2")):
+    """Let a structure set list one more series, of images of a SOP class."""
+    dataset = pydicom.dcmread(path)
+    study = dataset.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence[0]
+    series = pydicom.Dataset()
+    series.SeriesInstanceUID = "1.2.3"
+    series.ContourImageSequence = [image_item(kind, uid) for uid in uids]
+    study.RTReferencedSeriesSequence.append(series)
+    dataset.save_as(path)
+    return dataset
+
+
+def image_item(kind, uid):
+    item = pydicom.Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = kind, uid
+    return item
+
+
+MR_CLASS = "1.2.840.10008.5.1.4.1.1.4"
+
+
+@pytest.mark.parametrize("kind", [MR_CLASS, "1.2.840.10008.5.1.4.1.1.128", CT_CLASS])
+def test_other_series_that_are_only_listed_need_not_be_there(files, kind):
+    lists_another_series(files.structures, kind=kind)
+    at_hand = read_ct(files.ct).image_uids
+    assert read_structures(files.structures).refuse_other_images(at_hand) == ""
+    with pytest.raises(InputError, match="refers to 17 images of which 1 are not in the folder"):
+        read_structures(files.structures).refuse_other_images(at_hand - {min(at_hand)})
+
+
+def test_contours_on_another_ct_are_refused_and_on_an_mr_noted(files):
+    at_hand = read_ct(files.ct).image_uids
+    for kind in (MR_CLASS, CT_CLASS):
+        dataset = lists_another_series(files.structures, kind=kind)
+        for contour in dataset.ROIContourSequence[0].ContourSequence:
+            contour.ContourImageSequence = [image_item(kind, "1.2.3.1")]
+        dataset.save_as(files.structures)
+        structures = read_structures(files.structures)
+        if kind == MR_CLASS:
+            note = structures.refuse_other_images(at_hand)
+            assert note == "contours were drawn on 1 images that are no CT, in its frame of reference"
+    with pytest.raises(
+        InputError, match=r"refers to 18 images of which 1 are not in the folder, for example 1\.2\.3\.1"
+    ):
+        structures.refuse_other_images(at_hand)
+    with pytest.raises(InputError, match="refers to 9 images of which 8 are not in the folder"):
+        structures.refuse_other_images(frozenset({"1.2.3.2"}))
 
 
 def edit_contours(path, change, number=1):
@@ -315,12 +379,18 @@ def test_damaged_contour_data_are_refused(files, data, message):
             edit_contours(files.structures, change)
 
 
-def test_two_rois_of_one_name_are_ambiguous(files):
+def test_two_rois_of_one_name_are_ambiguous_unless_one_is_empty(files):
     dataset = pydicom.dcmread(files.structures)
     dataset.StructureSetROISequence[1].ROIName = "Ball"
     dataset.save_as(files.structures)
     with pytest.raises(InputError, match=r"2 ROIs named 'Ball' \(numbers 1, 2\)"):
         read_structures(files.structures).roi("Ball")
+    del dataset.ROIContourSequence[0].ContourSequence
+    dataset.save_as(files.structures)
+    structures = read_structures(files.structures)
+    assert (structures.names, structures.empty_names) == (("Ball",), frozenset())
+    assert structures.roi("Ball").number == 2
+    assert structures.roi("Ball").note == "ROI 'Ball': 1 more of that name without contours left aside"
 
 
 def test_references_to_images_that_are_not_there_are_told(files):
