@@ -1,6 +1,8 @@
-"""The one exception that stands for a user's mistake or unusable data."""
+"""The one exception that stands for a user's mistake or unusable data, and how numbers stand in its message."""
 
 from __future__ import annotations
+
+import numpy as np
 
 
 class InputError(ValueError):
@@ -9,3 +11,13 @@ class InputError(ValueError):
     The message says what was expected, what came, for which case, ROI or file, and how to fix it. The command line
     prints it as one line and exits with status 2; anything else that is raised is a defect of this software.
     """
+
+
+def numbers(values: object) -> str:
+    """Numbers for a message.
+
+    Example:
+        >>> numbers((2.5, 3))
+        '(2.5, 3)'
+    """
+    return "(" + ", ".join(f"{float(value):g}" for value in np.asarray(values).ravel()) + ")"

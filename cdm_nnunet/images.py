@@ -1,16 +1,14 @@
 """Image files as arrays with their grid, read and written so that no damage goes unseen.
 
-The NIfTI library behind SimpleITK reads NaN as zero, pads a truncated file with zeros and does not report a full disk.
-All files therefore go through here.
+The NIfTI library behind SimpleITK reads NaN as zero, pads a truncated file with zeros, mends a damaged header by
+guesses and does not report a full disk. All files therefore go through here: :mod:`cdm_nnunet.nifti_header` checks and
+unpacks, SimpleITK says where the voxels lie, and both must agree.
 """
 
 from __future__ import annotations
 
-import gzip
 import math
 import os
-import struct
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,15 +17,14 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813  # the name by which SimpleITK is known
 from numpy.typing import NDArray
 
-from cdm_nnunet.errors import InputError
+from cdm_nnunet.errors import InputError, numbers
 from cdm_nnunet.files import raise_write_error
+from cdm_nnunet.nifti_header import NiftiHeader, read_voxels
 
 SPACING_TOLERANCE_MM = 1e-3
 ORIGIN_TOLERANCE_MM = 1e-2
 DIRECTION_TOLERANCE = 1e-4
 MAX_OBLIQUE_DEGREES = 25.0
-_NIFTI1_HEADER_BYTES = 348
-_NIFTI1_FLOATS = {16: "f4", 64: "f8"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,16 +87,16 @@ def read_image(path: Path, *, patient_axes: bool = False) -> Image:
         patient_axes: Flip and swap axes so that x runs to the patient's left, y to posterior and z to the head.
 
     Raises:
-        InputError: If it is missing, empty, damaged or cut off, has voxels that are NaN or infinite, or is not
-            three-dimensional with one value a voxel.
+        InputError: As :func:`cdm_nnunet.nifti_header.read_voxels`, or if voxels are NaN or infinite.
     """
-    _refuse_damaged(path)
+    header, stored = read_voxels(path)
+    values = stored.astype(header.dtype.newbyteorder("="))
+    _refuse_not_finite(values, path)
     try:
-        image: Any = sitk.ReadImage(str(path))
+        image = _as_itk(header, values)
     except RuntimeError as error:
         raise InputError(f"{path} cannot be read as an image: {str(error).strip().splitlines()[-1]}") from error
-    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
-        raise InputError(f"{path} is not a three-dimensional image with one value a voxel")
+    header.refuse_other_affine(_affine(image), "orientation as SimpleITK takes it")
     if patient_axes:
         orient: Any = sitk.DICOMOrient
         image = orient(image, "LPS")
@@ -134,41 +131,33 @@ def write_image(image: Image) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _refuse_damaged(path: Path) -> None:
-    """Check what SimpleITK does not: that the file is whole, and that its voxels are finite."""
-    try:
-        with gzip.open(path) as file:
-            content = file.read()
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(f"{path} is damaged or cut off ({error}); write it again") from error
-    if not content:
-        raise InputError(f"{path} is empty; write it again")
-    header = content[:_NIFTI1_HEADER_BYTES]
-    order = next((order for order in "<>" if header[:4] == struct.pack(f"{order}i", _NIFTI1_HEADER_BYTES)), None)
-    if order is None or len(header) < _NIFTI1_HEADER_BYTES:
-        raise InputError(f"{path} is not a compressed NIfTI-1 file")
-    n_axes, *sizes = struct.unpack_from(f"{order}8h", header, 40)
-    kind, bits = struct.unpack_from(f"{order}2h", header, 70)
-    start = int(struct.unpack_from(f"{order}f", header, 108)[0])
-    n_voxels = math.prod(sizes[: max(n_axes, 0)])
-    if len(content) < start + n_voxels * bits // 8:
-        raise InputError(
-            f"{path} is cut off: {len(content)} bytes for {n_voxels} voxels of {bits} bits; write it again"
-        )
-    if kind in _NIFTI1_FLOATS:
-        values = np.frombuffer(content, f"{order}{_NIFTI1_FLOATS[kind]}", n_voxels, start)
-        bad = n_voxels - int(np.count_nonzero(np.isfinite(values)))
-        if bad:
-            raise InputError(f"{path} has {bad} voxels that are not finite (NaN or infinite)")
+def _refuse_not_finite(values: NDArray[Any], path: Path) -> None:
+    bad = values.size - int(np.count_nonzero(np.isfinite(values))) if values.dtype.kind == "f" else 0
+    if bad:
+        raise InputError(f"{path} has {bad} voxels that are not finite (NaN or infinite)")
 
 
-def numbers(values: object) -> str:
-    """Numbers for a message.
+def _as_itk(header: NiftiHeader, values: NDArray[Any]) -> Any:
+    """The image with the geometry that SimpleITK finds in its file."""
+    if header.is_scaled:
+        image: Any = sitk.ReadImage(str(header.path))
+        _refuse_not_finite(sitk.GetArrayViewFromImage(image), header.path)
+        return image
+    reader: Any = sitk.ImageFileReader()
+    reader.SetFileName(str(header.path))
+    reader.ReadImageInformation()
+    image = sitk.GetImageFromArray(values)
+    image.SetSpacing(reader.GetSpacing()[:3])
+    image.SetOrigin(reader.GetOrigin()[:3])
+    direction = np.reshape(reader.GetDirection(), (reader.GetDimension(),) * 2)[:3, :3]
+    image.SetDirection(direction.ravel().tolist())
+    return image
 
-    Example:
-        >>> numbers((2.5, 3))
-        '(2.5, 3)'
-    """
-    return "(" + ", ".join(f"{float(value):g}" for value in np.asarray(values).ravel()) + ")"
+
+def _affine(image: Any) -> NDArray[np.float64]:
+    """From voxel indices to positions as NIfTI has them: x to the right, y to the front."""
+    affine = np.eye(4)
+    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+    affine[:3, 3] = image.GetOrigin()
+    affine[:2] *= -1
+    return affine

@@ -23,8 +23,7 @@ from numpy.typing import NDArray
 from cdm_nnunet.dataset import Split
 from cdm_nnunet.dvh import Template, TemplateRoi, match_rois
 from cdm_nnunet.dvh.normalisation import normalisation_factor
-from cdm_nnunet.errors import InputError
-from cdm_nnunet.images import numbers
+from cdm_nnunet.errors import InputError, numbers
 
 from .case import Case, Geometry, clip_hu, pack_masks
 from .case_files import sha256

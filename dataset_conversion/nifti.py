@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from cdm_nnunet.dataset import FILE_ENDING, Split
 from cdm_nnunet.dvh.template import Template
-from cdm_nnunet.errors import InputError
-from cdm_nnunet.images import Image, numbers, read_image
+from cdm_nnunet.errors import InputError, numbers
+from cdm_nnunet.images import Image, read_image
 
 from .case import Case, Geometry, clip_hu, pack_masks
 from .case_files import sha256

@@ -25,7 +25,7 @@ from cdm_nnunet.evaluation.record import FORMAT_VERSION, CaseResult
 from cdm_nnunet.files import write_text
 
 # what a result depends on, beside its inputs
-_CODE = ("dvh", "roi", "evaluation", "dataset.py", "images.py")
+_CODE = ("dvh", "roi", "evaluation", "dataset.py", "images.py", "nifti_header.py")
 
 
 @dataclass(frozen=True)

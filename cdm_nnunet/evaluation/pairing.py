@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from cdm_nnunet.dataset import CASES_FILE, CT_CHANNEL, FILE_ENDING, ROI_CHANNEL, RawDataset
 from cdm_nnunet.dvh.regime import Course
-from cdm_nnunet.errors import InputError
-from cdm_nnunet.images import SPACING_TOLERANCE_MM, Image, numbers, read_image
+from cdm_nnunet.errors import InputError, numbers
+from cdm_nnunet.images import SPACING_TOLERANCE_MM, Image, read_image
 from cdm_nnunet.roi import Catalogue, refuse_stray_bits
 
 UNIT_FACTORS = {"cGy": 100.0, "Gy divided by 100": 0.01}
