@@ -16,14 +16,16 @@ A raw data set holds per case three images on one grid and, for training and tes
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
+from pydantic import BaseModel, ConfigDict, Field
+
+from cdm_nnunet.documents import parse_json, read_json, typed
 from cdm_nnunet.dvh.template import Template
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.roi import Catalogue
@@ -37,6 +39,9 @@ CASES_FILE = "cdm_cases.json"
 UNITS: Mapping[str, str] = MappingProxyType({"dose": "Gy", "ct": "HU"})
 NOTES = "notes"  # key of a case's source: a JSON list in text
 Split = Literal["Tr", "Ts"]
+Positive = Annotated[float, Field(gt=0)]
+_AGAIN = "convert the data again"
+_MAX_CASES_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -52,9 +57,11 @@ class CaseRecord:
         fractions: Number of fractions of the plan; None where it is unknown.
     """
 
-    prescriptions_gy: Mapping[str, float]
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    prescriptions_gy: Mapping[str, Positive]
     rois: tuple[str, ...]
-    spacing_mm: tuple[float, float, float]
+    spacing_mm: tuple[Positive, Positive, Positive]
     split: Split
     source: Mapping[str, str] = field(default_factory=dict)
     fractions: int | None = None
@@ -62,7 +69,7 @@ class CaseRecord:
     @property
     def notes(self) -> tuple[str, ...]:
         """What was decided at conversion, and what is unusual."""
-        return tuple(json.loads(self.source.get(NOTES, "[]")))
+        return tuple(parse_json(self.source.get(NOTES, "[]"), list[str], f"the notes of a case in {CASES_FILE}"))
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in ``cdm_cases.json``."""
@@ -75,18 +82,34 @@ class CaseRecord:
             **({} if self.fractions is None else {"fractions": self.fractions}),
         }
 
-    @classmethod
-    def from_json(cls, entry: Mapping[str, Any]) -> CaseRecord:
-        """The inverse of :meth:`to_json`."""
-        z, y, x = entry["spacing_mm"]
-        return cls(
-            entry["prescriptions_gy"],
-            tuple(entry["rois"]),
-            (z, y, x),
-            entry["split"],
-            entry["source"],
-            entry.get("fractions"),
-        )
+
+class DatasetSection(BaseModel):
+    """Our section of ``dataset.json``.
+
+    Attributes:
+        catalogue: The ROIs in bit order, as :meth:`cdm_nnunet.roi.Catalogue.from_json` takes them.
+        template: The clinical template, as :meth:`cdm_nnunet.dvh.Template.from_json` takes it.
+        facts: What is known of the data beyond single cases.
+        mapping: Which name in the patients' files is which ROI, where a model should read new patients by it.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    catalogue: list[dict[str, Any]]
+    template: dict[str, Any] = {}
+    facts: dict[str, Any] = {}
+    mapping: dict[str, Any] | None = None
+
+
+class StockEntries(BaseModel):
+    """What nnU-Net reads of ``dataset.json``; planning and training need all of it."""
+
+    model_config = ConfigDict(strict=True)
+
+    channel_names: dict[str, str]
+    labels: dict[str, int]
+    numTraining: Annotated[int, Field(ge=0)]  # noqa: N815  # (nnU-Net's name)
+    file_ending: Literal[".nii.gz"]
 
 
 def cdm_section(dataset_json: Mapping[str, Any], where: str = "dataset.json") -> Mapping[str, Any]:
@@ -95,8 +118,8 @@ def cdm_section(dataset_json: Mapping[str, Any], where: str = "dataset.json") ->
     Raises:
         InputError: If there is none (the data set is not ours) or it is of another format version or unit.
     """
-    section: Mapping[str, Any] | None = dataset_json.get("cdm")
-    if section is None:
+    section: object = dataset_json.get("cdm")
+    if not isinstance(section, dict):
         raise InputError(f"{where} has no 'cdm' section: the data set was not written by 'cdm-nnunet convert'")
     if section.get("format_version") != FORMAT_VERSION:
         raise InputError(
@@ -125,14 +148,16 @@ class RawDataset:
         Raises:
             InputError: If it is missing, not JSON or not ours.
         """
-        parsed: dict[str, Any] = _read_json(self.folder / "dataset.json")
-        cdm_section(parsed, str(self.folder / "dataset.json"))
+        path = self.folder / "dataset.json"
+        parsed = read_json(path, dict[str, Any], "was the data set converted to its end?")
+        cdm_section(parsed, str(path))
+        typed(parsed["cdm"], DatasetSection, f"{path}: cdm", _AGAIN)
         return parsed
 
     @cached_property
     def catalogue(self) -> Catalogue:
         """The ROI catalogue."""
-        return Catalogue.from_json(self.dataset_json["cdm"]["catalogue"])
+        return Catalogue.from_json(self.dataset_json["cdm"]["catalogue"], f"{self.folder / 'dataset.json'}: catalogue")
 
     @cached_property
     def template(self) -> Template:
@@ -142,13 +167,7 @@ class RawDataset:
     @cached_property
     def cases(self) -> dict[str, CaseRecord]:
         """Records of all cases by name."""
-        path = self.folder / CASES_FILE
-        try:
-            return {case: CaseRecord.from_json(entry) for case, entry in _read_json(path).items()}
-        except (KeyError, TypeError, ValueError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"{path} is damaged ({error!r}); convert the data again") from error
+        return read_json(self.folder / CASES_FILE, dict[str, CaseRecord], _AGAIN, max_bytes=_MAX_CASES_BYTES)
 
     def record(self, case: str) -> CaseRecord:
         """Record of one case.
@@ -175,12 +194,3 @@ class RawDataset:
     def dose_path(self, case: str) -> Path:
         """Path of the reference dose of a case."""
         return self.folder / f"labels{self.record(case).split}" / f"{case}{FILE_ENDING}"
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing; was the data set converted to its end?") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not JSON: {error}") from error

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 
 class InputError(ValueError):
     """Input that must not be used: a file, an option or data that would lead to a wrong dose.
@@ -20,4 +18,6 @@ def numbers(values: object) -> str:
         >>> numbers((2.5, 3))
         '(2.5, 3)'
     """
+    import numpy as np  # (what the command line imports at its start stays light)
+
     return "(" + ", ".join(f"{float(value):g}" for value in np.asarray(values).ravel()) + ")"

@@ -12,8 +12,8 @@ Layout below the data set's folder (what starts with a dot is invisible to nnU-N
 from __future__ import annotations
 
 import hashlib
-import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -24,12 +24,15 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from cdm_nnunet.dataset import CT_CHANNEL, FILE_ENDING, PRESCRIPTION_CHANNEL, ROI_CHANNEL, CaseRecord, Split
+from cdm_nnunet.documents import read_json
+from cdm_nnunet.errors import InputError
 from cdm_nnunet.files import write_json
 from cdm_nnunet.images import Image, write_image
 
 from .case import Case
 
 STATE_FOLDER = ".conversion"
+_CASE_FILE = re.compile(r"(images|labels)T[rs]/[^/]+")  # (withdrawing a case removes its files: these and no others)
 CONVERTER_VERSION = "2"  # raise it when the same source gives other files; cases of older versions are written anew
 
 
@@ -88,16 +91,10 @@ class CompletedCase:
     def read(cls, folder: Path, name: str) -> CompletedCase | None:
         """The completion record of a case, or None if there is none that can be read."""
         try:
-            entry = json.loads(record_path(folder, name).read_text(encoding="utf-8"))
-            return cls(
-                CaseRecord.from_json(entry["record"]),
-                entry["checksums"],
-                entry["files"],
-                tuple(entry["empty_rois"]),
-                entry["converter_version"],
-            )
-        except (FileNotFoundError, KeyError, TypeError, ValueError):
+            found = read_json(record_path(folder, name), cls)
+        except InputError:
             return None
+        return found if all(map(_CASE_FILE.fullmatch, found.files)) else None
 
     def is_current(self, folder: Path, split: Split, checksums: Mapping[str, str]) -> bool:
         """Whether split and source are as last time and all files are there as they were written."""

@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
-
 from cdm_nnunet.dicom.end_caps import DEFAULT_END_CAPS, EndCaps
 from cdm_nnunet.dicom.plan_choice import DEFAULT, RULES
+from cdm_nnunet.documents import read_yaml
 from cdm_nnunet.dvh.template import Template
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.roi.tg263 import propose
@@ -186,12 +185,7 @@ def read_mapping(path: Path) -> DicomMapping:
     Raises:
         InputError: If it is missing, is not YAML or has other keys or values.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing; 'cdm-nnunet inspect dicom' writes one to review") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not YAML: {error}") from error
+    content = read_yaml(path, dict[str, object], "'cdm-nnunet inspect dicom' writes one to review")
     return mapping_from(content, path)
 
 

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from cdm_nnunet.dicom.pairing import PatientFiles
 from cdm_nnunet.dicom.pseudonyms import Pseudonyms
+from cdm_nnunet.documents import read_json
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.files import write_json
+
+_MAX_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class _Sources:
+    """Files of a case, as they stand in the side file."""
+
+    ct: tuple[str, ...]
+    structures: str | None
+    plans: tuple[str, ...]
 
 
 def sources_path(local: Path, dataset: str) -> Path:
@@ -39,21 +51,13 @@ def read_sources(path: Path, case: str) -> tuple[Path, ...]:
     Raises:
         InputError: If the side file is damaged, does not know the case, or the files have gone.
     """
-    no_side_file = f"{path} is no side file of a conversion (DatasetNNN_NAME_sources.json)"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        raise InputError(no_side_file) from None
-    if not isinstance(content, dict):
-        raise InputError(no_side_file)
+    expected = "expected the side file of a conversion (DatasetNNN_NAME_sources.json)"
+    content = read_json(path, dict[str, _Sources], expected, max_bytes=_MAX_BYTES)
     if case not in content:
         raise InputError(f"{path} has no case '{case}'; name the prediction CASE.nii.gz, or give the DICOM folder")
-    try:
-        record = content[case]
-        structures = [] if record["structures"] is None else [record["structures"]]
-        files = tuple(Path(file) for file in (*record["ct"], *structures, *record["plans"]))
-    except (KeyError, TypeError):
-        raise InputError(no_side_file) from None
+    record = content[case]
+    structures = () if record.structures is None else (record.structures,)
+    files = tuple(Path(file) for file in (*record.ct, *structures, *record.plans))
     gone = [file for file in files if not file.is_file()]
     if gone:
         raise InputError(f"{len(gone)} files of case '{case}' are not where they were, for example {gone[0]}")

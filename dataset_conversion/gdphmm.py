@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdm_nnunet.dataset import Split
+from cdm_nnunet.documents import read_json
 from cdm_nnunet.dvh import Template, TemplateRoi, match_rois
 from cdm_nnunet.dvh.normalisation import normalisation_factor
 from cdm_nnunet.errors import InputError, numbers
@@ -29,7 +30,7 @@ from .case import Case, Geometry, clip_hu, pack_masks
 from .case_files import sha256
 from .npz import read_dictionary
 from .raw_layout import Conversion, DatasetSpec, template_catalogue, write_dataset
-from .roi_mapping import RoiMapping, read_json_object, unused_text
+from .roi_mapping import RoiMapping, unused_text
 
 PRESCRIPTION_FILE, OBJECTIVE_FILE, PLAN_FILE = "PTV_DICT.json", "Pat_Obj_DICT.json", "meta_data.csv"
 TARGETS = ("PTV_High", "PTV_Mid", "PTV_Low")
@@ -246,7 +247,7 @@ def find_plans(source: Path, meta: Path, template: Template) -> GdpHmmSource:
     paths = sorted(path for path in source.rglob("*.npz") if not path.name.startswith("."))
     if not paths:
         raise InputError(f"no NPZ files in {source}")
-    targets, objectives = (read_json_object(meta / name) for name in (PRESCRIPTION_FILE, OBJECTIVE_FILE))
+    targets, objectives = (read_json(meta / name, dict[str, object]) for name in (PRESCRIPTION_FILE, OBJECTIVE_FILE))
     splits = _published_splits(meta / PLAN_FILE)
     plans = []
     for path in paths:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdm_nnunet.dataset import FILE_ENDING, Split
+from cdm_nnunet.documents import read_json
 from cdm_nnunet.dvh.template import Template
 from cdm_nnunet.errors import InputError, numbers
 from cdm_nnunet.images import Image, read_image
@@ -23,7 +24,7 @@ from cdm_nnunet.images import Image, read_image
 from .case import Case, Geometry, clip_hu, pack_masks
 from .case_files import sha256
 from .raw_layout import Conversion, DatasetSpec, template_catalogue, write_dataset
-from .roi_mapping import RoiMapping, map_rois, prescriptions_gy, read_json_object, unused_text
+from .roi_mapping import RoiMapping, map_rois, prescriptions_gy, unused_text
 
 CT_FILE, DOSE_FILE = f"ct{FILE_ENDING}", f"dose{FILE_ENDING}"
 MASK_FOLDER, PRESCRIPTION_FILE = "masks", "prescriptions.json"
@@ -205,7 +206,7 @@ def _read_folder(folder: Path, template: Template, split: Split) -> NiftiPatient
         folder / CT_FILE,
         _dose_or_none(files.get(DOSE_FILE), split, folder / DOSE_FILE),
         _masks_in(folder / MASK_FOLDER),
-        {} if prescriptions is None else read_json_object(prescriptions),
+        {} if prescriptions is None else read_json(prescriptions, dict[str, object]),
         template,
     )
 
@@ -257,7 +258,7 @@ def _read_row(row: Mapping[str, str], folder: Path, template: Template, test_onl
     if not row["ct"]:
         raise InputError(f"{where} names no CT")
     masks = _masks_in(folder / row["masks"]) if row.get("masks") else {}
-    prescriptions = read_json_object(folder / row["prescriptions"]) if row.get("prescriptions") else {}
+    prescriptions = read_json(folder / row["prescriptions"], dict[str, object]) if row.get("prescriptions") else {}
     for column, value in row.items():
         kind, _, roi = column.partition(":")
         if not roi or not value:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import shutil
 import sys
 import time
@@ -21,6 +20,7 @@ from typing import Any
 from tqdm import tqdm
 
 from cdm_nnunet.dataset import CASES_FILE, CHANNEL_NAMES, FILE_ENDING, FORMAT_VERSION, READER_NAME, UNITS
+from cdm_nnunet.documents import read_json
 from cdm_nnunet.dvh.template import Template
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.files import locked, write_json
@@ -260,8 +260,8 @@ def _claim(raw_folder: Path, spec: DatasetSpec) -> Path:
     }
     if folder.exists() and any(entry.name != STATE_FOLDER for entry in folder.iterdir()):
         try:
-            earlier = json.loads(manifest_path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
+            earlier = read_json(manifest_path, dict[str, Any])
+        except InputError:
             raise InputError(
                 f"{folder} exists and was not written by this command; choose another -d or -n, or remove it"
             ) from None

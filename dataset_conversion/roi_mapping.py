@@ -7,8 +7,8 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
+from cdm_nnunet.documents import parse_json
 from cdm_nnunet.dvh import Template, match_rois
 from cdm_nnunet.errors import InputError
 
@@ -87,30 +87,5 @@ def unused_masks(cases: Iterable[CompletedCase]) -> dict[str, int]:
     """Masks that are no ROI of the template, and in how many cases they came."""
     counts: Counter[str] = Counter()
     for case in cases:
-        counts.update(json.loads(case.record.source.get(_UNUSED, "[]")))
+        counts.update(parse_json(case.record.source.get(_UNUSED, "[]"), list[str], _UNUSED, "convert the data again"))
     return dict(sorted(counts.items()))
-
-
-def read_json_object(path: Path) -> dict[str, object]:
-    """The object in a JSON file.
-
-    Raises:
-        InputError: If the file is missing, is not JSON, holds no object, or names a key twice.
-    """
-
-    def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        keys = [key for key, _ in pairs]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise InputError(f"{path} names '{key}' twice")
-        return dict(pairs)
-
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once)
-    except (FileNotFoundError, IsADirectoryError):
-        raise InputError(f"{path} is missing") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path} holds no JSON object but {type(content).__name__}")
-    return content

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,16 +155,12 @@ class _Trained:
 def _read_model(model: Path) -> _Trained:
     from cdm_nnunet.dataset import cdm_section
     from cdm_nnunet.dataset_conversion.dicom_mapping import mapping_from
+    from cdm_nnunet.documents import read_json
     from cdm_nnunet.nnunet.plans import DosePlans
 
     content = {}
     for name in ("plans.json", "dataset.json"):
-        try:
-            content[name] = json.loads((model / name).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise InputError(f"{model / name} is missing; was the training moved or cut off?") from None
-        except ValueError as error:
-            raise InputError(f"{model / name} is not JSON: {error}") from None
+        content[name] = read_json(model / name, dict[str, Any], "was the training moved or cut off?")
     plans = DosePlans(content["plans.json"])
     where = str(model / "dataset.json")
     section = cdm_section(content["dataset.json"], where)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -45,6 +45,15 @@ class Size:
     spacing_mm: float
     base_features: int
     training: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class _State:
+    """How far a demo has come, as it stands in its folder."""
+
+    format_version: int
+    quick: bool
+    seconds: dict[str, float]
 
 
 FULL = Size(
@@ -215,18 +224,16 @@ def open_folder(folder: Path, *, quick: bool) -> dict[str, Any]:
         state = {"format_version": _FORMAT_VERSION, "quick": quick, "seconds": {}}
         _write_state(folder, state)
         return state
-    try:
-        state = json.loads(path.read_text(encoding="utf-8"))
-        version, was_quick, seconds = state["format_version"], state["quick"], dict(state["seconds"])
-    except (ValueError, KeyError, TypeError):
-        raise InputError(f"{path} is damaged; delete {folder} or name a new folder with -o") from None
-    if version != _FORMAT_VERSION:
+    from cdm_nnunet.documents import read_json
+
+    found = read_json(path, _State, f"delete {folder} or name a new folder with -o")
+    if found.format_version != _FORMAT_VERSION:
         raise InputError(f"{folder} is the demo of another version of this software; name a new folder with -o")
-    if was_quick != quick:
+    if found.quick != quick:
         raise InputError(
-            f"{folder} is a demo {'with' if was_quick else 'without'} --quick; run it so again, or name a new folder"
+            f"{folder} is a demo {'with' if found.quick else 'without'} --quick; run it so again, or name a new folder"
         )
-    return {"format_version": version, "quick": quick, "seconds": seconds}
+    return asdict(found)
 
 
 def _write_state(folder: Path, state: Mapping[str, Any]) -> None:
@@ -277,8 +284,10 @@ def _program(name: str) -> str:
 
 
 def _outcome(folder: Path, trainer: str) -> dict[str, Any]:
+    from cdm_nnunet.evaluation.reading import load_evaluation
+
     evaluation = folder / "evaluation" / trainer
-    scores = json.loads((evaluation / "result.json").read_text(encoding="utf-8"))["scores"]
+    scores = load_evaluation(evaluation).scores
     return {
         "dose_score_gy": scores["openkbp"]["dose_score"],
         "dose_mae_gy": scores["dose_mae_gy"],

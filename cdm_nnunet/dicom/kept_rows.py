@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
+from cdm_nnunet.documents import parse_json
+from cdm_nnunet.errors import InputError
 from cdm_nnunet.files import write_text
 
 
@@ -63,22 +65,38 @@ class KeptRows:
             self._file.write(_line(name, self.used[name]))
 
     def _read(self) -> dict[str, dict[str, Any]]:
-        rows: dict[str, dict[str, Any]] = {}
-        with contextlib.suppress(FileNotFoundError, ValueError):
-            if self.path is not None:
-                with self.path.open(encoding="utf-8") as lines:
-                    if json.loads(next(lines, "null")) == self.head:
-                        for line in lines:
-                            with contextlib.suppress(ValueError, TypeError):
-                                name, entry = json.loads(line)
-                                rows[name] = entry
-        return rows
+        if self.path is None or not self.path.is_file():
+            return {}
+        with self.path.open(encoding="utf-8", errors="replace") as lines:
+            if next(lines, "") != _head_line(self.head):
+                return {}
+            return dict(row for row in map(_row_of, lines) if row is not None)
 
     def _write(self) -> None:
         if self.path is not None:
             lines = (_line(name, entry) for name, entry in self.used.items())
-            write_text(self.path, json.dumps(self.head) + "\n" + "".join(lines), private=True)
+            write_text(self.path, _head_line(self.head) + "".join(lines), private=True)
+
+
+def _head_line(head: Mapping[str, Any]) -> str:
+    return json.dumps(head) + "\n"
 
 
 def _line(name: str, entry: Mapping[str, Any]) -> str:
-    return json.dumps([name, entry]) + "\n"
+    text = json.dumps([name, entry])
+    return f"{_checksum(text)} {text}\n"
+
+
+def _row_of(line: str) -> tuple[str, dict[str, Any]] | None:
+    """Name and entry of a line; None of one that was cut off or has changed since it was written."""
+    checksum, _, text = line.rstrip("\n").partition(" ")
+    if not text or checksum != _checksum(text):
+        return None
+    try:
+        return parse_json(text, tuple[str, dict[str, Any]], "a kept row")
+    except InputError:
+        return None
+
+
+def _checksum(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -124,6 +124,15 @@ def typed(value: object, kind: type[T], where: object, mend: str = "") -> T:
     return _value_of(plain_document(value), kind, where, mend)
 
 
+def parse_json(text: str, kind: type[T], where: object, mend: str = "") -> T:
+    """Check JSON that stands in another file, such as a line of it.
+
+    Raises:
+        InputError: As :func:`read_json`.
+    """
+    return _value_of(json_document(text), kind, where, mend)
+
+
 def read_json(path: Path, kind: type[T], mend: str = "", *, max_bytes: int = MAX_BYTES) -> T:
     """Read a JSON file.
 

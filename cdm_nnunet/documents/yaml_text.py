@@ -66,11 +66,13 @@ class _Build:
 
     @property
     def path(self) -> Path:
-        """Path of the value that comes next."""
+        """Path of the value that comes next; of the object where its name comes first."""
         if not self.open:
             return ()
         last = self.open[-1]
-        return (*last.path, len(last.value) if isinstance(last.value, list) else last.key or "")
+        if isinstance(last.value, list):
+            return (*last.path, len(last.value))
+        return last.path if last.key is None else (*last.path, last.key)
 
     def refuse(self, message: str, place: Place) -> NoReturn:
         """End the reading with a fault of what comes next."""

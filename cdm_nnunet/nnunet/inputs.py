@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdm_nnunet.dataset import CASES_FILE, CHANNEL_NAMES, FILE_ENDING, FORMAT_VERSION, UNITS, RawDataset
-from cdm_nnunet.errors import InputError
+from cdm_nnunet.errors import InputError, numbers
 from cdm_nnunet.files import write_json
-from cdm_nnunet.images import SPACING_TOLERANCE_MM, numbers
+from cdm_nnunet.images import SPACING_TOLERANCE_MM
 from cdm_nnunet.nnunet.case_facts import CaseFacts
 from cdm_nnunet.nnunet.cohort import Cohort
 from cdm_nnunet.nnunet.plans import DosePlans

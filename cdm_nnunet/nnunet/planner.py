@@ -18,7 +18,8 @@ from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from cdm_nnunet.dataset import FORMAT_VERSION, READER_NAME, UNITS, RawDataset
+from cdm_nnunet.dataset import FORMAT_VERSION, READER_NAME, UNITS, RawDataset, StockEntries
+from cdm_nnunet.documents import typed
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.files import write_json, write_text
 from cdm_nnunet.folders import folder
@@ -227,7 +228,9 @@ def plan_and_preprocess(
     for name in configurations:
         if name not in CONFIGURATIONS:
             raise InputError(f"unknown configuration '{name}'; there are {', '.join(CONFIGURATIONS)}")
-    _settle_splits(maybe_convert_to_dataset_name(dataset_id))
+    dataset_name = maybe_convert_to_dataset_name(dataset_id)
+    _refuse_damaged_dataset_json(dataset_name)
+    _settle_splits(dataset_name)
     DoseFingerprintExtractor(dataset_id, n_processes).run()
     planner = DosePlanner(
         dataset_id,
@@ -243,6 +246,11 @@ def plan_and_preprocess(
     for name in configurations:
         DosePreprocessor(verbose=False).run(dataset_id, name, planner.plans_identifier, n_processes)
     return plans
+
+
+def _refuse_damaged_dataset_json(dataset_name: str) -> None:
+    raw = RawDataset(folder("nnUNet_raw") / dataset_name)
+    typed(raw.dataset_json, StockEntries, raw.folder / "dataset.json", "convert the data again")
 
 
 def _settle_splits(dataset_name: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 import shutil
 import zlib
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from cdm_nnunet.dataset import FILE_ENDING, RawDataset
+from cdm_nnunet.documents import read_json
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.files import raise_write_error
 from cdm_nnunet.nnunet.plans import CT, FIRST_WORD, PRESCRIPTION, DosePlans
@@ -248,7 +248,7 @@ class DosePreprocessor(DefaultPreprocessor):
         plans_manager = PlansManager(str(folder / f"{plans_identifier}.json"))
         DosePlans(plans_manager.plans)  # refuses other plans before a process is started
         configuration_manager = plans_manager.get_configuration(configuration_name)
-        dataset_json = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+        dataset_json = read_json(folder / "dataset.json", dict[str, Any], "run 'cdm-nnunet plan' again")
         cases = get_filenames_of_train_images_and_targets(str(Path(nnUNet_raw) / dataset_name), dataset_json)
 
         target = folder / configuration_manager.data_identifier

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, get_args
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict
 
+from cdm_nnunet.documents import typed
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.roi.bits import bit_dtype, n_words
 
@@ -56,6 +58,17 @@ class Roi:
     name: str
     kind: RoiKind
     mirror: str | None = None
+
+
+class _Entry(BaseModel):
+    """An ROI as it stands in JSON."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    name: str
+    bit: int
+    kind: RoiKind
+    mirror: str | None
 
 
 @dataclass(frozen=True)
@@ -151,19 +164,18 @@ class Catalogue:
         ]
 
     @classmethod
-    def from_json(cls, entries: Iterable[Mapping[str, Any]]) -> Catalogue:
+    def from_json(cls, entries: Sequence[Mapping[str, Any]], where: str = "ROI catalogue") -> Catalogue:
         """The inverse of :meth:`to_json`.
+
+        Args:
+            entries: One object an ROI.
+            where: What to call them in messages.
 
         Raises:
             InputError: If bits are not 0, 1, 2, ... in order, a key is missing or unknown, or the catalogue is invalid.
         """
-        rois = []
-        for position, entry in enumerate(entries):
-            if set(entry) != {"name", "bit", "kind", "mirror"}:
-                raise InputError(
-                    f"catalogue entry {position} has keys {sorted(entry)}; expected bit, kind, mirror and name"
-                )
-            if entry["bit"] != position:
-                raise InputError(f"catalogue entry {position} ('{entry['name']}') claims bit {entry['bit']}")
-            rois.append(Roi(entry["name"], entry["kind"], entry["mirror"]))
-        return cls(tuple(rois))
+        rois = typed(entries, tuple[_Entry, ...], where)
+        for position, entry in enumerate(rois):
+            if entry.bit != position:
+                raise InputError(f"{where}: entry {position} ('{entry.name}') claims bit {entry.bit}")
+        return cls(tuple(Roi(entry.name, entry.kind, entry.mirror) for entry in rois))

@@ -105,10 +105,13 @@ def test_a_demo_of_the_other_size_is_refused(tmp_path):
         demo.open_folder(tmp_path, quick=False)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format_version": 1}'])
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", '{"format_version": 1}', '{"format_version": 1, "quick": 0, "seconds": {}}', "[" * 9000],
+)
 def test_a_damaged_state_is_refused(tmp_path, text):
     (tmp_path / demo.STATE_FILE).write_text(text)
-    with pytest.raises(InputError, match=r"demo\.json is damaged"):
+    with pytest.raises(InputError, match=r"demo\.json: .*; delete .* or name a new folder with -o"):
         demo.open_folder(tmp_path, quick=False)
 
 

@@ -18,7 +18,7 @@ TEMPLATE = Template.load("gdphmm")
     ("spoil", "message"),
     [
         (lambda c: (c.meta / "PTV_DICT.json").unlink(), "PTV_DICT.json is missing"),
-        (lambda c: (c.meta / "Pat_Obj_DICT.json").write_text("{"), "Pat_Obj_DICT.json is not JSON"),
+        (lambda c: (c.meta / "Pat_Obj_DICT.json").write_text("{"), r"Pat_Obj_DICT\.json: line 1, column 2: not JSON: "),
         (lambda c: (c.meta / "PTV_DICT.json").write_text("{}"), "has no prescriptions of HNC_001"),
         (
             lambda c: (c.meta / "Pat_Obj_DICT.json").write_text('{"HNC_001": 3}'),

@@ -14,6 +14,7 @@ from cdm_nnunet.dataset import CT_CHANNEL, ROI_CHANNEL, RawDataset
 from cdm_nnunet.dataset_conversion.dicom import DicomPatient, convert_dicom
 from cdm_nnunet.dataset_conversion.dicom_mapping import DicomMapping, mapping_from, read_mapping
 from cdm_nnunet.dataset_conversion.mapping_file import mapping_text
+from cdm_nnunet.dicom import kept_rows
 from cdm_nnunet.dicom.index import index_folder
 from cdm_nnunet.dicom.inspection import inspect_index
 from cdm_nnunet.dicom.phantom import LinearDose, Phantom, write_phantom
@@ -94,12 +95,15 @@ def test_the_index_goes_on_where_it_stopped(exports, tmp_path):
     first = index_folder(exports, cache)
     assert index_folder(exports, cache) == first
     head, *lines = cache.read_text().splitlines()
-    rows = [json.loads(line) for line in lines if line]
-    path, kept = rows[0]
+    rows = [json.loads(line.partition(" ")[2]) for line in lines if line]
+    (path, kept), (other, _) = rows[:2]
     kept["row"]["patient"] = "from the cache"
-    cut_off = json.dumps(rows[2])[:50]
-    cache.write_text("\n".join([head, json.dumps(rows[0]), json.dumps(rows[1]), cut_off]))
+    text = kept_rows._line(path, kept)
+    edited = kept_rows._line(*rows[1]).replace('"patient": "', '"patient": "from elsewhere ')
+    assert edited != kept_rows._line(*rows[1])
+    cache.write_text("\n".join([head, text, edited, kept_rows._line(*rows[2])[:50]]))
     again = index_folder(exports, cache)
+    assert {entry.path: entry.patient for entry in again.entries}[other] != "from elsewhere"
     assert [entry.patient for entry in again.entries].count("from the cache") == 1
     assert len(again.entries) == len(first.entries)
     shutil.copy(path, tmp_path / "copy")
@@ -192,7 +196,7 @@ def test_the_mapping_is_written_for_review_and_read_back(tmp_path):
     ("text", "message"),
     [
         ("rois: {}\nend_caps: round", "end_caps: 'round' is none of rounded-half-slab, rounded, half-slab, none"),
-        ("- a", "expected the keys 'rois' and, where they are needed, 'prescriptions_gy', 'plans', 'patients', 'left"),
+        ("- a", "line 1, column 1: Input should be an object, not a list; 'cdm-nnunet inspect dicom' writes"),
         ("rois: [a]", "'rois' is .*, expected names with values"),
         ("rois: {}\nplans: newest", "'newest' is no rule for all patients; those are latest, sum, each"),
         ("rois: {}\nplans: {case_1: 3}", "is not a patient and a plan; put both in quotes"),
@@ -202,12 +206,16 @@ def test_the_mapping_is_written_for_review_and_read_back(tmp_path):
         ("rois: {}\npatients: [case_1]", "'patients' is .*, expected names with values"),
         ("rois: {}\npatients: {case_1: {plan: a}}", "patients: case_1: expected rois, prescriptions_gy, left_out_gy"),
         ("rois: {}\npatients: {case_1: {rois: {a: 1}}}", "patients: case_1: 'a: 1' is not a name and a name or null"),
-        ("rois: {}\npatients: {1: {}}", "patients: '1: {}' has no name before the colon"),
-        ("rois: {}\nprescriptions_gy: {b: .nan}", "'b' is nan, expected a number in Gy"),
+        ("rois: {}\npatients: {1: {}}", "patients: the name 1 is no text; put it in quotes"),
         ("rois: {}\nleft_out_gy: [null]", "'left_out_gy' is None, expected a number in Gy"),
         ("rois: {}\nleft_out_gy: 95", "'left_out_gy' is 95, expected a list of levels"),
-        ("rois: {a: !!python/object/apply:os.system [ls]}", "is not YAML"),
-        ("rois: {", "is not YAML"),
+        ("rois: {a: !!python/object/apply:os.system [ls]}", "line 1, column 11: rois.a: the tag .* is not taken"),
+        ("rois: {", "not YAML: "),
+        ("rois:\n  Cord: SpinalCord\n  Cord: Brainstem\n", "line 3, column 3: rois.Cord: the key is there twice"),
+        ("rois: {a: b}\nprescriptions_gy: {b: .nan}", "line 2, column 23: prescriptions_gy.b: .nan can be read in two"),
+        ("rois: {2024-01-31: b}", "2024-01-31 can be read in two ways; put a text in quotes"),
+        ("rois: &a {b: *a}", "line 1, column 7: rois: '&' and '\\*'"),
+        ("rois: " + "[" * 9000, "nest"),
     ],
 )
 def test_a_mapping_that_cannot_be_used_is_refused(tmp_path, text, message):

@@ -82,5 +82,5 @@ def test_damaged_json_is_refused():
     entries = CATALOGUE.to_json()
     with pytest.raises(InputError, match=r"entry 0 \('Parotid_L'\) claims bit 1"):
         Catalogue.from_json(entries[1:])
-    with pytest.raises(InputError, match="entry 0 has keys"):
+    with pytest.raises(InputError, match=r"ROI catalogue: 0\.mirror: Field required"):
         Catalogue.from_json([{"name": "A", "bit": 0, "kind": "oar"}])
