@@ -53,8 +53,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from cdm_nnunet.dicom.prescriptions import stated_levels
     from cdm_nnunet.dicom.structures import read_structures
     from cdm_nnunet.dvh import Metric, Template
+    from cdm_nnunet.dvh.values import refuse_of_plan
 
     metrics = [Metric.parse(key) for key in dict.fromkeys(args.metrics or DEFAULT_METRICS)]
+    refuse_of_plan(metrics)
     template = None if args.template is None else Template.load(args.template)
     structures = read_structures(args.rtstruct)
     plan = None if args.rtplan is None else read_plan(args.rtplan)
@@ -69,6 +71,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         if not wanted or (roi.problem and not args.roi):
             notes += [roi.problem] if roi.problem else []
             continue
+        of_plan = [str(metric) for metric in wanted if metric.of_plan]
+        if of_plan:
+            notes.append(f"ROI '{roi.name}': {', '.join(of_plan)} left out; 'cdm-nnunet evaluate' gives them, on masks")
+            wanted = [metric for metric in wanted if not metric.of_plan]
         relative = any(metric.needs_prescription for metric in wanted)
         prescription_gy = _prescription_gy(roi, stated, template, notes) if relative else None
         known = [metric for metric in wanted if prescription_gy is not None or not metric.needs_prescription]

@@ -1,4 +1,4 @@
-"""How an ROI ends beyond its outermost contours; ``docs/conventions.md``, "Ends"."""
+"""How an ROI ends beyond its outermost contours; ``docs/conventions.md``, "From contours"."""
 
 from typing import Literal
 

@@ -14,9 +14,16 @@ Example:
 
 from cdm_nnunet.dvh.curves import DvhCurve, cumulative_dvh, dvh_distance_gy
 from cdm_nnunet.dvh.goal import Goal, TemplateRoi, Use, Verdict
-from cdm_nnunet.dvh.indices import gradient_index, isodose_dice, paddick_conformity, r50, rtog_conformity
+from cdm_nnunet.dvh.indices import (
+    gradient_index,
+    isodose_dice,
+    paddick_conformity,
+    r50,
+    rtog_conformity,
+)
+from cdm_nnunet.dvh.kinds import MetricKind, MetricUnit
 from cdm_nnunet.dvh.matching import RoiMatch, match_rois
-from cdm_nnunet.dvh.metrics import Counting, Metric, MetricKind, MetricUnit
+from cdm_nnunet.dvh.metrics import Counting, Metric
 from cdm_nnunet.dvh.template import Template, check_template, shipped_templates
 from cdm_nnunet.dvh.values import evaluate, evaluate_all
 

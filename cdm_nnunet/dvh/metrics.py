@@ -1,6 +1,6 @@
 """DVH metric keys, parsed once: what ``"D95%"`` means, for the NumPy and the torch implementation alike.
 
-Definitions: ``docs/conventions.md``, "DVH metrics". A kind of metric is one row of ``_KINDS``.
+Definitions: ``docs/conventions.md``, "DVH metrics". A kind of metric is one row in :mod:`cdm_nnunet.dvh.kinds`.
 """
 
 from __future__ import annotations
@@ -12,89 +12,23 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Literal, cast, get_args
 
+from cdm_nnunet.dvh.kinds import KINDS, Kind, MetricKind, MetricUnit
 from cdm_nnunet.errors import InputError
 
-MetricKind = Literal[
-    "dose_at_percent",
-    "dose_at_cc",
-    "cold_dose_at_percent",
-    "cold_dose_at_cc",
-    "mean",
-    "min",
-    "max",
-    "geud",
-    "homogeneity",
-    "volume_at_gy",
-    "volume_at_percent",
-    "cc_at_gy",
-    "cc_at_percent",
-    "cold_volume_at_gy",
-    "cold_volume_at_percent",
-    "cold_cc_at_gy",
-    "cold_cc_at_percent",
-    "volume",
-]
 Counting = Literal["exact", "openkbp"]
-MetricUnit = Literal["Gy", "%", "cc", ""]
 
 SAME_VOLUME = 1e-6  # of a volume: voxel sizes come as 32-bit floats, and ten voxels of 0.027 cc are 0.27 cc
-
-
-@dataclass(frozen=True)
-class _Kind:
-    """What is said of a kind of metric.
-
-    Attributes:
-        word: The key, or what stands before its number.
-        number_unit: Unit of the number in the key, None where there is no number.
-        bracket: What stands in brackets behind it.
-        unit: Unit of the result.
-        is_order_statistic: Whether it is the dose of one voxel in the order of doses.
-        is_volume: Whether it is the part of the ROI on one side of a dose.
-        is_cold: Whether it looks from the cold end.
-        in_loss: Whether a loss can train on it.
-    """
-
-    word: str
-    number_unit: str | None
-    bracket: str
-    unit: MetricUnit
-    is_order_statistic: bool = False
-    is_volume: bool = False
-    is_cold: bool = False
-    in_loss: bool = True
-
-
-_KINDS: dict[MetricKind, _Kind] = {
-    "dose_at_percent": _Kind("D", "%", "", "Gy", is_order_statistic=True),
-    "dose_at_cc": _Kind("D", "cc", "", "Gy", is_order_statistic=True),
-    "cold_dose_at_percent": _Kind("DC", "%", "", "Gy", is_order_statistic=True, is_cold=True),
-    "cold_dose_at_cc": _Kind("DC", "cc", "", "Gy", is_order_statistic=True, is_cold=True),
-    "mean": _Kind("Dmean", None, "", "Gy"),
-    "min": _Kind("Dmin", None, "", "Gy", is_order_statistic=True),
-    "max": _Kind("Dmax", None, "", "Gy", is_order_statistic=True),
-    "geud": _Kind("gEUD", "", "", "Gy"),
-    "homogeneity": _Kind("HI", None, "", ""),
-    "volume_at_gy": _Kind("V", "Gy", "", "%", is_volume=True),
-    "volume_at_percent": _Kind("V", "%", "", "%", is_volume=True),
-    "cc_at_gy": _Kind("V", "Gy", "cc", "cc", is_volume=True),
-    "cc_at_percent": _Kind("V", "%", "cc", "cc", is_volume=True),
-    "cold_volume_at_gy": _Kind("CV", "Gy", "", "%", is_volume=True, is_cold=True),
-    "cold_volume_at_percent": _Kind("CV", "%", "", "%", is_volume=True, is_cold=True),
-    "cold_cc_at_gy": _Kind("CV", "Gy", "cc", "cc", is_volume=True, is_cold=True),
-    "cold_cc_at_percent": _Kind("CV", "%", "cc", "cc", is_volume=True, is_cold=True),
-    "volume": _Kind("Volume", None, "cc", "cc", in_loss=False),
-}
-_KIND_OF_PARTS = {(row.word, row.number_unit, row.bracket): kind for kind, row in _KINDS.items()}
-_KIND_OF_WORD = {row.word: kind for kind, row in _KINDS.items() if row.number_unit is None}
+_KIND_OF_PARTS = {(row.word, row.number_unit, row.bracket): kind for kind, row in KINDS.items()}
+_KIND_OF_WORD = {row.word: kind for kind, row in KINDS.items() if row.number_unit is None}
 _COUNTED_AS_OPENKBP = ("dose_at_percent", "dose_at_cc")
 # TG-263's words
-_SAME_AS = {"Mean": "Dmean", "Min": "Dmin", "Max": "Dmax", "Median": "D50%", "Dmedian": "D50%"}
-_KEY = re.compile(r"(DC|CV|D|V|gEUD)(-?(?:\d+\.?\d*|\.\d+))(%|cc|mm3|cGy|Gy|)")
+_SAME_AS = {"Mean": "Dmean", "Min": "Dmin", "Max": "Dmax", "Median": "D50%", "Dmedian": "D50%", "R50": "R50%"}
+_KEY = re.compile(r"(DC|CV|D|V|gEUD)(-?(?:\d+\.?\d*|\.\d+))(%|cc|mm3|cGy|Gy|cm|)")
 _BRACKET = re.compile(r"(.*?)\[([^\[\]]+)\]")
 _FORMS = (
     "D<x>%, D<x>cc, D<x>mm3, Dmean, Dmin, Dmax, V<x>Gy, V<x>% (percent of the prescription), V<x>Gy[cc], V<x>%[cc], "
-    "DC<x>%, DC<x>cc and CV<x>Gy, CV<x>Gy[cc] (the coldest part), gEUD<a>, HI, Volume[cc]"
+    "DC<x>%, DC<x>cc and CV<x>Gy, CV<x>Gy[cc] (the coldest part), gEUD<a>, HI, Volume[cc]; "
+    "of targets D<x>cm, PaddickCI, RTOGCI, GI, R50%"
 )
 
 
@@ -145,7 +79,7 @@ class Metric:
             if not 0 <= value <= 100:
                 raise InputError(f"'{self}' asks for a volume outside 0 to 100 percent")
         elif not value > 0:
-            quantity = "volume" if self._row.is_order_statistic else "dose"
+            quantity = "distance" if self._row.of_plan else "volume" if self._row.is_order_statistic else "dose"
             raise InputError(f"'{self}' asks for a {quantity} that is not above zero")
 
     @classmethod
@@ -171,11 +105,15 @@ class Metric:
         with_bracket = _BRACKET.fullmatch(key)
         body, bracket = with_bracket.groups() if with_bracket else (key, "")
         body = _SAME_AS.get(body, body)
+        if body == "CI":
+            raise InputError(
+                "'CI' can be read in two ways: write 'PaddickCI' (TV_PIV^2 / (TV PIV)) or 'RTOGCI' (PIV / TV)"
+            )
         if body in _KIND_OF_WORD:
             kind, value = _KIND_OF_WORD[body], None
         else:
             kind, value = _kind_and_value(key, body, bracket)
-        row, counting = _KINDS[kind], "exact"
+        row, counting = KINDS[kind], "exact"
         if bracket not in ("", row.bracket, row.unit):
             if bracket in ("%", "cGy") and row.unit == "Gy":
                 in_gy = key.removesuffix(f"[{bracket}]")
@@ -195,8 +133,8 @@ class Metric:
         return f"{row.word}{number}" + (f"[{bracket}]" if bracket else "")
 
     @property
-    def _row(self) -> _Kind:
-        return _KINDS[self.kind]
+    def _row(self) -> Kind:
+        return KINDS[self.kind]
 
     @property
     def unit(self) -> MetricUnit:
@@ -219,9 +157,14 @@ class Metric:
         return self._row.in_loss
 
     @property
+    def of_plan(self) -> bool:
+        """Whether it needs the whole dose: conformity, gradient, and the dose beyond a distance from the targets."""
+        return self._row.of_plan
+
+    @property
     def needs_prescription(self) -> bool:
         """Whether the metric is defined only where the ROI has a prescription."""
-        return self.is_volume and self._row.number_unit == "%"
+        return (self.is_volume and self._row.number_unit == "%") or (self.of_plan and self.kind != "dose_beyond")
 
     @property
     def order_statistics(self) -> tuple[Metric, ...]:

@@ -191,6 +191,9 @@ def _misfits(
         if relative_key and goal.roi in by_name and by_name[goal.roi].prescription_gy is None:
             message = f"{label}: it is relative to the prescription, and the ROI has none"
             yield ("goals", number, relative_key), message
+        elif goal.metric.of_plan and goal.roi in by_name and by_name[goal.roi].kind != "target":
+            message = f"{label}: it is about a target, and the ROI is of kind '{by_name[goal.roi].kind}'"
+            yield ("goals", number, "metric"), message
         if (goal.roi, goal.metric) in seen:
             message = f"{label}: it is there twice; merge the two, a second limit is the 'variation'"
             yield ("goals", number, "metric"), message

@@ -34,8 +34,8 @@ def evaluate(
 
     Raises:
         InputError: If the ROI is empty (an absent ROI has no metrics; leave it out), a dose is not finite, V<x>% has no
-            prescription, gEUD meets a negative dose, HI a median dose that is not above zero, or the ROI is smaller
-            than the x of D<x>cc (:meth:`Metric.why_undefined` tells before).
+            prescription, gEUD meets a negative dose, HI a median dose that is not above zero, the ROI is smaller than
+            the x of D<x>cc (:meth:`Metric.why_undefined` tells before), or a metric needs the whole dose.
 
     Example:
         >>> dose_gy = np.arange(101.0)
@@ -66,6 +66,8 @@ def evaluate_all(
         (2.0, 98.0, 1.92)
     """
     ascending_gy = np.sort(checked_doses(roi_dose_gy))
+    metrics = tuple(metrics)
+    refuse_of_plan(metrics)
     return tuple(_value(metric, ascending_gy, voxel_volume_cc, prescription_gy) for metric in metrics)
 
 
@@ -97,6 +99,20 @@ def _value(
     fraction = rank - below
     step_gy = high_gy - low_gy
     return low_gy + step_gy * fraction if fraction < 0.5 else high_gy - step_gy * (1.0 - fraction)
+
+
+def refuse_of_plan(metrics: Iterable[Metric]) -> None:
+    """Check that metrics can be had from the doses of an ROI alone.
+
+    Raises:
+        InputError: If one needs the whole dose.
+    """
+    for metric in metrics:
+        if metric.of_plan:
+            raise InputError(
+                f"{metric} needs the whole dose, not only that in the ROI; 'cdm-nnunet evaluate' gives it as a goal of "
+                "the template, and cdm_nnunet.dvh.indices has the functions"
+            )
 
 
 def checked_doses(roi_dose_gy: NDArray[np.floating]) -> NDArray[np.floating]:

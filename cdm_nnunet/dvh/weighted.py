@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdm_nnunet.dvh.metrics import SAME_VOLUME, Metric
-from cdm_nnunet.dvh.values import checked_doses
+from cdm_nnunet.dvh.values import checked_doses, refuse_of_plan
 from cdm_nnunet.errors import InputError
 
 _ROUNDING = 1e-9  # of a volume that is a sum of many
@@ -47,6 +47,8 @@ def evaluate_weighted(
     dose_gy = checked_doses(roi_dose_gy).astype(np.float64)
     if volumes_cc.shape != dose_gy.shape or not (np.isfinite(volumes_cc) & (volumes_cc > 0)).all():
         raise InputError(f"expected {dose_gy.size} sample volumes above zero, one for each dose")
+    metrics = tuple(metrics)
+    refuse_of_plan(metrics)
     order = np.argsort(dose_gy)
     dose_gy, each_cc = dose_gy[order], volumes_cc[order].astype(np.float64)
     return tuple(_value(metric, dose_gy, each_cc, prescription_gy) for metric in metrics)

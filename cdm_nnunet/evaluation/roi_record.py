@@ -139,6 +139,7 @@ class RoiResult:
         indices: Plan indices of a target with a prescription, by name.
         source: Its name in the data set.
         matched_by: Whether that is the template's name, an alias, or fits an expression.
+        index_targets: Names in the data set of the targets that the plan indices are of together.
     """
 
     kind: RoiKind
@@ -153,6 +154,7 @@ class RoiResult:
     indices: Mapping[str, IndexResult] = field(default_factory=dict)
     source: str = ""
     matched_by: By = "name"
+    index_targets: tuple[str, ...] = ()
 
     @property
     def few_voxels(self) -> bool:
@@ -167,4 +169,5 @@ class RoiResult:
             "indices": {name: asdict(index) for name, index in self.indices.items()},
             "metrics": {key: metric.to_json() for key, metric in self.metrics.items()},
             "goals": [goal.to_json() for goal in self.goals],
+            "index_targets": list(self.index_targets),
         }

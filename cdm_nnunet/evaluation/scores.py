@@ -16,31 +16,26 @@ from cdm_nnunet.dvh import (
     dvh_distance_gy,
     evaluate,
     evaluate_all,
-    gradient_index,
     match_rois,
-    paddick_conformity,
-    r50,
-    rtog_conformity,
 )
 from cdm_nnunet.dvh.course_limits import limits_in_course
 from cdm_nnunet.dvh.regime import Regime
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.evaluation.doses import compare_doses, dose_region_name, finite_or_none
+from cdm_nnunet.evaluation.doses import compare_doses, dose_region_name
 from cdm_nnunet.evaluation.gdphmm import THRESHOLD_GY as GDPHMM_THRESHOLD_GY
 from cdm_nnunet.evaluation.gdphmm import gdphmm_error
 from cdm_nnunet.evaluation.judging import MissingDose, judge_goal
 from cdm_nnunet.evaluation.limits import mask_error, roi_surface
 from cdm_nnunet.evaluation.pairing import DosePair
+from cdm_nnunet.evaluation.plan_metrics import PRESCRIPTION_TOLERANCE_GY, PlanTarget
 from cdm_nnunet.evaluation.record import CaseResult, OpenKbpTerms
-from cdm_nnunet.evaluation.roi_record import GoalResult, IndexResult, MetricResult, RoiResult
+from cdm_nnunet.evaluation.roi_record import GoalResult, MetricResult, RoiResult
 from cdm_nnunet.evaluation.rois import CaseRois, RoiVoxels
 
 OPENKBP_TARGETS = ("PTV_7000", "PTV_6300", "PTV_5600")
 OPENKBP_OARS = ("Brainstem", "SpinalCord", "Parotid_R", "Parotid_L", "Esophagus", "Larynx", "Bone_Mandible")
 OPENKBP_TARGET_METRICS = tuple(map(Metric.parse, ("D99%[openkbp]", "D95%[openkbp]", "D1%[openkbp]")))
 OPENKBP_OAR_METRICS = tuple(map(Metric.parse, ("Dmean", "D0.1cc[openkbp]")))
-PLAN_INDICES = ("paddick_conformity", "rtog_conformity", "gradient_index", "r50")
-PRESCRIPTION_TOLERANCE_GY = 0.01
 
 
 def score_case(pair: DosePair, template: Template, *, gamma: bool = False) -> CaseResult:
@@ -70,11 +65,8 @@ def score_case(pair: DosePair, template: Template, *, gamma: bool = False) -> Ca
         elif found is None:
             missing[name] = "no voxel on the dose grid" if match.source in pair.contoured else "not contoured"
         else:
-            volume_cc = found.n * pair.voxel_volume_cc
-            reasons = {goal.metric: goal.metric.why_undefined(volume_cc) for goal in roi_goals}
-            undefined |= {f"{name} {metric}": reason for metric, reason in reasons.items() if reason is not None}
-            defined = [goal for goal in roi_goals if reasons[goal.metric] is None]
-            rois[name] = _score_roi(pair, voxels, template, name, match, found, defined)
+            rois[name], reasons = _score_roi(pair, voxels, template, name, match, found, roi_goals)
+            undefined |= {f"{name} {metric}": reason for metric, reason in reasons.items()}
     dose_mae_gy, dose = compare_doses(pair, gamma=gamma)
     return CaseResult(
         pair.case,
@@ -120,19 +112,45 @@ def openkbp_terms(pair: DosePair, voxels: CaseRois | None = None) -> OpenKbpTerm
 class _RoiScorer:
     """The metrics of one present ROI."""
 
-    def __init__(self, pair: DosePair, voxels: RoiVoxels, prescription_gy: float | None, regime: Regime | None) -> None:
+    def __init__(
+        self,
+        pair: DosePair,
+        voxels: RoiVoxels,
+        target: PlanTarget,
+        prescription_gy: float | None,
+        regime: Regime | None,
+    ) -> None:
         self._pair = pair
         self._regime = regime
         self._voxels = voxels
+        self._target = target
         self._prescription_gy = prescription_gy
         self._surface = roi_surface(pair.reference_dose_gy, voxels.mask, voxels.box)
 
-    def metrics(self, wanted: Sequence[Metric]) -> dict[str, MetricResult]:
-        """The metrics by key."""
-        voxels = self._voxels
-        reference, predicted, *members = (
-            self._values(wanted, dose_gy) for dose_gy in (voxels.reference_gy, voxels.predicted_gy, *voxels.members_gy)
+    def metrics(self, wanted: Sequence[Metric]) -> tuple[dict[str, MetricResult], dict[str, str]]:
+        """The metrics by key, and the reasons of those that are not defined."""
+        pair, voxels = self._pair, self._voxels
+        volume_cc = voxels.n * pair.voxel_volume_cc
+        reasons = {metric: metric.why_undefined(volume_cc) for metric in wanted}
+        of_roi = [metric for metric in wanted if not metric.of_plan and reasons[metric] is None]
+        found = self._results(
+            of_roi,
+            [self._values(of_roi, gy) for gy in (voxels.reference_gy, voxels.predicted_gy, *voxels.members_gy)],
         )
+        for metric in (metric for metric in wanted if metric.of_plan):
+            doses = (pair.reference_dose_gy, pair.predicted_dose_gy, *pair.member_doses_gy)
+            values = [self._target.value(metric, dose_gy) for dose_gy in doses]
+            known = [(value,) for value in values if value is not None]
+            if len(known) < len(values):
+                far = metric.kind == "dose_beyond"
+                reasons[metric] = "no voxel is as far" if far else "a dose reaches the prescription nowhere"
+            else:
+                found |= self._results([metric], known)
+        ordered = {str(metric): found[str(metric)] for metric in wanted if str(metric) in found}
+        return ordered, {str(metric): reason for metric, reason in reasons.items() if reason is not None}
+
+    def _results(self, wanted: Sequence[Metric], values: Sequence[tuple[float, ...]]) -> dict[str, MetricResult]:
+        reference, predicted, *members = values
         spreads = np.std(members, axis=0, ddof=1).tolist() if members else [None] * len(wanted)
         return {
             str(metric): MetricResult(a, b, metric.unit, self._mask_error(metric, a), spread)
@@ -142,7 +160,7 @@ class _RoiScorer:
     def judge(self, goal: Goal, metric: MetricResult, missing: MissingDose | None) -> GoalResult:
         """How both doses stand to a goal with a limit."""
         limits = limits_in_course(goal, self._regime, self._pair.course, self._prescription_gy)
-        return judge_goal(goal, limits, metric, self._value_or_none, missing)
+        return judge_goal(goal, limits, metric, self._value_or_none, None if goal.metric.of_plan else missing)
 
     def _value_or_none(self, metric: Metric, roi_dose_gy: NDArray[np.floating]) -> float | None:
         """The metric of a part of the ROI; None where the part is too small for it."""
@@ -172,47 +190,31 @@ def _score_roi(
     match: RoiMatch,
     found: RoiVoxels,
     goals: Sequence[Goal],
-) -> RoiResult:
+) -> tuple[RoiResult, dict[str, str]]:
+    """The result, and the reasons of the metrics that are not defined."""
     roi = template.roi(name)
     prescription_gy = _prescription_gy(pair, roi, match.source)
-    scorer = _RoiScorer(pair, found, prescription_gy, template.regime)
+    target = PlanTarget(pair, match.source, prescription_gy)
+    scorer = _RoiScorer(pair, found, target, prescription_gy, template.regime)
     missing = _missing_dose(pair, voxels, found)
-    metrics = scorer.metrics([goal.metric for goal in goals])
-    return RoiResult(
+    metrics, reasons = scorer.metrics([goal.metric for goal in goals])
+    judged = [goal for goal in goals if goal.has_limit and str(goal.metric) in metrics]
+    result = RoiResult(
         roi.kind,
         found.n,
         found.n * pair.voxel_volume_cc,
         prescription_gy,
         metrics,
-        tuple(scorer.judge(goal, metrics[str(goal.metric)], missing) for goal in goals if goal.has_limit),
+        tuple(scorer.judge(goal, metrics[str(goal.metric)], missing) for goal in judged),
         found.cut_by_grid,
         _outside_region_percent(pair, voxels, found),
         dvh_distance_gy(found.reference_gy, found.predicted_gy),
-        {} if prescription_gy is None else _indices(pair, match.source, prescription_gy),
+        target.indices(),
         match.source,
         match.by,
+        () if prescription_gy is None else target.joined,
     )
-
-
-def _indices(pair: DosePair, source_name: str, prescription_gy: float) -> dict[str, IndexResult]:
-    """Plan indices of a target, together with those of higher prescriptions: its isodose covers them too."""
-    target = pair.roi_mask(source_name)
-    for name, gy in pair.prescriptions_gy.items():
-        if gy > prescription_gy + PRESCRIPTION_TOLERANCE_GY:
-            target |= pair.roi_mask(name)
-    values = [
-        (
-            paddick_conformity(dose_gy, target, prescription_gy),
-            rtog_conformity(dose_gy, target, prescription_gy),
-            gradient_index(dose_gy, prescription_gy),
-            r50(dose_gy, target, prescription_gy),
-        )
-        for dose_gy in (pair.reference_dose_gy, pair.predicted_dose_gy)
-    ]
-    return {
-        name: IndexResult(*map(finite_or_none, both))
-        for name, both in zip(PLAN_INDICES, zip(*values, strict=True), strict=True)
-    }
+    return result, reasons
 
 
 def _gdphmm(pair: DosePair, voxels: CaseRois) -> dict[str, float] | None:

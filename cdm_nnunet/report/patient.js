@@ -74,7 +74,7 @@ function roiTable(name) {
     { label: "Voxels", value: (r) => r.n_voxels, show: (r) => String(r.n_voxels), number: true },
     { label: "Prescription (Gy)", value: (r) => r.prescription_gy, show: (r) => plain(r.prescription_gy), number: true },
     ...(rows.some((r) => isNumber(r.dvh_distance_gy)) ? [{ label: "DVH distance (Gy)", value: (r) => r.dvh_distance_gy, show: (r) => fixed(r.dvh_distance_gy, 2), number: true }] : []),
-    { label: "Plan indices (reference, predicted)", show: (r) => Object.entries(r.indices ?? {}).map(([k, v]) => `${indexName(k)} ${fixed(v.reference, 2)}, ${fixed(v.predicted, 2)}`).join("; ") || "\u2013", wrap: true },
+    { label: "Plan indices (reference, predicted)", show: (r) => Object.entries(r.indices ?? {}).map(([k, v]) => `${indexName(k)} ${fixed(v.reference, 2)}, ${fixed(v.predicted, 2)}`).concat((r.index_targets ?? []).length > 1 ? [`of ${r.index_targets.join(", ")} together`] : []).join("; ") || "\u2013", wrap: true },
     { label: "Limits of the data", show: (r) => roiFlags(r).join("; ") || "\u2013", wrap: true },
   ], rows, { caption: "ROIs of the case" });
 }

@@ -264,6 +264,19 @@ def test_the_command_takes_a_template(command, tmp_path):
     assert "no ROI can be evaluated: the template has none of cube, sphere" in err
 
 
+def test_metrics_of_the_whole_plan_are_not_those_of_contours(command, tmp_path):
+    code, _, err = command("--metrics", "D2cm", "--roi", "cube")
+    assert code == 2
+    assert "D2cm needs the whole dose, not only that in the ROI; 'cdm-nnunet evaluate' gives it" in err
+    rois = [{"name": "cube", "kind": "target", "prescription_gy": 60}]
+    goals = [{"roi": "cube", "metric": key} for key in ("PaddickCI", "CV95%", "Dmean")]
+    (tmp_path / "plan.json").write_text(json.dumps({"format_version": 1, "name": "p", "rois": rois, "goals": goals}))
+    code, out, err = command("--json", "--template", str(tmp_path / "plan.json"))
+    assert code == 0
+    assert list(json.loads(out)["cube"]) == ["end_caps", "volume_cc", "CV95%", "Dmean"]
+    assert "ROI 'cube': PaddickCI left out; 'cdm-nnunet evaluate' gives them, on masks" in err
+
+
 def test_the_command_words_a_table(command):
     code, out, _ = command("--metrics", "D95%", "V60Gy", "--roi", "cube")
     assert code == 0

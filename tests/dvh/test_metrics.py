@@ -33,6 +33,11 @@ from cdm_nnunet.errors import InputError
         ("CV95%", "cold_volume_at_percent", 95.0, "%"),
         ("CV95%[cc]", "cold_cc_at_percent", 95.0, "cc"),
         ("Volume[cc]", "volume", None, "cc"),
+        ("D2cm", "dose_beyond", 2.0, "Gy"),
+        ("PaddickCI", "paddick_conformity", None, ""),
+        ("RTOGCI", "rtog_conformity", None, ""),
+        ("GI", "gradient_index", None, ""),
+        ("R50%", "r50", None, ""),
     ],
 )
 def test_parse(key, kind, value, unit):
@@ -65,6 +70,8 @@ def test_openkbp_rounding_is_part_of_the_key():
         ("Median[Gy]", "D50%"),
         ("Volume", "Volume[cc]"),
         ("V2000cGy", "V20Gy"),
+        ("D2cm[Gy]", "D2cm"),
+        ("R50", "R50%"),
         ("V4550cGy[cc]", "V45.5Gy[cc]"),
     ],
 )
@@ -170,6 +177,9 @@ def test_a_number_without_unit_is_refused_with_both_readings(key, readings):
         ("V20[cc]", "has no unit"),
         ("HI95", "is not a DVH metric; expected D<x>%"),
         ("D0mm3", "not above zero"),
+        ("D0cm", "asks for a distance that is not above zero"),
+        ("CI", "'CI' can be read in two ways: write 'PaddickCI'"),
+        ("V2cm", "is not a DVH metric"),
     ],
 )
 def test_what_is_no_metric_is_refused(key, message):
