@@ -33,7 +33,7 @@ from .case import Case
 
 STATE_FOLDER = ".conversion"
 _CASE_FILE = re.compile(r"(images|labels)T[rs]/[^/]+")  # (withdrawing a case removes its files: these and no others)
-CONVERTER_VERSION = "2"  # raise it when the same source gives other files; cases of older versions are written anew
+CONVERTER_VERSION = "3"  # raise it when the same source gives other files; cases of older versions are written anew
 
 
 class CaseSource(Protocol):

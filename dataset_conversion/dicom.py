@@ -8,6 +8,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ from cdm_nnunet.dicom.grid import VoxelGrid
 from cdm_nnunet.dicom.index import INDEX_FILE, FolderIndex, index_folder
 from cdm_nnunet.dicom.pairing import PatientFiles
 from cdm_nnunet.dicom.plan import Plan, read_plan
-from cdm_nnunet.dicom.plan_choice import DEFAULT
+from cdm_nnunet.dicom.plan_choice import DEFAULT, DOSE_TYPES
 from cdm_nnunet.dicom.prescriptions import GivenLevels, Prescribed, prescribe, stated_levels
 from cdm_nnunet.dicom.pseudonyms import Pseudonyms, read_pseudonyms
 from cdm_nnunet.dicom.rasteriser import rasterise
@@ -55,6 +56,8 @@ class DicomPatient:
             the dose grid; for a new patient over the CT.
         split: ``Tr`` with a dose; ``Ts`` is a new patient, whose dose is not read.
         prescriptions_gy: By name in the template, given for this patient: before the mapping's.
+        usual_gy: By name in the template, what a model's training data had where no plan stated it: after the
+            mapping's.
         pseudonyms: Stand for the UIDs in the case's source.
     """
 
@@ -65,6 +68,7 @@ class DicomPatient:
     split: Split = "Tr"
     prescriptions_gy: Mapping[str, float] = field(default_factory=dict)
     pseudonyms: Pseudonyms = field(default_factory=Pseudonyms)
+    usual_gy: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -188,6 +192,7 @@ class DicomPatient:
         given = (
             GivenLevels("given for this patient", {**own_gy, **self.prescriptions_gy}),
             GivenLevels("mapping", mapping.prescriptions_gy),
+            GivenLevels("training data", self.usual_gy, binding=False),
             GivenLevels("template", {roi: gy for roi, gy in template.items() if isinstance(gy, float)}, binding=False),
         )
         result = prescribe(
@@ -291,6 +296,7 @@ def convert_dicom(
         excluded=tuple(sorted(exclude)),
         patients={patient.name: patient.files.patient_name for patient in chosen},
         mapping=mapping.to_json(),
+        facts=dose_facts([patient.files for patient in chosen]),
     )
     return write_dataset(
         raw_folder,
@@ -298,6 +304,7 @@ def convert_dicom(
         chosen,
         n_processes,
         before=lambda: write_sources(sources, [patient.files for patient in chosen], pseudonyms),
+        log=local / f"{folder.name}_errors.log",
     )
 
 
@@ -336,7 +343,8 @@ def chosen_patients(
         InputError: If a case to leave out or a patient whose plan is chosen is not there, or a PatientID makes no name.
     """
     # (in the order of names, since that of PatientID would say something)
-    found = sorted(index.patients(plans=mapping.plans, pseudonyms=pseudonyms), key=lambda files: files.case_name)
+    patients = index.patients(plans=mapping.plans, pseudonyms=pseudonyms, dose_type=mapping.dose_type)
+    found = sorted(patients, key=lambda files: files.case_name)
     _refuse_unknown_names(found, exclude, mapping, index.folder)
     return [
         DicomPatient(files, mapping, template, grid, pseudonyms=pseudonyms)
@@ -376,6 +384,26 @@ def _refuse_unknown_names(
                 f"PatientID '{files.patient}' makes no name of a case: letters, digits, '_', '-' and '.' do; convert "
                 "without --keep-ids"
             )
+
+
+def dose_facts(cases: Sequence[PatientFiles]) -> dict[str, Any]:
+    """Which type the doses of a data set are of, and how many plans are of ions.
+
+    Raises:
+        InputError: If the doses are of both types.
+    """
+    usable = [files for files in cases if not files.problems]
+    by_type = {kind: [files.case_name for files in usable if files.dose_type == kind] for kind in DOSE_TYPES}
+    if all(by_type.values()):
+        fewer = min(by_type, key=lambda kind: len(by_type[kind]))
+        counts = " and ".join(f"{kind} in {len(names)} cases" for kind, names in by_type.items())
+        shown = ", ".join(by_type[fewer][:8]) + (", ..." if len(by_type[fewer]) > 8 else "")
+        raise InputError(
+            f"doses are {counts} ({fewer}: {shown}), and a model learns one type: choose by 'dose_type' of the "
+            "mapping, and leave out the other cases (--exclude)"
+        )
+    known = [kind for kind, names in by_type.items() if names]
+    return {"dose_type": known[0] if known else "PHYSICAL", "ion_plans": sum(files.has_ions for files in usable)}
 
 
 def _masks(

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, get_args
 
 from cdm_nnunet.dicom.end_caps import DEFAULT_END_CAPS, EndCaps
-from cdm_nnunet.dicom.plan_choice import DEFAULT, RULES
+from cdm_nnunet.dicom.plan_choice import DEFAULT, DOSE_TYPES, RULES
 from cdm_nnunet.documents import read_yaml
 from cdm_nnunet.dvh.template import Template
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.roi.tg263 import propose
 
-_KEYS = ("rois", "prescriptions_gy", "plans", "patients", "left_out_gy", "end_caps", "leave_out_helpers")
+_KEYS = ("rois", "prescriptions_gy", "plans", "patients", "dose_type", "left_out_gy", "end_caps", "leave_out_helpers")
 _OF_PATIENT = ("rois", "prescriptions_gy", "left_out_gy")
 
 
@@ -47,6 +47,7 @@ class DicomMapping:
         left_out_gy: Levels of the plans that no target has, on purpose.
         end_caps: How ROIs end, as :func:`cdm_nnunet.dicom.contours.stack_of`; None for the default.
         leave_out_helpers: Leave out names that are not in ``rois`` and look like helper structures.
+        dose_type: ``PHYSICAL`` or ``EFFECTIVE``, where patients have doses of both; empty where none was chosen.
     """
 
     rois: Mapping[str, str | None]
@@ -56,6 +57,7 @@ class DicomMapping:
     left_out_gy: tuple[float, ...] = ()
     end_caps: EndCaps | None = None
     leave_out_helpers: bool = False
+    dose_type: str = ""
 
     @property
     def ends(self) -> EndCaps:
@@ -98,6 +100,7 @@ class DicomMapping:
             (*self.left_out_gy, *other.left_out_gy),
             self.end_caps,
             leave_out_helpers=self.leave_out_helpers or other.leave_out_helpers,
+            dose_type=other.dose_type or self.dose_type,
         )
 
     def of(self, patient: str, case: str) -> tuple[DicomMapping, dict[str, float]]:
@@ -225,8 +228,19 @@ def mapping_from(content: object, path: object) -> DicomMapping:
     end_caps = content.get("end_caps")
     if end_caps not in (None, *get_args(EndCaps)):
         raise InputError(f"{path}: end_caps: {end_caps!r} is none of {', '.join(get_args(EndCaps))}")
-    helpers = bool(content.get("leave_out_helpers"))
-    return DicomMapping(shared.rois, levels, plans, patients, shared.left_out_gy, end_caps, leave_out_helpers=helpers)
+    dose_type = content.get("dose_type") or ""
+    if dose_type not in ("", *DOSE_TYPES):
+        raise InputError(f"{path}: 'dose_type' is {dose_type!r}, expected one of {', '.join(DOSE_TYPES)}")
+    return DicomMapping(
+        shared.rois,
+        levels,
+        plans,
+        patients,
+        shared.left_out_gy,
+        end_caps,
+        leave_out_helpers=bool(content.get("leave_out_helpers")),
+        dose_type=dose_type,
+    )
 
 
 def _entries(content: Mapping[str, object], where: object) -> PatientMapping:

@@ -12,6 +12,7 @@ from typing import Any
 from cdm_nnunet.dicom.inspection import stamp_of
 from cdm_nnunet.dicom.kept_rows import KeptRows
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.fence import fenced
 from cdm_nnunet.parallel import unordered
 from cdm_nnunet.roi import Catalogue
 
@@ -50,7 +51,11 @@ def dry_run(
             else:
                 found[patient.name] = row
         if patients:
-            work = functools.partial(_attempt, catalogue=template_catalogue(patients[0].template))
+            work = functools.partial(
+                _attempt,
+                catalogue=template_catalogue(patients[0].template),
+                log=(Path() if cache is None else cache.parent) / "errors.log",
+            )
             for place, row in unordered(work, missing, n_processes):
                 found[missing[place].name] = row
                 kept.set(missing[place].name, _stamp(missing[place]), row)
@@ -59,7 +64,7 @@ def dry_run(
     return {patient.name: found[patient.name] for patient in patients}
 
 
-def _attempt(patient: DicomPatient, catalogue: Catalogue) -> dict[str, Any]:
+def _attempt(patient: DicomPatient, catalogue: Catalogue, log: Path) -> dict[str, Any]:
     row: dict[str, Any] = {
         "refused": "",
         "notes": [],
@@ -69,7 +74,8 @@ def _attempt(patient: DicomPatient, catalogue: Catalogue) -> dict[str, Any]:
         "spacing_mm": None,
     }
     try:
-        case = load_checked(patient, catalogue)
+        with fenced(patient.name, log):
+            case = load_checked(patient, catalogue)
     except InputError as error:
         return row | {"refused": str(error)}
     record = case.record()

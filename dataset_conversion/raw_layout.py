@@ -23,6 +23,7 @@ from cdm_nnunet.dataset import CASES_FILE, CHANNEL_NAMES, FILE_ENDING, FORMAT_VE
 from cdm_nnunet.documents import read_json
 from cdm_nnunet.dvh.template import Template
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.fence import fenced
 from cdm_nnunet.files import locked, write_json
 from cdm_nnunet.folders import dataset_name
 from cdm_nnunet.parallel import unordered
@@ -51,6 +52,7 @@ class DatasetSpec:
         excluded: Patients that the user left out on purpose.
         patients: Name of the patient by case, where a patient has several cases: they stay together in every fold.
         mapping: Which name in the patients' files is which ROI, where a model should read new patients by it.
+        facts: What else is known of all doses, for a model that is trained on them.
     """
 
     dataset_id: int
@@ -62,6 +64,7 @@ class DatasetSpec:
     excluded: tuple[str, ...] = ()
     patients: Mapping[str, str] = field(default_factory=dict)
     mapping: Mapping[str, Any] | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def catalogue(self) -> Catalogue:
@@ -149,6 +152,7 @@ def write_dataset(
     n_processes: int = 1,
     *,
     before: Callable[[], None] | None = None,
+    log: Path | None = None,
 ) -> Conversion:
     """Convert all patients into a raw data set, or bring one up to date.
 
@@ -158,6 +162,7 @@ def write_dataset(
         sources: The patients.
         n_processes: Worker processes; 1 converts in this process.
         before: Called when the data set is known to be free for these patients, before anything is written.
+        log: File for tracebacks of internal errors, which may name patients; by default in the data set.
 
     Raises:
         InputError: If the data set's number or name is taken, or patients were refused: all of them in one message.
@@ -183,7 +188,8 @@ def write_dataset(
             before()
         shutil.rmtree(folder / STATE_FOLDER / "incomplete", ignore_errors=True)
         (folder / "imagesTr").mkdir(exist_ok=True)
-        outcomes = {outcome.name: outcome for outcome in _outcomes(sources, folder, spec, n_processes)}
+        log = (log or folder / STATE_FOLDER / "errors.log").resolve()
+        outcomes = {outcome.name: outcome for outcome in _outcomes(sources, folder, spec, n_processes, log)}
         _refuse_incomplete(outcomes, names)
         cases = {name: case for name in names if (case := outcomes[name].case) is not None}
         _refuse_strays(folder, cases)
@@ -222,23 +228,27 @@ def load_checked(source: CaseSource, catalogue: Catalogue) -> Case:
     return case
 
 
-def _convert(source: CaseSource, folder: Path, catalogue: Catalogue, decisions: str) -> _Outcome:
+def _convert(source: CaseSource, folder: Path, catalogue: Catalogue, decisions: str, log: Path) -> _Outcome:
     """Convert one patient unless that was done before; runs in a worker."""
     try:
-        completed = CompletedCase.read(folder, source.name)
-        checksums = {**source.checksums(), "template": decisions}
-        if completed is not None and completed.is_current(folder, source.split, checksums):
-            return _Outcome(source.name, completed)
-        case = load_checked(source, catalogue)
-        return _Outcome(source.name, write_case(folder, case, checksums), converted=True)
+        with fenced(source.name, log):
+            completed = CompletedCase.read(folder, source.name)
+            checksums = {**source.checksums(), "template": decisions}
+            if completed is not None and completed.is_current(folder, source.split, checksums):
+                return _Outcome(source.name, completed)
+            case = load_checked(source, catalogue)
+        with fenced(source.name, log, passing=(OSError,)):  # (a full disk ends the run)
+            return _Outcome(source.name, write_case(folder, case, checksums), converted=True)
     except InputError as error:
         return _Outcome(source.name, None, refusal=str(error))
 
 
-def _outcomes(sources: Sequence[CaseSource], folder: Path, spec: DatasetSpec, n_processes: int) -> Iterator[_Outcome]:
+def _outcomes(
+    sources: Sequence[CaseSource], folder: Path, spec: DatasetSpec, n_processes: int, log: Path
+) -> Iterator[_Outcome]:
     # What of the template decides what a case becomes; goals do not.
     decisions = hashlib.sha256("".join(roi.model_dump_json() for roi in spec.template.rois).encode()).hexdigest()
-    work = functools.partial(_convert, folder=folder, catalogue=spec.catalogue, decisions=decisions)
+    work = functools.partial(_convert, folder=folder, catalogue=spec.catalogue, decisions=decisions, log=log)
     done = unordered(work, sources, n_processes)
     for _, outcome in tqdm(done, total=len(sources), desc=folder.name, unit="case", file=sys.stderr):
         yield outcome
@@ -331,6 +341,7 @@ def _dataset_json(spec: DatasetSpec, conversion: Conversion) -> dict[str, Any]:
                 "without_reference_dose": conversion.to_json()["without_reference_dose"],
                 "training_cases_with_roi": conversion.training_cases_with_roi,
                 **({"patients": patients} if (patients := _with_several_cases(spec, conversion)) else {}),
+                **spec.facts,
             },
             **({} if spec.mapping is None else {"mapping": dict(spec.mapping)}),
         },

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence, Sized
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cdm_nnunet.dataset import FILE_ENDING
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.fence import fenced
 from cdm_nnunet.files import passing_folder
 
 if TYPE_CHECKING:
     from cdm_nnunet.dataset_conversion.case import Case
     from cdm_nnunet.dataset_conversion.dicom import DicomPatient
     from cdm_nnunet.dataset_conversion.dicom_mapping import DicomMapping
+    from cdm_nnunet.dicom.export import Patient
     from cdm_nnunet.dvh import Template
 
 _OPTIONS = ("mapping", "prescription", "grid", "bits")
@@ -54,10 +58,11 @@ def refuse_options_without_dicom(args: argparse.Namespace) -> None:
         raise InputError("--continue_prediction goes with -i; with --dicom every dose is predicted anew")
 
 
-def run(
-    args: argparse.Namespace, model: Path, predict: Callable[[list[list[str]], Path], None]
-) -> list[dict[str, Any]]:
+def run(args: argparse.Namespace, model: Path, predict: Callable[[list[list[str]], Path], None]) -> dict[str, Any]:
     """Predict the patients of a folder.
+
+    Everything that is known of a patient is checked before anything is predicted; one that can't be used does not stop
+    the others.
 
     Args:
         args: Of the verb.
@@ -65,43 +70,41 @@ def run(
         predict: Writes a dose (NIfTI) into a folder for each case, given its channels.
 
     Returns:
-        For each patient its case name, RTDOSE file, prescriptions (Gy), contoured ROIs, those that it lacks, and notes.
+        ``patients``: for each its case name, RTDOSE file, prescriptions (Gy), contoured ROIs, those that it lacks, and
+        notes. ``error``, where there were others: why they can't be used.
 
     Raises:
-        InputError: If a patient can't be used: all of them in one message, before anything is predicted. What the
-            model refuses is told at the end, when the other patients have their doses.
+        InputError: If no patient can be used, or the doses would go into the folder of the patients.
     """
-    from cdm_nnunet.dataset_conversion.case_files import write_case
     from cdm_nnunet.dataset_conversion.raw_layout import template_catalogue
     from cdm_nnunet.dicom.export import export_dose
     from cdm_nnunet.nnunet.inputs import find_cases, write_catalogue
     from cdm_nnunet.nnunet.prediction_record import PredictionRecord
-    from cdm_nnunet.nnunet.predictor import CasesRefusedError
 
+    if args.o.resolve().is_relative_to(args.dicom.resolve()):
+        raise InputError(f"{args.o} (-o) is within {args.dicom} (--dicom); predicted doses go to a folder of their own")
     trained = _read_model(model)
     patients = _patients(args, model, trained)
+    refusals = _Refusals(args.o / "errors.log", len(patients))
     records = []
     with passing_folder(args.o, ".predict_") as work:  # (beside the results: it holds the patients' images)
-        cases = dict(_load(patients, trained, lambda case: write_case(work, case, {})))
-        write_catalogue(work, template_catalogue(trained.template))
-        refused: CasesRefusedError | None = None
-        try:
-            predict(find_cases(work / "imagesTs"), work / "doses")
-        except CasesRefusedError as error:
-            refused = error
+        ready = {}
         for patient in patients:
-            if refused is not None and patient.name in refused.reasons:
+            with refusals.of(patient.name):
+                ready[patient.name] = _prepare(patient, trained, work)
+        refusals.refuse_if_none(ready)
+        write_catalogue(work, template_catalogue(trained.template))
+        _predict(find_cases(work / "imagesTs"), work / "doses", predict, refusals)
+        for name, (record, source) in ready.items():
+            dose = work / "doses" / f"{name}{FILE_ENDING}"
+            if name in refusals.reasons:
                 continue
-            files, dose = patient.files, work / "doses" / f"{patient.name}.nii.gz"
-            source = [path for path in (*files.ct, files.structures, *files.plans) if path is not None]
-            out = args.o / f"{patient.name}.dcm"
-            exported = export_dose(dose, source, out, bits=args.bits or 16)
-            record = cases[patient.name]
-            notes = [*record["notes"], *PredictionRecord.read(dose).notes]
-            records.append({**record, "notes": notes, "file": str(out), "maximum_gy": exported.maximum_gy})
-    if refused is not None:
-        raise refused
-    return records
+            with refusals.of(name, passing=(OSError,)):
+                out = args.o / f"{name}.dcm"
+                done = export_dose(dose, source, out, bits=args.bits or 16, dose_type=trained.dose_type)
+                notes = [*record["notes"], *PredictionRecord.read(dose).notes]
+                records.append({**record, "notes": notes, "file": str(out), "maximum_gy": done.maximum_gy})
+    return {"patients": records} | ({"error": refusals.text} if refusals.reasons else {})
 
 
 def render(record: dict[str, Any]) -> str:
@@ -138,7 +141,10 @@ def _patients(args: argparse.Namespace, model: Path, trained: _Trained) -> list[
     # (the names that inspection gave the patients, whose plans the mapping may choose)
     pseudonyms = Pseudonyms() if args.mapping is None else read_pseudonyms(args.mapping.parent, make=False)
     found = index_folder(args.dicom).patients(needed=("RTSTRUCT",), plans=mapping.plans, pseudonyms=pseudonyms)
-    return [DicomPatient(files, mapping, trained.template, grid, "Ts", prescribed) for files in found]
+    usual_gy = {} if trained.mapping is None else trained.mapping.prescriptions_gy
+    return [
+        DicomPatient(files, mapping, trained.template, grid, "Ts", prescribed, usual_gy=usual_gy) for files in found
+    ]
 
 
 @dataclass(frozen=True)
@@ -150,6 +156,8 @@ class _Trained:
     mapping: DicomMapping | None
     grid: str
     always_contoured: frozenset[str]
+    dose_type: str  # empty where it is not known
+    ion_plans: int | None
 
 
 def _read_model(model: Path) -> _Trained:
@@ -172,7 +180,9 @@ def _read_model(model: Path) -> _Trained:
     counts = section.get("facts", {}).get("training_cases_with_roi", {})
     n_cases = content["dataset.json"]["numTraining"]
     always = frozenset(name for name in plans.catalogue.names if counts.get(name, n_cases) == n_cases)
-    return _Trained(plans.template, plans.catalogue.to_json(), mapping, grid, always)
+    facts = section.get("facts", {})
+    dose_type, ion_plans = facts.get("dose_type", ""), facts.get("ion_plans")
+    return _Trained(plans.template, plans.catalogue.to_json(), mapping, grid, always, dose_type, ion_plans)
 
 
 def _mapping(own: DicomMapping | None, trained: _Trained, model: Path) -> DicomMapping:
@@ -183,7 +193,7 @@ def _mapping(own: DicomMapping | None, trained: _Trained, model: Path) -> DicomM
             f"{model} was not trained on DICOM files and does not know their ROI names; give --mapping, the reviewed "
             "rois.yaml of 'cdm-nnunet inspect dicom'"
         )
-    mapping = trained.mapping or DicomMapping({})
+    mapping = DicomMapping({} if trained.mapping is None else trained.mapping.rois)
     if own is not None:
         mapping = mapping.updated(own)
     mapping.refuse_unknown_rois(trained.template)
@@ -207,22 +217,72 @@ def _prescriptions_gy(given: Sequence[str], template: Template) -> dict[str, flo
     return found
 
 
-def _load(
-    patients: Sequence[DicomPatient], trained: _Trained, use: Callable[[Case], object]
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Read one patient after the other; what each is, by name."""
-    refused = []
-    for patient in patients:
+@dataclass(frozen=True)
+class _Refusals:
+    """Patients that can't be used, with the reasons."""
+
+    log: Path
+    n_patients: int
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        each = "; ".join(f"[{name}] {reason}" for name, reason in self.reasons.items())
+        return f"{len(self.reasons)} of {self.n_patients} patients can't be used: {each}"
+
+    @contextmanager
+    def of(self, name: str, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+        """Keep the reason where a patient is refused."""
         try:
-            case = patient.load()
-            _refuse_missing_outline(case, trained)
+            with fenced(name, self.log, passing=passing):
+                yield
         except InputError as error:
-            refused.append(f"[{patient.name}] {error}")
-            continue
-        use(case)
-        yield patient.name, _record(case, patient)
-    if refused:
-        raise InputError(f"{len(refused)} of {len(patients)} patients can't be used: {'; '.join(refused)}")
+            self.reasons[name] = str(error)
+
+    def refuse_if_none(self, usable: Sized) -> None:
+        if not usable:
+            raise InputError(self.text)
+
+
+def _prepare(patient: DicomPatient, trained: _Trained, work: Path) -> tuple[dict[str, Any], Patient]:
+    """Check all that is known of a patient, and write its images; what it is, and where its dose will belong."""
+    from cdm_nnunet.dataset_conversion.case_files import write_case
+    from cdm_nnunet.dicom.export import dose_type_for, read_patient
+
+    case = patient.load()
+    _refuse_missing_outline(case, trained)
+    files = patient.files
+    if trained.ion_plans == 0 and files.has_ions:
+        raise InputError("the plan is one of ions (RT Ion Plan), and the model was trained on none")
+    source = [path for path in (*files.ct, files.structures, *files.plans) if path is not None]
+    found = read_patient(source, files.plans[0] if files.plans else None)
+    dose_type_for(found, trained.dose_type)
+    write_case(work, case, {})
+    return _record(case, patient), found
+
+
+def _predict(
+    cases: Sequence[list[str]], out: Path, predict: Callable[[list[list[str]], Path], None], refusals: _Refusals
+) -> None:
+    """Predict all cases; one by one, where one of them meets an internal error."""
+    from cdm_nnunet.nnunet.predictor import CasesRefusedError
+
+    def attempt(some: Sequence[list[str]]) -> None:
+        try:
+            predict(list(some), out)
+        except CasesRefusedError as error:
+            refusals.reasons.update(error.reasons)
+
+    try:
+        with fenced("all patients", refusals.log):
+            attempt(cases)
+    except InputError as error:
+        if error.__cause__ is None or len(cases) == 1:  # (what the model refuses, it refuses for all)
+            raise
+        for files in cases:
+            with refusals.of(Path(files[0]).name.removesuffix(f"_0000{FILE_ENDING}")):
+                attempt([files])
+    refusals.refuse_if_none(range(refusals.n_patients - len(refusals.reasons)))
 
 
 def _refuse_missing_outline(case: Case, trained: _Trained) -> None:

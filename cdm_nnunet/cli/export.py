@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cdm_nnunet.errors import InputError
+
 SUMMARY = "Write a predicted dose in a format that other software takes: RTDOSE for the planning system."
 EXAMPLE = "cdm-nnunet export dicom predictions/case_1.nii.gz --source exports/case_1 -o predicted.dcm"
 
@@ -33,6 +35,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     dicom.add_argument("-o", type=Path, required=True, metavar="FILE", help="the file to write")
     dicom.add_argument("--bits", type=int, choices=(16, 32), default=16, help="bits a voxel (default: 16)")
     dicom.add_argument("--plan", type=Path, metavar="FILE", help="the plan to refer to, where there are several")
+    dicom.add_argument(
+        "--dose-type",
+        choices=("PHYSICAL", "EFFECTIVE"),
+        help="of the doses that the model learnt from (default: what dataset.json beside the prediction says)",
+    )
     # (the verb has the flag too; suppressed, so that either place sets it)
     dicom.add_argument(
         "--json", action="store_true", default=argparse.SUPPRESS, help="print the result as JSON on stdout"
@@ -50,7 +57,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     case = args.prediction.name.removesuffix(".nii.gz")
     source = read_sources(args.source, case) if args.source.is_file() else args.source
-    exported = export_dose(args.prediction, source, args.o, bits=args.bits, plan=args.plan)
+    dose_type = _dose_type(args.prediction, args.dose_type)
+    exported = export_dose(args.prediction, source, args.o, bits=args.bits, plan=args.plan, dose_type=dose_type)
     return {
         "file": str(exported.path),
         "sop_instance_uid": exported.sop_uid,
@@ -59,6 +67,21 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "maximum_gy": exported.maximum_gy,
         "plan": exported.plan,
     }
+
+
+def _dose_type(prediction: Path, given: str | None) -> str:
+    """What was given, or what the model that made the prediction left beside it; empty where nobody says."""
+    from cdm_nnunet.dataset import cdm_section
+    from cdm_nnunet.documents.reading import read_json
+
+    beside = prediction.with_name("dataset.json")
+    known = ""
+    if beside.is_file():
+        section = cdm_section(read_json(beside, dict[str, Any]), str(beside))
+        known = section.get("facts", {}).get("dose_type", "")
+    if given and known and given != known:
+        raise InputError(f"--dose-type {given}, and {beside} says {known}; a model's doses are of one type")
+    return given or known
 
 
 def render(record: Mapping[str, Any]) -> str:

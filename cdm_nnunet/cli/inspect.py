@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         The record of :func:`cdm_nnunet.dicom.inspection.inspect_index`, with the paths of mapping and tables, the names
         that are ``new_names`` in the mapping, and whether it was a ``dry_run`` of a conversion.
     """
-    from cdm_nnunet.dataset_conversion.dicom_mapping import read_mapping
+    from cdm_nnunet.dataset_conversion.dicom_mapping import DicomMapping, read_mapping
     from cdm_nnunet.dicom.index import INDEX_FILE, index_folder
     from cdm_nnunet.dicom.inspection import ROWS_FILE, inspect_index
     from cdm_nnunet.dicom.patient_table import csv_table, html_table
@@ -78,14 +78,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     template = None if args.template is None else Template.load(args.template)
     if args.np < 1:
         raise InputError(f"-np takes a number of processes from 1, not {args.np}")
-    plans = read_mapping(mapping).plans if args.mapping or mapping.is_file() else {}
+    known = read_mapping(mapping) if args.mapping or mapping.is_file() else DicomMapping({})
     index = index_folder(args.source, args.o / INDEX_FILE, _bar("headers"))
     pseudonyms = read_pseudonyms(args.o)
     write_names(args.o, (entry.patient for entry in index.entries), pseudonyms)
     record = inspect_index(
         index,
         _bar("patients"),
-        plans=plans,
+        plans=known.plans,
+        dose_type=known.dose_type,
         pseudonyms=pseudonyms,
         pixels=not args.headers_only,
         cache=args.o / ROWS_FILE,
@@ -141,7 +142,7 @@ def _say_what_conversion_says(
     record: dict[str, Any], index: FolderIndex, template: Template, pseudonyms: Pseudonyms, args: argparse.Namespace
 ) -> None:
     """Put the refusals, notes and prescriptions of a conversion into the patients' rows."""
-    from cdm_nnunet.dataset_conversion.dicom import chosen_patients, refuse_unfit
+    from cdm_nnunet.dataset_conversion.dicom import chosen_patients, dose_facts, refuse_unfit
     from cdm_nnunet.dataset_conversion.dicom_mapping import read_mapping
     from cdm_nnunet.dataset_conversion.dry_run import DRY_RUN_FILE, dry_run
 
@@ -150,6 +151,10 @@ def _say_what_conversion_says(
     refuse_unfit(args.grid, template, mapping)
     chosen = chosen_patients(index, template, mapping, pseudonyms, grid=args.grid, exclude=args.exclude)
     found = dry_run(chosen, n_processes=args.np, progress=_bar("dry run"), cache=args.o / DRY_RUN_FILE)
+    try:
+        dose_facts([patient.files for patient in chosen])
+    except InputError as error:
+        record["problems"] = [str(error)]
     rows = record["patients"]
     record["excluded"] = sorted(set(rows) - set(found))
     record["patients"] = {
@@ -172,6 +177,7 @@ def render(record: Mapping[str, Any]) -> str:
     patients = record["patients"]
     fit = sum(row["convertible"] for row in patients.values())
     lines = [f"{len(patients)} patients in {record['files']} DICOM files; {fit} can be converted"]
+    lines += [f"refused: {text}" for text in record.get("problems", ())]
     lines += [f"not read: {line}" for line in unread_lines(record["unread"])]
     for case, row in patients.items():
         levels = ", ".join(f"{name} {gy:g} Gy" for name, gy in row["prescriptions_gy"].items()) or "no prescription"

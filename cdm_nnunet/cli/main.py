@@ -1,7 +1,8 @@
 """Entry point of ``cdm-nnunet``: dispatch to a verb, one line for a user's mistake, data on stdout.
 
 A verb is a module with ``SUMMARY`` and ``EXAMPLE`` (text for help), ``configure(parser)``, ``run(args)`` that returns a
-JSON-serialisable record, and ``render(record)`` that words it. Verbs import what is heavy inside ``run``.
+JSON-serialisable record, and ``render(record)`` that words it. An ``error`` in the record tells what part of the work
+could not be done, after the rest was. Verbs import what is heavy inside ``run``.
 """
 
 from __future__ import annotations
@@ -84,6 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("cdm-nnunet: interrupted", file=sys.stderr)
         return 130
+    if "error" in record:  # (a part of the work was done)
+        return _refuse(record["error"])
     return int(record.get("exit_status", 0))  # (a check that found faults did its work)
 
 

@@ -61,11 +61,11 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
         raise InputError(f"-np must not be negative, not {args.np}")
     _predict_dicom.refuse_options_without_dicom(args)
     model = _model_folder(args)
-    record = {"model": str(model), "folds": args.f, "output": str(args.o)}
+    record: dict[str, Any] = {"model": str(model), "folds": args.f, "output": str(args.o)}
     if args.dicom is not None:
-        patients = _predict_dicom.run(args, model, lambda cases, out: _predict(args, model, cases, out))
-        files = [patient["file"] for patient in patients]
-        return {**record, "n_cases": len(patients), "files": files, "patients": patients}
+        predicted = _predict_dicom.run(args, model, lambda cases, out: _predict(args, model, cases, out))
+        files = [patient["file"] for patient in predicted["patients"]]
+        return {**record, "n_cases": len(files), "files": files, **predicted}
 
     from cdm_nnunet.nnunet.inputs import find_cases
 

@@ -43,6 +43,7 @@ class DoseVolume:
         plan_uid: SOPInstanceUID of the plan; empty where the file names none.
         files: The files that it was read from.
         notes: What was done to it, such as the sum of beams.
+        dose_type: ``PHYSICAL`` or ``EFFECTIVE``.
     """
 
     volume: Volume
@@ -51,6 +52,7 @@ class DoseVolume:
     plan_uid: str
     files: tuple[Path, ...]
     notes: tuple[str, ...] = ()
+    dose_type: str = "PHYSICAL"
 
 
 def read_dose(files: Sequence[Path], plan: Plan | None = None) -> DoseVolume:
@@ -78,20 +80,21 @@ def read_dose(files: Sequence[Path], plan: Plan | None = None) -> DoseVolume:
     _refuse_implausible(float(volume.values.max()), first.path)
     volume = Volume(volume.values.astype(np.float32), volume.grid)
     plan_uid = first.plan_uids[0] if first.plan_uids else ""
-    return DoseVolume(volume, first.study_uid, first.frame_uid, plan_uid, tuple(files), notes)
+    return DoseVolume(volume, first.study_uid, first.frame_uid, plan_uid, tuple(files), notes, first.dose_type)
 
 
 def sum_doses(doses: Sequence[DoseVolume]) -> DoseVolume:
     """The dose of a course of several plans, summed as :func:`cdm_nnunet.dicom.resampling.sum_volumes`.
 
     Raises:
-        InputError: If they lie in different frames of reference, a grid ends within its dose, or the sum is not
-            plausible.
+        InputError: If they lie in different frames of reference or are of different types, a grid ends within its
+            dose, or the sum is not plausible.
     """
     first = doses[0]
     if len(doses) == 1:
         return first
     _refuse_other_frames([(dose.files[0], dose.frame_uid) for dose in doses])
+    _refuse_other_types([(dose.files[0], dose.dose_type) for dose in doses])
     files = [dose.files[0] for dose in doses]
     volume, words = sum_volumes([dose.volume for dose in doses], files)
     _refuse_implausible(float(volume.values.max()), files[0])
@@ -103,6 +106,7 @@ def sum_doses(doses: Sequence[DoseVolume]) -> DoseVolume:
         "",
         tuple(file for dose in doses for file in dose.files),
         (*notes, f"dose summed over {len(doses)} plans{words}"),
+        first.dose_type,
     )
 
 
@@ -170,6 +174,14 @@ def _refuse_other_than_one_plan(parts: Sequence[_Part], plan: Plan | None) -> No
             f"{first.path} has {named('DoseSummationType')} {first.summation}; expected PLAN, or BEAM for every beam"
         )
     _refuse_other_frames([(part.path, part.frame_uid) for part in parts])
+    _refuse_other_types([(part.path, part.dose_type) for part in parts])
+
+
+def _refuse_other_types(types: Sequence[tuple[Path, str]]) -> None:
+    first, kind = types[0]
+    for path, other in types[1:]:
+        if other != kind:
+            raise InputError(f"{path} is of {named('DoseType')} {other}, {first} of {kind}; they can't be summed")
 
 
 def _refuse_other_frames(frames: Sequence[tuple[Path, str]]) -> None:
@@ -190,6 +202,7 @@ class _Part:
     frame_uid: str
     plan_uids: tuple[str, ...]
     beam_numbers: tuple[int, ...]
+    dose_type: str
 
 
 def _read_part(path: Path, *, pixels: bool) -> _Part:
@@ -224,6 +237,7 @@ def _read_part(path: Path, *, pixels: bool) -> _Part:
         text_of(dataset, "FrameOfReferenceUID", path, ""),
         tuple(uid for plan in plans if (uid := text_of(plan, "ReferencedSOPInstanceUID", path, ""))),
         tuple(beams),
+        kind,
     )
 
 

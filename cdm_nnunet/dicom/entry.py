@@ -20,6 +20,11 @@ class FileEntry:
         refers_to: UIDs: series of a structure set, structure set of a plan, plans of a dose.
         label: RTPlanLabel of a plan, DoseSummationType of a dose; may be empty.
         made: Date and time of a plan, digits; may be empty.
+        sop_class: SOPClassUID; may be empty.
+        approval: ApprovalStatus of a plan; may be empty.
+        dose_type: DoseType of a dose; may be empty.
+        has_grid: Whether a dose has a grid of voxels; some hold DVHs alone.
+        is_prediction: Whether a dose was predicted by this software.
     """
 
     path: str
@@ -32,3 +37,8 @@ class FileEntry:
     refers_to: tuple[str, ...]
     label: str = ""
     made: str = ""
+    sop_class: str = ""
+    approval: str = ""
+    dose_type: str = ""
+    has_grid: bool = True
+    is_prediction: bool = False

@@ -22,18 +22,18 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 from pydicom.valuerep import format_number_as_ds
 
 from cdm_nnunet import __version__
+from cdm_nnunet.dicom import predicted
 from cdm_nnunet.dicom.ct import is_localizer
 from cdm_nnunet.dicom.dose import DOSE_CLASS, read_dose
 from cdm_nnunet.dicom.files import named, numbers_of, read_file, text_of
 from cdm_nnunet.dicom.index import index_files, index_folder
 from cdm_nnunet.dicom.plan import Plan, read_plan
+from cdm_nnunet.dicom.plan_choice import DEFAULT
 from cdm_nnunet.dicom.structures import STRUCTURE_CLASS
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.images import Image, read_image
 from cdm_nnunet.ranges import DOSE_MAXIMUM_GY
 
-SERIES_DESCRIPTION = "PREDICTED dose - research only, not for treatment"
-_COMMENT = "Predicted by a neural network, not calculated; not for treatment"
 BITS = (16, 32)
 POINT_TOLERANCE_MM = 0.01
 _LOW_DOSE = 0.1  # of the maximum: dose above it must lie on the CT
@@ -59,7 +59,6 @@ class Patient:
         low_mm: Lowest coordinates of pixel edges along the directions, shape (3,).
         high_mm: Highest coordinates.
         plan: The plan; None where there is none.
-        plan_class: Its SOPClassUID.
         structure_uid: SOPInstanceUID of the structure set; empty where there is none or it is not clear which.
     """
 
@@ -68,7 +67,6 @@ class Patient:
     low_mm: NDArray[np.float64]
     high_mm: NDArray[np.float64]
     plan: Plan | None
-    plan_class: str = ""
     structure_uid: str = ""
 
 
@@ -94,32 +92,41 @@ class ExportedDose:
 
 
 def export_dose(
-    prediction: Path, source: Path | Sequence[Path], out: Path, *, bits: int = 16, plan: Path | None = None
+    prediction: Path,
+    source: Path | Sequence[Path] | Patient,
+    out: Path,
+    *,
+    bits: int = 16,
+    plan: Path | None = None,
+    dose_type: str = "",
 ) -> ExportedDose:
     """Write a predicted dose as RTDOSE.
 
     Args:
         prediction: NIfTI file, Gy, in the patient's coordinates.
-        source: Folder with the patient's CT and plan, at any depth; or these files.
+        source: Folder with the patient's CT and plan, at any depth; or these files; or what was read from them.
         out: The file to write.
         bits: 16 or 32 bits a voxel.
         plan: The plan that the dose is for, where the folder has several.
+        dose_type: ``PHYSICAL`` or ``EFFECTIVE``, as the doses that the model learnt from; empty where that is not
+            known.
 
     Returns:
         What was written.
 
     Raises:
-        InputError: If the dose is negative, NaN, zero or not plausible, does not lie on the CT, or the folder does not
-            hold one CT series and at most one plan.
+        InputError: If the dose is negative, NaN, zero or not plausible, does not lie on the CT, the folder does not
+            hold one CT series and at most one plan, or the type of the dose is not known and the plan is one of ions.
         OSError: If the file can't be written; nothing of it remains.
     """
     if bits not in BITS:
         raise InputError(f"an RTDOSE has 16 or 32 bits a voxel, not {bits}")
-    patient = read_patient(source, plan)
+    patient = source if isinstance(source, Patient) else read_patient(source, plan)
+    dose_type = dose_type_for(patient, dose_type)
     image = read_image(prediction, patient_axes=True)
     _refuse_implausible(image)
     _refuse_misplaced(image, patient)
-    dataset, step_gy = _dose_dataset(image, patient, bits)
+    dataset, step_gy = _dose_dataset(image, patient, bits, dose_type)
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".partial_{os.getpid()}_{out.name}")
     try:
@@ -134,6 +141,24 @@ def export_dose(
     return ExportedDose(out, dataset.SOPInstanceUID, bits, step_gy, float(image.values.max()), label)
 
 
+def dose_type_for(patient: Patient, learnt: str) -> str:
+    """DoseType of a predicted dose: that of the doses that the model learnt from.
+
+    Args:
+        patient: The patient.
+        learnt: ``PHYSICAL`` or ``EFFECTIVE``; empty where it is not known.
+
+    Raises:
+        InputError: If it is not known, and the plan is one of ions.
+    """
+    if not learnt and patient.plan is not None and patient.plan.radiation == "ions":
+        raise InputError(
+            f"{patient.plan.path} is a plan of ions, whose dose may be PHYSICAL or EFFECTIVE (weighted by its "
+            "biological effect); say which the model learnt from (--dose-type)"
+        )
+    return learnt or "PHYSICAL"
+
+
 def read_patient(source: Path | Sequence[Path], plan: Path | None = None) -> Patient:
     """Find the CT and the plan of a patient, paired as in conversion.
 
@@ -144,7 +169,7 @@ def read_patient(source: Path | Sequence[Path], plan: Path | None = None) -> Pat
     Raises:
         InputError: If there is no CT, or CT images of several patients, studies or frames of reference, several CT
             series of which no structure set says which, several plans, a damaged file, or the plan belongs to another
-            study or frame of reference.
+            patient or frame of reference. It may belong to another study: the dose goes to that of the CT.
     """
     index = index_folder(source) if isinstance(source, Path) else index_files(source)
     where = index.folder
@@ -157,7 +182,7 @@ def read_patient(source: Path | Sequence[Path], plan: Path | None = None) -> Pat
             index,
             entries=tuple(e for e in index.entries if e.modality != "RTPLAN" or e.sop_uid == chosen.sop_uid),
         )
-    found = index.patients(needed=())
+    found = index.patients(needed=(), plans=None if chosen is None else {DEFAULT: chosen.sop_uid})
     if len(found) > 1:
         patients = ", ".join(files.patient for files in found)
         raise InputError(f"{where} has {len(found)} patients: {patients}; give a folder with one")
@@ -177,23 +202,21 @@ def read_patient(source: Path | Sequence[Path], plan: Path | None = None) -> Pat
             raise InputError(f"the CT in {where} has {len(uids)} {what}: {', '.join(uids)}; give a folder with one")
     text_of(first, "FrameOfReferenceUID", slices[0][0])
     directions, low_mm, high_mm = _extent(slices)
-    patient = Patient(first, directions, low_mm, high_mm, None, "", files.uids.get("structure set", ""))
+    patient = Patient(first, directions, low_mm, high_mm, None, files.uids.get("structure set", ""))
     if chosen is None and files.plans:
         chosen = read_plan(files.plans[0])
     if chosen is None:
         return patient
-    _refuse_other_study(chosen, first, slices[0][0])
-    plan_class = text_of(read_file(chosen.path, keywords=("SOPClassUID",)), "SOPClassUID", chosen.path)
-    return dataclasses.replace(patient, plan=chosen, plan_class=plan_class)
+    _refuse_other_patient(chosen, first, slices[0][0])
+    return dataclasses.replace(patient, plan=chosen)
 
 
-def _refuse_other_study(plan: Plan, image: Dataset, path: Path) -> None:
-    for what, keyword, theirs in (
-        ("study", "StudyInstanceUID", plan.study_uid),
-        ("frame of reference", "FrameOfReferenceUID", plan.frame_uid),
+def _refuse_other_patient(plan: Plan, image: Dataset, path: Path) -> None:
+    for what, theirs, ours in (
+        ("patient", plan.patient_id, text_of(image, "PatientID", path, "")),
+        ("frame of reference", plan.frame_uid, text_of(image, "FrameOfReferenceUID", path)),
     ):
-        ours = text_of(image, keyword, path)
-        if theirs and theirs != ours:
+        if theirs and ours and theirs != ours:
             raise InputError(f"{plan.path} belongs to another {what} ({theirs}) than the CT ({ours})")
 
 
@@ -256,9 +279,9 @@ def _refuse_misplaced(image: Image, patient: Patient) -> None:
         )
 
 
-def _dose_dataset(image: Image, patient: Patient, bits: int) -> tuple[FileDataset, float]:
+def _dose_dataset(image: Image, patient: Patient, bits: int, dose_type: str) -> tuple[FileDataset, float]:
     frames_gy, origin_mm, directions, steps_mm = _as_ct_planes(image, patient.directions)
-    dataset = _header(patient)
+    dataset = _header(patient, dose_type)
     rows, columns = frames_gy.shape[1:]
     dataset.Rows, dataset.Columns, dataset.NumberOfFrames = rows, columns, len(frames_gy)
     dataset.ImagePositionPatient = _decimals(origin_mm)
@@ -298,7 +321,7 @@ def _as_ct_planes(
     return values.transpose([2 - axis for axis in reversed(order)]), origin_mm, directions, steps_mm[order]
 
 
-def _header(patient: Patient) -> FileDataset:
+def _header(patient: Patient, dose_type: str) -> FileDataset:
     """All that does not depend on the dose."""
     meta = FileMetaDataset()
     uid = generate_uid()
@@ -316,14 +339,18 @@ def _header(patient: Patient) -> FileDataset:
         setattr(dataset, f"{prefix}Date", now.strftime("%Y%m%d"))
         setattr(dataset, f"{prefix}Time", now.strftime("%H%M%S"))
     dataset.SeriesInstanceUID, dataset.SeriesNumber, dataset.InstanceNumber = generate_uid(), 1, 1
-    dataset.SeriesDescription, dataset.DoseComment, dataset.OperatorsName = SERIES_DESCRIPTION, _COMMENT, ""
-    dataset.Manufacturer, dataset.ManufacturerModelName = "cdm_nnunet", "dose prediction"
+    dataset.SeriesDescription, dataset.DoseComment, dataset.OperatorsName = (
+        predicted.SERIES_DESCRIPTION,
+        predicted.COMMENT,
+        "",
+    )
+    dataset.Manufacturer, dataset.ManufacturerModelName = predicted.MANUFACTURER, predicted.MODEL_NAME
     dataset.SoftwareVersions = __version__
-    dataset.DoseUnits, dataset.DoseType = "GY", "PHYSICAL"
+    dataset.DoseUnits, dataset.DoseType = "GY", dose_type
     if patient.plan is not None:
         dataset.DoseSummationType = "PLAN"
         dataset.ReferencedRTPlanSequence = [
-            _item(ReferencedSOPClassUID=patient.plan_class, ReferencedSOPInstanceUID=patient.plan.sop_uid)
+            _item(ReferencedSOPClassUID=patient.plan.sop_class, ReferencedSOPInstanceUID=patient.plan.sop_uid)
         ]
     else:  # (the one type that needs no plan)
         dataset.DoseSummationType = "PLAN_OVERVIEW"

@@ -188,14 +188,16 @@ def pixels_of(dataset: Dataset, where: object) -> NDArray[Any]:
     if "TransferSyntaxUID" not in getattr(dataset, "file_meta", ()):
         raise InputError(f"{where} lacks {named('TransferSyntaxUID')} in its header; export it again")
     syntax = dataset.file_meta.TransferSyntaxUID
+    if not syntax.is_transfer_syntax:
+        raise InputError(f"{where} has an unknown {named('TransferSyntaxUID')}, '{syntax}'; export it again")
     rows, columns, bits = (int(number_of(dataset, key, where)) for key in ("Rows", "Columns", "BitsAllocated"))
     frames = int(number_of(dataset, "NumberOfFrames", where, 1))
     if number_of(dataset, "SamplesPerPixel", where, 1) != 1:
         raise InputError(f"{where} is a colour image, not one value a voxel")
     expected = rows * columns * frames * bits // 8
-    if not syntax.is_compressed and len(dataset.PixelData) < expected:
+    if not syntax.is_compressed and len(dataset.PixelData or b"") < expected:
         raise InputError(
-            f"{where} is cut off: {len(dataset.PixelData)} bytes of pixels, expected {expected}; export it again"
+            f"{where} is cut off: {len(dataset.PixelData or b'')} bytes of pixels, expected {expected}; export it again"
         )
     try:
         with warnings.catch_warnings():

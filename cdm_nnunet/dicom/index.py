@@ -10,10 +10,12 @@ from typing import Any
 
 from pydicom.dataset import Dataset
 
+from cdm_nnunet.dicom import predicted
 from cdm_nnunet.dicom.entry import FileEntry
 from cdm_nnunet.dicom.files import items_of, read_file, text_of
 from cdm_nnunet.dicom.kept_rows import KeptRows
 from cdm_nnunet.dicom.pairing import MODALITIES, PatientFiles, pair
+from cdm_nnunet.dicom.plan_choice import Choice
 from cdm_nnunet.dicom.pseudonyms import Pseudonyms
 from cdm_nnunet.dicom.unread import unread_lines
 from cdm_nnunet.errors import InputError
@@ -26,6 +28,7 @@ _HEADER = (
     *("SOPClassUID", "SOPInstanceUID", "Modality", "PatientID", "StudyInstanceUID", "SeriesInstanceUID"),
     *("FrameOfReferenceUID", "ReferencedFrameOfReferenceSequence", "ReferencedStructureSetSequence"),
     *("ReferencedRTPlanSequence", "DoseSummationType", "RTPlanLabel", "RTPlanDate", "RTPlanTime"),
+    *("ApprovalStatus", "DoseType", "Rows", *predicted.KEYWORDS),
 )
 
 
@@ -54,6 +57,7 @@ class FolderIndex:
         needed: Collection[str] = NEEDED,
         plans: Mapping[str, str] | None = None,
         pseudonyms: Pseudonyms | None = None,
+        dose_type: str = "",
     ) -> tuple[PatientFiles, ...]:
         """The files of each patient, paired; in the order of PatientID and of the plans' dates.
 
@@ -62,15 +66,17 @@ class FolderIndex:
             plans: Which of several plans to take, by the patient's name and under ``default`` for all others; see
                 :mod:`cdm_nnunet.dicom.plan_choice`.
             pseudonyms: Make the names; by default without a key.
+            dose_type: ``PHYSICAL`` or ``EFFECTIVE``, where patients have doses of both; empty where none was chosen.
         """
         pseudonyms = pseudonyms or Pseudonyms()
+        choice = Choice(plans or {}, dose_type)
         by_patient: dict[str, list[FileEntry]] = {}
         for entry in self.entries:
             by_patient.setdefault(entry.patient, []).append(entry)
         found: list[PatientFiles] = []
         for patient in sorted(by_patient):
             if any(entry.modality in MODALITIES for entry in by_patient[patient]):
-                found += pair(patient, by_patient[patient], needed, plans or {}, pseudonyms)
+                found += pair(patient, by_patient[patient], needed, choice, pseudonyms)
         return tuple(found)
 
 
@@ -117,7 +123,7 @@ def index_files(
     folder = folder or Path(os.path.commonpath(paths))
     entries: list[FileEntry] = []
     unread: dict[str, str] = {}
-    with KeptRows(cache, {"headers": 2}) as kept:
+    with KeptRows(cache, {"headers": 3}) as kept:
         for done, path in enumerate(paths, 1):
             row = _kept_row(path, kept)
             if "error" in row:
@@ -191,6 +197,8 @@ def _read_row(path: Path) -> dict[str, Any]:
         return {key: value for key, value in asdict(_entry(path)).items() if key != "path"}
     except InputError as error:
         return {"error": str(error)}
+    except Exception as error:  # noqa: BLE001  # (a fence: one file must not end the look at all others)
+        return {"error": f"{path} can't be read ({type(error).__name__}: {error}); export it again"}
 
 
 def _entry(path: Path) -> FileEntry:
@@ -207,6 +215,11 @@ def _entry(path: Path) -> FileEntry:
         tuple(dict.fromkeys(_references(header, modality, path))),
         text_of(header, "RTPlanLabel" if modality == "RTPLAN" else "DoseSummationType", path, ""),
         text_of(header, "RTPlanDate", path, "") + text_of(header, "RTPlanTime", path, ""),
+        text_of(header, "SOPClassUID", path, ""),
+        text_of(header, "ApprovalStatus", path, "").upper() if modality == "RTPLAN" else "",
+        text_of(header, "DoseType", path, "").upper() if modality == "RTDOSE" else "",
+        "Rows" in header or modality != "RTDOSE",
+        modality == "RTDOSE" and predicted.is_prediction(header, path),
     )
 
 

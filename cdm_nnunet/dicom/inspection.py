@@ -20,6 +20,7 @@ from cdm_nnunet.dicom.prescriptions import stated_levels
 from cdm_nnunet.dicom.pseudonyms import Pseudonyms
 from cdm_nnunet.dicom.structures import StructureSet, read_structures
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.fence import fenced
 from cdm_nnunet.ranges import AIR_HU, CT_HU, MAXIMUM_PER_PRESCRIPTION, PRESCRIPTION_GY
 from cdm_nnunet.roi.tg263 import propose
 
@@ -32,6 +33,7 @@ def inspect_index(
     progress: Callable[[int, int], None] | None = None,
     *,
     plans: Mapping[str, str] | None = None,
+    dose_type: str = "",
     pseudonyms: Pseudonyms | None = None,
     pixels: bool = True,
     cache: Path | None = None,
@@ -42,6 +44,7 @@ def inspect_index(
         index: The indexed folder.
         progress: Called with the number of patients done and in all.
         plans: Choice of plans, as in :meth:`cdm_nnunet.dicom.index.FolderIndex.patients`.
+        dose_type: As there.
         pseudonyms: As there.
         pixels: Look at the values of three CT images a patient, and of the doses in pieces; else at headers alone.
         cache: File in which patients are kept whose files don't change, for the next look.
@@ -49,7 +52,7 @@ def inspect_index(
     Returns:
         ``patients`` by case name, ``rois`` by name with count and proposal, ``unread`` files. No PatientID.
     """
-    found = index.patients(plans=plans, pseudonyms=pseudonyms)
+    found = index.patients(plans=plans, dose_type=dose_type, pseudonyms=pseudonyms)
     counts: Counter[str] = Counter()
     empty: Counter[str] = Counter()
     patients = {}
@@ -58,7 +61,7 @@ def inspect_index(
             stamp = stamp_of(files)
             row = kept.get(files.case_name, stamp)
             if row is None:
-                row = _inspect_patient(files, pixels) | {"facts": patient_facts(files)}
+                row = _fenced_row(files, pixels, (cache or index.folder).parent / "errors.log")
                 kept.set(files.case_name, stamp, row)
             patients[files.case_name] = {key: value for key, value in row.items() if key not in ("names", "empty")}
             counts.update(row["names"])
@@ -74,6 +77,21 @@ def inspect_index(
     }
 
 
+def _fenced_row(files: PatientFiles, pixels: bool, log: Path) -> dict[str, Any]:
+    """As :func:`_inspect_patient`, with the facts; what nobody foresaw is a problem of the patient."""
+    try:
+        with fenced(files.case_name, log):
+            return _inspect_patient(files, pixels) | {"facts": patient_facts(files)}
+    except InputError as error:
+        problem = {"convertible": False, "problems": [str(error)], "notes": list(files.notes), "facts": {}}
+        return _empty_row(files) | problem
+
+
+def _empty_row(files: PatientFiles) -> dict[str, Any]:
+    row: dict[str, Any] = {"ct_images": len(files.ct), "doses": len(files.doses), "plans": [], "fractions": None}
+    return row | {"prescriptions_gy": {}, "names": [], "empty": []}
+
+
 def stamp_of(files: PatientFiles) -> str:
     """The state of a patient's files."""
     paths = [*files.ct, *([files.structures] if files.structures else []), *files.plans, *files.doses]
@@ -83,8 +101,7 @@ def stamp_of(files: PatientFiles) -> str:
 
 def _inspect_patient(files: PatientFiles, pixels: bool) -> dict[str, Any]:
     problems, notes = list(files.problems), list(files.notes)
-    row: dict[str, Any] = {"ct_images": len(files.ct), "doses": len(files.doses), "plans": [], "fractions": None}
-    row |= {"prescriptions_gy": {}, "names": [], "empty": []}
+    row = _empty_row(files)
     structures: StructureSet | None = None
     plans: list[list[Plan]] = []
     try:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cdm_nnunet.dicom.entry import FileEntry
-from cdm_nnunet.dicom.plan_choice import DEFAULT, Course, Part, choose, choose_plans
+from cdm_nnunet.dicom.plan import ION_PLAN_CLASS
+from cdm_nnunet.dicom.plan_choice import Choice, Course, Part, choose, choose_plans, describe
 from cdm_nnunet.dicom.pseudonyms import Pseudonyms
 from cdm_nnunet.errors import InputError
 
@@ -39,6 +40,8 @@ class PatientFiles:
         structures: Structure set.
         parts: Plans and doses; several where the doses of several plans are to be summed.
         uids: UIDs of study, frame of reference, structure set and plans, by kind.
+        dose_type: ``PHYSICAL`` or ``EFFECTIVE``; empty for a new patient, without a dose.
+        has_ions: Whether a plan is one of ions (RT Ion Plan).
         problems: Why the patient can't be converted; empty where nothing is wrong.
         notes: What was left aside.
     """
@@ -52,6 +55,8 @@ class PatientFiles:
     uids: Mapping[str, str] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    dose_type: str = ""
+    has_ions: bool = False
 
     @property
     def plans(self) -> tuple[Path, ...]:
@@ -68,7 +73,7 @@ def pair(
     patient: str,
     entries: Sequence[FileEntry],
     needed: Collection[str],
-    plans: Mapping[str, str],
+    choice: Choice,
     pseudonyms: Pseudonyms,
 ) -> list[PatientFiles]:
     """Follow the references from the plan: dose, structure set, CT.
@@ -77,7 +82,7 @@ def pair(
         patient: PatientID.
         entries: The patient's files.
         needed: What the patient must have beside the CT; doses are left aside where they are not needed.
-        plans: Choice of plans by the patient's name, and under ``default`` for all others.
+        choice: Of plans and of the type of dose.
         pseudonyms: Make the names.
 
     Returns:
@@ -91,20 +96,20 @@ def pair(
     if others:
         notes.append(f"left aside: {', '.join(others)}")
     name = pseudonyms.patient(patient)
-    choice = plans.get(name, plans.get(DEFAULT, ""))
+    plan = choice.plan_of(name)
     if not kinds["RTPLAN"]:
         notes.append("no plan (RTPLAN): prescriptions must come from the mapping or the template")
     courses: list[Course] = [()]
     try:
         if "RTDOSE" in needed:
-            courses = choose(kinds["RTPLAN"], kinds["RTDOSE"], choice, notes)
+            courses = choose(kinds["RTPLAN"], kinds["RTDOSE"], plan, choice.dose_type, notes)
         elif kinds["RTPLAN"]:
-            courses = [(Part((plan,)),) for plan in choose_plans(kinds["RTPLAN"], choice)]
+            courses = [(Part((chosen,)),) for chosen in choose_plans(kinds["RTPLAN"], plan, notes)]
     except InputError as error:
         problems.append(str(error))
         needed = ()  # (what else is ambiguous may be clear with one plan)
     return [
-        _complete(course, kinds, needed, problems, notes, (patient, name, _case_name(name, course, choice, pseudonyms)))
+        _complete(course, kinds, needed, problems, notes, (patient, name, _case_name(name, course, plan, pseudonyms)))
         for course in courses
     ]
 
@@ -134,6 +139,15 @@ def _complete(
     if len(frames) > 1:
         what = ", ".join(dict.fromkeys(entry.modality for entry in anchors))
         problems.append(f"{what} lie in {len(frames)} different frames of reference")
+    notes += [f"not approved: {describe([one])}" for one in plans if one.approval in ("UNAPPROVED", "REJECTED")]
+    has_ions = any(plan.sop_class == ION_PLAN_CLASS for plan in plans)
+    if has_ions:
+        notes.append("a plan of ions (RT Ion Plan)")
+    types = sorted({dose.dose_type or "PHYSICAL" for dose in doses})
+    if len(types) > 1:
+        problems.append(f"doses of type {' and '.join(types)} can't be summed")
+    if "EFFECTIVE" in types:
+        notes.append("the dose is EFFECTIVE: weighted by its biological effect")
     uids = {f"plan {k}" if len(plans) > 1 else "plan": plan.sop_uid for k, plan in enumerate(plans, 1)}
     for kind, uid in (
         ("structure set", structures.sop_uid if structures else ""),
@@ -150,6 +164,8 @@ def _complete(
         uids=uids,
         problems=tuple(problems),
         notes=tuple(notes),
+        dose_type=types[0] if len(types) == 1 else "",
+        has_ions=has_ions,
     )
 
 

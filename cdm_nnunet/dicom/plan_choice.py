@@ -3,7 +3,7 @@
 A choice is a rule, or the label (RTPlanLabel) or UID of one plan. Nothing is chosen unless somebody chose it.
 
 ========== ============================================================================================
-``latest`` the plan with the latest date and time
+``latest`` the plan with the latest date and time; of those that are approved, where some are
 ``sum``    all plans of a course: the dose of several plans (MULTI_PLAN) where there is one, else their sum
 ``each``   all plans, each a case of its own
 ========== ============================================================================================
@@ -19,6 +19,7 @@ from cdm_nnunet.errors import InputError
 
 RULES = ("latest", "sum", "each")
 DEFAULT = "default"
+DOSE_TYPES = ("PHYSICAL", "EFFECTIVE")
 
 
 @dataclass(frozen=True)
@@ -29,76 +30,128 @@ class Part:
     doses: tuple[FileEntry, ...] = ()
 
 
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen.
+
+    Attributes:
+        plans: A rule, a label or a UID by the patient's name, and a rule under ``default`` for all others.
+        dose_type: ``PHYSICAL`` or ``EFFECTIVE``; empty where nothing was chosen.
+    """
+
+    plans: Mapping[str, str]
+    dose_type: str = ""
+
+    def plan_of(self, patient: str) -> str:
+        """A rule, a label or a UID; empty where nothing was chosen."""
+        return self.plans.get(patient, self.plans.get(DEFAULT, ""))
+
+
 Course = tuple[Part, ...]  # parts whose doses add up
 
 
-def choose(plans: Sequence[FileEntry], doses: Sequence[FileEntry], choice: str, notes: list[str]) -> list[Course]:
+def choose(
+    plans: Sequence[FileEntry], doses: Sequence[FileEntry], plan: str, dose_type: str, notes: list[str]
+) -> list[Course]:
     """What becomes a case: one course, or one for each plan.
 
     Args:
         plans: Of one patient.
         doses: Of the same patient.
-        choice: A rule, a label or a UID; empty where nothing was chosen.
+        plan: A rule, a label or a UID; empty where nothing was chosen.
+        dose_type: ``PHYSICAL`` or ``EFFECTIVE``; empty where nothing was chosen.
         notes: What is left aside is added.
 
     Raises:
         InputError: If there are several and nothing was chosen, or what was chosen is not there or not clear.
     """
-    known = {plan.sop_uid for plan in plans}
-    if not doses:
-        raise InputError("no dose (RTDOSE)")
+    doses = _of_type(_planned(doses, notes), dose_type, notes)
     if not plans:
         return [(Part((), tuple(_whole(doses, notes))),)]
     loose = [dose for dose in doses if not dose.refers_to]
     shared = [dose for dose in doses if len(dose.refers_to) > 1]
-    own = {plan.sop_uid: [dose for dose in doses if dose.refers_to == (plan.sop_uid,)] for plan in plans}
+    own = {one.sop_uid: [dose for dose in doses if dose.refers_to == (one.sop_uid,)] for one in plans}
     if loose and len(plans) == 1:
         own[plans[0].sop_uid] += loose
     elif loose:
         raise InputError(f"{len(loose)} doses refer to no plan, and there are {len(plans)} plans: ambiguous, keep one")
-    candidates = _by_date([plan for plan in plans if own[plan.sop_uid]])
-    if not candidates:
+    with_dose = [one for one in plans if own[one.sop_uid]]
+    if not with_dose:
         if not shared:
             raise InputError("no dose (RTDOSE) refers to the plan")
         return [(_shared_part(shared, plans),)]
-    if len(candidates) < len(plans):
-        notes.append(f"plans without a dose left aside: {len(plans) - len(candidates)}")
-    stray = len([dose for dose in doses if dose.refers_to and not known & set(dose.refers_to)])
+    if len(with_dose) < len(plans):
+        notes.append(f"plans without a dose left aside: {len(plans) - len(with_dose)}")
+    stray = len([dose for dose in doses if dose.refers_to and not set(own) & set(dose.refers_to)])
     if stray:
         notes.append(f"doses of plans that are not in the folder left aside: {stray}")
-    if choice == "sum":
-        return [_sum(candidates, own, shared, notes)]
+    if plan == "sum":
+        return [_sum(_accepted(with_dose, plan, notes), own, shared, notes)]
     if shared:
         notes.append(f"doses of several plans left aside: {len(shared)}")
-    chosen = choose_plans(candidates, choice)
-    return [(Part((plan,), tuple(_whole(own[plan.sop_uid], notes))),) for plan in chosen]
+    chosen = choose_plans(with_dose, plan, notes)
+    return [(Part((one,), tuple(_whole(own[one.sop_uid], notes))),) for one in chosen]
 
 
-def choose_plans(candidates: Sequence[FileEntry], choice: str) -> list[FileEntry]:
+def choose_plans(plans: Sequence[FileEntry], choice: str, notes: list[str]) -> list[FileEntry]:
     """The plans that a choice means: one, or with ``each`` all.
+
+    A rejected plan is taken where it was chosen by its label or UID only. The latest plan is the latest of those that
+    are approved, where some are.
 
     Raises:
         InputError: If nothing was chosen among several, or the choice is not there or not clear.
     """
-    candidates = _by_date(candidates)
-    if choice in RULES or not choice:
-        if len(candidates) <= 1 or choice == "each":
-            return candidates
-        if choice == "latest":
-            if not candidates[-1].made or candidates[-1].made == candidates[-2].made or not candidates[0].made:
-                raise InputError(f"which plan is the latest can't be told: {describe(candidates)}; choose one by name")
-            return candidates[-1:]
-        if choice == "sum":
-            raise InputError(f"a dose is predicted for one plan, not for the sum of {len(candidates)}; choose one")
-        raise InputError(
-            f"{len(candidates)} plans: {describe(candidates)}; choose in the mapping, under 'plans': one by its label "
-            f"or UID, or a rule ({', '.join(RULES)})"
-        )
-    found = [plan for plan in candidates if choice in (plan.label, plan.sop_uid)]
+    if choice and choice not in RULES:
+        return [_named(plans, choice)]
+    candidates = _accepted(plans, choice, notes)
+    if len(candidates) <= 1 or choice == "each":
+        return candidates
+    if choice == "latest":
+        if any(plan.approval == "APPROVED" for plan in candidates):
+            candidates = [plan for plan in candidates if plan.approval != "UNAPPROVED"]
+        dates = [plan.made for plan in candidates]
+        if len(dates) > 1 and (not all(dates) or dates[-1] == dates[-2]):
+            raise InputError(f"which plan is the latest can't be told: {describe(candidates)}; choose one by name")
+        notes.append(f"not the latest, left aside: {describe([plan for plan in plans if plan != candidates[-1]])}")
+        return candidates[-1:]
+    if choice == "sum":
+        raise InputError(f"a dose is predicted for one plan, not for the sum of {len(candidates)}; choose one")
+    raise InputError(
+        f"{len(candidates)} plans: {describe(candidates)}; choose in the mapping, under 'plans': one by its label "
+        f"or UID, or a rule ({', '.join(RULES)})"
+    )
+
+
+def _named(plans: Sequence[FileEntry], choice: str) -> FileEntry:
+    """The plan of a label or UID; a rejected one too, but not where another plan has the label."""
+    found = [plan for plan in plans if choice in (plan.label, plan.sop_uid)]
+    if len(found) > 1:
+        found = [plan for plan in found if plan.approval != "REJECTED"] or found
     if len(found) != 1:
         what = "is no plan with a dose" if not found else f"is the label of {len(found)} plans; give the UID"
-        raise InputError(f"the mapping chooses '{choice}', which {what}: there are {describe(candidates)}")
-    return found
+        raise InputError(f"the mapping chooses '{choice}', which {what}: there are {describe(_by_date(plans))}")
+    return found[0]
+
+
+def _accepted(plans: Sequence[FileEntry], choice: str, notes: list[str]) -> list[FileEntry]:
+    """Plans that were not rejected."""
+    plans = _by_date(plans)
+    rejected = [plan for plan in plans if plan.approval == "REJECTED"]
+    accepted = [plan for plan in plans if plan.approval != "REJECTED"]
+    if rejected and not accepted:
+        raise InputError(
+            f"all plans are rejected: {describe(rejected)}; name one under 'plans' of the mapping to take it "
+            "all the same"
+        )
+    if rejected:
+        notes.append(f"rejected plans left aside: {describe(rejected)}")
+    if choice == "sum" and {plan.approval for plan in accepted} >= {"APPROVED", "UNAPPROVED"}:
+        raise InputError(
+            f"a course is summed of approved plans, or of plans without an approval: there are {describe(accepted)}; "
+            "remove what was not treated, or choose one plan"
+        )
+    return accepted
 
 
 def describe(plans: Sequence[FileEntry]) -> str:
@@ -106,7 +159,10 @@ def describe(plans: Sequence[FileEntry]) -> str:
     labels = [plan.label for plan in plans]
     clear = len(set(labels)) == len(labels) and all(labels)
     return ", ".join(
-        f"'{plan.label}'" + (f" of {plan.made[:8]}" if plan.made else "") + ("" if clear else f" ({plan.sop_uid})")
+        f"'{plan.label}'"
+        + (f" of {plan.made[:8]}" if plan.made else "")
+        + (f", {plan.approval}" if plan.approval else "")
+        + ("" if clear else f" ({plan.sop_uid})")
         for plan in plans
     )
 
@@ -115,13 +171,57 @@ def _by_date(plans: Sequence[FileEntry]) -> list[FileEntry]:
     return sorted(plans, key=lambda plan: (plan.made, plan.sop_uid))
 
 
+def _planned(doses: Sequence[FileEntry], notes: list[str]) -> list[FileEntry]:
+    """Doses of voxels that were planned: without this software's predictions, and without files of DVHs alone."""
+    predicted = [dose for dose in doses if dose.is_prediction]
+    without_grid = [dose for dose in doses if not dose.has_grid and not dose.is_prediction]
+    planned = [dose for dose in doses if dose.has_grid and not dose.is_prediction]
+    found = [dose for dose in planned if dose.dose_type in ("", *DOSE_TYPES)]
+    aside = [
+        f"{count} {what}"
+        for count, what in (
+            (len(predicted), "predicted by this software"),
+            (len(without_grid), "of DVHs without voxels"),
+            (len(planned) - len(found), "of differences (DoseType ERROR)"),
+        )
+        if count
+    ]
+    if not found:
+        raise InputError("no dose (RTDOSE)" + (f" but {' and '.join(aside)}" if aside else ""))
+    notes += [f"doses left aside: {words}" for words in aside]
+    return found
+
+
+def _of_type(doses: Sequence[FileEntry], dose_type: str, notes: list[str]) -> Sequence[FileEntry]:
+    """The doses of the type that was chosen."""
+    if not dose_type:
+        return doses
+    found = [dose for dose in doses if (dose.dose_type or "PHYSICAL") == dose_type]
+    if not found:
+        raise InputError(
+            f"no dose of type {dose_type}, which the mapping chooses, but {doses[0].dose_type or 'PHYSICAL'}"
+        )
+    if len(found) < len(doses):
+        notes.append(f"doses of another type than {dose_type} left aside: {len(doses) - len(found)}")
+    return found
+
+
 def _whole(doses: Sequence[FileEntry], notes: list[str]) -> Sequence[FileEntry]:
-    """The dose of the whole plan alone, where those of its beams are there too."""
+    """The dose of the whole plan, else those of its beams, among doses of beams, fractions, control points."""
+    if any(dose.label in ("MULTI_PLAN", "PLAN_OVERVIEW") for dose in doses):
+        return doses
     whole = [dose for dose in doses if dose.label == "PLAN"]
-    if len(whole) == 1 and len(doses) > 1 and all(dose.label in ("PLAN", "BEAM") for dose in doses):
-        notes.append(f"doses of single beams left aside: {len(doses) - 1}")
-        return whole
-    return doses
+    beams = [dose for dose in doses if dose.label == "BEAM"]
+    kept = whole or beams
+    if len({dose.dose_type or "PHYSICAL" for dose in kept}) > 1:
+        raise InputError(
+            f"{len(kept)} doses of the plan, of type EFFECTIVE and PHYSICAL; choose one for the data set, by "
+            "'dose_type' of the mapping"
+        )
+    if kept and len(kept) < len(doses):
+        aside = sorted({dose.label or "?" for dose in doses} - {kept[0].label})
+        notes.append(f"doses of {', '.join(aside)} left aside: {len(doses) - len(kept)}")
+    return kept or doses
 
 
 def _shared_part(shared: Sequence[FileEntry], plans: Sequence[FileEntry]) -> Part:
@@ -132,6 +232,9 @@ def _shared_part(shared: Sequence[FileEntry], plans: Sequence[FileEntry]) -> Par
     if len(of_dose) < len(shared[0].refers_to):
         missing = len(shared[0].refers_to) - len(of_dose)
         raise InputError(f"the dose is of {len(shared[0].refers_to)} plans, of which {missing} are not in the folder")
+    rejected = [plan for plan in of_dose if plan.approval == "REJECTED"]
+    if rejected:
+        raise InputError(f"the dose is of {len(of_dose)} plans, of which some are rejected: {describe(rejected)}")
     return Part(tuple(_by_date(of_dose)), tuple(shared))
 
 

@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
 
+from cdm_nnunet.cli import predict as predict_verb
 from cdm_nnunet.cli.main import main
 from cdm_nnunet.dataset import RawDataset
 from cdm_nnunet.dataset_conversion.case_files import write_case
@@ -16,8 +18,9 @@ from cdm_nnunet.dicom.dose import read_dose
 from cdm_nnunet.dicom.index import index_folder
 from cdm_nnunet.dicom.phantom import LinearDose, Phantom, write_phantom
 from cdm_nnunet.dicom.phantom_shapes import Cylinder, Sphere
+from cdm_nnunet.dicom.plan import ION_PLAN_CLASS
 from cdm_nnunet.dvh import Template
-from cdm_nnunet.images import read_image
+from cdm_nnunet.images import read_image, write_image
 from cdm_nnunet.nnunet.inputs import write_catalogue
 
 # (of timm, which nnU-Net's search imports)
@@ -260,7 +263,7 @@ def test_what_the_model_refuses_does_not_end_the_run_and_what_is_unusual_is_told
         dataclasses.replace(PHANTOM, seed=9, prescriptions_gy={"PTV60": 25.0}), tmp_path / "new" / "c"
     )
     assert predict(tmp_path) == 2
-    assert "1 of 3 cases are refused, not the others" in (line := refusal(capfd))
+    assert "1 of 3 patients can't be used: [case_" in (line := refusal(capfd))
     assert "25 Gy for 'PTV_High': the model was trained on 60 Gy and can't know a dose that far from it" in line
     assert len(list((tmp_path / "out").iterdir())) == 2
     for path in third.folder.iterdir():
@@ -312,6 +315,14 @@ def with_two_plans(files):
     change(files.folder / "second.dcm", rename)
 
 
+def in_another_frame(files):
+    change(files.plan, lambda d: setattr(d, "FrameOfReferenceUID", "1.2.3"))
+
+
+def of_ions(files):
+    change(files.plan, lambda d: setattr(d, "SOPClassUID", ION_PLAN_CLASS))
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -320,13 +331,108 @@ def with_two_plans(files):
         (without_target, "no target with a prescription; contoured are SpinalCord, External"),
         (with_two_plans, "2 plans: 'phantom' of 20260101 (1.2.3), 'phantom' of 20260101 (1.2.826"),
         (lambda files: [path.unlink() for path in files.ct], "no CT"),
+        (in_another_frame, "CT, RTSTRUCT, RTPLAN lie in 2 different frames of reference"),
+        (of_ions, "the plan is one of ions (RT Ion Plan), and the model was trained on none"),
     ],
 )
-def test_a_patient_that_cannot_be_used_is_refused_before_anything_is_predicted(new, tmp_path, capfd, damage, message):
+def test_a_patient_that_cannot_be_used_does_not_stop_the_others(new, tmp_path, capfd, monkeypatch, damage, message):
     write_patient(dataclasses.replace(PHANTOM, seed=8), tmp_path / "new" / "b")
     damage(new)
+    given = []
+    monkeypatch.setattr(
+        predict_verb, "_predict", lambda args, model, cases, out: given.append(cases) or one_dose(out, cases)
+    )
     assert predict(tmp_path) == 2
-    line = refusal(capfd)
+    shown = capfd.readouterr()
+    (line,) = [line for line in shown.err.splitlines() if line.startswith("cdm-nnunet: error:")]
     assert message in line
     assert "1 of 2 patients can't be used: [case_" in line
-    assert list((tmp_path / "out").iterdir()) == []
+    assert "1 doses in" in shown.out
+    assert [len(cases) for cases in given] == [1]  # nothing of the other was predicted
+    (file,) = (tmp_path / "out").iterdir()
+    assert pydicom.dcmread(file).PatientID == "phantom_008"
+
+
+def one_dose(out, cases):
+    """Stands for the network: 60 Gy on the grid of each case."""
+    from cdm_nnunet.nnunet.prediction_record import PredictionRecord
+
+    out.mkdir(exist_ok=True)
+    for files in cases:
+        image = read_image(Path(files[0]))
+        name = Path(files[0]).name.replace("_0000", "")
+        values = np.full(image.values.shape, 60.0, np.float32)
+        PredictionRecord(case=name.removesuffix(".nii.gz"), prescriptions_gy=None, notes=[]).write(out / name)
+        write_image(dataclasses.replace(image, path=out / name, values=values))
+
+
+def test_a_case_that_the_network_can_not_take_does_not_stop_the_others(new, tmp_path, capfd, monkeypatch):
+    write_patient(dataclasses.replace(PHANTOM, seed=8), tmp_path / "new" / "b")
+    first = min(files.case_name for files in index_folder(tmp_path / "new").patients(needed=()))
+
+    def fails(args, model, cases, out):
+        if any(first in files[0] for files in cases):
+            raise RuntimeError("out of memory")
+        one_dose(out, cases)
+
+    monkeypatch.setattr(predict_verb, "_predict", fails)
+    assert predict(tmp_path) == 2
+    log = tmp_path / "out" / "errors.log"
+    line = refusal(capfd)
+    assert (
+        f"1 of 2 patients can't be used: [{first}] internal error (RuntimeError: out of memory); left out, see {log}"
+        in line
+    )
+    assert "Traceback" in log.read_text()
+    assert log.stat().st_mode & 0o077 == 0
+    assert len(list((tmp_path / "out").glob("*.dcm"))) == 1
+
+
+def test_a_plan_in_another_study_is_predicted(new, tmp_path, monkeypatch):
+    monkeypatch.setattr(predict_verb, "_predict", lambda args, model, cases, out: one_dose(out, cases))
+    change(new.plan, lambda d: setattr(d, "StudyInstanceUID", "1.2.3"))
+    assert predict(tmp_path) == 0
+    (file,) = (tmp_path / "out").iterdir()
+    dose, ct, plan = (pydicom.dcmread(path) for path in (file, new.ct[0], new.plan))
+    assert dose.StudyInstanceUID == ct.StudyInstanceUID
+    assert dose.ReferencedRTPlanSequence[0].ReferencedSOPInstanceUID == plan.SOPInstanceUID
+
+
+@pytest.mark.parametrize("folder", ["new", "new/a/predicted"])
+def test_doses_do_not_go_among_the_patients(new, tmp_path, capfd, folder):
+    assert main(["predict", "--dicom", str(tmp_path / "new"), "-o", str(tmp_path / folder), *MODEL]) == 2
+    assert "predicted doses go to a folder of their own" in refusal(capfd)
+    assert not (tmp_path / "new" / "a" / "predicted").exists()
+
+
+def test_the_type_of_dose_is_that_of_the_training_data(new, model, tmp_path, monkeypatch):
+    monkeypatch.setattr(predict_verb, "_predict", lambda args, model, cases, out: one_dose(out, cases))
+    known = (model / "dataset.json").read_text()
+    content = json.loads(known)
+    assert (content["cdm"]["facts"]["dose_type"], content["cdm"]["facts"]["ion_plans"]) == ("PHYSICAL", 0)
+    content["cdm"]["facts"]["dose_type"] = "EFFECTIVE"
+    (model / "dataset.json").write_text(json.dumps(content))
+    try:
+        assert predict(tmp_path) == 0
+    finally:
+        (model / "dataset.json").write_text(known)
+    (file,) = (tmp_path / "out").iterdir()
+    assert pydicom.dcmread(file).DoseType == "EFFECTIVE"
+
+
+def test_the_level_of_the_training_data_gives_way_to_the_plan(new, model, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(predict_verb, "_predict", lambda args, model, cases, out: one_dose(out, cases))
+    known = (model / "dataset.json").read_text()
+    content = json.loads(known)
+    content["cdm"]["mapping"]["prescriptions_gy"] = {"PTV_High": 70.0}
+    (model / "dataset.json").write_text(json.dumps(content))
+    try:
+        assert predict(tmp_path) == 0
+        shown = capfd.readouterr().out
+        assert "prescribed PTV_High 60 Gy" in shown
+        assert "'PTV_High': the plan's 60 Gy count, not 70 Gy (training data)" in shown
+        new.plan.unlink()
+        assert predict(tmp_path) == 0
+        assert "prescribed PTV_High 70 Gy" in capfd.readouterr().out
+    finally:
+        (model / "dataset.json").write_text(known)

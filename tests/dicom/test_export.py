@@ -260,7 +260,7 @@ def test_a_folder_that_leaves_a_choice_is_refused(tmp_path, files, spoil, messag
 
 def test_a_plan_of_another_patient_is_refused(tmp_path, files):
     other = write_phantom(dataclasses.replace(PHANTOM, seed=1), tmp_path / "other")
-    with pytest.raises(InputError, match="belongs to another study"):
+    with pytest.raises(InputError, match="belongs to another patient"):
         read_patient(files.folder, other.plan)
     dataset = pydicom.dcmread(files.plan)
     dataset.FrameOfReferenceUID = "1.2.3"

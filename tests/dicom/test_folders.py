@@ -19,6 +19,7 @@ from cdm_nnunet.dicom.index import index_folder
 from cdm_nnunet.dicom.inspection import inspect_index
 from cdm_nnunet.dicom.phantom import LinearDose, Phantom, write_phantom
 from cdm_nnunet.dicom.phantom_shapes import Cylinder, Sphere
+from cdm_nnunet.dicom.structures import read_structures
 from cdm_nnunet.dvh import Template
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.images import read_image
@@ -375,6 +376,49 @@ def test_a_missing_plan_and_a_missing_external_are_told(exports):
         "no plan (RTPLAN): prescriptions must come from the mapping or the template",
         "no external contour",
     ]
+
+
+def unknown_syntax(dataset):
+    dataset.file_meta.TransferSyntaxUID = "1.2.3.4"
+
+
+def empty_pixels(dataset):
+    dataset.PixelData = b""
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [(unknown_syntax, "has an unknown TransferSyntaxUID .*, '1.2.3.4'"), (empty_pixels, "is cut off: 0 bytes of pix")],
+)
+@pytest.mark.parametrize("modality", ["CT", "RTDOSE"])
+def test_one_file_that_can_not_be_decoded_refuses_one_patient(exports, tmp_path, edit, message, modality):
+    image = of(exports, modality)[0]
+    edit(image)
+    image.save_as(image.filename, implicit_vr=False, little_endian=True)
+    with pytest.raises(InputError, match=rf"1 of 2 patients can't be used: .*{message}"):
+        convert(exports, tmp_path)
+    rows = inspect_index(index_folder(exports))["patients"].values()
+    assert sorted(row["convertible"] for row in rows) in ([False, True], [True, True])  # (of three images at most)
+
+
+def test_a_fault_of_our_own_refuses_one_patient(exports, tmp_path, monkeypatch):
+    from cdm_nnunet.dataset_conversion import dicom
+    from cdm_nnunet.dicom import inspection
+
+    first = index_folder(exports).patients()[0].structures
+
+    def fails(path):
+        if path == first:
+            raise ZeroDivisionError("unforeseen")
+        return read_structures(path)
+
+    monkeypatch.setattr(dicom, "read_structures", fails)
+    monkeypatch.setattr(inspection, "read_structures", fails)
+    with pytest.raises(InputError, match=r"1 of 2 .*internal error \(ZeroDivisionError: unforeseen\); left out, see"):
+        convert(exports, tmp_path)
+    assert "ZeroDivisionError" in (tmp_path / "local" / "Dataset502_Clinic_errors.log").read_text()
+    rows = inspect_index(index_folder(exports), cache=tmp_path / "look" / "rows")["patients"].values()
+    assert sorted(row["convertible"] for row in rows) == [False, True]
 
 
 def test_a_dose_grid_smaller_than_an_roi_is_told(tmp_path):

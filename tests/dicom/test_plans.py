@@ -217,7 +217,7 @@ def test_the_dose_of_the_plan_comes_before_those_of_its_beams(tmp_path):
     files = write_phantom(phantom, tmp_path)
     write_phantom(dataclasses.replace(phantom, dose_per_beam=True), tmp_path)
     (found,) = index_folder(tmp_path).patients()
-    assert (found.problems, found.doses, found.notes) == ((), files.doses, ("doses of single beams left aside: 2",))
+    assert (found.problems, found.doses, found.notes) == ((), files.doses, ("doses of BEAM left aside: 2",))
 
 
 def test_the_command_takes_the_choice_from_the_mapping(exports, tmp_path, monkeypatch, capfd):
