@@ -343,7 +343,7 @@ def chosen_patients(
         InputError: If a case to leave out or a patient whose plan is chosen is not there, or a PatientID makes no name.
     """
     # (in the order of names, since that of PatientID would say something)
-    patients = index.patients(plans=mapping.plans, pseudonyms=pseudonyms, dose_type=mapping.dose_type)
+    patients = index.patients(choice=mapping.choice, pseudonyms=pseudonyms)
     found = sorted(patients, key=lambda files: files.case_name)
     _refuse_unknown_names(found, exclude, mapping, index.folder)
     return [

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
 from cdm_nnunet.dicom.end_caps import DEFAULT_END_CAPS, EndCaps
-from cdm_nnunet.dicom.plan_choice import DEFAULT, DOSE_TYPES, RULES
+from cdm_nnunet.dicom.file_choice import FileChoice
+from cdm_nnunet.dicom.plan_choice import DEFAULT, DOSE_TYPES, RULES, Choice
 from cdm_nnunet.documents import read_yaml
 from cdm_nnunet.dvh.template import Template
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.roi.tg263 import propose
 
 _KEYS = ("rois", "prescriptions_gy", "plans", "patients", "dose_type", "left_out_gy", "end_caps", "leave_out_helpers")
-_OF_PATIENT = ("rois", "prescriptions_gy", "left_out_gy")
+_OF_PATIENT = ("rois", "prescriptions_gy", "left_out_gy", "structures", "ct")
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,13 @@ class PatientMapping:
         rois: As of :class:`DicomMapping`; they come before those of all patients.
         prescriptions_gy: Gy by name in the template; None leaves the target to the plan.
         left_out_gy: Levels of the plan that no target has, on purpose.
+        files: Which of several structure sets and CT series counts; of a patient, not of one case of several.
     """
 
     rois: Mapping[str, str | None] = field(default_factory=dict)
     prescriptions_gy: Mapping[str, float | None] = field(default_factory=dict)
     left_out_gy: tuple[float, ...] = ()
+    files: FileChoice = field(default_factory=FileChoice)
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,11 @@ class DicomMapping:
     def ends(self) -> EndCaps:
         """How ROIs end."""
         return self.end_caps or DEFAULT_END_CAPS
+
+    @property
+    def choice(self) -> Choice:
+        """Which of several plans, doses, structure sets and CT series of a patient counts."""
+        return Choice(self.plans, self.dose_type, {name: own.files for name, own in self.patients.items()})
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in the ``cdm`` section of ``dataset.json``: without what is about single patients.
@@ -221,7 +229,7 @@ def mapping_from(content: object, path: object) -> DicomMapping:
         where = f"{path}: patients: {name}"
         if not isinstance(own, dict) or not set(own) <= set(_OF_PATIENT):
             raise InputError(f"{where}: expected {', '.join(_OF_PATIENT)}, not {own!r}")
-        patients[name] = _entries(own, where)
+        patients[name] = replace(_entries(own, where), files=_file_choice(own, where))
     levels = {name: gy for name, gy in shared.prescriptions_gy.items() if gy is not None}
     if len(levels) < len(shared.prescriptions_gy):
         raise InputError(f"{path}: a prescription is null; that is for single patients, under 'patients'")
@@ -241,6 +249,16 @@ def mapping_from(content: object, path: object) -> DicomMapping:
         leave_out_helpers=bool(content.get("leave_out_helpers")),
         dose_type=dose_type,
     )
+
+
+def _file_choice(content: Mapping[str, object], where: object) -> FileChoice:
+    chosen = {}
+    for key in ("structures", "ct"):
+        value = content.get(key) or ""
+        if not isinstance(value, str):
+            raise InputError(f"{where}: '{key}' is {value!r}, expected a label or a UID in quotes")
+        chosen[key] = value
+    return FileChoice(**chosen)
 
 
 def _entries(content: Mapping[str, object], where: object) -> PatientMapping:

@@ -23,6 +23,7 @@ prescriptions_gy: {}
 plans: {}
 # What differs in single patients (or cases, where each plan is one), null as a prescription leaves it to the plan:
 # {"case_1a2b3c4d5e": {"rois": {"PTV_60": "PTV_Mid"}, "prescriptions_gy": {"PTV_Mid": 60}}}
+# and which of several structure sets and CT series counts, by label or UID: {"structures": "Plan", "ct": "Native 3 mm"}
 patients: {}
 """
 _HELPERS = """\

@@ -140,7 +140,7 @@ def _patients(args: argparse.Namespace, model: Path, trained: _Trained) -> list[
             )
     # (the names that inspection gave the patients, whose plans the mapping may choose)
     pseudonyms = Pseudonyms() if args.mapping is None else read_pseudonyms(args.mapping.parent, make=False)
-    found = index_folder(args.dicom).patients(needed=("RTSTRUCT",), plans=mapping.plans, pseudonyms=pseudonyms)
+    found = index_folder(args.dicom).patients(needed=("RTSTRUCT",), choice=mapping.choice, pseudonyms=pseudonyms)
     usual_gy = {} if trained.mapping is None else trained.mapping.prescriptions_gy
     return [
         DicomPatient(files, mapping, trained.template, grid, "Ts", prescribed, usual_gy=usual_gy) for files in found

@@ -85,8 +85,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     record = inspect_index(
         index,
         _bar("patients"),
-        plans=known.plans,
-        dose_type=known.dose_type,
+        choice=known.choice,
         pseudonyms=pseudonyms,
         pixels=not args.headers_only,
         cache=args.o / ROWS_FILE,

@@ -18,7 +18,7 @@ class FileEntry:
         series_uid: SeriesInstanceUID.
         frame_uid: FrameOfReferenceUID; empty where it is not given.
         refers_to: UIDs: series of a structure set, structure set of a plan, plans of a dose.
-        label: RTPlanLabel of a plan, DoseSummationType of a dose; may be empty.
+        label: StructureSetLabel, RTPlanLabel, DoseSummationType of a dose, SeriesDescription of an image; may be empty.
         made: Date and time of a plan, digits; may be empty.
         sop_class: SOPClassUID; may be empty.
         approval: ApprovalStatus of a plan; may be empty.

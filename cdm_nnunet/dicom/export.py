@@ -28,7 +28,7 @@ from cdm_nnunet.dicom.dose import DOSE_CLASS, read_dose
 from cdm_nnunet.dicom.files import named, numbers_of, read_file, text_of
 from cdm_nnunet.dicom.index import index_files, index_folder
 from cdm_nnunet.dicom.plan import Plan, read_plan
-from cdm_nnunet.dicom.plan_choice import DEFAULT
+from cdm_nnunet.dicom.plan_choice import DEFAULT, Choice
 from cdm_nnunet.dicom.structures import STRUCTURE_CLASS
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.images import Image, read_image
@@ -182,7 +182,7 @@ def read_patient(source: Path | Sequence[Path], plan: Path | None = None) -> Pat
             index,
             entries=tuple(e for e in index.entries if e.modality != "RTPLAN" or e.sop_uid == chosen.sop_uid),
         )
-    found = index.patients(needed=(), plans=None if chosen is None else {DEFAULT: chosen.sop_uid})
+    found = index.patients(needed=(), choice=Choice({} if chosen is None else {DEFAULT: chosen.sop_uid}))
     if len(found) > 1:
         patients = ", ".join(files.patient for files in found)
         raise InputError(f"{where} has {len(found)} patients: {patients}; give a folder with one")

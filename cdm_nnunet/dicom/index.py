@@ -12,10 +12,11 @@ from pydicom.dataset import Dataset
 
 from cdm_nnunet.dicom import predicted
 from cdm_nnunet.dicom.entry import FileEntry
+from cdm_nnunet.dicom.file_choice import FileChoice
 from cdm_nnunet.dicom.files import items_of, read_file, text_of
 from cdm_nnunet.dicom.kept_rows import KeptRows
 from cdm_nnunet.dicom.pairing import MODALITIES, PatientFiles, pair
-from cdm_nnunet.dicom.plan_choice import Choice
+from cdm_nnunet.dicom.plan_choice import NOTHING_CHOSEN, Choice
 from cdm_nnunet.dicom.pseudonyms import Pseudonyms
 from cdm_nnunet.dicom.unread import unread_lines
 from cdm_nnunet.errors import InputError
@@ -24,11 +25,12 @@ INDEX_FILE = "index.jsonl"  # in the folder of what stays local
 _HEAD_BYTES = 132
 _FIRST_GROUPS, _MAX_FIRST_BYTES = (0x0002, 0x0008), 1024  # of the first element, where there is no preamble
 NEEDED = ("RTSTRUCT", "RTDOSE")  # with the CT, what a case for training is made of
+_LABELS = {"RTSTRUCT": "StructureSetLabel", "RTPLAN": "RTPlanLabel", "RTDOSE": "DoseSummationType"}
 _HEADER = (
     *("SOPClassUID", "SOPInstanceUID", "Modality", "PatientID", "StudyInstanceUID", "SeriesInstanceUID"),
     *("FrameOfReferenceUID", "ReferencedFrameOfReferenceSequence", "ReferencedStructureSetSequence"),
     *("ReferencedRTPlanSequence", "DoseSummationType", "RTPlanLabel", "RTPlanDate", "RTPlanTime"),
-    *("ApprovalStatus", "DoseType", "Rows", *predicted.KEYWORDS),
+    *("ApprovalStatus", "DoseType", "Rows", "StructureSetLabel", "SeriesDescription", *predicted.KEYWORDS),
 )
 
 
@@ -55,28 +57,31 @@ class FolderIndex:
         self,
         *,
         needed: Collection[str] = NEEDED,
-        plans: Mapping[str, str] | None = None,
+        choice: Choice = NOTHING_CHOSEN,
         pseudonyms: Pseudonyms | None = None,
-        dose_type: str = "",
     ) -> tuple[PatientFiles, ...]:
         """The files of each patient, paired; in the order of PatientID and of the plans' dates.
 
         Args:
             needed: What a patient must have beside the CT. Doses are left aside where they are not needed.
-            plans: Which of several plans to take, by the patient's name and under ``default`` for all others; see
-                :mod:`cdm_nnunet.dicom.plan_choice`.
+            choice: Which of several plans, doses, structure sets and CT series to take.
             pseudonyms: Make the names; by default without a key.
-            dose_type: ``PHYSICAL`` or ``EFFECTIVE``, where patients have doses of both; empty where none was chosen.
         """
         pseudonyms = pseudonyms or Pseudonyms()
-        choice = Choice(plans or {}, dose_type)
         by_patient: dict[str, list[FileEntry]] = {}
         for entry in self.entries:
             by_patient.setdefault(entry.patient, []).append(entry)
         found: list[PatientFiles] = []
         for patient in sorted(by_patient):
-            if any(entry.modality in MODALITIES for entry in by_patient[patient]):
-                found += pair(patient, by_patient[patient], needed, choice, pseudonyms)
+            if not any(entry.modality in MODALITIES for entry in by_patient[patient]):
+                continue
+            name = pseudonyms.patient(patient)
+            try:
+                entries = choice.files.get(name, FileChoice()).applied(by_patient[patient])
+            except InputError as error:
+                found.append(PatientFiles(patient, name, name, problems=(str(error),)))
+                continue
+            found += pair(patient, entries, needed, choice, pseudonyms)
         return tuple(found)
 
 
@@ -123,7 +128,7 @@ def index_files(
     folder = folder or Path(os.path.commonpath(paths))
     entries: list[FileEntry] = []
     unread: dict[str, str] = {}
-    with KeptRows(cache, {"headers": 3}) as kept:
+    with KeptRows(cache, {"headers": 4}) as kept:
         for done, path in enumerate(paths, 1):
             row = _kept_row(path, kept)
             if "error" in row:
@@ -213,7 +218,7 @@ def _entry(path: Path) -> FileEntry:
         text_of(header, "SeriesInstanceUID", path),
         text_of(header, "FrameOfReferenceUID", path, "") or next(_frames(header, path), ""),
         tuple(dict.fromkeys(_references(header, modality, path))),
-        text_of(header, "RTPlanLabel" if modality == "RTPLAN" else "DoseSummationType", path, ""),
+        text_of(header, _LABELS.get(modality, "SeriesDescription"), path, ""),
         text_of(header, "RTPlanDate", path, "") + text_of(header, "RTPlanTime", path, ""),
         text_of(header, "SOPClassUID", path, ""),
         text_of(header, "ApprovalStatus", path, "").upper() if modality == "RTPLAN" else "",

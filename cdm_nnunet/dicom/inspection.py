@@ -16,6 +16,7 @@ from cdm_nnunet.dicom.index import FolderIndex
 from cdm_nnunet.dicom.kept_rows import KeptRows
 from cdm_nnunet.dicom.pairing import PatientFiles
 from cdm_nnunet.dicom.plan import Plan, read_plan
+from cdm_nnunet.dicom.plan_choice import NOTHING_CHOSEN, Choice
 from cdm_nnunet.dicom.prescriptions import stated_levels
 from cdm_nnunet.dicom.pseudonyms import Pseudonyms
 from cdm_nnunet.dicom.structures import StructureSet, read_structures
@@ -32,8 +33,7 @@ def inspect_index(
     index: FolderIndex,
     progress: Callable[[int, int], None] | None = None,
     *,
-    plans: Mapping[str, str] | None = None,
-    dose_type: str = "",
+    choice: Choice = NOTHING_CHOSEN,
     pseudonyms: Pseudonyms | None = None,
     pixels: bool = True,
     cache: Path | None = None,
@@ -43,8 +43,7 @@ def inspect_index(
     Args:
         index: The indexed folder.
         progress: Called with the number of patients done and in all.
-        plans: Choice of plans, as in :meth:`cdm_nnunet.dicom.index.FolderIndex.patients`.
-        dose_type: As there.
+        choice: As in :meth:`cdm_nnunet.dicom.index.FolderIndex.patients`.
         pseudonyms: As there.
         pixels: Look at the values of three CT images a patient, and of the doses in pieces; else at headers alone.
         cache: File in which patients are kept whose files don't change, for the next look.
@@ -52,7 +51,7 @@ def inspect_index(
     Returns:
         ``patients`` by case name, ``rois`` by name with count and proposal, ``unread`` files. No PatientID.
     """
-    found = index.patients(plans=plans, dose_type=dose_type, pseudonyms=pseudonyms)
+    found = index.patients(choice=choice, pseudonyms=pseudonyms)
     counts: Counter[str] = Counter()
     empty: Counter[str] = Counter()
     patients = {}

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cdm_nnunet.dicom.entry import FileEntry
+from cdm_nnunet.dicom.file_choice import AMBIGUOUS, described
 from cdm_nnunet.dicom.plan import ION_PLAN_CLASS
 from cdm_nnunet.dicom.plan_choice import Choice, Course, Part, choose, choose_plans, describe
 from cdm_nnunet.dicom.pseudonyms import Pseudonyms
@@ -203,13 +204,14 @@ def _structures(
         return None
     named = [entry for entry in found if entry.sop_uid in wanted]
     if not named and wanted and found:
-        problems.append("the structure set that the plan refers to is not in the folder")
+        problems.append("the structure set that the plan refers to is not in the folder, or was not chosen")
         return None
     candidates = named or _same_frame(found, doses)
     if len(candidates) == 1:
         return candidates[0]
     if "RTSTRUCT" in needed:
-        many = f"{len(candidates)} structure sets: ambiguous, keep one"
+        known = described(candidates, lambda entry: entry.sop_uid)
+        many = f"{len(candidates)} structure sets: {AMBIGUOUS.format('structures')}: there are {known}"
         problems.append(many if candidates else "no structure set (RTSTRUCT)")
     return None
 
@@ -219,12 +221,14 @@ def _ct(
 ) -> list[FileEntry]:
     named = [entry for entry in found if structures is not None and entry.series_uid in structures.refers_to]
     if not named and structures is not None and structures.refers_to and found:
-        problems.append("the CT that the structure set was drawn on is not in the folder")
+        problems.append("the CT that the structure set was drawn on is not in the folder, or was not chosen")
         return []
     candidates = named or _same_frame(found, [structures] if structures else [])
     series = sorted({entry.series_uid for entry in candidates})
     if len(series) != 1:
-        problems.append("no CT" if not series else f"{len(series)} CT series: ambiguous, keep one")
+        known = described(candidates, lambda entry: entry.series_uid)
+        many = f"{len(series)} CT series: {AMBIGUOUS.format('ct')}: there are {known}"
+        problems.append(many if series else "no CT")
         return []
     others = len({entry.series_uid for entry in found}) - 1
     if others:

@@ -12,9 +12,10 @@ A choice is a rule, or the label (RTPlanLabel) or UID of one plan. Nothing is ch
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cdm_nnunet.dicom.entry import FileEntry
+from cdm_nnunet.dicom.file_choice import FileChoice
 from cdm_nnunet.errors import InputError
 
 RULES = ("latest", "sum", "each")
@@ -37,16 +38,19 @@ class Choice:
     Attributes:
         plans: A rule, a label or a UID by the patient's name, and a rule under ``default`` for all others.
         dose_type: ``PHYSICAL`` or ``EFFECTIVE``; empty where nothing was chosen.
+        files: Structure sets and CT series by the patient's name.
     """
 
-    plans: Mapping[str, str]
+    plans: Mapping[str, str] = field(default_factory=dict)
     dose_type: str = ""
+    files: Mapping[str, FileChoice] = field(default_factory=dict)
 
     def plan_of(self, patient: str) -> str:
         """A rule, a label or a UID; empty where nothing was chosen."""
         return self.plans.get(patient, self.plans.get(DEFAULT, ""))
 
 
+NOTHING_CHOSEN = Choice()
 Course = tuple[Part, ...]  # parts whose doses add up
 
 

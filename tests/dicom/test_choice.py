@@ -16,6 +16,7 @@ from cdm_nnunet.dicom.index import index_folder
 from cdm_nnunet.dicom.phantom import LinearDose, Phantom, write_phantom
 from cdm_nnunet.dicom.phantom_shapes import Cylinder, Sphere
 from cdm_nnunet.dicom.plan import ION_PLAN_CLASS, read_plan
+from cdm_nnunet.dicom.plan_choice import Choice
 from cdm_nnunet.dvh import Template
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.images import Image, write_image
@@ -63,7 +64,7 @@ def setting(**values):
 
 
 def patient(files, **plans):
-    (found,) = index_folder(files.folder).patients(plans=plans)
+    (found,) = index_folder(files.folder).patients(choice=Choice(plans))
     return found
 
 
@@ -114,7 +115,7 @@ def test_the_latest_plan_is_not_a_rejected_one(files, replanned, january, march,
     assert found.problems == ()
     assert [read_plan(path).label for path in found.plans] == [chosen]
     assert note in found.notes
-    (new,) = index_folder(files.folder).patients(plans={"default": "latest"}, needed=("RTSTRUCT",))
+    (new,) = index_folder(files.folder).patients(choice=Choice({"default": "latest"}), needed=("RTSTRUCT",))
     assert [read_plan(path).label for path in new.plans] == [chosen]
 
 

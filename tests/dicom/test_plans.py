@@ -17,6 +17,7 @@ from cdm_nnunet.dicom.inspection import inspect_index
 from cdm_nnunet.dicom.phantom import GaussianDose, LinearDose, Phantom, write_phantom
 from cdm_nnunet.dicom.phantom_shapes import Cylinder, Sphere
 from cdm_nnunet.dicom.plan import read_plan
+from cdm_nnunet.dicom.plan_choice import Choice
 from cdm_nnunet.dvh import Template
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.images import read_image
@@ -55,7 +56,7 @@ def exports(tmp_path, add_plan):
 
 
 def patients(exports, **plans):
-    return index_folder(exports).patients(plans=plans)
+    return index_folder(exports).patients(choice=Choice(plans))
 
 
 def convert(exports, tmp_path, **plans):
@@ -146,7 +147,7 @@ def test_a_prescription_that_only_one_plan_of_a_course_states_is_open(exports, t
     plan.save_as(path)
     with pytest.raises(InputError, match="target 'PTV_High' is contoured and has no prescription; give it in Gy"):
         convert(exports, tmp_path, default="sum")
-    rows = inspect_index(index_folder(exports), plans={"default": "sum"})["patients"].values()
+    rows = inspect_index(index_folder(exports), choice=Choice({"default": "sum"}))["patients"].values()
     assert sorted((len(row["plans"]), row["prescriptions_gy"]) for row in rows) == [(1, {"PTV": 50.0}), (2, {})]
 
 

@@ -1,0 +1,65 @@
+"""Which of several structure sets and CT series of a patient counts, where a person has said so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from cdm_nnunet.dicom.entry import FileEntry
+from cdm_nnunet.errors import InputError
+
+AMBIGUOUS = "ambiguous, keep one, or choose it by label or UID in the mapping ('{}' of the patient, under 'patients')"
+
+
+@dataclass(frozen=True)
+class FileChoice:
+    """What was chosen for a patient.
+
+    Attributes:
+        structures: StructureSetLabel or SOPInstanceUID of a structure set; empty where none was chosen.
+        ct: SeriesDescription or SeriesInstanceUID of a CT series; empty where none was chosen.
+    """
+
+    structures: str = ""
+    ct: str = ""
+
+    def applied(self, entries: Sequence[FileEntry]) -> list[FileEntry]:
+        """A patient's files without the structure sets and CT series that were not chosen.
+
+        Raises:
+            InputError: If what was chosen is not there or not clear.
+        """
+        kept = _kept(entries, "RTSTRUCT", self.structures, lambda entry: entry.sop_uid)
+        return _kept(kept, "CT", self.ct, lambda entry: entry.series_uid)
+
+
+def described(entries: Sequence[FileEntry], uid_of: Callable[[FileEntry], str]) -> str:
+    """Structure sets or CT series for a message: label and number of images, with UIDs where labels are alike."""
+    by_uid: dict[str, list[FileEntry]] = {}
+    for entry in entries:
+        by_uid.setdefault(uid_of(entry), []).append(entry)
+    labels = [found[0].label for found in by_uid.values()]
+    clear = all(labels) and len(set(labels)) == len(labels)
+    return ", ".join(
+        (f"'{found[0].label}'" if found[0].label else "without a label")
+        + (f" of {len(found)} images" if found[0].modality == "CT" else "")
+        + ("" if clear else f" ({uid})")
+        for uid, found in by_uid.items()
+    )
+
+
+def _kept(
+    entries: Sequence[FileEntry], modality: str, choice: str, uid_of: Callable[[FileEntry], str]
+) -> list[FileEntry]:
+    """All files but those of a modality that were not chosen."""
+    if not choice:
+        return list(entries)
+    those = [entry for entry in entries if entry.modality == modality]
+    chosen = {uid_of(entry) for entry in those if choice in (entry.label, uid_of(entry))}
+    if len(chosen) != 1:
+        what = "structure set" if modality == "RTSTRUCT" else "CT series"
+        why = f"stands for {len(chosen)} of them; give the UID" if chosen else "is not there"
+        raise InputError(
+            f"the mapping chooses {what} '{choice}', which {why}: there are {described(those, uid_of) or 'none'}"
+        )
+    return [entry for entry in entries if entry.modality != modality or uid_of(entry) in chosen]
