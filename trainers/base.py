@@ -30,6 +30,13 @@ from cdm_nnunet.nnunet.pretrained import let_trainers_load_weights, load_weights
 from cdm_nnunet.nnunet.splits import SPLITS_FILE, Folds, patients_of
 from cdm_nnunet.trainers.final_validation import validate_whole_cases
 from cdm_nnunet.trainers.loaders import patch_loaders
+from cdm_nnunet.trainers.progress import (
+    STEPS_FOR_FIRST_ESTIMATE,
+    first_estimate_text,
+    loss_schedule_text,
+    losses_text,
+    remaining_text,
+)
 from cdm_nnunet.trainers.resumable import ResumableTrainer
 from cdm_nnunet.trainers.settings import TrainingSettings, other_variables
 from cdm_nnunet.trainers.validation import PatchErrors, patch_errors
@@ -54,6 +61,8 @@ class DoseTrainer(ResumableTrainer):
     voxel_error = staticmethod(region_mae)
     dvh_weight = 0.0
 
+    n_epochs: int | None = None  # of a variant that is named after them
+
     dataset_class: Any
 
     def __init__(
@@ -67,7 +76,9 @@ class DoseTrainer(ResumableTrainer):
         for option, reason in _UNSUPPORTED.items():
             if option in sys.argv:
                 raise InputError(f"{option}: {reason}; leave the option out")
-        self.settings = TrainingSettings.from_environment()
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise InputError("no CUDA device is available (no GPU, or no driver for it); train with -device cpu")
+        self.settings = TrainingSettings.from_environment().with_epochs(self.n_epochs)
         self.dose_plans = DosePlans(plans)
         if configuration not in plans["configurations"]:
             known = ", ".join(plans["configurations"])
@@ -84,6 +95,8 @@ class DoseTrainer(ResumableTrainer):
         self.save_every = 10
         self._loader_wait_s = 0.0
         self._step_ended_at: float | None = None
+        self._first_steps_s: list[float] | None = []
+        self._step_began_at = 0.0
         self._use(self.settings)
 
     # --- set-up -------------------------------------------------------------------------------------------------------
@@ -172,6 +185,8 @@ class DoseTrainer(ResumableTrainer):
             f"{len(self.dose_plans.catalogue)} ROIs, template '{self.dose_plans.template.name}', {self.settings}",
             add_timestamp=False,
         )
+        if schedule := loss_schedule_text(self.settings, self.dvh_weight):
+            self.print_to_log_file(schedule, add_timestamp=False)
         for name in other_variables():
             self.print_to_log_file(f"{name} is no setting of this software and changes nothing", add_timestamp=False)
 
@@ -260,7 +275,23 @@ class DoseTrainer(ResumableTrainer):
         if not np.isfinite(value) and self.grad_scaler is None:
             raise RuntimeError(f"the loss is {value} in epoch {self.current_epoch}: the training has diverged")
         self._step_ended_at = perf_counter()
-        return {"loss": value}
+        self._tell_estimate()
+        parts = {"voxel_error": error, "dvh_loss": additional}
+        return {
+            "loss": value,
+            **{name: float("nan") if part is None else float(part.detach()) for name, part in parts.items()},
+        }
+
+    def _tell_estimate(self) -> None:
+        """After the first steps of this run, how long it will take."""
+        if self._first_steps_s is None:
+            return
+        self._first_steps_s.append(perf_counter() - self._step_began_at)
+        self._step_began_at = perf_counter()
+        if len(self._first_steps_s) == STEPS_FOR_FIRST_ESTIMATE:
+            left = self.num_epochs - self.current_epoch
+            self.print_to_log_file(first_estimate_text(self._first_steps_s, self.settings, left))
+            self._first_steps_s = None
 
     def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Loss and metric errors of a validation batch."""
@@ -279,10 +310,13 @@ class DoseTrainer(ResumableTrainer):
         """Start the clock that tells waiting for the loader from computing."""
         super().on_train_epoch_start()
         self._loader_wait_s, self._step_ended_at = 0.0, perf_counter()
+        self._step_began_at = perf_counter()
 
     def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
-        """Log the loss and the wait."""
+        """Log the loss, its parts and the wait."""
         super().on_train_epoch_end(train_outputs)
+        for key, part in (("train_voxel_error", "voxel_error"), ("train_dvh_loss", "dvh_loss")):
+            self.logger.log(key, float(np.mean([output[part] for output in train_outputs])), self.current_epoch)
         self._step_ended_at = None
         self.logger.log("loader_wait_s", self._loader_wait_s, self.current_epoch)
 
@@ -316,7 +350,8 @@ class DoseTrainer(ResumableTrainer):
             return float(self.logger.get_value(key, step=-1))
 
         seconds = last("epoch_end_timestamps") - last("epoch_start_timestamps")
-        self.print_to_log_file(f"loss: training {last('train_losses'):.4f}, validation {last('val_losses'):.4f}")
+        keys = ("train_losses", "train_voxel_error", "train_dvh_loss", "val_losses")
+        self.print_to_log_file(losses_text({key: last(key) for key in keys}))
         self.print_to_log_file(
             f"validation patches: dose MAE {last('val_mae_gy'):.3f} Gy; metric errors (Gy or % of volume): "
             f"PTV {last('val_ptv_error'):.3f}, OAR {last('val_oar_error'):.3f}; score {last('val_score'):.3f}"
@@ -326,6 +361,8 @@ class DoseTrainer(ResumableTrainer):
             f"epoch: {seconds:.1f} s, of it waiting for the data loader {last('loader_wait_s'):.1f} s "
             f"({100 * waiting_share:.0f} %)"
         )
+        times = [self.logger.get_value(f"epoch_{end}_timestamps", step=None) for end in ("start", "end")]
+        self.print_to_log_file(remaining_text(*times, self.num_epochs))
         if hint := loader_hint(waiting_share, self.device.type):
             self.print_to_log_file(hint)
         if (self.current_epoch + 1) % self.save_every == 0 and self.current_epoch != self.num_epochs - 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from difflib import get_close_matches
 from typing import Any, Literal, get_args
 
@@ -49,9 +49,9 @@ class TrainingSettings:
         InputError: If a value is out of range.
     """
 
-    num_epochs: int = 1000
-    num_iterations: int = 250
-    num_val_iterations: int = 50
+    num_epochs: int = 160
+    num_iterations: int = 50
+    num_val_iterations: int = 10
     learning_rate: float = 1e-3
     loss_weight: float | None = None
     loss_start: float = 0.0
@@ -148,6 +148,19 @@ class TrainingSettings:
     def to_json(self) -> dict[str, int | float | str | None]:
         """As a checkpoint keeps them."""
         return asdict(self)
+
+    def with_epochs(self, n_epochs: int | None) -> TrainingSettings:
+        """The settings of a trainer that is named after its number of epochs; None leaves them.
+
+        Raises:
+            InputError: If the variable sets another number.
+        """
+        variable = _variable("num_epochs")
+        if n_epochs is None:
+            return self
+        if variable in os.environ and self.num_epochs != n_epochs:
+            raise InputError(f"{variable}={self.num_epochs}, and the trainer is one of {n_epochs} epochs: unset one")
+        return replace(self, num_epochs=n_epochs)
 
     def seeds(self, n: int, *where: int) -> list[int] | None:
         """Seeds of ``n`` random generators, or None for none.

@@ -18,9 +18,16 @@ EXAMPLE = "cdm-nnunet train 501 3d_fullres 0 -tr nnUNetTrainerCDM"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments, spelled as nnUNetv2_train spells them."""
-    parser.add_argument("dataset", type=int, help="dataset id")
-    parser.add_argument("configuration", help="3d_fullres, 3d_folded or 3d_coarse")
-    parser.add_argument("fold", help="0 to 4, or all")
+    parser.add_argument("dataset", nargs="?", type=int, help="dataset id")
+    parser.add_argument("configuration", nargs="?", help="3d_fullres, 3d_folded or 3d_coarse")
+    parser.add_argument("fold", nargs="?", help="0 to 4, or all")
+    parser.add_argument(
+        "-d", dest="dataset_option", type=int, metavar="ID", help="dataset id, as the other commands take it"
+    )
+    parser.add_argument(
+        "-c", dest="configuration_option", metavar="CONFIGURATION", help="configuration, as the other commands take it"
+    )
+    parser.add_argument("-f", dest="fold_option", metavar="FOLD", help="fold, as the other commands take it")
     parser.add_argument(
         "-tr", default="nnUNetTrainerCDM", metavar="TRAINER", help="trainer (default: nnUNetTrainerCDM)"
     )
@@ -50,6 +57,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Mapping[str, Any]:
     """Train, or continue, or validate, or estimate."""
+    _merge_options(args)
+    _refuse_gpus(args)
     if args.fold != "all" and not args.fold.isdigit():
         raise InputError(f"the fold is a number or 'all', not '{args.fold}'")
     if args.c and args.val:
@@ -75,6 +84,8 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
 
     if args.device == "cuda" and not torch.cuda.is_available():
         raise InputError("no CUDA device is available; train with -device cpu (and -c 3d_coarse plans) or on a GPU")
+    if args.num_gpus > max(torch.cuda.device_count(), 1):
+        raise InputError(f"-num_gpus {args.num_gpus}: this machine has {torch.cuda.device_count()}")
     torch.set_num_threads(usable_cores() if args.device == "cpu" else 1)
 
     if args.estimate:
@@ -89,10 +100,14 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     from cdm_nnunet.trainers.settings import CHANGE_SETTINGS, RESTART
 
     _refuse_other_trainers(args.tr)  # (imports ours, and with them registers our classes)
+    _quiet_advice()
     for variable, asked in ((RESTART, args.restart), (CHANGE_SETTINGS, args.change_settings)):
         if asked:  # (by the environment, for the processes of several GPUs inherit no arguments)
             os.environ[variable] = "1"
     model = get_output_folder(args.dataset, args.tr, args.p, args.configuration, fold=args.fold)
+    print(  # to stderr: the command line sends it there
+        f"training {args.tr} on {Path(model).parents[1].name}, {args.configuration}, fold {args.fold}, into {model}"
+    )
     if args.val and not Path(model, "checkpoint_final.pth").is_file():
         raise InputError(f"--val validates a finished training, and {model} has no checkpoint_final.pth")
     run_training(
@@ -109,6 +124,35 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
         device=torch.device(args.device),
     )
     return {"model": model}
+
+
+def _merge_options(args: argparse.Namespace) -> None:
+    """Take dataset, configuration and fold from their places or from their options."""
+    for name, option in (("dataset", "d"), ("configuration", "c"), ("fold", "f")):
+        placed, given = getattr(args, name), getattr(args, f"{name}_option")
+        if placed is not None and given is not None and placed != given:
+            raise InputError(f"the {name} is given twice: {placed} and -{option} {given}")
+        if placed is None and given is None:
+            raise InputError(f"which {name}? give it as in: {EXAMPLE}; or by -d, -c and -f")
+        setattr(args, name, given if placed is None else placed)
+
+
+def _refuse_gpus(args: argparse.Namespace) -> None:
+    if args.num_gpus < 1:
+        raise InputError(f"-num_gpus must be at least 1, not {args.num_gpus}")
+    if args.num_gpus > 1 and args.device != "cuda":
+        raise InputError("-num_gpus: only GPUs can train together; leave it out with -device cpu")
+
+
+def _quiet_advice() -> None:
+    """Leave out nnU-Net's advice to use other plans, which are for segmentation."""
+    from nnunetv2.run import run_training
+
+    def quiet(*words: object, **options: Any) -> None:
+        if "old nnU-Net default plans" not in " ".join(map(str, words)):
+            print(*words, **options)  # it stands in for nnU-Net's own
+
+    run_training.print = quiet  # type: ignore[attr-defined]  # (found before the built-in)
 
 
 def render(record: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 nnU-Net forgets the modules of this folder after its search; classes defined here could not be pickled.
 """
 
+from cdm_nnunet import trainers
 from cdm_nnunet.trainers import (
     nnUNetTrainerCDM,
     nnUNetTrainerDoseDVH,
@@ -22,3 +23,8 @@ __all__ = [
     "nnUNetTrainerDoseSorted",
     "nnUNetTrainerDoseVanilla",
 ]
+
+
+def __getattr__(name: str) -> type[trainers.DoseTrainer]:
+    """``NAME_250epochs`` and the like, which are made when they are asked for."""
+    return trainers.__getattr__(name)

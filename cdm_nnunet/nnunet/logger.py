@@ -12,6 +12,8 @@ from nnunetv2.training.logging.nnunet_logger import LocalLogger
 # key: (axis label, legend label)
 _CURVES = {
     "train_losses": ("loss", "training"),
+    "train_voxel_error": ("loss", "training, voxel-wise part"),
+    "train_dvh_loss": ("loss", "training, DVH part"),
     "val_losses": ("loss", "validation"),
     "val_mae_gy": ("Gy", "dose MAE"),
     "val_ptv_error": ("Gy or % of volume", "PTV metrics"),
@@ -21,7 +23,7 @@ _CURVES = {
     "lrs": ("learning rate", "learning rate"),
 }
 _PANELS = (
-    ("Loss", ("train_losses", "val_losses")),
+    ("Loss", ("train_losses", "train_voxel_error", "train_dvh_loss", "val_losses")),
     ("Dose error of validation patches", ("val_mae_gy",)),
     ("DVH metric error of validation patches (mean absolute difference)",
      ("val_ptv_error", "val_oar_error", "val_score", "ema_score")),
@@ -32,13 +34,21 @@ _TIMES = ("epoch_start_timestamps", "epoch_end_timestamps")
 
 
 class DoseLogger(LocalLogger):
-    """One value an epoch for each of: losses, dose MAE, errors of PTV and OAR metrics, score, learning rate, times."""
+    """One value an epoch for each of: losses and their parts, dose MAE, errors of PTV and OAR metrics, score, times."""
 
     def __init__(self) -> None:
         super().__init__()
         self.my_fantastic_logging: dict[str, list[Any]] = {
             key: [] for key in (*_CURVES, "val_cdm", "loader_wait_s", *_TIMES)
         }
+
+    def load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the log of a checkpoint; what its version did not log yet is NaN."""
+        known = set(self.my_fantastic_logging)
+        super().load_checkpoint(checkpoint)
+        n_epochs = len(self.my_fantastic_logging[_TIMES[0]])
+        for key in known - set(self.my_fantastic_logging):
+            self.my_fantastic_logging[key] = [float("nan")] * n_epochs
 
     def plot_progress_png(self, output_folder: str) -> None:
         """Draw all curves to ``progress.png``."""

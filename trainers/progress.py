@@ -1,0 +1,83 @@
+"""What a training says of itself: where it stands, what its loss is made of, how long it will take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from cdm_nnunet.trainers.settings import TrainingSettings
+
+_EPOCHS_FOR_PACE = 10
+STEPS_FOR_FIRST_ESTIMATE = 20
+
+
+def duration_text(seconds: float) -> str:
+    """A time for a person.
+
+    Example:
+        >>> duration_text(42), duration_text(60 * 90), duration_text(3 * 86400 + 5 * 3600)
+        ('42 s', '1 h 30 min', '3 d 5 h')
+    """
+    whole = round(seconds)
+    for unit, name, smaller, smaller_name in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= unit:
+            rest = whole % unit // smaller
+            return f"{whole // unit} {name}" + (f" {rest} {smaller_name}" if rest else "")
+    return f"{whole} s"
+
+
+def remaining_text(starts: Sequence[float], ends: Sequence[float], n_epochs: int) -> str:
+    """How long the epochs that are left will take, from the last ten that are done.
+
+    Args:
+        starts: When each epoch began, in seconds.
+        ends: When each ended; as many.
+        n_epochs: Epochs of the training.
+
+    Example:
+        >>> remaining_text([0, 60], [60, 120], 32)
+        'epoch 2 of 32 is done, about 30 min to go'
+    """
+    done = len(ends)
+    recent = [end - start for start, end in zip(starts[-_EPOCHS_FOR_PACE:], ends[-_EPOCHS_FOR_PACE:], strict=True)]
+    left_s = (n_epochs - done) * sum(recent) / len(recent)
+    return f"epoch {done} of {n_epochs} is done" + (f", about {duration_text(left_s)} to go" if left_s else "")
+
+
+def first_estimate_text(steps_s: Sequence[float], settings: TrainingSettings, epochs_left: int) -> str:
+    """How long a training will take, from its first steps; a validation step counts as a third of one.
+
+    Args:
+        steps_s: Durations of its first steps; the first third, in which much is loaded and built, is left out.
+        settings: Of the training.
+        epochs_left: How many there are to come, this one included.
+    """
+    settled = steps_s[len(steps_s) // 3 :]
+    epoch_s = sum(settled) / len(settled) * (settings.num_iterations + settings.num_val_iterations / 3)
+    return (
+        f"about {duration_text(epochs_left * epoch_s)} for {epochs_left} epochs of {settings.num_iterations} steps "
+        f"(from the first {len(steps_s)} steps, without the final validation)"
+    )
+
+
+def loss_schedule_text(settings: TrainingSettings, default_weight: float) -> str:
+    """When the DVH loss acts, in epochs as the log counts them; empty where there is none.
+
+    Example:
+        >>> loss_schedule_text(TrainingSettings(num_epochs=100, loss_start=0.5), 0.5)
+        'DVH loss: from epoch 50 on, its whole weight of 0.5 from epoch 59 on'
+    """
+    weights = [settings.dvh_weight(epoch, default_weight) for epoch in range(settings.num_epochs)]
+    if max(weights) == 0:
+        return "DVH loss: none (its weight is 0)" if default_weight > 0 else ""
+    first = next(epoch for epoch, weight in enumerate(weights) if weight > 0)
+    whole = next(epoch for epoch, weight in enumerate(weights) if weight == max(weights))
+    if whole == first:
+        return f"DVH loss: weight {max(weights):g} from epoch {first} on"
+    return f"DVH loss: from epoch {first} on, its whole weight of {max(weights):g} from epoch {whole} on"
+
+
+def losses_text(logged: Mapping[str, float]) -> str:
+    """The losses of an epoch, and of the training loss its two parts."""
+    dvh = logged["train_dvh_loss"]
+    parts = f" (voxel-wise {logged['train_voxel_error']:.4f}, DVH {dvh:.4f})" if dvh == dvh else ""  # NaN: no DVH loss
+    return f"loss: training {logged['train_losses']:.4f}{parts}, validation {logged['val_losses']:.4f}"
