@@ -361,8 +361,8 @@ class DoseTrainer(ResumableTrainer):
             f"epoch: {seconds:.1f} s, of it waiting for the data loader {last('loader_wait_s'):.1f} s "
             f"({100 * waiting_share:.0f} %)"
         )
-        times = [self.logger.get_value(f"epoch_{end}_timestamps", step=None) for end in ("start", "end")]
-        self.print_to_log_file(remaining_text(*times, self.num_epochs))
+        starts, ends = (self.logger.get_value(f"epoch_{end}_timestamps", step=None) for end in ("start", "end"))
+        self.print_to_log_file(remaining_text(starts, ends, self.num_epochs))
         if hint := loader_hint(waiting_share, self.device.type):
             self.print_to_log_file(hint)
         if (self.current_epoch + 1) % self.save_every == 0 and self.current_epoch != self.num_epochs - 1:

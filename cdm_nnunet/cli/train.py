@@ -152,7 +152,7 @@ def _quiet_advice() -> None:
         if "old nnU-Net default plans" not in " ".join(map(str, words)):
             print(*words, **options)  # it stands in for nnU-Net's own
 
-    run_training.print = quiet  # type: ignore[attr-defined]  # (found before the built-in)
+    run_training.print = quiet  # (found before the built-in)
 
 
 def render(record: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ from cdm_nnunet.trainers import (
     nnUNetTrainerDoseSorted,
     nnUNetTrainerDoseVanilla,
 )
+from cdm_nnunet.trainers.base import DoseTrainer
 
 __all__ = [
     "nnUNetTrainerCDM",
@@ -25,6 +26,6 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> type[trainers.DoseTrainer]:
+def __getattr__(name: str) -> type[DoseTrainer]:
     """``NAME_250epochs`` and the like, which are made when they are asked for."""
     return trainers.__getattr__(name)
