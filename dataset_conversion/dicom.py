@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from cdm_nnunet.dicom.rasteriser import rasterise
 from cdm_nnunet.dicom.resampling import even_grid, resample, uniform_grid
 from cdm_nnunet.dicom.slices import ct_slices
 from cdm_nnunet.dicom.structures import StructureSet, read_structures
+from cdm_nnunet.dicom.unread import unread_lines
 from cdm_nnunet.dvh.template import Template
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.folders import dataset_name
@@ -298,7 +299,7 @@ def convert_dicom(
         mapping=mapping.to_json(),
         facts=dose_facts([patient.files for patient in chosen]),
     )
-    return write_dataset(
+    conversion = write_dataset(
         raw_folder,
         spec,
         chosen,
@@ -306,6 +307,7 @@ def convert_dicom(
         before=lambda: write_sources(sources, [patient.files for patient in chosen], pseudonyms),
         log=local / f"{folder.name}_errors.log",
     )
+    return replace(conversion, unread=tuple(unread_lines(index.unread)))
 
 
 def refuse_unfit(grid: str, template: Template, mapping: DicomMapping) -> None:

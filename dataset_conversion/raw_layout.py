@@ -83,6 +83,7 @@ class Conversion:
         converted: Names of the cases that were written in this run; the others were there already, unchanged.
         excluded: Patients that the user left out on purpose.
         seconds: Duration of this run.
+        unread: Files of the source that could not be read, in a line for each reason.
     """
 
     folder: Path
@@ -91,6 +92,7 @@ class Conversion:
     converted: tuple[str, ...]
     excluded: tuple[str, ...]
     seconds: float
+    unread: tuple[str, ...] = ()
 
     @property
     def training(self) -> tuple[str, ...]:
@@ -120,6 +122,7 @@ class Conversion:
             "empty_rois": {name: list(case.empty_rois) for name, case in self.cases.items() if case.empty_rois},
             "notes": {name: list(case.record.notes) for name, case in self.cases.items() if case.record.notes},
             "without_reference_dose": [name for name, case in self.cases.items() if not case.has_dose],
+            "unread": list(self.unread),
             "seconds": round(self.seconds, 1),
         }
 

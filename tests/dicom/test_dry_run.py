@@ -12,6 +12,7 @@ import yaml
 from cdm_nnunet.cli import main as cli
 from cdm_nnunet.dataset import RawDataset
 from cdm_nnunet.dataset_conversion import dry_run as dry
+from cdm_nnunet.dataset_conversion.dicom import DicomPatient
 from cdm_nnunet.dataset_conversion.dicom_mapping import mapping_from, read_mapping
 from cdm_nnunet.dataset_conversion.mapping_file import extended_text, mapping_text
 from cdm_nnunet.dicom.patient_table import COLUMNS, csv_table, html_table
@@ -96,6 +97,36 @@ def test_a_dry_run_says_what_the_conversion_says(exports, tmp_path, template, in
         assert rows[case]["spacing_mm"] == list(reversed(record.spacing_mm))
     left = inspect("--template", str(template), "--exclude", refused)
     assert (left["excluded"], set(left["patients"])) == ([refused], set(records))
+
+
+def test_what_nobody_foresaw_in_one_patient_ends_neither_run(exports, tmp_path, template, inspect, monkeypatch, capfd):
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
+    whole = DicomPatient.load
+
+    def load(patient):
+        if patient.files.patient == "phantom_001":
+            raise ZeroDivisionError("odd")
+        return whole(patient)
+
+    monkeypatch.setattr(DicomPatient, "load", load)
+    rows = inspect("--template", str(template))["patients"].values()
+    (refused,) = [row["problems"][0] for row in rows if not row["convertible"]]
+    assert refused.startswith("internal error (ZeroDivisionError: odd); left out, see ")
+    assert "ZeroDivisionError" in (tmp_path / "look" / "errors.log").read_text()
+    assert convert(exports, tmp_path, template) == 2
+    assert "] internal error (ZeroDivisionError: odd); left out, see " in capfd.readouterr().err
+
+
+def test_the_conversion_names_what_it_could_not_read(exports, tmp_path, template, inspect, monkeypatch, capfd):
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
+    (exports / "a.txt").write_text("no image")
+    (exports / "b.txt").write_text("no image")
+    rows = inspect("--template", str(template))["patients"]
+    (refused,) = [case for case, row in rows.items() if not row["convertible"]]
+    assert convert(exports, tmp_path, template, "--exclude", refused) == 0
+    out = capfd.readouterr().out
+    assert f"not read: 2 files: is no DICOM file ({exports / 'a.txt'}, {exports / 'b.txt'})" in out
+    assert "note: " in out
 
 
 def test_what_is_wrong_with_the_settings_is_said_as_in_the_conversion(exports, tmp_path, template, inspect, capfd):
