@@ -80,10 +80,10 @@ class Image:
 
 
 def read_image(path: Path, *, patient_axes: bool = False) -> Image:
-    """Read a compressed NIfTI-1 file.
+    """Read a NIfTI-1 file.
 
     Args:
-        path: The file, ``.nii.gz``.
+        path: The file, ``.nii.gz``, or uncompressed as ``.nii``.
         patient_axes: Flip and swap axes so that x runs to the patient's left, y to posterior and z to the head.
 
     Raises:

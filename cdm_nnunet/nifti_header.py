@@ -78,7 +78,7 @@ class NiftiHeader:
 
 
 def read_voxels(path: Path) -> tuple[NiftiHeader, NDArray[Any]]:
-    """The header and the stored voxels, shape (Z, Y, X), of a compressed NIfTI-1 file.
+    """The header and the stored voxels, shape (Z, Y, X), of a NIfTI-1 file, ``.nii`` or compressed.
 
     No more is unpacked than the header says, and nothing where it says more than a limit.
 
@@ -89,8 +89,11 @@ def read_voxels(path: Path) -> tuple[NiftiHeader, NDArray[Any]]:
     try:
         if not path.is_file():  # (a pipe would block for ever)
             raise InputError(f"{path} is missing or no file")
-        with gzip.open(path) as file:
-            return _read(file, path)  # type: ignore[arg-type]  # (gzip's own class, which reads bytes)
+        if path.suffix == ".nii":
+            with path.open("rb") as file:
+                return _read(file, path)
+        with gzip.open(path) as packed:
+            return _read(packed, path)  # type: ignore[arg-type]  # (gzip's own class, which reads bytes)
     except PermissionError:
         raise InputError(f"{path} may not be read (permission denied)") from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:

@@ -1,32 +1,35 @@
-"""NIfTI files: patients as folders of images, or listed in a CSV table, into a raw data set.
+"""NIfTI, NRRD and MetaImage files: patients as folders of images, or listed in a CSV table, into a raw data set.
 
-Images are flipped and permuted to the patient's axes, and never resampled: CT, dose and masks of a patient lie on one
-grid, or the patient is refused. Layouts: ``docs/data.md``.
+Images are flipped and permuted to the patient's axes. CT, dose and masks of a patient lie on one grid, or the patient
+is refused; only a dose may be resampled, where that is asked for. Layouts: ``docs/data.md``.
 """
 
 from __future__ import annotations
 
 import csv
+import json
 import re
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cdm_nnunet.dataset import FILE_ENDING, Split
+from cdm_nnunet.dataset import FILE_ENDING, NOTES, Split
 from cdm_nnunet.documents import read_json
 from cdm_nnunet.dvh.template import Template
-from cdm_nnunet.errors import InputError, numbers
-from cdm_nnunet.images import Image, read_image
+from cdm_nnunet.errors import InputError
+from cdm_nnunet.images import Image
 
 from .case import Case, Geometry, clip_hu, pack_masks
 from .case_files import sha256
+from .image_files import ENDINGS, dose_of, mask_of, read_on_patient_axes, stem_of
 from .raw_layout import Conversion, DatasetSpec, template_catalogue, write_dataset
 from .roi_mapping import RoiMapping, map_rois, prescriptions_gy, unused_text
 
-CT_FILE, DOSE_FILE = f"ct{FILE_ENDING}", f"dose{FILE_ENDING}"
+CT_STEM, DOSE_STEM = "ct", "dose"
+CT_FILE, DOSE_FILE = f"{CT_STEM}{FILE_ENDING}", f"{DOSE_STEM}{FILE_ENDING}"
 MASK_FOLDER, PRESCRIPTION_FILE = "masks", "prescriptions.json"
 COLUMNS = ("case", "ct", "dose", "masks", "prescriptions", "split")
 MASK_COLUMN, PRESCRIPTION_COLUMN = "mask:", "prescription:"
@@ -45,6 +48,7 @@ class NiftiPatient:
         masks: Masks by ROI name as in the data.
         prescriptions: Prescribed dose by target name as in the data, Gy.
         template: Says which name is which ROI.
+        resample_dose: Whether a dose on its own grid is resampled to the CT's.
     """
 
     name: str
@@ -54,6 +58,7 @@ class NiftiPatient:
     masks: Mapping[str, Path]
     prescriptions: Mapping[str, object]
     template: Template
+    resample_dose: bool = False
 
     def checksums(self) -> dict[str, str]:
         """SHA-256 of each file, and all that decides what becomes of it."""
@@ -62,18 +67,21 @@ class NiftiPatient:
         return {
             **{key: sha256(path) for key, path in {**images, **masks}.items() if path.is_file()},
             "prescriptions": repr(sorted(self.prescriptions.items())),
+            **({"resample_dose": "True"} if self.resample_dose else {}),
         }
 
     def load(self) -> Case:
         """Read and check the patient.
 
         Raises:
-            InputError: If a file is missing or damaged, an image lies on another grid, a mask has values other than 0
-                and 1, a prescription is missing, or the patient is not plausible.
+            InputError: If a file is missing or damaged, an image lies on another grid, a mask has other values, a
+                prescription is missing, or the patient is not plausible.
         """
         catalogue = template_catalogue(self.template)
-        ct = read_image(self.ct, patient_axes=True)
-        roi_bits, empty = pack_masks(catalogue, self._read_masks(ct), ct.values.shape)
+        notes: list[str] = []
+        ct = read_on_patient_axes(self.ct)
+        roi_bits, empty = pack_masks(catalogue, self._read_masks(ct, notes), ct.values.shape)
+        dose_gy = self._read_dose(ct, notes)
         contoured = [roi for roi in self._mapping.names if roi not in empty]
         z, y, x = ct.spacing_mm
         return Case(
@@ -82,13 +90,16 @@ class NiftiPatient:
             ct_hu=clip_hu(ct.values),
             roi_bits=roi_bits,
             catalogue=catalogue,
-            dose_gy=self._read_dose(ct),
+            dose_gy=dose_gy,
             prescriptions_gy=prescriptions_gy(self.template, self.prescriptions, contoured),
             geometry=Geometry((x, y, z), ct.origin_mm, ct.direction),
             source={
                 "patient": self.name,
-                **{f"sha256 {k}": v for k, v in self.checksums().items() if k != "prescriptions"},
+                **{
+                    f"sha256 {k}": v for k, v in self.checksums().items() if k not in ("prescriptions", "resample_dose")
+                },
                 **unused_text(self._mapping.unused),
+                **({NOTES: json.dumps(notes)} if notes else {}),
             },
             empty_rois=empty,
         )
@@ -97,24 +108,16 @@ class NiftiPatient:
     def _mapping(self) -> RoiMapping:
         return map_rois(self.template, self.masks)
 
-    def _read_dose(self, ct: Image) -> NDArray[np.float32] | None:
+    def _read_dose(self, ct: Image, notes: list[str]) -> NDArray[np.float32] | None:
         if self.dose is None:
             return None
-        dose = read_image(self.dose, patient_axes=True)
-        ct.refuse_other_grid(dose)
-        return dose.values.astype(np.float32)
+        return dose_of(read_on_patient_axes(self.dose), ct, notes, resample=self.resample_dose)
 
-    def _read_masks(self, ct: Image) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    def _read_masks(self, ct: Image, notes: list[str]) -> Iterator[tuple[str, NDArray[np.bool_]]]:
         for roi, name in self._mapping.names.items():
-            mask = read_image(self.masks[name], patient_axes=True)
-            ct.refuse_other_grid(mask)
-            values = np.unique(mask.values)
-            if not np.isin(values, (0, 1)).all():
-                shown = numbers(values[:6]) + (" ..." if values.size > 6 else "")
-                raise InputError(
-                    f"{mask.path} has the values {shown}; a mask has 0 and 1: one file an ROI, thresholded"
-                )
-            yield roi, mask.values == 1
+            image = read_on_patient_axes(self.masks[name])
+            ct.refuse_other_grid(image)
+            yield roi, mask_of(image, notes)
 
 
 @dataclass(frozen=True)
@@ -162,6 +165,7 @@ def convert_nifti(
     *,
     exclude: Collection[str] = (),
     test_only: bool = False,
+    resample_dose: bool = False,
     n_processes: int = 1,
 ) -> Conversion:
     """Convert patients in NIfTI files into a raw data set.
@@ -174,6 +178,7 @@ def convert_nifti(
         template: Its ROIs make the catalogue; its aliases say which mask is which.
         exclude: Names of patients to leave out.
         test_only: Keep all patients from training.
+        resample_dose: Resample a dose on its own grid to the CT's, linearly.
         n_processes: Worker processes.
 
     Raises:
@@ -188,23 +193,32 @@ def convert_nifti(
     spec = DatasetSpec(
         dataset_id, name, "Patients from NIfTI files", template, "nifti", validation, tuple(sorted(exclude))
     )
-    return write_dataset(raw_folder, spec, [p for p in found.patients if p.name not in exclude], n_processes)
+    return write_dataset(
+        raw_folder,
+        spec,
+        [replace(p, resample_dose=resample_dose) for p in found.patients if p.name not in exclude],
+        n_processes,
+    )
 
 
 def _read_folder(folder: Path, template: Template, split: Split) -> NiftiPatient:
     files = {path.name: path for path in sorted(folder.iterdir()) if not path.name.startswith(".")}
     for name, path in files.items():
-        if name not in (CT_FILE, DOSE_FILE, MASK_FOLDER, PRESCRIPTION_FILE) and (path.is_dir() or ".nii" in name):
+        stem = stem_of(path)
+        if name in (MASK_FOLDER, PRESCRIPTION_FILE) or stem in (CT_STEM, DOSE_STEM):
+            continue
+        if path.is_dir() or stem is not None or ".nii" in name:
             raise InputError(
                 f"{path} is not understood; a patient has {CT_FILE}, {DOSE_FILE}, {MASK_FOLDER}/ROI{FILE_ENDING} and "
-                f"{PRESCRIPTION_FILE}"
+                f"{PRESCRIPTION_FILE} (images may end in {', '.join(ENDINGS)})"
             )
+    images = _by_stem(path for path in files.values() if path.is_file())
     prescriptions = files.get(PRESCRIPTION_FILE)
     return NiftiPatient(
         _checked_name(folder.name, folder),
         split,
-        folder / CT_FILE,
-        _dose_or_none(files.get(DOSE_FILE), split, folder / DOSE_FILE),
+        images.get(CT_STEM, folder / CT_FILE),
+        _dose_or_none(images.get(DOSE_STEM), split, folder / DOSE_FILE),
         _masks_in(folder / MASK_FOLDER),
         {} if prescriptions is None else read_json(prescriptions, dict[str, object]),
         template,
@@ -216,9 +230,21 @@ def _masks_in(folder: Path) -> dict[str, Path]:
         raise InputError(f"{folder} is missing; it holds one mask an ROI, ROI{FILE_ENDING}")
     files = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
     for path in files:
-        if not path.name.endswith(FILE_ENDING):
-            raise InputError(f"{path} is no mask; expected files ROI{FILE_ENDING}")
-    return {path.name.removesuffix(FILE_ENDING): path for path in files}
+        if stem_of(path) is None:
+            raise InputError(f"{path} is no mask; expected files ROI{FILE_ENDING} (or {', '.join(ENDINGS[1:])})")
+    return _by_stem(files)
+
+
+def _by_stem(files: Iterable[Path]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in files:
+        stem = stem_of(path)
+        if stem is None:
+            continue
+        if stem in found:
+            raise InputError(f"{found[stem]} and {path.name} are both there; keep one of them")
+        found[stem] = path
+    return found
 
 
 def _read_table(path: Path, template: Template, test_only: bool) -> NiftiSource:

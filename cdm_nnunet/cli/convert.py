@@ -47,6 +47,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _add_dataset(nifti)
     _add_choice_of_patients(nifti, "CASE")
     nifti.add_argument(
+        "--resample-dose",
+        action="store_true",
+        help="a dose on its own grid is resampled linearly to the CT's (default: refused)",
+    )
+    nifti.add_argument(
         "--template", required=True, metavar="NAME|FILE", help="clinical template: ROIs and their aliases"
     )
 
@@ -179,6 +184,7 @@ def _nifti(args: argparse.Namespace) -> dict[str, Any]:
         Template.load(args.template),
         exclude=args.exclude,
         test_only=args.test_only,
+        resample_dose=args.resample_dose,
         n_processes=_n_processes(args),
     )
     return {**conversion.to_json(), "unused_masks": unused_masks(conversion.cases.values())}

@@ -1,3 +1,4 @@
+import dataclasses
 import gzip
 import json
 from pathlib import Path
@@ -8,6 +9,7 @@ import SimpleITK as sitk
 
 from cdm_nnunet.cli.main import main
 from cdm_nnunet.dataset import RawDataset
+from cdm_nnunet.dataset_conversion.image_files import read_on_patient_axes
 from cdm_nnunet.dataset_conversion.nifti import convert_nifti, find_patients
 from cdm_nnunet.dataset_conversion.roi_mapping import map_rois, prescriptions_gy, unused_masks
 from cdm_nnunet.dvh import Template
@@ -141,7 +143,7 @@ MASK = "masks/PTV 70.nii.gz"
         (replace("dose.nii.gz", lambda v: v * 100), "is it in cGy"),
         (replace("dose.nii.gz", lambda v: -v), "the dose is negative in"),
         (replace("ct.nii.gz", lambda v: v + 1024), "no air anywhere; is it stored as HU \\+ 1024"),
-        (replace(MASK, lambda v: v * 255), r"PTV 70.nii.gz has the values \(0, 255\); a mask has 0 and 1"),
+        (replace(MASK, lambda v: v * 254), r"PTV 70.nii.gz has the values \(0, 254\); a mask has 0 and 1"),
         (replace(MASK, to_float(0.5)), r"PTV 70.nii.gz has the values \(0, 0.5\); a mask has 0 and 1"),
         (
             replace(MASK, lambda v: v[1:]),
@@ -152,7 +154,7 @@ MASK = "masks/PTV 70.nii.gz"
         (cut("dose.nii.gz"), "dose.nii.gz is damaged or cut off"),
         (short("ct.nii.gz"), "ct.nii.gz is cut off"),
         (text("ct.nii.gz", ""), "ct.nii.gz is empty"),
-        (text("masks/x.nrrd", ""), "x.nrrd is no mask; expected files ROI.nii.gz"),
+        (text("masks/x.mgz", ""), "x.mgz is no mask; expected files ROI.nii.gz"),
         (text("PTV.nii.gz", ""), "PTV.nii.gz is not understood; a patient has ct.nii.gz"),
         (
             lambda f: write(f / "masks" / "PTV_High.nii.gz", arrays()["PTV 70"]),
@@ -353,3 +355,127 @@ def test_a_fixed_prescription_changed_in_the_template_converts_anew(tmp_path):
         done = convert_nifti(tmp_path / "data", tmp_path, 503, "X", Template.from_json(template, "test"))
         levels[low["prescription_gy"]] = (len(done.converted), done.cases["a"].record.prescriptions_gy["PTV_Low"])
     assert levels == {54: (2, 54.0), 50: (0, 50.0)}
+
+
+def notes_of(case) -> list[str]:
+    return json.loads(case.record().source.get("notes", "[]"))
+
+
+class TestAccepted:
+    """What is common and unambiguous is accepted, with a note where something was decided."""
+
+    @pytest.mark.parametrize("ending", [".nii", ".nrrd", ".mha"])
+    @pytest.mark.parametrize("compressed", [True, False])
+    def test_other_endings_hold_the_same_patient(self, tmp_path, ending, compressed):
+        folder = patient(tmp_path, orientation="RAS")
+        expected = load(folder)
+        for path in list(folder.rglob("*.nii.gz")):
+            image = sitk.ReadImage(str(path))
+            sitk.WriteImage(image, str(path).replace(".nii.gz", ending), compressed and ending != ".nii")
+            path.unlink()
+        case = load(folder)
+        for name in ("ct_hu", "roi_bits", "dose_gy"):
+            np.testing.assert_array_equal(getattr(case, name), getattr(expected, name))
+        assert case.geometry == expected.geometry
+        assert notes_of(case) == notes_of(expected)
+
+    def test_one_image_in_two_files_is_refused(self, tmp_path):
+        folder = patient(tmp_path)
+        sitk.WriteImage(sitk.ReadImage(str(folder / "ct.nii.gz")), str(folder / "ct.mha"))
+        with pytest.raises(InputError, match=r"ct\.mha and ct\.nii\.gz are both there; keep one of them"):
+            load(folder)
+
+    @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32])
+    def test_255_stands_for_1(self, tmp_path, dtype):
+        folder = patient(tmp_path)
+        write(folder / "masks" / "PTV 70.nii.gz", (255 * arrays()["PTV 70"]).astype(dtype))
+        case = load(folder)
+        np.testing.assert_array_equal(case.mask("PTV_High"), arrays()["PTV 70"] == 1)
+        assert "PTV 70.nii.gz: 255 stands for 1" in notes_of(case)
+
+    @pytest.mark.parametrize("values", [(0, 1, 255), (0, 254), (0, 2), (0, 0.5), (0, -1)])
+    def test_other_values_are_none_of_a_mask(self, tmp_path, values):
+        folder = patient(tmp_path)
+        mask = np.resize(np.array(values, np.float32), SHAPE)
+        write(folder / "masks" / "PTV 70.nii.gz", mask)
+        with pytest.raises(InputError, match=r"a mask has 0 and 1 \(or 255\)"):
+            load(folder)
+
+    def test_what_resampling_leaves_below_zero_is_set_to_zero(self, tmp_path):
+        folder = patient(tmp_path)
+        dose = arrays()["dose"]
+        dose[0, 0, :2] = (-1e-6, -0.009)
+        write(folder / "dose.nii.gz", dose)
+        case = load(folder)
+        assert case.dose_gy.min() == 0
+        np.testing.assert_array_equal(case.dose_gy[dose >= 0], dose[dose >= 0])
+        assert "dose.nii.gz: negative by 0.009 Gy at most, set to zero" in notes_of(case)
+        dose[0, 0, 0] = -0.02
+        write(folder / "dose.nii.gz", dose)
+        with pytest.raises(InputError, match="the dose is negative"):
+            load(folder)
+
+    def test_a_dose_on_its_own_grid(self, tmp_path):
+        """A dose that is linear in space is the same on any grid inside its own."""
+        folder = patient(tmp_path)
+        z, y, x = np.meshgrid(*(np.arange(n) for n in (12, 16, 18)), indexing="ij")
+        image = sitk.GetImageFromArray((50 + 0.3 * x + 0.5 * y + 0.7 * z).astype(np.float32))
+        image.SetSpacing([size / 2 for size in SPACING])
+        image.SetOrigin(ORIGIN)
+        sitk.WriteImage(image, str(folder / "dose.nii.gz"))
+        with pytest.raises(InputError, match="or the dose is resampled to the CT's with --resample-dose"):
+            load(folder)
+        found = dataclasses.replace(find_patients(tmp_path, CLINIC).patients[0], resample_dose=True)
+        case = found.load()
+        z, y, x = np.meshgrid(*(np.arange(n) for n in SHAPE), indexing="ij")
+        np.testing.assert_allclose(case.dose_gy, 50 + 0.6 * x + 1.0 * y + 1.4 * z, rtol=1e-6)
+        assert "dose.nii.gz: resampled linearly from its own grid to the CT's" in notes_of(case)
+        assert found.checksums() != find_patients(tmp_path, CLINIC).patients[0].checksums()
+
+
+class TestTextHeaders:
+    @pytest.fixture(params=[".nrrd", ".mha"])
+    def path(self, tmp_path, request) -> Path:
+        path = tmp_path / f"ct{request.param}"
+        write(path, arrays()["ct"])
+        return path
+
+    @pytest.mark.parametrize("ending", [".nrrd", ".mha"])
+    @pytest.mark.parametrize("compressed", [True, False])
+    def test_a_file_that_is_cut_off(self, tmp_path, ending, compressed):
+        path = tmp_path / f"ct{ending}"
+        sitk.WriteImage(sitk.GetImageFromArray(arrays()["ct"]), str(path), compressed)
+        content = path.read_bytes()
+        for lost in (1, 3, 40):
+            path.write_bytes(content[:-lost])
+            with pytest.raises(InputError, match=r"write it again"):
+                read_on_patient_axes(path)
+
+    @pytest.mark.parametrize(
+        "field", ["space directions", "space origin", "ElementSpacing", "Offset", "TransformMatrix"]
+    )
+    def test_a_header_that_does_not_say_where_its_voxels_lie(self, path, field):
+        lines = path.read_bytes().split(b"\n", 20)
+        kept = [line for line in lines if not line.lower().startswith(field.lower().encode())]
+        if len(kept) == len(lines):
+            pytest.skip("a field of the other format")
+        path.write_bytes(b"\n".join(kept))
+        with pytest.raises(InputError, match=f"does not say where its voxels lie: the header has no '{field}'"):
+            read_on_patient_axes(path)
+
+    def test_other_content(self, path):
+        for content in (b"", b"NRRD0004\n", b"ObjectType = Image\n", bytes(400)):
+            path.write_bytes(content)
+            with pytest.raises(InputError, match=r"is not a|is not an"):
+                read_on_patient_axes(path)
+
+    def test_voxels_that_are_not_finite(self, path):
+        write(path, np.where(arrays()["ct"] > 0, np.nan, 1).astype(np.float32))
+        with pytest.raises(InputError, match="voxels that are not finite"):
+            read_on_patient_axes(path)
+
+    def test_a_channel_more(self, path):
+        image = sitk.GetImageFromArray(np.zeros((*SHAPE, 2), np.int16), isVector=True)
+        sitk.WriteImage(image, str(path))
+        with pytest.raises(InputError, match="is not a three-dimensional image with one value a voxel"):
+            read_on_patient_axes(path)
