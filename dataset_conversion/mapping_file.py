@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 
@@ -118,10 +117,16 @@ def _proposal(name: str, template: Template | None) -> str | None:
 def _line(name: str, count: int, template: Template | None, indent: str = "  ", mark: str = "") -> str:
     found = propose(name)
     chosen = _proposal(name, template)
-    value = "null" if chosen is None else json.dumps(chosen, ensure_ascii=False)
+    value = "null" if chosen is None else _quoted(chosen)
     hints = [f"{mark}{count} patient{'s' if count > 1 else ''}"]
     if chosen is None and found.proposals:
         hints.append("perhaps " + ", ".join(proposal.name for proposal in found.proposals))
     if found.is_helper:
         hints.append("a helper structure")
-    return f"{indent}{json.dumps(name, ensure_ascii=False)}: {value}  # {'; '.join(hints)}"
+    return f"{indent}{_quoted(name)}: {value}  # {'; '.join(hints)}"
+
+
+def _quoted(text: str) -> str:
+    """A text in double quotes as YAML reads it back, whatever is in it; JSON's would break at some line separators."""
+    escaped = {'"': '\\"', "\\": "\\\\"}
+    return '"' + "".join(escaped.get(c, c if c.isprintable() else f"\\U{ord(c):08x}") for c in text) + '"'

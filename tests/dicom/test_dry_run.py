@@ -180,6 +180,24 @@ def test_a_mapping_keeps_what_a_person_wrote_and_gets_new_names(exports, tmp_pat
     assert path.read_text() == text
 
 
+@pytest.mark.parametrize("form", [lambda names: mapping_text(names), lambda names: extended_text("rois: {}", names)[0]])
+def test_any_name_is_written_so_that_it_is_read_back(form):
+    odd = [
+        "a\x85b",
+        "a\u2028b",
+        "\ud800",
+        "\U0001f600",
+        'q"\\',
+        "tab\there",
+        "line\nbreak",
+        "a: b # c",
+        " ",
+        "null",
+        "\x00",
+    ]
+    assert set(yaml.safe_load(form(dict.fromkeys(odd, 1)))["rois"]) == set(odd)
+
+
 COUNTS = {"BODY": 2, "Cord: 'x' #1": 3, "Rectum": 1}
 
 
