@@ -479,3 +479,27 @@ class TestTextHeaders:
         sitk.WriteImage(image, str(path))
         with pytest.raises(InputError, match="is not a three-dimensional image with one value a voxel"):
             read_on_patient_axes(path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (
+            replace("dose.nii.gz", lambda v: (v / 70 * 100).astype(np.float32)),
+            "looks like percent. Export the absolute",
+        ),
+        (replace("dose.nii.gz", lambda v: (v / 35).astype(np.float32)), "the dose maximum is .* expected 35 to 210 Gy"),
+        (text("prescriptions.json", '{"PTV_High": 70, "PTV_Low": 2}'), "'PTV_Low' is 2 Gy, .* not of a fraction"),
+        (
+            text("prescriptions.json", '{"PTV_High": 2, "PTV_Low": 1.8}'),
+            "is 2 Gy, .* the total in Gy, not of a fraction",
+        ),
+        (text("prescriptions.json", '{"PTV_High": 100, "PTV_Low": 77}'), "and 100 Gy are prescribed: not plausible"),
+        (replace("ct.nii.gz", lambda v: np.where(v > -900, v + 1024, -1024).astype(v.dtype)), "no ROI lies in tissue"),
+    ],
+)
+def test_data_in_another_unit_are_refused(tmp_path, spoil, message):
+    folder = patient(tmp_path)
+    spoil(folder)
+    with pytest.raises(InputError, match=message):
+        load(folder)

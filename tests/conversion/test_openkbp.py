@@ -112,7 +112,10 @@ def test_damaged_patients_are_refused(openkbp, spoil, message):
         patient(folder).load()
 
 
-@pytest.mark.parametrize(("factor", "message"), [(-1, "negative in"), (100, "is it in cGy")])
+@pytest.mark.parametrize(
+    ("factor", "message"),
+    [(-1, "negative in"), (100, "is it in cGy"), (100 / 70, "looks like percent"), (1 / 35, "expected 35 to 210 Gy")],
+)
 def test_doses_in_wrong_units_are_refused(openkbp, factor, message):
     folder = openkbp.patient()
     at, dose = read_values(folder / "dose.csv")
