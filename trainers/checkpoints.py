@@ -12,6 +12,7 @@ from cdm_nnunet.errors import InputError
 from cdm_nnunet.files import locked
 from cdm_nnunet.nnunet.checkpoint import BEST, FINAL, LATEST, Checkpoint, read_checkpoint
 from cdm_nnunet.nnunet.compute import bare
+from cdm_nnunet.nnunet.model import differences, facts_of, model_facts
 
 if TYPE_CHECKING:
     from cdm_nnunet.trainers.base import DoseTrainer
@@ -53,6 +54,12 @@ def restore(trainer: DoseTrainer, checkpoint: Checkpoint) -> None:
     for name, here, there in zip(("trainer", "configuration", "fold"), own, other, strict=True):
         if here != there:
             raise InputError(f"{checkpoint.path} is of {name} {there}, not of {here}; was it put there by hand?")
+    trained, now = facts_of(checkpoint), model_facts(trainer.plans_manager.plans, trainer.dataset_json)
+    if unlike := differences(trained, now):
+        raise InputError(
+            f"{checkpoint.path} was trained with other plans ({unlike}): plan as then to go on, or give the new plans "
+            "another name ('cdm-nnunet plan -p NAME') and train with -p NAME"
+        )
     try:
         bare(trainer.network).load_state_dict(checkpoint.weights)
         trainer.optimizer.load_state_dict(content["optimizer_state"])

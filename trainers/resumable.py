@@ -12,6 +12,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.nnunet.checkpoint import FINAL, LATEST, Checkpoint, read_checkpoint, write_checkpoint
+from cdm_nnunet.nnunet.model import mark, refuse_other_folds
 from cdm_nnunet.trainers.checkpoints import checkpoint_content, fold_claimed, newest_whole, restore
 from cdm_nnunet.trainers.loaders import seed_generators
 from cdm_nnunet.trainers.settings import CHANGE_SETTINGS, RESTART, TrainingSettings, is_allowed
@@ -85,7 +86,11 @@ class ResumableTrainer(nnUNetTrainer):
             OSError: If it can't be written.
         """
         if self.local_rank == 0 and not self.disable_checkpointing:
-            write_checkpoint(Path(filename), checkpoint_content(self, self.current_epoch + 1))
+            self._write(Path(filename), self.current_epoch + 1)
+
+    def _write(self, path: Path, epochs_done: int) -> None:
+        content = checkpoint_content(self, epochs_done)
+        write_checkpoint(path, content, mark(content["network_weights"], self.plans_manager.plans, self.dataset_json))
 
     def run_training(self) -> None:
         """Train the epochs that are left. SIGTERM writes a checkpoint from which ``--c`` goes on.
@@ -97,6 +102,7 @@ class ResumableTrainer(nnUNetTrainer):
         if self.current_epoch >= self.num_epochs:
             self.print_to_log_file(f"all {self.num_epochs} epochs are done; only the validation is done again")
             return
+        refuse_other_folds(Path(self.output_folder_base), self.plans_manager.plans, self.dataset_json)
         with self._fold_claimed(), self._stop.on_sigterm():
             try:
                 super().run_training()
@@ -111,7 +117,7 @@ class ResumableTrainer(nnUNetTrainer):
     def _stop_early(self) -> NoReturn:
         if self.local_rank == 0 and not self.disable_checkpointing:
             path = Path(self.output_folder) / LATEST
-            write_checkpoint(path, checkpoint_content(self, self.current_epoch))
+            self._write(path, self.current_epoch)
             self.print_to_log_file(f"stopped by SIGTERM in epoch {self.current_epoch}; {path} is written: go on by --c")
         for loader in (self.dataloader_train, self.dataloader_val):
             getattr(loader, "_finish", lambda: None)()

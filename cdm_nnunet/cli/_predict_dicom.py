@@ -83,7 +83,7 @@ def run(args: argparse.Namespace, model: Path, predict: Callable[[list[list[str]
 
     if args.o.resolve().is_relative_to(args.dicom.resolve()):
         raise InputError(f"{args.o} (-o) is within {args.dicom} (--dicom); predicted doses go to a folder of their own")
-    trained = _read_model(model)
+    trained = _read_model(model, args.f, args.chk)
     patients = _patients(args, model, trained)
     refusals = _Refusals(args.o / "errors.log", len(patients))
     records = []
@@ -160,25 +160,22 @@ class _Trained:
     ion_plans: int | None
 
 
-def _read_model(model: Path) -> _Trained:
+def _read_model(folder: Path, folds: Sequence[str], checkpoint: str) -> _Trained:
     from cdm_nnunet.dataset import cdm_section
     from cdm_nnunet.dataset_conversion.dicom_mapping import mapping_from
-    from cdm_nnunet.documents import read_json
+    from cdm_nnunet.nnunet.model import read_model
     from cdm_nnunet.nnunet.plans import DosePlans
 
-    content = {}
-    for name in ("plans.json", "dataset.json"):
-        content[name] = read_json(model / name, dict[str, Any], "was the training moved or cut off?")
-    plans = DosePlans(content["plans.json"])
-    where = str(model / "dataset.json")
-    section = cdm_section(content["dataset.json"], where)
+    model = read_model(folder, folds, checkpoint)
+    plans, where = DosePlans(model.plans), f"dataset.json of {folder}"
+    section = cdm_section(model.dataset_json, where)
     stored = section.get("mapping")
     mapping = None if stored is None else mapping_from(stored, f"{where}: mapping")
-    z, y, x = content["plans.json"]["original_median_spacing_after_transp"]
+    z, y, x = model.plans["original_median_spacing_after_transp"]
     # (to a micrometre: what is left of NIfTI's float32)
     grid = "x".join(f"{round(size, 3):g}" for size in (x, y, z))
     counts = section.get("facts", {}).get("training_cases_with_roi", {})
-    n_cases = content["dataset.json"]["numTraining"]
+    n_cases = model.dataset_json["numTraining"]
     always = frozenset(name for name in plans.catalogue.names if counts.get(name, n_cases) == n_cases)
     facts = section.get("facts", {})
     dose_type, ion_plans = facts.get("dose_type", ""), facts.get("ion_plans")

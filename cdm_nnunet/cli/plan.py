@@ -44,6 +44,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-size", type=int, metavar="N", help="batch size at most (default: what memory and cases allow)"
     )
+    parser.add_argument(
+        "-p",
+        default="nnUNetPlans",
+        metavar="PLANS",
+        help="name of the plans; a data set may have several, each with models of its own (default: nnUNetPlans)",
+    )
     parser.add_argument("-np", type=int, default=2, metavar="N", help="processes (default: 2)")
 
 
@@ -71,6 +77,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
         coarse_spacing_mm=args.coarse_spacing,
         base_features=args.base_features,
         batch_size=args.batch_size,
+        plans_name=args.p,
         n_processes=args.np,
     )
     return {

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import zipfile
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -96,12 +97,13 @@ class Checkpoint:
         return weights_digest(self.weights)
 
 
-def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
+def write_checkpoint(path: Path, content: Mapping[str, Any], metadata: Mapping[str, Any] | None = None) -> None:
     """Write a checkpoint beside its place, then put it there.
 
     Args:
         path: The file.
         content: nnU-Net's entries, and ``cdm`` with entries of ours. NumPy's numbers become Python's.
+        metadata: What the weights themselves carry (torch's ``_metadata``), so that it goes where they go.
 
     Raises:
         OSError: If it can't be written, for example because the disk is full. What was there before stays.
@@ -110,6 +112,8 @@ def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
     whole = _plain(content)
     own = {"format_version": _FORMAT_VERSION, "weights_sha256": weights_digest(whole["network_weights"])}
     whole["cdm"] = {**whole.get("cdm", {}), **own}
+    whole["network_weights"] = OrderedDict(whole["network_weights"])
+    vars(whole["network_weights"])["_metadata"] = _plain(metadata or {})
     with replacing(path) as partial:
         try:
             torch.save(whole, partial)
@@ -191,6 +195,8 @@ def _refuse_other_content(path: Path, content: Any) -> None:
         and is_of(content.get("logging"), dict)
         and is_of(content.get("cdm", {}), dict)
         and is_of(content.get("network_weights"), dict)
+        and is_of(metadata := getattr(content["network_weights"], "_metadata", {}), dict)
+        and all(is_of(entry, dict) for entry in metadata.values())
         and all(isinstance(name, str) and _is_stored(v, path) for name, v in content["network_weights"].items())
     )
     if not whole:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 import numpy as np
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name
-from nnunetv2.paths import nnUNet_preprocessed
+from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
@@ -25,6 +27,7 @@ from cdm_nnunet.files import write_json, write_text
 from cdm_nnunet.folders import folder
 from cdm_nnunet.nnunet.cohort import SECTION as COHORT
 from cdm_nnunet.nnunet.fingerprint import DoseFingerprintExtractor
+from cdm_nnunet.nnunet.model import differences, facts_in, model_facts
 from cdm_nnunet.nnunet.network import BitDecodeUNet
 from cdm_nnunet.nnunet.plans import LABEL_MANAGER_NAME, PLANNER_NAME, PREPROCESSOR_NAME, DosePlans
 from cdm_nnunet.nnunet.preprocessor import DosePreprocessor
@@ -137,8 +140,6 @@ class DosePlanner(ExperimentPlanner):
         coarse = np.maximum(full, self.coarse_spacing_mm)
         spacings = {FULL: full, FOLDED: full, COARSE: coarse}
         configurations = {name: self._configuration(name, spacing) for name, spacing in spacings.items()}
-        preprocessed = Path(nnUNet_preprocessed) / self.dataset_name
-        write_text(preprocessed / "dataset.json", (self.raw.folder / "dataset.json").read_text(encoding="utf-8"))
         plans = {
             "dataset_name": self.dataset_name,
             "plans_name": self.plans_identifier,
@@ -163,8 +164,10 @@ class DosePlanner(ExperimentPlanner):
         }
         recursive_fix_for_json_export(plans)
         DosePlans(plans)  # what is written must be what is read
-        path = preprocessed / f"{self.plans_identifier}.json"
-        write_json(path, plans)
+        _refuse_to_replace(plans, self.raw.dataset_json)
+        preprocessed = Path(nnUNet_preprocessed) / self.dataset_name
+        write_text(preprocessed / "dataset.json", (self.raw.folder / "dataset.json").read_text(encoding="utf-8"))
+        write_json(preprocessed / f"{self.plans_identifier}.json", plans)
         self.plans = plans
         return plans
 
@@ -205,6 +208,7 @@ def plan_and_preprocess(
     coarse_spacing_mm: float = 6.0,
     base_features: int = 32,
     batch_size: int | None = None,
+    plans_name: str = PLANS_NAME,
     n_processes: int = 2,
 ) -> dict[str, Any]:
     """Fingerprint, plans and preprocessed data of a data set.
@@ -217,6 +221,7 @@ def plan_and_preprocess(
         coarse_spacing_mm: Voxel size of ``3d_coarse``.
         base_features: Features of the finest stage.
         batch_size: Batch size at most; None for no limit.
+        plans_name: Name of the plans. A data set may have several; each has preprocessed data and models of its own.
         n_processes: Number of processes.
 
     Returns:
@@ -225,6 +230,8 @@ def plan_and_preprocess(
     Raises:
         InputError: If a case can't be used or a choice does not work.
     """
+    if not re.fullmatch(r"[A-Za-z0-9-]+(_[A-Za-z0-9-]+)*", plans_name):
+        raise InputError(f"a name of plans has letters, digits, '-' and single '_' only, not '{plans_name}'")
     for name in configurations:
         if name not in CONFIGURATIONS:
             raise InputError(f"unknown configuration '{name}'; there are {', '.join(CONFIGURATIONS)}")
@@ -235,6 +242,7 @@ def plan_and_preprocess(
     planner = DosePlanner(
         dataset_id,
         gpu_memory_gb,
+        plans_name=plans_name,
         overwrite_target_spacing=None if spacing_mm is None else [float(mm) for mm in spacing_mm],
         coarse_spacing_mm=coarse_spacing_mm,
         base_features=base_features,
@@ -259,3 +267,17 @@ def _settle_splits(dataset_name: str) -> None:
     preprocessed = folder("nnUNet_preprocessed") / dataset_name
     if told := settle_splits(raw.folder, preprocessed, cases, patients_of(raw.dataset_json)):
         tqdm.write(told, file=sys.stderr)
+
+
+def _refuse_to_replace(plans: Mapping[str, Any], dataset_json: Mapping[str, Any]) -> None:
+    """Plans that models were trained with stay: their trainings go on with them, and further folds need them."""
+    if not nnUNet_results.is_set():
+        return
+    facts = model_facts(json.loads(json.dumps(plans)), dataset_json)  # (as they are read back: lists, no tuples)
+    for model in sorted((Path(nnUNet_results) / plans["dataset_name"]).glob(f"*__{plans['plans_name']}__*")):
+        trained = facts_in(model)
+        if trained is not None and (unlike := differences(trained, facts)):
+            raise InputError(
+                f"{model} was trained with the plans '{plans['plans_name']}', which now come out otherwise ({unlike}): "
+                "give the new ones another name (-p NAME, also of 'train' and 'predict'), or move that model away"
+            )

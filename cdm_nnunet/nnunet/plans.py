@@ -10,8 +10,10 @@ from functools import cached_property
 from typing import Any
 
 from cdm_nnunet.dataset import READER_NAME, cdm_section
+from cdm_nnunet.documents import typed
 from cdm_nnunet.dvh.template import Template
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.nnunet.plans_entries import PlansEntries
 from cdm_nnunet.roi import Catalogue
 
 PREPROCESSOR_NAME = "DosePreprocessor"
@@ -47,6 +49,7 @@ class DosePlans:
                 f"them nnU-Net would treat ROI bits as an image and dose as labels; {again}"
             )
         cdm_section(self.plans, where)
+        typed(self.plans, PlansEntries, where, again)
         expected = {
             "image_reader_writer": (READER_NAME,),
             "label_manager": _LABEL_MANAGERS,

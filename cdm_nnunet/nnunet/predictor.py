@@ -21,6 +21,7 @@ from tqdm import tqdm
 from cdm_nnunet.dataset import FILE_ENDING
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.nnunet.augmentation import mirror_left_right
+from cdm_nnunet.nnunet.checkpoint import FINAL
 from cdm_nnunet.nnunet.compute import autocast, bare, prepare_network, to_device
 from cdm_nnunet.nnunet.export import dose_on_patient_grid
 from cdm_nnunet.nnunet.inputs import (
@@ -30,6 +31,7 @@ from cdm_nnunet.nnunet.inputs import (
     refuse_output_over_data,
     unlike_training,
 )
+from cdm_nnunet.nnunet.model import read_model, refuse_other_plans
 from cdm_nnunet.nnunet.plans import LEFT_RIGHT_AXIS, DosePlans
 from cdm_nnunet.nnunet.prediction_record import PredictionRecord
 from cdm_nnunet.nnunet.reader import CDMReaderWriter
@@ -63,11 +65,36 @@ class DosePredictor(nnUNetPredictor):
     """
 
     network: torch.nn.Module
+    _dose_plans: DosePlans | None = None
 
     @property
     def dose_plans(self) -> DosePlans:
         """Our part of the plans."""
-        return DosePlans(self.plans_manager.plans)
+        if self._dose_plans is None or self._dose_plans.plans is not self.plans_manager.plans:
+            self._dose_plans = DosePlans(self.plans_manager.plans)
+        return self._dose_plans
+
+    def initialize_from_trained_model_folder(
+        self,
+        model_training_output_dir: str,
+        use_folds: Sequence[int | str] | None,
+        checkpoint_name: str = FINAL,
+    ) -> None:
+        """Load a trained model, by the plans that it was trained with; arguments as in nnU-Net.
+
+        Raises:
+            InputError: If a checkpoint is missing or damaged, the folds are of different models, or the plans in the
+                folder are not those of the training.
+        """
+        if use_folds is None:
+            use_folds = self.auto_detect_available_folds(model_training_output_dir, checkpoint_name)
+        model = read_model(Path(model_training_output_dir), use_folds, checkpoint_name)
+        manager = PlansManager(model.plans)
+        weights = [checkpoint.weights for checkpoint in model.checkpoints]
+        self.manual_initialization(
+            model.network(manager), manager, manager.get_configuration(model.configuration), weights,
+            model.dataset_json, model.trainer_name, None,
+        )  # fmt: skip
 
     def predict_from_files(
         self,
@@ -91,6 +118,7 @@ class DosePredictor(nnUNetPredictor):
             raise InputError("--save_probabilities: a dose model has no class probabilities; leave the option out")
         if isinstance(list_of_lists_or_source_folder, str):
             list_of_lists_or_source_folder = find_cases(Path(list_of_lists_or_source_folder))
+        refuse_other_plans(self.list_of_parameters, self.plans_manager.plans, self.dataset_json)
         refuse_other_catalogues(list_of_lists_or_source_folder, self.dose_plans.catalogue)
         if isinstance(output_folder_or_list_of_truncated_output_files, str):
             refuse_output_over_data(
@@ -259,6 +287,7 @@ class DosePredictor(nnUNetPredictor):
         Returns:
             float32 on the CPU, (1, Z, Y, X), in units of the dose scale.
         """
+        refuse_other_plans(self.list_of_parameters, self.plans_manager.plans, self.dataset_json)
         total = None
         with _lock_of(bare(self.network)):
             for parameters in self.list_of_parameters:

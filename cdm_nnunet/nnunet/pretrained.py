@@ -17,6 +17,7 @@ from nnunetv2.run import run_training
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.nnunet.checkpoint import read_checkpoint
 from cdm_nnunet.nnunet.compute import bare
+from cdm_nnunet.nnunet.model import unlike_weights
 from cdm_nnunet.nnunet.plans import DosePlans
 
 _MARK = "asks_the_trainer"
@@ -37,18 +38,13 @@ def load_weights(network: torch.nn.Module, file: Path, plans: DosePlans) -> None
     weights, other = checkpoint.weights, checkpoint.plans
     if "cdm" not in other:
         raise InputError(f"{file} (-pretrained_weights) is of a model that predicts no dose")
+    DosePlans(other)
     for key, name in (("catalogue", "ROI catalogue"), ("dose_scale_gy", "dose scale")):
         if other["cdm"][key] != plans.plans["cdm"][key]:
             raise InputError(f"{file} (-pretrained_weights) is of a model with another {name}: its weights do not fit")
     inner = bare(network)
-    own = inner.state_dict()
-    unlike = [key for key in sorted({*own, *weights}) if key not in own or key not in weights]
-    unlike += [key for key in own if key in weights and own[key].shape != weights[key].shape]
-    if unlike:
-        raise InputError(
-            f"{file} (-pretrained_weights) is of another network: {len(unlike)} of {len(own)} weights do not fit, such "
-            f"as {unlike[0]}; plan both data sets alike"
-        )
+    if unlike := unlike_weights(inner, weights):
+        raise InputError(f"{file} (-pretrained_weights) is of another network: {unlike}; plan both data sets alike")
     inner.load_state_dict(weights)
 
 

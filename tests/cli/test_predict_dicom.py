@@ -1,12 +1,15 @@
 """``cdm-nnunet predict --dicom``: CT and contours of new patients in, RTDOSE out, with a hardly trained model."""
 
+import contextlib
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
+import torch
 
 from cdm_nnunet.cli import predict as predict_verb
 from cdm_nnunet.cli.main import main
@@ -21,6 +24,7 @@ from cdm_nnunet.dicom.phantom_shapes import Cylinder, Sphere
 from cdm_nnunet.dicom.plan import ION_PLAN_CLASS
 from cdm_nnunet.dvh import Template
 from cdm_nnunet.images import read_image, write_image
+from cdm_nnunet.nnunet.checkpoint import write_checkpoint
 from cdm_nnunet.nnunet.inputs import write_catalogue
 
 # (of timm, which nnU-Net's search imports)
@@ -191,42 +195,57 @@ def test_entries_of_a_mapping_come_before_those_of_the_model(new, tmp_path, capf
     assert "the mapping has ROIs that template 'small' has not: Lung_L" in refusal(capfd)
 
 
-def test_a_model_of_other_data_needs_a_mapping(new, model, tmp_path, capfd):
-    known = (model / "dataset.json").read_text()
-    content = json.loads(known)
-    del content["cdm"]["mapping"]
-    (model / "dataset.json").write_text(json.dumps(content))
+@contextlib.contextmanager
+def trained_on(model, edit):
+    """A model whose data set and plans said something else."""
+    names = {"dataset_json": "dataset.json", "plans": "plans.json"}
+    files = [model / "fold_0" / "checkpoint_final.pth", *(model / name for name in names.values())]
+    known = [path.read_bytes() for path in files]
+    content = dict(torch.load(files[0], weights_only=True))
+    edit(*(content["init_args"][key]["cdm"] for key in names))
+    write_checkpoint(files[0], content)
+    for key, name in names.items():
+        (model / name).write_text(json.dumps(content["init_args"][key]))
     try:
+        yield
+    finally:
+        for path, before in zip(files, known, strict=True):
+            path.write_bytes(before)
+
+
+def test_a_model_of_other_data_needs_a_mapping(new, model, tmp_path, capfd):
+    with trained_on(model, lambda dataset, _: dataset.pop("mapping")):
         assert predict(tmp_path) == 2
         assert "was not trained on DICOM files and does not know their ROI names; give --mapping" in refusal(capfd)
         (tmp_path / "rois.yaml").write_text(json.dumps({"rois": MAPPING.rois}))
         assert predict(tmp_path, "--mapping", str(tmp_path / "rois.yaml")) == 0
-    finally:
-        (model / "dataset.json").write_text(known)
 
 
 @pytest.mark.parametrize(("with_external", "status"), [(0, 0), (4, 0), (5, 2)])
 def test_an_external_is_needed_where_all_training_patients_had_one(new, model, tmp_path, with_external, status):
+    without_body(new)
+
+    def edit(dataset, plans):
+        counts = dataset["facts"]["training_cases_with_roi"]
+        assert counts == {"PTV_High": 5, "PTV_Low": 0, "SpinalCord": 5, "External": 5}
+        counts["External"] = plans["cohort"]["contoured"]["External"] = with_external
+
+    with trained_on(model, edit):
+        assert predict(tmp_path) == status
+
+
+def test_a_mapping_that_was_changed_after_the_training_is_refused(new, model, tmp_path, capfd):
     known = (model / "dataset.json").read_text()
     content = json.loads(known)
-    assert content["cdm"]["facts"]["training_cases_with_roi"] == {
-        "PTV_High": 5,
-        "PTV_Low": 0,
-        "SpinalCord": 5,
-        "External": 5,
-    }
-    content["cdm"]["facts"]["training_cases_with_roi"]["External"] = with_external
-    plans_known = (model / "plans.json").read_text()
-    plans = json.loads(plans_known)
-    plans["cdm"]["cohort"]["contoured"]["External"] = with_external
-    without_body(new)
+    content["cdm"]["mapping"]["rois"] = {"anything": "SpinalCord"}
     (model / "dataset.json").write_text(json.dumps(content))
-    (model / "plans.json").write_text(json.dumps(plans))
     try:
-        assert predict(tmp_path) == status
+        assert predict(tmp_path) == 2
+        assert re.search(r"dataset\.json is not the one that the model was trained with \(cdm\.mapping", refusal(capfd))
+        (model / "dataset.json").unlink()
+        assert predict(tmp_path) == 0
     finally:
         (model / "dataset.json").write_text(known)
-        (model / "plans.json").write_text(plans_known)
 
 
 def test_the_mapping_chooses_among_plans(new, tmp_path, capfd):
@@ -407,26 +426,21 @@ def test_doses_do_not_go_among_the_patients(new, tmp_path, capfd, folder):
 
 def test_the_type_of_dose_is_that_of_the_training_data(new, model, tmp_path, monkeypatch):
     monkeypatch.setattr(predict_verb, "_predict", lambda args, model, cases, out: one_dose(out, cases))
-    known = (model / "dataset.json").read_text()
-    content = json.loads(known)
-    assert (content["cdm"]["facts"]["dose_type"], content["cdm"]["facts"]["ion_plans"]) == ("PHYSICAL", 0)
-    content["cdm"]["facts"]["dose_type"] = "EFFECTIVE"
-    (model / "dataset.json").write_text(json.dumps(content))
-    try:
+
+    def edit(dataset, _):
+        facts = dataset["facts"]
+        assert (facts["dose_type"], facts["ion_plans"]) == ("PHYSICAL", 0)
+        facts["dose_type"] = "EFFECTIVE"
+
+    with trained_on(model, edit):
         assert predict(tmp_path) == 0
-    finally:
-        (model / "dataset.json").write_text(known)
     (file,) = (tmp_path / "out").iterdir()
     assert pydicom.dcmread(file).DoseType == "EFFECTIVE"
 
 
 def test_the_level_of_the_training_data_gives_way_to_the_plan(new, model, tmp_path, capfd, monkeypatch):
     monkeypatch.setattr(predict_verb, "_predict", lambda args, model, cases, out: one_dose(out, cases))
-    known = (model / "dataset.json").read_text()
-    content = json.loads(known)
-    content["cdm"]["mapping"]["prescriptions_gy"] = {"PTV_High": 70.0}
-    (model / "dataset.json").write_text(json.dumps(content))
-    try:
+    with trained_on(model, lambda dataset, _: dataset["mapping"].update(prescriptions_gy={"PTV_High": 70.0})):
         assert predict(tmp_path) == 0
         shown = capfd.readouterr().out
         assert "prescribed PTV_High 60 Gy" in shown
@@ -434,5 +448,3 @@ def test_the_level_of_the_training_data_gives_way_to_the_plan(new, model, tmp_pa
         new.plan.unlink()
         assert predict(tmp_path) == 0
         assert "prescribed PTV_High 70 Gy" in capfd.readouterr().out
-    finally:
-        (model / "dataset.json").write_text(known)

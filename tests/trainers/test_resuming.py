@@ -202,6 +202,25 @@ def test_a_checkpoint_of_another_fold_or_trainer(trained, make_trainer, key, val
         go_on(make_trainer(continue_training=True))
 
 
+def test_plans_that_changed_since(trained, preprocessed):
+    from cdm_nnunet.trainers import nnUNetTrainerCDM
+
+    def trainer(fold):
+        plans, dataset_json = (
+            json.loads((preprocessed / name).read_text()) for name in ("nnUNetPlans.json", "dataset.json")
+        )
+        plans["configurations"]["3d_fullres"]["batch_size"] = 1
+        plans["continue_training"] = True
+        return nnUNetTrainerCDM(plans, "3d_fullres", fold, dataset_json, torch.device("cpu"))
+
+    copies = {path: path.read_bytes() for path in trained.parent.glob("*.json")}
+    with pytest.raises(InputError, match=r"with other plans \(plans.configurations.3d_fullres.batch_size is"):
+        go_on(trainer(0))
+    with pytest.raises(InputError, match=r"holds folds that were trained with other .*'cdm-nnunet plan -p NAME'"):
+        trainer(1).run_training()
+    assert {path: path.read_bytes() for path in trained.parent.glob("*.json")} == copies
+
+
 def test_two_trainings_of_a_fold(make_trainer):
     trainer = make_trainer()
     with (

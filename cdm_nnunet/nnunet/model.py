@@ -1,0 +1,251 @@
+"""A trained model: the checkpoints of its folds, and the plans that they were trained with, which rule its prediction.
+
+Every checkpoint holds the plans and the ``dataset.json`` of its training, and its weights a digest of both. The copies
+in the model's folder serve nnU-Net's own commands; where they differ from a checkpoint's, the model is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from torch import Tensor, nn
+
+from cdm_nnunet.documents import read_json
+from cdm_nnunet.errors import InputError
+from cdm_nnunet.nnunet.checkpoint import FINAL, Checkpoint, read_checkpoint
+from cdm_nnunet.nnunet.plans import DosePlans
+
+_PLANS, _DATASET = "plans.json", "dataset.json"
+_NOT_PLANNED = ("continue_training", "label_manager")  # set by nnU-Net's command; ours whatever it says
+_DATASET_KEYS = ("channel_names", "labels", "file_ending", "overwrite_image_reader_writer")
+_SECTION_KEYS = ("format_version", "units", "catalogue")
+_SHOWN = 3
+_MARK = "cdm"
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """Folds of one model.
+
+    Attributes:
+        folder: ``nnUNet_results/DATASET/TRAINER__PLANS__CONFIGURATION``.
+        checkpoints: One a fold, all of the same trainer, configuration, plans and ``dataset.json``.
+    """
+
+    folder: Path
+    checkpoints: tuple[Checkpoint, ...]
+
+    @property
+    def plans(self) -> dict[str, Any]:
+        """Of the training."""
+        return self.checkpoints[0].plans
+
+    @property
+    def dataset_json(self) -> dict[str, Any]:
+        """Of the training."""
+        return self.checkpoints[0].dataset_json
+
+    @property
+    def configuration(self) -> str:
+        """Such as ``3d_fullres``."""
+        return self.checkpoints[0].configuration
+
+    @property
+    def trainer_name(self) -> str:
+        """Class of the trainer."""
+        return self.checkpoints[0].trainer_name
+
+    def network(self, manager: PlansManager) -> nn.Module:
+        """The network of the plans, as the trainer's class builds it, without deep supervision; with the first weights.
+
+        Raises:
+            InputError: If there is no such trainer, the plans make no network, or weights do not fit it.
+        """
+        configuration = manager.get_configuration(self.configuration)
+        try:
+            trainer = recursive_find_trainer_class_by_name(self.trainer_name)
+        except RuntimeError:
+            raise InputError(f"{self.folder} was trained by '{self.trainer_name}', which is not installed") from None
+        channels = DosePlans(self.plans).n_channels
+        try:
+            network: nn.Module = trainer.build_network_architecture(
+                manager, configuration, channels, 1, enable_deep_supervision=False
+            )
+        except (TypeError, ValueError, IndexError, KeyError, RuntimeError) as error:
+            raise InputError(f"the plans of {self.folder} make no network: {error}") from None
+        for checkpoint in self.checkpoints:
+            if unlike := unlike_weights(network, checkpoint.weights):
+                raise InputError(f"{checkpoint.path} does not fit its plans: {unlike}")
+        network.load_state_dict(self.checkpoints[0].weights)
+        return network
+
+
+def read_model(folder: Path, folds: Sequence[int | str], checkpoint_name: str = FINAL) -> TrainedModel:
+    """Read the folds of a model.
+
+    Args:
+        folder: Of the model.
+        folds: Numbers, or ``all``.
+        checkpoint_name: The file in each fold's folder.
+
+    Raises:
+        InputError: If a checkpoint is missing, damaged or of another fold, the folds were not trained alike, or the
+            plans or ``dataset.json`` in the folder are not those of the training.
+    """
+    if not folds:
+        raise InputError(f"no fold of {folder} has a {checkpoint_name}")
+    checkpoints = tuple(read_checkpoint(folder / f"fold_{fold}" / checkpoint_name) for fold in folds)
+    for fold, checkpoint in zip(folds, checkpoints, strict=True):
+        if checkpoint.fold != str(fold):
+            raise InputError(f"{checkpoint.path} is of fold {checkpoint.fold}; was it put there by hand?")
+    model = TrainedModel(folder, checkpoints)
+    first = checkpoints[0]
+    DosePlans(first.plans)
+    if first.configuration not in first.plans["configurations"]:
+        raise InputError(f"{first.path}: its plans have no configuration '{first.configuration}'")
+    for other in checkpoints[1:]:
+        alike = (first.trainer_name, first.configuration) == (other.trainer_name, other.configuration)
+        unlike = "" if alike else "another trainer or configuration"
+        if unlike := unlike or differences(facts_of(first), facts_of(other)):
+            raise InputError(
+                f"{first.path.parent.name} and {other.path.parent.name} of {folder} were not trained alike ({unlike}): "
+                "the mean of their doses is of no model; predict with folds that were"
+            )
+    _refuse_other_copies(model)
+    return model
+
+
+def facts_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """As :func:`model_facts`, of the training that wrote a checkpoint."""
+    return model_facts(checkpoint.plans, checkpoint.dataset_json)
+
+
+def model_facts(plans: Mapping[str, Any], dataset_json: Mapping[str, Any]) -> dict[str, Any]:
+    """What a model's doses depend on besides its weights: the plans, and what ``dataset.json`` says of the images."""
+    section = dataset_json.get("cdm", {})
+    return {
+        "plans": {key: value for key, value in plans.items() if key not in _NOT_PLANNED},
+        "dataset": {
+            **{key: dataset_json.get(key) for key in _DATASET_KEYS},
+            "cdm": {key: section.get(key) for key in _SECTION_KEYS} if isinstance(section, Mapping) else section,
+        },
+    }
+
+
+def model_digest(plans: Mapping[str, Any], dataset_json: Mapping[str, Any]) -> str:
+    """SHA-256 of :func:`model_facts`."""
+    return hashlib.sha256(json.dumps(model_facts(plans, dataset_json), sort_keys=True).encode()).hexdigest()
+
+
+def mark(weights: Mapping[str, Tensor], plans: Mapping[str, Any], dataset_json: Mapping[str, Any]) -> dict[str, Any]:
+    """Metadata of weights, with the digest of the plans that they are trained with."""
+    return {**getattr(weights, "_metadata", {}), _MARK: {"model": model_digest(plans, dataset_json)}}
+
+
+def refuse_other_plans(
+    weights_of_folds: Sequence[Mapping[str, Tensor]] | None, plans: Mapping[str, Any], dataset_json: Mapping[str, Any]
+) -> None:
+    """Check that weights were trained with these plans, also where nnU-Net's own command has loaded both.
+
+    Raises:
+        InputError: If not. Weights of earlier versions do not know it.
+    """
+    here = model_digest(plans, dataset_json) if weights_of_folds else None
+    for weights in weights_of_folds or ():
+        trained = getattr(weights, "_metadata", {}).get(_MARK, {}).get("model", here)
+        if trained != here:
+            raise InputError(
+                "the plans.json or dataset.json beside the model is not the one that it was trained with; "
+                "'cdm-nnunet predict' says what differs"
+            )
+
+
+def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """The first few places where two nested values differ, with both values; empty where they are equal.
+
+    Example:
+        >>> differences({"a": {"b": 1, "c": [1, 2]}}, {"a": {"b": 2, "c": [1, 2]}})
+        'a.b is 1 and 2'
+    """
+    found = list(_differences("", one, other))
+    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    return "; ".join(found[:_SHOWN]) + more
+
+
+def unlike_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> str:
+    """How many weights do not fit a network, and one of them; empty where all do."""
+    own = network.state_dict()
+    unlike = [key for key in sorted({*own, *weights}) if key not in own or key not in weights]
+    unlike += [key for key in own if key in weights and own[key].shape != weights[key].shape]
+    return f"{len(unlike)} of {len(own)} weights do not fit, such as {unlike[0]}" if unlike else ""
+
+
+def facts_in(folder: Path) -> dict[str, Any] | None:
+    """As :func:`model_facts`, of what the folds in a model's folder were trained with; None if there is no fold."""
+    checkpoints = sorted(folder.glob("fold_*/checkpoint_*.pth"))
+    if checkpoints and (folder / _PLANS).is_file() and (folder / _DATASET).is_file():
+        with contextlib.suppress(InputError):  # (then a checkpoint says it)
+            return model_facts(_read(folder / _PLANS), _read(folder / _DATASET))
+    for path in checkpoints:
+        with contextlib.suppress(InputError):
+            return facts_of(read_checkpoint(path))
+    return None
+
+
+def refuse_other_folds(folder: Path, plans: Mapping[str, Any], dataset_json: Mapping[str, Any]) -> None:
+    """Check that a training fits the folds that a model's folder holds already.
+
+    Args:
+        folder: Of the model.
+        plans: Of the training.
+        dataset_json: Of the training.
+
+    Raises:
+        InputError: If another fold was trained with other plans.
+    """
+    trained = facts_in(folder)
+    if trained is not None and (unlike := differences(trained, model_facts(plans, dataset_json))):
+        raise InputError(
+            f"{folder} holds folds that were trained with other plans ({unlike}): give the new plans another name "
+            "('cdm-nnunet plan -p NAME', then train with -p NAME)"
+        )
+
+
+def _refuse_other_copies(model: TrainedModel) -> None:
+    mend = "delete it: the checkpoint has its own copy, which 'cdm-nnunet predict' goes by"
+    for name, trained in ((_PLANS, model.plans), (_DATASET, model.dataset_json)):
+        path = model.folder / name
+        if not path.exists():
+            continue
+        pair = ({k: v for k, v in one.items() if k not in _NOT_PLANNED} for one in (trained, _read(path, mend)))
+        if unlike := differences(*pair):
+            raise InputError(f"{path} is not the one that the model was trained with ({unlike}); {mend}")
+
+
+def _read(path: Path, mend: str = "") -> dict[str, Any]:
+    content: dict[str, Any] = read_json(path, dict[str, Any], mend)
+    return content
+
+
+def _differences(where: str, one: Any, other: Any) -> Iterator[str]:
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        for key in sorted({*one, *other}, key=str):
+            yield from _differences(f"{where}.{key}" if where else str(key), one.get(key), other.get(key))
+    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        for k, pair in enumerate(zip(one, other, strict=True)):
+            yield from _differences(f"{where}[{k}]", *pair)
+    elif one != other:
+        yield f"{where} is {_short(one)} and {_short(other)}"
+
+
+def _short(value: Any) -> str:
+    text = "absent" if value is None else str(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
