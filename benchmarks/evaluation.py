@@ -111,6 +111,7 @@ def template(names: list[str], kinds: list[str]) -> dict[str, Any]:
 def time_cohort(args: argparse.Namespace) -> dict[str, Any]:
     """Seconds for the whole cohort, files read and worker processes started, and again with nothing to do."""
     from cdm_nnunet.dataset import RawDataset
+    from cdm_nnunet.evaluation.gamma import GammaRule
     from cdm_nnunet.evaluation.run import Options, evaluate_folder, write_outputs
 
     with tempfile.TemporaryDirectory() as folder:
@@ -121,7 +122,7 @@ def time_cohort(args: argparse.Namespace) -> dict[str, Any]:
             evaluation = evaluate_folder(
                 RawDataset(raw),
                 predictions,
-                options=Options(gamma=args.gamma),
+                options=Options(gamma=(GammaRule(),) if args.gamma else ()),
                 finished=Path(folder, "out", "cases"),
                 processes=args.processes,
             )

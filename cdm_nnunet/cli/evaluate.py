@@ -6,9 +6,12 @@ import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cdm_nnunet.errors import InputError
+
+if TYPE_CHECKING:
+    from cdm_nnunet.evaluation.gamma import GammaRule
 
 SUMMARY = "Score predicted doses against reference doses: DVH metrics, scores, tables, pictures and an HTML report."
 EXAMPLE = "cdm-nnunet evaluate -d 501 -i predictions -o evaluation -np 4"
@@ -35,7 +38,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
         choices=("all", "Tr", "Ts"),
         help="refuse unless each case of the dataset, or of its imagesTr or imagesTs, has a prediction",
     )
-    parser.add_argument("--gamma", action="store_true", help="gamma pass rates too: 3 %%/3 mm and 2 %%/2 mm")
+    parser.add_argument(
+        "--gamma",
+        nargs="*",
+        metavar="CRITERION",
+        help="gamma pass rates too, for example 3%%/2mm 2%%/2mm-local (without a criterion: 3%%/2mm, of TG-218)",
+    )
+    parser.add_argument(
+        "--gamma-threshold",
+        type=float,
+        default=10.0,
+        metavar="PERCENT",
+        help="gamma is judged from this percentage of the normalisation dose on (default: 10)",
+    )
+    parser.add_argument(
+        "--gamma-normalisation",
+        choices=("prescription", "maximum"),
+        default="prescription",
+        help="what 100 %% of gamma's dose is: the highest prescription, or the highest reference dose",
+    )
     parser.add_argument(
         "--members", nargs="+", type=Path, default=[], metavar="FOLDER", help="predictions of each fold, for a spread"
     )
@@ -79,7 +100,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         cases=tuple(args.case),
         required=args.require,
         members=tuple(args.members),
-        gamma=args.gamma,
+        gamma=_gamma_rules(args),
         calibrated_on=None if args.calibrate is None else load_evaluation(args.calibrate),
         coverage_percent=args.coverage,
     )
@@ -165,6 +186,15 @@ def _goal_lines(goals: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
+def _gamma_rules(args: argparse.Namespace) -> tuple[GammaRule, ...]:
+    from cdm_nnunet.evaluation.gamma import GammaRule
+
+    if args.gamma is None:
+        return ()
+    options = (args.gamma_threshold, args.gamma_normalisation)
+    return tuple(dict.fromkeys(GammaRule.parse(text, *options) for text in args.gamma or ["3%/2mm"]))
+
+
 def _gamma_lines(gamma: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     from cdm_nnunet.evaluation.tables import gamma_label
 
@@ -172,7 +202,7 @@ def _gamma_lines(gamma: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         yield ""
     for row in gamma:
         percent = "none" if row["mean_percent"] is None else f"{row['mean_percent']:.1f} %"
-        yield f"{'gamma ' + gamma_label(row):<28}{percent:>9} of the voxels, mean of {row['n']} cases"
+        yield f"{'gamma ' + gamma_label(row):<36}{percent:>9} of the voxels, mean of {row['n']} cases"
 
 
 def _coverage_line(coverage: Mapping[str, Any], calibration: Mapping[str, Any]) -> str:

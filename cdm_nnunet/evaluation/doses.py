@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import asdict
 from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cdm_nnunet.dvh import isodose_dice
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.evaluation.gamma import gamma_passes
+from cdm_nnunet.evaluation.gamma import GammaRule, gamma_passes
 from cdm_nnunet.evaluation.pairing import DosePair
 from cdm_nnunet.evaluation.record import Band, DoseResult, GammaResult
 from cdm_nnunet.roi import Catalogue
@@ -21,28 +22,17 @@ BAND_EDGES_PERCENT = (0.0, 20.0, 50.0, 80.0, 95.0)
 ISODOSES_PERCENT = (20, 50, 80, 90, 95, 100)
 
 
-class GammaCriterion(NamedTuple):
-    """Dose in percent, distance in mm, and whether the dose is relative to the voxel's own."""
-
-    dose_percent: float
-    distance_mm: float
-    local: bool
-
-
-GAMMA_CRITERIA = tuple(GammaCriterion(p, mm, local) for p, mm in ((3.0, 3.0), (2.0, 2.0)) for local in (False, True))
-
-
 def dose_region_name(catalogue: Catalogue) -> str | None:
     """ROI in which the dose error is averaged: the dose region, else the external, else None (the whole grid)."""
     return _first_of_kinds(catalogue, "dose_region", "external")
 
 
-def compare_doses(pair: DosePair, *, gamma: bool = False) -> tuple[float, DoseResult]:
+def compare_doses(pair: DosePair, *, gamma: Sequence[GammaRule] = ()) -> tuple[float, DoseResult]:
     """The mean absolute error in the dose region, and where the doses differ.
 
     Args:
         pair: The doses and ROI masks of the case.
-        gamma: Whether gamma pass rates are wanted.
+        gamma: Which gamma pass rates are wanted.
 
     Returns:
         Dose MAE in Gy, and the rest.
@@ -66,7 +56,7 @@ def compare_doses(pair: DosePair, *, gamma: bool = False) -> tuple[float, DoseRe
             )
             for percent in ISODOSES_PERCENT
         },
-        tuple(_gamma(pair, criterion, scale_gy) for criterion in GAMMA_CRITERIA) if gamma else (),
+        tuple(_gamma(pair, rule, scale_gy) for rule in gamma),
     )
     return float(np.abs(error_gy[region]).mean(dtype=np.float64)), result
 
@@ -106,16 +96,19 @@ def _bands(error_gy: NDArray[np.floating], reference_gy: NDArray[np.floating], s
     return tuple(bands)
 
 
-def _gamma(pair: DosePair, criterion: GammaCriterion, scale_gy: float) -> GammaResult:
+def _gamma(pair: DosePair, rule: GammaRule, scale_gy: float) -> GammaResult:
     passes = gamma_passes(
         pair.reference_dose_gy,
         pair.predicted_dose_gy,
         spacing_mm=pair.spacing_mm,
-        scale_gy=scale_gy,
-        **criterion._asdict(),
+        dose_percent=rule.dose_percent,
+        distance_mm=rule.distance_mm,
+        scale_gy=float(pair.reference_dose_gy.max()) if rule.normalisation == "maximum" else scale_gy,
+        local=rule.local,
+        threshold_percent=rule.threshold_percent,
     )
     percent = 100.0 * float(passes.mean()) if passes.size else None
-    return GammaResult(*criterion, n_voxels=int(passes.size), pass_percent=percent)
+    return GammaResult(**asdict(rule), n_voxels=int(passes.size), pass_percent=percent)
 
 
 def _mean(values: NDArray[np.floating]) -> float | None:

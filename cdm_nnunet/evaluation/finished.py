@@ -7,8 +7,8 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -19,6 +19,7 @@ import numpy as np
 from cdm_nnunet.documents import read_json
 from cdm_nnunet.dvh import Template
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.evaluation.gamma import GammaRule
 from cdm_nnunet.evaluation.pairing import CaseFiles
 from cdm_nnunet.evaluation.reading import case_from_json
 from cdm_nnunet.evaluation.record import FORMAT_VERSION, CaseResult
@@ -85,7 +86,7 @@ def snapshot(files: CaseFiles) -> Iterator[CaseFiles]:
             raise InputError(message) from error
 
 
-def case_digest(files: CaseFiles, template: Template, *, gamma: bool) -> str:
+def case_digest(files: CaseFiles, template: Template, *, gamma: Sequence[GammaRule]) -> str:
     """SHA-256 of the files' content, what the data set says of the case, the template, options and this software."""
     digest = hashlib.sha256(code_digest().encode())
     settings = {
@@ -97,7 +98,7 @@ def case_digest(files: CaseFiles, template: Template, *, gamma: bool) -> str:
         "patient": files.patient,
         "fractions": files.fractions,
         "template": template.to_json(),
-        "gamma": gamma,
+        "gamma": [asdict(rule) for rule in gamma],
     }
     digest.update(json.dumps(settings, sort_keys=True).encode())
     for path in (files.reference, files.predicted, files.roi_bits, *files.members):

@@ -115,6 +115,8 @@ def _doses(doses: Sequence[DoseResult]) -> dict[str, Any] | None:
                 "dose_percent": gamma.dose_percent,
                 "distance_mm": gamma.distance_mm,
                 "local": gamma.local,
+                "threshold_percent": gamma.threshold_percent,
+                "normalisation": gamma.normalisation,
                 "mean_percent": mean["mean"],
                 "n": mean["n"],
             }

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from cdm_nnunet import __version__
 from cdm_nnunet.dvh import Template
+from cdm_nnunet.evaluation.gamma import Normalisation
 from cdm_nnunet.evaluation.roi_record import Count, Finite, NonNegative, Percent, Positive, RoiResult
 
 FORMAT_VERSION = 3
@@ -38,6 +39,8 @@ class GammaResult:
         dose_percent: Dose criterion, percent.
         distance_mm: Distance criterion, mm.
         local: Whether its percentage is of the dose in the voxel, not of the case's dose scale.
+        threshold_percent: From which percentage of the normalisation dose on voxels are judged.
+        normalisation: What 100 % is: the case's dose scale (``prescription``), or the ``maximum`` reference dose.
         n_voxels: Number of voxels that were judged.
         pass_percent: Share of them with gamma at most 1; None where there was none to judge.
     """
@@ -45,6 +48,8 @@ class GammaResult:
     dose_percent: Positive
     distance_mm: Positive
     local: bool
+    threshold_percent: Positive
+    normalisation: Normalisation
     n_voxels: Count
     pass_percent: Percent | None
 

@@ -15,6 +15,7 @@ from cdm_nnunet.dvh.matching import refuse_without_goal
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.evaluation.doses import dose_region_name
 from cdm_nnunet.evaluation.finished import FinishedCases, case_digest, snapshot
+from cdm_nnunet.evaluation.gamma import GammaRule
 from cdm_nnunet.evaluation.pairing import CaseFiles, Required, find_cases, load_pair
 from cdm_nnunet.evaluation.pooling import pooled_scores
 from cdm_nnunet.evaluation.record import RESULT_FILE, CaseResult, Evaluation
@@ -42,7 +43,7 @@ class Options:
         cases: Names of the cases; none means all that have a prediction.
         required: Cases of the data set that must have a prediction: all, or those of a split.
         members: Folders of ``CASE.nii.gz``, one for each member of the ensemble that made the predictions.
-        gamma: Whether gamma pass rates are wanted.
+        gamma: Which gamma pass rates are wanted.
         calibrated_on: Evaluation with members, of other cases, that intervals are calibrated on.
         coverage_percent: Nominal coverage of the intervals.
 
@@ -53,7 +54,7 @@ class Options:
     cases: tuple[str, ...] = ()
     required: Required | None = None
     members: tuple[Path, ...] = ()
-    gamma: bool = False
+    gamma: tuple[GammaRule, ...] = ()
     calibrated_on: Evaluation | None = None
     coverage_percent: float = 90.0
 
@@ -168,7 +169,9 @@ def cases_to_draw(cases: Sequence[CaseResult], n: int) -> tuple[str, ...]:
     return tuple(ranked[round(i * (len(ranked) - 1) / (n - 1))] for i in range(n))
 
 
-def _score(files: CaseFiles, *, template: Template, gamma: bool, finished: FinishedCases | None) -> CaseResult:
+def _score(
+    files: CaseFiles, *, template: Template, gamma: tuple[GammaRule, ...], finished: FinishedCases | None
+) -> CaseResult:
     if finished is None:
         return score_case(load_pair(files), template, gamma=gamma)
     kept = finished.load(files.case, case_digest(files, template, gamma=gamma), template)

@@ -22,6 +22,7 @@ from cdm_nnunet.dvh.course_limits import limits_in_course
 from cdm_nnunet.dvh.regime import Regime
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.evaluation.doses import compare_doses, dose_region_name
+from cdm_nnunet.evaluation.gamma import GammaRule
 from cdm_nnunet.evaluation.gdphmm import THRESHOLD_GY as GDPHMM_THRESHOLD_GY
 from cdm_nnunet.evaluation.gdphmm import gdphmm_error
 from cdm_nnunet.evaluation.judging import MissingDose, judge_goal
@@ -38,13 +39,13 @@ OPENKBP_TARGET_METRICS = tuple(map(Metric.parse, ("D99%[openkbp]", "D95%[openkbp
 OPENKBP_OAR_METRICS = tuple(map(Metric.parse, ("Dmean", "D0.1cc[openkbp]")))
 
 
-def score_case(pair: DosePair, template: Template, *, gamma: bool = False) -> CaseResult:
+def score_case(pair: DosePair, template: Template, *, gamma: Sequence[GammaRule] = ()) -> CaseResult:
     """Evaluate one case.
 
     Args:
         pair: The doses and ROI masks of the case.
         template: Its goals with the use ``evaluation`` say which metrics.
-        gamma: Whether gamma pass rates are wanted; they take most of the time.
+        gamma: Which gamma pass rates are wanted; they take most of the time.
 
     Raises:
         InputError: If the dose region is empty, or a present target lacks the prescription that a metric needs.

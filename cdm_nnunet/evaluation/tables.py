@@ -107,9 +107,11 @@ def band_label(from_percent: float, to_percent: float | None) -> str:
 
 
 def gamma_label(criterion: Mapping[str, Any]) -> str:
-    """Name of a gamma criterion in the record: ``3 %/3 mm local``."""
+    """Name of a gamma criterion in the record: ``3 %/2 mm global from 10 %``."""
     mode = "local" if criterion["local"] else "global"
-    return f"{criterion['dose_percent']:g} %/{criterion['distance_mm']:g} mm {mode}"
+    of_maximum = " of the maximum" if criterion["normalisation"] == "maximum" else ""
+    from_percent = f"from {criterion['threshold_percent']:g} %{of_maximum}"
+    return f"{criterion['dose_percent']:g} %/{criterion['distance_mm']:g} mm {mode} {from_percent}"
 
 
 def _score_rows(scores: Mapping[str, Any], n_cases: int) -> Iterator[tuple[object, ...]]:

@@ -48,7 +48,7 @@ function scoreTiles() {
 const INDEX_NAMES = { paddick_conformity: "Paddick conformity", rtog_conformity: "RTOG conformity", gradient_index: "gradient index", r50: "R50%" };
 const indexName = (key) => INDEX_NAMES[key] ?? key;
 
-const gammaName = (gamma) => `Gamma ${gamma.dose_percent} % / ${gamma.distance_mm} mm ${gamma.local ? "local" : "global"}`;
+const gammaName = (gamma) => `Gamma ${gamma.dose_percent} % / ${gamma.distance_mm} mm ${gamma.local ? "local" : "global"}, from ${plain(gamma.threshold_percent)} %${gamma.normalisation === "maximum" ? " of the maximum" : ""}`;
 
 function missingSection() {
   const counts = new Map();

@@ -65,7 +65,7 @@ def test_gamma_and_one_case(run):
     record = run("--pictures", "0", "--case", "b", "--gamma")
     assert record["n_cases"] == 1
     text = verb.render(record)
-    assert "gamma 3 %/3 mm global" in text
+    assert "gamma 3 %/2 mm global from 10 %" in text
     assert "of the voxels, mean of 1 cases" in text
 
 

@@ -2,10 +2,10 @@ import warnings
 
 import numpy as np
 import pytest
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, map_coordinates
 
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.evaluation.gamma import gamma_passes
+from cdm_nnunet.evaluation.gamma import GammaRule, gamma_passes
 
 
 def passes(reference, predicted, spacing_mm=(2.0, 2.0, 2.0), dose_percent=3.0, distance_mm=3.0, scale_gy=60.0, **how):
@@ -97,6 +97,79 @@ def test_local_and_global_tolerance_and_the_threshold():
 def test_a_float32_error_of_exactly_the_criterion_passes():
     reference = np.full((2, 2, 2), 61.7, np.float32)
     assert passes(reference, reference + np.float32(1.8)).all()
+
+
+def brute_force(reference, predicted, voxel, spacing_mm, tolerance_gy, distance_mm, steps=24):
+    """Bounds of the smallest gamma of one voxel, from a lattice of so many steps a voxel in a ball of the criterion."""
+    reach = np.ceil(distance_mm / np.array(spacing_mm)).astype(int)
+    axes = [np.arange(-steps * n, steps * n + 1) / steps for n in reach]
+    offset = np.stack(np.meshgrid(*axes, indexing="ij")).reshape(3, -1)
+    at = offset + np.array(voxel)[:, None]
+    far = np.sqrt(((offset * np.array(spacing_mm)[:, None]) ** 2).sum(0)) / distance_mm
+    kept = ((at >= 0) & (at <= np.array(reference.shape)[:, None] - 1)).all(0)
+    error_gy = np.abs(map_coordinates(predicted, at[:, kept], order=1) - reference[tuple(voxel)])
+    highest = np.sqrt((error_gy / tolerance_gy) ** 2 + far[kept] ** 2)[far[kept] <= 1].min()
+    # between two points the dose changes by no more than its largest steps from voxel to voxel do
+    slack_gy = sum(np.abs(np.diff(predicted, axis=axis)).max() for axis in range(3)) / steps / 2
+    slack = np.sqrt(sum(step**2 for step in spacing_mm)) / steps / 2 / distance_mm
+    nearer = np.maximum(error_gy - slack_gy, 0) / tolerance_gy, np.maximum(far[kept] - slack, 0)
+    return float(np.hypot(*nearer).min()), float(highest)
+
+
+@pytest.mark.parametrize("local", [True, False])
+@pytest.mark.parametrize("seed", range(3))
+def test_no_crossing_inside_a_cell_is_missed(seed, local):
+    """In gradients of some Gy/mm a dose passes through a tolerance of 0.2 to 0.6 Gy between two points."""
+    rng = np.random.default_rng(seed)
+    spacing_mm = (2.5, 3.0, 2.0)
+    reference = 6.5 + 15 * rng.random((3, 4, 4))
+    predicted = reference + rng.normal(6, 6, reference.shape)
+    ours = passes(reference, predicted, spacing_mm, 3.0, 1.5, 60.0 if local else 10.0, local=local)
+    assert ours.size == reference.size
+    ours = ours.reshape(reference.shape)
+    assert 0.2 < ours.mean() < 0.9
+    for voxel in np.ndindex(reference.shape):
+        tolerance_gy = 0.03 * reference[voxel] if local else 0.3
+        lowest, highest = brute_force(reference, predicted, voxel, spacing_mm, tolerance_gy, 1.5)
+        assert ours[voxel] or highest > 0.98, (voxel, highest)
+        assert not ours[voxel] or lowest <= 1.0, (voxel, lowest)
+
+
+def test_a_steep_crossing_between_two_lattice_points():
+    """5 Gy of reference, 3 % of it, 10 Gy/mm: the dose passes through the tolerance in 0.03 mm."""
+    reference = np.full((3, 3, 3), 5.0)
+    predicted = np.broadcast_to(np.array([20.0, 5.0 + 8.7, 5.0 - 21.3]).reshape(3, 1, 1), (3, 3, 3))
+    result = passes(reference, predicted, (3.0, 3.0, 3.0), scale_gy=20.0, local=True).reshape(reference.shape)
+    assert result[1].all()  # 0.87 mm away: gamma is 0.29
+
+
+def test_threshold_and_rules():
+    reference = np.linspace(1.0, 60.0, 27).reshape(3, 3, 3)
+    for percent in (5.0, 10.0, 50.0):
+        judged = passes(reference, reference, threshold_percent=percent)
+        assert judged.size == np.count_nonzero(reference >= percent * 0.6)
+    assert GammaRule() == GammaRule(3.0, 2.0, False, 10.0, "prescription")  # AAPM TG-218
+    for text in ("2%/1mm-local", "2/1 local", "2 % / 1 mm, LOCAL", "2%/1-Local"):
+        assert GammaRule.parse(text, 5.0, "maximum") == GammaRule(2.0, 1.0, True, 5.0, "maximum")
+    assert GammaRule.parse("3%/2mm-global") == GammaRule()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("3mm/3%", "'3mm/3%' is no gamma criterion; write '3%/2mm'"),
+        ("3%", "is no gamma criterion"),
+        ("0%/2mm", "above 0 and at most 20 % and 20 mm, not 0 % and 2 mm"),
+        ("3%/200mm", "not 3 % and 200 mm"),
+        ("nan/2", "is no gamma criterion"),
+    ],
+)
+def test_what_is_no_rule_is_refused(text, message):
+    with pytest.raises(InputError, match=message):
+        GammaRule.parse(text)
+    for percent in (0.0, 100.0, -5.0, float("nan")):
+        with pytest.raises(InputError, match="the threshold of gamma is above 0 and below 100 %"):
+            GammaRule.parse("3%/2mm", percent)
 
 
 def test_nothing_to_judge_and_bad_criteria():

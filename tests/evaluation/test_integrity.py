@@ -191,7 +191,7 @@ def test_a_second_run_into_the_folder_is_refused(tmp_path):
 def test_the_digest_is_of_the_copies(cohort):
     dataset, folder = cohort
     (files, _) = module.find_cases(dataset, folder)
-    before = finished.case_digest(files, dataset.template, gamma=False)
+    before = finished.case_digest(files, dataset.template, gamma=())
     with finished.snapshot(files) as copies:
-        assert finished.case_digest(copies, dataset.template, gamma=False) == before
+        assert finished.case_digest(copies, dataset.template, gamma=()) == before
         assert copies.predicted != files.predicted

@@ -7,6 +7,7 @@ import pytest
 from cdm_nnunet.dvh import Template
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.evaluation import run as module
+from cdm_nnunet.evaluation.gamma import GammaRule
 from cdm_nnunet.evaluation.reading import evaluation_from_json, load_evaluation
 from cdm_nnunet.evaluation.run import Options, evaluate_folder, write_outputs
 
@@ -62,7 +63,7 @@ def test_another_template_options_or_code_are_scored_again(cohort, scored, monke
     dataset, folder, kept = cohort
     only = Options(cases=("a",))
     evaluate_folder(dataset, folder, options=only, finished=kept)
-    evaluate_folder(dataset, folder, options=Options(cases=("a",), gamma=True), finished=kept)
+    evaluate_folder(dataset, folder, options=Options(cases=("a",), gamma=(GammaRule(),)), finished=kept)
     evaluate_folder(dataset, folder, options=only, finished=kept)  # (a case is kept once)
     mapping = dataset.template.to_json()
     mapping["goals"] = mapping["goals"][1:]
@@ -145,13 +146,17 @@ SPOILT = (
 
 def test_the_result_is_read_back_and_an_edited_one_refused(cohort, tmp_path):
     dataset, folder, _ = cohort
-    evaluation = evaluate_folder(dataset, folder, options=Options(gamma=True))
+    evaluation = evaluate_folder(
+        dataset,
+        folder,
+        options=Options(gamma=(GammaRule(), GammaRule(2, 2, local=True, threshold_percent=5, normalisation="maximum"))),
+    )
     write_outputs(evaluation, tmp_path / "out")
     read = load_evaluation(tmp_path / "out")
     assert read.to_json() == evaluation.to_json()
     assert read.cases == evaluation.cases
     content = json.loads((tmp_path / "out" / "result.json").read_text(encoding="utf-8"))
-    assert [g["distance_mm"] for g in content["scores"]["dose"]["gamma"]] == [3.0, 3.0, 2.0, 2.0]
+    assert [g["distance_mm"] for g in content["scores"]["dose"]["gamma"]] == [2.0, 2.0]
     for spoil, message in SPOILT:
         spoilt = json.loads(json.dumps(content))
         spoil(spoilt, spoilt["cases"]["a"])

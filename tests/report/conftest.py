@@ -13,6 +13,7 @@ from scipy.ndimage import gaussian_filter
 
 from cdm_nnunet.dataset import RawDataset
 from cdm_nnunet.dataset_conversion.synthetic import convert_synthetic
+from cdm_nnunet.evaluation.gamma import GammaRule
 from cdm_nnunet.evaluation.record import Evaluation
 from cdm_nnunet.evaluation.run import Options, evaluate_folder
 from cdm_nnunet.images import read_image, write_image
@@ -80,7 +81,7 @@ def ensemble_report(synthetic_dataset: RawDataset, tmp_path_factory: pytest.Temp
     of_calibration = members(calibration)
     options = Options(
         members=members(synthetic_dataset),
-        gamma=True,
+        gamma=(GammaRule(), GammaRule(2.0, 2.0, local=True)),
         calibrated_on=evaluate_folder(calibration, of_calibration[0], None, Options(members=of_calibration)),
         coverage_percent=50,
     )

@@ -246,7 +246,7 @@ def test_intervals_and_gamma_are_shown_and_fit(browser, ensemble_report):
     assert f"calibrated on {len(evaluation.cases)} cases" in text
     for gamma in evaluation.scores["dose"]["gamma"]:
         scope = "local" if gamma["local"] else "global"
-        name = f"Gamma {gamma['dose_percent']:g} % / {gamma['distance_mm']:g} mm {scope}"
+        name = f"Gamma {gamma['dose_percent']:g} % / {gamma['distance_mm']:g} mm {scope}, from 10 %"
         assert f"{name}\n{gamma['mean_percent']:.2f} %" in text
     case = evaluation.cases[0]
     page = window.show_case(case.case)
