@@ -29,6 +29,7 @@ from cdm_nnunet.errors import InputError
 from cdm_nnunet.ranges import DOSE_MAXIMUM_GY
 
 DOSE_CLASS = "1.2.840.10008.5.1.4.1.1.481.2"
+_ROUNDED_MM = 0.101  # by which positions that are written twice may differ, rounded to a tenth
 _WHOLE_PLAN = ("PLAN", "MULTI_PLAN", "PLAN_OVERVIEW")
 
 
@@ -235,7 +236,7 @@ def _read_part(path: Path, *, pixels: bool) -> _Part:
         text_of(dataset, "SOPInstanceUID", path),
         text_of(dataset, "StudyInstanceUID", path),
         text_of(dataset, "FrameOfReferenceUID", path, ""),
-        tuple(uid for plan in plans if (uid := text_of(plan, "ReferencedSOPInstanceUID", path, ""))),
+        tuple(dict.fromkeys(uid for plan in plans if (uid := text_of(plan, "ReferencedSOPInstanceUID", path, "")))),
         tuple(beams),
         kind,
     )
@@ -281,7 +282,7 @@ def _normal_offsets_mm(
         raise InputError(f"{path}: {label} has {offsets_mm.size} numbers for {n_frames} planes")
     if abs(offsets_mm[0]) <= POSITION_TOLERANCE_MM:
         return np.asarray(offsets_mm - offsets_mm[0])
-    if abs(offsets_mm[0] - position_mm[2]) > POSITION_TOLERANCE_MM:
+    if abs(offsets_mm[0] - position_mm[2]) > _ROUNDED_MM:
         raise InputError(
             f"{path}: {label} starts with {offsets_mm[0]:g}, expected 0 or the z of ImagePositionPatient, "
             f"{position_mm[2]:g}"

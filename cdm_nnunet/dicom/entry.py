@@ -18,6 +18,7 @@ class FileEntry:
         series_uid: SeriesInstanceUID.
         frame_uid: FrameOfReferenceUID; empty where it is not given.
         refers_to: UIDs: series of a structure set, structure set of a plan, plans of a dose.
+        images: SOPInstanceUIDs of the CT images that a structure set lists.
         label: StructureSetLabel, RTPlanLabel, DoseSummationType of a dose, SeriesDescription of an image; may be empty.
         made: Date and time of a plan, digits; may be empty.
         sop_class: SOPClassUID; may be empty.
@@ -42,3 +43,4 @@ class FileEntry:
     dose_type: str = ""
     has_grid: bool = True
     is_prediction: bool = False
+    images: tuple[str, ...] = ()

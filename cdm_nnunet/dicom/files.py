@@ -26,7 +26,7 @@ _UNDEFINED = 0xFFFFFFFF
 _PIECE = 2**20  # values
 _PIXEL_TAG = bytes.fromhex("e07f1000")
 _PLAIN_HEADER_BYTES = {ImplicitVRLittleEndian: 8, ExplicitVRLittleEndian: 12}  # of the pixels' element
-_DAMAGE = (EOFError, struct.error, ValueError, TypeError, KeyError, AttributeError, NotImplementedError, IndexError)
+DAMAGE = (EOFError, struct.error, ValueError, TypeError, KeyError, AttributeError, NotImplementedError, IndexError)
 
 
 def read_file(path: Path, *, pixels: bool = True, keywords: Sequence[str] | None = None) -> Dataset:
@@ -61,7 +61,7 @@ def read_file(path: Path, *, pixels: bool = True, keywords: Sequence[str] | None
         raise InputError(f"{path} is missing or no file") from error
     except PermissionError as error:
         raise InputError(f"{path} may not be read: {error.strerror}") from error
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise InputError(f"{path} is damaged or cut off ({error}); export it again") from error
     for tag in dataset.keys():  # noqa: SIM118  # (iterating the data set would parse every element)
         raw = dataset.get_item(tag)
@@ -208,7 +208,7 @@ def pixels_of(dataset: Dataset, where: object) -> NDArray[Any]:
             f"{where}: the pixels, compressed as {syntax.name}, can't be decoded; are they damaged? Export without "
             "compression"
         ) from error
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise InputError(f"{where}: the pixels can't be read ({error}); export it again") from error
     return values
 
@@ -245,5 +245,5 @@ def _value(dataset: Dataset, keyword: str, where: object) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return dataset.get(keyword)
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise InputError(f"{where}: {named(keyword)} can't be read ({error})") from error

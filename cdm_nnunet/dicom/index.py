@@ -11,11 +11,13 @@ from typing import Any
 from pydicom.dataset import Dataset
 
 from cdm_nnunet.dicom import predicted
+from cdm_nnunet.dicom.damaged import DamagedFile, of_patient, owners, was_dicom, what_remains
+from cdm_nnunet.dicom.drawn import images_of
 from cdm_nnunet.dicom.entry import FileEntry
 from cdm_nnunet.dicom.file_choice import FileChoice
 from cdm_nnunet.dicom.files import items_of, read_file, text_of
 from cdm_nnunet.dicom.kept_rows import KeptRows
-from cdm_nnunet.dicom.pairing import MODALITIES, PatientFiles, pair
+from cdm_nnunet.dicom.pairing import MODALITIES, PatientFiles, pair, with_damaged
 from cdm_nnunet.dicom.plan_choice import NOTHING_CHOSEN, Choice
 from cdm_nnunet.dicom.pseudonyms import Pseudonyms
 from cdm_nnunet.dicom.unread import unread_lines
@@ -29,6 +31,7 @@ _LABELS = {"RTSTRUCT": "StructureSetLabel", "RTPLAN": "RTPlanLabel", "RTDOSE": "
 _HEADER = (
     *("SOPClassUID", "SOPInstanceUID", "Modality", "PatientID", "StudyInstanceUID", "SeriesInstanceUID"),
     *("FrameOfReferenceUID", "ReferencedFrameOfReferenceSequence", "ReferencedStructureSetSequence"),
+    *("StructureSetROISequence",),
     *("ReferencedRTPlanSequence", "DoseSummationType", "RTPlanLabel", "RTPlanDate", "RTPlanTime"),
     *("ApprovalStatus", "DoseType", "Rows", "StructureSetLabel", "SeriesDescription", *predicted.KEYWORDS),
 )
@@ -42,11 +45,13 @@ class FolderIndex:
         folder: The folder.
         entries: Its DICOM files, in the order of their paths.
         unread: Files that are no DICOM files or damaged, with the reason.
+        damaged: Those of them that are DICOM files.
     """
 
     folder: Path
     entries: tuple[FileEntry, ...]
     unread: Mapping[str, str]
+    damaged: tuple[DamagedFile, ...] = ()
 
     @property
     def plans(self) -> tuple[str, ...]:
@@ -71,6 +76,7 @@ class FolderIndex:
         by_patient: dict[str, list[FileEntry]] = {}
         for entry in self.entries:
             by_patient.setdefault(entry.patient, []).append(entry)
+        owned = owners(self.entries)
         found: list[PatientFiles] = []
         for patient in sorted(by_patient):
             if not any(entry.modality in MODALITIES for entry in by_patient[patient]):
@@ -81,7 +87,9 @@ class FolderIndex:
             except InputError as error:
                 found.append(PatientFiles(patient, name, name, problems=(str(error),)))
                 continue
-            found += pair(patient, entries, needed, choice, pseudonyms)
+            sure, perhaps = of_patient(patient, owned, self.damaged)
+            cases = pair(patient, entries, needed, choice, pseudonyms)
+            found += [with_damaged(files, sure, perhaps, needed) for files in cases]
         return tuple(found)
 
 
@@ -128,16 +136,20 @@ def index_files(
     folder = folder or Path(os.path.commonpath(paths))
     entries: list[FileEntry] = []
     unread: dict[str, str] = {}
-    with KeptRows(cache, {"headers": 4}) as kept:
+    damaged: list[DamagedFile] = []
+    with KeptRows(cache, {"headers": 5}) as kept:
         for done, path in enumerate(paths, 1):
             row = _kept_row(path, kept)
             if "error" in row:
                 unread[str(path)] = row["error"]
+                if "remains" in row:
+                    damaged.append(DamagedFile(str(path), row["error"], **row["remains"]))
             else:
-                entries.append(FileEntry(str(path), **{**row, "refers_to": tuple(row["refers_to"])}))
+                several = {key: tuple(row[key]) for key in ("refers_to", "images")}
+                entries.append(FileEntry(str(path), **{**row, **several}))
             if progress is not None:
                 progress(done, len(paths))
-    return FolderIndex(folder, tuple(entries), unread)
+    return FolderIndex(folder, tuple(entries), unread, tuple(damaged))
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -196,14 +208,17 @@ def _looks_like_dicom(path: Path) -> bool:
 
 def _read_row(path: Path) -> dict[str, Any]:
     """Fields of an entry but its path, or why there are none."""
-    if not _looks_like_dicom(path):
-        return {"error": f"{path} is no DICOM file"}
+    looks_so = _looks_like_dicom(path)
+    if not looks_so:
+        error = f"{path} is no DICOM file"
+        return {"error": error, "remains": {}} if was_dicom(path, looks_so=False) else {"error": error}
     try:
         return {key: value for key, value in asdict(_entry(path)).items() if key != "path"}
     except InputError as error:
-        return {"error": str(error)}
+        return {"error": str(error), "remains": dict(what_remains(path))}
     except Exception as error:  # noqa: BLE001  # (a fence: one file must not end the look at all others)
-        return {"error": f"{path} can't be read ({type(error).__name__}: {error}); export it again"}
+        message = f"{path} can't be read ({type(error).__name__}: {error}); export it again"
+        return {"error": message, "remains": dict(what_remains(path))}
 
 
 def _entry(path: Path) -> FileEntry:
@@ -216,8 +231,8 @@ def _entry(path: Path) -> FileEntry:
         text_of(header, "SOPInstanceUID", path),
         text_of(header, "StudyInstanceUID", path),
         text_of(header, "SeriesInstanceUID", path),
-        text_of(header, "FrameOfReferenceUID", path, "") or next(_frames(header, path), ""),
-        tuple(dict.fromkeys(_references(header, modality, path))),
+        _frame(header, modality, path),
+        tuple(uid for uid in dict.fromkeys(_references(header, modality, path)) if uid),
         text_of(header, _LABELS.get(modality, "SeriesDescription"), path, ""),
         text_of(header, "RTPlanDate", path, "") + text_of(header, "RTPlanTime", path, ""),
         text_of(header, "SOPClassUID", path, ""),
@@ -225,20 +240,37 @@ def _entry(path: Path) -> FileEntry:
         text_of(header, "DoseType", path, "").upper() if modality == "RTDOSE" else "",
         "Rows" in header or modality != "RTDOSE",
         modality == "RTDOSE" and predicted.is_prediction(header, path),
+        images=tuple(_listed_images(header, path)),
     )
 
 
-def _frames(header: Dataset, path: Path) -> Iterator[str]:
-    for frame in items_of(header, "ReferencedFrameOfReferenceSequence", path):
-        yield text_of(frame, "FrameOfReferenceUID", path, "")
+def _frame(header: Dataset, modality: str, path: Path) -> str:
+    """Frame of reference; that of the ROIs before that at the top, and none if they lie in several."""
+    rois = items_of(header, "StructureSetROISequence", path) if modality == "RTSTRUCT" else ()
+    of_rois = {text_of(roi, "ReferencedFrameOfReferenceUID", path, "") for roi in rois} - {""}
+    if of_rois:
+        return next(iter(of_rois)) if len(of_rois) == 1 else ""
+    frames = items_of(header, "ReferencedFrameOfReferenceSequence", path)
+    listed = [text_of(frame, "FrameOfReferenceUID", path, "") for frame in frames]
+    return text_of(header, "FrameOfReferenceUID", path, "") or next(iter(listed), "")
 
 
 def _references(header: Dataset, modality: str, path: Path) -> Iterator[str]:
     """Series of a structure set, structure set of a plan, plans of a dose; a plan may name earlier plans too."""
     keyword = {"RTPLAN": "ReferencedStructureSetSequence", "RTDOSE": "ReferencedRTPlanSequence"}.get(modality)
     for item in () if keyword is None else items_of(header, keyword, path):
-        yield text_of(item, "ReferencedSOPInstanceUID", path)
+        yield text_of(item, "ReferencedSOPInstanceUID", path, "")
+    for series in _listed_series(header, path):
+        yield text_of(series, "SeriesInstanceUID", path, "")
+
+
+def _listed_series(header: Dataset, path: Path) -> Iterator[Dataset]:
     for frame in items_of(header, "ReferencedFrameOfReferenceSequence", path):
         for study in items_of(frame, "RTReferencedStudySequence", path):
-            for series in items_of(study, "RTReferencedSeriesSequence", path):
-                yield text_of(series, "SeriesInstanceUID", path)
+            yield from items_of(study, "RTReferencedSeriesSequence", path)
+
+
+def _listed_images(header: Dataset, path: Path) -> Iterator[str]:
+    """CT images of the series that a structure set lists."""
+    for series in _listed_series(header, path):
+        yield from sorted(images_of(items_of(series, "ContourImageSequence", path), path)[0])

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from cdm_nnunet.dicom.copies import without_copies
+from cdm_nnunet.dicom.damaged import DamagedFile
 from cdm_nnunet.dicom.entry import FileEntry
-from cdm_nnunet.dicom.file_choice import AMBIGUOUS, described
 from cdm_nnunet.dicom.plan import ION_PLAN_CLASS
 from cdm_nnunet.dicom.plan_choice import Choice, Course, Part, choose, choose_plans, describe
 from cdm_nnunet.dicom.pseudonyms import Pseudonyms
+from cdm_nnunet.dicom.references import find_ct, find_structures
 from cdm_nnunet.errors import InputError
 
 MODALITIES = ("CT", "RTSTRUCT", "RTPLAN", "RTDOSE")
@@ -91,7 +93,7 @@ def pair(
     """
     problems: list[str] = []
     notes: list[str] = []
-    entries = _without_copies(entries, problems, notes)
+    entries = without_copies(entries, problems, notes)
     kinds = {kind: [entry for entry in entries if entry.modality == kind] for kind in MODALITIES}
     others = sorted({entry.modality for entry in entries} - set(MODALITIES))
     if others:
@@ -133,8 +135,8 @@ def _complete(
     problems, notes = list(problems), list(notes)
     plans = [plan for part in course for plan in part.plans]
     doses = [dose for part in course for dose in part.doses]
-    structures = _structures(kinds["RTSTRUCT"], plans, doses, needed, problems)
-    ct = _ct(kinds["CT"], structures, problems, notes)
+    structures = find_structures(kinds["RTSTRUCT"], kinds["CT"], plans, doses, needed, problems, notes)
+    ct = find_ct(kinds["CT"], structures, problems, notes)
     anchors = [*ct[:1], *([structures] if structures else []), *plans, *doses]
     frames = {entry.frame_uid for entry in anchors if entry.frame_uid}
     if len(frames) > 1:
@@ -174,68 +176,26 @@ def _paths(entries: Iterable[FileEntry]) -> tuple[Path, ...]:
     return tuple(Path(entry.path) for entry in entries)
 
 
-def _without_copies(entries: Sequence[FileEntry], problems: list[str], notes: list[str]) -> list[FileEntry]:
-    """One file for each SOP instance; copies that are equal byte by byte are dropped, others are a problem."""
-    first: dict[str, FileEntry] = {}
-    copies = 0
-    for entry in entries:
-        other = first.setdefault(entry.sop_uid, entry)
-        if other is entry:
-            continue
-        if Path(other.path).read_bytes() == Path(entry.path).read_bytes():
-            copies += 1
-        else:
-            problems.append(f"{entry.path} and {other.path} have the same SOPInstanceUID but differ; remove one")
-    if copies:
-        notes.append(f"{copies} copies of files left aside")
-    return list(first.values())
+def with_damaged(
+    files: PatientFiles, sure: Sequence[DamagedFile], perhaps: Sequence[DamagedFile], needed: Collection[str]
+) -> PatientFiles:
+    """A case with what can't be read of the patient: a problem, unless it is of a kind that is not needed.
 
-
-def _structures(
-    found: Sequence[FileEntry],
-    plans: Sequence[FileEntry],
-    doses: Sequence[FileEntry],
-    needed: Collection[str],
-    problems: list[str],
-) -> FileEntry | None:
-    wanted = {uid for plan in plans for uid in plan.refers_to}
-    if len(wanted) > 1:
-        problems.append(f"the {len(plans)} plans to be summed were made on {len(wanted)} structure sets")
-        return None
-    named = [entry for entry in found if entry.sop_uid in wanted]
-    if not named and wanted and found:
-        problems.append("the structure set that the plan refers to is not in the folder, or was not chosen")
-        return None
-    candidates = named or _same_frame(found, doses)
-    if len(candidates) == 1:
-        return candidates[0]
-    if "RTSTRUCT" in needed:
-        known = described(candidates, lambda entry: entry.sop_uid)
-        many = f"{len(candidates)} structure sets: {AMBIGUOUS.format('structures')}: there are {known}"
-        problems.append(many if candidates else "no structure set (RTSTRUCT)")
-    return None
-
-
-def _ct(
-    found: Sequence[FileEntry], structures: FileEntry | None, problems: list[str], notes: list[str]
-) -> list[FileEntry]:
-    named = [entry for entry in found if structures is not None and entry.series_uid in structures.refers_to]
-    if not named and structures is not None and structures.refers_to and found:
-        problems.append("the CT that the structure set was drawn on is not in the folder, or was not chosen")
-        return []
-    candidates = named or _same_frame(found, [structures] if structures else [])
-    series = sorted({entry.series_uid for entry in candidates})
-    if len(series) != 1:
-        known = described(candidates, lambda entry: entry.series_uid)
-        many = f"{len(series)} CT series: {AMBIGUOUS.format('ct')}: there are {known}"
-        problems.append(many if series else "no CT")
-        return []
-    others = len({entry.series_uid for entry in found}) - 1
-    if others:
-        notes.append(f"{others} other CT series left aside")
-    return candidates
-
-
-def _same_frame(found: Sequence[FileEntry], anchors: Iterable[FileEntry]) -> list[FileEntry]:
-    frames = {entry.frame_uid for entry in anchors if entry.frame_uid}
-    return [entry for entry in found if not frames or not entry.frame_uid or entry.frame_uid in frames]
+    Args:
+        files: The case.
+        sure: Damaged files of the patient.
+        perhaps: Damaged files that may be of the patient.
+        needed: What the patient must have beside the CT.
+    """
+    wanted = {"", "CT", "RTPLAN", *needed}
+    problems = [
+        f"a file of this patient can't be read ({file.reason}); export it again, or remove it"
+        for file in sure
+        if file.modality in wanted
+    ]
+    notes = []
+    if len(sure) > len(problems):
+        notes.append(f"files that can't be read, and are not needed, left aside: {len(sure) - len(problems)}")
+    if perhaps:
+        notes.append(f"files that can't be read, or say whose they are, lie among this patient's: {len(perhaps)}")
+    return replace(files, problems=(*files.problems, *problems), notes=(*files.notes, *notes))

@@ -1,0 +1,47 @@
+"""Files that are there twice: copies with another header or encoding are copies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cdm_nnunet.dicom.entry import FileEntry
+from cdm_nnunet.dicom.files import pixels_of, read_file
+from cdm_nnunet.errors import InputError
+
+
+def without_copies(entries: Sequence[FileEntry], problems: list[str], notes: list[str]) -> list[FileEntry]:
+    """One file for each SOP instance; copies of equal content are dropped, others are a problem."""
+    first: dict[str, FileEntry] = {}
+    copies = 0
+    for entry in entries:
+        other = first.setdefault(entry.sop_uid, entry)
+        if other is entry:
+            continue
+        if _same_content(Path(other.path), Path(entry.path)):
+            copies += 1
+        else:
+            problems.append(f"{entry.path} and {other.path} have the same SOPInstanceUID but differ; remove one")
+    if copies:
+        notes.append(f"copies of files left aside: {copies}")
+    return list(first.values())
+
+
+def _same_content(one: Path, other: Path) -> bool:
+    """Whether two files hold the same data set, whatever their headers and encodings."""
+    if one.read_bytes() == other.read_bytes():
+        return True
+    try:
+        datasets = [read_file(path) for path in (one, other)]
+        pixels = [
+            pixels_of(dataset, path) if "PixelData" in dataset else np.empty(0)
+            for dataset, path in zip(datasets, (one, other), strict=True)
+        ]
+    except InputError:
+        return False
+    for dataset in datasets:
+        if "PixelData" in dataset:
+            del dataset.PixelData
+    return datasets[0] == datasets[1] and np.array_equal(*pixels)

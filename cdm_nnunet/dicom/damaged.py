@@ -1,0 +1,95 @@
+"""Whose is a file that can't be read? A patient that lacks an image, without a word, is a wrong patient."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydicom.filereader import read_partial
+from pydicom.tag import BaseTag, Tag
+
+from cdm_nnunet.dicom.entry import FileEntry
+from cdm_nnunet.dicom.files import DAMAGE
+
+_PATIENT_ID = Tag("PatientID")
+_SUFFIXES = (".dcm", ".dicom", ".ima", ".dc3")
+
+
+@dataclass(frozen=True)
+class DamagedFile:
+    """A DICOM file that could not be read.
+
+    Attributes:
+        path: The file.
+        reason: Why not.
+        patient: PatientID, as far as it can be read; empty else.
+        modality: As far as it can be read; empty else.
+    """
+
+    path: str
+    reason: str
+    patient: str = ""
+    modality: str = ""
+
+
+def was_dicom(path: Path, *, looks_so: bool) -> bool:
+    """Whether a file that can't be read was a DICOM file, by its beginning or its name; an empty one without a suffix.
+
+    Args:
+        path: The file.
+        looks_so: Whether it begins as DICOM files do.
+    """
+    if looks_so or path.suffix.lower() in _SUFFIXES:
+        return True
+    return path.is_file() and path.stat().st_size == 0 and not path.suffix
+
+
+def what_remains(path: Path) -> Mapping[str, str]:
+    """``patient`` and ``modality`` of a damaged file, as far as they can be read."""
+    found: dict[str, str] = {}
+    try:
+        with path.open("rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            header = read_partial(file, stop_when=_is_beyond, force=True)
+            for name, keyword in (("patient", "PatientID"), ("modality", "Modality")):
+                found[name] = str(header.get(keyword, "") or "").strip().strip("\0")
+    except (*DAMAGE, OSError):
+        return found
+    return found
+
+
+def _is_beyond(tag: BaseTag, _vr: str | None, _length: int) -> bool:
+    return tag > _PATIENT_ID
+
+
+def owners(entries: Iterable[FileEntry]) -> Mapping[str, frozenset[str]]:
+    """PatientIDs of the readable files of each folder."""
+    found: dict[str, set[str]] = {}
+    for entry in entries:
+        found.setdefault(os.path.dirname(entry.path), set()).add(entry.patient)
+    return {folder: frozenset(patients) for folder, patients in found.items()}
+
+
+def of_patient(
+    patient: str, owned: Mapping[str, frozenset[str]], damaged: Iterable[DamagedFile]
+) -> tuple[list[DamagedFile], list[DamagedFile]]:
+    """Damaged files that are a patient's, and those that may be.
+
+    A file that does not say whose it is belongs to whom the readable files of its folder belong to.
+
+    Args:
+        patient: PatientID.
+        owned: As :func:`owners`.
+        damaged: All damaged files.
+    """
+    sure, perhaps = [], []
+    for file in damaged:
+        around = owned.get(os.path.dirname(file.path), frozenset())
+        if file.patient == patient or (not file.patient and around == {patient}):
+            sure.append(file)
+        elif not file.patient and patient in around:
+            perhaps.append(file)
+    return sure, perhaps

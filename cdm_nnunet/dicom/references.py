@@ -1,0 +1,118 @@
+"""The structure set of a course, and the CT that it was drawn on: by the images that it lists, else by their series."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+
+from cdm_nnunet.dicom.ct import read_ct
+from cdm_nnunet.dicom.entry import FileEntry
+from cdm_nnunet.dicom.file_choice import AMBIGUOUS, described
+from cdm_nnunet.dicom.structures import read_structures
+from cdm_nnunet.errors import InputError
+
+
+def find_structures(
+    found: Sequence[FileEntry],
+    images: Sequence[FileEntry],
+    plans: Sequence[FileEntry],
+    doses: Sequence[FileEntry],
+    needed: Collection[str],
+    problems: list[str],
+    notes: list[str],
+) -> FileEntry | None:
+    """The structure set of a course: the plans' own; without one, the only one in the frame of the doses and on a CT.
+
+    Args:
+        found: Structure sets of the patient.
+        images: CT images of the patient.
+        plans: Plans of the course.
+        doses: Doses of the course.
+        needed: What the patient must have; without RTSTRUCT, nothing is told of several.
+        problems: What is missing or ambiguous is added.
+        notes: What is left aside is added.
+    """
+    wanted = {uid for plan in plans for uid in plan.refers_to}
+    if len(wanted) > 1:
+        problems.append(f"the {len(plans)} plans to be summed were made on {len(wanted)} structure sets")
+        return None
+    named = [entry for entry in found if entry.sop_uid in wanted]
+    if not named and wanted and found:
+        problems.append("the structure set that the plan refers to is not in the folder, or was not chosen")
+        return None
+    candidates = named or _same_frame(found, doses)
+    on_ct = [entry for entry in candidates if series_of(entry, images)]
+    if 0 < len(on_ct) < len(candidates):
+        notes.append(f"structure sets of other images than the CT left aside: {len(candidates) - len(on_ct)}")
+        candidates = on_ct
+    if len(candidates) == 1:
+        return candidates[0]
+    if "RTSTRUCT" in needed:
+        known = described(candidates, lambda entry: entry.sop_uid)
+        many = f"{len(candidates)} structure sets: {AMBIGUOUS.format('structures')}: there are {known}"
+        problems.append(many if candidates else "no structure set (RTSTRUCT)")
+    return None
+
+
+def find_ct(
+    found: Sequence[FileEntry], structures: FileEntry | None, problems: list[str], notes: list[str]
+) -> list[FileEntry]:
+    """Images of the CT that a structure set was drawn on: one series, or several that make one CT.
+
+    Args:
+        found: CT images of the patient.
+        structures: The structure set; without one, the patient's only series.
+        problems: What is missing or ambiguous is added.
+        notes: What is left aside is added.
+    """
+    listed = structures is not None and bool(structures.refers_to or structures.images)
+    candidates = _same_frame(found, [structures] if structures else [])
+    if structures is not None and listed:
+        series = series_of(structures, found) or _series_drawn_on(structures, found)
+        candidates = [entry for entry in found if entry.series_uid in series]
+    if listed and found and not candidates:
+        problems.append("the CT that the structure set was drawn on is not in the folder, or was not chosen")
+        return []
+    series = frozenset(entry.series_uid for entry in candidates)
+    if len(series) > 1 and structures is not None and not (listed and _is_one_ct(candidates)):
+        series = _series_drawn_on(structures, candidates) or series
+        candidates = [entry for entry in candidates if entry.series_uid in series]
+    if not series or (len(series) > 1 and not (listed and _is_one_ct(candidates))):
+        known = described(candidates, lambda entry: entry.series_uid)
+        many = f"{len(series)} CT series: {AMBIGUOUS.format('ct')}: there are {known}"
+        problems.append(many if series else "no CT")
+        return []
+    others = len({entry.series_uid for entry in found} - series)
+    if others:
+        notes.append(f"{others} other CT series left aside")
+    return candidates
+
+
+def _is_one_ct(images: Sequence[FileEntry]) -> bool:
+    """Whether the images of several series make one CT, one block after the other."""
+    try:
+        read_ct([Path(entry.path) for entry in images], pixels=False)
+    except InputError:
+        return False
+    return True
+
+
+def series_of(structures: FileEntry, images: Sequence[FileEntry]) -> frozenset[str]:
+    """CT series that a structure set was drawn on, by the images that it lists, else by the series."""
+    listed = frozenset(structures.images)
+    by_image = frozenset(entry.series_uid for entry in images if entry.sop_uid in listed)
+    return by_image or frozenset(entry.series_uid for entry in images if entry.series_uid in structures.refers_to)
+
+
+def _series_drawn_on(structures: FileEntry, images: Sequence[FileEntry]) -> frozenset[str]:
+    """CT series with images that the contours themselves refer to; none where they don't."""
+    try:
+        drawn_on = read_structures(Path(structures.path)).drawn_on
+    except InputError:
+        return frozenset()  # (reading it later tells why)
+    return frozenset(entry.series_uid for entry in images if entry.sop_uid in drawn_on)
+
+
+def _same_frame(found: Sequence[FileEntry], anchors: Iterable[FileEntry]) -> list[FileEntry]:
+    frames = {entry.frame_uid for entry in anchors if entry.frame_uid}
+    return [entry for entry in found if not frames or not entry.frame_uid or entry.frame_uid in frames]
