@@ -121,7 +121,8 @@ def _written_aside(path: Path, text: str, private: bool) -> Iterator[Path]:
     """A whole file beside its place, to be moved there."""
     with _aside(path) as partial:
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600 if private else 0o666)
-        with open(descriptor, "w", encoding="utf-8", newline="\n") as file:
+        # (the name of a file, in a message, may be no text)
+        with open(descriptor, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

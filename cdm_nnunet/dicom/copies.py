@@ -34,14 +34,13 @@ def _same_content(one: Path, other: Path) -> bool:
     if one.read_bytes() == other.read_bytes():
         return True
     try:
-        datasets = [read_file(path) for path in (one, other)]
-        pixels = [
-            pixels_of(dataset, path) if "PixelData" in dataset else np.empty(0)
-            for dataset, path in zip(datasets, (one, other), strict=True)
-        ]
+        first, second = (read_file(path) for path in (one, other))
+        if ("PixelData" in first) != ("PixelData" in second):
+            return False
+        if "PixelData" in first:
+            if not np.array_equal(pixels_of(first, one), pixels_of(second, other)):
+                return False
+            del first.PixelData, second.PixelData
     except InputError:
         return False
-    for dataset in datasets:
-        if "PixelData" in dataset:
-            del dataset.PixelData
-    return datasets[0] == datasets[1] and np.array_equal(*pixels)
+    return bool(first == second)

@@ -62,7 +62,7 @@ def what_remains(path: Path) -> Mapping[str, str]:
 
 
 def _is_beyond(tag: BaseTag, _vr: str | None, _length: int) -> bool:
-    return tag > _PATIENT_ID
+    return bool(tag > _PATIENT_ID)
 
 
 def owners(entries: Iterable[FileEntry]) -> Mapping[str, frozenset[str]]:

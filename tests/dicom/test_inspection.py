@@ -164,7 +164,7 @@ def test_what_was_seen_of_a_patient_is_kept_while_its_files_stay(files, tmp_path
 
 
 def test_file_names_that_are_no_text_are_told(files, tmp_path, capfd):
-    odd = [b"a\xff\xfe.dcm", b"two\nlines", b"\x1b[31mred", b"-rf $(reboot) ;"]
+    odd = [b"a\xff\xfe.txt", b"two\nlines", b"\x1b[31mred", b"-rf $(reboot) ;"]
     for name in odd:
         with open(os.path.join(os.fsencode(files.folder), name), "wb") as file:
             file.write(b"no image")
@@ -178,6 +178,10 @@ def test_file_names_that_are_no_text_are_told(files, tmp_path, capfd):
     assert "lines is no DICOM file" not in shown.splitlines()
     assert cli.main(["inspect", "dicom", str(files.folder), "-o", str(out), "--json"]) == 0
     assert len(json.loads(capfd.readouterr().out)["unread"]) == len(odd)
+    with open(os.path.join(os.fsencode(files.folder), b"a\xff\xfe.dcm"), "wb") as file:
+        file.write(b"an image once")
+    assert cli.main(["inspect", "dicom", str(files.folder), "-o", str(out)]) == 0
+    assert "1 patients in 14 DICOM files; 0 can be converted" in capfd.readouterr().out
 
 
 def test_the_command_can_leave_the_pixels_alone(files, tmp_path, capfd):

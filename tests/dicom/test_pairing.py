@@ -85,7 +85,9 @@ def test_a_wrong_series_uid_with_the_right_images_is_followed(files):
             contour.ContourImageSequence[0].ReferencedSOPInstanceUID = "1.2.3.4"
 
     edit(files.structures, forget)
-    assert "the CT that the structure set was drawn on is not in the folder" in paired(files).problems
+    assert (
+        "the CT that the structure set was drawn on is not in the folder, or was not chosen" in paired(files).problems
+    )
 
 
 def test_a_second_listed_ct_is_left_aside_where_nothing_was_drawn_on_it(files):
@@ -119,7 +121,8 @@ def test_a_ct_split_over_two_listed_series_is_one(files):
     assert (found.problems, len(found.ct)) == ((), 17)
     assert read_ct(found.ct).notes == ("the CT is split over 2 series",)
     shutil.move(files.ct[4], files.folder.parent / "elsewhere")
-    assert "2 CT series: ambiguous, keep one" in paired(files).problems
+    (problem,) = paired(files).problems
+    assert problem.startswith("2 CT series: ambiguous, keep one")
 
 
 def second_structures(files, name, images_class, series_uid, frame_uid=None):
@@ -152,7 +155,8 @@ def test_a_structure_set_on_mr_is_left_aside(files, frame_uid, has_plan):
     assert paired(files).problems == ()  # of a CT that is not here
     copy_of_ct(files, "contrast", lambda image, k: None)
     edit(other_ct, lambda d, _: setattr(listing(d)[0], "SeriesInstanceUID", "1.2.77.8"))
-    assert ("2 structure sets: ambiguous, keep one" in paired(files).problems) == (not has_plan)
+    problems = paired(files).problems
+    assert [problem[:37] for problem in problems] == [] if has_plan else ["2 structure sets: ambiguous, keep one"]
 
 
 @pytest.mark.parametrize("syntax", [pydicom.uid.ImplicitVRLittleEndian, pydicom.uid.RLELossless])
