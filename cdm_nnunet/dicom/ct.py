@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from cdm_nnunet.dicom.ct_steps import CtOrder, step_notes
+from cdm_nnunet.dicom.ct_values import refuse_odd_images
 from cdm_nnunet.dicom.files import items_of, named, number_of, numbers_of, pixels_of, read_file, text_of
 from cdm_nnunet.dicom.grid import Volume, volume_from_frames
 from cdm_nnunet.errors import InputError
@@ -77,7 +78,7 @@ def read_ct(files: Sequence[Path], *, pixels: bool = True) -> CtVolume:
         notes.append(f"localizers among the CT left aside: {len(localizers)}")
     notes += _order_notes(ordered, volume)
     if pixels:
-        _refuse_blank_slices(volume, first.path)
+        refuse_odd_images(volume, first.path)
     return CtVolume(
         volume,
         text_of(first.header, "StudyInstanceUID", first.path),
@@ -253,16 +254,4 @@ def _refuse_other_shape(first: CtSlice, image: CtSlice) -> None:
             raise InputError(
                 f"{image.path} and {first.path} differ in {what}: {np.asarray(theirs).tolist()} and "
                 f"{np.asarray(ours).tolist()}; the slices of a series share it"
-            )
-
-
-def _refuse_blank_slices(volume: Volume, where: Path) -> None:
-    """An image of one value between images that show something is damaged."""
-    spread_hu = np.ptp(volume.values.reshape(len(volume.values), -1), axis=1)
-    for k in np.flatnonzero(spread_hu == 0):
-        if min(spread_hu[max(k - 1, 0)], spread_hu[min(k + 1, spread_hu.size - 1)]) > 0:
-            height_mm = volume.grid.origin_mm[2] + volume.grid.offsets_mm[2][k]
-            raise InputError(
-                f"CT series of {where}: the slice at z = {height_mm:g} mm has one value everywhere, and those beside "
-                "it have not; is it damaged?"
             )

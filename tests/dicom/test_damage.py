@@ -71,8 +71,29 @@ def test_a_slope_that_gives_no_hu_is_refused_in_any_slice(files, slope):
 
 def test_a_blank_slice_between_others_is_refused(files):
     change(files.ct[7], lambda d: setattr(d, "PixelData", bytes(len(d.PixelData))))
-    with pytest.raises(InputError, match="the slice at z = -2 mm has one value everywhere"):
+    with pytest.raises(InputError, match="the image at z = -2 mm has one value everywhere"):
         read_ct(files.ct)
+
+
+@pytest.mark.parametrize(
+    ("edit", "mean_hu"),
+    [
+        (lambda d: setattr(d, "RescaleIntercept", 0), "10"),
+        (lambda d: setattr(d, "RescaleIntercept", "-2048"), "-10"),
+        (lambda d: setattr(d, "RescaleSlope", 2), "10"),
+        (lambda d: setattr(d, "PixelData", d.pixel_array.astype(">u2").tobytes()), "-10"),
+    ],
+)
+def test_an_image_that_was_rescaled_in_another_way_is_refused(files, edit, mean_hu):
+    change(files.ct[7], edit)
+    with pytest.raises(InputError, match=rf"the image at z = -2 mm has {mean_hu}\d* HU on average where those beside"):
+        read_ct(files.ct)
+
+
+def test_images_in_order_are_no_damage(files):
+    for k, path in enumerate(files.ct):
+        change(path, lambda d, k=k: (setattr(d, "RescaleSlope", 1 + k / 20), setattr(d, "RescaleIntercept", -1024)))
+    read_ct(files.ct)
 
 
 def lose(count):
