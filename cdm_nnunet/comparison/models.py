@@ -92,11 +92,41 @@ def shared_cases(models: Sequence[Model], *, common_cases: bool) -> tuple[tuple[
         replace(model, evaluation=replace(model.evaluation, cases=tuple(cases[case] for case in common)))
         for model, cases in zip(models, by_case, strict=True)
     )
+    kept = _without_undefined(kept)
     for other in kept[1:]:
         for one, two in zip(kept[0].evaluation.cases, other.evaluation.cases, strict=True):
             _refuse_other_reference(one, two, first.name, other.name)
     _refuse_copies(kept)
     return kept, dropped
+
+
+def _without_undefined(models: tuple[Model, ...]) -> tuple[Model, ...]:
+    """The models, each case without the metrics that are not defined in some model: a dose that stays too low has none.
+
+    Args:
+        models: With the same cases in the same order.
+    """
+    undefined: list[dict[str, str]] = []
+    for cases in zip(*(model.evaluation.cases for model in models), strict=True):
+        undefined.append({term: reason for case in cases for term, reason in case.undefined.items()})
+    return tuple(
+        replace(
+            model, evaluation=replace(model.evaluation, cases=tuple(map(_without, model.evaluation.cases, undefined)))
+        )
+        for model in models
+    )
+
+
+def _without(case: CaseResult, undefined: Mapping[str, str]) -> CaseResult:
+    rois = {
+        name: replace(
+            roi,
+            metrics={key: metric for key, metric in roi.metrics.items() if f"{name} {key}" not in undefined},
+            goals=tuple(goal for goal in roi.goals if f"{name} {goal.metric}" not in undefined),
+        )
+        for name, roi in case.rois.items()
+    }
+    return replace(case, rois=rois, undefined=undefined)
 
 
 def _name_and_path(argument: str) -> tuple[str, Path]:

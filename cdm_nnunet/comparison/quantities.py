@@ -186,4 +186,4 @@ def _quantity(key: _Key, cases: Sequence[CaseResult], tables: Mapping[str, Seque
 def _reason(case: CaseResult, level: Level, name: str) -> str:
     if level != "roi":
         return "no ROI that counts is present"
-    return case.missing.get(name.rpartition(" ")[0], "not defined in this case")
+    return case.missing.get(name.rpartition(" ")[0]) or case.undefined.get(name, "not defined in this case")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cdm_nnunet.comparison.models import load_models
+from cdm_nnunet.comparison.models import load_models, shared_cases
 from cdm_nnunet.comparison.quantities import paired_quantities
 from cdm_nnunet.comparison.run import compare
 from cdm_nnunet.comparison.statistics import signed_rank
@@ -224,6 +224,23 @@ def test_another_reference_is_refused():
         InputError, match="the set of missing ROIs is PTV_High, PTV_Low for 'A' and PTV_Low, SpinalCord"
     ):
         compare((one("A", 1.0), fewer))
+
+
+def test_a_metric_that_is_not_defined_in_one_model_is_left_out_of_that_case(two_models):
+    """As the conformity of a dose that reaches the prescription nowhere."""
+    mae, cdm = two_models
+    first, *others = cdm.evaluation.cases
+    high = first.rois["PTV_High"]
+    cut = replace(high, metrics={"V95%": high.metrics["V95%"]}, goals=())
+    reason = "a dose reaches the prescription nowhere"
+    case = replace(first, rois={**first.rois, "PTV_High": cut}, undefined={"PTV_High D95%": reason})
+    cdm = replace(cdm, evaluation=replace(cdm.evaluation, cases=(case, *others)))
+    kept, dropped = shared_cases((mae, cdm), common_cases=False)
+    assert not any(dropped.values())
+    for one in kept:
+        assert list(one.evaluation.cases[0].rois["PTV_High"].metrics) == ["V95%"]
+        assert one.evaluation.cases[0].undefined == {"PTV_High D95%": reason}
+        assert list(one.evaluation.cases[1].rois["PTV_High"].metrics) == ["D95%", "V95%"]
 
 
 def test_a_value_that_is_no_number_is_refused(two_models):
