@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian
-from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -24,20 +24,14 @@ from cdm_nnunet.nnunet.augmentation import mirror_left_right
 from cdm_nnunet.nnunet.checkpoint import FINAL
 from cdm_nnunet.nnunet.compute import autocast, bare, prepare_network, to_device
 from cdm_nnunet.nnunet.export import dose_on_patient_grid
-from cdm_nnunet.nnunet.inputs import (
-    find_cases,
-    refuse_bare_array,
-    refuse_other_catalogues,
-    refuse_output_over_data,
-    unlike_training,
-)
+from cdm_nnunet.nnunet.inputs import find_cases, refuse_bare_array, refuse_other_catalogues, refuse_output_over_data
+from cdm_nnunet.nnunet.items import Item, preprocess_array, preprocess_files
 from cdm_nnunet.nnunet.model import read_model, refuse_other_plans
 from cdm_nnunet.nnunet.plans import LEFT_RIGHT_AXIS, DosePlans
-from cdm_nnunet.nnunet.prediction_record import PredictionRecord
+from cdm_nnunet.nnunet.prediction_record import PredictionRecord, origin_of, unfinished
 from cdm_nnunet.nnunet.reader import CDMReaderWriter
 from cdm_nnunet.parallel import ordered
 
-Item = dict[str, Any]
 _LOCKS: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
 _LOCKS_LOCK = threading.Lock()
 
@@ -124,11 +118,21 @@ class DosePredictor(nnUNetPredictor):
             refuse_output_over_data(
                 list_of_lists_or_source_folder, Path(output_folder_or_list_of_truncated_output_files)
             )
+        if not overwrite and output_folder_or_list_of_truncated_output_files is not None:
+            cases, outputs = unfinished(
+                list_of_lists_or_source_folder[part_id::num_parts],
+                output_folder_or_list_of_truncated_output_files,
+                origin_of(self),
+            )
+            if not cases:
+                return []
+            list_of_lists_or_source_folder, output_folder_or_list_of_truncated_output_files = cases, outputs
+            num_parts, part_id = 1, 0
         return super().predict_from_files(
             list_of_lists_or_source_folder,
             output_folder_or_list_of_truncated_output_files,
             False,
-            overwrite,
+            True,
             num_processes_preprocessing,
             num_processes_segmentation_export,
             folder_with_segs_from_prev_stage,
@@ -167,8 +171,8 @@ class DosePredictor(nnUNetPredictor):
             for files, output in zip(input_list_of_lists, outputs, strict=True)
         ]
         if num_processes == 0:
-            return map(_preprocess, jobs)
-        return ordered(_preprocess, jobs, num_processes)
+            return map(preprocess_files, jobs)
+        return ordered(preprocess_files, jobs, num_processes)
 
     def predict_from_data_iterator(
         self,
@@ -191,6 +195,7 @@ class DosePredictor(nnUNetPredictor):
         """
         if save_probabilities:
             raise InputError("a dose model has no class probabilities")
+        origin = origin_of(self)
         results: list[NDArray[np.float32] | None] = []
         refused: dict[str, str] = {}
         for item in tqdm(data_iterator, desc="predict", unit="case", disable=not self.allow_tqdm):
@@ -210,10 +215,14 @@ class DosePredictor(nnUNetPredictor):
                 continue
             file = item["ofile"] + FILE_ENDING
             record = PredictionRecord(
-                case=case, prescriptions_gy=item.get("prescriptions_gy"), notes=list(item.get("notes", ()))
+                case=case,
+                prescriptions_gy=item.get("prescriptions_gy"),
+                notes=list(item.get("notes", ())),
+                origin=origin,
+                inputs_sha256=item.get("inputs_sha256"),
             )
-            record.write(Path(file))
-            CDMReaderWriter().write_seg(dose_gy, file, item["data_properties"])
+            with record.beside(Path(file)):
+                CDMReaderWriter().write_seg(dose_gy, file, item["data_properties"])
             results.append(None)
         compute_gaussian.cache_clear()
         if refused:
@@ -275,7 +284,7 @@ class DosePredictor(nnUNetPredictor):
         ]
         for job in jobs:
             refuse_bare_array(job[1], job[2], self.dose_plans)
-        return map(_preprocess_array, jobs)
+        return map(preprocess_array, jobs)
 
     @torch.inference_mode()
     def predict_logits_from_preprocessed_data(self, data: Tensor) -> Tensor:
@@ -360,37 +369,6 @@ class DosePredictor(nnUNetPredictor):
                 mirrored = to_device(mirror_left_right(x, permutation), self.device)
                 output = (output + self.network(mirrored).float().flip(LEFT_RIGHT_AXIS + 2)) / 2
         return output
-
-
-ArrayJob = tuple[str, NDArray[np.float32], dict[str, Any], str | None, PlansManager, ConfigurationManager]
-
-
-def _preprocess(job: tuple[list[str], str | None, PlansManager, ConfigurationManager]) -> Item:
-    files, output, plans_manager, configuration_manager = job
-    case = Path(files[0]).name.removesuffix(f"_0000{FILE_ENDING}")
-    try:
-        data, properties = plans_manager.image_reader_writer_class().read_images(files)
-    except InputError as error:
-        return {"case": case, "ofile": output, "refusal": str(error)}
-    return _preprocess_array((case, data, properties, output, plans_manager, configuration_manager))
-
-
-def _preprocess_array(job: ArrayJob) -> Item:
-    case, data, properties, output, plans_manager, configuration_manager = job
-    try:
-        facts, notes = unlike_training(data, properties["spacing"], DosePlans(plans_manager.plans))
-    except InputError as error:
-        return {"case": case, "ofile": output, "refusal": str(error)}
-    preprocessor = configuration_manager.preprocessor_class(verbose=False)
-    data, _, properties = preprocessor.run_case_npy(data, None, properties, plans_manager, configuration_manager, {})
-    return {
-        "case": case,
-        "data": torch.from_numpy(data),
-        "data_properties": properties,
-        "ofile": output,
-        "notes": notes,
-        "prescriptions_gy": dict(facts.prescriptions_gy),
-    }
 
 
 def _lock_of(network: nn.Module) -> threading.RLock:

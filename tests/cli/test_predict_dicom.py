@@ -381,8 +381,8 @@ def one_dose(out, cases):
         image = read_image(Path(files[0]))
         name = Path(files[0]).name.replace("_0000", "")
         values = np.full(image.values.shape, 60.0, np.float32)
-        PredictionRecord(case=name.removesuffix(".nii.gz"), prescriptions_gy=None, notes=[]).write(out / name)
-        write_image(dataclasses.replace(image, path=out / name, values=values))
+        with PredictionRecord(case=name.removesuffix(".nii.gz"), prescriptions_gy=None, notes=[]).beside(out / name):
+            write_image(dataclasses.replace(image, path=out / name, values=values))
 
 
 def test_a_case_that_the_network_can_not_take_does_not_stop_the_others(new, tmp_path, capfd, monkeypatch):
