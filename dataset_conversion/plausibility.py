@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.ranges import (
-    AIR_HU,
     CT_HU,
     DOSE_MAXIMUM_GY,
     EXTERNAL_AIR_PERCENT,
     EXTERNAL_CC,
+    LOWEST_HU,
     MAXIMUM_PER_PRESCRIPTION,
     MEDIAN_PER_HIGHEST_PRESCRIPTION,
     MEDIAN_PER_PRESCRIPTION,
@@ -57,10 +57,10 @@ def ct_notes(
         raise InputError(
             f"CT values from {low:g} to {high:g} HU are outside {CT_HU.possible[0]:g} to {CT_HU.possible[1]:g}"
         )
-    if low > AIR_HU:
+    if not LOWEST_HU.is_possible(low):
         raise InputError(f"the lowest CT value is {low:g} HU: no air anywhere; is it stored as HU + 1024?")
     medians_hu = {}
-    notes: list[str] = []
+    notes = [note for note in [LOWEST_HU.note(low)] if note]
     cc = float(np.prod(spacing_mm)) / 1000
     for name in rois:
         mask, kind = mask_of(name), catalogue.rois[catalogue.bit(name)].kind
@@ -128,21 +128,28 @@ def dose_notes(dose_gy: NDArray[np.float32], prescriptions_gy: Mapping[str, floa
     maximum_gy, highest_gy = float(dose_gy.max()), max(prescriptions_gy.values())
     refuse_implausible_maximum(maximum_gy, highest_gy)
     notes = [DOSE_MAXIMUM_GY.note(maximum_gy), MAXIMUM_PER_PRESCRIPTION.note(maximum_gy / highest_gy)]
+    medians_gy = {name: float(np.median(dose_gy[mask_of(name)])) for name in prescriptions_gy}
     for name, level_gy in prescriptions_gy.items():
-        median_gy = float(np.median(dose_gy[mask_of(name)]))
+        if looks_like_percent(medians_gy[name], level_gy):
+            said = _said(name, medians_gy[name], level_gy)
+            raise InputError(f"{said}; the dose looks like percent, or counted twice. Export the absolute dose in Gy")
+    for name, level_gy in prescriptions_gy.items():
         bounds = MEDIAN_PER_HIGHEST_PRESCRIPTION if level_gy == highest_gy else MEDIAN_PER_PRESCRIPTION
-        said = f"the median dose of '{name}' is {median_gy:.4g} Gy, and {level_gy:g} Gy are prescribed"
-        if looks_like_percent(median_gy, level_gy):
-            raise InputError(f"{said}; the dose looks like percent. Export the absolute dose in Gy")
-        if not bounds.is_possible(median_gy / level_gy):
+        said = _said(name, medians_gy[name], level_gy)
+        if not bounds.is_possible(medians_gy[name] / level_gy):
             low, high = (factor * level_gy for factor in bounds.possible)
             raise InputError(
-                f"{said}: not plausible (expected {low:g} to {high:g} Gy); is the dose in percent, in cGy or of a part "
-                "of the course, is the prescription that of a fraction, or does one of them belong to another plan?"
+                f"{said}: not plausible (expected {low:g} to {high:g} Gy); is the dose in percent, in cGy, counted "
+                "twice or of a part of the course, is the prescription that of a fraction, or does one of them belong "
+                "to another plan?"
             )
-        if not bounds.is_usual(median_gy / level_gy):
+        if not bounds.is_usual(medians_gy[name] / level_gy):
             notes.append(f"unusual: {said}")
     return [note for note in notes if note]
+
+
+def _said(name: str, median_gy: float, level_gy: float) -> str:
+    return f"the median dose of '{name}' is {median_gy:.4g} Gy, and {level_gy:g} Gy are prescribed"
 
 
 def refuse_implausible_maximum(maximum_gy: float, highest_gy: float) -> None:

@@ -22,7 +22,7 @@ from cdm_nnunet.dicom.pseudonyms import Pseudonyms
 from cdm_nnunet.dicom.structures import StructureSet, read_structures
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.fence import fenced
-from cdm_nnunet.ranges import AIR_HU, CT_HU, MAXIMUM_PER_PRESCRIPTION, PRESCRIPTION_GY
+from cdm_nnunet.ranges import CT_HU, LOWEST_HU, MAXIMUM_PER_PRESCRIPTION, PRESCRIPTION_GY
 from cdm_nnunet.roi.tg263 import propose
 
 ROWS_FILE = "patients.jsonl"  # in the folder of what stays local
@@ -190,9 +190,9 @@ def _look_at_ct(files: PatientFiles, structures: StructureSet | None, pixels: bo
     where = f"in {count} of {len(ct.files)} CT images"
     if low == high:
         return [*notes, f"suspicious: {where} all values are {low:g} HU"]
-    if low > AIR_HU:
+    if low > LOWEST_HU.possible[1]:
         notes.append(f"suspicious: {where} nothing is below {low:g} HU: no air; stored as HU + 1024?")
-    if high < AIR_HU:
+    if high < LOWEST_HU.possible[1]:
         notes.append(f"suspicious: {where} nothing is above {high:g} HU: no tissue")
     if low < CT_HU.possible[0] or high > CT_HU.possible[1]:
         notes.append(

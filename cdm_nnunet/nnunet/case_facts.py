@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.nnunet.plans import CT, FIRST_WORD, PRESCRIPTION
 from cdm_nnunet.nnunet.preprocessor import take_words
-from cdm_nnunet.ranges import AIR_HU, CT_HU, PRESCRIPTION_GY, VOXEL_SIZE_MM
+from cdm_nnunet.ranges import CT_HU, LOWEST_HU, PRESCRIPTION_GY, VOXEL_SIZE_MM
 from cdm_nnunet.roi import WORD_BITS, Catalogue, mask_from_words
 
 HU_PERCENTILES = (0.5, 50.0, 99.5)
@@ -74,7 +74,7 @@ def _hu_inside(ct_hu: NDArray[np.float32], words: NDArray[np.uint16]) -> tuple[f
     if not (CT_HU.is_possible(lowest) and CT_HU.is_possible(highest)):
         low, high = CT_HU.possible
         raise InputError(f"CT values from {lowest:g} to {highest:g} are no HU (expected {low:g} to {high:g})")
-    if lowest > AIR_HU:
+    if not LOWEST_HU.is_possible(lowest):
         raise InputError(f"the lowest CT value is {lowest:g} HU: no air anywhere; is the CT shifted, as HU + 1024?")
     inside = ct_hu[words.any(0)]
     if not inside.size:

@@ -486,7 +486,7 @@ class TestTextHeaders:
     [
         (
             replace("dose.nii.gz", lambda v: (v / 70 * 100).astype(np.float32)),
-            "looks like percent. Export the absolute",
+            "looks like percent, or counted twice. Export",
         ),
         (replace("dose.nii.gz", lambda v: (v / 35).astype(np.float32)), "the dose maximum is .* expected 35 to 210 Gy"),
         (text("prescriptions.json", '{"PTV_High": 70, "PTV_Low": 2}'), "'PTV_Low' is 2 Gy, .* not of a fraction"),

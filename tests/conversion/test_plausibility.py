@@ -51,7 +51,9 @@ def test_a_plausible_case_has_no_notes(fields):
 def test_a_dose_in_percent_is_refused_whatever_was_prescribed(fields, prescribed_gy):
     percent = fields["dose_gy"] / 70 * 100
     fields |= {"prescriptions_gy": {TARGET_A: prescribed_gy}, "dose_gy": percent.astype(np.float32)}
-    with pytest.raises(InputError, match=f"median dose of '{TARGET_A}' is .* looks like percent. Export the absolute"):
+    with pytest.raises(
+        InputError, match=f"median dose of '{TARGET_A}' is .* looks like percent, or counted twice. Export"
+    ):
         Case(**fields)
 
 
@@ -84,6 +86,21 @@ def test_a_stereotactic_plan_is_no_dose_in_percent(fields):
 def test_a_prescription_in_another_unit_is_refused(fields, levels_gy, message):
     with pytest.raises(InputError, match=message):
         Case(**{**fields, "prescriptions_gy": levels_gy})
+
+
+def test_a_dose_that_was_counted_twice_is_refused(fields):
+    fields["dose_gy"] = fields["dose_gy"] * 2
+    with pytest.raises(InputError, match=r"and 54 Gy are prescribed; the dose looks like percent, or counted twice"):
+        Case(**fields)
+    with pytest.raises(InputError, match=r"and 70 Gy are prescribed: not plausible .*, counted twice or of a part of"):
+        Case(**{**fields, "prescriptions_gy": {TARGET_A: 70.0}})
+
+
+def test_a_ct_without_real_air_is_told(fields):
+    halved = (fields["ct_hu"] // 2).astype(np.int16)
+    assert Case(**{**fields, "ct_hu": halved}).notes == (
+        "unusual: the lowest CT value is -500 HU (usually -1024 to -800 HU)",
+    )
 
 
 def test_the_dose_of_a_first_phase_is_refused(fields):
