@@ -103,7 +103,7 @@ class DicomPatient:
         if self.files.problems or self.files.structures is None:
             raise InputError("; ".join(self.files.problems) or "no structure set")
         ct, structures = read_ct(self.files.ct), read_structures(self.files.structures)
-        images_note = structures.refuse_other_images(ct.image_uids)
+        images_note = "" if self.files.by_geometry else structures.refuse_other_images(ct.image_uids)
         plans = [[read_plan(path) for path in part.plans] for part in self.files.parts]
         dose = self._dose(plans) if self.split == "Tr" else None
         notes = [*self.files.notes, *ct.notes, *([images_note] if images_note else [])]
@@ -112,7 +112,8 @@ class DicomPatient:
         catalogue = template_catalogue(self.template)
         mapping, _ = self.mapping.of(self.files.patient_name, self.name)
         names = mapping.names(structures.names, structures.path, structures.empty_names)
-        structures.refuse_other_frame(names.values(), ct.frame_uid, "the CT")
+        if not self.files.by_geometry:
+            structures.refuse_other_frame(names.values(), ct.frame_uid, "the CT")
         if helpers := mapping.helpers(structures.names):
             notes.append(f"left out as helper structures: {', '.join(helpers)}")
         notes += extent_notes(structures, names.values(), ct.volume.grid)

@@ -51,6 +51,7 @@ class DicomMapping:
         end_caps: How ROIs end, as :func:`cdm_nnunet.dicom.contours.stack_of`; None for the default.
         leave_out_helpers: Leave out names that are not in ``rois`` and look like helper structures.
         dose_type: ``PHYSICAL`` or ``EFFECTIVE``, where patients have doses of both; empty where none was chosen.
+        match_geometry: Take a CT by its slices where contours refer to none that is there.
     """
 
     rois: Mapping[str, str | None]
@@ -61,6 +62,7 @@ class DicomMapping:
     end_caps: EndCaps | None = None
     leave_out_helpers: bool = False
     dose_type: str = ""
+    match_geometry: bool = False
 
     @property
     def ends(self) -> EndCaps:
@@ -70,7 +72,9 @@ class DicomMapping:
     @property
     def choice(self) -> Choice:
         """Which of several plans, doses, structure sets and CT series of a patient counts."""
-        return Choice(self.plans, self.dose_type, {name: own.files for name, own in self.patients.items()})
+        return Choice(
+            self.plans, self.dose_type, {name: own.files for name, own in self.patients.items()}, self.match_geometry
+        )
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in the ``cdm`` section of ``dataset.json``: without what is about single patients.

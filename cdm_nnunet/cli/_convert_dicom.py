@@ -27,6 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="grid of the data set, or size of its voxels in mm",
     )
     add_end_caps(parser, None, "'end_caps' of the mapping, else ")
+    add_match_geometry(parser)
     parser.add_argument(
         "--exclude", action="append", default=[], metavar="CASE", help="a case to leave out on purpose; repeatable"
     )
@@ -39,6 +40,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--keep-ids", action="store_true", help="call cases by PatientID, where the ids are pseudonyms already"
+    )
+
+
+def add_match_geometry(parser: argparse.ArgumentParser) -> None:
+    """Add the switch for CTs that were exported again."""
+    parser.add_argument(
+        "--match-geometry",
+        action="store_true",
+        help="where contours refer to a CT that is not there, take the one on whose slices they lie: for a CT that was "
+        "exported again with other UIDs",
     )
 
 
@@ -56,7 +67,7 @@ def run(args: argparse.Namespace, n_processes: int) -> dict[str, Any]:
         args.d,
         args.n,
         Template.load(args.template),
-        replace(mapping, end_caps=args.end_caps or mapping.end_caps),
+        replace(mapping, end_caps=args.end_caps or mapping.end_caps, match_geometry=args.match_geometry),
         args.mapping.parent if args.local is None else args.local,
         grid=args.grid,
         exclude=args.exclude,

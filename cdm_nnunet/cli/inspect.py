@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cdm_nnunet.cli._convert_dicom import add_match_geometry
 from cdm_nnunet.cli._end_caps import add_end_caps
 from cdm_nnunet.cli._screen import printable
 from cdm_nnunet.errors import InputError
@@ -51,6 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="let one line of rois.yaml leave out all names that look like helper structures",
     )
+    add_match_geometry(parser)
     parser.add_argument("--grid", default="dose", metavar="dose|ct|MM|MMxMMxMM", help="with --template: as of convert")
     parser.add_argument(
         "--exclude", action="append", default=[], metavar="CASE", help="with --template: as of convert; repeatable"
@@ -85,7 +87,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     record = inspect_index(
         index,
         _bar("patients"),
-        choice=known.choice,
+        choice=replace(known, match_geometry=args.match_geometry).choice,
         pseudonyms=pseudonyms,
         pixels=not args.headers_only,
         cache=args.o / ROWS_FILE,
@@ -146,7 +148,7 @@ def _say_what_conversion_says(
     from cdm_nnunet.dataset_conversion.dry_run import DRY_RUN_FILE, dry_run
 
     mapping = read_mapping(args.mapping or args.o / MAPPING_FILE)
-    mapping = replace(mapping, end_caps=args.end_caps or mapping.end_caps)
+    mapping = replace(mapping, end_caps=args.end_caps or mapping.end_caps, match_geometry=args.match_geometry)
     refuse_unfit(args.grid, template, mapping)
     chosen = chosen_patients(index, template, mapping, pseudonyms, grid=args.grid, exclude=args.exclude)
     found = dry_run(chosen, n_processes=args.np, progress=_bar("dry run"), cache=args.o / DRY_RUN_FILE)

@@ -178,7 +178,7 @@ def _look_at_ct(files: PatientFiles, structures: StructureSet | None, pixels: bo
         return []
     ct = read_ct(files.ct, pixels=False)
     notes = list(ct.notes)
-    if structures is not None:
+    if structures is not None and not files.by_geometry:
         note = structures.refuse_other_images(ct.image_uids)
         notes += [note] if note else []
     if not pixels:

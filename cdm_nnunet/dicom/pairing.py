@@ -12,7 +12,7 @@ from cdm_nnunet.dicom.entry import FileEntry
 from cdm_nnunet.dicom.plan import ION_PLAN_CLASS
 from cdm_nnunet.dicom.plan_choice import Choice, Course, Part, choose, choose_plans, describe
 from cdm_nnunet.dicom.pseudonyms import Pseudonyms
-from cdm_nnunet.dicom.references import find_ct, find_structures
+from cdm_nnunet.dicom.references import find_ct, find_ct_by_geometry, find_structures, refers_to_any
 from cdm_nnunet.errors import InputError
 
 MODALITIES = ("CT", "RTSTRUCT", "RTPLAN", "RTDOSE")
@@ -45,6 +45,7 @@ class PatientFiles:
         uids: UIDs of study, frame of reference, structure set and plans, by kind.
         dose_type: ``PHYSICAL`` or ``EFFECTIVE``; empty for a new patient, without a dose.
         has_ions: Whether a plan is one of ions (RT Ion Plan).
+        by_geometry: Whether the CT was found by its slices alone: its UIDs are not those that the contours refer to.
         problems: Why the patient can't be converted; empty where nothing is wrong.
         notes: What was left aside.
     """
@@ -60,6 +61,7 @@ class PatientFiles:
     notes: tuple[str, ...] = ()
     dose_type: str = ""
     has_ions: bool = False
+    by_geometry: bool = False
 
     @property
     def plans(self) -> tuple[Path, ...]:
@@ -112,7 +114,11 @@ def pair(
         problems.append(str(error))
         needed = ()  # (what else is ambiguous may be clear with one plan)
     return [
-        _complete(course, kinds, needed, problems, notes, (patient, name, _case_name(name, course, plan, pseudonyms)))
+        _complete(
+            *(course, kinds, needed, problems, notes),
+            (patient, name, _case_name(name, course, plan, pseudonyms)),
+            choice.match_geometry,
+        )
         for course in courses
     ]
 
@@ -130,14 +136,19 @@ def _complete(
     problems: Sequence[str],
     notes: Sequence[str],
     names: tuple[str, str, str],
+    match_geometry: bool,
 ) -> PatientFiles:
     """Find the structure set and the CT of a course."""
     problems, notes = list(problems), list(notes)
     plans = [plan for part in course for plan in part.plans]
     doses = [dose for part in course for dose in part.doses]
     structures = find_structures(kinds["RTSTRUCT"], kinds["CT"], plans, doses, needed, problems, notes)
-    ct = find_ct(kinds["CT"], structures, problems, notes)
-    anchors = [*ct[:1], *([structures] if structures else []), *plans, *doses]
+    by_geometry = match_geometry and structures is not None and not refers_to_any(structures, kinds["CT"])
+    if by_geometry and structures is not None:
+        ct = find_ct_by_geometry(kinds["CT"], structures, problems, notes)
+    else:
+        ct = find_ct(kinds["CT"], structures, problems, notes)
+    anchors = [*([] if by_geometry else ct[:1]), *([structures] if structures else []), *plans, *doses]
     frames = {entry.frame_uid for entry in anchors if entry.frame_uid}
     if len(frames) > 1:
         what = ", ".join(dict.fromkeys(entry.modality for entry in anchors))
@@ -169,6 +180,7 @@ def _complete(
         notes=tuple(notes),
         dose_type=types[0] if len(types) == 1 else "",
         has_ions=has_ions,
+        by_geometry=by_geometry,
     )
 
 

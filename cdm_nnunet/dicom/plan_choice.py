@@ -39,11 +39,13 @@ class Choice:
         plans: A rule, a label or a UID by the patient's name, and a rule under ``default`` for all others.
         dose_type: ``PHYSICAL`` or ``EFFECTIVE``; empty where nothing was chosen.
         files: Structure sets and CT series by the patient's name.
+        match_geometry: Take a CT by its slices where contours refer to none that is there.
     """
 
     plans: Mapping[str, str] = field(default_factory=dict)
     dose_type: str = ""
     files: Mapping[str, FileChoice] = field(default_factory=dict)
+    match_geometry: bool = False
 
     def plan_of(self, patient: str) -> str:
         """A rule, a label or a UID; empty where nothing was chosen."""

@@ -8,7 +8,8 @@ from pathlib import Path
 from cdm_nnunet.dicom.ct import read_ct
 from cdm_nnunet.dicom.entry import FileEntry
 from cdm_nnunet.dicom.file_choice import AMBIGUOUS, described
-from cdm_nnunet.dicom.structures import read_structures
+from cdm_nnunet.dicom.same_geometry import why_other_geometry
+from cdm_nnunet.dicom.structures import StructureSet, read_structures
 from cdm_nnunet.errors import InputError
 
 
@@ -71,7 +72,10 @@ def find_ct(
         series = series_of(structures, found) or _series_drawn_on(structures, found)
         candidates = [entry for entry in found if entry.series_uid in series]
     if listed and found and not candidates:
-        problems.append("the CT that the structure set was drawn on is not in the folder, or was not chosen")
+        problems.append(
+            "the CT that the structure set was drawn on is not in the folder, or was not chosen; if it was exported "
+            "again with other UIDs, convert and inspect take it by its slices with --match-geometry"
+        )
         return []
     series = frozenset(entry.series_uid for entry in candidates)
     if len(series) > 1 and structures is not None and not (listed and _is_one_ct(candidates)):
@@ -82,10 +86,66 @@ def find_ct(
         many = f"{len(series)} CT series: {AMBIGUOUS.format('ct')}: there are {known}"
         problems.append(many if series else "no CT")
         return []
-    others = len({entry.series_uid for entry in found} - series)
+    _note_others(found, series, notes)
+    return candidates
+
+
+def refers_to_any(structures: FileEntry, images: Sequence[FileEntry]) -> bool:
+    """Whether a structure set, or one of its contours, refers to any of the images by its UID."""
+    uids = {entry.sop_uid for entry in images}
+    return bool(uids & set(structures.images)) or bool(_series_drawn_on(structures, images))
+
+
+def find_ct_by_geometry(
+    found: Sequence[FileEntry], structures: FileEntry, problems: list[str], notes: list[str]
+) -> list[FileEntry]:
+    """Images of the one CT series on whose slices the contours lie, whatever its UIDs.
+
+    Args:
+        found: CT images of the patient.
+        structures: The structure set.
+        problems: Why none, or several, can be it is added.
+        notes: That it was taken so is added.
+    """
+    by_series: dict[str, list[FileEntry]] = {}
+    for entry in found:
+        by_series.setdefault(entry.series_uid, []).append(entry)
+    fitting, reasons = [], []
+    try:
+        contours = read_structures(Path(structures.path))
+        for images in by_series.values():
+            reason = _why_not(contours, images)
+            reasons.append(reason)
+            if not reason:
+                fitting.append(images)
+    except InputError as error:
+        reasons.append(str(error))
+    if len(fitting) != 1:
+        none = f"no CT has the slices of the contours: {'; '.join(reasons) or 'there is no CT'}"
+        known = described([entry for images in fitting for entry in images], lambda entry: entry.series_uid)
+        several = (
+            f"{len(fitting)} CT series have the slices of the contours: {AMBIGUOUS.format('ct')}: there are {known}"
+        )
+        problems.append(several if fitting else none)
+        return []
+    notes.append(
+        f"the CT, of other UIDs than the contours', was taken by its {len(fitting[0])} slices (match geometry)"
+    )
+    _note_others(found, frozenset({fitting[0][0].series_uid}), notes)
+    return fitting[0]
+
+
+def _why_not(contours: StructureSet, images: Sequence[FileEntry]) -> str:
+    try:
+        return why_other_geometry(contours, read_ct([Path(entry.path) for entry in images], pixels=False))
+    except InputError as error:
+        return str(error)
+
+
+def _note_others(found: Sequence[FileEntry], taken: frozenset[str], notes: list[str]) -> None:
+    others = len({entry.series_uid for entry in found} - taken)
     if others:
         notes.append(f"{others} other CT series left aside")
-    return candidates
 
 
 def _is_one_ct(images: Sequence[FileEntry]) -> bool:

@@ -1,19 +1,25 @@
 """What belongs together where files refer carelessly, are there twice, or can't be read."""
 
 import dataclasses
+import json
 import shutil
 
 import numpy as np
 import pydicom
 import pytest
 
+from cdm_nnunet.cli import main as cli
+from cdm_nnunet.dataset_conversion.dicom import DicomPatient
+from cdm_nnunet.dataset_conversion.dicom_mapping import DicomMapping
 from cdm_nnunet.dicom.ct import CT_CLASS, read_ct
 from cdm_nnunet.dicom.dose import read_dose
 from cdm_nnunet.dicom.index import index_folder
 from cdm_nnunet.dicom.phantom import LinearDose, Phantom, write_phantom
 from cdm_nnunet.dicom.phantom_shapes import Box
 from cdm_nnunet.dicom.plan import read_plan
+from cdm_nnunet.dicom.plan_choice import Choice
 from cdm_nnunet.dicom.structures import read_structures
+from cdm_nnunet.dvh import Template
 
 PHANTOM = Phantom(
     {"PTV": Box((0.0, 0.0, 0.0), (10.0, 10.0, 12.0))},
@@ -21,6 +27,15 @@ PHANTOM = Phantom(
     slices_z_mm=tuple(np.arange(-16.0, 17.0, 2.0)),
     pixels=(12, 12),
     prescriptions_gy={"PTV": 60.0},
+)
+TEMPLATE = Template.from_json(
+    {
+        "format_version": 1,
+        "name": "small",
+        "rois": [{"name": "PTV", "kind": "target", "prescription_gy": "patient"}],
+        "goals": [{"roi": "PTV", "metric": "D95%"}],
+    },
+    "test",
 )
 MR_CLASS = "1.2.840.10008.5.1.4.1.1.4"
 
@@ -50,7 +65,7 @@ def copy_of_ct(files, name, change):
     """The CT once more, as a series of its own."""
     folder = files.folder / name
     folder.mkdir()
-    paths = [shutil.copy(path, folder) for path in files.ct]
+    paths = [shutil.copy(path, folder / path.name) for path in files.ct]
 
     def other(image, k):
         image.SeriesInstanceUID = f"1.2.77.{len(name)}"
@@ -239,3 +254,74 @@ def test_a_file_without_preamble_is_no_damaged_file(files):
     index = index_folder(files.folder)
     assert (index.damaged, dict(index.unread)) == ((), {})
     assert read_structures(files.structures).drawn_elsewhere == frozenset()
+
+
+def renumbered(image, k):
+    image.FrameOfReferenceUID, image.StudyInstanceUID = "1.2.66", "1.2.66.1"
+
+
+def test_a_ct_that_was_exported_again_is_taken_by_its_slices_on_request(files):
+    copy_of_ct(files, "again", renumbered)
+    for path in files.ct:
+        path.unlink()
+    (problem, *_) = paired(files).problems
+    assert "convert and inspect take it by its slices with --match-geometry" in problem
+    found = paired(files, choice=Choice(match_geometry=True))
+    assert (found.problems, len(found.ct), found.by_geometry) == ((), 17, True)
+    assert "the CT, of other UIDs than the contours', was taken by its 17 slices (match geometry)" in found.notes
+    case = DicomPatient(found, DicomMapping({"PTV": "PTV"}), TEMPLATE, "dose").load()
+    assert case.rois == ("PTV",)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda z: z + 1.0, "planes of contours are on none of its slices"),
+        (lambda z: 2.5 * z, "planes of contours are on none of its slices"),
+        (None, "the structure set lists 17 images, and it has 15"),
+    ],
+)
+def test_another_ct_is_not_taken_by_its_slices(files, change, message):
+    def move(image, k):
+        renumbered(image, k)
+        x, y, z = image.ImagePositionPatient
+        image.ImagePositionPatient = [x, y, float(z) if change is None else change(float(z))]
+
+    paths = copy_of_ct(files, "other", move)
+    for path in (*files.ct, *(paths[-2:] if change is None else ())):
+        path.unlink()
+    (problem, *_) = paired(files, choice=Choice(match_geometry=True)).problems
+    assert problem.startswith("no CT has the slices of the contours: ")
+    assert message in problem
+
+
+def test_matching_by_slices_changes_nothing_where_the_uids_are_right_and_needs_one_ct(files):
+    copy_of_ct(files, "again", renumbered)
+    found = paired(files, choice=Choice(match_geometry=True))
+    assert (found.problems, found.ct, found.by_geometry) == ((), files.ct, False)
+    copy_of_ct(files, "once more", renumbered)
+    for path in files.ct:
+        path.unlink()
+    (problem, *_) = paired(files, choice=Choice(match_geometry=True)).problems
+    assert problem.startswith("2 CT series have the slices of the contours: ambiguous, keep one")
+
+
+def test_the_commands_take_a_ct_by_its_slices(files, tmp_path, monkeypatch, capfd):
+    for seed in (1, 2):
+        more = write_phantom(dataclasses.replace(PHANTOM, seed=seed), files.folder / str(seed))
+        copy_of_ct(more, "again", lambda image, k, seed=seed: set_uid(image, f"1.2.{seed}.{k}"))
+        for path in more.ct:
+            path.unlink()
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
+    (tmp_path / "small.json").write_text(json.dumps(TEMPLATE.to_json()))
+    out = tmp_path / "inspection"
+    inspect = ["inspect", "dicom", str(files.folder), "-o", str(out), "--template", str(tmp_path / "small.json")]
+    assert cli.main(inspect) == 0
+    (out / "rois.yaml").write_text("rois: {PTV: PTV}")
+    assert cli.main([*inspect, "--match-geometry"]) == 0
+    assert "3 patients" in (shown := capfd.readouterr().out)
+    assert "3 can be converted" in shown
+    options = ["--template", str(tmp_path / "small.json"), "--mapping", str(out / "rois.yaml"), "-np", "1"]
+    convert = ["convert", "dicom", str(files.folder), "-d", "502", "-n", "Clinic", *options, "--match-geometry"]
+    assert cli.main(convert) == 0
+    assert "3 converted" in capfd.readouterr().out

@@ -1,0 +1,36 @@
+"""Were contours drawn on a CT that was exported anew, with other UIDs? Only the slices can tell then."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cdm_nnunet.dicom.ct import CtVolume
+from cdm_nnunet.dicom.planes import clusters, heights_mm, is_flat
+from cdm_nnunet.dicom.structures import StructureSet
+
+_ON_SLICE_MM = 0.2
+_MOST_OFF = 0.05  # of the planes; some are interpolated
+
+
+def why_other_geometry(structures: StructureSet, ct: CtVolume) -> str:
+    """Why contours can't have been drawn on a CT, by its slices; nothing where they can.
+
+    Args:
+        structures: The structure set.
+        ct: The CT; its headers are enough.
+    """
+    grid = ct.volume.grid
+    drawn = [roi for roi in structures.rois if roi.contours]
+    if not drawn:
+        return "nothing was drawn"
+    if not all(is_flat(roi, grid.axes) for roi in drawn):
+        return "the contours are not parallel to its slices"
+    planes_mm = clusters(np.concatenate([heights_mm(roi, grid.axes) for roi in drawn]))[0]
+    slices_mm = grid.axes[2] @ grid.origin_mm + grid.offsets_mm[2]
+    off = np.abs(planes_mm[:, None] - slices_mm).min(1) > _ON_SLICE_MM
+    if np.count_nonzero(off) > _MOST_OFF * planes_mm.size:
+        return f"{np.count_nonzero(off)} of {planes_mm.size} planes of contours are on none of its slices"
+    listed = max((len(images) for images in structures.listed.values()), default=0)
+    if listed > slices_mm.size:
+        return f"the structure set lists {listed} images, and it has {slices_mm.size}"
+    return ""
