@@ -3,7 +3,8 @@
 import os
 import shutil
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,3 +54,20 @@ def browser() -> Iterator[Any]:
         chromium = running.chromium.launch(executable_path=program)
         yield chromium
         chromium.close()
+
+
+@pytest.fixture
+def file_size_limit() -> Callable:
+    """A context in which the system lets no file grow beyond a size: what a full disk does, without filling one."""
+    resource = pytest.importorskip("resource")
+
+    @contextmanager
+    def limit(n_bytes: int) -> Iterator[None]:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limit

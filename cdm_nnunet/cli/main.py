@@ -79,9 +79,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         if error.errno == errno.ENOSPC:
             return _refuse(f"the disk is full: {error}; free some room and run the same command again")
-        if error.filename is None:
-            raise
-        return _refuse(f"{error.strerror}: {error.filename}")
+        if error.errno is None:
+            raise  # (not of the machine: a defect)
+        return _refuse(f"{error.strerror}: {error.filename}" if error.filename else f"{error.strerror}")
+    except MemoryError:
+        return _refuse("there is not enough memory for this; fewer processes (-np) or smaller images take less")
     except KeyboardInterrupt:
         print("cdm-nnunet: interrupted", file=sys.stderr)
         return 130

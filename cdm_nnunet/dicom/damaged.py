@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,8 @@ from pydicom.filereader import read_partial
 from pydicom.tag import BaseTag, Tag
 
 from cdm_nnunet.dicom.entry import FileEntry
-from cdm_nnunet.dicom.files import DAMAGE
+from cdm_nnunet.dicom.files import damage_told, refuse_bomb
+from cdm_nnunet.errors import InputError
 
 _PATIENT_ID = Tag("PatientID")
 _SUFFIXES = (".dcm", ".dicom", ".ima", ".dc3")
@@ -50,14 +51,11 @@ def was_dicom(path: Path, *, looks_so: bool) -> bool:
 def what_remains(path: Path) -> Mapping[str, str]:
     """``patient`` and ``modality`` of a damaged file, as far as they can be read."""
     found: dict[str, str] = {}
-    try:
-        with path.open("rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            header = read_partial(file, stop_when=_is_beyond, force=True)
-            for name, keyword in (("patient", "PatientID"), ("modality", "Modality")):
-                found[name] = str(header.get(keyword, "") or "").strip().strip("\0")
-    except (*DAMAGE, OSError):
-        return found
+    with contextlib.suppress(InputError), damage_told(str(path), ""), path.open("rb") as file:
+        refuse_bomb(path)
+        header = read_partial(file, stop_when=_is_beyond, force=True)
+        for name, keyword in (("patient", "PatientID"), ("modality", "Modality")):
+            found[name] = str(header.get(keyword, "") or "").strip().strip("\0")
     return found
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +30,7 @@ from cdm_nnunet.dicom.plan import Plan, read_plan
 from cdm_nnunet.dicom.plan_choice import DEFAULT, Choice
 from cdm_nnunet.dicom.structures import STRUCTURE_CLASS
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.files import raise_write_error, replacing
 from cdm_nnunet.images import Image, read_image
 from cdm_nnunet.ranges import DOSE_MAXIMUM_GY
 
@@ -127,16 +127,14 @@ def export_dose(
     _refuse_implausible(image)
     _refuse_misplaced(image, patient)
     dataset, step_gy = _dose_dataset(image, patient, bits, dose_type)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".partial_{os.getpid()}_{out.name}")
-    try:
-        dataset.save_as(partial, enforce_file_format=True)
-        _refuse_difference(partial, image, step_gy)
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, out)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(out) as partial:
+        try:
+            dataset.save_as(partial, enforce_file_format=True)
+            _refuse_difference(partial, image, step_gy)
+        except (OSError, InputError) as error:  # (of a full disk, both may come)
+            if isinstance(error, OSError) and error.errno is None:
+                raise
+            raise_write_error(out, image.values.size * bits // 8, error)
     label = None if patient.plan is None else patient.plan.label
     return ExportedDose(out, dataset.SOPInstanceUID, bits, step_gy, float(image.values.max()), label)
 

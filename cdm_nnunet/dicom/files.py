@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import struct
+import contextlib
 import warnings
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
-from pydicom.datadict import tag_for_keyword
+from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.multival import MultiValue
+from pydicom.sequence import Sequence as SequenceOfItems
 from pydicom.tag import Tag
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from cdm_nnunet.dicom.decoding import stored_pixels
 from cdm_nnunet.errors import InputError
@@ -26,7 +28,18 @@ _UNDEFINED = 0xFFFFFFFF
 _PIECE = 2**20  # values
 _PIXEL_TAG = bytes.fromhex("e07f1000")
 _PLAIN_HEADER_BYTES = {ImplicitVRLittleEndian: 8, ExplicitVRLittleEndian: 12}  # of the pixels' element
-DAMAGE = (EOFError, struct.error, ValueError, TypeError, KeyError, AttributeError, NotImplementedError, IndexError)
+_KIND_MEMBERS = {
+    "text": "AE AS CS DA DS DT IS LO LT PN SH ST TM UC UI UR UT",
+    "whole number": "US SS UL SL UV SV",
+    "number": "FL FD",
+    "bytes": "OB OW OF OD OL OV",
+    "tag": "AT",
+    "sequence": "SQ",
+}
+_KINDS = {vr: kind for kind, members in _KIND_MEMBERS.items() for vr in members.split()}
+_MAX_BYTES = 2**30  # of a file that is stored deflated, and of an image's pixels
+_META_BYTES = 4096
+_SHOWN_CHARACTERS = 150
 
 
 def read_file(path: Path, *, pixels: bool = True, keywords: Sequence[str] | None = None) -> Dataset:
@@ -41,35 +54,66 @@ def read_file(path: Path, *, pixels: bool = True, keywords: Sequence[str] | None
         InputError: If it is missing, is no DICOM file, or is damaged or cut off.
     """
     tags: list[Any] | None = None if keywords is None else list(keywords)
+    if not path.is_file():  # (a pipe would block for ever)
+        raise InputError(f"{path} is missing or no file")
+    with damage_told(f"{path} is damaged or cut off", "export it again"):
+        refuse_bomb(path)
+        try:
+            dataset = pydicom.dcmread(path, stop_before_pixels=not pixels, specific_tags=tags)
+        except InvalidDicomError:
+            dataset = pydicom.dcmread(path, stop_before_pixels=not pixels, specific_tags=tags, force=True)
+            if "SOPClassUID" not in dataset:
+                raise InputError(f"{path} is no DICOM file") from None
+            _name_encoding(dataset)
+        if "SOPClassUID" not in dataset and keywords is None:
+            raise InputError(f"{path} is cut off or no DICOM object: it has no {named('SOPClassUID')}")
+        _refuse_short_elements(dataset, path)
+    return dataset
+
+
+@contextlib.contextmanager
+def damage_told(message: str, mend: str) -> Iterator[None]:
+    """Whatever a damaged file makes pydicom raise becomes one line.
+
+    Raises:
+        InputError: For every exception but one for want of memory.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # (values that break the standard; those in use are checked here)
-            try:
-                dataset = pydicom.dcmread(path, stop_before_pixels=not pixels, specific_tags=tags)
-            except InvalidDicomError:
-                dataset = pydicom.dcmread(path, stop_before_pixels=not pixels, specific_tags=tags, force=True)
-                if "SOPClassUID" not in dataset:
-                    raise
-                _name_encoding(dataset)
-            if "SOPClassUID" not in dataset and keywords is None:
-                raise InputError(f"{path} is cut off or no DICOM object: it has no {named('SOPClassUID')}")
-    except InputError:
+            yield
+    except (InputError, MemoryError):
         raise
-    except InvalidDicomError as error:
-        raise InputError(f"{path} is no DICOM file") from error
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise InputError(f"{path} is missing or no file") from error
     except PermissionError as error:
-        raise InputError(f"{path} may not be read: {error.strerror}") from error
-    except DAMAGE as error:
-        raise InputError(f"{path} is damaged or cut off ({error}); export it again") from error
+        raise InputError(f"{message}: it may not be read ({error.strerror})") from error
+    except RecursionError as error:
+        raise InputError(f"{message} (its sequences are nested too deeply); {mend}") from error
+    except Exception as error:  # pydicom has no list of what it may raise, and files can be anything
+        told = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{message} ({told[:_SHOWN_CHARACTERS]}); {mend}") from error
+
+
+def _refuse_short_elements(dataset: Dataset, path: Path) -> None:
     for tag in dataset.keys():  # noqa: SIM118  # (iterating the data set would parse every element)
         raw = dataset.get_item(tag)
         if isinstance(raw, RawDataElement) and raw.value is not None and len(raw.value) < raw.length < _UNDEFINED:
             raise InputError(
                 f"{path} is cut off: {len(raw.value)} of {raw.length} bytes of element {tag}; export it again"
             )
-    return dataset
+
+
+def refuse_bomb(path: Path) -> None:
+    """Check how large a file is that is stored deflated, without unpacking all of it."""
+    with path.open("rb") as file:
+        if DeflatedExplicitVRLittleEndian.encode() not in file.read(_META_BYTES):
+            return
+        file.seek(0)
+        packed = file.read()
+    start = 144 + int.from_bytes(packed[140:144], "little")  # (after the group length, and the group)
+    unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
+    unpacker.decompress(packed[start:], _MAX_BYTES)
+    if unpacker.unconsumed_tail:
+        raise InputError(f"{path} unpacks to more than {_MAX_BYTES // 2**30} GiB; export it without compression")
 
 
 def _name_encoding(dataset: Dataset) -> None:
@@ -105,6 +149,8 @@ def text_of(dataset: Dataset, keyword: str, where: object, default: str | None =
     value = _value(dataset, keyword, where)
     if isinstance(value, MultiValue):  # (a backslash separates values; in a name it is a character)
         value = "\\".join(str(part) for part in value)
+    if isinstance(value, bytes | SequenceOfItems):
+        raise InputError(f"{where}: {named(keyword)} is no text; the file is damaged, export it again")
     text = "" if value is None else str(value).strip().strip("\0")
     if text:
         return text
@@ -130,8 +176,8 @@ def numbers_of(dataset: Dataset, keyword: str, where: object, count: int | None 
         raise InputError(f"{where} lacks {named(keyword)}")
     try:
         numbers = np.atleast_1d(np.asarray(value, np.float64))
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{where}: {named(keyword)} is not a number: {value!r}") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"{where}: {named(keyword)} is not a number: {str(value)[:_SHOWN_CHARACTERS]!r}") from error
     if not np.isfinite(numbers).all() or numbers.size == 0 or (count is not None and numbers.size != count):
         raise InputError(f"{where}: {named(keyword)} has the values {value}; expected {count or 'finite'} numbers")
     return numbers
@@ -151,6 +197,8 @@ def number_of(dataset: Dataset, keyword: str, where: object, default: float | No
 def items_of(dataset: Dataset, keyword: str, where: object) -> Sequence[Dataset]:
     """Items of a sequence; none where it is missing."""
     value = _value(dataset, keyword, where)
+    if value is not None and not isinstance(value, SequenceOfItems):
+        raise InputError(f"{where}: {named(keyword)} is no sequence; the file is damaged, export it again")
     return () if value is None else tuple(value)
 
 
@@ -161,17 +209,16 @@ def raw_numbers(dataset: Dataset, keyword: str, where: object) -> NDArray[np.flo
         InputError: If they are not finite numbers.
     """
     tag = tag_for_keyword(keyword)
-    raw = dataset.get_item(Tag(tag or 0)) if tag is not None and tag in dataset else None
-    if raw is None or raw.value is None:
-        return np.empty(0)
-    try:
+    with damage_told(f"{where}: {named(keyword)} is not a list of numbers", "export the file again"):
+        raw = dataset.get_item(Tag(tag or 0)) if tag is not None and tag in dataset else None
+        if raw is None or raw.value is None:
+            return np.empty(0)
+        _refuse_other_kind(raw.VR, keyword, where)
         if isinstance(raw.value, bytes):
             text = raw.value.decode("ascii").strip(" \0")
             numbers = np.array(text.split("\\"), np.float64) if text else np.empty(0)
         else:
             numbers = np.atleast_1d(np.asarray(raw.value, np.float64))
-    except ValueError as error:
-        raise InputError(f"{where}: {named(keyword)} is not a list of numbers ({error})") from error
     if not np.isfinite(numbers).all():
         raise InputError(f"{where}: {named(keyword)} has numbers that are not finite")
     return numbers
@@ -187,30 +234,36 @@ def pixels_of(dataset: Dataset, where: object) -> NDArray[Any]:
         raise InputError(f"{where} lacks {named('PixelData')}")
     if "TransferSyntaxUID" not in getattr(dataset, "file_meta", ()):
         raise InputError(f"{where} lacks {named('TransferSyntaxUID')} in its header; export it again")
-    syntax = dataset.file_meta.TransferSyntaxUID
-    if not syntax.is_transfer_syntax:
-        raise InputError(f"{where} has an unknown {named('TransferSyntaxUID')}, '{syntax}'; export it again")
+    with damage_told(f"{where}: the pixels can't be read", "export the file again"):
+        syntax = dataset.file_meta.TransferSyntaxUID
+        if not syntax.is_transfer_syntax:
+            raise InputError(f"{where} has an unknown {named('TransferSyntaxUID')}, '{syntax}'; export it again")
+        expected = _expected_bytes(dataset, where)
+        n_bytes = len(dataset.PixelData or b"")
+        if not syntax.is_compressed and n_bytes < expected:
+            raise InputError(f"{where} is cut off: {n_bytes} bytes of pixels, expected {expected}; export it again")
+        try:
+            values = stored_pixels(dataset)
+        except (RuntimeError, NotImplementedError) as error:
+            raise InputError(
+                f"{where}: the pixels, compressed as {syntax.name}, can't be decoded; are they damaged? Export without "
+                "compression"
+            ) from error
+    return values
+
+
+def _expected_bytes(dataset: Dataset, where: object) -> int:
     rows, columns, bits = (int(number_of(dataset, key, where)) for key in ("Rows", "Columns", "BitsAllocated"))
     frames = int(number_of(dataset, "NumberOfFrames", where, 1))
     if number_of(dataset, "SamplesPerPixel", where, 1) != 1:
         raise InputError(f"{where} is a colour image, not one value a voxel")
     expected = rows * columns * frames * bits // 8
-    if not syntax.is_compressed and len(dataset.PixelData or b"") < expected:
+    if min(rows, columns, frames, bits) < 1 or expected > _MAX_BYTES:
         raise InputError(
-            f"{where} is cut off: {len(dataset.PixelData or b'')} bytes of pixels, expected {expected}; export it again"
+            f"{where}: {frames} frames of {rows} x {columns} pixels of {bits} bits are no image, or one of more than "
+            f"{_MAX_BYTES // 2**30} GiB"
         )
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            values = stored_pixels(dataset)
-    except (RuntimeError, NotImplementedError) as error:
-        raise InputError(
-            f"{where}: the pixels, compressed as {syntax.name}, can't be decoded; are they damaged? Export without "
-            "compression"
-        ) from error
-    except DAMAGE as error:
-        raise InputError(f"{where}: the pixels can't be read ({error}); export it again") from error
-    return values
+    return expected
 
 
 def stored_range(path: Path) -> tuple[float, float]:
@@ -219,8 +272,8 @@ def stored_range(path: Path) -> tuple[float, float]:
     Raises:
         InputError: As :func:`pixels_of`.
     """
-    with path.open("rb") as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    read_file(path, pixels=False)
+    with damage_told(f"{path} is damaged or cut off", "export it again"), path.open("rb") as file:
         header = pydicom.dcmread(file, stop_before_pixels=True, force=True)
         syntax = getattr(getattr(header, "file_meta", None), "TransferSyntaxUID", None)
         element = file.read(0 if syntax is None else _PLAIN_HEADER_BYTES.get(syntax, 0))
@@ -241,9 +294,23 @@ def stored_range(path: Path) -> tuple[float, float]:
 
 
 def _value(dataset: Dataset, keyword: str, where: object) -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return dataset.get(keyword)
-    except DAMAGE as error:
-        raise InputError(f"{where}: {named(keyword)} can't be read ({error})") from error
+    with damage_told(f"{where}: {named(keyword)} can't be read", "export the file again"):
+        if keyword not in dataset:
+            return None
+        element = dataset[keyword]
+        _refuse_other_kind(element.VR, keyword, where)
+        return element.value
+
+
+def _refuse_other_kind(vr: str | None, keyword: str, where: object) -> None:
+    """Check that the type in the file is of the standard's kind: the bytes of a text are a number too, but another one.
+
+    Texts among each other are alike, and so are whole numbers. A type that is not said (UN) is taken as the standard's.
+    """
+    expected = dictionary_VR(keyword)
+    kinds = {_KINDS.get(part) for part in expected.split(" or ")}
+    if vr in _KINDS and _KINDS[vr] not in kinds:
+        raise InputError(
+            f"{where}: {named(keyword)} has the type {vr} in the file and {expected} by the standard; the file is "
+            "damaged, export it again"
+        )

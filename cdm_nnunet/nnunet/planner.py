@@ -23,7 +23,7 @@ from tqdm import tqdm
 from cdm_nnunet.dataset import FORMAT_VERSION, READER_NAME, UNITS, RawDataset, StockEntries
 from cdm_nnunet.documents import typed
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.files import write_json, write_text
+from cdm_nnunet.files import locked, write_json, write_text
 from cdm_nnunet.folders import folder
 from cdm_nnunet.nnunet.cohort import SECTION as COHORT
 from cdm_nnunet.nnunet.fingerprint import DoseFingerprintExtractor
@@ -37,6 +37,7 @@ from cdm_nnunet.roi import Catalogue
 
 FULL, FOLDED, COARSE = "3d_fullres", "3d_folded", "3d_coarse"
 CONFIGURATIONS = (FULL, FOLDED, COARSE)
+_LOCK = ".plan_lock"
 PLANS_NAME = "nnUNetPlans"
 _FALL_OFF_MM = 13.0  # standard deviation of the fall-off from one target into the next in the network's first guess
 
@@ -83,8 +84,11 @@ class DosePlanner(ExperimentPlanner):
         self.UNet_class = BitDecodeUNet
         self.UNet_base_num_features = base_features
         self.batch_size_limit = batch_size
-        self._cell: tuple[int, ...] = (1, 1, 1)  # of the configuration that is being planned
+        self.required: Sequence[str] = CONFIGURATIONS  # the others may be left out of the plans
+        self._name = FULL  # the configuration that is being planned
+        self._cell: tuple[int, ...] = (1, 1, 1)
         self._spacing: NDArray[np.floating] = np.ones(3)
+        self._median_shape: NDArray[np.floating] = np.ones(3)
 
     def determine_normalization_scheme_and_whether_mask_is_used_for_norm(self) -> tuple[list[str], list[bool]]:
         """For the record only: :class:`DosePreprocessor` normalises by channel."""
@@ -100,6 +104,8 @@ class DosePlanner(ExperimentPlanner):
         arch_kwargs_req_import: Sequence[str],
     ) -> float:
         """Memory of a training step in nnU-Net's unit, decoded ROI channels and loss included."""
+        if arch_kwargs["n_stages"] < 2:
+            raise self._too_small()
         network = get_network_from_plans(
             arch_class_name,
             {**arch_kwargs, **self._own_arguments()},
@@ -139,7 +145,7 @@ class DosePlanner(ExperimentPlanner):
         full = np.asarray(self.determine_fullres_target_spacing(), dtype=float)
         coarse = np.maximum(full, self.coarse_spacing_mm)
         spacings = {FULL: full, FOLDED: full, COARSE: coarse}
-        configurations = {name: self._configuration(name, spacing) for name, spacing in spacings.items()}
+        configurations = self._configurations(spacings)
         plans = {
             "dataset_name": self.dataset_name,
             "plans_name": self.plans_identifier,
@@ -171,6 +177,29 @@ class DosePlanner(ExperimentPlanner):
         self.plans = plans
         return plans
 
+    def _configurations(self, spacings: Mapping[str, NDArray[np.floating]]) -> dict[str, dict[str, Any]]:
+        """All configurations that a U-Net can have, of which the required ones must be."""
+        found = {}
+        for name, spacing in spacings.items():
+            try:
+                found[name] = self._configuration(name, spacing)
+            except InputError as error:
+                if name in self.required:
+                    raise
+                tqdm.write(f"left out of the plans: {error}", file=sys.stderr)
+        return found
+
+    def _too_small(self) -> InputError:
+        mend = {
+            FULL: "choose a smaller --spacing, or convert cases of more planes",
+            FOLDED: f"take {FULL}",
+            COARSE: "choose a smaller --coarse-spacing",
+        }[self._name]
+        return InputError(
+            f"{self._name}: at a voxel size of {self._spacing.round(2).tolist()} mm the median case has "
+            f"{self._median_shape.tolist()} voxels (z, y, x), too few for a U-Net; {mend}"
+        )
+
     def _configuration(self, name: str, spacing: NDArray[np.floating]) -> dict[str, Any]:
         shapes = [
             compute_new_shape(shape, old, spacing)
@@ -180,14 +209,11 @@ class DosePlanner(ExperimentPlanner):
         ]
         median_shape = np.median(shapes, 0)
         smallest = 2 * self.UNet_featuremap_min_edge_length
+        self._name, self._spacing, self._median_shape = name, spacing, median_shape
         if median_shape.min() < smallest:
-            raise InputError(
-                f"at a voxel size of {spacing.round(2).tolist()} mm the median case has {median_shape.tolist()} voxels "
-                f"(z, y, x), too few for a U-Net; choose a smaller --coarse-spacing"
-            )
+            raise self._too_small()
         can_fold = (spacing < 2 * spacing.min()) & (median_shape >= 2 * smallest)
         cell = self._cell = tuple(2 if name == FOLDED and can else 1 for can in can_fold)
-        self._spacing = spacing
         shape = median_shape / cell  # nnU-Net chooses the patch in cells
         n_cells = float(np.prod(shape) * self.dataset_json["numTraining"])
         data = self.generate_data_identifier(FULL if name == FOLDED else name)
@@ -236,24 +262,29 @@ def plan_and_preprocess(
         if name not in CONFIGURATIONS:
             raise InputError(f"unknown configuration '{name}'; there are {', '.join(CONFIGURATIONS)}")
     dataset_name = maybe_convert_to_dataset_name(dataset_id)
-    _refuse_damaged_dataset_json(dataset_name)
-    _settle_splits(dataset_name)
-    DoseFingerprintExtractor(dataset_id, n_processes).run()
-    planner = DosePlanner(
-        dataset_id,
-        gpu_memory_gb,
-        plans_name=plans_name,
-        overwrite_target_spacing=None if spacing_mm is None else [float(mm) for mm in spacing_mm],
-        coarse_spacing_mm=coarse_spacing_mm,
-        base_features=base_features,
-        batch_size=batch_size,
-    )
-    plans = planner.plan_experiment()
-    if FOLDED in configurations and FULL in configurations:  # they share their data
-        configurations = [name for name in configurations if name != FOLDED]
-    for name in configurations:
-        DosePreprocessor(verbose=False).run(dataset_id, name, planner.plans_identifier, n_processes)
-    return plans
+    preprocessed = folder("nnUNet_preprocessed") / dataset_name
+    preprocessed.mkdir(parents=True, exist_ok=True)
+    busy = f"another 'cdm-nnunet plan' is writing to {preprocessed}; wait until it has ended"
+    with locked(preprocessed / _LOCK, busy):
+        _refuse_damaged_dataset_json(dataset_name)
+        _settle_splits(dataset_name)
+        DoseFingerprintExtractor(dataset_id, n_processes).run()
+        planner = DosePlanner(
+            dataset_id,
+            gpu_memory_gb,
+            plans_name=plans_name,
+            overwrite_target_spacing=None if spacing_mm is None else [float(mm) for mm in spacing_mm],
+            coarse_spacing_mm=coarse_spacing_mm,
+            base_features=base_features,
+            batch_size=batch_size,
+        )
+        planner.required = configurations
+        plans = planner.plan_experiment()
+        if FOLDED in configurations and FULL in configurations:  # they share their data
+            configurations = [name for name in configurations if name != FOLDED]
+        for name in configurations:
+            DosePreprocessor(verbose=False).run(dataset_id, name, planner.plans_identifier, n_processes)
+        return plans
 
 
 def _refuse_damaged_dataset_json(dataset_name: str) -> None:

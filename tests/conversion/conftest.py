@@ -1,8 +1,7 @@
 """Small cases to write, OpenKBP patients of a few voxels, and files in the format of the GDP-HMM challenge."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -118,23 +117,6 @@ class OpenKbpWriter:
 @pytest.fixture
 def openkbp(tmp_path: Path) -> OpenKbpWriter:
     return OpenKbpWriter(tmp_path / "openkbp")
-
-
-@pytest.fixture
-def file_size_limit() -> Callable:
-    """A context in which the system lets no file grow beyond a size: what a full disk does, without filling one."""
-    resource = pytest.importorskip("resource")
-
-    @contextmanager
-    def limit(n_bytes: int) -> Iterator[None]:
-        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
-        try:
-            yield
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-    return limit
 
 
 def gdphmm_content(seed: int = 0, site: str = "HaN") -> dict:

@@ -311,6 +311,14 @@ def test_a_file_that_reads_back_differently_does_not_stay(tmp_path, files, monke
     assert not list(tmp_path.glob("*out.dcm*"))
 
 
+@pytest.mark.parametrize("n_bytes", [0, 700, 2500])
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, files, file_size_limit, n_bytes):
+    dose, out = prediction(tmp_path), tmp_path / "out" / "out.dcm"
+    with file_size_limit(n_bytes), pytest.raises(OSError, match=rf"File too large: '{out}'"):
+        export_dose(dose, files.folder, out)
+    assert list(out.parent.iterdir()) == []
+
+
 def test_the_command(tmp_path, files, capfd):
     out = tmp_path / "new" / "out.dcm"
     command = ["export", "dicom", str(prediction(tmp_path)), "--source", str(files.folder), "-o", str(out)]

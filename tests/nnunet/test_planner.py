@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.files import locked
 from cdm_nnunet.nnunet.planner import DosePlanner, plan_and_preprocess
 from cdm_nnunet.nnunet.plans import DosePlans
 from cdm_nnunet.roi import Catalogue, Roi
@@ -89,6 +90,47 @@ def test_spacings(planned, large):
     assert plans["configurations"]["3d_fullres"]["spacing"] == [3.0, 2.0, 7.0]
     assert plans["configurations"]["3d_coarse"]["spacing"] == [6.0, 6.0, 7.0]  # never finer than the other
     assert read(large, "other") == json.loads(json.dumps(plans))
+
+
+def thin(n_planes):
+    planner = DosePlanner(531, 1, plans_name="thin")
+    planner.dataset_fingerprint = {
+        **planner.dataset_fingerprint,
+        "spacings": [[3.0, 3.0, 3.0]] * 3,
+        "shapes_after_crop": [[n_planes, 40, 44]] * 3,
+    }
+    return planner
+
+
+@pytest.mark.parametrize("n_planes", [8, 11, 13])
+def test_what_is_too_thin_for_one_configuration_is_planned_without_it(large, n_planes, capfd):
+    planner = thin(n_planes)
+    planner.required = ["3d_fullres"]
+    plans = planner.plan_experiment()
+    assert plans["configurations"]["3d_fullres"]["patch_size"][0] <= 16
+    told = capfd.readouterr().err
+    for name in {"3d_folded", "3d_coarse"} - set(plans["configurations"]):
+        assert f"left out of the plans: {name}: at a voxel size of" in told
+    planner.required = ["3d_coarse"]
+    with pytest.raises(InputError, match=r"3d_coarse: .* mm the median case has .* too few for a U-Net; choose a smal"):
+        planner.plan_experiment()
+
+
+def test_a_required_configuration_of_too_few_voxels_is_refused(large):
+    with pytest.raises(InputError, match=r"3d_fullres: .* \[7\.0, 40\.0, 44\.0\] voxels .* choose a smaller --spacing"):
+        thin(7).plan_experiment()
+    planner = thin(11)
+    planner.required = ["3d_folded"]
+    with pytest.raises(InputError, match=r"3d_folded: .* too few for a U-Net; take 3d_fullres"):
+        planner.plan_experiment()
+
+
+def test_a_second_plan_of_a_data_set_is_refused_while_one_runs(planned):
+    with (
+        locked(planned.preprocessed / ".plan_lock", "busy"),
+        pytest.raises(InputError, match=r"another 'cdm-nnunet plan' is writing to .*Dataset531.*; wait until it has"),
+    ):
+        plan_and_preprocess(531)
 
 
 def test_the_folded_configuration_shares_the_data_of_full_resolution(planned):
@@ -233,7 +275,7 @@ def test_a_split_that_can_not_be_trained_on_is_refused_before_any_work(fresh):
     path.write_text(json.dumps([{"train": ["case_0", "case_9"], "val": ["case_2"]}]))
     with pytest.raises(InputError, match="fold 0 has 1 training cases that the data set has not"):
         plan_and_preprocess(531, base_features=4, n_processes=1)
-    assert [file.name for file in folders.preprocessed.iterdir()] == ["splits_final.json"]
+    assert {file.name for file in folders.preprocessed.iterdir()} <= {"splits_final.json", ".plan_lock"}
 
 
 def test_fewer_than_five_cases(fresh):
