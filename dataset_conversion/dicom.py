@@ -2,249 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from cdm_nnunet.dataset import NOTES, Split
-from cdm_nnunet.dicom.ct import CtVolume, read_ct
-from cdm_nnunet.dicom.dose import DoseVolume, read_dose, sum_doses
-from cdm_nnunet.dicom.end_caps import DEFAULT_END_CAPS, EndCaps
-from cdm_nnunet.dicom.extent import extent_notes
-from cdm_nnunet.dicom.grid import VoxelGrid
 from cdm_nnunet.dicom.index import INDEX_FILE, FolderIndex, index_folder
 from cdm_nnunet.dicom.pairing import PatientFiles
-from cdm_nnunet.dicom.plan import Plan, read_plan
 from cdm_nnunet.dicom.plan_choice import DEFAULT, DOSE_TYPES
-from cdm_nnunet.dicom.prescriptions import GivenLevels, Prescribed, prescribe, stated_levels
 from cdm_nnunet.dicom.pseudonyms import Pseudonyms, read_pseudonyms
-from cdm_nnunet.dicom.rasteriser import rasterise
-from cdm_nnunet.dicom.resampling import even_grid, resample, uniform_grid
-from cdm_nnunet.dicom.slices import ct_slices
-from cdm_nnunet.dicom.structures import StructureSet, read_structures
 from cdm_nnunet.dicom.unread import unread_lines
 from cdm_nnunet.dvh.template import Template
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.folders import dataset_name
-from cdm_nnunet.ranges import FRACTION_DOSE_GY
 
-from .case import CASE_NAME, Case, Geometry, clip_hu, pack_masks
-from .case_files import STATE_FOLDER, sha256
+from .case import CASE_NAME
+from .case_files import STATE_FOLDER
 from .dicom_mapping import DicomMapping
+from .dicom_patient import DicomPatient, spacing_mm
 from .dicom_sources import sources_path, write_sources
 from .raw_layout import Conversion, DatasetSpec, template_catalogue, write_dataset
-from .roi_mapping import prescriptions_gy
-
-AIR_HU = -1000.0
-
-
-@dataclass(frozen=True)
-class DicomPatient:
-    """A patient's files.
-
-    Attributes:
-        files: The files, paired.
-        mapping: Which ROI is which.
-        template: Its ROIs make the catalogue.
-        grid: ``dose``, ``ct``, or the size of the voxels in mm: ``3`` or ``2.5x2.5x2`` (x, y, z), which then lie over
-            the dose grid; for a new patient over the CT.
-        split: ``Tr`` with a dose; ``Ts`` is a new patient, whose dose is not read.
-        prescriptions_gy: By name in the template, given for this patient: before the mapping's.
-        usual_gy: By name in the template, what a model's training data had where no plan stated it: after the
-            mapping's.
-        pseudonyms: Stand for the UIDs in the case's source.
-    """
-
-    files: PatientFiles
-    mapping: DicomMapping
-    template: Template
-    grid: str
-    split: Split = "Tr"
-    prescriptions_gy: Mapping[str, float] = field(default_factory=dict)
-    pseudonyms: Pseudonyms = field(default_factory=Pseudonyms)
-    usual_gy: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        """Name of the case."""
-        return self.files.case_name
-
-    def checksums(self) -> dict[str, str]:
-        """SHA-256 of the files, and all that decides what becomes of them."""
-        plans = {f"plan {k}": path for k, path in enumerate(self.files.plans, 1)}
-        mapping, own_gy = self.mapping.of(self.files.patient_name, self.name)
-        images = hashlib.sha256("".join(sha256(path) for path in sorted(self.files.ct)).encode()).hexdigest()
-        return {
-            "ct": images,
-            **({} if self.files.structures is None else {"structures": sha256(self.files.structures)}),
-            **{key: sha256(path) for key, path in plans.items()},
-            **{f"dose {k}": sha256(path) for k, path in enumerate(self.files.doses, 1)},
-            "grid": self.grid,
-            **({} if mapping.ends == DEFAULT_END_CAPS else {"end caps": mapping.ends}),
-            "mapping": repr(
-                (sorted(mapping.rois.items()), sorted(mapping.prescriptions_gy.items()), sorted(own_gy.items()))
-            ),
-        }
-
-    def load(self) -> Case:
-        """Read and check the patient.
-
-        Raises:
-            InputError: If files are missing, ambiguous, damaged or do not belong together, an ROI is not in the
-                mapping, a prescription contradicts the plan, or the patient is not plausible.
-        """
-        if self.files.problems or self.files.structures is None:
-            raise InputError("; ".join(self.files.problems) or "no structure set")
-        ct, structures = read_ct(self.files.ct), read_structures(self.files.structures)
-        images_note = "" if self.files.by_geometry else structures.refuse_other_images(ct.image_uids)
-        plans = [[read_plan(path) for path in part.plans] for part in self.files.parts]
-        dose = self._dose(plans) if self.split == "Tr" else None
-        notes = [*self.files.notes, *ct.notes, *([images_note] if images_note else [])]
-        notes += () if dose is None else dose.notes
-        grid = self._grid(ct, dose, notes)
-        catalogue = template_catalogue(self.template)
-        mapping, _ = self.mapping.of(self.files.patient_name, self.name)
-        names = mapping.names(structures.names, structures.path, structures.empty_names)
-        if not self.files.by_geometry:
-            structures.refuse_other_frame(names.values(), ct.frame_uid, "the CT")
-        if helpers := mapping.helpers(structures.names):
-            notes.append(f"left out as helper structures: {', '.join(helpers)}")
-        notes += extent_notes(structures, names.values(), ct.volume.grid)
-        roi_bits, empty = pack_masks(catalogue, _masks(structures, names, ct, grid, notes, mapping.ends), grid.shape)
-        contoured = [roi for roi in names if roi not in empty]
-        prescribed = self.prescribed([plan for part in plans for plan in part], structures, names, contoured)
-        _refuse_fractions(plans, prescribed.levels_gy)
-        ct_hu = resample(ct.volume, grid, AIR_HU, average=True)
-        dose_gy = None if dose is None else resample(dose.volume, grid, 0.0)
-        return Case(
-            name=self.name,
-            split=self.split,
-            ct_hu=clip_hu(ct_hu),
-            roi_bits=roi_bits,
-            catalogue=catalogue,
-            dose_gy=dose_gy,
-            prescriptions_gy=prescribed.levels_gy,
-            geometry=Geometry(
-                grid.spacing_mm,
-                (float(grid.origin_mm[0]), float(grid.origin_mm[1]), float(grid.origin_mm[2])),
-                tuple(float(cosine) for cosine in grid.axes.T.ravel()),
-            ),
-            source={
-                "patient": self.files.patient_name,
-                "end caps": mapping.ends,
-                **{f"{kind} (hashed UID)": self.pseudonyms.uid(uid) for kind, uid in self.files.uids.items()},
-                NOTES: json.dumps([*notes, *prescribed.notes], ensure_ascii=False),
-            },
-            empty_rois=empty,
-            fractions=_n_fractions(plans),
-        )
-
-    def _grid(self, ct: CtVolume, dose: DoseVolume | None, notes: list[str]) -> VoxelGrid:
-        if self.grid == "dose" and dose is None:
-            raise InputError("a new patient has no dose grid; use --grid ct or --grid SPACING")
-        over = ct.volume.grid if dose is None or self.grid == "ct" else dose.volume.grid
-        if self.grid in ("ct", "dose"):
-            if over.is_uniform:
-                return over
-            if self.grid == "dose":
-                raise InputError("the planes of the dose grid are at unequal distances; use --grid SPACING")
-            even = even_grid(over)
-            notes.append(f"the grid of the CT was made even: planes every {even.spacing_mm[2]:.4g} mm")
-            return even
-        return uniform_grid(over, spacing_mm(self.grid))
-
-    def _dose(self, plans: Sequence[Sequence[Plan]]) -> DoseVolume:
-        """The plan's dose, or the sum over the plans of a course."""
-        parts = zip(self.files.parts, plans, strict=True)
-        return sum_doses([read_dose(part.doses, of_part[0] if len(of_part) == 1 else None) for part, of_part in parts])
-
-    def prescribed(
-        self, plans: Sequence[Plan], structures: StructureSet, names: Mapping[str, str], contoured: Collection[str]
-    ) -> Prescribed:
-        """The prescriptions of the contoured targets, from the plans and from what was given.
-
-        Args:
-            plans: Of the patient.
-            structures: The patient's structure set.
-            names: Name in the structure set by name in the template.
-            contoured: ROIs that have a volume, by name in the template.
-
-        Raises:
-            InputError: As :func:`cdm_nnunet.dicom.prescriptions.prescribe`, or if a target has no prescription, or one
-                is given for this patient's target that is not contoured.
-        """
-        template = {roi.name: roi.prescription_gy for roi in self.template.rois if roi.kind == "target"}
-        targets = {roi: structures.roi(name).number for roi, name in names.items() if roi in template}
-        mapping, own_gy = self.mapping.of(self.files.patient_name, self.name)
-        for roi in (*self.prescriptions_gy, *own_gy):
-            if roi in template and roi not in contoured:
-                raise InputError(f"a prescription is given for '{roi}', which is not contoured in this patient")
-            if roi in own_gy and own_gy[roi] != self.prescriptions_gy.get(roi, own_gy[roi]):
-                raise InputError(
-                    f"{self.prescriptions_gy[roi]:g} Gy are given for '{roi}', and {own_gy[roi]:g} Gy for this patient "
-                    "in the mapping; leave one out"
-                )
-        given = (
-            GivenLevels("given for this patient", {**own_gy, **self.prescriptions_gy}),
-            GivenLevels("mapping", mapping.prescriptions_gy),
-            GivenLevels("training data", self.usual_gy, binding=False),
-            GivenLevels("template", {roi: gy for roi, gy in template.items() if isinstance(gy, float)}, binding=False),
-        )
-        result = prescribe(
-            stated_levels(plans, structures),
-            {roi: number for roi, number in targets.items() if roi in contoured},
-            given,
-            needing=[roi for roi, level in template.items() if level is not None],
-            left_out_gy=mapping.left_out_gy,
-        )
-        prescriptions_gy(self.template, result.levels_gy, contoured)  # (refuses a target without one)
-        return result
-
-
-def _n_fractions(plans: Sequence[Sequence[Plan]]) -> int | None:
-    """Fractions of the whole course: of the plan, or of all plans one after the other; None where one does not say.
-
-    Plans that share a dose may be treated in the same fractions, so that nobody knows.
-    """
-    counts = [of_part[0].n_fractions if len(of_part) == 1 else None for of_part in plans]
-    known = [count for count in counts if count is not None]
-    return sum(known) if known and len(known) == len(counts) else None
-
-
-def _refuse_fractions(plans: Sequence[Sequence[Plan]], levels_gy: Mapping[str, float]) -> None:
-    """Check that the prescriptions of a lone plan are totals, by the plan's number of fractions."""
-    if len(plans) == 1 and len(plans[0]) == 1 and (n_fractions := plans[0][0].n_fractions):
-        for roi, level_gy in levels_gy.items():
-            FRACTION_DOSE_GY.refuse_impossible(
-                level_gy / n_fractions, f"'{roi}' ({level_gy:g} Gy in {n_fractions} fractions)"
-            )
-
-
-def spacing_mm(grid: str) -> tuple[float, float, float]:
-    """Voxel size (x, y, z) from ``3`` or ``2.5x2.5x2``.
-
-    Raises:
-        InputError: If it is neither, or a size is not from 0.5 to 10 mm.
-
-    Example:
-        >>> spacing_mm("3"), spacing_mm("2.5x2.5x2")
-        ((3.0, 3.0, 3.0), (2.5, 2.5, 2.0))
-    """
-    try:
-        sizes = [float(size) for size in grid.split("x")]
-    except ValueError:
-        sizes = []
-    if len(sizes) not in (1, 3) or not all(0.5 <= size <= 10 for size in sizes):
-        raise InputError(f"--grid takes 'dose', 'ct' or a voxel size of 0.5 to 10 mm, not '{grid}'")
-    x, y, z = sizes if len(sizes) == 3 else sizes * 3
-    return x, y, z
 
 
 def convert_dicom(
@@ -407,27 +185,3 @@ def dose_facts(cases: Sequence[PatientFiles]) -> dict[str, Any]:
         )
     known = [kind for kind, names in by_type.items() if names]
     return {"dose_type": known[0] if known else "PHYSICAL", "ion_plans": sum(files.has_ions for files in usable)}
-
-
-def _masks(
-    structures: StructureSet,
-    names: dict[str, str],
-    ct: CtVolume,
-    grid: VoxelGrid,
-    notes: list[str],
-    end_caps: EndCaps,
-) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-    """Masks of the mapped ROIs; one that was never drawn, or lies outside the grid, comes empty and is noted."""
-    axes = ct.volume.grid.axes
-    slices = ct_slices(axes[2] @ ct.volume.grid.origin_mm + ct.volume.grid.offsets_mm[2], structures, axes)
-    for roi, name in names.items():
-        contours = structures.roi(name)
-        if contours.problem:
-            notes.append(contours.problem)
-            yield roi, np.zeros(grid.shape, bool)
-            continue
-        made = rasterise(contours, grid, slices, end_caps=end_caps, may_lie_outside=True)
-        notes += made.notes
-        if made.lost_cc:
-            notes.append(f"ROI '{name}': {made.lost_cc:.3g} of {made.volume_cc:.3g} cc lie outside the grid")
-        yield roi, made.mask

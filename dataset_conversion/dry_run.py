@@ -16,7 +16,7 @@ from cdm_nnunet.fence import fenced
 from cdm_nnunet.parallel import unordered
 from cdm_nnunet.roi import Catalogue
 
-from .dicom import DicomPatient
+from .dicom_patient import DicomPatient
 from .raw_layout import load_checked, template_catalogue
 
 DRY_RUN_FILE = "dry_run.jsonl"  # in the folder of what stays local

@@ -16,8 +16,8 @@ from cdm_nnunet.files import passing_folder
 
 if TYPE_CHECKING:
     from cdm_nnunet.dataset_conversion.case import Case
-    from cdm_nnunet.dataset_conversion.dicom import DicomPatient
     from cdm_nnunet.dataset_conversion.dicom_mapping import DicomMapping
+    from cdm_nnunet.dataset_conversion.dicom_patient import DicomPatient
     from cdm_nnunet.dicom.export import Patient
     from cdm_nnunet.dvh import Template
 
@@ -116,8 +116,8 @@ def render(record: dict[str, Any]) -> str:
 
 
 def _patients(args: argparse.Namespace, model: Path, trained: _Trained) -> list[DicomPatient]:
-    from cdm_nnunet.dataset_conversion.dicom import DicomPatient, spacing_mm
     from cdm_nnunet.dataset_conversion.dicom_mapping import read_mapping
+    from cdm_nnunet.dataset_conversion.dicom_patient import DicomPatient, spacing_mm
     from cdm_nnunet.dataset_conversion.raw_layout import template_catalogue
     from cdm_nnunet.dicom.index import index_folder
     from cdm_nnunet.dicom.pseudonyms import Pseudonyms, read_pseudonyms

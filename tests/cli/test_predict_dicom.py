@@ -15,8 +15,9 @@ from cdm_nnunet.cli import predict as predict_verb
 from cdm_nnunet.cli.main import main
 from cdm_nnunet.dataset import RawDataset
 from cdm_nnunet.dataset_conversion.case_files import write_case
-from cdm_nnunet.dataset_conversion.dicom import DicomPatient, convert_dicom
+from cdm_nnunet.dataset_conversion.dicom import convert_dicom
 from cdm_nnunet.dataset_conversion.dicom_mapping import DicomMapping
+from cdm_nnunet.dataset_conversion.dicom_patient import DicomPatient
 from cdm_nnunet.dicom.dose import read_dose
 from cdm_nnunet.dicom.index import index_folder
 from cdm_nnunet.dicom.phantom import LinearDose, Phantom, write_phantom

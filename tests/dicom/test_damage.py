@@ -7,8 +7,8 @@ import numpy as np
 import pydicom
 import pytest
 
-from cdm_nnunet.dataset_conversion.dicom import DicomPatient
 from cdm_nnunet.dataset_conversion.dicom_mapping import DicomMapping
+from cdm_nnunet.dataset_conversion.dicom_patient import DicomPatient
 from cdm_nnunet.dicom.ct import read_ct
 from cdm_nnunet.dicom.index import index_folder
 from cdm_nnunet.dicom.phantom import LinearDose, Phantom, write_phantom

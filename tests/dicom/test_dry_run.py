@@ -12,8 +12,8 @@ import yaml
 from cdm_nnunet.cli import main as cli
 from cdm_nnunet.dataset import RawDataset
 from cdm_nnunet.dataset_conversion import dry_run as dry
-from cdm_nnunet.dataset_conversion.dicom import DicomPatient
 from cdm_nnunet.dataset_conversion.dicom_mapping import mapping_from, read_mapping
+from cdm_nnunet.dataset_conversion.dicom_patient import DicomPatient
 from cdm_nnunet.dataset_conversion.mapping_file import extended_text, mapping_text
 from cdm_nnunet.dicom.patient_table import COLUMNS, csv_table, html_table
 from cdm_nnunet.dicom.phantom import LinearDose, Phantom, write_phantom

@@ -11,8 +11,9 @@ import yaml
 
 from cdm_nnunet.cli import main as cli
 from cdm_nnunet.dataset import CT_CHANNEL, ROI_CHANNEL, RawDataset
-from cdm_nnunet.dataset_conversion.dicom import DicomPatient, convert_dicom
+from cdm_nnunet.dataset_conversion.dicom import convert_dicom
 from cdm_nnunet.dataset_conversion.dicom_mapping import DicomMapping, mapping_from, read_mapping
+from cdm_nnunet.dataset_conversion.dicom_patient import DicomPatient
 from cdm_nnunet.dataset_conversion.mapping_file import mapping_text
 from cdm_nnunet.dicom import kept_rows
 from cdm_nnunet.dicom.index import index_folder
@@ -405,7 +406,7 @@ def test_one_file_that_can_not_be_decoded_refuses_one_patient(exports, tmp_path,
 
 
 def test_a_fault_of_our_own_refuses_one_patient(exports, tmp_path, monkeypatch):
-    from cdm_nnunet.dataset_conversion import dicom
+    from cdm_nnunet.dataset_conversion import dicom_patient
     from cdm_nnunet.dicom import inspection
 
     first = index_folder(exports).patients()[0].structures
@@ -415,7 +416,7 @@ def test_a_fault_of_our_own_refuses_one_patient(exports, tmp_path, monkeypatch):
             raise ZeroDivisionError("unforeseen")
         return read_structures(path)
 
-    monkeypatch.setattr(dicom, "read_structures", fails)
+    monkeypatch.setattr(dicom_patient, "read_structures", fails)
     monkeypatch.setattr(inspection, "read_structures", fails)
     with pytest.raises(InputError, match=r"1 of 2 .*internal error \(ZeroDivisionError: unforeseen\); left out, see"):
         convert(exports, tmp_path)

@@ -9,8 +9,8 @@ import pydicom
 import pytest
 
 from cdm_nnunet.cli import main as cli
-from cdm_nnunet.dataset_conversion.dicom import DicomPatient
 from cdm_nnunet.dataset_conversion.dicom_mapping import DicomMapping
+from cdm_nnunet.dataset_conversion.dicom_patient import DicomPatient
 from cdm_nnunet.dicom.ct import CT_CLASS, read_ct
 from cdm_nnunet.dicom.dose import read_dose
 from cdm_nnunet.dicom.index import index_folder
