@@ -28,8 +28,9 @@ def of_solids(*solids, heights=HEIGHTS):
     return roi([(section, z) for z in heights for solid in solids for section in solid.sections(float(z))])
 
 
-def samples(drawn, **options):
-    return sample(stack_of(drawn, **options))
+def samples(drawn, end_caps="rounded", **options):
+    """Of solids whose flat faces lie on contours."""
+    return sample(stack_of(drawn, end_caps=end_caps, **options))
 
 
 def square(size, x=0.0, y=0.0):
