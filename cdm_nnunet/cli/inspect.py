@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     Returns:
         The record of :func:`cdm_nnunet.dicom.inspection.inspect_index`, with the paths of mapping and tables, the names
-        that are ``new_names`` in the mapping, and whether it was a ``dry_run`` of a conversion.
+        that are ``new_names`` in the mapping, what is ``to_add`` by hand, and whether it was a ``dry_run``.
     """
     from cdm_nnunet.dataset_conversion.dicom_mapping import DicomMapping, read_mapping
     from cdm_nnunet.dicom.index import INDEX_FILE, index_folder
@@ -93,7 +93,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         cache=args.o / ROWS_FILE,
     )
     counts = {name: row["patients"] for name, row in record["rois"].items()}
-    new_names = [] if args.mapping else _bring_up_to_date(mapping, counts, template, args.leave_out_helpers)
+    new_names, to_add = (
+        ([], "") if args.mapping else _bring_up_to_date(mapping, counts, template, args.leave_out_helpers)
+    )
     if template is not None:
         _say_what_conversion_says(record, index, template, pseudonyms, args)
     write_text(args.o / TABLE_FILE, csv_table(record["patients"]), private=True)
@@ -102,6 +104,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         **record,
         "mapping": str(mapping),
         "new_names": new_names,
+        "to_add": to_add,
         "table": str(args.o / PAGE_FILE),
         "dry_run": template is not None,
     }
@@ -121,22 +124,22 @@ def _bar(label: str) -> Callable[[int, int], None]:
 
 def _bring_up_to_date(
     path: Path, counts: Mapping[str, int], template: Template | None, leave_out_helpers: bool
-) -> list[str]:
-    """Write the mapping, or add to it; gives the names that were added to one that was there."""
+) -> tuple[list[str], str]:
+    """Write the mapping, or add to it; gives the names that were added, and why none could be."""
     from cdm_nnunet.dataset_conversion.mapping_file import extended_text, mapping_text
     from cdm_nnunet.files import write_text
 
     if not path.is_file():
         write_text(path, mapping_text(counts, template=template, leave_out_helpers=leave_out_helpers))
-        return []
-    before = path.read_text(encoding="utf-8")
+        return [], ""
+    before = path.read_text(encoding="utf-8-sig")
     try:
         after, names = extended_text(before, counts, template=template, leave_out_helpers=leave_out_helpers)
     except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+        return [], f"{path}: {error}"
     if after != before:
         write_text(path, after)
-    return list(names)
+    return list(names), ""
 
 
 def _say_what_conversion_says(
@@ -192,6 +195,8 @@ def render(record: Mapping[str, Any]) -> str:
         )
     if record["new_names"]:
         lines += ["", f"new in the mapping, to review: {', '.join(record['new_names'])}"]
+    if record["to_add"]:
+        lines += ["", f"to be added by hand: {record['to_add']}"]
     # (here, since a name may hold line breaks)
     lines += ["", f"mapping to review: {record['mapping']}", f"table: {record['table']}"]
     return "\n".join(printable(line) for line in lines)

@@ -231,6 +231,20 @@ def test_a_mapping_in_another_form_is_left_to_the_person(text):
         extended_text(text, COUNTS)
 
 
+def test_what_cannot_be_added_is_told_and_ends_nothing(exports, tmp_path, template, inspect):
+    path = tmp_path / "look" / "rois.yaml"
+    path.parent.mkdir()
+    path.write_text("rois: {BODY: External}\n")
+    record = inspect("--template", str(template))
+    assert path.read_text() == "rois: {BODY: External}\n"
+    assert 'not written one name a line; add: "PTV60": "PTV_High"' in record["to_add"]
+    assert {row["problems"][0].split(": ", 1)[1] for row in record["patients"].values()} == {
+        "the mapping lacks PTV60, Ring 1; add them, with null to leave them out"
+    }
+    path.write_text("\ufeffrois:\n  BODY: External\n", encoding="utf-8")
+    assert sorted(inspect()["new_names"]) == ["PTV60", "Ring 1"]
+
+
 def test_one_line_leaves_out_all_helper_structures(exports, tmp_path, template, inspect):
     inspect("--leave-out-helpers", "--template", str(template))
     path = tmp_path / "look" / "rois.yaml"
