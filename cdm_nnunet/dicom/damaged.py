@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +62,17 @@ def what_remains(path: Path) -> Mapping[str, str]:
 
 def _is_beyond(tag: BaseTag, _vr: str | None, _length: int) -> bool:
     return bool(tag > _PATIENT_ID)
+
+
+def named_like_dicom(unread: Mapping[str, str], entries: Iterable[FileEntry]) -> list[DamagedFile]:
+    """Unread files whose names differ by digits alone from those of DICOM files beside them, such as IM0007."""
+    known = {_without_digits(entry.path) for entry in entries}
+    return [DamagedFile(path, reason) for path, reason in unread.items() if _without_digits(path) in known]
+
+
+def _without_digits(path: str) -> tuple[str, str]:
+    folder, name = os.path.split(path)
+    return folder, re.sub(r"\d+", "#", name)
 
 
 def owners(entries: Iterable[FileEntry]) -> Mapping[str, frozenset[str]]:

@@ -11,7 +11,7 @@ from typing import Any
 from pydicom.dataset import Dataset
 
 from cdm_nnunet.dicom import predicted
-from cdm_nnunet.dicom.damaged import DamagedFile, of_patient, owners, was_dicom, what_remains
+from cdm_nnunet.dicom.damaged import DamagedFile, named_like_dicom, of_patient, owners, was_dicom, what_remains
 from cdm_nnunet.dicom.drawn import images_of
 from cdm_nnunet.dicom.entry import FileEntry
 from cdm_nnunet.dicom.file_choice import FileChoice
@@ -149,6 +149,8 @@ def index_files(
                 entries.append(FileEntry(str(path), **{**row, **several}))
             if progress is not None:
                 progress(done, len(paths))
+    known = {file.path for file in damaged}
+    damaged += [file for file in named_like_dicom(unread, entries) if file.path not in known]
     return FolderIndex(folder, tuple(entries), unread, tuple(damaged))
 
 

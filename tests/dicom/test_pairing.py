@@ -225,6 +225,15 @@ def test_a_truncated_file_counts(files, kept, count):
     assert all("a file of this patient can't be read" in problem for problem in found.problems)
 
 
+def test_an_overwritten_file_counts_by_its_name(files):
+    for k, path in enumerate(files.ct):
+        path.rename(files.folder / f"IM{k:04d}")
+    (files.folder / "IM0016").write_bytes(bytes(5000))
+    (files.folder / "README").write_text("not an image")
+    (problem,) = paired(files).problems
+    assert "IM0016 is no DICOM file" in problem
+
+
 def test_what_cannot_be_read_and_is_not_needed_is_noted(files):
     content = files.doses[0].read_bytes()
     files.doses[0].write_bytes(content[: content.index(pydicom.dcmread(files.doses[0]).StudyInstanceUID.encode()) + 9])
