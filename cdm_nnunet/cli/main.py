@@ -28,8 +28,11 @@ VERBS = (
     "inspect",
     "convert",
     "plan",
+    "preprocess",
     "train",
     "predict",
+    "ensemble",
+    "find-best",
     "check",
     "evaluate",
     "compare",
@@ -100,7 +103,9 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, Verb]]:
     subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     verbs: dict[str, Verb] = {}
     for name in VERBS:
-        verb: Verb = importlib.import_module(f"cdm_nnunet.cli.{name}")  # (a test checks that it is one)
+        verb: Verb = importlib.import_module(
+            f"cdm_nnunet.cli.{name.replace('-', '_')}"
+        )  # (a test checks that it is one)
         verbs[name] = verb
         sub = subparsers.add_parser(
             name,

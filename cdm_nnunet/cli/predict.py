@@ -46,6 +46,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--disable_tta", action="store_true", help="no averaging over left-right mirroring: half the time"
     )
     parser.add_argument("--continue_prediction", action="store_true", help="keep doses that are there already")
+    parser.add_argument("-num_parts", type=int, default=1, metavar="N", help="predict only one of N parts of the cases")
+    parser.add_argument("-part_id", type=int, default=0, metavar="K", help="which part, from 0 (default: 0)")
     parser.add_argument("-np", type=int, default=2, metavar="N", help="processes that preprocess (default: 2)")
     _predict_dicom.configure(parser)
 
@@ -59,6 +61,10 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
         raise InputError(f"-step_size must be above 0 and at most 1, not {args.step_size}")
     if args.np < 0:
         raise InputError(f"-np must not be negative, not {args.np}")
+    if not 0 <= args.part_id < args.num_parts:
+        raise InputError(f"-part_id is a number from 0 to -num_parts - 1 ({args.num_parts - 1}), not {args.part_id}")
+    if args.num_parts > 1 and args.dicom is not None:
+        raise InputError("-num_parts goes with -i; with --dicom give parts of the folder")
     _predict_dicom.refuse_options_without_dicom(args)
     model = _model_folder(args)
     record: dict[str, Any] = {"model": str(model), "folds": args.f, "output": str(args.o)}
@@ -69,7 +75,9 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
 
     from cdm_nnunet.nnunet.inputs import find_cases
 
-    cases = find_cases(args.i)
+    cases = find_cases(args.i)[args.part_id :: args.num_parts]
+    if not cases:
+        return {**record, "n_cases": 0}  # (fewer cases than parts)
     _predict(args, model, cases, args.o)
     return {**record, "n_cases": len(cases)}
 

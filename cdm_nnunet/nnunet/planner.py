@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import sys
@@ -264,8 +265,7 @@ def plan_and_preprocess(
     dataset_name = maybe_convert_to_dataset_name(dataset_id)
     preprocessed = folder("nnUNet_preprocessed") / dataset_name
     preprocessed.mkdir(parents=True, exist_ok=True)
-    busy = f"another 'cdm-nnunet plan' is writing to {preprocessed}; wait until it has ended"
-    with locked(preprocessed / _LOCK, busy):
+    with _only_one(preprocessed):
         _refuse_damaged_dataset_json(dataset_name)
         _settle_splits(dataset_name)
         DoseFingerprintExtractor(dataset_id, n_processes).run()
@@ -280,11 +280,46 @@ def plan_and_preprocess(
         )
         planner.required = configurations
         plans = planner.plan_experiment()
-        if FOLDED in configurations and FULL in configurations:  # they share their data
-            configurations = [name for name in configurations if name != FOLDED]
-        for name in configurations:
-            DosePreprocessor(verbose=False).run(dataset_id, name, planner.plans_identifier, n_processes)
+        _preprocess(dataset_id, planner.plans_identifier, configurations, n_processes)
         return plans
+
+
+def preprocess(dataset_id: int, plans_name: str, configurations: Sequence[str], n_processes: int = 2) -> list[str]:
+    """Preprocess a data set with plans that are there.
+
+    Args:
+        dataset_id: Number of the data set.
+        plans_name: Of ``nnUNet_preprocessed/DATASET/PLANS.json``.
+        configurations: Which configurations.
+        n_processes: Number of processes.
+
+    Returns:
+        What was preprocessed: configurations that share their data count once.
+
+    Raises:
+        InputError: If the plans are not ours or lack a configuration, or a case can't be used.
+    """
+    for name in configurations:
+        if name not in CONFIGURATIONS:
+            raise InputError(f"unknown configuration '{name}'; there are {', '.join(CONFIGURATIONS)}")
+    dataset_name = maybe_convert_to_dataset_name(dataset_id)
+    with _only_one(folder("nnUNet_preprocessed") / dataset_name):
+        _settle_splits(dataset_name)
+        return _preprocess(dataset_id, plans_name, configurations, n_processes)
+
+
+def _only_one(preprocessed: Path) -> contextlib.AbstractContextManager[None]:
+    return locked(
+        preprocessed / _LOCK, f"another 'cdm-nnunet plan' is writing to {preprocessed}; wait until it has ended"
+    )
+
+
+def _preprocess(dataset_id: int, plans_name: str, configurations: Sequence[str], n_processes: int) -> list[str]:
+    if FOLDED in configurations and FULL in configurations:  # they share their data
+        configurations = [name for name in configurations if name != FOLDED]
+    for name in configurations:
+        DosePreprocessor(verbose=False).run(dataset_id, name, plans_name, n_processes)
+    return list(configurations)
 
 
 def _refuse_damaged_dataset_json(dataset_name: str) -> None:

@@ -1,0 +1,39 @@
+"""``cdm-nnunet preprocess``: preprocessed data from plans that are there."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from typing import Any
+
+from cdm_nnunet.errors import InputError
+from cdm_nnunet.folders import find_dataset
+
+SUMMARY = "preprocess a data set with plans that are there, for example those that were moved from another machine"
+EXAMPLE = "cdm-nnunet preprocess -d 501 -c 3d_fullres"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's arguments, spelled as nnUNetv2_preprocess spells them."""
+    parser.add_argument("-d", type=int, required=True, metavar="ID", help="dataset id")
+    parser.add_argument("-p", default="nnUNetPlans", metavar="PLANS", help="plans (default: nnUNetPlans)")
+    parser.add_argument("-c", nargs="+", default=["3d_fullres"], metavar="CONFIGURATION", help="default: 3d_fullres")
+    parser.add_argument("-np", type=int, default=2, metavar="N", help="processes (default: 2)")
+
+
+def run(args: argparse.Namespace) -> Mapping[str, Any]:
+    """Preprocess."""
+    find_dataset(args.d)
+    folder = find_dataset(args.d, "nnUNet_preprocessed")
+    plans = folder / f"{args.p}.json"
+    if not plans.is_file():
+        raise InputError(f"{plans} is missing; run: cdm-nnunet plan -d {args.d}")
+
+    from cdm_nnunet.nnunet.planner import preprocess
+
+    return {"dataset": folder.name, "plans": args.p, "preprocessed": preprocess(args.d, args.p, args.c, args.np)}
+
+
+def render(record: Mapping[str, Any]) -> str:
+    """What was preprocessed."""
+    return f"{record['dataset']}: {', '.join(record['preprocessed'])} preprocessed with the plans {record['plans']}"

@@ -1,0 +1,81 @@
+"""The mean of the doses that several models predicted for the same cases."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from cdm_nnunet.dataset import FILE_ENDING
+from cdm_nnunet.errors import InputError
+from cdm_nnunet.images import Image, read_image, write_image
+from cdm_nnunet.nnunet.prediction_record import PredictionRecord, record_path
+
+
+def dose_files(folder: Path) -> dict[str, Path]:
+    """Predicted doses of a folder by case.
+
+    Raises:
+        InputError: If there is no such folder, or no dose in it.
+    """
+    if not folder.is_dir():
+        raise InputError(f"no folder {folder}; give folders that 'cdm-nnunet predict' wrote")
+    files = sorted(path for path in folder.glob(f"*{FILE_ENDING}") if not path.name.startswith("."))
+    if not files:
+        raise InputError(f"no doses (CASE{FILE_ENDING}) in {folder}")
+    return {path.name.removesuffix(FILE_ENDING): path for path in files}
+
+
+def average_doses(members: Sequence[dict[str, Path]], out: Path, names: Sequence[str]) -> list[str]:
+    """Write the mean dose of each case.
+
+    Args:
+        members: For each model its doses by case.
+        out: Folder for the means.
+        names: Of the models, for the records.
+
+    Returns:
+        The cases.
+
+    Raises:
+        InputError: If there are fewer than two models, or they differ in cases, grids, or the prescriptions that they
+            read.
+    """
+    if len(members) < 2:
+        raise InputError("an ensemble has at least two members")
+    for name, member in zip(names, members, strict=True):
+        differing = sorted(set(member) ^ set(members[0]))
+        if differing:
+            raise InputError(f"{names[0]} and {name} have not the same cases: '{differing[0]}' is in one of them only")
+    out.mkdir(parents=True, exist_ok=True)
+    for case in tqdm(members[0], desc="ensemble", unit="case"):
+        files = [member[case] for member in members]
+        mean = _mean_of([read_image(file) for file in files], out / f"{case}{FILE_ENDING}")
+        _record_of(case, files, names).write(mean.path)
+        write_image(mean)
+    return list(members[0])
+
+
+def _mean_of(doses: Sequence[Image], path: Path) -> Image:
+    total = np.zeros(doses[0].values.shape, np.float64)
+    for dose in doses:
+        doses[0].refuse_other_grid(dose)
+        if dose.values.dtype.kind != "f" or dose.values.min() < 0:
+            raise InputError(f"{dose.path} is no dose: it holds {dose.values.dtype}, from {dose.values.min():g} on")
+        total += dose.values
+    return replace(doses[0], path=path, values=(total / len(doses)).astype(np.float32))
+
+
+def _record_of(case: str, files: Sequence[Path], names: Sequence[str]) -> PredictionRecord:
+    records = [PredictionRecord.read(file) for file in files if record_path(file).is_file()]
+    levels = {tuple(sorted((record.prescriptions_gy or {}).items())) for record in records}
+    if len(levels) > 1:
+        raise InputError(f"case '{case}': the models have read different prescriptions: {', '.join(map(str, files))}")
+    notes = list(dict.fromkeys(note for record in records for note in record.notes))
+    prescriptions = records[0].prescriptions_gy if records else None
+    return PredictionRecord(
+        case=case, prescriptions_gy=prescriptions, notes=[*notes, f"mean of {len(names)} doses: {', '.join(names)}"]
+    )
