@@ -54,8 +54,8 @@ def average_doses(members: Sequence[dict[str, Path]], out: Path, names: Sequence
     for case in tqdm(members[0], desc="ensemble", unit="case"):
         files = [member[case] for member in members]
         mean = _mean_of([read_image(file) for file in files], out / f"{case}{FILE_ENDING}")
-        _record_of(case, files, names).write(mean.path)
-        write_image(mean)
+        with _record_of(case, files, names).beside(mean.path):
+            write_image(mean)
     return list(members[0])
 
 
@@ -74,6 +74,9 @@ def _record_of(case: str, files: Sequence[Path], names: Sequence[str]) -> Predic
     levels = {tuple(sorted((record.prescriptions_gy or {}).items())) for record in records}
     if len(levels) > 1:
         raise InputError(f"case '{case}': the models have read different prescriptions: {', '.join(map(str, files))}")
+    inputs = {tuple(sorted(record.inputs_sha256.items())) for record in records if record.inputs_sha256}
+    if len(inputs) > 1:
+        raise InputError(f"case '{case}': the models were given different images: {', '.join(map(str, files))}")
     notes = list(dict.fromkeys(note for record in records for note in record.notes))
     prescriptions = records[0].prescriptions_gy if records else None
     return PredictionRecord(

@@ -17,12 +17,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
 SHAPE = (3, 4, 5)
 
 
-def write_dose(folder: Path, case: str, value: float, spacing_mm=(2.0, 2.0, 2.0), prescription_gy=70.0) -> None:
+def write_dose(folder: Path, case: str, value: float, spacing_mm=(2.0, 2.0, 2.0), prescription_gy=70.0, ct="a") -> None:
     folder.mkdir(exist_ok=True)
     path = folder / f"{case}.nii.gz"
     values = np.full(SHAPE, value, np.float32)
-    write_image(Image(path, values, spacing_mm, (0.0, 0.0, 0.0), (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0)))
-    PredictionRecord(case=case, prescriptions_gy={"PTV": prescription_gy}, notes=[f"note of {folder.name}"]).write(path)
+    levels, notes = {"PTV": prescription_gy}, [f"note of {folder.name}"]
+    with PredictionRecord(case=case, prescriptions_gy=levels, notes=notes, inputs_sha256={"ct": ct}).beside(path):
+        write_image(Image(path, values, spacing_mm, (0.0, 0.0, 0.0), (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0)))
 
 
 def refusal(capfd) -> str:
@@ -58,6 +59,7 @@ class TestEnsemble:
                 lambda root: write_dose(root / "b", "case", 1.0, prescription_gy=66.0),
                 "have read different prescriptions",
             ),
+            (lambda root: write_dose(root / "b", "case", 1.0, ct="b"), "the models were given different images"),
             (lambda root: shutil.rmtree(root / "b"), "no folder"),
             (lambda root: (root / "b" / "case.nii.gz").unlink(), "no doses (CASE.nii.gz) in"),
         ],
