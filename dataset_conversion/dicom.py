@@ -67,6 +67,9 @@ def convert_dicom(
     pseudonyms = read_pseudonyms(local, keep_ids=keep_ids)
     index = index_folder(source, local / INDEX_FILE)
     chosen = chosen_patients(index, template, mapping, pseudonyms, grid=grid, exclude=exclude)
+    if chosen and all(patient.files.problems for patient in chosen):
+        told = "; ".join(f"[{patient.name}] {', '.join(patient.files.problems)}" for patient in chosen)
+        raise InputError("; ".join((f"none of {len(chosen)} patients can be used: {told}", *index.remarks)))
     spec = DatasetSpec(
         dataset_id,
         name,
@@ -77,6 +80,7 @@ def convert_dicom(
         patients={patient.name: patient.files.patient_name for patient in chosen},
         mapping=mapping.to_json(),
         facts=dose_facts([patient.files for patient in chosen]),
+        remarks=index.remarks,
     )
     conversion = write_dataset(
         raw_folder,

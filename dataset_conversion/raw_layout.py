@@ -52,6 +52,7 @@ class DatasetSpec:
         excluded: Patients that the user left out on purpose.
         patients: Name of the patient by case, where a patient has several cases: they stay together in every fold.
         mapping: Which name in the patients' files is which ROI, where a model should read new patients by it.
+        remarks: What of the source was left aside, to tell.
         facts: What else is known of all doses, for a model that is trained on them.
     """
 
@@ -65,6 +66,7 @@ class DatasetSpec:
     patients: Mapping[str, str] = field(default_factory=dict)
     mapping: Mapping[str, Any] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
     @property
     def catalogue(self) -> Catalogue:
@@ -84,6 +86,7 @@ class Conversion:
         excluded: Patients that the user left out on purpose.
         seconds: Duration of this run.
         unread: Files of the source that could not be read, in a line for each reason.
+        remarks: What of the source was left aside.
     """
 
     folder: Path
@@ -93,6 +96,7 @@ class Conversion:
     excluded: tuple[str, ...]
     seconds: float
     unread: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     @property
     def training(self) -> tuple[str, ...]:
@@ -124,6 +128,7 @@ class Conversion:
             "without_reference_dose": [name for name, case in self.cases.items() if not case.has_dose],
             "unread": list(self.unread),
             "seconds": round(self.seconds, 1),
+            "remarks": list(self.remarks),
         }
 
 
@@ -193,7 +198,7 @@ def write_dataset(
         (folder / "imagesTr").mkdir(exist_ok=True)
         log = (log or folder / STATE_FOLDER / "errors.log").resolve()
         outcomes = {outcome.name: outcome for outcome in _outcomes(sources, folder, spec, n_processes, log)}
-        _refuse_incomplete(outcomes, names)
+        _refuse_incomplete(outcomes, names, spec.remarks)
         cases = {name: case for name in names if (case := outcomes[name].case) is not None}
         _refuse_strays(folder, cases)
         conversion = Conversion(
@@ -203,6 +208,7 @@ def write_dataset(
             tuple(name for name in names if outcomes[name].converted),
             spec.excluded,
             time.monotonic() - start,
+            spec.remarks,
         )
         write_json(folder / CASES_FILE, {name: case.record.to_json() for name, case in cases.items()})
         if folds is not None:
@@ -297,13 +303,14 @@ def _refuse_other_cases(folder: Path, names: Sequence[str]) -> None:
         )
 
 
-def _refuse_incomplete(outcomes: dict[str, _Outcome], names: Sequence[str]) -> None:
+def _refuse_incomplete(outcomes: dict[str, _Outcome], names: Sequence[str], remarks: Sequence[str]) -> None:
     refused = [outcomes[name] for name in names if outcomes[name].case is None]
     if refused:
         reasons = "; ".join(f"[{outcome.name}] {outcome.refusal}" for outcome in refused)
         raise InputError(
             f"{len(refused)} of {len(names)} patients can't be used: {reasons}. The others are converted; correct "
             "these or leave them out by name (--exclude), and run the same command again to finish the data set"
+            + "".join(f"; {remark}" for remark in remarks)
         )
 
 

@@ -134,7 +134,7 @@ def render(record: Mapping[str, Any]) -> str:
             lines.append(f"{label}: {', '.join(record[key])}")
     if "end_caps" in record:
         lines.append(f"ends of ROIs: {record['end_caps']}")
-    lines += [f"not read: {line}" for line in record["unread"]]
+    lines += [*(f"not read: {line}" for line in record["unread"]), *record["remarks"]]
     lines += note_lines(record["notes"])
     return "\n".join([*lines, f"dataset: {record['dataset']}"])
 

@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     known = read_mapping(mapping) if args.mapping or mapping.is_file() else DicomMapping({})
     index = index_folder(args.source, args.o / INDEX_FILE, _bar("headers"))
     pseudonyms = read_pseudonyms(args.o)
-    write_names(args.o, (entry.patient for entry in index.entries), pseudonyms)
+    write_names(args.o, index.persons, pseudonyms)
     record = inspect_index(
         index,
         _bar("patients"),
@@ -182,7 +182,7 @@ def render(record: Mapping[str, Any]) -> str:
     fit = sum(row["convertible"] for row in patients.values())
     lines = [f"{len(patients)} patients in {record['files']} DICOM files; {fit} can be converted"]
     lines += [f"refused: {text}" for text in record.get("problems", ())]
-    lines += [f"not read: {line}" for line in unread_lines(record["unread"])]
+    lines += [*(f"not read: {line}" for line in unread_lines(record["unread"])), *record["remarks"]]
     for case, row in patients.items():
         levels = ", ".join(f"{name} {gy:g} Gy" for name, gy in row["prescriptions_gy"].items()) or "no prescription"
         lines.append(f"{case}: {row['ct_images']} CT images, {row['doses']} doses, {levels}")

@@ -75,11 +75,12 @@ def _without_digits(path: str) -> tuple[str, str]:
     return folder, re.sub(r"\d+", "#", name)
 
 
-def owners(entries: Iterable[FileEntry]) -> Mapping[str, frozenset[str]]:
-    """PatientIDs of the readable files of each folder."""
+def owners(persons: Mapping[str, Iterable[FileEntry]]) -> Mapping[str, frozenset[str]]:
+    """Persons whose readable files are in each folder, by the names of :func:`cdm_nnunet.dicom.persons.by_person`."""
     found: dict[str, set[str]] = {}
-    for entry in entries:
-        found.setdefault(os.path.dirname(entry.path), set()).add(entry.patient)
+    for person, entries in persons.items():
+        for entry in entries:
+            found.setdefault(os.path.dirname(entry.path), set()).add(person)
     return {folder: frozenset(patients) for folder, patients in found.items()}
 
 

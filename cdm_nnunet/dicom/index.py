@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,6 +19,7 @@ from cdm_nnunet.dicom.file_choice import FileChoice
 from cdm_nnunet.dicom.files import items_of, read_file, text_of
 from cdm_nnunet.dicom.kept_rows import KeptRows
 from cdm_nnunet.dicom.pairing import MODALITIES, PatientFiles, pair, with_damaged
+from cdm_nnunet.dicom.persons import by_person, without_images
 from cdm_nnunet.dicom.plan_choice import NOTHING_CHOSEN, Choice
 from cdm_nnunet.dicom.pseudonyms import Pseudonyms
 from cdm_nnunet.dicom.unread import unread_lines
@@ -53,6 +55,16 @@ class FolderIndex:
     unread: Mapping[str, str]
     damaged: tuple[DamagedFile, ...] = ()
 
+    @functools.cached_property
+    def persons(self) -> dict[str, list[FileEntry]]:
+        """Files by person, as :func:`cdm_nnunet.dicom.persons.by_person`."""
+        return by_person(self.entries)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What was read and belongs to no patient of :meth:`patients`."""
+        return tuple(without_images(self.persons, MODALITIES))
+
     @property
     def plans(self) -> tuple[str, ...]:
         """Files of all plans, of one file for each."""
@@ -67,23 +79,22 @@ class FolderIndex:
     ) -> tuple[PatientFiles, ...]:
         """The files of each patient, paired; in the order of PatientID and of the plans' dates.
 
+        Where PatientID is empty, a patient is a study with those that it refers to.
+
         Args:
             needed: What a patient must have beside the CT. Doses are left aside where they are not needed.
             choice: Which of several plans, doses, structure sets and CT series to take.
             pseudonyms: Make the names; by default without a key.
         """
         pseudonyms = pseudonyms or Pseudonyms()
-        by_patient: dict[str, list[FileEntry]] = {}
-        for entry in self.entries:
-            by_patient.setdefault(entry.patient, []).append(entry)
-        owned = owners(self.entries)
+        owned = owners(self.persons)
         found: list[PatientFiles] = []
-        for patient in sorted(by_patient):
-            if not any(entry.modality in MODALITIES for entry in by_patient[patient]):
+        for patient, own in self.persons.items():
+            if not any(entry.modality in MODALITIES for entry in own):
                 continue
             name = pseudonyms.patient(patient)
             try:
-                entries = choice.files.get(name, FileChoice()).applied(by_patient[patient])
+                entries = choice.files.get(name, FileChoice()).applied(own)
             except InputError as error:
                 found.append(PatientFiles(patient, name, name, problems=(str(error),)))
                 continue
@@ -137,7 +148,7 @@ def index_files(
     entries: list[FileEntry] = []
     unread: dict[str, str] = {}
     damaged: list[DamagedFile] = []
-    with KeptRows(cache, {"headers": 5}) as kept:
+    with KeptRows(cache, {"headers": 6}) as kept:
         for done, path in enumerate(paths, 1):
             row = _kept_row(path, kept)
             if "error" in row:
@@ -229,7 +240,7 @@ def _entry(path: Path) -> FileEntry:
     return FileEntry(
         str(path),
         modality,
-        text_of(header, "PatientID", path),
+        text_of(header, "PatientID", path, ""),
         text_of(header, "SOPInstanceUID", path),
         text_of(header, "StudyInstanceUID", path),
         text_of(header, "SeriesInstanceUID", path),

@@ -71,6 +71,7 @@ def inspect_index(
         "folder": str(index.folder),
         "files": len(index.entries),
         "unread": dict(index.unread),
+        "remarks": list(index.remarks),
         "patients": patients,
         "rois": {name: _roi_row(name, counts[name], empty[name]) for name in sorted(counts)},
     }

@@ -9,6 +9,7 @@ from pathlib import Path
 from cdm_nnunet.dicom.copies import without_copies
 from cdm_nnunet.dicom.damaged import DamagedFile
 from cdm_nnunet.dicom.entry import FileEntry
+from cdm_nnunet.dicom.persons import STUDY, several_persons
 from cdm_nnunet.dicom.plan import ION_PLAN_CLASS
 from cdm_nnunet.dicom.plan_choice import Choice, Course, Part, choose, choose_plans, describe
 from cdm_nnunet.dicom.pseudonyms import Pseudonyms
@@ -36,7 +37,7 @@ class PatientFiles:
     """The files that make a case.
 
     Attributes:
-        patient: PatientID; it must not leave this machine.
+        patient: PatientID, or ``study UID`` where it is empty; it must not leave this machine.
         patient_name: What the patient is called.
         case_name: What the case is called: the patient's name, and something for the plan where each plan is a case.
         ct: Images of the series that was drawn on.
@@ -84,7 +85,7 @@ def pair(
     """Follow the references from the plan: dose, structure set, CT.
 
     Args:
-        patient: PatientID.
+        patient: PatientID; ``study UID`` where it is empty.
         entries: The patient's files.
         needed: What the patient must have beside the CT; doses are left aside where they are not needed.
         choice: Of plans and of the type of dose.
@@ -102,6 +103,10 @@ def pair(
         notes.append(f"left aside: {', '.join(others)}")
     name = pseudonyms.patient(patient)
     plan = choice.plan_of(name)
+    if patient.startswith(STUDY):
+        notes.append("no PatientID: what is in one study, or refers to it, is taken for one patient")
+    for said, texts in zip(several_persons(patient, entries, plan), (problems, notes), strict=True):
+        texts += [said] if said else []
     if not kinds["RTPLAN"]:
         notes.append("no plan (RTPLAN): prescriptions must come from the mapping or the template")
     courses: list[Course] = [()]

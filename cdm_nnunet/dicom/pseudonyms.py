@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cdm_nnunet.dicom.persons import STUDY
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.files import write_json, write_private_once
 
@@ -32,13 +33,14 @@ class Pseudonyms:
     keep_ids: bool = False
 
     def patient(self, patient_id: str) -> str:
-        """Name of a patient.
+        """Name of a patient; one without PatientID gets a hash of the study's UID always.
 
         Example:
             >>> Pseudonyms().patient("1234"), Pseudonyms(b"secret").patient("1234")
             ('case_c035d01adf', 'case_2b7690b9d4')
         """
-        return patient_id if self.keep_ids else f"case_{self._hash('patient', patient_id)[:10]}"
+        keep = self.keep_ids and not patient_id.startswith(STUDY)
+        return patient_id if keep else f"case_{self._hash('patient', patient_id)[:10]}"
 
     def uid(self, uid: str) -> str:
         """Stands for a UID."""
