@@ -208,7 +208,7 @@ def write_dataset(
             tuple(name for name in names if outcomes[name].converted),
             spec.excluded,
             time.monotonic() - start,
-            spec.remarks,
+            remarks=spec.remarks,
         )
         write_json(folder / CASES_FILE, {name: case.record.to_json() for name, case in cases.items()})
         if folds is not None:
