@@ -3,8 +3,7 @@
     python benchmarks/openkbp_results.py OUT RESULTS [--stage losses]
 
 OUT is that of ``openkbp_study.py OPENKBP OUT losses``; RESULTS gets ``losses.md`` and ``losses_dvh.png``. Errors of a
-patient are averaged over the seeds of a loss first; intervals are 95 % bootstrap intervals over patients, as
-``cdm-nnunet compare`` makes them.
+patient are averaged over the seeds of a loss first; intervals are 95 % bootstrap intervals (BCa) over patients.
 """
 
 import argparse
@@ -16,11 +15,12 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from scipy.stats import bootstrap
 
 from cdm_nnunet.comparison.models import load_models, shared_cases
 from cdm_nnunet.comparison.quantities import paired_quantities
 from cdm_nnunet.comparison.record import Quantity
-from cdm_nnunet.comparison.statistics import ratio_interval, weighted_mean
+from cdm_nnunet.comparison.statistics import weighted_mean
 from cdm_nnunet.dataset import RawDataset
 from cdm_nnunet.evaluation.pairing import find_cases, load_pair
 
@@ -98,11 +98,16 @@ def change(quantity: Quantity, runs: Runs, loss: str) -> str:
     weights = np.array(list(quantity.n_terms.values()), dtype=np.float64)
     candidate, baseline = (over_seeds(quantity.errors, runs[name]) for name in (loss, baseline_of(loss)))
     ratio = weighted_mean(candidate, weights) / weighted_mean(baseline, weights)
-    interval = ratio_interval(candidate * weights, baseline * weights, seed=0, n_resamples=N_RESAMPLES)
-    percent = f"{100 * (ratio - 1):+.1f} %"
-    return (
-        percent if interval is None else f"{percent} ({100 * (interval[0] - 1):+.0f} to {100 * (interval[1] - 1):+.0f})"
-    )
+    interval = bootstrap(
+        (candidate * weights, baseline * weights),
+        lambda a, b, axis=-1: a.sum(axis=axis) / b.sum(axis=axis),
+        paired=True,
+        n_resamples=N_RESAMPLES,
+        method="BCa",
+        random_state=np.random.default_rng(0),
+    ).confidence_interval
+    low, high = (100 * (end - 1) for end in interval)
+    return f"{100 * (ratio - 1):+.1f} % ({low:+.0f} to {high:+.0f})"
 
 
 def metric_table(quantities: Sequence[Quantity], runs: Runs, losses: Sequence[str]) -> Iterator[str]:

@@ -31,8 +31,10 @@ from .roi_mapping import RoiMapping, map_rois, prescriptions_gy, unused_text
 CT_STEM, DOSE_STEM = "ct", "dose"
 CT_FILE, DOSE_FILE = f"{CT_STEM}{FILE_ENDING}", f"{DOSE_STEM}{FILE_ENDING}"
 MASK_FOLDER, PRESCRIPTION_FILE = "masks", "prescriptions.json"
-COLUMNS = ("case", "ct", "dose", "masks", "prescriptions", "split")
+COLUMNS = ("case", "ct", "dose", "masks", "prescriptions", "split", "patient", "fractions")
 MASK_COLUMN, PRESCRIPTION_COLUMN = "mask:", "prescription:"
+_FRACTIONS = "fractions"  # key among the prescriptions of a patient
+_NO_CHECKSUM = ("prescriptions", "resample_dose", "patient", _FRACTIONS)
 _SPLITS: Mapping[str, Split] = {"train": "Tr", "validation": "Tr", "test": "Ts"}
 
 
@@ -49,6 +51,8 @@ class NiftiPatient:
         prescriptions: Prescribed dose by target name as in the data, Gy.
         template: Says which name is which ROI.
         resample_dose: Whether a dose on its own grid is resampled to the CT's.
+        patient: The patient, where several cases may be of one.
+        fractions: Number of fractions; None where it is unknown.
     """
 
     name: str
@@ -59,6 +63,8 @@ class NiftiPatient:
     prescriptions: Mapping[str, object]
     template: Template
     resample_dose: bool = False
+    patient: str = ""
+    fractions: int | None = None
 
     def checksums(self) -> dict[str, str]:
         """SHA-256 of each file, and all that decides what becomes of it."""
@@ -68,6 +74,8 @@ class NiftiPatient:
             **{key: sha256(path) for key, path in {**images, **masks}.items() if path.is_file()},
             "prescriptions": repr(sorted(self.prescriptions.items())),
             **({"resample_dose": "True"} if self.resample_dose else {}),
+            **({"patient": self.patient} if self.patient else {}),
+            **({} if self.fractions is None else {"fractions": str(self.fractions)}),
         }
 
     def load(self) -> Case:
@@ -94,14 +102,13 @@ class NiftiPatient:
             prescriptions_gy=prescriptions_gy(self.template, self.prescriptions, contoured),
             geometry=Geometry((x, y, z), ct.origin_mm, ct.direction),
             source={
-                "patient": self.name,
-                **{
-                    f"sha256 {k}": v for k, v in self.checksums().items() if k not in ("prescriptions", "resample_dose")
-                },
+                "patient": self.patient or self.name,
+                **{f"sha256 {k}": v for k, v in self.checksums().items() if k not in _NO_CHECKSUM},
                 **unused_text(self._mapping.unused),
                 **({NOTES: json.dumps(notes)} if notes else {}),
             },
             empty_rois=empty,
+            fractions=self.fractions,
         )
 
     @property
@@ -190,15 +197,19 @@ def convert_nifti(
     if unknown:
         raise InputError(f"to be excluded, but not in {source}: {', '.join(unknown)}")
     validation = tuple(name for name in found.validation if name not in exclude)
+    chosen = [patient for patient in found.patients if patient.name not in exclude]
     spec = DatasetSpec(
-        dataset_id, name, "Patients from NIfTI files", template, "nifti", validation, tuple(sorted(exclude))
+        dataset_id,
+        name,
+        "Patients from NIfTI files",
+        template,
+        "nifti",
+        validation,
+        tuple(sorted(exclude)),
+        {patient.name: patient.patient or patient.name for patient in chosen},
     )
-    return write_dataset(
-        raw_folder,
-        spec,
-        [replace(p, resample_dose=resample_dose) for p in found.patients if p.name not in exclude],
-        n_processes,
-    )
+    chosen = [replace(patient, resample_dose=resample_dose) for patient in chosen]
+    return write_dataset(raw_folder, spec, chosen, n_processes)
 
 
 def _read_folder(folder: Path, template: Template, split: Split) -> NiftiPatient:
@@ -213,15 +224,16 @@ def _read_folder(folder: Path, template: Template, split: Split) -> NiftiPatient
                 f"{PRESCRIPTION_FILE} (images may end in {', '.join(ENDINGS)})"
             )
     images = _by_stem(path for path in files.values() if path.is_file())
-    prescriptions = files.get(PRESCRIPTION_FILE)
+    prescriptions = read_json(files[PRESCRIPTION_FILE], dict[str, object]) if PRESCRIPTION_FILE in files else {}
     return NiftiPatient(
         _checked_name(folder.name, folder),
         split,
         images.get(CT_STEM, folder / CT_FILE),
         _dose_or_none(images.get(DOSE_STEM), split, folder / DOSE_FILE),
         _masks_in(folder / MASK_FOLDER),
-        {} if prescriptions is None else read_json(prescriptions, dict[str, object]),
+        prescriptions,
         template,
+        fractions=_take_fractions(prescriptions, "", folder / PRESCRIPTION_FILE),
     )
 
 
@@ -309,7 +321,21 @@ def _read_row(row: Mapping[str, str], folder: Path, template: Template, test_onl
         masks,
         prescriptions,
         template,
+        patient=_checked_name(row["patient"], f"{where}, patient") if row.get("patient") else "",
+        fractions=_take_fractions(prescriptions, row.get("fractions", ""), where),
     )
+
+
+def _take_fractions(prescriptions: dict[str, object], column: str, where: object) -> int | None:
+    """Number of fractions: what stands among the prescriptions, from where it is removed, or in the table."""
+    stated = prescriptions.pop(_FRACTIONS, None)
+    found = [value for value in (stated, int(column) if column.isdecimal() else column or None) if value is not None]
+    for value in found:
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise InputError(f"{where}: the number of fractions is {value!r}, expected a whole number from 1 on")
+    if len(set(found)) > 1:
+        raise InputError(f"{where}: the number of fractions is {found[0]} in one place and {found[1]} in another")
+    return int(str(found[0])) if found else None
 
 
 def _dose_or_none(dose: Path | None, split: Split, where: object) -> Path | None:

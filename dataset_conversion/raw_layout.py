@@ -32,7 +32,7 @@ from cdm_nnunet.roi.catalogue import mirror_name
 
 from .case import Case
 from .case_files import STATE_FOLDER, CaseSource, CompletedCase, write_case
-from .splits import make_folds
+from .splits import make_folds, patients_with_twins, refuse_parted_patients
 
 SPLITS_FILE = "splits_final.json"
 _IMAGE_FOLDERS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
@@ -85,6 +85,8 @@ class Conversion:
         converted: Names of the cases that were written in this run; the others were there already, unchanged.
         excluded: Patients that the user left out on purpose.
         seconds: Duration of this run.
+        patients: The patient by case; cases with the same CT or dose are of one.
+        stated_patients: The patient by case, as the source has it.
         unread: Files of the source that could not be read, in a line for each reason.
         remarks: What of the source was left aside.
     """
@@ -95,8 +97,18 @@ class Conversion:
     converted: tuple[str, ...]
     excluded: tuple[str, ...]
     seconds: float
+    patients: Mapping[str, str]
+    stated_patients: Mapping[str, str]
     unread: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+
+    @property
+    def same_images(self) -> list[list[str]]:
+        """Cases with the same CT or dose that the source has as different patients; they stay together in folds."""
+        groups: dict[str, list[str]] = {}
+        for case, patient in self.patients.items():
+            groups.setdefault(patient, []).append(case)
+        return [group for group in groups.values() if len({self.stated_patients[case] for case in group}) > 1]
 
     @property
     def training(self) -> tuple[str, ...]:
@@ -127,6 +139,7 @@ class Conversion:
             "notes": {name: list(case.record.notes) for name, case in self.cases.items() if case.record.notes},
             "without_reference_dose": [name for name, case in self.cases.items() if not case.has_dose],
             "unread": list(self.unread),
+            "same_images": self.same_images,
             "seconds": round(self.seconds, 1),
             "remarks": list(self.remarks),
         }
@@ -185,6 +198,7 @@ def write_dataset(
     if not names:
         raise InputError("there are no patients to convert")
     training = [source.name for source in sources if source.split == "Tr"]
+    refuse_parted_patients({source.name: source.split for source in sources}, spec.patients)
     folds = make_folds(training, spec.published_validation, spec.patients) if training else None
 
     folder = _claim(raw_folder, spec)
@@ -208,10 +222,15 @@ def write_dataset(
             tuple(name for name in names if outcomes[name].converted),
             spec.excluded,
             time.monotonic() - start,
+            patients_with_twins({name: case.files for name, case in cases.items()}, spec.patients),
+            {name: spec.patients.get(name, name) for name in cases},
             remarks=spec.remarks,
         )
         write_json(folder / CASES_FILE, {name: case.record.to_json() for name, case in cases.items()})
         if folds is not None:
+            # (where all are one, nothing can be split)
+            if len({conversion.patients[name] for name in training}) > 1:
+                folds = make_folds(training, spec.published_validation, conversion.patients)
             write_json(folder / SPLITS_FILE, folds)
         write_json(folder / "dataset.json", _dataset_json(spec, conversion))
     return conversion

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
+from cdm_nnunet.dataset import CT_CHANNEL, Split
 from cdm_nnunet.errors import InputError
 
 N_FOLDS = 5
@@ -62,6 +63,48 @@ def make_folds(
     parts: Sequence[list[str]] = [shuffled[k :: min(n_random, len(units))] for k in range(min(n_random, len(units)))]
     drawn = [set(parts[k % len(parts)]) for k in range(n_random)]
     return published + [_fold(names, {name for name in names if patient[name] in part}) for part in drawn]
+
+
+def refuse_parted_patients(splits: Mapping[str, Split], patients: Mapping[str, str]) -> None:
+    """Check that no patient has cases for training and cases that are kept from it.
+
+    Args:
+        splits: ``Tr`` or ``Ts`` by case.
+        patients: Name of the patient by case; cases that are not in it are a patient each.
+
+    Raises:
+        InputError: If one has.
+    """
+    sides: dict[str, dict[Split, str]] = {}
+    for case, split in splits.items():
+        sides.setdefault(patients.get(case, case), {}).setdefault(split, case)
+    for patient, cases in sides.items():
+        if len(cases) > 1:
+            raise InputError(
+                f"patient '{patient}' has a case for training, '{cases['Tr']}', and one that is kept from it, "
+                f"'{cases['Ts']}'; keep all cases of a patient on one side"
+            )
+
+
+def patients_with_twins(files: Mapping[str, Mapping[str, str]], patients: Mapping[str, str]) -> dict[str, str]:
+    """The patient of each case, where cases with the same CT or the same dose are of one, whatever they are called.
+
+    Args:
+        files: By case, the digest of each written file by its path in the data set.
+        patients: Name of the patient by case; cases that are not in it are a patient each.
+
+    Example:
+        >>> patients_with_twins({"a": {"labelsTr/a.nii.gz": "1f"}, "b": {"labelsTr/b.nii.gz": "1f"}}, {})
+        {'a': 'a', 'b': 'a'}
+    """
+    found = {case: patients.get(case, case) for case in files}
+    first: dict[str, str] = {}
+    for case, written in files.items():
+        for path, digest in written.items():
+            if path.startswith("labels") or f"_{CT_CHANNEL:04d}." in path:
+                same, own = found[first.setdefault(digest, case)], found[case]
+                found = {other: same if patient == own else patient for other, patient in found.items()}
+    return found
 
 
 def _fold(names: Sequence[str], validation: Collection[str]) -> Fold:

@@ -23,8 +23,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--common-cases", action="store_true", help="leave out cases that not all models have, instead of refusing"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the bootstrap (default: 0)")
-    parser.add_argument("--resamples", type=int, default=9999, metavar="N", help="bootstrap resamples (default: 9999)")
+    parser.add_argument(
+        "--patients",
+        type=Path,
+        metavar="CSV",
+        help="table with columns case and patient, for cases whose patients the conversion did not know",
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of random sign flips (default: 0)")
+    parser.add_argument(
+        "--flips",
+        type=int,
+        default=99_999,
+        metavar="N",
+        help="random sign flips of a test, where more than 30 patients differ (default: 99999)",
+    )
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -35,18 +47,22 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         scores and what was left out, and the paths of what was written.
     """
     from cdm_nnunet.comparison import words
-    from cdm_nnunet.comparison.models import load_models
+    from cdm_nnunet.comparison.models import load_models, read_patients
     from cdm_nnunet.comparison.output import write_outputs
     from cdm_nnunet.comparison.run import compare
 
     comparison = compare(
-        load_models(args.evaluations), common_cases=args.common_cases, seed=args.seed, n_resamples=args.resamples
+        load_models(args.evaluations),
+        common_cases=args.common_cases,
+        seed=args.seed,
+        n_flips=args.flips,
+        patients=None if args.patients is None else read_patients(args.patients),
     )
     files = write_outputs(comparison, args.o)
     record = comparison.to_json()
     del record["template_definition"]
     for quantity in record["quantities"]:
-        del quantity["cases"]
+        del quantity["patients"]
     summary = {
         name: [words.headline(result, name) for result in comparison.at("score")] for name in comparison.candidates
     }
@@ -55,7 +71,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def render(record: Mapping[str, Any]) -> str:
     """Word the record for a person."""
-    lines = [f"{record['dataset']}: {record['n_cases']} cases, template {record['template']}", *record["left_out"]]
+    from cdm_nnunet.comparison import words
+
+    lines = [
+        f"{record['dataset']}: {words.cases_and_patients(record['n_cases'], record['n_patients'])}, "
+        f"template {record['template']}",
+        *record["left_out"],
+    ]
     for candidate, sentences in record["summary"].items():
         lines += ["", f"{candidate} against {record['baseline']}:", *(f"  {sentence}" for sentence in sentences)]
     return "\n".join([*lines, "", f"comparison: {record['files']['html']}"])

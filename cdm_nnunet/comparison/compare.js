@@ -14,7 +14,7 @@ const levelQuantities = (level) => record.quantities.filter((quantity) => level 
 
 function outcome(paired) {
   if (!isSignificant(paired)) return el("span", { class: "muted" }, "no difference shown");
-  const better = paired.effect < 0;
+  const better = paired.mean_difference < 0;
   return el("span", { class: `chip ${better ? "pass" : "fail"}` }, better ? "\u2193 smaller error" : "\u2191 larger error");
 }
 
@@ -44,19 +44,19 @@ function quantityTable() {
     { label: "Quantity", header: true, value: (q) => q.name,
       show: (q) => el("button", { type: "button", class: "link", onclick: () => choose(record.quantities.indexOf(q)) }, q.name) },
     { label: "Unit", value: (q) => q.unit, show: (q) => q.unit },
-    { label: "n", number: true, note: "patients; missing ones in brackets", value: (q) => q.n, show: patientsCell },
+    { label: "n", number: true, note: "patients; missing cases in brackets", value: (q) => q.n, show: patientsCell },
     mean(baseline), mean(state.candidate),
     { label: "Difference", number: true, note: "mean paired difference of absolute errors, 95 % interval; negative is better",
       value: (q) => of(q).mean_difference, show: (q) => valueAndRange(of(q).mean_difference, of(q).interval, 3) },
     { label: "Change, %", number: true, note: "relative change of the mean error, 95 % interval",
       value: (q) => of(q).relative_percent, show: (q) => valueAndRange(of(q).relative_percent, of(q).relative_interval, 1) },
-    { label: "p", number: true, note: "Wilcoxon signed-rank", value: (q) => of(q).p, show: (q) => pValue(of(q).p) },
+    { label: "p", number: true, note: "sign flips of patients, of the mean difference", value: (q) => of(q).p, show: (q) => pValue(of(q).p) },
     { label: "p (Holm)", number: true, note: "corrected in the family", value: (q) => of(q).p_holm, show: (q) => pValue(of(q).p_holm) },
     { label: "Effect", number: true, note: "matched-pairs rank-biserial correlation",
       value: (q) => of(q).effect, show: (q) => signed(of(q).effect, 2) },
     { label: "Better / equal / worse", number: true, note: "patients", value: (q) => of(q).n_better,
       show: (q) => `${of(q).n_better} / ${of(q).n_equal} / ${of(q).n_worse}` },
-    { label: "Outcome", value: (q) => (isSignificant(of(q)) ? of(q).effect : 0), show: (q) => outcome(of(q)) },
+    { label: "Outcome", value: (q) => (isSignificant(of(q)) ? of(q).mean_difference : 0), show: (q) => outcome(of(q)) },
   ];
   const rows = levelQuantities(state.level);
   const notes = [...new Set(rows.flatMap((q) => of(q).notes))];
@@ -86,13 +86,13 @@ function goalTable() {
   const count = (label, value, note) => ({ label, note, number: true, value, show: (goal) => String(value(goal)) });
   const columns = [
     { label: "Goal", header: true, value: (goal) => goal.name, show: (goal) => goal.name },
-    count("n", (goal) => goal.n, "patients in whom it was judged"),
+    count("n", (goal) => goal.n, "cases in which it was judged"),
     count("Met by reference", (goal) => goal.n_met),
     count(`${baseline} right`, (goal) => goal.n_right[baseline]),
     count(`${state.candidate} right`, (goal) => goal.n_right[state.candidate]),
     count(`Only ${state.candidate} right`, (goal) => flips(goal).n_gained),
     count(`Only ${baseline} right`, (goal) => flips(goal).n_lost),
-    { label: "p", number: true, note: "McNemar, exact", value: (goal) => flips(goal).p, show: (goal) => pValue(flips(goal).p) },
+    { label: "p", number: true, note: "sign flips of patients", value: (goal) => flips(goal).p, show: (goal) => pValue(flips(goal).p) },
     { label: "p (Holm)", number: true, note: "corrected over the goals", value: (goal) => flips(goal).p_holm, show: (goal) => pValue(flips(goal).p_holm) },
   ];
   return table(columns, record.goals, {
@@ -125,7 +125,7 @@ function drawForest(node) {
   const value = (q) => (relative ? of(q).relative_percent : of(q).mean_difference);
   const ends = (q) => (relative ? of(q).relative_interval : of(q).interval);
   const rows = levelQuantities(state.forest).filter((q) => (relative || `unit:${q.unit}` === state.shown) && value(q) !== null);
-  const colour = (q) => colourVariable(!isSignificant(of(q)) ? "--muted" : of(q).effect < 0 ? "--accent" : "--bad");
+  const colour = (q) => colourVariable(!isSignificant(of(q)) ? "--muted" : of(q).mean_difference < 0 ? "--accent" : "--bad");
   const reach = (q, end) => Math.abs(ends(q)[end] - value(q));
   const digits = relative ? 1 : 3;
   const traces = rows.map((q) => ({
@@ -145,7 +145,7 @@ function drawForest(node) {
 
 function drawPatients(slopes, differences) {
   const quantity = record.quantities[state.quantity];
-  const cases = Object.entries(quantity.cases);
+  const cases = Object.entries(quantity.patients);
   const error = (entry, model) => entry.errors[model];
   const difference = (entry) => error(entry, state.candidate) - error(entry, baseline);
   const colour = (d) => colourVariable(d < 0 ? "--accent" : d > 0 ? "--bad" : "--muted");

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cdm_nnunet.documents import read_text
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.evaluation.reading import load_evaluation
 from cdm_nnunet.evaluation.record import CaseResult, Evaluation
@@ -112,6 +115,45 @@ def _without_undefined(models: tuple[Model, ...]) -> tuple[Model, ...]:
     return tuple(
         replace(
             model, evaluation=replace(model.evaluation, cases=tuple(map(_without, model.evaluation.cases, undefined)))
+        )
+        for model in models
+    )
+
+
+def read_patients(path: Path) -> dict[str, str]:
+    """The patient by case, from a CSV table with the columns ``case`` and ``patient``.
+
+    Raises:
+        InputError: If a column is missing, a field is empty or a case comes twice.
+    """
+    rows = list(csv.DictReader(io.StringIO(read_text(path, "give a CSV table with columns case and patient"))))
+    patients: dict[str, str] = {}
+    for line, row in enumerate(rows, 2):
+        case, patient = (str(row.get(column) or "").strip() for column in ("case", "patient"))
+        if not case or not patient:
+            raise InputError(f"{path}, line {line}: a row has the columns case and patient, and neither is empty")
+        if case in patients:
+            raise InputError(f"{path}, line {line}: case '{case}' comes twice")
+        patients[case] = patient
+    return patients
+
+
+def of_patients(models: Sequence[Model], patients: Mapping[str, str]) -> tuple[Model, ...]:
+    """The models with other patients of their cases.
+
+    Raises:
+        InputError: If a case has no patient.
+    """
+    lacking = [case.case for case in models[0].evaluation.cases if case.case not in patients]
+    if lacking:
+        raise InputError(f"the table of patients lacks case '{lacking[0]}' ({len(lacking)} in all)")
+    return tuple(
+        replace(
+            model,
+            evaluation=replace(
+                model.evaluation,
+                cases=tuple(replace(case, patient=patients[case.case]) for case in model.evaluation.cases),
+            ),
         )
         for model in models
     )

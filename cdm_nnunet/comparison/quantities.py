@@ -41,11 +41,13 @@ class JudgedGoal:
 
     Attributes:
         goal: The goal.
+        patients: The patient of each of these cases.
         met: Whether the reference meets it, acceptable variation included.
         right: By model, whether the prediction meets it exactly where the reference does.
     """
 
     goal: Goal
+    patients: tuple[str, ...]
     met: tuple[bool, ...]
     right: Mapping[str, tuple[bool, ...]]
 
@@ -78,9 +80,10 @@ def judged_goals(models: Sequence[Model]) -> tuple[JudgedGoal, ...]:
         met_by = {model.name: list(_met(model.evaluation.cases, goal, by_all)) for model in models}
         pairs = met_by[models[0].name]
         if pairs:
-            met = tuple(reference for reference, _ in pairs)
-            right = {name: tuple(a == b for a, b in pairs) for name, pairs in met_by.items()}
-            judged.append(JudgedGoal(goal, met, right))
+            patients = tuple(case.patient or case.case for case, _, _ in pairs)
+            met = tuple(reference for _, reference, _ in pairs)
+            right = {name: tuple(a == b for _, a, b in pairs) for name, pairs in met_by.items()}
+            judged.append(JudgedGoal(goal, patients, met, right))
     return tuple(judged)
 
 
@@ -94,12 +97,12 @@ def goal_name(goal: Goal) -> str:
     return f"{goal.roi} {goal.metric} {goal.relation} {goal.value:g} {goal.unit}"
 
 
-def _met(cases: Sequence[CaseResult], goal: Goal, judged: _Judged) -> Iterator[tuple[bool, bool]]:
-    """Whether reference and prediction meet a goal, for each case in which it was judged."""
+def _met(cases: Sequence[CaseResult], goal: Goal, judged: _Judged) -> Iterator[tuple[CaseResult, bool, bool]]:
+    """Each case in which a goal was judged, and whether reference and prediction meet it."""
     for case in cases:
         for result in case.rois[goal.roi].goals if goal.roi in case.rois else ():
             if result.metric == str(goal.metric) and (case.case, goal.roi, result.metric) in judged:
-                yield result.reference != "fail", result.predicted != "fail"
+                yield case, result.reference != "fail", result.predicted != "fail"
 
 
 def _judged_by_all(models: Sequence[Model]) -> _Judged:
@@ -166,20 +169,23 @@ def _by_quantity(case: CaseResult, model: str, judged: _Judged) -> dict[_Key, li
 def _quantity(key: _Key, cases: Sequence[CaseResult], tables: Mapping[str, Sequence[_Table]]) -> Quantity:
     level, name = key
     first = next(iter(tables.values()))
-    present = [i for i, table in enumerate(first) if key in table]
+    present: dict[str, list[int]] = {}  # positions of the cases, by patient
+    for i, case in enumerate(cases):
+        if key in first[i]:
+            present.setdefault(case.patient or case.case, []).append(i)
     errors, signed = {}, {}
     for model, by_case in tables.items():
-        differences = [[term.difference for term in by_case[i][key]] for i in present]
+        differences = [[term.difference for i in own for term in by_case[i][key]] for own in present.values()]
         errors[model] = tuple(fmean(map(abs, terms)) for terms in differences)
         signed[model] = tuple(fmean(terms) for terms in differences)
     return Quantity(
         level,
         name,
-        " and ".join(dict.fromkeys(term.unit for i in present for term in first[i][key])),
-        {cases[i].case: len(first[i][key]) for i in present},
+        " and ".join(dict.fromkeys(term.unit for own in present.values() for i in own for term in first[i][key])),
+        {patient: sum(len(first[i][key]) for i in own) for patient, own in present.items()},
         errors,
         None if name in SIGNLESS else signed,
-        {case.case: _reason(case, level, name) for i, case in enumerate(cases) if i not in present},
+        {case.case: _reason(case, level, name) for i, case in enumerate(cases) if key not in first[i]},
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from cdm_nnunet.comparison.statistics import ALPHA, CONFIDENCE, Interval, Method
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 Level = Literal["score", "pooled", "roi"]
 LEVELS: tuple[Level, ...] = ("score", "pooled", "roi")
 GOAL_FAMILY = "goal"
@@ -22,8 +22,9 @@ class Quantity:
         level: ``score`` of a patient, ``pooled`` over the targets or OARs of a patient, or of one ``roi``.
         name: Unique among the quantities of its level, such as ``PTV_7000 D95%``.
         unit: Unit of the errors.
-        n_terms: By case, how many absolute errors its error is the mean of; cases without one are not here.
-        errors: By model, the mean absolute error of each case of ``n_terms``, in its order.
+        n_terms: By patient, how many absolute errors of his or her cases the error is the mean of; patients without one
+            are not here.
+        errors: By model, the mean absolute error of each patient of ``n_terms``, in its order.
         signed: By model, the mean of predicted - reference of each of them; None where the error has no sign.
         missing: Cases without a term, with the reason.
     """
@@ -56,11 +57,11 @@ class Paired:
         n_equal: Patients whose error is the same.
         n_worse: Patients whose error is larger.
         mean_difference: Mean over all terms of the difference of absolute errors.
-        interval: Its bootstrap interval; None where there are too few patients.
+        interval: Its 95 % interval; None where there are too few patients.
         median_difference: Median over patients.
         relative_percent: Change of the mean error in percent of the baseline's; None where that is zero.
-        relative_interval: Its bootstrap interval.
-        p: Wilcoxon signed-rank test.
+        relative_interval: Its 95 % interval.
+        p: Sign-flip test that the mean difference is zero.
         p_holm: The same after Holm's correction in the family.
         method: How the p-value was found.
         effect: Matched-pairs rank-biserial correlation; None where no patient differs.
@@ -110,25 +111,25 @@ class QuantityResult:
                 name: {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(paired).items()}
                 for name, paired in self.paired.items()
             },
-            "cases": {
-                case: {
+            "patients": {
+                patient: {
                     "n_terms": n,
                     "errors": {model: errors[i] for model, errors in quantity.errors.items()},
                     "signed": quantity.signed and {model: signed[i] for model, signed in quantity.signed.items()},
                 }
-                for i, (case, n) in enumerate(quantity.n_terms.items())
+                for i, (patient, n) in enumerate(quantity.n_terms.items())
             },
         }
 
 
 @dataclass(frozen=True)
 class Flips:
-    """McNemar's table of a candidate against the baseline for a goal.
+    """Where a candidate and the baseline differ on a goal.
 
     Attributes:
-        n_gained: Patients where only the candidate is right.
-        n_lost: Patients where only the baseline is right.
-        p: Exact McNemar test.
+        n_gained: Cases where only the candidate is right.
+        n_lost: Cases where only the baseline is right.
+        p: Sign-flip test of gained minus lost over the patients; with one case a patient it is McNemar's exact test.
         p_holm: The same after Holm's correction in the family.
     """
 
@@ -145,18 +146,20 @@ class Flips:
 
 @dataclass(frozen=True)
 class GoalComparison:
-    """A goal, and for how many patients each model is right about whether it is met.
+    """A goal, and for how many cases each model is right about whether it is met.
 
     Attributes:
         name: ROI, metric and limit.
-        n: Number of patients in whom the goal was judged.
-        n_met: Patients whose reference meets it, acceptable variation included.
-        n_right: By model, patients for whom the prediction meets it exactly where the reference does.
+        n: Number of cases in which the goal was judged for all models.
+        n_patients: Number of patients that they are of.
+        n_met: Cases whose reference meets it, acceptable variation included.
+        n_right: By model, cases for which the prediction meets it exactly where the reference does.
         paired: By candidate.
     """
 
     name: str
     n: int
+    n_patients: int
     n_met: int
     n_right: Mapping[str, int]
     paired: Mapping[str, Flips]
@@ -172,13 +175,13 @@ class Comparison:
         template_definition: The template as JSON.
         dose_region: ROI in which the dose error is averaged; None for the whole grid.
         models: Where each model was read from, by name, the baseline first.
-        cases: The compared cases.
+        cases: The patient of each compared case.
         dropped: By model, cases that were left out because another model lacks them.
         quantities: All quantities, by level.
         goals: The goals with a limit.
         families: Number of tests of each Holm family: the levels, and the goals.
-        seed: Seed of the bootstrap.
-        n_resamples: Its number of resamples.
+        seed: Seed of the random sign flips.
+        n_flips: Their number.
         software: Versions.
     """
 
@@ -187,14 +190,19 @@ class Comparison:
     template_definition: Mapping[str, Any]
     dose_region: str | None
     models: Mapping[str, str]
-    cases: tuple[str, ...]
+    cases: Mapping[str, str]
     dropped: Mapping[str, list[str]]
     quantities: tuple[QuantityResult, ...]
     goals: tuple[GoalComparison, ...]
     families: Mapping[str, int]
     seed: int
-    n_resamples: int
+    n_flips: int
     software: Mapping[str, str]
+
+    @property
+    def n_patients(self) -> int:
+        """Number of patients."""
+        return len(set(self.cases.values()))
 
     @property
     def baseline(self) -> str:
@@ -220,19 +228,21 @@ class Comparison:
             "template_definition": dict(self.template_definition),
             "dose_region": self.dose_region,
             "n_cases": len(self.cases),
-            "cases": list(self.cases),
+            "n_patients": self.n_patients,
+            "cases": dict(self.cases),
             "dropped": {model: list(cases) for model, cases in self.dropped.items()},
             "baseline": self.baseline,
             "models": dict(self.models),
             "statistics": {
                 "difference": "absolute error of the model minus that of the baseline",
-                "interval": "bootstrap (BCa), patients resampled",
+                "unit": "patient",
+                "interval": "Student's t over patients, jackknife, corrected for skewness (Hall 1992)",
                 "confidence_percent": round(100 * CONFIDENCE),
-                "n_resamples": self.n_resamples,
+                "n_flips": self.n_flips,
                 "seed": self.seed,
-                "test": "Wilcoxon signed-rank, two-sided, zero differences dropped",
+                "test": "sign flips of patients, two-sided, of the mean difference",
                 "effect": "matched-pairs rank-biserial correlation",
-                "goal_test": "McNemar, exact, two-sided",
+                "goal_test": "sign flips of patients, two-sided (McNemar's exact test for one case a patient)",
                 "correction": "Holm in each family",
                 "families": dict(self.families),
                 "alpha": ALPHA,

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 
 import numpy as np
 
 from cdm_nnunet import __version__
-from cdm_nnunet.comparison.models import Model, shared_cases
+from cdm_nnunet.comparison.models import Model, of_patients, shared_cases
 from cdm_nnunet.comparison.quantities import JudgedGoal, goal_name, judged_goals, paired_quantities
 from cdm_nnunet.comparison.record import (
     GOAL_FAMILY,
@@ -26,16 +27,20 @@ from cdm_nnunet.comparison.record import (
 from cdm_nnunet.comparison.statistics import (
     DECIMALS,
     MIN_PATIENTS,
+    Floats,
+    Interval,
+    SignFlip,
     holm,
-    mcnemar_p,
     mean_interval,
+    rank_biserial,
     ratio_interval,
-    signed_rank,
+    sign_flip,
     weighted_mean,
 )
 from cdm_nnunet.errors import InputError
 
-MIN_RESAMPLES = 999
+MIN_FLIPS = 999
+Flip = Callable[[Floats], SignFlip]
 
 
 def compare(
@@ -43,15 +48,17 @@ def compare(
     *,
     common_cases: bool = False,
     seed: int = 0,
-    n_resamples: int = 9999,
+    n_flips: int = 99_999,
+    patients: Mapping[str, str] | None = None,
 ) -> Comparison:
     """Compare models with the first of them; definitions in ``docs/comparison.md``.
 
     Args:
         models: As :func:`cdm_nnunet.comparison.models.load_models` reads them, the baseline first.
         common_cases: Drop cases that some model lacks, instead of refusing.
-        seed: Seed of every bootstrap.
-        n_resamples: Number of bootstrap resamples.
+        seed: Seed of random sign flips.
+        n_flips: Their number; they are taken where there are too many patients to count all.
+        patients: The patient by case, instead of those that the conversion knew.
 
     Raises:
         InputError: If the models can't be compared, as :func:`cdm_nnunet.comparison.models.shared_cases`, or an option
@@ -59,11 +66,14 @@ def compare(
     """
     if seed < 0:
         raise InputError(f"a seed is at least 0, not {seed}")
-    if n_resamples < MIN_RESAMPLES:
-        raise InputError(f"a 95 % interval takes at least {MIN_RESAMPLES} resamples, not {n_resamples}")
+    if n_flips < MIN_FLIPS:
+        raise InputError(f"a test takes at least {MIN_FLIPS} random sign flips, not {n_flips}")
     models, dropped = shared_cases(models, common_cases=common_cases)
-    results = [_result(quantity, seed, n_resamples) for quantity in paired_quantities(models)]
-    goals = [_flips(goal) for goal in judged_goals(models)]
+    if patients is not None:
+        models = of_patients(models, patients)
+    flip = partial(sign_flip, seed=seed, n_flips=n_flips)
+    results = [_result(quantity, flip) for quantity in paired_quantities(models)]
+    goals = [_flips(goal, flip) for goal in judged_goals(models)]
     corrected = [entry for level in LEVELS for entry in _corrected([r for r in results if r.quantity.level == level])]
     corrected_goals = _corrected_goals(goals)
     families: dict[str, int] = {
@@ -76,13 +86,13 @@ def compare(
         evaluation.template.to_json(),
         evaluation.dose_region,
         {model.name: str(model.path) for model in models},
-        tuple(case.case for case in evaluation.cases),
+        {case.case: case.patient or case.case for case in evaluation.cases},
         dropped,
         tuple(corrected),
         tuple(corrected_goals),
         {**families, GOAL_FAMILY: sum(len(goal.paired) for goal in goals)},
         seed,
-        n_resamples,
+        n_flips,
         {
             "cdm_nnunet": __version__,
             "python": platform.python_version(),
@@ -91,7 +101,7 @@ def compare(
     )
 
 
-def _result(quantity: Quantity, seed: int, n_resamples: int) -> QuantityResult:
+def _result(quantity: Quantity, flip: Flip) -> QuantityResult:
     weights = np.array(list(quantity.n_terms.values()), dtype=np.float64)
     errors = {name: np.array(values) for name, values in quantity.errors.items()}
     baseline, *candidates = errors
@@ -105,45 +115,47 @@ def _result(quantity: Quantity, seed: int, n_resamples: int) -> QuantityResult:
             )
             for name, values in errors.items()
         },
-        {name: _paired(errors[baseline], errors[name], weights, seed, n_resamples) for name in candidates},
+        {name: _paired(errors[baseline], errors[name], weights, flip) for name in candidates},
     )
 
 
-def _paired(baseline: np.ndarray, candidate: np.ndarray, weights: np.ndarray, seed: int, n_resamples: int) -> Paired:
+def _paired(baseline: Floats, candidate: Floats, weights: Floats, flip: Flip) -> Paired:
     differences = candidate - baseline
     signs = np.sign(np.round(differences, DECIMALS))
     n_better, n_equal, n_worse = (int(np.count_nonzero(signs == sign)) for sign in (-1, 0, 1))
-    test = signed_rank(differences)
-    interval = mean_interval(differences, weights, seed=seed, n_resamples=n_resamples)
+    test = flip(differences * weights)
+    interval = mean_interval(differences, weights)
     reference = weighted_mean(baseline, weights)
     relative = relative_interval = None
     if reference > 0:
         relative = 100 * (weighted_mean(candidate, weights) / reference - 1)
-        ratios = ratio_interval(candidate * weights, baseline * weights, seed=seed, n_resamples=n_resamples)
-        relative_interval = ratios and (100 * (ratios[0] - 1), 100 * (ratios[1] - 1))
+        ratios = ratio_interval(candidate * weights, baseline * weights)
+        relative_interval = ratios and (max(-100.0, 100 * (ratios[0] - 1)), 100 * (ratios[1] - 1))
     return Paired(
         len(weights), n_better, n_equal, n_worse,
         weighted_mean(differences, weights), interval, float(np.median(differences)),
         relative, relative_interval,
-        test.p, test.p, test.method, test.effect,
-        _notes(len(weights), test.n_different, reference, relative_interval is None),
+        test.p, test.p, test.method, rank_biserial(differences),
+        tuple(_notes(len(weights), test.n_different, reference, interval, relative_interval)),
     )  # fmt: skip
 
 
-def _notes(n: int, n_different: int, baseline_mean: float, no_ratio: bool) -> tuple[str, ...]:
-    notes = []
+def _notes(
+    n: int, n_different: int, baseline_mean: float, interval: Interval | None, relative: Interval | None
+) -> Iterator[str]:
     patients = f"{n} patient{'' if n == 1 else 's'}"
     if n < MIN_PATIENTS:
-        notes.append(f"{patients}: fewer than {MIN_PATIENTS}, no bootstrap interval")
+        yield f"{patients}: fewer than {MIN_PATIENTS}, no interval"
+    elif interval is None:
+        yield f"a few of {patients} have most of the terms: no interval"
     if n_different == 0:
-        notes.append("no patient differs")
+        yield "no patient differs"
     elif n_different < MIN_PATIENTS:
-        notes.append(f"{n_different} of {patients} differ: p cannot be below {2.0 ** (1 - n_different):.3g}")
+        yield f"{n_different} of {patients} differ: p cannot be below {2.0 ** (1 - n_different):.3g}"
     if baseline_mean == 0:
-        notes.append("the baseline has no error: no relative change")
-    elif no_ratio and n >= MIN_PATIENTS:
-        notes.append("too many patients without an error in the baseline: no interval of the relative change")
-    return tuple(notes)
+        yield "the baseline has no error: no relative change"
+    elif relative is None and interval is not None:
+        yield "too few patients have most of the baseline's error: no interval of the relative change"
 
 
 def _corrected(results: Sequence[QuantityResult]) -> list[QuantityResult]:
@@ -155,16 +167,20 @@ def _corrected(results: Sequence[QuantityResult]) -> list[QuantityResult]:
     ]
 
 
-def _flips(judged: JudgedGoal) -> GoalComparison:
+def _flips(judged: JudgedGoal, flip: Flip) -> GoalComparison:
     baseline, *candidates = judged.right
     paired = {}
     for name in candidates:
+        net = dict.fromkeys(judged.patients, 0)  # gained - lost of each patient
         pairs = list(zip(judged.right[baseline], judged.right[name], strict=True))
-        n_gained, n_lost = pairs.count((False, True)), pairs.count((True, False))
-        p = mcnemar_p(n_gained, n_lost)
-        paired[name] = Flips(n_gained, n_lost, p, p)
+        for patient, (before, after) in zip(judged.patients, pairs, strict=True):
+            net[patient] += int(after) - int(before)
+        p = flip(np.array(list(net.values()), dtype=np.float64)).p
+        paired[name] = Flips(pairs.count((False, True)), pairs.count((True, False)), p, p)
     n_right = {name: sum(right) for name, right in judged.right.items()}
-    return GoalComparison(goal_name(judged.goal), len(judged.met), sum(judged.met), n_right, paired)
+    return GoalComparison(
+        goal_name(judged.goal), len(judged.met), len(set(judged.patients)), sum(judged.met), n_right, paired
+    )
 
 
 def _corrected_goals(goals: Sequence[GoalComparison]) -> list[GoalComparison]:

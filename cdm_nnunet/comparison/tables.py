@@ -18,7 +18,7 @@ COLUMNS = (
     "n_better", "n_equal", "n_worse", "p", "p_holm", "p_method", "effect", "notes",
 )  # fmt: skip
 GOAL_COLUMNS = (
-    "goal", "baseline", "model", "n", "n_met_by_reference", "n_right_baseline", "n_right_model",
+    "goal", "baseline", "model", "n", "n_patients", "n_met_by_reference", "n_right_baseline", "n_right_model",
     "n_only_model_right", "n_only_baseline_right", "p", "p_holm",
 )  # fmt: skip
 _MARKDOWN_SPECIAL = re.compile(r"([\\`*_{}\[\]<>|~#&$])")
@@ -71,10 +71,11 @@ def markdown(comparison: Comparison) -> str:
 def latex(comparison: Comparison) -> str:
     r"""All tables for ``\input`` into a document with the packages ``booktabs`` and ``longtable``."""
     parts = [r"% \usepackage{booktabs,longtable}"]
+    who = words.cases_and_patients(len(comparison.cases), comparison.n_patients)
     for candidate in comparison.candidates:
         for caption, head, body in _tables(comparison, candidate):
-            whole = f"{caption}: {candidate} against {comparison.baseline}, {len(comparison.cases)} patients"
-            parts.append(_longtable(f"{whole} of {comparison.dataset}.", head, body))
+            whole = f"{caption}: {candidate} against {comparison.baseline}, {who} of {comparison.dataset}."
+            parts.append(_longtable(whole, head, body))
     parts += [f"% {' '.join(sentence.split())}" for sentence in words.methods(comparison)]
     return "\n".join(parts) + "\n"
 
@@ -119,7 +120,7 @@ def _goal_rows(comparison: Comparison) -> Iterator[tuple[object, ...]]:
     for goal in comparison.goals:
         for name, flips in goal.paired.items():
             right = (goal.n_right[baseline], goal.n_right[name], flips.n_gained, flips.n_lost)
-            yield (goal.name, baseline, name, goal.n, goal.n_met, *right, flips.p, flips.p_holm)
+            yield (goal.name, baseline, name, goal.n, goal.n_patients, goal.n_met, *right, flips.p, flips.p_holm)
 
 
 def _ends(interval: Interval | None) -> tuple[float | None, float | None]:

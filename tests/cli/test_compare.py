@@ -56,7 +56,7 @@ def test_it_writes_what_it_says(evaluations, capsys):
     whole = json.loads((out / "comparison.json").read_text())
     assert (whole["baseline"], whole["statistics"]["seed"]) == ("MAE", 4)
     text = verb.render(record)
-    assert "Dataset501_Test: 8 cases, template openkbp" in text
+    assert "Dataset501_Test: 8 patients, template openkbp" in text
     assert "Dose MAE: 0.900 Gy (cdm) against 1.350 Gy (MAE), down by 33.3 % (95 % interval " in text
     assert "significant (p = 0.016 after Holm's correction, n = 8)" in text  # (2 / 2^8, two scores)
     assert str(out / "compare.html") in text

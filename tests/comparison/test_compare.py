@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cdm_nnunet.comparison.models import load_models, shared_cases
+from cdm_nnunet.comparison.models import load_models, read_patients, shared_cases
 from cdm_nnunet.comparison.quantities import paired_quantities
 from cdm_nnunet.comparison.run import compare
-from cdm_nnunet.comparison.statistics import signed_rank
+from cdm_nnunet.comparison.statistics import sign_flip
 from cdm_nnunet.dvh import Template
 from cdm_nnunet.errors import InputError
 
@@ -124,7 +124,7 @@ def test_all_differences_zero_is_no_evidence():
     comparison = compare((model("A", cases), model("B", other)))
     equal = find(comparison, "PTV_High D95%").paired["B"]
     assert (equal.p, equal.p_holm, equal.effect, equal.interval) == (1.0, 1.0, None, (0.0, 0.0))
-    assert (equal.method, equal.notes) == ("all differences zero", ("no patient differs",))
+    assert (equal.method, equal.notes) == ("no patient differs", ("no patient differs",))
     perfect = find(comparison, "SpinalCord D0.1cc").paired["B"]
     assert (perfect.relative_percent, perfect.relative_interval) == (None, None)
     assert "the baseline has no error: no relative change" in perfect.notes
@@ -140,7 +140,7 @@ def test_few_patients_are_told(n):
     assert (paired.interval, paired.relative_interval) == (None, None)
     assert paired.p == 2.0 ** (1 - n)
     patients = f"{n} patient{'s' if n > 1 else ''}"
-    assert paired.notes[0] == f"{patients}: fewer than 6, no bootstrap interval"
+    assert paired.notes[0] == f"{patients}: fewer than 6, no interval"
     assert paired.notes[1].startswith(f"{n} of {patients} differ: p cannot be below {2.0 ** (1 - n):.3g}")
     json.dumps(comparison.to_json(), allow_nan=False)
 
@@ -153,27 +153,27 @@ def test_swapping_the_models_flips_the_signs(baseline, data):
     )
     if list(map(abs, baseline)) == list(map(abs, candidate)):
         return  # (the same dose errors; whether they are refused is another test)
-    forth = compare((uniform("A", baseline), uniform("B", candidate)), n_resamples=999)
-    back = compare((uniform("B", candidate), uniform("A", baseline)), n_resamples=999)
+    forth = compare((uniform("A", baseline), uniform("B", candidate)))
+    back = compare((uniform("B", candidate), uniform("A", baseline)))
     for one, two in zip(forth.quantities, back.quantities, strict=True):
         a, b = one.paired["B"], two.paired["A"]
         assert b.mean_difference == pytest.approx(-a.mean_difference, abs=1e-9)
         assert b.p == pytest.approx(a.p)
         assert (a.n_better, a.n_worse) == (b.n_worse, b.n_better)
         assert b.effect == (None if a.effect is None else -a.effect)
-        assert (
-            b.p
-            == signed_rank([y - x for x, y in zip(one.quantity.errors["B"], one.quantity.errors["A"], strict=True)]).p
-        )
+        pairs = zip(one.quantity.errors["B"], one.quantity.errors["A"], strict=True)
+        weights = one.quantity.n_terms.values()
+        sums = [n * (y - x) for n, (x, y) in zip(weights, pairs, strict=True)]
+        assert b.p == pytest.approx(sign_flip(sums, seed=0, n_flips=999).p)
 
 
 def test_the_record_is_json_without_nan_and_names_everything(two_models):
     record = json.loads(json.dumps(compare(two_models, seed=3).to_json(), allow_nan=False))
     assert record["models"] == {"MAE": "MAE", "CDM": "CDM"}
-    assert (record["statistics"]["seed"], record["statistics"]["n_resamples"]) == (3, 9999)
+    assert (record["statistics"]["seed"], record["statistics"]["n_flips"]) == (3, 99_999)
     assert set(record["software"]) == {"cdm_nnunet", "python", "numpy", "scipy", "statsmodels", "plotly"}
     entry = next(q for q in record["quantities"] if q["name"] == "PTV_High D95%")
-    assert entry["cases"]["pt_00"] == {
+    assert entry["patients"]["pt_00"] == {
         "n_terms": 1,
         "errors": {"MAE": 2.0, "CDM": 1.0},
         "signed": {"MAE": -2.0, "CDM": -1.0},
@@ -186,7 +186,7 @@ def test_unequal_cases_are_refused_unless_told():
     with pytest.raises(InputError, match=r"different cases \('A' has 3, 'B' has 2, 2 are common; .*'pt_02' of 'A'\)"):
         compare((one, two))
     comparison = compare((one, two), common_cases=True)
-    assert (comparison.cases, comparison.dropped) == (("pt_00", "pt_01"), {"A": ["pt_02"], "B": []})
+    assert (comparison.cases, comparison.dropped) == ({"pt_00": "pt_00", "pt_01": "pt_01"}, {"A": ["pt_02"], "B": []})
     assert find(comparison, "Dose MAE").models["A"].mean == 1.5
     apart = model("C", [case_result("other", 1.0, {"SpinalCord": {"D0.1cc": 1.0}})])
     with pytest.raises(InputError, match="no case in common"):
@@ -253,8 +253,8 @@ def test_a_value_that_is_no_number_is_refused(two_models):
 def test_options_out_of_range(two_models):
     with pytest.raises(InputError, match="a seed is at least 0, not -1"):
         compare(two_models, seed=-1)
-    with pytest.raises(InputError, match="at least 999 resamples, not 10"):
-        compare(two_models, n_resamples=10)
+    with pytest.raises(InputError, match="at least 999 random sign flips, not 10"):
+        compare(two_models, n_flips=10)
 
 
 def test_models_are_read_and_named(two_models, tmp_path):
@@ -276,3 +276,84 @@ def test_models_are_read_and_named(two_models, tmp_path):
         load_models([mae, str(tmp_path)])
     with pytest.raises(InputError, match="'=x' is not NAME=PATH"):
         load_models([mae, "=x"])
+
+
+def of_patients(name, errors, patients):
+    """A model with an error for each case, and the patient of each."""
+    cases = [
+        replace(case, patient=patient)
+        for case, patient in zip(uniform(name, errors).evaluation.cases, patients, strict=True)
+    ]
+    return model(name, cases)
+
+
+def test_cases_of_one_patient_are_one_value():
+    """Seven patients with three plans each, which are the same: nothing may be more certain than with one plan each."""
+    before, after = [-2.0, -1.5, 2.5, 3.0, -1.0, 2.0, 0.5], [-1.0, -1.0, 1.0, 0.5, 0.25, 1.5, 1.75]
+    patients = [f"p{k}" for k in range(7) for _ in range(3)]
+    thrice = [[error for error in errors for _ in range(3)] for errors in (before, after)]
+    once = compare((uniform("MAE", before), uniform("CDM", after)))
+    grouped = compare((of_patients("MAE", thrice[0], patients), of_patients("CDM", thrice[1], patients)))
+    assert (len(grouped.cases), grouped.n_patients) == (21, 7)
+    for one, other in zip(once.quantities, grouped.quantities, strict=True):
+        a, b = one.paired["CDM"], other.paired["CDM"]
+        assert (b.n, b.p, b.effect) == (a.n, a.p, a.effect) == (7, a.p, a.effect)
+        assert b.mean_difference == pytest.approx(a.mean_difference)
+        assert b.interval == pytest.approx(a.interval)
+    for one, other in zip(once.goals, grouped.goals, strict=True):
+        assert (other.n, other.n_patients) == (21, 7)
+        assert other.paired["CDM"].p == one.paired["CDM"].p
+        assert other.paired["CDM"].n_gained == 3 * one.paired["CDM"].n_gained
+    known = grouped.to_json()
+    assert (known["n_cases"], known["n_patients"], known["cases"]["pt_03"]) == (21, 7, "p1")
+    assert known["quantities"][0]["patients"]["p0"]["n_terms"] == 3
+
+
+def test_a_table_of_patients(two_models, tmp_path):
+    table = tmp_path / "patients.csv"
+    names = [case.case for case in two_models[0].evaluation.cases]
+    table.write_text(
+        "case,patient\n" + "".join(f"{name},p{i // 2}\n" for i, name in enumerate(names)), encoding="utf-8"
+    )
+    comparison = compare(two_models, patients=read_patients(table))
+    assert comparison.n_patients == 4
+    assert find(comparison, "Dose MAE").paired["CDM"].notes[0] == "4 patients: fewer than 6, no interval"
+    with pytest.raises(InputError, match=r"the table of patients lacks case 'pt_00' \(7 in all\)"):
+        compare(two_models, patients={"x": "y"})
+    for text, message in (
+        ("case\nx\n", "line 2: a row has the columns case and patient, and neither is empty"),
+        ("case,patient\nx,\n", "line 2: a row has the columns case and patient"),
+        ("case,patient\nx,a\nx,b\n", "line 3: case 'x' comes twice"),
+    ):
+        table.write_text(text, encoding="utf-8")
+        with pytest.raises(InputError, match=message):
+            read_patients(table)
+
+
+def test_another_patient_or_course_is_another_reference(two_models):
+    one, two = two_models
+    for change, message in (
+        ({"patient": "q"}, "case 'pt_00': the patient is p for 'MAE' and q for 'CDM'"),
+        ({"patient": "p", "fractions": 20}, "case 'pt_00': the course is None Gy in None fractions for 'MAE'"),
+    ):
+        first = model("MAE", [replace(case, patient="p") for case in one.evaluation.cases])
+        second = model("CDM", [replace(case, **change) for case in two.evaluation.cases])
+        with pytest.raises(InputError, match=message):
+            compare((first, second))
+
+
+def test_goals_that_one_model_cannot_be_judged_on_are_left_out(two_models):
+    one, two = two_models
+
+    def not_evaluable(case):
+        cord = case.rois["SpinalCord"]
+        goal = replace(cord.goals[0], predicted="not evaluable", reason="dose is missing")
+        return replace(case, rois={**case.rois, "SpinalCord": replace(cord, goals=(goal,))})
+
+    first, *others = two.evaluation.cases
+    comparison = compare((one, model("CDM", [not_evaluable(first), *others])))
+    assert [(goal.name, goal.n) for goal in comparison.goals] == [
+        ("PTV_High D95% >= 66.5 Gy", 7),
+        ("SpinalCord D0.1cc <= 45 Gy", 6),
+    ]
+    assert find(comparison, "Goal errors").quantity.n_terms["pt_00"] == 1

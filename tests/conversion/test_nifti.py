@@ -503,3 +503,50 @@ def test_data_in_another_unit_are_refused(tmp_path, spoil, message):
     spoil(folder)
     with pytest.raises(InputError, match=message):
         load(folder)
+
+
+WITH_COURSE = "case,ct,dose,masks,prescriptions,patient,fractions\n"
+
+
+def course_row(name, patient_name="", fractions=""):
+    return (
+        f"{name},{name}/ct.nii.gz,{name}/dose.nii.gz,{name}/masks,{name}/prescriptions.json,{patient_name},{fractions}"
+    )
+
+
+def test_patient_and_fractions_of_a_table(tmp_path):
+    for seed, name in enumerate("abc"):
+        patient(tmp_path, name, seed)
+    path = table(tmp_path, course_row("a", "p", "35"), course_row("b", "p"), course_row("c"), header=WITH_COURSE)
+    convert_nifti(path, tmp_path / "raw", 503, "X", CLINIC)
+    dataset = RawDataset(tmp_path / "raw" / "Dataset503_X")
+    assert [dataset.patient(case) for case in "abc"] == ["p", "p", "c"]
+    assert [dataset.record(case).fractions for case in "abc"] == [35, None, None]
+    folds = json.loads((dataset.folder / "splits_final.json").read_text(encoding="utf-8"))
+    assert all(("a" in fold["train"]) == ("b" in fold["train"]) for fold in folds)
+
+
+def test_fractions_beside_the_prescriptions(tmp_path):
+    patient(tmp_path, "a")
+    levels = json.loads((tmp_path / "a" / "prescriptions.json").read_text())
+    (tmp_path / "a" / "prescriptions.json").write_text(json.dumps({**levels, "fractions": 30}))
+    (found,) = find_patients(tmp_path, CLINIC).patients
+    assert found.load().fractions == 30
+    same = table(tmp_path, course_row("a", "", "30"), header=WITH_COURSE)
+    assert find_patients(same, CLINIC).patients[0].fractions == 30
+    for fractions, message in (
+        ("35", "line 2: the number of fractions is 30 in one place and 35 in another"),
+        ("0", "line 2: the number of fractions is 0, expected a whole number from 1 on"),
+        ("2.5", "line 2: the number of fractions is '2.5', expected a whole number"),
+    ):
+        with pytest.raises(InputError, match=message):
+            find_patients(table(tmp_path, course_row("a", "", fractions), header=WITH_COURSE), CLINIC)
+
+
+def test_one_patient_under_two_names_stays_together_and_is_told(tmp_path):
+    for name, seed in (("a", 1), ("b", 2), ("c", 1)):
+        patient(tmp_path, name, seed)
+    conversion = convert_nifti(tmp_path, tmp_path / "raw", 503, "X", CLINIC)
+    assert conversion.to_json()["same_images"] == [["a", "c"]]
+    folds = json.loads((conversion.folder / "splits_final.json").read_text(encoding="utf-8"))
+    assert all(("a" in fold["train"]) == ("c" in fold["train"]) for fold in folds)

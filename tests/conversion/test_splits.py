@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdm_nnunet.dataset_conversion.splits import make_folds
+from cdm_nnunet.dataset_conversion.splits import make_folds, patients_with_twins, refuse_parted_patients
 from cdm_nnunet.errors import InputError
 
 
@@ -47,3 +47,25 @@ def test_folds_depend_on_the_names_only():
 def test_one_case_is_refused():
     with pytest.raises(InputError, match="at least two cases, one of them to validate on; there is 1"):
         make_folds(["a"])
+
+
+def test_a_patient_is_not_for_training_and_for_test():
+    patients = {"a1": "a", "a2": "a", "b": "b"}
+    refuse_parted_patients({"a1": "Tr", "a2": "Tr", "b": "Ts", "c": "Ts"}, patients)
+    with pytest.raises(
+        InputError, match="patient 'a' has a case for training, 'a2', and one that is kept from it, 'a1'"
+    ):
+        refuse_parted_patients({"a1": "Ts", "a2": "Tr", "b": "Tr"}, patients)
+
+
+def test_one_patient_under_two_names_is_one():
+    files = {
+        "a": {"imagesTr/a_0000.nii.gz": "ct", "imagesTr/a_0001.nii.gz": "map", "labelsTr/a.nii.gz": "dose"},
+        "b": {"imagesTr/b_0000.nii.gz": "other", "imagesTr/b_0001.nii.gz": "map", "labelsTr/b.nii.gz": "dose"},
+        "c": {"imagesTs/c_0000.nii.gz": "ct", "imagesTs/c_0001.nii.gz": "map"},
+        "d": {"imagesTr/d_0000.nii.gz": "d", "imagesTr/d_0001.nii.gz": "map", "labelsTr/d.nii.gz": "dose d"},
+    }
+    assert patients_with_twins(files, {}) == {"a": "a", "b": "a", "c": "a", "d": "d"}
+    assert patients_with_twins(files, {"b": "p", "d": "p"}) == {"a": "a", "b": "a", "c": "a", "d": "a"}
+    folds = make_folds("abd", (), patients_with_twins(files, {}))
+    assert all(("a" in fold["train"]) == ("b" in fold["train"]) for fold in folds)

@@ -73,10 +73,10 @@ def test_goals_and_verdicts_of_a_case(window, report):
     page = window.show_case(case.case)
     table = page.locator("#patient table", has=page.locator("caption", has_text="Goals with a limit"))
     rows = {row.locator("th").inner_text(): row.inner_text() for row in table.locator("tbody tr").all()}
-    judged = {f"{roi} {g.goal.metric}": (g, r) for roi, r in case.rois.items() for g in r.goals}
+    judged = {f"{roi} {g.metric}": (g, r) for roi, r in case.rois.items() for g in r.goals}
     assert rows.keys() == judged.keys()
     for name, (goal, roi) in judged.items():
-        metric = roi.metrics[str(goal.goal.metric)]
+        metric = roi.metrics[str(goal.metric)]
         assert f"{metric.reference:.2f} {metric.unit}" in rows[name]
         assert f"{metric.predicted:.2f} {metric.unit}" in rows[name]
         assert re.findall(r"pass|acceptable|fail\b", rows[name].replace("fails", ""))[:2] == [
@@ -252,7 +252,7 @@ def test_intervals_and_gamma_are_shown_and_fit(browser, ensemble_report):
     page = window.show_case(case.case)
     goals = page.locator("table", has=page.locator("caption", has_text="Goals with a limit"))
     shown = goals.inner_text()
-    judged = [(roi.metrics[str(goal.goal.metric)], goal) for roi in case.rois.values() for goal in roi.goals]
+    judged = [(roi.metrics[str(goal.metric)], goal) for roi in case.rois.values() for goal in roi.goals]
     intervals = [metric.interval for metric, _ in judged if metric.interval is not None]
     assert len(intervals) > 3
     for low, high in intervals:
