@@ -102,7 +102,9 @@ def _on_planes(stack: ContourStack, grid: VoxelGrid) -> bool:
     """Whether the grid's planes, where the ROI is, are those that were drawn on."""
     planes_mm = grid.axes[2] @ grid.origin_mm + grid.offsets_mm[2]
     apart_mm = np.abs(planes_mm[:, None] - stack.planes_mm)  # (planes of the grid, planes drawn on)
-    in_roi = ((planes_mm[:, None] > stack.low_mm) & (planes_mm[:, None] < stack.high_mm)).any(1)
+    # (a plane where two slabs meet is one that nothing was drawn on)
+    low_mm, high_mm = stack.low_mm - PLANE_TOLERANCE_MM, stack.high_mm + PLANE_TOLERANCE_MM
+    in_roi = ((planes_mm[:, None] > low_mm) & (planes_mm[:, None] < high_mm)).any(1)
     in_grid = (stack.planes_mm >= planes_mm[0]) & (stack.planes_mm <= planes_mm[-1])
     return bool(
         (apart_mm[in_roi].min(1) <= PLANE_TOLERANCE_MM).all()

@@ -156,9 +156,19 @@ def test_every_second_slice_drawn_is_interpolated():
     cone = Cylinder((0.0, 0.0, 0.0), 15.0, 30.0, 5.0)
     grid = cubic_grid()
     made = rasterise(drawn(cone, np.arange(-14.5, 15, 2)), grid)
-    np.testing.assert_allclose(made.mask.sum((1, 2))[6:34], majority(cone, grid).sum((1, 2))[6:34], rtol=0.03)
+    np.testing.assert_allclose(made.mask.sum((1, 2))[6:34], majority(cone, grid).sum((1, 2))[6:34], rtol=0.03, atol=4)
     all_slices = rasterise(drawn(cone, np.arange(-14.5, 15)), grid).mask
-    np.testing.assert_array_equal(made.mask[5:34:2], all_slices[5:34:2])
+    assert (made.mask[5:34:2] != all_slices[5:34:2]).sum((1, 2)).max() <= 4  # (a voxel a quadrant)
+
+
+def test_every_second_slice_of_the_grid_drawn_is_interpolated():
+    ball, z_mm = Sphere((0.3, 0.2, 0.0), 8.0), np.arange(-18.0, 19.0, 3.0)
+    grid = cubic_grid(z_mm=z_mm)
+    every, second = (drawn(ball, heights) for heights in (z_mm, z_mm[::2]))
+    assert rasterise(second, grid).volume_cc == pytest.approx(ball.volume_cc, rel=0.08)
+    for slices in (None, Slices(z_mm)):
+        made = rasterise(second, grid, slices).mask.sum((1, 2))
+        np.testing.assert_allclose(made, rasterise(every, grid).mask.sum((1, 2)), rtol=0.12)
 
 
 def test_a_gap_is_left_open_and_noted():
