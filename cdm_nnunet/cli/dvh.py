@@ -105,8 +105,12 @@ def render(record: Mapping[str, Any]) -> str:
     keys = [key for key in found if key not in ("end_caps", "undefined")]
     ends = dict.fromkeys(row["end_caps"] for row in record.values())
     width = max(len(name) for name in record) + 2
-    header = f"{'ROI':<{width}}" + "".join(f"{_head(key):>14}" for key in keys)
-    rows = [f"{name:<{width}}" + "".join(_cell(row, key) for key in keys) for name, row in record.items()]
+    columns = {key: max(14, len(_head(key)) + 2) for key in keys}
+    header = f"{'ROI':<{width}}" + "".join(f"{_head(key):>{column}}" for key, column in columns.items())
+    rows = [
+        f"{name:<{width}}" + "".join(f"{_cell(row, key):>{column}}" for key, column in columns.items())
+        for name, row in record.items()
+    ]
     return "\n".join([f"ends of ROIs: {', '.join(ends)}", header, *rows])
 
 
@@ -165,4 +169,6 @@ def _head(key: str) -> str:
 
 
 def _cell(row: Mapping[str, Any], key: str) -> str:
-    return f"{row[key]:>14.2f}" if key in row else f"{'not defined' if key in row.get('undefined', ()) else '':>14}"
+    if key in row:
+        return f"{row[key]:.2f}"
+    return "not defined" if key in row.get("undefined", ()) else ""
