@@ -11,6 +11,7 @@ from cdm_nnunet.errors import InputError
 FOLDER_VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 TRAINER_VARIABLE = "nnUNet_extTrainer"
 DEFAULT_ROOT = "nnunet_data"
+DEFAULT_PLANS = "nnUNetPlans"
 
 
 def set_environment() -> dict[str, str]:

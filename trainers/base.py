@@ -25,7 +25,7 @@ from cdm_nnunet.nnunet.checkpoint import BEST, LATEST
 from cdm_nnunet.nnunet.compute import autocast, prepare_network, to_device
 from cdm_nnunet.nnunet.facts import loss_arguments
 from cdm_nnunet.nnunet.logger import DoseLogger, loader_hint
-from cdm_nnunet.nnunet.plans import FIRST_WORD, DosePlans, model_plans
+from cdm_nnunet.nnunet.plans import FIRST_WORD, DosePlans, model_plans, plan_command
 from cdm_nnunet.nnunet.pretrained import let_trainers_load_weights, load_weights
 from cdm_nnunet.nnunet.splits import SPLITS_FILE, Folds, patients_of
 from cdm_nnunet.trainers.final_validation import validate_whole_cases
@@ -109,8 +109,8 @@ class DoseTrainer(ResumableTrainer):
         """
         if not Path(self.preprocessed_dataset_folder).is_dir():
             raise InputError(
-                f"{self.preprocessed_dataset_folder} is missing; run: "
-                f"cdm-nnunet plan -d {int(self.plans_manager.dataset_name[7:10])} -c {self.configuration_name}"
+                f"{self.preprocessed_dataset_folder} is missing; run: {plan_command(self.plans_manager.plans)} -c "
+                f"{self.configuration_name}"
             )
         training, validation = self.do_split()
         left_out = self._preprocessed_cases() - {*training, *validation}

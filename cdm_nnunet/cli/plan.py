@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.folders import find_dataset, folder
+from cdm_nnunet.folders import DEFAULT_PLANS, find_dataset, folder
 
 SUMMARY = "configure patch size, batch size and network for a data set and a GPU budget, and preprocess"
 EXAMPLE = "cdm-nnunet plan -d 501 --gpu-memory 8 -c 3d_fullres 3d_coarse"
@@ -46,7 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "-p",
-        default="nnUNetPlans",
+        default=DEFAULT_PLANS,
         metavar="PLANS",
         help="name of the plans; a data set may have several, each with models of its own (default: nnUNetPlans)",
     )

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cdm_nnunet.documents import read_json
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.folders import find_dataset, folder
+from cdm_nnunet.folders import DEFAULT_PLANS, find_dataset, folder
 from cdm_nnunet.parallel import usable_cores
 
 SUMMARY = "train a configuration of a data set on one fold"
@@ -31,7 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-tr", default="nnUNetTrainerCDM", metavar="TRAINER", help="trainer (default: nnUNetTrainerCDM)"
     )
-    parser.add_argument("-p", default="nnUNetPlans", metavar="PLANS", help="plans (default: nnUNetPlans)")
+    parser.add_argument("-p", default=DEFAULT_PLANS, metavar="PLANS", help="plans (default: nnUNetPlans)")
     parser.add_argument("-device", choices=("cuda", "cpu"), default="cuda", help="default: cuda")
     parser.add_argument("-num_gpus", type=int, default=1, metavar="N", help="GPUs to train on (default: 1)")
     parser.add_argument("-pretrained_weights", metavar="CHECKPOINT", help="start from the weights of another model")
@@ -76,8 +77,9 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     if args.pretrained_weights and not Path(args.pretrained_weights).is_file():
         raise InputError(f"no file {args.pretrained_weights} (-pretrained_weights)")
     plans = find_dataset(args.dataset, "nnUNet_preprocessed") / f"{args.p}.json"
-    if not plans.is_file():
-        raise InputError(f"{plans} is missing; run: cdm-nnunet plan -d {args.dataset} -c {args.configuration}")
+    named = "" if args.p == DEFAULT_PLANS else f" -p {args.p}"
+    for path in (plans, plans.with_name("dataset.json")):
+        read_json(path, dict[str, Any], f"run: cdm-nnunet plan -d {args.dataset}{named} -c {args.configuration}")
     folder("nnUNet_results")
 
     import torch

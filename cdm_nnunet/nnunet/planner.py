@@ -25,7 +25,7 @@ from cdm_nnunet.dataset import FORMAT_VERSION, READER_NAME, UNITS, RawDataset, S
 from cdm_nnunet.documents import typed
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.files import locked, write_json, write_text
-from cdm_nnunet.folders import folder
+from cdm_nnunet.folders import DEFAULT_PLANS, folder
 from cdm_nnunet.nnunet.cohort import SECTION as COHORT
 from cdm_nnunet.nnunet.fingerprint import DoseFingerprintExtractor
 from cdm_nnunet.nnunet.model import differences, facts_in, model_facts
@@ -39,7 +39,6 @@ from cdm_nnunet.roi import Catalogue
 FULL, FOLDED, COARSE = "3d_fullres", "3d_folded", "3d_coarse"
 CONFIGURATIONS = (FULL, FOLDED, COARSE)
 _LOCK = ".plan_lock"
-PLANS_NAME = "nnUNetPlans"
 _FALL_OFF_MM = 13.0  # standard deviation of the fall-off from one target into the next in the network's first guess
 
 
@@ -68,7 +67,7 @@ class DosePlanner(ExperimentPlanner):
         dataset_name_or_id: str | int,
         gpu_memory_target_in_gb: float = 8,
         preprocessor_name: str = PREPROCESSOR_NAME,
-        plans_name: str = PLANS_NAME,
+        plans_name: str = DEFAULT_PLANS,
         overwrite_target_spacing: Sequence[float] | None = None,
         suppress_transpose: bool = True,
         coarse_spacing_mm: float = 6.0,
@@ -235,7 +234,7 @@ def plan_and_preprocess(
     coarse_spacing_mm: float = 6.0,
     base_features: int = 32,
     batch_size: int | None = None,
-    plans_name: str = PLANS_NAME,
+    plans_name: str = DEFAULT_PLANS,
     n_processes: int = 2,
 ) -> dict[str, Any]:
     """Fingerprint, plans and preprocessed data of a data set.

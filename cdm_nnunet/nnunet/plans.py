@@ -13,6 +13,7 @@ from cdm_nnunet.dataset import READER_NAME, cdm_section
 from cdm_nnunet.documents import typed
 from cdm_nnunet.dvh.template import Template
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.folders import DEFAULT_PLANS
 from cdm_nnunet.nnunet.plans_entries import PlansEntries
 from cdm_nnunet.roi import Catalogue
 
@@ -42,7 +43,7 @@ class DosePlans:
 
     def __post_init__(self) -> None:
         where = f"plans '{self.plans.get('plans_name')}'"
-        again = f"run: cdm-nnunet plan -d {_dataset_id(self.plans)}"
+        again = f"run: {plan_command(self.plans)}"
         if "cdm" not in self.plans:
             raise InputError(
                 f"{where} were not made by this software (planner '{self.plans.get('experiment_planner_used')}'): with "
@@ -122,6 +123,8 @@ def model_plans(plans: Mapping[str, Any]) -> dict[str, Any]:
     return {**plans, "label_manager": _LABEL_MANAGERS[1]}
 
 
-def _dataset_id(plans: Mapping[str, Any]) -> str:
-    name = str(plans.get("dataset_name", ""))
-    return str(int(name[7:10])) if name[7:10].isdigit() else "ID"
+def plan_command(plans: Mapping[str, Any]) -> str:
+    """The command that makes plans of this data set and name."""
+    dataset, name = str(plans.get("dataset_name", "")), plans.get("plans_name")
+    number = int(dataset[7:10]) if dataset[7:10].isdigit() else "ID"
+    return f"cdm-nnunet plan -d {number}" + ("" if name in (None, DEFAULT_PLANS) else f" -p {name}")

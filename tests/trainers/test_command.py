@@ -32,7 +32,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")  # of
             r"unknown configuration '3d_lowres'; the plans 'nnUNetPlans' have 3d_fullres, 3d_folded, 3d_coarse",
         ),
         ("3d_coarse 0", r"nnUNetPlans_3d_coarse is missing; run: cdm-nnunet plan -d 532 -c 3d_coarse"),
-        ("3d_fullres 0 -p MyPlans", r"\S+MyPlans\.json is missing; run: cdm-nnunet plan -d 532"),
+        (
+            "3d_fullres 0 -p MyPlans",
+            r"MyPlans\.json is missing; run: cdm-nnunet plan -d 532 -p MyPlans -c 3d_",
+        ),
         ("3d_fullres first", r"the fold is a number or 'all', not 'first'"),
         ("3d_fullres 0 --c --val", r"--c continues a training and --val skips it"),
         ("3d_fullres 0 --c --restart", r"--restart begins a training, --c and --val go on with one"),
@@ -46,6 +49,20 @@ def test_one_line_and_status_2(preprocessed, capfd, options, message):
     errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("cdm-nnunet: error:")]
     assert len(errors) == 1
     assert re.search(message, errors[0])
+
+
+@pytest.mark.parametrize("place", range(0, 10, 3))
+@pytest.mark.parametrize("name", ["nnUNetPlans.json", "dataset.json"])
+def test_plans_that_were_cut(preprocessed, tmp_path, monkeypatch, capfd, name, place):
+    folder = tmp_path / "preprocessed" / preprocessed.name
+    folder.mkdir(parents=True)
+    for other in ("nnUNetPlans.json", "dataset.json"):
+        text = (preprocessed / other).read_text()
+        (folder / other).write_text(text[: place * len(text) // 10] if other == name else text)
+    monkeypatch.setenv("nnUNet_preprocessed", str(folder.parent))
+    assert main(["train", "532", "3d_fullres", "0", "-device", "cpu"]) == 2
+    (error,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("cdm-nnunet: error:")]
+    assert re.search(rf"{name}: .*; run: cdm-nnunet plan -d 532 -c 3d_fullres$", error)
 
 
 def test_an_unknown_data_set(preprocessed, capfd):
