@@ -102,6 +102,8 @@ class ResumableTrainer(nnUNetTrainer):
         if self.current_epoch >= self.num_epochs:
             self.print_to_log_file(f"all {self.num_epochs} epochs are done; only the validation is done again")
             return
+        if self._goes_on and self.disable_checkpointing:
+            raise InputError("--disable_checkpointing and --c: nothing would be kept of what is trained; leave one out")
         refuse_other_folds(Path(self.output_folder_base), self.plans_manager.plans, self.dataset_json)
         with self._fold_claimed(), self._stop.on_sigterm():
             try:
@@ -110,7 +112,7 @@ class ResumableTrainer(nnUNetTrainer):
                 self._stop_early()
 
     def _fold_claimed(self) -> contextlib.AbstractContextManager[None]:
-        if self.local_rank != 0 or self.disable_checkpointing:
+        if self.local_rank != 0:
             return contextlib.nullcontext()
         return fold_claimed(Path(self.output_folder), begins=not self._goes_on, restart=is_allowed(RESTART))
 

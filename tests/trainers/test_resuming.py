@@ -221,6 +221,19 @@ def test_plans_that_changed_since(trained, preprocessed):
     assert {path: path.read_bytes() for path in trained.parent.glob("*.json")} == copies
 
 
+def test_a_training_without_checkpoints_touches_none(trained, make_trainer):
+    """nnU-Net removes the latest one at the end of every training."""
+    (trained / LATEST).write_bytes((trained / BEST).read_bytes())
+    for goes_on, message in ((True, "--disable_checkpointing and --c"), (False, "holds a training already")):
+        trainer = make_trainer(continue_training=goes_on, NUM_EPOCHS="3", CHANGE_SETTINGS="1")
+        trainer.disable_checkpointing = True
+        if goes_on:
+            go_on(trainer)
+        with pytest.raises(InputError, match=message):
+            trainer.run_training()
+    assert (trained / LATEST).exists()
+
+
 def test_two_trainings_of_a_fold(make_trainer):
     trainer = make_trainer()
     with (
