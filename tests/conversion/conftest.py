@@ -134,7 +134,7 @@ def gdphmm_content(seed: int = 0, site: str = "HaN") -> dict:
         masks["PTVMid"][1:6, 3:7, 2:6] = 1
         masks["PTVMidOPT"][1:6, 6, 2:6] = 1
         masks["Chiasim"][3, 2, 4] = 1
-    dose = rng.integers(20_000, 30_000, GDPHMM_SHAPE).astype(np.uint32) * masks["Body"]
+    dose = rng.integers(24_000, 30_000, GDPHMM_SHAPE).astype(np.uint32) * masks["Body"]
     return {
         **masks,
         "all_mask": list(masks),
