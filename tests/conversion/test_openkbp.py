@@ -263,6 +263,7 @@ def converted(openkbp, tmp_path):
 
 def test_predictions_go_back_to_csv(converted, tmp_path):
     dataset, predictions, folders = converted
+    (predictions / ".partial_77_pt_1.nii.gz").write_bytes(b"left by a run that was killed")
     assert write_predictions(predictions, tmp_path / "out", dataset) == ["pt_1", "pt_2"]
     for folder in folders:
         assert (tmp_path / "out" / f"{folder.name}.csv").read_text() == (folder / "dose.csv").read_text()
