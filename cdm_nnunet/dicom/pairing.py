@@ -165,6 +165,8 @@ def _complete(
     types = sorted({dose.dose_type or "PHYSICAL" for dose in doses})
     if len(types) > 1:
         problems.append(f"doses of type {' and '.join(types)} can't be summed")
+    if not all(dose.dose_type for dose in doses):
+        notes.append("no DoseType: taken for PHYSICAL")
     if "EFFECTIVE" in types:
         notes.append("the dose is EFFECTIVE: weighted by its biological effect")
     uids = {f"plan {k}" if len(plans) > 1 else "plan": plan.sop_uid for k, plan in enumerate(plans, 1)}

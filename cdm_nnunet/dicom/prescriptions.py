@@ -230,8 +230,10 @@ def _compare(
         )
     difference_gy = abs(planned.get(roi, gy) - gy)
     if difference_gy > ROUNDING_GY and by.binding:
+        mend = " (null for this patient, under 'patients')" if by.source == "mapping" else ""
         raise InputError(
-            f"the plan prescribes {planned[roi]:g} Gy to '{roi}', and {gy:g} Gy are given ({by.source}); leave one out"
+            f"the plan prescribes {planned[roi]:g} Gy to '{roi}', and {gy:g} Gy are given ({by.source}); leave one "
+            f"out{mend}"
         )
     if difference_gy > TOLERANCE_GY:
         notes.append(f"'{roi}': the plan's {planned[roi]:g} Gy count, not {gy:g} Gy ({by.source})")
@@ -276,8 +278,8 @@ def _refuse_unused(
         unused = [gy for gy in levels if not _among(gy, (*found.values(), *left_out_gy))]
         if unused and _is_highest(unused[-1], stated):
             raise InputError(
-                f"{says}, and no target has that dose: map it to a target of the template, draw it, or list the dose "
-                "under 'left_out_gy' of the mapping"
+                f"{says}, and no target has that dose: map it to a target of the template, give the dose to the target "
+                "that it stands for, or list it under 'left_out_gy' of the mapping"
             )
         notes.append(f"{says}" + ("" if unused else "; a target has the same dose"))
 

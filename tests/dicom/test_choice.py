@@ -215,6 +215,12 @@ def test_a_data_set_has_one_type_of_dose(tmp_path, files):
     assert "doses of another type than PHYSICAL left aside: 1" in notes(conversion)
 
 
+def test_a_missing_type_is_told(files):
+    change(files.doses[0], lambda d: delattr(d, "DoseType"))
+    found = patient(files)
+    assert (found.problems, found.notes, found.dose_type) == ((), ("no DoseType: taken for PHYSICAL",), "PHYSICAL")
+
+
 def test_own_predictions_are_left_aside(tmp_path, files):
     dose = read_dose(files.doses)
     path = tmp_path / "dose.nii.gz"
