@@ -155,7 +155,7 @@ def test_the_rtdose_is_the_prediction(new, tmp_path, capfd, grid, spacing):
     for files, patient in zip(found, record["patients"], strict=True):
         expected = read_image(tmp_path / "nifti" / f"{files.case_name}.nii.gz")
         written = pydicom.dcmread(patient["file"])
-        volume = read_dose([patient["file"]]).volume
+        volume = read_dose([Path(patient["file"])]).volume
         step_gy = float(written.DoseGridScaling)
         assert expected.values.max() > 1
         assert np.abs(volume.values - expected.values).max() <= step_gy * 0.51
