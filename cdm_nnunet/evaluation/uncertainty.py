@@ -115,8 +115,8 @@ def refuse_unfit(calibrated_on: Evaluation, evaluation: Evaluation) -> None:
         )
     known: set[str] = set()
     if calibrated_on.dataset == evaluation.dataset:
-        known = {name for case in calibrated_on.cases for name in (case.case, case.patient)}
-    both = [case.case for case in evaluation.cases if {case.case, case.patient} & known]
+        known = {name for case in calibrated_on.cases for name in (case.case, case.patient or case.case)}
+    both = [case.case for case in evaluation.cases if {case.case, case.patient or case.case} & known]
     if both:
         raise InputError(
             f"case '{both[0]}' ({len(both)} in all) is among the cases of the calibration, or of a patient who is: its "

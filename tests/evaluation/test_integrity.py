@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cdm_nnunet.dataset import CaseRecord, RawDataset
+from cdm_nnunet.documents import typed
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.evaluation import finished
 from cdm_nnunet.evaluation import run as module
@@ -56,7 +57,7 @@ def test_patient_and_fractions_reach_the_record(cohort):
     found = [(case.patient, case.fractions) for case in evaluate_folder(dataset, folder).cases]
     assert found == [("a", None), ("p", 35)]
     record = CaseRecord({}, (), (1.0, 1.0, 1.0), "Tr", {}, 35)
-    assert CaseRecord.from_json(record.to_json()) == record
+    assert typed(record.to_json(), CaseRecord, "test") == record
     assert "fractions" not in replace(record, fractions=None).to_json()  # (as it was written before)
 
 
