@@ -49,7 +49,9 @@ def read_dictionary(path: Path, member: str = "arr_0") -> dict[str, Any]:
                 content = _read_object(file, path)
     except FileNotFoundError:
         raise InputError(f"{path} is missing") from None
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, RecursionError) as error:
+    except PermissionError as error:
+        raise InputError(f"{path} may not be read ({error.strerror})") from None
+    except (zipfile.BadZipFile, zlib.error, OSError, NotImplementedError, RuntimeError, RecursionError) as error:
         raise InputError(f"{path} is damaged, cut off or no NPZ file ({error})") from error
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise InputError(f"{path} holds no dictionary with names for keys but {type(content).__name__}")
