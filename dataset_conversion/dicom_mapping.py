@@ -217,7 +217,7 @@ def mapping_from(content: object, path: object) -> DicomMapping:
     if not isinstance(content, dict) or not set(content) <= set(_KEYS) or "rois" not in content:
         others = "', '".join(key for key in _KEYS[1:-1])
         raise InputError(f"{path}: expected the keys 'rois' and, where they are needed, '{others}' and '{_KEYS[-1]}'")
-    plans = content.get("plans") or {}
+    plans = _given(content, "plans", {})
     if isinstance(plans, str):
         plans = {DEFAULT: plans}
     for name, choice in _names(plans, path, "plans").items():
@@ -229,7 +229,7 @@ def mapping_from(content: object, path: object) -> DicomMapping:
         raise InputError(f"{path}: 'leave_out_helpers' is {content['leave_out_helpers']!r}, expected true or false")
     shared = _entries(content, path)
     patients = {}
-    for name, own in _names(content.get("patients") or {}, path, "patients").items():
+    for name, own in _names(_given(content, "patients", {}), path, "patients").items():
         where = f"{path}: patients: {name}"
         if not isinstance(own, dict) or not set(own) <= set(_OF_PATIENT):
             raise InputError(f"{where}: expected {', '.join(_OF_PATIENT)}, not {own!r}")
@@ -240,7 +240,7 @@ def mapping_from(content: object, path: object) -> DicomMapping:
     end_caps = content.get("end_caps")
     if end_caps not in (None, *get_args(EndCaps)):
         raise InputError(f"{path}: end_caps: {end_caps!r} is none of {', '.join(get_args(EndCaps))}")
-    dose_type = content.get("dose_type") or ""
+    dose_type = _given(content, "dose_type", "")
     if dose_type not in ("", *DOSE_TYPES):
         raise InputError(f"{path}: 'dose_type' is {dose_type!r}, expected one of {', '.join(DOSE_TYPES)}")
     return DicomMapping(
@@ -258,7 +258,7 @@ def mapping_from(content: object, path: object) -> DicomMapping:
 def _file_choice(content: Mapping[str, object], where: object) -> FileChoice:
     chosen = {}
     for key in ("structures", "ct"):
-        value = content.get(key) or ""
+        value = _given(content, key, "")
         if not isinstance(value, str):
             raise InputError(f"{where}: '{key}' is {value!r}, expected a label or a UID in quotes")
         chosen[key] = value
@@ -267,8 +267,8 @@ def _file_choice(content: Mapping[str, object], where: object) -> FileChoice:
 
 def _entries(content: Mapping[str, object], where: object) -> PatientMapping:
     """What can be said of all patients and of one."""
-    rois, levels = (_names(content.get(key) or {}, where, key) for key in ("rois", "prescriptions_gy"))
-    left_out_gy = content.get("left_out_gy") or ()
+    rois, levels = (_names(_given(content, key, {}), where, key) for key in ("rois", "prescriptions_gy"))
+    left_out_gy = _given(content, "left_out_gy", ())
     for name, roi in rois.items():
         if not (roi is None or isinstance(roi, str)):
             raise InputError(f"{where}: '{name}: {roi}' is not a name and a name or null")
@@ -280,6 +280,12 @@ def _entries(content: Mapping[str, object], where: object) -> PatientMapping:
             raise InputError(f"{where}: the prescription of '{name}' is {level_gy!r}, expected a number in Gy")
     numbers = {name: None if gy is None else float(gy) for name, gy in levels.items()}
     return PatientMapping(rois, numbers, tuple(float(gy) for gy in left_out_gy))
+
+
+def _given(content: Mapping[str, object], key: str, default: Any) -> Any:
+    """A value that may be left out, or left empty as in ``plans:``."""
+    value = content.get(key)
+    return default if value is None else value
 
 
 def _names(value: object, where: object, key: str) -> dict[str, Any]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
-import yaml
-
+from cdm_nnunet.documents import check, yaml_document
 from cdm_nnunet.dvh.template import Template
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.roi.tg263 import propose
@@ -64,7 +64,9 @@ def extended_text(
     Raises:
         InputError: If the file's list is not written one name a line, so that nothing can be added to it.
     """
-    content = yaml.safe_load(text)
+    content = _content(text)
+    if content is None:
+        raise InputError("nothing can be added to it: it is no mapping")
     known = content.get("rois") or {}
     switch = leave_out_helpers and not content.get("leave_out_helpers")
     new = [name for name in _listed(counts, switch or bool(content.get("leave_out_helpers"))) if name not in known]
@@ -85,11 +87,9 @@ def extended_text(
     return added, tuple(new)
 
 
-def _content(text: str) -> object:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        return None
+def _content(text: str) -> dict[str, Any] | None:
+    """What a mapping file says; None where it can't be read."""
+    return check(yaml_document(text), dict[str, Any]).value
 
 
 def _listed(counts: Mapping[str, int], leave_out_helpers: bool) -> list[str]:

@@ -127,13 +127,14 @@ def _bring_up_to_date(
 ) -> tuple[list[str], str]:
     """Write the mapping, or add to it; gives the names that were added, and why none could be."""
     from cdm_nnunet.dataset_conversion.mapping_file import extended_text, mapping_text
+    from cdm_nnunet.documents import read_text
     from cdm_nnunet.files import write_text
 
-    if not path.is_file():
+    if not path.exists():
         write_text(path, mapping_text(counts, template=template, leave_out_helpers=leave_out_helpers))
         return [], ""
-    before = path.read_text(encoding="utf-8-sig")
     try:
+        before = read_text(path)
         after, names = extended_text(before, counts, template=template, leave_out_helpers=leave_out_helpers)
     except InputError as error:
         return [], f"{path}: {error}"

@@ -152,6 +152,8 @@ def text_of(dataset: Dataset, keyword: str, where: object, default: str | None =
     if isinstance(value, bytes | SequenceOfItems):
         raise InputError(f"{where}: {named(keyword)} is no text; the file is damaged, export it again")
     text = "" if value is None else str(value).strip().strip("\0")
+    if "\0" in text:
+        raise InputError(f"{where}: {named(keyword)} is damaged ({text[:_SHOWN_CHARACTERS]!r}); export the file again")
     if text:
         return text
     if default is None:

@@ -143,6 +143,9 @@ def test_values_of_another_kind_are_told(tmp_path):
         numbers_of(dataset, "DoseGridScaling", "here")
     with pytest.raises(InputError, match=r"here: ReferencedStudySequence \(0008,1110\) is no text"):
         text_of(dataset, "ReferencedStudySequence", "here")
+    dataset.SeriesDescription = "a\0b"
+    with pytest.raises(InputError, match=r"here: SeriesDescription \(0008,103E\) is damaged \('a\\x00b'\); export"):
+        text_of(dataset, "SeriesDescription", "here")
     with pytest.raises(InputError, match=r"here: Modality \(0008,0060\) is no sequence"):
         items_of(dataset, "Modality", "here")
     with pytest.raises(InputError, match=r"here: Modality \(0008,0060\) is not a number: 'CT'"):
