@@ -18,6 +18,7 @@ from cdm_nnunet.ranges import CONTOUR_REACH_MM
 EXCLUSIVE = "CLOSEDPLANAR_XOR"
 INTERPOLATED = "INTERPOLATED_PLANAR"  # drawn by software between others; closed too
 _CLOSED = ("CLOSED_PLANAR", EXCLUSIVE, INTERPOLATED)
+_KINDS = (*_CLOSED, "POINT", "OPEN_PLANAR", "OPEN_NONPLANAR")
 _SAME_MM = 0.01
 _MOST_WINDINGS = 4
 
@@ -49,7 +50,7 @@ def drawn_contours(items: Sequence[Dataset], where: str) -> DrawnContours:
         where: File and ROI, for messages.
 
     Raises:
-        InputError: If the coordinates are damaged.
+        InputError: If the coordinates or the type of a contour are damaged.
     """
     closed: list[NDArray[np.float64]] = []
     exclusive: set[int] = set()
@@ -62,6 +63,11 @@ def drawn_contours(items: Sequence[Dataset], where: str) -> DrawnContours:
         points = _distinct(_points(item, where))
         if not kind and not points.size:
             continue  # (an item that was never filled)
+        if kind not in _KINDS:
+            raise InputError(
+                f"{where}: a contour has the type {kind!r} ({named('ContourGeometricType')}), which the standard does "
+                "not know; the file is damaged, export the structure set again"
+            )
         once = _once(points)
         label = _why_unusable(kind, once)
         if label:
@@ -132,7 +138,7 @@ def _once(points: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _why_unusable(kind: str, points: NDArray[np.float64]) -> str:
     if kind not in _CLOSED:
-        return f"{kind or 'untyped'} contours"
+        return f"{kind} contours"
     if len(points) < 3:
         return "contours of one or two points"
     centred = points - points.mean(0)

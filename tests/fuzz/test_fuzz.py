@@ -30,6 +30,7 @@ PAST = [
     ("data set", 0, [("end", 30_000, None)], "refused"),
     ("side file", 0, [("set", 0, b"[")], "refused"),
     ("DICOM patient", 0, [("vr", 2750, b"FD")], "refused"),
+    ("DICOM patient", -1, [("vr", 31425, b"US")], "refused"),  # CLOSUS_PLANAR was left out without a word
     ("index", 0, [("word", 30_000, b"1" * 5000)], "same"),
 ]
 
