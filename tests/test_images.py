@@ -9,7 +9,7 @@ import struct
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cdm_nnunet import nifti_header
@@ -196,6 +196,7 @@ signs = st.tuples(*[st.sampled_from([-1.0, 1.0])] * 3)
 angle = st.floats(-0.4, 0.4)
 
 
+@settings(deadline=None)
 @given(axes, signs, angle, st.sampled_from([(2, 0), (0, 2), (1, 1)]))
 def test_every_orientation_is_understood_as_simpleitk_does(tmp_path_factory, order, sign, tilt, codes):
     direction = np.eye(3)[order] * sign

@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cdm_nnunet.documents.json_text import parse, places_in
@@ -21,6 +21,7 @@ def value_at(value, path):
     return value
 
 
+@settings(deadline=None)
 @given(documents, st.sampled_from([None, 0, 3, "\t"]), st.booleans())
 def test_every_value_stands_where_it_is_said_to(value, indent, ascii_only):
     text = json.dumps(value, indent=indent, ensure_ascii=ascii_only)
@@ -34,6 +35,7 @@ def test_every_value_stands_where_it_is_said_to(value, indent, ascii_only):
         assert decoder.raw_decode(text, offset(text, place))[0] == path[-1]
 
 
+@settings(deadline=None)
 @given(documents)
 def test_no_value_is_forgotten(value):
     def count(part):

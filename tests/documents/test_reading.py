@@ -3,7 +3,7 @@ import os
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cdm_nnunet.documents import check, json_document, read_json, read_yaml, typed, yaml_document
@@ -161,6 +161,7 @@ scalars = st.none() | st.booleans() | st.integers(-(10**17), 10**17) | st.floats
 values = st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(words, inner), max_leaves=15)
 
 
+@settings(deadline=None)
 @given(values)
 def test_json_and_yaml_say_the_same(value):
     text = json.dumps(value, ensure_ascii=False)
@@ -169,6 +170,7 @@ def test_json_and_yaml_say_the_same(value):
         assert document.faults == ()
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="ab:-[]{}&*!|>'\"%@`#,? \n\t019._~\\"))
 def test_no_text_is_more_than_a_fault(text):
     for document in (yaml_document(text), json_document(text)):
