@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cdm_nnunet.errors import InputError
@@ -17,9 +17,7 @@ EXAMPLE = "cdm-nnunet plan -d 501 --gpu-memory 8 -c 3d_fullres 3d_coarse"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     parser.add_argument("-d", type=int, required=True, metavar="ID", help="dataset id")
-    parser.add_argument(
-        "--gpu-memory", type=float, default=8.0, metavar="GB", help="GPU memory a training may take (default: 8)"
-    )
+    parser.add_argument("--gpu-memory", type=float, metavar="GB", help="GPU memory a training may take (default: 8)")
     parser.add_argument(
         "-c",
         nargs="+",
@@ -35,11 +33,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar=("Z", "Y", "X"),
         help="voxel size of 3d_fullres in mm (default: median)",
     )
+    parser.add_argument("--coarse-spacing", type=float, metavar="MM", help="voxel size of 3d_coarse in mm (default: 6)")
     parser.add_argument(
-        "--coarse-spacing", type=float, default=6.0, metavar="MM", help="voxel size of 3d_coarse in mm (default: 6)"
-    )
-    parser.add_argument(
-        "--base-features", type=int, default=32, metavar="N", help="features of the finest U-Net stage (default: 32)"
+        "--base-features", type=int, metavar="N", help="features of the finest U-Net stage (default: 32)"
     )
     parser.add_argument(
         "--batch-size", type=int, metavar="N", help="batch size at most (default: what memory and cases allow)"
@@ -50,13 +46,61 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="PLANS",
         help="name of the plans; a data set may have several, each with models of its own (default: nnUNetPlans)",
     )
+    parser.add_argument(
+        "--plans-from",
+        metavar="ID_OR_NAME[:PLANS]",
+        help="plans of another data set, whose models are to be fine-tuned here: its voxel sizes, patch sizes, "
+        "networks, CT statistics and dose scale",
+    )
+    parser.add_argument(
+        "--dose-scale",
+        type=float,
+        metavar="GY",
+        help="dose that the network's output 1 stands for, at least the highest prescription (default); choose it "
+        "higher if the model is to be fine-tuned on data of higher prescriptions",
+    )
     parser.add_argument("-np", type=int, default=2, metavar="N", help="processes (default: 2)")
 
 
 def run(args: argparse.Namespace) -> Mapping[str, Any]:
     """Plan and preprocess."""
-    for name, value in (("--gpu-memory", args.gpu_memory), ("--coarse-spacing", args.coarse_spacing)):
-        if not 0 < value < math.inf:
+    _check(args)
+    find_dataset(args.d)
+    folder("nnUNet_preprocessed")
+
+    from cdm_nnunet.nnunet.planner import plan_and_preprocess
+
+    choices = {
+        "gpu_memory_gb": args.gpu_memory,
+        "spacing_mm": args.spacing,
+        "coarse_spacing_mm": args.coarse_spacing,
+        "base_features": args.base_features,
+        "batch_size": args.batch_size,
+        "plans_from": args.plans_from,
+        "dose_scale_gy": args.dose_scale,
+    }
+    made = {name: value for name, value in choices.items() if value is not None}
+    plans = plan_and_preprocess(args.d, configurations=args.c, plans_name=args.p, n_processes=args.np, **made)
+    return _record(plans, args.c)
+
+
+def _check(args: argparse.Namespace) -> None:
+    ruled = {
+        "--gpu-memory": args.gpu_memory,
+        "--spacing": args.spacing,
+        "--coarse-spacing": args.coarse_spacing,
+        "--base-features": args.base_features,
+    }
+    for name, value in ruled.items():
+        if args.plans_from is not None and value is not None:
+            raise InputError(f"{name} and --plans-from exclude each other: the other plans say it; leave {name} out")
+    amounts = {
+        "--gpu-memory": args.gpu_memory,
+        "--coarse-spacing": args.coarse_spacing,
+        "--dose-scale": args.dose_scale,
+    }
+    for name, value in amounts.items():
+        if value is not None and not 0 < value < math.inf:
             raise InputError(f"{name} must be above zero, not {value}")
     if args.spacing is not None and not all(0 < mm < math.inf for mm in args.spacing):
         raise InputError(f"--spacing must be above zero, not {args.spacing}")
@@ -64,29 +108,19 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     for name, number in counts:
         if number is not None and number < 1:
             raise InputError(f"{name} must be at least 1, not {number}")
-    find_dataset(args.d)
-    folder("nnUNet_preprocessed")
 
-    from cdm_nnunet.nnunet.planner import plan_and_preprocess
 
-    plans = plan_and_preprocess(
-        args.d,
-        gpu_memory_gb=args.gpu_memory,
-        configurations=args.c,
-        spacing_mm=args.spacing,
-        coarse_spacing_mm=args.coarse_spacing,
-        base_features=args.base_features,
-        batch_size=args.batch_size,
-        plans_name=args.p,
-        n_processes=args.np,
-    )
+def _record(plans: Mapping[str, Any], preprocessed: Sequence[str]) -> dict[str, Any]:
+    section = plans["cdm"]
     return {
         "dataset": plans["dataset_name"],
         "plans": plans["plans_name"],
-        "gpu_memory_gb": args.gpu_memory,
-        "n_rois": len(plans["cdm"]["catalogue"]),
-        "dose_scale_gy": plans["cdm"]["dose_scale_gy"],
-        "preprocessed": list(args.c),
+        "plans_from": section.get("plans_from"),
+        "gpu_memory_gb": section["gpu_memory_gb"],
+        "n_rois": len(section["catalogue"]),
+        "dose_scale_gy": section["dose_scale_gy"],
+        "highest_prescription_gy": max(high for _, high in section["cohort"]["prescription_gy"].values()),
+        "preprocessed": list(preprocessed),
         "configurations": {
             name: {
                 "data": configuration["data_identifier"],
@@ -105,20 +139,19 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
 
 def render(record: Mapping[str, Any]) -> str:
     """What was chosen and why."""
+    source = record["plans_from"]
+    limit = "as planned there" if source else "all that the budget allows"
     lines = [
         f"{record['dataset']}: {record['n_rois']} ROIs, dose scale {record['dose_scale_gy']:g} Gy (highest "
-        f"prescription), budget {record['gpu_memory_gb']:g} GB"
+        f"prescription {record['highest_prescription_gy']:g} Gy), "
+        + (f"plans of {source}" if source else f"budget {record['gpu_memory_gb']:g} GB")
     ]
     preprocessed = {record["configurations"][name]["data"] for name in record["preprocessed"]}
     for name, chosen in record["configurations"].items():
         covered = math.prod(
             min(patch / size, 1) for patch, size in zip(chosen["patch_size"], chosen["median_shape"], strict=True)
         )
-        why = (
-            "the whole patient"
-            if covered > 0.99
-            else f"{100 * covered:.0f} % of the patient, all that the budget allows"
-        )
+        why = "the whole patient" if covered > 0.99 else f"{100 * covered:.0f} % of the patient, {limit}"
         features = chosen["features_per_stage"]
         cells = f" on cells of {_by(chosen['cell'])} voxels" if max(chosen["cell"]) > 1 else ""
         done = "preprocessed" if chosen["data"] in preprocessed else "not preprocessed"

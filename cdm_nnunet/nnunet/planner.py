@@ -34,6 +34,8 @@ from cdm_nnunet.nnunet.plans import LABEL_MANAGER_NAME, PLANNER_NAME, PREPROCESS
 from cdm_nnunet.nnunet.preprocessor import DosePreprocessor
 from cdm_nnunet.nnunet.reader import CDMReaderWriter
 from cdm_nnunet.nnunet.splits import patients_of, settle_splits
+from cdm_nnunet.nnunet.transfer import SECTION as PLANS_FROM
+from cdm_nnunet.nnunet.transfer import OtherPlans, read_other_plans, settled_dose_scale_gy
 from cdm_nnunet.roi import Catalogue
 
 FULL, FOLDED, COARSE = "3d_fullres", "3d_folded", "3d_coarse"
@@ -85,6 +87,8 @@ class DosePlanner(ExperimentPlanner):
         self.UNet_base_num_features = base_features
         self.batch_size_limit = batch_size
         self.required: Sequence[str] = CONFIGURATIONS  # the others may be left out of the plans
+        self.other: OtherPlans | None = None  # plans of another data set, which rule this one's
+        self.chosen_dose_scale_gy: float | None = None
         self._name = FULL  # the configuration that is being planned
         self._cell: tuple[int, ...] = (1, 1, 1)
         self._spacing: NDArray[np.floating] = np.ones(3)
@@ -137,15 +141,13 @@ class DosePlanner(ExperimentPlanner):
             The plans, as saved to ``nnUNet_preprocessed/DATASET/PLANS.json``.
 
         Raises:
-            InputError: If the plugin's reader is not found by nnU-Net, or a configuration does not fit the budget.
+            InputError: If the plugin's reader is not found by nnU-Net, a configuration does not fit the budget, or
+                the dose scale is below the highest prescription.
         """
         if recursive_find_reader_writer_by_name(READER_NAME) is not CDMReaderWriter:
             raise InputError(f"nnU-Net finds another reader named {READER_NAME}; two copies of this package installed?")
-        fingerprint = self.dataset_fingerprint
-        full = np.asarray(self.determine_fullres_target_spacing(), dtype=float)
-        coarse = np.maximum(full, self.coarse_spacing_mm)
-        spacings = {FULL: full, FOLDED: full, COARSE: coarse}
-        configurations = self._configurations(spacings)
+        fingerprint, other = self.dataset_fingerprint, self.other
+        statistics = fingerprint if other is None else other.plans.plans
         plans = {
             "dataset_name": self.dataset_name,
             "plans_name": self.plans_identifier,
@@ -154,19 +156,11 @@ class DosePlanner(ExperimentPlanner):
             "image_reader_writer": READER_NAME,
             "transpose_forward": [0, 1, 2],
             "transpose_backward": [0, 1, 2],
-            "configurations": configurations,
+            "configurations": self._configurations() if other is None else self._configurations_of(other),
             "experiment_planner_used": PLANNER_NAME,
             "label_manager": LABEL_MANAGER_NAME,
-            "foreground_intensity_properties_per_channel": fingerprint["foreground_intensity_properties_per_channel"],
-            "cdm": {
-                "format_version": FORMAT_VERSION,
-                "units": dict(UNITS),
-                "catalogue": self.catalogue.to_json(),
-                "template": self.raw.template.to_json(),
-                "dose_scale_gy": fingerprint["max_prescription_gy"],
-                "gpu_memory_gb": self.UNet_vram_target_GB,
-                COHORT: fingerprint[COHORT],
-            },
+            "foreground_intensity_properties_per_channel": statistics["foreground_intensity_properties_per_channel"],
+            "cdm": self._section(),
         }
         recursive_fix_for_json_export(plans)
         DosePlans(plans)  # what is written must be what is read
@@ -177,8 +171,39 @@ class DosePlanner(ExperimentPlanner):
         self.plans = plans
         return plans
 
-    def _configurations(self, spacings: Mapping[str, NDArray[np.floating]]) -> dict[str, dict[str, Any]]:
+    def _section(self) -> dict[str, Any]:
+        """Our section of the plans."""
+        fingerprint, other = self.dataset_fingerprint, self.other
+        scale_gy = settled_dose_scale_gy(self.chosen_dose_scale_gy, other, fingerprint["max_prescription_gy"])
+        section = {
+            "format_version": FORMAT_VERSION,
+            "units": dict(UNITS),
+            "catalogue": self.catalogue.to_json(),
+            "template": self.raw.template.to_json(),
+            "dose_scale_gy": scale_gy,
+            "gpu_memory_gb": self.UNet_vram_target_GB,
+            COHORT: fingerprint[COHORT],
+        }
+        if other is None:
+            return section
+        for note in other.notes(self.catalogue, scale_gy):
+            tqdm.write(f"note: {note}", file=sys.stderr)
+        return section | {PLANS_FROM: other.name, "gpu_memory_gb": other.plans.plans["cdm"].get("gpu_memory_gb")}
+
+    def _configurations_of(self, other: OtherPlans) -> dict[str, dict[str, Any]]:
+        """Those of other plans, for the cases of this data set."""
+        moved = other.configurations(
+            self.plans_identifier, len(self.catalogue), lambda mm: self._median_shape_at(np.asarray(mm)).tolist()
+        )
+        for plan in moved.values():
+            if self.batch_size_limit is not None:
+                plan["batch_size"] = min(plan["batch_size"], self.batch_size_limit)
+        return moved
+
+    def _configurations(self) -> dict[str, dict[str, Any]]:
         """All configurations that a U-Net can have, of which the required ones must be."""
+        full = np.asarray(self.determine_fullres_target_spacing(), dtype=float)
+        spacings = {FULL: full, FOLDED: full, COARSE: np.maximum(full, self.coarse_spacing_mm)}
         found = {}
         for name, spacing in spacings.items():
             try:
@@ -200,14 +225,14 @@ class DosePlanner(ExperimentPlanner):
             f"{self._median_shape.tolist()} voxels (z, y, x), too few for a U-Net; {mend}"
         )
 
+    def _median_shape_at(self, spacing: NDArray[np.floating]) -> NDArray[np.floating]:
+        known = self.dataset_fingerprint
+        pairs = zip(known["spacings"], known["shapes_after_crop"], strict=True)
+        shapes = [compute_new_shape(shape, old, spacing) for old, shape in pairs]
+        return np.asarray(np.median(shapes, 0))
+
     def _configuration(self, name: str, spacing: NDArray[np.floating]) -> dict[str, Any]:
-        shapes = [
-            compute_new_shape(shape, old, spacing)
-            for old, shape in zip(
-                self.dataset_fingerprint["spacings"], self.dataset_fingerprint["shapes_after_crop"], strict=True
-            )
-        ]
-        median_shape = np.median(shapes, 0)
+        median_shape = self._median_shape_at(spacing)
         smallest = 2 * self.UNet_featuremap_min_edge_length
         self._name, self._spacing, self._median_shape = name, spacing, median_shape
         if median_shape.min() < smallest:
@@ -235,6 +260,8 @@ def plan_and_preprocess(
     base_features: int = 32,
     batch_size: int | None = None,
     plans_name: str = DEFAULT_PLANS,
+    plans_from: str | None = None,
+    dose_scale_gy: float | None = None,
     n_processes: int = 2,
 ) -> dict[str, Any]:
     """Fingerprint, plans and preprocessed data of a data set.
@@ -248,6 +275,11 @@ def plan_and_preprocess(
         base_features: Features of the finest stage.
         batch_size: Batch size at most; None for no limit.
         plans_name: Name of the plans. A data set may have several; each has preprocessed data and models of its own.
+        plans_from: ``ID_OR_NAME[:PLANS]`` of another data set, whose plans rule voxel sizes, patch sizes, networks,
+            CT statistics and dose scale here, so that its models can be fine-tuned. Budget, voxel sizes and features
+            are not used then.
+        dose_scale_gy: Dose that the network's output 1 stands for; at least the highest prescription of the training
+            cases. None takes that of ``plans_from``, or the highest prescription.
         n_processes: Number of processes.
 
     Returns:
@@ -261,6 +293,9 @@ def plan_and_preprocess(
     for name in configurations:
         if name not in CONFIGURATIONS:
             raise InputError(f"unknown configuration '{name}'; there are {', '.join(CONFIGURATIONS)}")
+    other = None if plans_from is None else read_other_plans(plans_from)
+    if other is not None:
+        other.refuse_missing(configurations)
     dataset_name = maybe_convert_to_dataset_name(dataset_id)
     preprocessed = folder("nnUNet_preprocessed") / dataset_name
     preprocessed.mkdir(parents=True, exist_ok=True)
@@ -277,7 +312,7 @@ def plan_and_preprocess(
             base_features=base_features,
             batch_size=batch_size,
         )
-        planner.required = configurations
+        planner.required, planner.other, planner.chosen_dose_scale_gy = configurations, other, dose_scale_gy
         plans = planner.plan_experiment()
         _preprocess(dataset_id, planner.plans_identifier, configurations, n_processes)
         return plans

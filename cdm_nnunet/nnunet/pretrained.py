@@ -20,6 +20,7 @@ from cdm_nnunet.nnunet.compute import bare
 from cdm_nnunet.nnunet.model import unlike_weights
 from cdm_nnunet.nnunet.plans import DosePlans
 
+_MEND = "plan this data set by the plans of that model ('cdm-nnunet plan --plans-from', with -p NAME)"
 _MARK = "asks_the_trainer"
 
 
@@ -39,12 +40,19 @@ def load_weights(network: torch.nn.Module, file: Path, plans: DosePlans) -> None
     if "cdm" not in other:
         raise InputError(f"{file} (-pretrained_weights) is of a model that predicts no dose")
     DosePlans(other)
-    for key, name in (("catalogue", "ROI catalogue"), ("dose_scale_gy", "dose scale")):
-        if other["cdm"][key] != plans.plans["cdm"][key]:
-            raise InputError(f"{file} (-pretrained_weights) is of a model with another {name}: its weights do not fit")
+    if other["cdm"]["catalogue"] != plans.plans["cdm"]["catalogue"]:
+        raise InputError(
+            f"{file} (-pretrained_weights) is of a model with another ROI catalogue: its weights do not fit"
+        )
+    theirs_gy, ours_gy = float(other["cdm"]["dose_scale_gy"]), plans.dose_scale_gy
+    if theirs_gy != ours_gy:
+        raise InputError(
+            f"{file} (-pretrained_weights) is of a model with another dose scale ({theirs_gy} Gy, here {ours_gy} Gy): "
+            f"its weights do not fit; {_MEND}"
+        )
     inner = bare(network)
     if unlike := unlike_weights(inner, weights):
-        raise InputError(f"{file} (-pretrained_weights) is of another network: {unlike}; plan both data sets alike")
+        raise InputError(f"{file} (-pretrained_weights) is of another network: {unlike}; {_MEND}")
     inner.load_state_dict(weights)
 
 

@@ -68,7 +68,10 @@ def test_a_file_that_would_run_something(make_trainer, tmp_path):
     [
         (lambda c: c["init_args"]["plans"].pop("cdm"), "of a model that predicts no dose"),
         (lambda c: c["init_args"]["plans"]["cdm"]["catalogue"].reverse(), "with another ROI catalogue"),
-        (lambda c: c["init_args"]["plans"]["cdm"].update(dose_scale_gy=60.0), "with another dose scale"),
+        (
+            lambda c: c["init_args"]["plans"]["cdm"].update(dose_scale_gy=60.0),
+            r"another dose scale \(60.0 Gy, here 70.0 Gy\)",
+        ),
         (
             lambda c: c["network_weights"].popitem(),
             r"of another network: 1 of \d+ weights do not fit, such as decoder",
