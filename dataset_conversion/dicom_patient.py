@@ -21,12 +21,13 @@ from cdm_nnunet.dicom.plan import Plan, read_plan
 from cdm_nnunet.dicom.prescriptions import GivenLevels, Prescribed, prescribe, stated_levels
 from cdm_nnunet.dicom.pseudonyms import Pseudonyms
 from cdm_nnunet.dicom.rasteriser import rasterise
-from cdm_nnunet.dicom.resampling import even_grid, resample, uniform_grid
+from cdm_nnunet.dicom.resampling import covered_by, even_grid, resample, uniform_grid
 from cdm_nnunet.dicom.slices import ct_slices
 from cdm_nnunet.dicom.structures import StructureSet, read_structures
 from cdm_nnunet.dvh.template import Template
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.ranges import FRACTION_DOSE_GY
+from cdm_nnunet.roi import Catalogue
 
 from .case import Case, Geometry, clip_hu, pack_masks
 from .case_files import sha256
@@ -115,6 +116,8 @@ class DicomPatient:
         _refuse_fractions(plans, prescribed.levels_gy)
         ct_hu = resample(ct.volume, grid, AIR_HU, average=True)
         dose_gy = None if dose is None else resample(dose.volume, grid, 0.0)
+        if dose is not None:
+            notes += _beyond_dose_notes(roi_bits, covered_by(dose.volume.grid, grid), catalogue)
         return Case(
             name=self.name,
             split=self.split,
@@ -237,6 +240,30 @@ def spacing_mm(grid: str) -> tuple[float, float, float]:
         raise InputError(f"--grid takes 'dose', 'ct' or a voxel size of 0.5 to 10 mm, not '{grid}'")
     x, y, z = sizes if len(sizes) == 3 else sizes * 3
     return x, y, z
+
+
+def _beyond_dose_notes(
+    roi_bits: NDArray[np.unsignedinteger], has_dose: NDArray[np.bool_], catalogue: Catalogue
+) -> list[str]:
+    """ROIs beyond the dose grid, where no dose is known and 0 Gy stands.
+
+    Raises:
+        InputError: If a target is one of them.
+    """
+    notes, beyond = [], roi_bits[~has_dose]
+    for roi in catalogue.rois:
+        bit = roi_bits.dtype.type(1 << catalogue.bit(roi.name))
+        lost = int(np.count_nonzero(beyond & bit))
+        if not lost:
+            continue
+        part = f"{100 * lost / int(np.count_nonzero(roi_bits & bit)):.3g} %"
+        if roi.kind == "target":
+            raise InputError(
+                f"{part} of target '{roi.name}' lie outside the dose grid, where no dose is known; export "
+                "the dose on a larger grid, or use --grid dose"
+            )
+        notes.append(f"{part} of '{roi.name}' lie outside the dose grid; there the dose counts as 0 Gy")
+    return notes
 
 
 def _masks(

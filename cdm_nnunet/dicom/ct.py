@@ -190,7 +190,7 @@ def _slice_of(dataset: Dataset, path: Path, pixels: bool) -> CtSlice:
     modality = text_of(dataset, "Modality", path)
     if modality != "CT":
         raise InputError(f"{path} is of modality {modality}, not CT")
-    if "NumberOfFrames" in dataset or items_of(dataset, "PerFrameFunctionalGroupsSequence", path):
+    if number_of(dataset, "NumberOfFrames", path, 1) > 1 or items_of(dataset, "PerFrameFunctionalGroupsSequence", path):
         raise InputError(f"{path} is a multi-frame CT; export one file a slice")
     slope, intercept = (number_of(dataset, key, path) for key in ("RescaleSlope", "RescaleIntercept"))
     if not RESCALE_SLOPE.is_possible(slope):

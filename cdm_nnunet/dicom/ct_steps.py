@@ -18,6 +18,7 @@ EQUAL_MM = 0.101  # steps that differ by less, as by rounding to a tenth, are eq
 EQUAL_PART = 0.02  # ... or by less than this part
 WIDE = 1.5  # a step this many times a neighbouring one asks for a reason
 WIDEST_MM = 10.0
+_APART_MM = 0.4  # slices of a clinical CT are at least as far apart
 _RUN = 3  # equal steps in a row that show a change of the spacing by themselves
 _SCAN = 3  # images that make a pass of the scanner
 _MOST_PASSES = 4  # more are no scans: the numbers are in no order, ...
@@ -54,8 +55,9 @@ def step_notes(order: CtOrder) -> list[str]:
     for what, values in order.labels.items():
         _refuse_alternating(order, what, values)
     notes = []
-    numbers = _usable_numbers(order)
     steps_mm = np.diff(order.heights_mm)
+    _refuse_one_place(order, steps_mm)
+    numbers = _usable_numbers(order)
     runs = _runs(steps_mm)
     sizes_mm = [float(steps_mm[start:end].mean()) for start, end in runs]
     for k, (start, end) in enumerate(runs):
@@ -68,6 +70,16 @@ def step_notes(order: CtOrder) -> list[str]:
             shown = f"{steps_mm.min():.4g} to {steps_mm.max():.4g}"
         notes.append(f"the slices of the CT are {shown} mm apart; in between, values are interpolated linearly")
     return notes
+
+
+def _refuse_one_place(order: CtOrder, steps_mm: NDArray[np.float64]) -> None:
+    """Check that no two images lie at one place but for rounding, among others that don't."""
+    at = int(steps_mm.argmin()) if steps_mm.size else 0
+    if steps_mm.size and steps_mm[at] <= EQUAL_MM and steps_mm.max() > _APART_MM:
+        raise InputError(
+            f"two images lie only {steps_mm[at]:.2g} mm apart, at z = {order.heights_mm[at]:g} mm: one of them is "
+            "there twice or of another scan; keep the images of one"
+        )
 
 
 def _refuse_missing(order: CtOrder, run: tuple[int, int], numbers: NDArray[np.int64] | None, n_sizes: int) -> None:

@@ -116,8 +116,7 @@ def choose_plans(plans: Sequence[FileEntry], choice: str, notes: list[str]) -> l
     if choice == "latest":
         if any(plan.approval == "APPROVED" for plan in candidates):
             candidates = [plan for plan in candidates if plan.approval != "UNAPPROVED"]
-        dates = [plan.made for plan in candidates]
-        if len(dates) > 1 and (not all(dates) or dates[-1] == dates[-2]):
+        if len(candidates) > 1 and not _is_latest(candidates[-1].made, [plan.made for plan in candidates[:-1]]):
             raise InputError(f"which plan is the latest can't be told: {describe(candidates)}; choose one by name")
         notes.append(f"not the latest, left aside: {describe([plan for plan in plans if plan != candidates[-1]])}")
         return candidates[-1:]
@@ -175,6 +174,12 @@ def describe(plans: Sequence[FileEntry]) -> str:
 
 def _by_date(plans: Sequence[FileEntry]) -> list[FileEntry]:
     return sorted(plans, key=lambda plan: (plan.made, plan.sop_uid))
+
+
+def _is_latest(made: str, others: Sequence[str]) -> bool:
+    """Whether a date is later than the others; one without a time may be any time of its day."""
+    has_date = all(len(date) >= 8 and date[:8].isdigit() for date in (made, *others))
+    return has_date and not any(made.startswith(date) for date in others)
 
 
 def _planned(doses: Sequence[FileEntry], notes: list[str]) -> list[FileEntry]:

@@ -29,6 +29,7 @@ class StatedLevels:
             that.
         labels: Names of the ROIs.
         notes: What is not used.
+        unclear: Levels without an ROI because the plan names two for one of them.
     """
 
     of_rois: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
@@ -36,6 +37,7 @@ class StatedLevels:
     parts: Mapping[int, float] = field(default_factory=dict)
     labels: Mapping[int, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    unclear: tuple[str, ...] = ()
 
     @property
     def all_gy(self) -> tuple[float, ...]:
@@ -120,11 +122,12 @@ def stated_levels(plans: Sequence[Plan], structures: StructureSet | None) -> Sta
             without = ", ".join(f"'{plan.label}'" for plan, of_plan in zip(plans, doses, strict=True) if not of_plan)
             notes.append(f"ROI '{label}' is prescribed {total:g} Gy, and nothing by {without}: its total is not known")
     loose = [levels.without_roi for levels in single]
+    unclear = tuple(words for levels in single for words in levels.unclear)
     whole = all(len(levels.without_roi) == 1 and not levels.of_rois for levels in single) and len(single) > 0
     if not whole and any(loose):
         stated = ", ".join(f"'{plan.label}' {_words(of)}" for plan, of in zip(plans, loose, strict=True) if of)
         notes.append(f"levels without an ROI, not summed: {stated}")
-    return StatedLevels(of_rois, (sum(of[0] for of in loose),) if whole else (), parts, labels, tuple(notes))
+    return StatedLevels(of_rois, (sum(of[0] for of in loose),) if whole else (), parts, labels, tuple(notes), unclear)
 
 
 def prescribe(
@@ -174,16 +177,22 @@ def prescribe(
 def _levels_of(plan: Plan, structures: StructureSet | None, labels: Mapping[int, str]) -> StatedLevels:
     of_rois: dict[int, list[float]] = {}
     loose: list[float] = []
+    unclear: list[str] = []
     known = dict(labels)
     for level in plan.prescriptions:
-        number = _roi_number(level, structures)
+        number, named = _roi_number(level, structures), _named_roi(level, structures)
+        if number is not None and named not in (None, number):
+            roi = f"'{labels[number]}'" if number in labels else "not in the structure set"
+            unclear.append(f"{level.dose_gy:g} Gy are for ROI number {number}, {roi}, and called '{level.description}'")
+            number = None
         if number is None:
             loose.append(level.dose_gy)
         else:
             of_rois.setdefault(number, []).append(level.dose_gy)
             known.setdefault(number, level.description or f"ROI number {number}, which the structure set has not")
     levels = {number: _distinct(doses) for number, doses in of_rois.items()}
-    return StatedLevels(levels, _distinct(loose), {}, known, plan.notes)
+    notes = (*plan.notes, *(f"an ROI that the plan names in two ways is left open: {words}" for words in unclear))
+    return StatedLevels(levels, _distinct(loose), {}, known, notes, tuple(unclear))
 
 
 def _roi_number(level: Prescription, structures: StructureSet | None) -> int | None:
@@ -193,9 +202,14 @@ def _roi_number(level: Prescription, structures: StructureSet | None) -> int | N
         marker = any(roi.number == level.roi_number and not roi.contours and roi.unusable for roi in rois)
         if not marker:
             return level.roi_number
+    return _named_roi(level, structures)
+
+
+def _named_roi(level: Prescription, structures: StructureSet | None) -> int | None:
+    """The one ROI that has the description of a level as its name."""
     named = {
         roi.number
-        for roi in rois
+        for roi in (() if structures is None else structures.rois)
         if roi.name.strip().casefold() == level.description.strip().casefold() and (roi.contours or not roi.unusable)
     }
     return named.pop() if len(named) == 1 else None
@@ -250,6 +264,7 @@ def _refuse_loose(
     if not stated.without_roi:
         return
     states = f"the plan states {_words(stated.without_roi)} for no ROI"
+    states += f" ({'; '.join(stated.unclear)})" if stated.unclear else ""
     odd = {roi: words for roi, words in open_levels.items() if not _among(found[roi], stated.all_gy)}
     unused = [gy for gy in stated.without_roi if not _among(gy, (*found.values(), *left_out_gy))]
     above = {roi: words for roi, words in odd.items() if found[roi] > max(stated.all_gy)}

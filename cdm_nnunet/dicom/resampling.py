@@ -34,14 +34,21 @@ def resample(volume: Volume, grid: VoxelGrid, outside: float, *, average: bool =
         raise InputError("the axes of CT and dose grid are tilted against each other; resample one of them first")
     shift_mm = volume.grid.local_mm(grid.origin_mm)
     values = volume.values.astype(np.float64)
-    inside = np.ones(grid.shape, bool)
     for axis in range(3):
         centres_mm = grid.offsets_mm[axis] + shift_mm[axis]
         weights = _weights(volume.grid, axis, centres_mm, average)
         values = np.moveaxis(np.tensordot(weights, values, (1, 2 - axis)), 0, 2 - axis)
-        known = ~np.isnan(volume.grid.axis_index(axis, centres_mm))
+    return np.where(covered_by(volume.grid, grid), values, outside).astype(np.float32)
+
+
+def covered_by(given: VoxelGrid, grid: VoxelGrid) -> NDArray[np.bool_]:
+    """Voxels of a grid whose centres lie in the box of another one's voxel centres; shape of the grid (z, y, x)."""
+    shift_mm = given.local_mm(grid.origin_mm)
+    inside = np.ones(grid.shape, bool)
+    for axis in range(3):
+        known = ~np.isnan(given.axis_index(axis, grid.offsets_mm[axis] + shift_mm[axis]))
         inside &= known.reshape([-1 if 2 - axis == k else 1 for k in range(3)])
-    return np.where(inside, values, outside).astype(np.float32)
+    return inside
 
 
 def sum_volumes(volumes: Sequence[Volume], labels: Sequence[object]) -> tuple[Volume, str]:

@@ -119,6 +119,26 @@ def test_the_latest_plan_is_not_a_rejected_one(files, replanned, january, march,
     assert [read_plan(path).label for path in new.plans] == [chosen]
 
 
+@pytest.mark.parametrize(
+    ("january", "march"),
+    [
+        (("20260301", "120000"), ("20260301", "")),
+        (("20260301", "09"), ("20260301", "090000.00")),
+        (("", "120000"), ("20260301", "120000")),
+        (("", ""), ("20260301", "")),
+    ],
+)
+def test_the_latest_plan_is_not_guessed_from_half_a_date(files, replanned, january, march):
+    for path, (date, time) in ((files.plan, january), (replanned.plan, march)):
+        change(path, setting(RTPlanDate=date, RTPlanTime=time, ApprovalStatus="APPROVED"))
+    (problem,) = patient(files, default="latest").problems
+    assert problem.startswith("which plan is the latest can't be told: ")
+    change(replanned.plan, setting(RTPlanDate="20260302", RTPlanTime=""))
+    change(files.plan, setting(RTPlanDate="20260301"))
+    found = patient(files, default="latest")
+    assert (found.problems, found.plans) == ((), (replanned.plan,))
+
+
 def test_without_a_rule_a_rejected_plan_is_no_choice(files, replanned):
     change(replanned.plan, setting(ApprovalStatus="REJECTED"))
     assert patient(files).problems == ()

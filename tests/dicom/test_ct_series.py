@@ -225,3 +225,18 @@ def test_an_even_grid_stays_as_it_is():
     offsets = (np.arange(4.0), np.arange(5.0), np.arange(6.0) * 2.5)
     grid = VoxelGrid(np.array([1.0, 2.0, 3.0]), np.eye(3), offsets)
     assert even_grid(grid).same_as(grid)
+
+
+def test_two_images_at_one_place_are_refused_also_where_they_differ_by_rounding(tmp_path):
+    paths = written(tmp_path, (*EVERY_3_MM[:10], 27.02, *EVERY_3_MM[10:]))
+    with pytest.raises(InputError, match=r"two images lie only 0\.02 mm apart, at z = 27 mm: .*keep the images of one"):
+        read_ct(paths)
+
+
+def test_an_image_of_one_frame_is_a_slice(tmp_path):
+    paths = written(tmp_path)
+    edit(paths, lambda image, k: setattr(image, "NumberOfFrames", 1))
+    assert read_ct(paths).volume.values.shape == (31, 8, 8)
+    edit(paths[:1], lambda image, k: setattr(image, "NumberOfFrames", 2))
+    with pytest.raises(InputError, match="is a multi-frame CT; export one file a slice"):
+        read_ct(paths)

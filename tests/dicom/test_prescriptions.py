@@ -101,6 +101,17 @@ def test_levels_of_the_plan_are_used_or_named(of_plan, targets, mapping, expecte
         assert found.notes == ()
 
 
+def test_a_level_whose_number_and_description_are_of_two_rois_is_left_open():
+    swapped = plan((70, 2, "PTV_7000", "VOLUME"), (56, 1, "PTV_5600", "VOLUME"))
+    message = r"70 Gy are for ROI number 2, 'PTV_5600', and called 'PTV_7000'; .*say under 'patients' of the mapping"
+    with pytest.raises(InputError, match=message):
+        decide(swapped)
+    found = decide(swapped, own={"High": 70, "Low": 56})
+    assert dict(found.levels_gy) == {"High": 70, "Low": 56}
+    assert any("names in two ways is left open: 56 Gy are for ROI number 1, 'PTV_7000'" in note for note in found.notes)
+    assert dict(decide(plan((70, 1, "boost", "VOLUME")), HIGH).levels_gy) == {"High": 70}
+
+
 @pytest.mark.parametrize(
     ("of_plan", "targets", "mapping", "message"),
     [

@@ -296,3 +296,8 @@ def test_nothing_is_invented():
         value("gEUD8", np.array([-1.0, 50.0]))
     with pytest.raises(InputError, match="percentage of the prescription"):
         value("V95%", np.ones(3), prescription_gy=None)
+
+
+def test_a_masked_array_is_refused():
+    with pytest.raises(InputError, match="a masked array; give those of the ROI alone"):
+        evaluate(Metric.parse("Dmean"), np.ma.array([1.0, 100.0], mask=[False, True]), voxel_volume_cc=0.027)
