@@ -8,11 +8,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cdm_nnunet.documents import differences
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.files import locked
 from cdm_nnunet.nnunet.checkpoint import BEST, FINAL, LATEST, Checkpoint, read_checkpoint
 from cdm_nnunet.nnunet.compute import bare
-from cdm_nnunet.nnunet.model import differences, facts_of, model_facts
+from cdm_nnunet.nnunet.model import facts_of, model_facts
 
 if TYPE_CHECKING:
     from cdm_nnunet.trainers.base import DoseTrainer

@@ -79,7 +79,7 @@ def run(args: argparse.Namespace, model: Path, predict: Callable[[list[list[str]
     from cdm_nnunet.dataset_conversion.raw_layout import template_catalogue
     from cdm_nnunet.dicom.export import export_dose
     from cdm_nnunet.nnunet.inputs import find_cases, write_catalogue
-    from cdm_nnunet.nnunet.prediction_record import PredictionRecord
+    from cdm_nnunet.prediction_record import PredictionRecord
 
     if args.o.resolve().is_relative_to(args.dicom.resolve()):
         raise InputError(f"{args.o} (-o) is within {args.dicom} (--dicom); predicted doses go to a folder of their own")

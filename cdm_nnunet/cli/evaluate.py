@@ -166,6 +166,7 @@ def render(record: Mapping[str, Any]) -> str:
         terms = [term for of_case in record["undefined"].values() for term in of_case]
         names = ", ".join(dict.fromkeys(terms))
         lines += ["", f"not defined: {len(terms)} metrics, in {len(record['undefined'])} cases ({names})"]
+    lines += ["", *(f"note: {note}" for note in record["notes"])] if record["notes"] else []
     written = [f"{what}: {record['files'][what]}" for what in ("result", "report") if what in record["files"]]
     return "\n".join([*lines, "", *written])
 

@@ -100,6 +100,17 @@ function goalTable() {
   });
 }
 
+function modelTable() {
+  const columns = page.models.columns[state.candidate].map((label, index) => ({
+    label, header: index === 0, wrap: true,
+    show: (row) => (index === 3 && row[3] ? el("span", { class: `chip ${row[3] === "differs" ? "uncertain" : "not"}` }, row[3]) : row[index]),
+  }));
+  const rows = page.models.rows[state.candidate];
+  const caption = "What made the predictions, as their evaluations say.";
+  return el("div", {}, page.models.unknown.map((sentence) => el("p", { class: "muted" }, sentence)),
+    rows.length ? table(columns, rows, { caption }) : null);
+}
+
 const layout = (more) => {
   const axis = { gridcolor: colourVariable("--line"), zerolinecolor: colourVariable("--muted"), automargin: true };
   const { xaxis, yaxis, ...rest } = more;
@@ -226,6 +237,7 @@ function render() {
       el("div", { class: "controls" }, select("Quantities", [...levels, ["all", "All"]], (level) => set("level", level), state.level)),
       quantityTable()),
     record.goals.length ? card("Goals", goalTable()) : null,
+    card(page.models.title, modelTable()),
     card("Methods", el("ul", {}, page.methods.map((sentence) => el("li", {}, sentence)))));
   drawForest(forest);
   drawPatients(slopes, differences);

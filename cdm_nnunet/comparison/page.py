@@ -7,7 +7,7 @@ from importlib import resources
 
 from plotly.offline import get_plotlyjs
 
-from cdm_nnunet.comparison import words
+from cdm_nnunet.comparison import origins, words
 from cdm_nnunet.comparison.record import Comparison
 from cdm_nnunet.report.page import csp_hash, json_script
 
@@ -46,6 +46,12 @@ def _worded(comparison: Comparison) -> dict[str, object]:
             name: [words.headline(result, name) for result in comparison.at("score")] for name in comparison.candidates
         },
         "dropped": words.dropped(comparison),
+        "models": {
+            "title": origins.TITLE,
+            "columns": {name: origins.columns(comparison.baseline, name) for name in comparison.candidates},
+            "rows": {name: origins.rows(comparison, name) for name in comparison.candidates},
+            "unknown": origins.unknown(comparison),
+        },
         "methods": words.methods(comparison),
     }
 

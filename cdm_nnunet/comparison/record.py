@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from cdm_nnunet.comparison.statistics import ALPHA, CONFIDENCE, Interval, Method
+from cdm_nnunet.prediction_record import Origin
 
 FORMAT_VERSION = 2
 Level = Literal["score", "pooled", "roi"]
@@ -183,6 +184,7 @@ class Comparison:
         seed: Seed of the random sign flips.
         n_flips: Their number.
         software: Versions.
+        origins: By model, what its predictions were made with, as its evaluation says; None where it does not.
     """
 
     dataset: str
@@ -198,6 +200,7 @@ class Comparison:
     seed: int
     n_flips: int
     software: Mapping[str, str]
+    origins: Mapping[str, Origin | None] = field(default_factory=dict)
 
     @property
     def n_patients(self) -> int:
@@ -233,6 +236,7 @@ class Comparison:
             "dropped": {model: list(cases) for model, cases in self.dropped.items()},
             "baseline": self.baseline,
             "models": dict(self.models),
+            "origins": {name: None if origin is None else asdict(origin) for name, origin in self.origins.items()},
             "statistics": {
                 "difference": "absolute error of the model minus that of the baseline",
                 "unit": "patient",

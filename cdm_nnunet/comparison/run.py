@@ -98,6 +98,7 @@ def compare(
             "python": platform.python_version(),
             **{package: version(package) for package in ("numpy", "scipy", "statsmodels", "plotly")},
         },
+        {model.name: model.evaluation.model for model in models},
     )
 
 

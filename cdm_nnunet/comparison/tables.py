@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from cdm_nnunet.comparison import words
+from cdm_nnunet.comparison import origins, words
 from cdm_nnunet.comparison.record import LEVELS, Comparison
 from cdm_nnunet.comparison.statistics import Interval
 from cdm_nnunet.files import csv_text
@@ -58,6 +58,7 @@ def goals_csv(comparison: Comparison) -> str:
 def markdown(comparison: Comparison) -> str:
     """All tables with their headlines and methods."""
     lines = [f"# {_markdown(words.title(comparison))}", "", *map(_markdown, words.dropped(comparison)), ""]
+    lines += [_markdown(" ".join(origins.unknown(comparison))), ""]
     for candidate in comparison.candidates:
         lines += [f"## {_markdown(candidate)} against {_markdown(comparison.baseline)}", ""]
         lines += [f"- {_markdown(words.headline(result, candidate))}" for result in comparison.at("score")]
@@ -98,6 +99,8 @@ def _tables(comparison: Comparison, candidate: str) -> Iterator[tuple[str, Seque
     if comparison.goals:
         head = words.goal_columns(comparison.baseline, candidate)
         yield words.GOAL_TITLE, head, words.goal_rows(comparison, candidate)
+    if body := origins.rows(comparison, candidate):
+        yield origins.TITLE, origins.columns(comparison.baseline, candidate), body
 
 
 def _quantity_rows(comparison: Comparison) -> Iterator[tuple[object, ...]]:

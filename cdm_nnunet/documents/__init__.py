@@ -1,5 +1,6 @@
 """JSON and YAML files from outside: one reader with limits, types, and messages with line and column."""
 
+from cdm_nnunet.documents.differing import differences
 from cdm_nnunet.documents.faults import Fault, faults_of, field_name, refuse, summary
 from cdm_nnunet.documents.places import Path, Place
 from cdm_nnunet.documents.reading import (
@@ -24,6 +25,7 @@ __all__ = [
     "Path",
     "Place",
     "check",
+    "differences",
     "faults_of",
     "field_name",
     "in_order",

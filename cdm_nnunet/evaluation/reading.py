@@ -17,9 +17,11 @@ from cdm_nnunet.evaluation.pooling import pooled_scores
 from cdm_nnunet.evaluation.record import FORMAT_VERSION, RESULT_FILE, CaseResult, Evaluation
 from cdm_nnunet.evaluation.roi_record import NOT_EVALUABLE, Count, GoalResult, MetricResult, RoiResult
 from cdm_nnunet.evaluation.uncertainty import Calibration, certainty_of
+from cdm_nnunet.prediction_record import Origin
 
 MAX_RESULT_BYTES = 2**30
 SCORE_TOLERANCE = 1e-9  # relative: means of the same numbers, added by another release of a library
+_ADDED: Mapping[str, Any] = {"model": None, "notes": []}  # keys that the first records of this format lack
 _AGAIN = "'cdm-nnunet evaluate' writes it"
 
 
@@ -38,6 +40,8 @@ class _Head:
     dose_region: str | None
     n_dataset_cases: Count
     n_members: Count
+    model: Origin | None
+    notes: tuple[str, ...]
     calibration: Calibration | None
     scores: dict[str, Any]
     cases: dict[str, dict[str, Any]]
@@ -71,6 +75,7 @@ def evaluation_from_json(content: Mapping[str, Any], where: str) -> Evaluation:
             f"{where} is not a result of format version {FORMAT_VERSION} (it says {version}); "
             "evaluate again with this version of cdm-nnunet"
         )
+    content = {**_ADDED, **content}
     head = typed(content, _Head, where, "evaluate again")
     template = Template.from_json(head.template_definition, f"{where}: template_definition")
     cases = tuple(case_from_json(case, entry, template, f"{where}: ") for case, entry in head.cases.items())
@@ -86,6 +91,8 @@ def evaluation_from_json(content: Mapping[str, Any], where: str) -> Evaluation:
         head.n_members,
         content["calibration"],
         head.software.cdm_nnunet,
+        head.model,
+        head.notes,
     )
     wanted = pooled_scores(cases, None if head.calibration is None else head.calibration.nominal_percent)
     for place in _differences(head.scores, wanted, "scores"):

@@ -15,6 +15,7 @@ from cdm_nnunet import __version__
 from cdm_nnunet.dvh import Template
 from cdm_nnunet.evaluation.gamma import Normalisation
 from cdm_nnunet.evaluation.roi_record import Count, Finite, NonNegative, Percent, Positive, RoiResult
+from cdm_nnunet.prediction_record import Origin
 
 FORMAT_VERSION = 3
 RESULT_FILE = "result.json"
@@ -147,6 +148,8 @@ class Evaluation:
         n_members: Number of members whose spread was taken; 0 without.
         calibration: What intervals rest on, as :meth:`cdm_nnunet.evaluation.uncertainty.Calibration.to_json` says it.
         software_version: Version of this software that made it.
+        model: What the predictions were made with, by their records; None where it is not known.
+        notes: What is not known of the predictions, in sentences.
     """
 
     dataset: str
@@ -158,6 +161,8 @@ class Evaluation:
     n_members: int = 0
     calibration: Mapping[str, Any] | None = None
     software_version: str = __version__
+    model: Origin | None = None
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``result.json``."""
@@ -171,6 +176,8 @@ class Evaluation:
             "n_cases": len(self.cases),
             "n_dataset_cases": self.n_dataset_cases,
             "n_members": self.n_members,
+            "model": None if self.model is None else asdict(self.model),
+            "notes": list(self.notes),
             "calibration": self.calibration,
             "scores": dict(self.scores),
             "cases": {case.case: case.to_json() for case in self.cases},

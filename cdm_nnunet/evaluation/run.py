@@ -16,6 +16,7 @@ from cdm_nnunet.errors import InputError
 from cdm_nnunet.evaluation.doses import dose_region_name
 from cdm_nnunet.evaluation.finished import FinishedCases, case_digest, snapshot
 from cdm_nnunet.evaluation.gamma import GammaRule
+from cdm_nnunet.evaluation.origin import origin_of_predictions
 from cdm_nnunet.evaluation.pairing import CaseFiles, Required, find_cases, load_pair
 from cdm_nnunet.evaluation.pooling import pooled_scores
 from cdm_nnunet.evaluation.record import RESULT_FILE, CaseResult, Evaluation
@@ -87,7 +88,8 @@ def evaluate_folder(
         progress: Called with ``"scoring"``, the number of cases done and of all.
 
     Raises:
-        InputError: As :func:`find_cases`, :func:`load_pair`, :func:`score_case` and :meth:`Calibration.fit`.
+        InputError: As :func:`find_cases`, :func:`origin_of_predictions`, :func:`load_pair`,
+            :func:`score_case` and :meth:`Calibration.fit`.
     """
     options = Options() if options is None else options
     template = dataset.template if template is None else template
@@ -97,6 +99,9 @@ def evaluate_folder(
     if options.calibrated_on is not None:
         calibration = Calibration.fit(options.calibrated_on, options.coverage_percent)
     cases = find_cases(dataset, predictions, only=options.cases, required=options.required, members=options.members)
+    model, notes = origin_of_predictions(dataset, {files.case: files.predicted for files in cases})
+    for number in range(len(options.members)):
+        origin_of_predictions(dataset, {files.case: files.members[number] for files in cases})
     kept = None if finished is None else FinishedCases(finished)
     work = partial(_score, template=template, gamma=options.gamma, finished=kept)
     results = _map(work, cases, processes, "scoring", progress)
@@ -108,6 +113,8 @@ def evaluate_folder(
         tuple(results),
         {},
         len(options.members),
+        model=model,
+        notes=notes,
     )
     if options.calibrated_on is None or calibration is None:
         return replace(evaluation, scores=pooled_scores(results))

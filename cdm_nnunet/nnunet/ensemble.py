@@ -12,7 +12,7 @@ from tqdm import tqdm
 from cdm_nnunet.dataset import FILE_ENDING
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.images import Image, read_image, write_image
-from cdm_nnunet.nnunet.prediction_record import PredictionRecord, record_path
+from cdm_nnunet.prediction_record import PredictionRecord, record_path
 
 
 def dose_files(folder: Path) -> dict[str, Path]:
@@ -80,5 +80,8 @@ def _record_of(case: str, files: Sequence[Path], names: Sequence[str]) -> Predic
     notes = list(dict.fromkeys(note for record in records for note in record.notes))
     prescriptions = records[0].prescriptions_gy if records else None
     return PredictionRecord(
-        case=case, prescriptions_gy=prescriptions, notes=[*notes, f"mean of {len(names)} doses: {', '.join(names)}"]
+        case=case,
+        prescriptions_gy=prescriptions,
+        notes=[*notes, f"mean of {len(names)} doses: {', '.join(names)}"],
+        inputs_sha256=dict(inputs.pop()) if inputs else None,
     )

@@ -14,7 +14,7 @@ from cdm_nnunet.dataset import FILE_ENDING
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.nnunet.inputs import unlike_training
 from cdm_nnunet.nnunet.plans import DosePlans
-from cdm_nnunet.nnunet.prediction_record import digests_of
+from cdm_nnunet.prediction_record import digests_of
 
 Item = dict[str, Any]
 FilesJob = tuple[list[str], str | None, PlansManager, ConfigurationManager]

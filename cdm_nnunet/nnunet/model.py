@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 
-from cdm_nnunet.documents import read_json
+from cdm_nnunet.documents import differences, read_json
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.nnunet.checkpoint import FINAL, Checkpoint, read_checkpoint
 from cdm_nnunet.nnunet.plans import DosePlans
@@ -27,7 +27,6 @@ _PLANS, _DATASET = "plans.json", "dataset.json"
 _NOT_PLANNED = ("continue_training", "label_manager")  # set by nnU-Net's command; ours whatever it says
 _DATASET_KEYS = ("channel_names", "labels", "file_ending", "overwrite_image_reader_writer")
 _SECTION_KEYS = ("format_version", "units", "catalogue")
-_SHOWN = 3
 _MARK = "cdm"
 
 
@@ -168,18 +167,6 @@ def refuse_other_plans(
             )
 
 
-def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    """The first few places where two nested values differ, with both values; empty where they are equal.
-
-    Example:
-        >>> differences({"a": {"b": 1, "c": [1, 2]}}, {"a": {"b": 2, "c": [1, 2]}})
-        'a.b is 1 and 2'
-    """
-    found = list(_differences("", one, other))
-    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-    return "; ".join(found[:_SHOWN]) + more
-
-
 def unlike_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> str:
     """How many weights do not fit a network, and one of them; empty where all do."""
     own = network.state_dict()
@@ -233,19 +220,3 @@ def _refuse_other_copies(model: TrainedModel) -> None:
 def _read(path: Path, mend: str = "") -> dict[str, Any]:
     content: dict[str, Any] = read_json(path, dict[str, Any], mend)
     return content
-
-
-def _differences(where: str, one: Any, other: Any) -> Iterator[str]:
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        for key in sorted({*one, *other}, key=str):
-            yield from _differences(f"{where}.{key}" if where else str(key), one.get(key), other.get(key))
-    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
-        for k, pair in enumerate(zip(one, other, strict=True)):
-            yield from _differences(f"{where}[{k}]", *pair)
-    elif one != other:
-        yield f"{where} is {_short(one)} and {_short(other)}"
-
-
-def _short(value: Any) -> str:
-    text = "absent" if value is None else str(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."

@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from cdm_nnunet.dataset import FORMAT_VERSION, READER_NAME, UNITS, RawDataset, StockEntries
-from cdm_nnunet.documents import typed
+from cdm_nnunet.documents import differences, typed
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.files import locked, write_json, write_text
 from cdm_nnunet.folders import DEFAULT_PLANS, folder
 from cdm_nnunet.nnunet.cohort import SECTION as COHORT
 from cdm_nnunet.nnunet.fingerprint import DoseFingerprintExtractor
-from cdm_nnunet.nnunet.model import differences, facts_in, model_facts
+from cdm_nnunet.nnunet.model import facts_in, model_facts
 from cdm_nnunet.nnunet.network import BitDecodeUNet
 from cdm_nnunet.nnunet.plans import LABEL_MANAGER_NAME, PLANNER_NAME, PREPROCESSOR_NAME, DosePlans
 from cdm_nnunet.nnunet.preprocessor import DosePreprocessor

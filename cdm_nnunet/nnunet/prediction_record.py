@@ -1,94 +1,50 @@
-"""What is known of a predicted dose beside its voxels: ``CASE.prediction.json`` beside ``CASE.nii.gz``."""
+"""Records of the doses of a predictor, and which of them need not be predicted again."""
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import hashlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from cdm_nnunet.dataset import FILE_ENDING
-from cdm_nnunet.documents import read_json
+from cdm_nnunet.documents import typed
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.files import write_json
 from cdm_nnunet.nnunet.checkpoint import weights_digest
 from cdm_nnunet.nnunet.compute import bare
-from cdm_nnunet.nnunet.model import differences, model_digest
-
-RECORD_ENDING = ".prediction.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Origin:
-    """All that a dose depends on besides its case.
-
-    Attributes:
-        dataset: Data set that the model was trained on.
-        trainer: Class of the trainer.
-        plans: Name of the plans.
-        plans_sha256: Digest of the plans and ``dataset.json``: see :func:`cdm_nnunet.nnunet.model.model_digest`.
-        spacing_mm: Voxel size (z, y, x) of the network's grid.
-        weights_sha256: Digest of each fold's weights.
-        tile_step_size: Step between windows, in patch sizes.
-        mirroring: Whether left-right mirrored predictions were averaged.
-        gaussian: Whether windows were weighted.
-    """
-
-    dataset: str
-    trainer: str
-    plans: str
-    plans_sha256: str
-    spacing_mm: list[float]
-    weights_sha256: list[str]
-    tile_step_size: float
-    mirroring: bool
-    gaussian: bool
+from cdm_nnunet.nnunet.model import TrainedModel, model_digest
+from cdm_nnunet.prediction_record import Origin, PredictionRecord, Setting, digest_of, digests_of
 
 
-@dataclass(frozen=True, kw_only=True)
-class PredictionRecord:
-    """One predicted dose.
+@dataclass(frozen=True)
+class Training:
+    """What the checkpoints of a model say of their training.
 
     Attributes:
-        case: Name of the case.
-        prescriptions_gy: Prescription of each target as the model read it, Gy; None where it is not known.
-        notes: What is unusual about the case, one sentence each.
-        origin: What the dose depends on; None where it is not known.
-        inputs_sha256: Digests of the input files by name; None where there were none.
-        dose_sha256: Digest of the dose's file; None until it is written.
+        configuration: Such as ``3d_fullres``.
+        settings: Of each fold; None where its checkpoint does not have them.
     """
 
-    case: str
-    prescriptions_gy: dict[str, float] | None
-    notes: list[str]
-    origin: Origin | None = None
-    inputs_sha256: dict[str, str] | None = None
-    dose_sha256: str | None = None
-
-    @contextlib.contextmanager
-    def beside(self, dose: Path) -> Iterator[None]:
-        """Write the record of a dose ``CASE.nii.gz``, which the block writes; a dose without one is not finished."""
-        record_path(dose).unlink(missing_ok=True)
-        yield
-        written = dataclasses.replace(self, dose_sha256=_digest(dose))
-        write_json(record_path(dose), asdict(written))
+    configuration: str
+    settings: Mapping[str, dict[str, Setting] | None]
 
     @classmethod
-    def read(cls, dose: Path) -> PredictionRecord:
-        """The record of a dose ``CASE.nii.gz``.
+    def of(cls, model: TrainedModel) -> Training:
+        """That of a model's folds.
 
         Raises:
-            InputError: If it is missing or damaged.
+            InputError: If the settings in a checkpoint are none.
         """
-        return read_json(record_path(dose), cls, "predict the case again")
+        settings: dict[str, dict[str, Setting] | None] = {}
+        for checkpoint in model.checkpoints:
+            stored, where = checkpoint.settings, f"{checkpoint.path}: settings"
+            settings[checkpoint.fold] = None if stored is None else typed(stored, dict[str, Setting], where)
+        return cls(model.configuration, settings)
 
 
-def origin_of(predictor: nnUNetPredictor) -> Origin:
-    """The origin of the doses of a predictor, its model loaded."""
+def origin_of(predictor: nnUNetPredictor, training: Training | None) -> Origin:
+    """The origin of the doses of a predictor, its model loaded; without its training where that is not known."""
     manager, weights = predictor.plans_manager, predictor.list_of_parameters or [bare(predictor.network).state_dict()]
     return Origin(
         dataset=str(manager.dataset_name),
@@ -100,17 +56,10 @@ def origin_of(predictor: nnUNetPredictor) -> Origin:
         tile_step_size=float(predictor.tile_step_size),
         mirroring=bool(predictor.use_mirroring),
         gaussian=bool(predictor.use_gaussian),
+        configuration=None if training is None else training.configuration,
+        folds=None if training is None else list(training.settings),
+        settings=None if training is None else dict(training.settings),
     )
-
-
-def record_path(dose: Path) -> Path:
-    """The record's file for a dose ``CASE.nii.gz``."""
-    return dose.with_name(dose.name.removesuffix(FILE_ENDING) + RECORD_ENDING)
-
-
-def digests_of(files: Iterable[str]) -> dict[str, str]:
-    """SHA-256 of files by name."""
-    return {Path(file).name: _digest(Path(file)) for file in files}
 
 
 def unfinished(
@@ -145,13 +94,8 @@ def _is_finished(files: Sequence[str], output: str, origin: Origin) -> bool:
     if not dose.is_file() or record.origin is None:
         return False
     mend = "choose another folder (-o), or leave out --continue_prediction to predict all cases anew"
-    if unlike := differences(asdict(record.origin), asdict(origin)):
+    if unlike := record.origin.unlike(origin):
         raise InputError(f"{dose} was predicted by another model or in another way ({unlike}); {mend}")
-    if record.dose_sha256 != _digest(dose):
+    if record.dose_sha256 != digest_of(dose):
         raise InputError(f"{dose} has changed since it was predicted; {mend}")
     return record.inputs_sha256 == digests_of(files)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

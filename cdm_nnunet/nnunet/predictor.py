@@ -28,9 +28,10 @@ from cdm_nnunet.nnunet.inputs import find_cases, refuse_bare_array, refuse_other
 from cdm_nnunet.nnunet.items import Item, preprocess_array, preprocess_files
 from cdm_nnunet.nnunet.model import read_model, refuse_other_plans
 from cdm_nnunet.nnunet.plans import LEFT_RIGHT_AXIS, DosePlans
-from cdm_nnunet.nnunet.prediction_record import PredictionRecord, origin_of, unfinished
+from cdm_nnunet.nnunet.prediction_record import Training, origin_of, unfinished
 from cdm_nnunet.nnunet.reader import CDMReaderWriter
 from cdm_nnunet.parallel import ordered
+from cdm_nnunet.prediction_record import Origin, PredictionRecord
 
 _LOCKS: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
 _LOCKS_LOCK = threading.Lock()
@@ -60,6 +61,7 @@ class DosePredictor(nnUNetPredictor):
 
     network: torch.nn.Module
     _dose_plans: DosePlans | None = None
+    _trained: tuple[object, Training] | None = None  # (the weights that were loaded, how they were trained)
 
     @property
     def dose_plans(self) -> DosePlans:
@@ -89,6 +91,7 @@ class DosePredictor(nnUNetPredictor):
             model.network(manager), manager, manager.get_configuration(model.configuration), weights,
             model.dataset_json, model.trainer_name, None,
         )  # fmt: skip
+        self._trained = (self.list_of_parameters, Training.of(model))
 
     def predict_from_files(
         self,
@@ -122,7 +125,7 @@ class DosePredictor(nnUNetPredictor):
             cases, outputs = unfinished(
                 list_of_lists_or_source_folder[part_id::num_parts],
                 output_folder_or_list_of_truncated_output_files,
-                origin_of(self),
+                self._origin(),
             )
             if not cases:
                 return []
@@ -139,6 +142,10 @@ class DosePredictor(nnUNetPredictor):
             num_parts,
             part_id,
         )
+
+    def _origin(self) -> Origin:
+        weights, training = self._trained or (None, None)
+        return origin_of(self, training if weights is self.list_of_parameters else None)
 
     def predict_from_files_sequential(
         self,
@@ -195,7 +202,7 @@ class DosePredictor(nnUNetPredictor):
         """
         if save_probabilities:
             raise InputError("a dose model has no class probabilities")
-        origin = origin_of(self)
+        origin = self._origin()
         results: list[NDArray[np.float32] | None] = []
         refused: dict[str, str] = {}
         for item in tqdm(data_iterator, desc="predict", unit="case", disable=not self.allow_tqdm):

@@ -375,7 +375,7 @@ def test_a_patient_that_cannot_be_used_does_not_stop_the_others(new, tmp_path, c
 
 def one_dose(out, cases):
     """Stands for the network: 60 Gy on the grid of each case."""
-    from cdm_nnunet.nnunet.prediction_record import PredictionRecord
+    from cdm_nnunet.prediction_record import PredictionRecord
 
     out.mkdir(exist_ok=True)
     for files in cases:

@@ -11,9 +11,10 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 import cdm_nnunet
 from cdm_nnunet.cli.main import main
+from cdm_nnunet.documents import differences
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.nnunet.checkpoint import FINAL, write_checkpoint
-from cdm_nnunet.nnunet.model import differences, facts_in, mark, read_model, refuse_other_folds
+from cdm_nnunet.nnunet.model import facts_in, mark, read_model, refuse_other_folds
 from cdm_nnunet.nnunet.planner import plan_and_preprocess
 from cdm_nnunet.nnunet.plans import DosePlans, model_plans
 from cdm_nnunet.nnunet.predictor import DosePredictor

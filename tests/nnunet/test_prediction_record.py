@@ -11,9 +11,9 @@ from torch import nn
 
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.nnunet.checkpoint import weights_digest
-from cdm_nnunet.nnunet.prediction_record import PredictionRecord, record_path
 from cdm_nnunet.nnunet.predictor import DosePredictor
 from cdm_nnunet.nnunet.reader import CDMReaderWriter
+from cdm_nnunet.prediction_record import PredictionRecord, record_path
 
 
 class Constant(nn.Module):

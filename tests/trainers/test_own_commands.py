@@ -9,7 +9,7 @@ import pytest
 
 from cdm_nnunet.cli.main import main
 from cdm_nnunet.images import Image, read_image, write_image
-from cdm_nnunet.nnunet.prediction_record import PredictionRecord
+from cdm_nnunet.prediction_record import PredictionRecord
 
 # (of timm, which nnU-Net's search imports)
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")

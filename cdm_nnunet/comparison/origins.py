@@ -1,0 +1,88 @@
+"""What each model of a comparison is: plans, options and training settings side by side, as their evaluations say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from cdm_nnunet.comparison.record import Comparison
+from cdm_nnunet.prediction_record import Origin, Setting
+
+TITLE = "Models"
+DIFFERS, UNKNOWN = "differs", "not known"
+_DIGITS = 12  # of a digest
+_LABELS = {
+    "dataset": "trained on",
+    "trainer": "trainer",
+    "configuration": "configuration",
+    "plans": "plans",
+    "plans_sha256": "digest of the plans",
+    "folds": "folds",
+    "spacing_mm": "network grid (z, y, x), mm",
+    "tile_step_size": "step between windows, patch sizes",
+    "mirroring": "mean of mirrored predictions",
+    "gaussian": "weighted windows",
+}
+
+
+def columns(baseline: str, candidate: str) -> tuple[str, ...]:
+    """Heads of the table of models."""
+    return ("", baseline, candidate, "")
+
+
+def rows(comparison: Comparison, candidate: str) -> list[tuple[str, ...]]:
+    """What two models are, a row for each property, in the order of :func:`columns`.
+
+    Returns:
+        Property, both values, and ``differs`` where they do, or ``not known`` where one is not. Empty where nothing is
+        known of both.
+    """
+    one, two = (_facts(comparison.origins.get(name)) for name in (comparison.baseline, candidate))
+    return [
+        (name, one.get(name, UNKNOWN), two.get(name, UNKNOWN), _mark(one.get(name), two.get(name)))
+        for name in dict.fromkeys([*one, *two])
+    ]
+
+
+def unknown(comparison: Comparison) -> list[str]:
+    """Of which models nothing is known, in sentences."""
+    return [
+        f"The evaluation of {name} does not say which model made its predictions."
+        for name in comparison.models
+        if comparison.origins.get(name) is None
+    ]
+
+
+def _mark(one: str | None, two: str | None) -> str:
+    return UNKNOWN if one is None or two is None else DIFFERS if one != two else ""
+
+
+def _facts(origin: Origin | None) -> dict[str, str]:
+    if origin is None:
+        return {}
+    values: dict[str, Any] = {name: getattr(origin, name) for name in _LABELS}
+    values["plans_sha256"] = origin.plans_sha256[:_DIGITS]
+    known = {label: _text(values[name]) for name, label in _LABELS.items() if values[name] is not None}
+    return {**known, **dict(_settings(origin.settings or {}))}
+
+
+def _settings(by_fold: Mapping[str, Mapping[str, Setting] | None]) -> Iterator[tuple[str, str]]:
+    """Each setting: its value, or that of each fold where they differ."""
+    for name in dict.fromkeys(name for settings in by_fold.values() for name in settings or {}):
+        values = {
+            fold: UNKNOWN if settings is None or name not in settings else _text(settings[name])
+            for fold, settings in by_fold.items()
+        }
+        alike = len(set(values.values())) == 1
+        told = (
+            next(iter(values.values())) if alike else "; ".join(f"fold {fold}: {text}" for fold, text in values.items())
+        )
+        yield f"setting {name}", told
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(map(_text, value))
+    return "default" if value is None else str(value)

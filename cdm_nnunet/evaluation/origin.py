@@ -1,0 +1,90 @@
+"""Which model made the predictions of a folder, by the records beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from cdm_nnunet.dataset import CHANNEL_NAMES, RawDataset
+from cdm_nnunet.errors import InputError
+from cdm_nnunet.prediction_record import Origin, PredictionRecord, digest_of, record_path
+
+NO_RECORD = (
+    "the predictions have no record ('cdm-nnunet predict' writes one): which model made them, and from which images, "
+    "is not known"
+)
+NO_ORIGIN = "the records of the predictions do not say which model made them"
+NO_INPUTS = "the records of the predictions do not say from which images they were made"
+
+
+def origin_of_predictions(dataset: RawDataset, doses: Mapping[str, Path]) -> tuple[Origin | None, tuple[str, ...]]:
+    """Read the records of predictions, and check that these are of one model and of the data set's images.
+
+    Args:
+        dataset: The raw data set.
+        doses: The predicted dose of each case.
+
+    Returns:
+        The origin that all have in common, None where it is not known; and sentences on what is not known.
+
+    Raises:
+        InputError: If a record is damaged, some doses have none, a dose is not the one of its record, the doses are
+            of several models or were predicted in several ways, or from other images than the data set's.
+    """
+    found = {case: dose for case, dose in doses.items() if record_path(dose).exists()}
+    if not found:
+        return None, (NO_RECORD,)
+    if lacking := [case for case in doses if case not in found]:
+        raise InputError(
+            f"{record_path(doses[lacking[0]])} is missing, and case '{next(iter(found))}' has its record "
+            f"({len(lacking)} of {len(doses)} predictions lack one): nobody knows which model predicted case "
+            f"'{lacking[0]}'; predict it again (--continue_prediction keeps the others)"
+        )
+    records = {case: _record(case, dose) for case, dose in found.items()}
+    for case, record in records.items():
+        _refuse_other_images(dataset, case, record)
+    origin = _common_origin(records, next(iter(found.values())).parent)
+    unknown_inputs = any(record.inputs_sha256 is None for record in records.values())
+    return origin, (*((NO_ORIGIN,) if origin is None else ()), *((NO_INPUTS,) if unknown_inputs else ()))
+
+
+def _record(case: str, dose: Path) -> PredictionRecord:
+    record = PredictionRecord.read(dose)
+    if record.case != case:
+        raise InputError(f"{record_path(dose)} is of case '{record.case}'; predict the case again")
+    if record.dose_sha256 != digest_of(dose):
+        raise InputError(
+            f"{dose} is not the dose of its record {record_path(dose).name}: it was changed or replaced after the "
+            "prediction; predict the case again, or delete the record of a dose from elsewhere"
+        )
+    return record
+
+
+def _refuse_other_images(dataset: RawDataset, case: str, record: PredictionRecord) -> None:
+    if record.inputs_sha256 is None:
+        return
+    # (by channel: the images may have had another name)
+    predicted_from: Sequence[str] = [record.inputs_sha256[name] for name in sorted(record.inputs_sha256)]
+    paths = [dataset.image_path(case, channel) for channel in range(len(CHANNEL_NAMES))]
+    own = [digest_of(path) if path.is_file() else None for path in paths]
+    others = [path for path, digest, used in zip(paths, own, predicted_from, strict=False) if digest != used]
+    if others or len(own) != len(predicted_from):
+        raise InputError(
+            f"case '{case}' was predicted from other images than those of {dataset.folder.name} "
+            f"({(others or paths)[0].name} differs); predict with the images of this data set"
+        )
+
+
+def _common_origin(records: Mapping[str, PredictionRecord], folder: Path) -> Origin | None:
+    (first, record), *others = records.items()
+    for case, other in others:
+        if (record.origin is None) != (other.origin is None):
+            unlike = "one record says its model, the other does not"
+        else:
+            unlike = record.origin.unlike(other.origin) if record.origin and other.origin else ""
+        if unlike:
+            raise InputError(
+                f"{folder} holds predictions of several models, or made in several ways: of cases '{first}' and "
+                f"'{case}' {unlike}; keep one folder for each, or predict all cases again"
+            )
+    return record.origin

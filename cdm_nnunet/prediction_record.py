@@ -1,0 +1,110 @@
+"""What is known of a predicted dose beside its voxels: ``CASE.prediction.json`` beside ``CASE.nii.gz``."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from cdm_nnunet.dataset import FILE_ENDING
+from cdm_nnunet.documents import differences, read_json
+from cdm_nnunet.files import write_json
+
+RECORD_ENDING = ".prediction.json"
+Setting = bool | int | float | str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """All that a dose depends on besides its case.
+
+    Attributes:
+        dataset: Data set that the model was trained on.
+        trainer: Class of the trainer.
+        plans: Name of the plans.
+        plans_sha256: Digest of the plans and ``dataset.json``: see :func:`cdm_nnunet.nnunet.model.model_digest`.
+        spacing_mm: Voxel size (z, y, x) of the network's grid.
+        weights_sha256: Digest of each fold's weights.
+        tile_step_size: Step between windows, in patch sizes.
+        mirroring: Whether left-right mirrored predictions were averaged.
+        gaussian: Whether windows were weighted.
+        configuration: Such as ``3d_fullres``; None where it is not known, as are the next two.
+        folds: Of the weights, in their order.
+        settings: Of the training of each fold, by name; None for a fold whose checkpoint does not have them.
+    """
+
+    dataset: str
+    trainer: str
+    plans: str
+    plans_sha256: str
+    spacing_mm: list[float]
+    weights_sha256: list[str]
+    tile_step_size: float
+    mirroring: bool
+    gaussian: bool
+    configuration: str | None = None
+    folds: list[str] | None = None
+    settings: dict[str, dict[str, Setting] | None] | None = None
+
+    def unlike(self, other: Origin) -> str:
+        """What differs, with both values; what one of them does not know does not count."""
+        one, two = asdict(self), asdict(other)
+        known = [key for key in one if one[key] is not None and two[key] is not None]
+        return differences({key: one[key] for key in known}, {key: two[key] for key in known})
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionRecord:
+    """One predicted dose.
+
+    Attributes:
+        case: Name of the case.
+        prescriptions_gy: Prescription of each target as the model read it, Gy; None where it is not known.
+        notes: What is unusual about the case, one sentence each.
+        origin: What the dose depends on; None where it is not known.
+        inputs_sha256: Digests of the input files by name; None where there were none.
+        dose_sha256: Digest of the dose's file; None until it is written.
+    """
+
+    case: str
+    prescriptions_gy: dict[str, float] | None
+    notes: list[str]
+    origin: Origin | None = None
+    inputs_sha256: dict[str, str] | None = None
+    dose_sha256: str | None = None
+
+    @contextlib.contextmanager
+    def beside(self, dose: Path) -> Iterator[None]:
+        """Write the record of a dose ``CASE.nii.gz``, which the block writes; a dose without one is not finished."""
+        record_path(dose).unlink(missing_ok=True)
+        yield
+        written = dataclasses.replace(self, dose_sha256=digest_of(dose))
+        write_json(record_path(dose), asdict(written))
+
+    @classmethod
+    def read(cls, dose: Path) -> PredictionRecord:
+        """The record of a dose ``CASE.nii.gz``.
+
+        Raises:
+            InputError: If it is missing or damaged.
+        """
+        return read_json(record_path(dose), cls, "predict the case again")
+
+
+def record_path(dose: Path) -> Path:
+    """The record's file for a dose ``CASE.nii.gz``."""
+    return dose.with_name(dose.name.removesuffix(FILE_ENDING) + RECORD_ENDING)
+
+
+def digests_of(files: Iterable[str]) -> dict[str, str]:
+    """SHA-256 of files by name."""
+    return {Path(file).name: digest_of(Path(file)) for file in files}
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
