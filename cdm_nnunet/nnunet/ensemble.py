@@ -77,11 +77,12 @@ def _record_of(case: str, files: Sequence[Path], names: Sequence[str]) -> Predic
     inputs = {tuple(sorted(record.inputs_sha256.items())) for record in records if record.inputs_sha256}
     if len(inputs) > 1:
         raise InputError(f"case '{case}': the models were given different images: {', '.join(map(str, files))}")
+    are_known = len(records) == len(files) and all(record.inputs_sha256 for record in records)
     notes = list(dict.fromkeys(note for record in records for note in record.notes))
     prescriptions = records[0].prescriptions_gy if records else None
     return PredictionRecord(
         case=case,
         prescriptions_gy=prescriptions,
         notes=[*notes, f"mean of {len(names)} doses: {', '.join(names)}"],
-        inputs_sha256=dict(inputs.pop()) if inputs else None,
+        inputs_sha256=dict(inputs.pop()) if are_known else None,
     )

@@ -70,6 +70,12 @@ class DosePredictor(nnUNetPredictor):
             self._dose_plans = DosePlans(self.plans_manager.plans)
         return self._dose_plans
 
+    @property
+    def origin(self) -> Origin:
+        """What the doses depend on besides their case."""
+        weights, training = self._trained or (None, None)
+        return origin_of(self, training if weights is self.list_of_parameters else None)
+
     def initialize_from_trained_model_folder(
         self,
         model_training_output_dir: str,
@@ -125,7 +131,7 @@ class DosePredictor(nnUNetPredictor):
             cases, outputs = unfinished(
                 list_of_lists_or_source_folder[part_id::num_parts],
                 output_folder_or_list_of_truncated_output_files,
-                self._origin(),
+                self.origin,
             )
             if not cases:
                 return []
@@ -142,10 +148,6 @@ class DosePredictor(nnUNetPredictor):
             num_parts,
             part_id,
         )
-
-    def _origin(self) -> Origin:
-        weights, training = self._trained or (None, None)
-        return origin_of(self, training if weights is self.list_of_parameters else None)
 
     def predict_from_files_sequential(
         self,
@@ -202,7 +204,7 @@ class DosePredictor(nnUNetPredictor):
         """
         if save_probabilities:
             raise InputError("a dose model has no class probabilities")
-        origin = self._origin()
+        origin = self.origin
         results: list[NDArray[np.float32] | None] = []
         refused: dict[str, str] = {}
         for item in tqdm(data_iterator, desc="predict", unit="case", disable=not self.allow_tqdm):

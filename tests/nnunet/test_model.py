@@ -36,7 +36,7 @@ def save(known, tmp_path, monkeypatch):
     monkeypatch.setenv("nnUNet_extTrainer", os.path.join(os.path.dirname(cdm_nnunet.__file__), "ext_trainers"))
     folder = tmp_path / "results" / NAME
 
-    def save(fold=0, plans=None, trainer="nnUNetTrainerDoseMAE", network=None):
+    def save(fold=0, plans=None, trainer="nnUNetTrainerDoseMAE", network=None, **own):
         from cdm_nnunet.trainers import nnUNetTrainerDoseMAE
 
         plans, dataset_json = plans or known[0], known[1]
@@ -52,6 +52,7 @@ def save(known, tmp_path, monkeypatch):
             "init_args": {"plans": plans, "dataset_json": dataset_json, "configuration": "3d_fullres", "fold": fold},
             "trainer_name": trainer,
             "inference_allowed_mirroring_axes": None,
+            "cdm": own,
         }
         path = folder / f"fold_{fold}" / FINAL
         write_checkpoint(path, content, mark(content["network_weights"], plans, dataset_json))
@@ -73,6 +74,20 @@ def image(seed=0):
     generator = torch.Generator().manual_seed(seed)
     words = torch.randint(0, 2**16, (2, 20, 24, 28), generator=generator).float()
     return torch.cat([torch.randn((2, 20, 24, 28), generator=generator), words])
+
+
+def test_doses_tell_configuration_folds_and_settings_of_the_training(save):
+    save(0, settings={"num_epochs": 160, "loss_weight": None}), save(1)
+    predictor = load(save.folder, (1, 0))
+    origin = predictor.origin
+    assert (origin.configuration, origin.folds) == ("3d_fullres", ["1", "0"])
+    assert origin.settings == {"1": None, "0": {"num_epochs": 160, "loss_weight": None}}
+    assert len(origin.weights_sha256) == 2
+    predictor.list_of_parameters = predictor.list_of_parameters[:1]  # (whoever replaces weights knows their training)
+    assert (predictor.origin.configuration, predictor.origin.folds, predictor.origin.settings) == (None, None, None)
+    save(0, settings={"num_epochs": float("inf")})
+    with pytest.raises(InputError, match=r"checkpoint_final\.pth: settings: num_epochs: .*not finite"):
+        load(save.folder)
 
 
 def edit(path, change):

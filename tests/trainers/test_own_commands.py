@@ -46,6 +46,7 @@ class TestEnsemble:
         assert record.prescriptions_gy == {"PTV": 70.0}
         assert record.notes[:3] == ["note of a", "note of b", "note of c"]
         assert record.notes[3].startswith("mean of 3 doses: ")
+        assert (record.origin, record.inputs_sha256) == (None, {"ct": "a"})
 
     @pytest.mark.parametrize(
         ("spoil", "message"),
