@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cdm_nnunet.documents import read_json
+from cdm_nnunet.documents import differences, read_json
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.folders import DEFAULT_PLANS, folder
-from cdm_nnunet.nnunet.model import differences, model_facts
+from cdm_nnunet.nnunet.model import model_facts
 from cdm_nnunet.nnunet.plans import DosePlans
 from cdm_nnunet.ranges import PRESCRIPTION_GY
 from cdm_nnunet.roi import Catalogue
