@@ -132,32 +132,25 @@ def _aligned(stack: ContourStack, parts: Iterable[Layer], grid: VoxelGrid) -> Ro
     inside = [(max(0, -low[k]), min(n, grid.offsets_mm[k].size - low[k])) for k, n in ((0, n_u), (1, n_v))]
     (u0, u1), (v0, v1) = ((start, max(start, end)) for start, end in inside)
     bounds_mm = origin[2] + voxel_bounds_mm(grid.offsets_mm[2])
-    # (a slice that was drawn counts, also where the ROI ends in its middle)
-    shift_mm = _TIE * float(np.diff(bounds_mm).min()) if stack.end_caps.endswith("half-slab") else 0.0
     covered: dict[int, NDArray[np.float64]] = {}  # by z: coverage times height
     height_mm = np.zeros(grid.shape[0])
     total = kept = 0.0
     for part in parts:
         area = coverage(part.cut, (corner[0], corner[1]), (step[0], step[1]), (n_v, n_u), LINES_PER_VOXEL)
         own = area[v0:v1, u0:u1]
-        overlap_mm = _overlap_mm(bounds_mm + shift_mm, part)
-        for z in np.flatnonzero(overlap_mm).tolist():
+        overlap_mm = np.minimum(bounds_mm[1:], part.high_mm) - np.maximum(bounds_mm[:-1], part.low_mm)
+        for z in np.flatnonzero(overlap_mm > 0).tolist():
             covered[z] = covered.get(z, 0.0) + overlap_mm[z] * own
+        overlap_mm = overlap_mm.clip(0.0)
         height_mm += overlap_mm
         total += float(area.sum()) * (part.high_mm - part.low_mm)
-        kept += float(own.sum() * _overlap_mm(bounds_mm, part).sum())
+        kept += float(own.sum() * overlap_mm.sum())
     mask = np.zeros(grid.shape, bool)
     for z in np.flatnonzero(height_mm >= 0.5 * np.diff(bounds_mm) * (1 - _ROUNDING)).tolist():
         mask[z, low[1] + v0 : low[1] + v1, low[0] + u0 : low[0] + u1] = covered[z] >= 0.5 * height_mm[z]
     voxel_cc = step[0] * step[1] / 1000
     lost_cc, volume_cc = float((total - kept) * voxel_cc), float(total * voxel_cc)
     return RoiMask(mask, volume_cc, lost_cc if lost_cc > _ROUNDING * volume_cc else 0.0, stack.notes)
-
-
-def _overlap_mm(bounds_mm: NDArray[np.float64], part: Layer) -> NDArray[np.float64]:
-    """How much of each voxel's height a layer takes; shape (n,)."""
-    overlap_mm = np.minimum(bounds_mm[1:], part.high_mm) - np.maximum(bounds_mm[:-1], part.low_mm)
-    return np.asarray(overlap_mm.clip(0.0))
 
 
 def _oblique(stack: ContourStack, parts: Iterable[Layer], grid: VoxelGrid) -> RoiMask:

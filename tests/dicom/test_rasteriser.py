@@ -253,11 +253,3 @@ def test_contours_in_crossing_planes_are_refused():
 def test_an_roi_without_volume_is_refused(contours, message):
     with pytest.raises(InputError, match=message):
         rasterise(roi(contours), cubic_grid())
-
-
-@pytest.mark.parametrize(("drawn_mm", "grid_mm"), [((-16, 17, 4), (-40, 41, 2)), ((-16, 17, 2), (-41, 42, 2))])
-def test_of_two_ends_in_the_middle_of_a_voxel_one_counts(drawn_mm, grid_mm):
-    cylinder = drawn(Cylinder((0.3, 0.2, 0.0), 15.0, 100.0), np.arange(*drawn_mm, dtype=float))
-    slices = Slices(np.arange(-40.0, 41, 2))
-    made = rasterise(cylinder, cubic_grid(40, 2.0, np.arange(*grid_mm, dtype=float)), slices)
-    assert 2 * np.count_nonzero(made.mask.any((1, 2))) == 32 + drawn_mm[2]  # mm; from half a slice below to half above
