@@ -25,7 +25,7 @@ from cdm_nnunet.dataset import FILE_ENDING, RawDataset
 from cdm_nnunet.documents import read_json
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.files import raise_write_error
-from cdm_nnunet.nnunet.plans import CT, FIRST_WORD, PRESCRIPTION, DosePlans
+from cdm_nnunet.nnunet.plans import CT, FIRST_WORD, PRESCRIPTION, DosePlans, plan_command
 from cdm_nnunet.nnunet.resampling import resample_ct, resample_dose, resample_nearest
 from cdm_nnunet.parallel import unordered
 from cdm_nnunet.roi import WORD_BITS, Catalogue, from_words, mask_from_words
@@ -195,11 +195,17 @@ class DosePreprocessor(DefaultPreprocessor):
         """Preprocess a training case and store it for nnU-Net's data loader, dose as float32.
 
         Raises:
-            InputError: As :meth:`run_case`, or if the case has no record in ``cdm_cases.json``.
+            InputError: As :meth:`run_case`, or if the plans are of another catalogue, or the case has no record.
         """
         case = Path(output_filename_truncated).name
         plans = DosePlans(plans_manager.plans)
-        record = RawDataset(Path(seg_file).parent.parent).record(case)
+        raw = RawDataset(Path(seg_file).parent.parent)
+        if raw.catalogue != plans.catalogue:
+            raise InputError(
+                f"the plans '{plans_manager.plans_name}' have another ROI catalogue than {raw.folder}, so bits would "
+                f"mean other ROIs; run: {plan_command(plans.plans)}"
+            )
+        record = raw.record(case)
         data, dose_gy, properties = self.run_case(
             image_files, seg_file, plans_manager, configuration_manager, dataset_json
         )

@@ -180,3 +180,18 @@ def test_models_with_unlike_plans_of_one_name_are_refused(two, capfd):
         (model / "plans.json").write_text(json.dumps(plans))
     assert plan("--plans-from", "531") == 2
     assert "--plans-from 531 is ambiguous" in refusal(capfd)
+
+
+def test_plans_with_another_order_of_rois_preprocess_nothing(two, capfd):
+    """Two organs in each other's place: all bits are known, and none would look wrong."""
+    write_second(two)
+    assert plan("--plans-from", "531", "-p", "Moved") == 0
+    path = two / "preprocessed" / SECOND / "Moved.json"
+    plans = read(two, "Moved")
+    rois = plans["cdm"]["catalogue"]
+    one, other = (next(roi for roi in rois if roi["name"] == name) for name in ("Organ_00", "Organ_01"))
+    one["name"], other["name"] = other["name"], one["name"]
+    path.write_text(json.dumps(plans))
+    capfd.readouterr()
+    assert main(["preprocess", "-d", "533", "-p", "Moved", "-np", "1"]) == 2
+    assert "the plans 'Moved' have another ROI catalogue than" in refusal(capfd)
