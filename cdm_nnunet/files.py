@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import errno
+import glob
 import io
 import json
 import os
@@ -35,7 +36,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OSError: If it can't be written. What was there before stays.
     """
-    with _aside(path) as partial:
+    with aside(path) as partial:
         yield partial
         _flush(partial)
         os.replace(partial, path)
@@ -73,6 +74,20 @@ def locked(path: Path, busy: str) -> Iterator[None]:
             except OSError as error:  # (some network file systems have no locks)
                 if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
                     raise
+        yield
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Wait until no other process is in such a block for the folder, where the system has locks for folders."""
+    with contextlib.ExitStack() as held:
+        if sys.platform != "win32":
+            import fcntl
+
+            descriptor = os.open(folder, os.O_RDONLY)
+            held.callback(os.close, descriptor)
+            with contextlib.suppress(OSError):  # (some network file systems have no locks)
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
 
 
@@ -119,7 +134,7 @@ def write_json(path: Path, content: Any, *, private: bool = False) -> None:
 @contextlib.contextmanager
 def _written_aside(path: Path, text: str, private: bool) -> Iterator[Path]:
     """A whole file beside its place, to be moved there."""
-    with _aside(path) as partial:
+    with aside(path) as partial:
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600 if private else 0o666)
         # (the name of a file, in a message, may be no text)
         with open(descriptor, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
@@ -130,10 +145,19 @@ def _written_aside(path: Path, text: str, private: bool) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _aside(path: Path) -> Iterator[Path]:
-    """A name beside a file's place; what is left under it is removed."""
+def aside(path: Path, ending: str = "") -> Iterator[Path]:
+    """A name beside a file's place; what is left under it is removed, and what a killed process left for this place.
+
+    Args:
+        path: The file; its folder is made where it is missing.
+        ending: Of the name, for a library that tells formats by it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial_{os.getpid()}")
+    own = f".{path.name}.partial_{platform.node()}_"
+    for left_over in path.parent.glob(f"{glob.escape(own)}*"):
+        if not _is_running(left_over.name.removeprefix(own).split(".")[0]):
+            left_over.unlink(missing_ok=True)
+    partial = path.with_name(f"{own}{os.getpid()}{ending}")
     try:
         yield partial
     finally:

@@ -18,7 +18,7 @@ import SimpleITK as sitk  # noqa: N813  # the name by which SimpleITK is known
 from numpy.typing import NDArray
 
 from cdm_nnunet.errors import InputError, numbers
-from cdm_nnunet.files import raise_write_error
+from cdm_nnunet.files import aside, raise_write_error
 from cdm_nnunet.nifti_header import NiftiHeader, read_voxels
 
 SPACING_TOLERANCE_MM = 1e-3
@@ -115,8 +115,7 @@ def write_image(image: Image) -> None:
     itk.SetSpacing((x, y, z))
     itk.SetOrigin(image.origin_mm)
     itk.SetDirection(image.direction)
-    partial = image.path.with_name(f".partial_{os.getpid()}_{image.path.name}")
-    try:
+    with aside(image.path, "".join(image.path.suffixes[-2:])) as partial:
         try:
             sitk.WriteImage(itk, str(partial), useCompression=True)
             written = read_image(partial)
@@ -127,8 +126,6 @@ def write_image(image: Image) -> None:
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(partial, image.path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _refuse_not_finite(values: NDArray[Any], path: Path) -> None:

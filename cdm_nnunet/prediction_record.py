@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cdm_nnunet.dataset import FILE_ENDING
 from cdm_nnunet.documents import differences, read_json
-from cdm_nnunet.files import write_json
+from cdm_nnunet.files import alone_in, write_json
 
 RECORD_ENDING = ".prediction.json"
 Setting = bool | int | float | str | None
@@ -78,11 +78,15 @@ class PredictionRecord:
 
     @contextlib.contextmanager
     def beside(self, dose: Path) -> Iterator[None]:
-        """Write the record of a dose ``CASE.nii.gz``, which the block writes; a dose without one is not finished."""
-        record_path(dose).unlink(missing_ok=True)
-        yield
-        written = dataclasses.replace(self, dose_sha256=digest_of(dose))
-        write_json(record_path(dose), asdict(written))
+        """Write the record of a dose ``CASE.nii.gz``, which the block writes; a dose without one is not finished.
+
+        Of several processes that write into the folder one does so at a time: dose and record are of the same.
+        """
+        with alone_in(dose.parent):
+            record_path(dose).unlink(missing_ok=True)
+            yield
+            written = dataclasses.replace(self, dose_sha256=digest_of(dose))
+            write_json(record_path(dose), asdict(written))
 
     @classmethod
     def read(cls, dose: Path) -> PredictionRecord:

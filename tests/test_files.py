@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cdm_nnunet.files import passing_folder, raise_write_error, write_json, write_text
+from cdm_nnunet.files import aside, passing_folder, raise_write_error, replacing, write_json, write_text
 
 
 def test_text_replaces_what_was_there_and_leaves_nothing_else(tmp_path):
@@ -108,3 +108,28 @@ class TestPassingFolder:
         finally:
             holder.kill()
             holder.wait()
+
+
+@pytest.mark.parametrize("ending", ["", ".nii.gz"])
+def test_what_a_killed_process_left_goes_when_the_file_is_written_again(tmp_path, ending):
+    killed = (
+        "import os, pathlib, signal, sys; from cdm_nnunet.files import aside\n"
+        "with aside(pathlib.Path(sys.argv[1]), sys.argv[2]) as partial:\n"
+        "    partial.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    path, other = tmp_path / "a[1].txt", tmp_path / "a[1].txt_2"
+    for target in (path, other):
+        done = subprocess.run([sys.executable, "-c", killed, str(target), ending], check=False)
+        assert done.returncode == -signal.SIGKILL
+    assert len(list(tmp_path.iterdir())) == 2
+    of_other_machine = tmp_path / f".{path.name}.partial_elsewhere_1"
+    of_other_machine.write_text("being written")
+    with aside(path, ending) as of_this_process, replacing(path) as partial:
+        of_this_process.write_text("being written")
+        partial.write_text("whole")
+        assert of_this_process.name.endswith(ending)
+    left = sorted(entry.name for entry in tmp_path.iterdir())
+    assert path.read_text() == "whole"
+    assert len(left) == 3  # the file, what another machine is writing, and what was left for another file
+    assert of_other_machine.name in left
+    assert any(name.startswith(f".{other.name}.partial_") for name in left)

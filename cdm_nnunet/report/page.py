@@ -7,14 +7,12 @@ import gzip
 import hashlib
 import html
 import json
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from importlib import resources
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -26,6 +24,7 @@ from cdm_nnunet.evaluation.pairing import CaseFiles, find_cases
 from cdm_nnunet.evaluation.pictures import Scene, load_scene, on_white, roi_colours
 from cdm_nnunet.evaluation.pooling import pooled_scores
 from cdm_nnunet.evaluation.record import Evaluation
+from cdm_nnunet.files import replacing
 from cdm_nnunet.parallel import unordered
 from cdm_nnunet.report.curves import MAX_POINTS, drawn_curve
 from cdm_nnunet.report.volumes import DOSE_STEP_GY, HU_TABLE, display_volume
@@ -63,7 +62,7 @@ def write_report(
     job = partial(_case_parts, template=evaluation.template, max_bytes=case_bytes(len(names)))
     path.parent.mkdir(parents=True, exist_ok=True)
     before, after = _frame(evaluation)
-    with _whole_or_not_at_all(path) as file:
+    with replacing(path) as partial_path, partial_path.open("w", encoding="utf-8", newline="\n") as file:
         file.write(before)
         parts = unordered(job, [files[name] for name in names], processes)
         for done, (position, (curves, volume)) in enumerate(parts, 1):
@@ -169,16 +168,3 @@ def _resource(name: str) -> str:
 def csp_hash(script: str) -> str:
     """How a content security policy names a script that may run: by the hash of its text."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode('ascii')}'"
-
-
-@contextmanager
-def _whole_or_not_at_all(path: Path) -> Iterator[TextIO]:
-    partial_path = path.with_name(f".{path.name}.partial_{os.getpid()}")
-    try:
-        with partial_path.open("w", encoding="utf-8", newline="\n") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial_path, path)
-    finally:
-        partial_path.unlink(missing_ok=True)

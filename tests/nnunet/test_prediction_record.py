@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+import threading
 
 import pytest
 import torch
@@ -142,3 +143,23 @@ def test_parts_of_a_prediction_share_the_cases(predict):
     assert sorted(itertools.chain(*parts)) == ["more", "test_0"]
     assert [len(part) for part in parts] == [1, 1]
     assert predict(again=True) == []
+
+
+def test_dose_and_record_are_of_the_same_process_when_two_write_the_same_case(tmp_path):
+    dose = tmp_path / "case.nii.gz"
+
+    def write(name, meanwhile=lambda: None):
+        record = PredictionRecord(case="case", prescriptions_gy=None, notes=[name])
+        with record.beside(dose):
+            dose.write_text(name)
+            meanwhile()
+
+    second = threading.Thread(target=write, args=("second",))
+
+    def let_second_try():
+        second.start()
+        second.join(0.3)
+
+    write("first", let_second_try)
+    second.join()
+    assert PredictionRecord.read(dose).notes == [dose.read_text()] == ["second"]
