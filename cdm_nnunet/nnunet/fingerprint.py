@@ -25,12 +25,14 @@ from cdm_nnunet.nnunet.reader import CDMReaderWriter
 from cdm_nnunet.parallel import unordered
 from cdm_nnunet.roi import Catalogue
 
+SPACINGS = "spacings_mm"  # nnU-Net's name for it is "spacings"
 _CT_SAMPLES = 1_000_000  # over the whole data set: nnU-Net's 1e8 buy no better percentiles and take minutes
 
 
 class DoseFingerprintExtractor(DatasetFingerprintExtractor):
     """Fingerprint of a dose data set, in the layout of nnU-Net's, from the cropped cases.
 
+    nnU-Net's own planner does not find the spacings, and so ends with an error before it writes over our plans.
     Every training case is read and checked whole on the way: geometry, types, bits, dose.
     """
 
@@ -62,7 +64,7 @@ class DoseFingerprintExtractor(DatasetFingerprintExtractor):
         for position, fact in tqdm(done, desc="fingerprint", total=len(jobs), unit="case"):
             facts[position] = fact
         fingerprint = {
-            "spacings": [fact["spacing"] for fact in facts],
+            SPACINGS: [fact["spacing"] for fact in facts],
             "shapes_after_crop": [fact["shape"] for fact in facts],
             "foreground_intensity_properties_per_channel": {
                 str(CT_CHANNEL): _statistics(np.concatenate([fact["ct"] for fact in facts]))

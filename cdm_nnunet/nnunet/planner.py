@@ -27,7 +27,7 @@ from cdm_nnunet.errors import InputError
 from cdm_nnunet.files import locked, write_json, write_text
 from cdm_nnunet.folders import DEFAULT_PLANS, folder
 from cdm_nnunet.nnunet.cohort import SECTION as COHORT
-from cdm_nnunet.nnunet.fingerprint import DoseFingerprintExtractor
+from cdm_nnunet.nnunet.fingerprint import SPACINGS, DoseFingerprintExtractor
 from cdm_nnunet.nnunet.model import facts_in, model_facts
 from cdm_nnunet.nnunet.network import BitDecodeUNet
 from cdm_nnunet.nnunet.plans import LABEL_MANAGER_NAME, PLANNER_NAME, PREPROCESSOR_NAME, DosePlans
@@ -80,6 +80,7 @@ class DosePlanner(ExperimentPlanner):
         super().__init__(
             dataset_name_or_id, gpu_memory_target_in_gb, PREPROCESSOR_NAME, plans_name, overwrite_target_spacing, True
         )
+        self.dataset_fingerprint["spacings"] = self.dataset_fingerprint.pop(SPACINGS)  # (nnU-Net's methods read it)
         self.raw = RawDataset(Path(self.raw_dataset_folder))
         self.catalogue: Catalogue = self.raw.catalogue
         self.coarse_spacing_mm = coarse_spacing_mm

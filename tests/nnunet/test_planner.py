@@ -46,7 +46,7 @@ def large(planned, tmp_path, monkeypatch):
     folders.use(monkeypatch)
     path = folders.preprocessed / "dataset_fingerprint.json"
     fingerprint = json.loads(path.read_text())
-    fingerprint["spacings"] = [[3.0, 2.5, 2.5]] * 5
+    fingerprint["spacings_mm"] = [[3.0, 2.5, 2.5]] * 5
     fingerprint["shapes_after_crop"] = [
         [100, 120, 180],
         [110, 130, 190],

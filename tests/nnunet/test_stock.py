@@ -21,6 +21,7 @@ if __name__ == "__main__":
     api.plan_experiments([531], "ExperimentPlanner", 8)
     api.preprocess([531], "nnUNetPlans", ("3d_fullres",), [1])
 """
+PLAN = "plan_experiments([531])"
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +39,17 @@ def stock_once(planned_once, tmp_path_factory):
     assert done.returncode == 0, done.stderr
     assert "Unable to find ioclass specified in dataset.json: CDMReaderWriter" in done.stdout
     return folders
+
+
+@pytest.mark.parametrize("steps", [[PLAN], ["extract_fingerprints([531], clean=False)", PLAN]])
+def test_nnunets_planner_does_not_write_over_our_plans(planned, steps):
+    before = (planned.preprocessed / "nnUNetPlans.json").read_bytes()
+    script = "from nnunetv2.experiment_planning import plan_and_preprocess_api as api\n"
+    script += "".join(f"api.{step}\n" for step in steps)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=500, check=False)
+    assert done.returncode == 1
+    assert "KeyError: 'spacings'" in done.stderr
+    assert (planned.preprocessed / "nnUNetPlans.json").read_bytes() == before
 
 
 @pytest.fixture
