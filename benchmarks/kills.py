@@ -59,7 +59,7 @@ OUTPUTS = {
     "predict": "predictions", "evaluate": "evaluation",
 }  # fmt: skip
 SHARES = {"train": 0.4, "plan": 0.2, "predict": 0.2, "evaluate": 0.2}  # of the kills
-CHANGING = re.compile(r"report\.html|progress\.png|debug\.json|training_log_.*|.*\.(pth|png|prediction\.json)")
+CHANGING = re.compile(r"report\.html|progress\.png|debug\.json|training_log_.*|.*\.(pth|png)")
 TIMES = re.compile(rb'"(\w*_at|created|date|seconds|\w*_s)": [^,\n]+')
 
 
@@ -114,7 +114,7 @@ class Workshop:
     def refuse_other_outcome(self, name: str) -> None:
         """Raise :class:`LostError` unless the output of a command is that of the undisturbed run."""
         is_left, is_due = (_files(base / OUTPUTS[name]) for base in (self.folder, self.states / "after"))
-        if name == "train":  # each start has a log of its own, and draws other patches
+        if name in ("train", "inspect"):  # a training has a log for each start and draws other patches; keys are drawn
             is_left, is_due = ({f: "" for f in files if "_log_" not in f} for files in (is_left, is_due))
         if unlike := sorted(f for f in is_left.keys() | is_due.keys() if is_left.get(f) != is_due.get(f)):
             raise LostError(f"other than undisturbed: {', '.join(unlike[:5])}")
