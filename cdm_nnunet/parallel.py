@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.process import BaseProcess
 from typing import TypeVar
 
 from cdm_nnunet.errors import InputError
@@ -93,18 +94,19 @@ def _pool(n_processes: int) -> Iterator[ProcessPoolExecutor]:
     """Spawned processes; what has not begun is dropped at the end, whatever the reason."""
     spawn = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(n_processes, spawn, initializer=end_with_parent, initargs=(os.getpid(),))
+    processes: dict[int, BaseProcess] = getattr(pool, "_processes", {})  # (the pool says only that one ended)
     try:
         yield pool
     except BrokenProcessPool as error:
-        raise InputError(_why_broken(pool)) from error
+        pool.shutdown(wait=True)  # its thread collects the exit statuses: before, some are not known yet
+        raise InputError(_why_broken([process.exitcode for process in processes.values()])) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _why_broken(pool: ProcessPoolExecutor) -> str:
-    processes = getattr(pool, "_processes", None) or {}  # (the pool itself only says that one ended)
-    own_faults = [process.exitcode for process in processes.values() if (process.exitcode or 0) > 0]
-    if own_faults and not any(process.exitcode == -signal.SIGKILL for process in processes.values()):
+def _why_broken(statuses: Sequence[int | None]) -> str:
+    own_faults = [status for status in statuses if status is not None and status > 0]
+    if own_faults and -signal.SIGKILL not in statuses:
         return (
             f"a worker process ended by itself (status {own_faults[0]}). If this was called from a script: worker "
             "processes read the script again, so that what it does belongs below: if __name__ == '__main__':"

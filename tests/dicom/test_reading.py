@@ -215,7 +215,7 @@ def test_one_ct_series_is_expected(files, edited, tmp_path):
             {"SeriesInstanceUID": "1.2.3"},
             r"images of 2 scans lie between each other \(SeriesInstanceUID 1.2.3, 1.2.826",
         ),
-        ({"NumberOfFrames": 1}, "is a multi-frame CT"),
+        ({"NumberOfFrames": 2}, "is a multi-frame CT"),
     ],
 )
 def test_a_ct_slice_that_does_not_fit_is_refused(edited, files, elements, message):
