@@ -64,6 +64,12 @@ class ResumableTrainer(nnUNetTrainer):
             )
         self._restore(checkpoint)
         self.print_to_log_file(f"going on from {checkpoint.path.name}, epoch {checkpoint.epoch} of {self.num_epochs}")
+        if checkpoint.epoch >= self.num_epochs and checkpoint.path.name != FINAL:  # killed before it was written
+            self._save_final()
+
+    def _save_final(self) -> None:
+        if self.local_rank == 0 and not self.disable_checkpointing:
+            self._write(Path(self.output_folder) / FINAL, self.current_epoch)
 
     def load_checkpoint(self, filename_or_checkpoint: str) -> None:
         """Set network, optimizer and log to where a checkpoint of this model and fold was written.

@@ -133,6 +133,19 @@ def test_checkpoints_of_two_trainings_are_not_mixed(trained, make_trainer):
         go_on(make_trainer(continue_training=True))
 
 
+@pytest.mark.parametrize("final", [None, b"cut"])
+def test_a_training_killed_after_its_last_epoch_gets_its_final_checkpoint(trained, make_trainer, final):
+    (trained / FINAL).rename(trained / LATEST)
+    if final is not None:
+        (trained / FINAL).write_bytes(final)
+    trainer = make_trainer(continue_training=True)
+    go_on(trainer)
+    written, kept = (torch.load(trained / name, weights_only=True) for name in (FINAL, LATEST))
+    assert written["current_epoch"] == kept["current_epoch"] == 2
+    for name, weight in kept["network_weights"].items():
+        assert torch.equal(written["network_weights"][name], weight)
+
+
 def test_a_finished_fold_is_validated_again_and_not_written_over(trained, capfd):
     before = (trained / FINAL).read_bytes()
     for path in (trained / "validation").iterdir():
