@@ -452,13 +452,20 @@ class TestTextHeaders:
                 read_on_patient_axes(path)
 
     @pytest.mark.parametrize(
-        "field", ["space directions", "space origin", "ElementSpacing", "Offset", "TransformMatrix"]
+        ("path", "field"),
+        [
+            (".nrrd", "space directions"),
+            (".nrrd", "space origin"),
+            (".mha", "ElementSpacing"),
+            (".mha", "Offset"),
+            (".mha", "TransformMatrix"),
+        ],
+        indirect=["path"],
     )
     def test_a_header_that_does_not_say_where_its_voxels_lie(self, path, field):
         lines = path.read_bytes().split(b"\n", 20)
         kept = [line for line in lines if not line.lower().startswith(field.lower().encode())]
-        if len(kept) == len(lines):
-            pytest.skip("a field of the other format")
+        assert len(kept) < len(lines)
         path.write_bytes(b"\n".join(kept))
         with pytest.raises(InputError, match=f"does not say where its voxels lie: the header has no '{field}'"):
             read_on_patient_axes(path)
