@@ -18,7 +18,7 @@ from cdm_nnunet.dicom.end_caps import EndCaps
 from cdm_nnunet.dicom.phantom_shapes import Cylinder, Solid, Sphere
 from cdm_nnunet.dicom.structures import RoiContours
 from cdm_nnunet.dvh import Metric
-from cdm_nnunet.dvh.weighted import evaluate_weighted
+from cdm_nnunet.dvh.values import evaluate_weighted
 
 STEP_MM, POSITIONS = 3.0, 16
 METRICS = (Metric.parse("D98%"), Metric.parse("D2%"))

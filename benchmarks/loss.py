@@ -35,7 +35,8 @@ from torch import Tensor
 
 from cdm_nnunet.dvh.metrics import Metric
 from cdm_nnunet.losses.bits import pack_words, unpack_words
-from cdm_nnunet.losses.metrics import EXACT, Smoothing, Term, Terms, dvh_metrics
+from cdm_nnunet.losses.metrics import dvh_metrics
+from cdm_nnunet.losses.terms import EXACT, Smoothing, Term, Terms
 
 KEYS = ("D95%", "D50%", "D2%", "D0.1cc", "V20Gy", "V40Gy", "V60Gy", "V95%", "Dmean")
 METRICS = tuple(map(Metric.parse, KEYS))

@@ -18,7 +18,7 @@ from loss import PRESCRIPTION_GY, VOXEL_CC, patient, terms
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cdm_nnunet.losses import metrics, steps
+from cdm_nnunet.losses import sorted_doses, steps
 from cdm_nnunet.losses.cdm import CDMLoss
 from cdm_nnunet.losses.members import Members
 
@@ -40,7 +40,7 @@ def take_the_way_of_other_devices() -> None:
     """Leave NumPy out."""
     Members.of = lambda words, bits: Members._of_torch(words.detach().flatten(2), bits)  # type: ignore[method-assign]
     Members.ascending = lambda self, dose: self._ascending_torch(dose.detach())  # type: ignore[method-assign]
-    metrics.step_sums = steps._of_all
+    sorted_doses.step_sums = steps._of_all
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 import cdm_nnunet.trainers
 from cdm_nnunet.losses.dose import region_mae
-from cdm_nnunet.losses.metrics import Terms
+from cdm_nnunet.losses.terms import Terms
 from cdm_nnunet.nnunet.compute import autocast, to_device
 from cdm_nnunet.nnunet.facts import loss_arguments
 from cdm_nnunet.nnunet.plans import FIRST_WORD

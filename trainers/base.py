@@ -20,7 +20,7 @@ from cdm_nnunet.errors import InputError
 from cdm_nnunet.files import write_json
 from cdm_nnunet.losses.bits import roi_mask
 from cdm_nnunet.losses.dose import DeepSupervisedLoss, region_mae
-from cdm_nnunet.losses.metrics import Terms
+from cdm_nnunet.losses.terms import Terms
 from cdm_nnunet.nnunet.checkpoint import BEST, LATEST
 from cdm_nnunet.nnunet.compute import autocast, prepare_network, to_device
 from cdm_nnunet.nnunet.facts import loss_arguments

@@ -7,8 +7,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
 
 from cdm_nnunet.losses.dose import region_mse
-from cdm_nnunet.losses.metrics import Terms
 from cdm_nnunet.losses.rivals import DVHCurveLoss, MomentLoss, SortedDoseLoss
+from cdm_nnunet.losses.terms import Terms
 from cdm_nnunet.trainers.base import DoseTrainer
 
 

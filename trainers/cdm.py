@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cdm_nnunet.losses.cdm import CDMLoss
-from cdm_nnunet.losses.metrics import Smoothing, Terms
+from cdm_nnunet.losses.terms import Smoothing, Terms
 from cdm_nnunet.trainers.base import DoseTrainer
 
 

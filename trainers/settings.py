@@ -13,7 +13,7 @@ import numpy as np
 
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.losses.cdm import PartialRois, VForm
-from cdm_nnunet.losses.metrics import Smoothing
+from cdm_nnunet.losses.terms import Smoothing
 
 DeepSupervision = Literal["finest", "all"]
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cdm_nnunet.losses.metrics import Terms, dvh_metrics
+from cdm_nnunet.losses.metrics import dvh_metrics
+from cdm_nnunet.losses.terms import Terms
 from cdm_nnunet.nnunet.facts import PatchFacts
 
 

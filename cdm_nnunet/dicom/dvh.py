@@ -21,7 +21,7 @@ from cdm_nnunet.dicom.planes import axes_of
 from cdm_nnunet.dicom.slices import drawn_slices
 from cdm_nnunet.dicom.structures import RoiContours, StructureSet
 from cdm_nnunet.dvh.metrics import Metric
-from cdm_nnunet.dvh.weighted import evaluate_weighted
+from cdm_nnunet.dvh.values import evaluate_weighted
 from cdm_nnunet.errors import InputError
 
 SAMPLES = 400_000  # about as many in an ROI, ...

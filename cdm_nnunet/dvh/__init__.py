@@ -14,6 +14,7 @@ Example:
 
 from cdm_nnunet.dvh.curves import DvhCurve, cumulative_dvh, dvh_distance_gy
 from cdm_nnunet.dvh.goal import Goal, TemplateRoi, Use, Verdict
+from cdm_nnunet.dvh.grammar import Grammar, MetricUnit, Number
 from cdm_nnunet.dvh.indices import (
     gradient_index,
     isodose_dice,
@@ -21,29 +22,34 @@ from cdm_nnunet.dvh.indices import (
     r50,
     rtog_conformity,
 )
-from cdm_nnunet.dvh.kinds import MetricKind, MetricUnit
+from cdm_nnunet.dvh.kinds import KINDS
 from cdm_nnunet.dvh.matching import RoiMatch, match_rois
-from cdm_nnunet.dvh.metrics import Counting, Metric
+from cdm_nnunet.dvh.metrics import Counting, Kind, Metric, add_kind
 from cdm_nnunet.dvh.template import Template, check_template, shipped_templates
-from cdm_nnunet.dvh.values import evaluate, evaluate_all
+from cdm_nnunet.dvh.values import evaluate, evaluate_all, evaluate_weighted
 
 __all__ = [
+    "KINDS",
     "Counting",
     "DvhCurve",
     "Goal",
+    "Grammar",
+    "Kind",
     "Metric",
-    "MetricKind",
     "MetricUnit",
+    "Number",
     "RoiMatch",
     "Template",
     "TemplateRoi",
     "Use",
     "Verdict",
+    "add_kind",
     "check_template",
     "cumulative_dvh",
     "dvh_distance_gy",
     "evaluate",
     "evaluate_all",
+    "evaluate_weighted",
     "gradient_index",
     "isodose_dice",
     "match_rois",

@@ -1,35 +1,146 @@
-"""DVH metric keys, parsed once: what ``"D95%"`` means, for the NumPy and the torch implementation alike.
+"""DVH metrics, parsed once: what ``"D95%"`` asks for, for the NumPy and the torch implementation alike.
 
-Definitions: ``docs/conventions.md``, "DVH metrics". A kind of metric is one row in :mod:`cdm_nnunet.dvh.kinds`.
+Definitions: ``docs/conventions.md``, "DVH metrics". The kinds of metrics are the rows of :mod:`cdm_nnunet.dvh.kinds`.
 """
 
 from __future__ import annotations
 
+import functools
 import math
-import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from decimal import Decimal
 from fractions import Fraction
-from typing import Literal, cast, get_args
+from typing import Literal, Protocol, cast, get_args
 
-from cdm_nnunet.dvh.kinds import KINDS, Kind, MetricKind, MetricUnit
+import numpy as np
+from numpy.typing import NDArray
+
+from cdm_nnunet.dvh.grammar import Grammar, MetricUnit, parse_key, plain_number
+from cdm_nnunet.dvh.protocols import Surface, WholeDose
 from cdm_nnunet.errors import InputError
 
 Counting = Literal["exact", "openkbp"]
 
 SAME_VOLUME = 1e-6  # of a volume: voxel sizes come as 32-bit floats, and ten voxels of 0.027 cc are 0.27 cc
-_KIND_OF_PARTS = {(row.word, row.number_unit, row.bracket): kind for kind, row in KINDS.items()}
-_KIND_OF_WORD = {row.word: kind for kind, row in KINDS.items() if row.number_unit is None}
-_COUNTED_AS_OPENKBP = ("dose_at_percent", "dose_at_cc")
-# TG-263's words
-_SAME_AS = {"Mean": "Dmean", "Min": "Dmin", "Max": "Dmax", "Median": "D50%", "Dmedian": "D50%", "R50": "R50%"}
-_KEY = re.compile(r"(DC|CV|D|V|gEUD)(-?(?:\d+\.?\d*|\.\d+))(%|cc|mm3|cGy|Gy|cm|)")
-_BRACKET = re.compile(r"(.*?)\[([^\[\]]+)\]")
-_FORMS = (
-    "D<x>%, D<x>cc, D<x>mm3, Dmean, Dmin, Dmax, V<x>Gy, V<x>% (percent of the prescription), V<x>Gy[cc], V<x>%[cc], "
-    "DC<x>%, DC<x>cc and CV<x>Gy, CV<x>Gy[cc] (the coldest part), gEUD<a>, HI, Volume[cc]; "
-    "of targets D<x>cm, PaddickCI, RTOGCI, GI, R50%"
-)
+
+
+class RoiDoses(Protocol):
+    """The doses of an ROI, as formulas of metrics see them: of voxels, or of samples with a volume each.
+
+    An amount of the ROI is a number of voxels, or the volume of samples in cc.
+    """
+
+    @property
+    def ascending_gy(self) -> NDArray[np.floating]:
+        """Doses in ascending order, shape (n,), Gy."""
+        ...
+
+    @property
+    def prescription_gy(self) -> float | None:
+        """Prescription of the ROI in Gy."""
+        ...
+
+    @property
+    def volume_cc(self) -> float:
+        """Volume of the ROI."""
+        ...
+
+    def mean_gy(self) -> float:
+        """Mean dose."""
+        ...
+
+    def power_mean_gy(self, a: float) -> float:
+        """The generalised mean with exponent a, not 0; an error for a negative dose."""
+        ...
+
+    def order_statistic_gy(self, metric: Metric) -> float:
+        """The dose that a metric picks from the order of doses."""
+        ...
+
+    def reaching(self, dose_gy: float) -> float:
+        """Amount that receives at least a dose."""
+        ...
+
+    def below(self, dose_gy: float) -> float:
+        """Amount that receives less than a dose."""
+        ...
+
+    def near(self, dose_gy: float, step_gy: float) -> float:
+        """Amount whose dose is within a step of a dose."""
+        ...
+
+    def in_unit(self, amount: float, unit: MetricUnit) -> float:
+        """An amount in cc, or in percent of the ROI."""
+        ...
+
+
+Formula = Callable[["Metric", RoiDoses], float]
+PlanFormula = Callable[["Metric", WholeDose], float]
+MaskError = Callable[["Metric", float, Surface, RoiDoses], float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind(Grammar):
+    """A kind of metric: how its keys look, and how it is computed.
+
+    It has a formula, or a plan formula where the doses in the ROI are not enough. What a loss trains on has one more
+    formula, under the same name in :mod:`cdm_nnunet.losses.metrics`.
+
+    Attributes:
+        formula: Its value in the doses of an ROI, in ``unit``.
+        plan_formula: Its value in a whole dose, in ``unit``; NaN where it is not defined.
+        undefined: Why a plan formula is not defined, where it gives NaN.
+        mask_error: What half a voxel of the ROI's surface is worth, in ``unit``, given the value; None where that is
+            not known (``docs/conventions.md``, "Mask error").
+        is_order_statistic: Whether it is the dose of one voxel in the order of doses.
+        is_volume: Whether it is the part of the ROI on one side of a dose.
+        is_cold: Whether it looks from the cold end.
+        parts: Keys of the order statistics that it is made of.
+        needs_prescription: Whether it is relative to the prescription of the ROI.
+        in_loss: Whether a loss can train on it; without, it is for the evaluation alone.
+    """
+
+    formula: Formula | None = None
+    plan_formula: PlanFormula | None = None
+    undefined: str = ""
+    mask_error: MaskError | None = None
+    is_order_statistic: bool = False
+    is_volume: bool = False
+    is_cold: bool = False
+    parts: tuple[str, ...] = ()
+    needs_prescription: bool = False
+    in_loss: bool = True
+
+    def __post_init__(self) -> None:
+        if (self.formula is None) == (self.plan_formula is None):
+            raise ValueError(f"kind '{self.name}' needs either a formula or a plan formula")
+        if self.number is not None and not self.word.isalpha():
+            raise ValueError(f"kind '{self.name}': the word before a number is made of letters, not '{self.word}'")
+
+    @property
+    def of_plan(self) -> bool:
+        """Whether it needs the whole dose, not only that in the ROI."""
+        return self.plan_formula is not None
+
+    @property
+    def can_count(self) -> bool:
+        """Whether a way to count voxels may stand in brackets."""
+        return self.is_order_statistic and not self.is_cold and self.number is not None
+
+
+KINDS: dict[str, Kind] = {}
+
+
+def add_kind(kind: Kind) -> None:
+    """Make a kind of metric known, everywhere.
+
+    Raises:
+        ValueError: If its name or the form of its keys is there already.
+    """
+    for other in KINDS.values():
+        if kind.name == other.name or kind.form == other.form:
+            raise ValueError(f"there is a kind '{other.name}' with keys {other.form} already")
+    KINDS[kind.name] = kind
 
 
 @dataclass(frozen=True)
@@ -37,7 +148,7 @@ class Metric:
     """One DVH metric of a region of interest.
 
     Attributes:
-        kind: What is measured.
+        kind: What is measured: a name in :data:`KINDS`.
         value: The number in the key (percent, cc, Gy or the exponent of gEUD); None for a kind without one.
         counting: How D_x finds its voxel: ``exact`` or as OpenKBP's official evaluator does (key ``D0.1cc[openkbp]``,
             ``D95%[openkbp]``). It is ``exact`` for every other kind.
@@ -51,36 +162,23 @@ class Metric:
         ('dose_at_percent', 95.0, 'Gy', 'D95%')
     """
 
-    kind: MetricKind
+    kind: str
     value: float | None = None
     counting: Counting = "exact"
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(MetricKind):
-            raise InputError(f"unknown kind of DVH metric '{self.kind}'; known are {', '.join(get_args(MetricKind))}")
+        if self.kind not in KINDS:
+            raise InputError(f"unknown kind of DVH metric '{self.kind}'; known are {', '.join(KINDS)}")
         if self.counting not in get_args(Counting):
             raise InputError(f"unknown way to count '{self.counting}'; known are {', '.join(get_args(Counting))}")
-        if self.counting != "exact" and self.kind not in _COUNTED_AS_OPENKBP:
+        if self.counting != "exact" and not self.row.can_count:
             raise InputError(
                 f"'[{self.counting}]' is a way to count the voxels of D<x>cc and D<x>%; it has no other use"
             )
-        if (self.value is None) != (self._row.number_unit is None):
+        if (self.value is None) != (self.row.number is None):
             raise InputError(f"a metric of kind '{self.kind}' cannot have the value {self.value}")
         if self.value is not None:
-            self._refuse_out_of_range(self.value)
-
-    def _refuse_out_of_range(self, value: float) -> None:
-        if not math.isfinite(value):
-            raise InputError(f"the value of a metric of kind '{self.kind}' must be finite, not {value}")
-        if self.kind == "geud":
-            if value == 0:
-                raise InputError(f"'{self}' has the exponent 0, for which gEUD is not defined")
-        elif self._row.is_order_statistic and self._row.number_unit == "%":
-            if not 0 <= value <= 100:
-                raise InputError(f"'{self}' asks for a volume outside 0 to 100 percent")
-        elif not value > 0:
-            quantity = "distance" if self._row.of_plan else "volume" if self._row.is_order_statistic else "dose"
-            raise InputError(f"'{self}' asks for a {quantity} that is not above zero")
+            self.row.refuse_out_of_range(str(self), self.value)
 
     @classmethod
     def parse(cls, key: str) -> Metric:
@@ -102,69 +200,48 @@ class Metric:
             >>> str(Metric.parse("D95%[Gy]"))
             'D95%'
         """
-        with_bracket = _BRACKET.fullmatch(key)
-        body, bracket = with_bracket.groups() if with_bracket else (key, "")
-        body = _SAME_AS.get(body, body)
-        if body == "CI":
-            raise InputError(
-                "'CI' can be read in two ways: write 'PaddickCI' (TV_PIV^2 / (TV PIV)) or 'RTOGCI' (PIV / TV)"
-            )
-        if body in _KIND_OF_WORD:
-            kind, value = _KIND_OF_WORD[body], None
-        else:
-            kind, value = _kind_and_value(key, body, bracket)
-        row, counting = KINDS[kind], "exact"
-        if bracket not in ("", row.bracket, row.unit):
-            if bracket in ("%", "cGy") and row.unit == "Gy":
-                in_gy = key.removesuffix(f"[{bracket}]")
-                raise InputError(
-                    f"'{key}': doses are in Gy here; write '{in_gy}', give a limit in 'Gy' or in '% of prescription'"
-                )
-            if bracket in ("cc", "%", "Gy", "cGy"):
-                raise InputError(f"'{key}' is not a DVH metric; expected {_FORMS}")
-            counting = bracket
-        checked_by_the_constructor = cast(Counting, counting)
+        kind, value, counting = parse_key(key, KINDS.values())
+        checked_by_the_constructor = cast(Counting, counting or "exact")
         return cls(kind, value, checked_by_the_constructor)
 
     def __str__(self) -> str:
-        row = self._row
-        number = "" if self.value is None else f"{_plain(self.value)}{row.number_unit}"
-        bracket = row.bracket or ("" if self.counting == "exact" else self.counting)
-        return f"{row.word}{number}" + (f"[{bracket}]" if bracket else "")
+        number = None if self.value is None else plain_number(self.value)
+        return self.row.key(number, "" if self.counting == "exact" else self.counting)
 
     @property
-    def _row(self) -> Kind:
+    def row(self) -> Kind:
+        """What is known of its kind."""
         return KINDS[self.kind]
 
     @property
     def unit(self) -> MetricUnit:
         """Unit of the result: Gy, percent of the ROI's volume, cc, or an empty text for a plain number."""
-        return self._row.unit
+        return self.row.unit
 
     @property
     def is_volume(self) -> bool:
         """Whether the result is the part of the ROI on one side of a dose (V and CV), in percent or cc."""
-        return self._row.is_volume
+        return self.row.is_volume
 
     @property
     def is_cold(self) -> bool:
-        """Whether it looks from the cold end (DC and CV)."""
-        return self._row.is_cold
+        """Whether it looks from the cold end (DC, CV and Dmin)."""
+        return self.row.is_cold
 
     @property
     def in_loss(self) -> bool:
         """Whether a loss can train on it."""
-        return self._row.in_loss
+        return self.row.in_loss
 
     @property
     def of_plan(self) -> bool:
         """Whether it needs the whole dose: conformity, gradient, and the dose beyond a distance from the targets."""
-        return self._row.of_plan
+        return self.row.of_plan
 
     @property
     def needs_prescription(self) -> bool:
         """Whether the metric is defined only where the ROI has a prescription."""
-        return (self.is_volume and self._row.number_unit == "%") or (self.of_plan and self.kind != "dose_beyond")
+        return self.row.needs_prescription
 
     @property
     def order_statistics(self) -> tuple[Metric, ...]:
@@ -174,9 +251,18 @@ class Metric:
             >>> [str(part) for part in Metric.parse("HI").order_statistics]
             ['D2%', 'D98%', 'D50%']
         """
-        if self.kind == "homogeneity":
-            return tuple(Metric("dose_at_percent", percent) for percent in (2.0, 98.0, 50.0))
-        return (self,) if self._row.is_order_statistic else ()
+        return (self,) if self.row.is_order_statistic else _parsed(self.row.parts)
+
+    @property
+    def number(self) -> float:
+        """The number in the key.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        if self.value is None:
+            raise ValueError(f"{self} has no number")
+        return self.value
 
     def why_undefined(self, roi_volume_cc: float) -> str | None:
         """Why an ROI of this volume has no such metric: it is smaller than the volume that D_xcc asks for.
@@ -191,11 +277,11 @@ class Metric:
             >>> Metric.parse("D0.03cc").why_undefined(0.02)
             'the ROI has 0.02 cc, less than 0.03 cc'
         """
-        if self.value is None or self._row.number_unit != "cc" or self.counting != "exact":
+        if self.value is None or self._number_unit != "cc" or self.counting != "exact":
             return None
         if roi_volume_cc >= self.value * (1 - SAME_VOLUME):
             return None
-        return f"the ROI has {roi_volume_cc:.4g} cc, less than {_plain(self.value)} cc"
+        return f"the ROI has {roi_volume_cc:.4g} cc, less than {plain_number(self.value)} cc"
 
     def rank(self, n_voxels: int, voxel_volume_cc: float) -> float:
         """Which of the ascending voxel doses the metric is, counted from 0 (``docs/conventions.md``, "D_x").
@@ -225,18 +311,11 @@ class Metric:
             raise InputError(f"{self} needs a voxel volume above zero, not {voxel_volume_cc} cc")
         if reason := self.why_undefined(n_voxels * voxel_volume_cc):
             raise InputError(f"{self} is not defined: {reason}")
-        if self.kind in ("min", "max"):
-            return 0.0 if self.kind == "min" else n_voxels - 1.0
-        if self.value is None or not self._row.is_order_statistic:
+        if not self.row.is_order_statistic:
             raise ValueError(f"{self} is not an order statistic of the voxel doses")
         if self.counting == "openkbp":
-            return self._openkbp_fraction(self.value, n_voxels, voxel_volume_cc) * (n_voxels - 1)
-        # D: the highest dose that a volume of at least x reaches; then V(D_x) >= x, and less than x gets more than D_x
-        if self._row.number_unit == "%":
-            voxels = math.ceil(Fraction(repr(float(self.value))) * n_voxels / 100)
-        else:
-            voxels = math.ceil(self.value * (1 - SAME_VOLUME) / voxel_volume_cc)
-        voxels = min(max(voxels, 1), n_voxels)
+            return self._openkbp_fraction(self.number, n_voxels, voxel_volume_cc) * (n_voxels - 1)
+        voxels = self._n_voxels_from_end(n_voxels, voxel_volume_cc)
         return float(voxels - 1 if self.is_cold else n_voxels - voxels)
 
     def threshold_gy(self, prescription_gy: float | None = None) -> float:
@@ -253,63 +332,41 @@ class Metric:
             >>> Metric.parse("V95%").threshold_gy(70.0)
             66.5
         """
-        if not self.is_volume or self.value is None:
+        if not self.is_volume:
             raise ValueError(f"{self} has no dose threshold")
         if not self.needs_prescription:
-            return self.value
+            return self.number
         if prescription_gy is None:
             raise InputError(f"{self} is a percentage of the prescription, and the ROI has none; use V<x>Gy")
         if not (math.isfinite(prescription_gy) and prescription_gy > 0):
             raise InputError(f"{self} needs a prescription above zero, not {prescription_gy} Gy")
-        return self.value * prescription_gy / 100.0
+        return self.number * prescription_gy / 100.0
+
+    @property
+    def _number_unit(self) -> str | None:
+        return None if self.row.number is None else self.row.number.unit
+
+    def _n_voxels_from_end(self, n_voxels: int, voxel_volume_cc: float) -> int:
+        """The least number of voxels that hold a volume of at least x; one for Dmin and Dmax.
+
+        D_x is then the highest dose that a volume of at least x reaches: V(D_x) >= x, and less than x gets more.
+        """
+        if self.value is None:
+            return 1
+        if self._number_unit == "%":
+            voxels = math.ceil(Fraction(repr(float(self.value))) * n_voxels / 100)
+        else:
+            voxels = math.ceil(self.value * (1 - SAME_VOLUME) / voxel_volume_cc)
+        return min(max(voxels, 1), n_voxels)
 
     def _openkbp_fraction(self, value: float, n_voxels: int, voxel_volume_cc: float) -> float:
         """Where the official evaluator looks, from 0 (minimum) to 1 (maximum)."""
-        if self.kind == "dose_at_percent":
+        if self._number_unit == "%":
             return (100.0 - value) / 100.0
         voxels = max(1.0, float(round((1000 * value) / (1000 * voxel_volume_cc))))  # in mm3: the same ties are rounded
         return 1.0 - min(voxels, n_voxels) / n_voxels
 
 
-def _kind_and_value(key: str, body: str, bracket: str) -> tuple[MetricKind, float]:
-    """Kind and number of a key that has a number."""
-    match = _KEY.fullmatch(body)
-    if match is None:
-        raise InputError(f"'{key}' is not a DVH metric; expected {_FORMS}")
-    word, number, unit = match.groups()
-    if not unit and word != "gEUD":
-        raise InputError(_without_unit(key, word, number))
-    value = float(number)
-    if unit == "mm3":
-        unit, value = "cc", float(Decimal(number) / 1000)
-    if unit == "cGy":
-        unit, value = "Gy", float(Decimal(number) / 100)
-    for in_bracket in (bracket, ""):
-        if (word, unit, in_bracket) in _KIND_OF_PARTS:
-            return _KIND_OF_PARTS[word, unit, in_bracket], value
-    raise InputError(f"'{key}' is not a DVH metric; expected {_FORMS}")
-
-
-def _plain(value: float) -> str:
-    text = format(Decimal(repr(float(value))), "f")
-    return text.rstrip("0").rstrip(".") if "." in text else text
-
-
-def _without_unit(key: str, word: str, number: str) -> str:
-    what = {
-        "V": ("Gy", f"volume that receives at least {number} Gy", f"at least {number} % of the prescription"),
-        "CV": ("Gy", f"volume that receives less than {number} Gy", f"less than {number} % of the prescription"),
-        "D": (
-            "cc",
-            f"dose that the hottest {number} cc reach",
-            f"dose that the hottest {number} % of the volume reach",
-        ),
-        "DC": (
-            "cc",
-            f"highest dose in the coldest {number} cc",
-            f"highest dose in the coldest {number} % of the volume",
-        ),
-    }
-    unit, absolute, relative = what[word]
-    readings = [f"'{word}{number}{unit}' ({absolute})", f"'{word}{number}%' ({relative})"]
-    return f"'{key}' has no unit: write {' or '.join(readings if unit == 'Gy' else readings[::-1])}"
+@functools.cache
+def _parsed(keys: tuple[str, ...]) -> tuple[Metric, ...]:
+    return tuple(map(Metric.parse, keys))

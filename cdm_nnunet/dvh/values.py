@@ -1,14 +1,19 @@
-"""Exact DVH metrics of voxel doses (NumPy, float64): the reference for every other implementation."""
+"""Exact DVH metrics (NumPy, float64) of voxels and of weighted samples: the reference for other implementations."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cdm_nnunet.dvh.metrics import Metric
+from cdm_nnunet.dvh.grammar import MetricUnit
+from cdm_nnunet.dvh.metrics import SAME_VOLUME, Metric, RoiDoses
 from cdm_nnunet.errors import InputError
+
+_ROUNDING = 1e-9  # of a volume that is a sum of many
 
 
 def evaluate(
@@ -65,40 +70,168 @@ def evaluate_all(
         >>> evaluate_all(metrics, np.arange(101.0), voxel_volume_cc=0.01)
         (2.0, 98.0, 1.92)
     """
-    ascending_gy = np.sort(checked_doses(roi_dose_gy))
+    return _values(metrics, VoxelDoses(np.sort(checked_doses(roi_dose_gy)), voxel_volume_cc, prescription_gy))
+
+
+def evaluate_weighted(
+    metrics: Iterable[Metric],
+    roi_dose_gy: NDArray[np.floating],
+    volumes_cc: NDArray[np.floating],
+    *,
+    prescription_gy: float | None = None,
+) -> tuple[float, ...]:
+    """Values of DVH metrics of one region of interest whose dose samples stand for different volumes.
+
+    Definitions: ``docs/conventions.md``, "DVH metrics", with volumes in place of voxel counts. With equal volumes every
+    metric equals that of :func:`evaluate`.
+
+    Args:
+        metrics: The metrics.
+        roi_dose_gy: Doses of the samples, Gy, shape (n,), in any order.
+        volumes_cc: Volume that each stands for, cc, shape (n,), above zero.
+        prescription_gy: Prescription of the ROI in Gy; needed for V<x>%.
+
+    Returns:
+        One value a metric, in their order.
+
+    Raises:
+        InputError: As :func:`evaluate`, or if a volume is not above zero, or a metric counts voxels in a way of its own
+            (``[openkbp]``).
+
+    Example:
+        >>> dose_gy, volumes_cc = np.array([30.0, 10.0, 20.0]), np.array([1.0, 2.0, 1.0])
+        >>> evaluate_weighted([Metric.parse(key) for key in ("Dmean", "V20Gy", "V20Gy[cc]")], dose_gy, volumes_cc)
+        (17.5, 50.0, 2.0)
+    """
+    dose_gy = checked_doses(roi_dose_gy).astype(np.float64)
+    if volumes_cc.shape != dose_gy.shape or not (np.isfinite(volumes_cc) & (volumes_cc > 0)).all():
+        raise InputError(f"expected {dose_gy.size} sample volumes above zero, one for each dose")
+    order = np.argsort(dose_gy)
+    return _values(metrics, SampleDoses(dose_gy[order], volumes_cc[order].astype(np.float64), prescription_gy))
+
+
+def _values(metrics: Iterable[Metric], doses: RoiDoses) -> tuple[float, ...]:
     metrics = tuple(metrics)
     refuse_of_plan(metrics)
-    return tuple(_value(metric, ascending_gy, voxel_volume_cc, prescription_gy) for metric in metrics)
+    return tuple(metric.row.formula(metric, doses) for metric in metrics if metric.row.formula is not None)
 
 
-def _value(
-    metric: Metric, ascending_gy: NDArray[np.floating], voxel_volume_cc: float, prescription_gy: float | None
-) -> float:
-    if metric.kind == "mean":
-        return float(ascending_gy.mean(dtype=np.float64))
-    if metric.is_volume:
-        threshold_gy = ascending_gy.dtype.type(metric.threshold_gy(prescription_gy))
-        n_below = int(np.searchsorted(ascending_gy, threshold_gy, side="left"))
-        n = n_below if metric.is_cold else ascending_gy.size - n_below
-        return n * voxel_volume_cc if metric.unit == "cc" else 100.0 * n / ascending_gy.size
-    if metric.kind == "volume":
-        return ascending_gy.size * voxel_volume_cc
-    if metric.kind == "geud" and metric.value is not None:
-        return _geud_gy(ascending_gy.astype(np.float64), metric.value)
-    if metric.kind == "homogeneity":
-        near_maximum_gy, near_minimum_gy, median_gy = (
-            _value(part, ascending_gy, voxel_volume_cc, None) for part in metric.order_statistics
-        )
-        if not median_gy > 0:
-            raise InputError(f"HI divides by D50%, which is {median_gy:g} Gy")
-        return (near_maximum_gy - near_minimum_gy) / median_gy
-    rank = metric.rank(ascending_gy.size, voxel_volume_cc)
-    below = int(rank)
-    low_gy, high_gy = (float(ascending_gy[min(k, ascending_gy.size - 1)]) for k in (below, below + 1))
-    # (from the nearer neighbour, as NumPy does, so that rank 4 - 1e-16 is not beyond the neighbour)
-    fraction = rank - below
-    step_gy = high_gy - low_gy
-    return low_gy + step_gy * fraction if fraction < 0.5 else high_gy - step_gy * (1.0 - fraction)
+@dataclass(frozen=True, eq=False)
+class VoxelDoses:
+    """Doses of voxels of equal volume; amounts are numbers of voxels (:class:`cdm_nnunet.dvh.metrics.RoiDoses`).
+
+    Attributes:
+        ascending_gy: The doses in ascending order, shape (n,), Gy.
+        voxel_volume_cc: Volume of a voxel in cc.
+        prescription_gy: Prescription of the ROI in Gy.
+    """
+
+    ascending_gy: NDArray[np.floating]
+    voxel_volume_cc: float
+    prescription_gy: float | None = None
+
+    @property
+    def volume_cc(self) -> float:
+        """Volume of the ROI."""
+        return self.ascending_gy.size * self.voxel_volume_cc
+
+    def mean_gy(self) -> float:
+        """Mean dose."""
+        return float(self.ascending_gy.mean(dtype=np.float64))
+
+    def power_mean_gy(self, a: float) -> float:
+        """The mean ((1/n) sum d^a)^(1/a)."""
+        return _power_mean_gy(self.ascending_gy.astype(np.float64), a, lambda powers: float(np.mean(powers)))
+
+    def order_statistic_gy(self, metric: Metric) -> float:
+        """The dose at the metric's rank, linear between two."""
+        rank = metric.rank(self.ascending_gy.size, self.voxel_volume_cc)
+        below = int(rank)
+        last = self.ascending_gy.size - 1
+        low_gy, high_gy = (float(self.ascending_gy[min(k, last)]) for k in (below, below + 1))
+        # (from the nearer neighbour, as NumPy does, so that rank 4 - 1e-16 is not beyond the neighbour)
+        fraction = rank - below
+        step_gy = high_gy - low_gy
+        return low_gy + step_gy * fraction if fraction < 0.5 else high_gy - step_gy * (1.0 - fraction)
+
+    def reaching(self, dose_gy: float) -> int:
+        """Number of voxels that receive at least a dose."""
+        return self.ascending_gy.size - self.below(dose_gy)
+
+    def below(self, dose_gy: float) -> int:
+        """Number of voxels that receive less than a dose."""
+        return int(np.searchsorted(self.ascending_gy, self.ascending_gy.dtype.type(dose_gy), side="left"))
+
+    def near(self, dose_gy: float, step_gy: float) -> int:
+        """Number of voxels whose dose is within a step of a dose."""
+        return int(np.count_nonzero(np.abs(self.ascending_gy - dose_gy) <= step_gy))
+
+    def in_unit(self, amount: float, unit: MetricUnit) -> float:
+        """Voxels in cc, or in percent of the ROI."""
+        return amount * self.voxel_volume_cc if unit == "cc" else 100.0 * amount / self.ascending_gy.size
+
+
+@dataclass(frozen=True, eq=False)
+class SampleDoses:
+    """Doses of samples that stand for different volumes; amounts are in cc (:class:`cdm_nnunet.dvh.metrics.RoiDoses`).
+
+    Attributes:
+        ascending_gy: The doses in ascending order, shape (n,), Gy.
+        volumes_cc: Volume that each stands for, shape (n,), cc.
+        prescription_gy: Prescription of the ROI in Gy.
+    """
+
+    ascending_gy: NDArray[np.float64]
+    volumes_cc: NDArray[np.float64]
+    prescription_gy: float | None = None
+
+    @cached_property
+    def volume_cc(self) -> float:
+        """Volume of the ROI."""
+        return float(self.volumes_cc.sum())
+
+    def mean_gy(self) -> float:
+        """Mean dose, weighted by volume."""
+        return float(self.ascending_gy @ self.volumes_cc) / self.volume_cc
+
+    def power_mean_gy(self, a: float) -> float:
+        """The mean (sum share d^a)^(1/a)."""
+        shares = self.volumes_cc / self.volume_cc
+        return _power_mean_gy(self.ascending_gy, a, lambda powers: float(shares @ powers))
+
+    def order_statistic_gy(self, metric: Metric) -> float:
+        """The highest dose that a volume of at least x reaches; from the cold end, the lowest that it stays within."""
+        if metric.counting != "exact":
+            raise InputError(f"{metric} counts voxels, and there are none: use it without '[{metric.counting}]'")
+        if reason := metric.why_undefined(self.volume_cc):
+            raise InputError(f"{metric} is not defined: {reason}")
+        from_its_end = slice(None) if metric.is_cold else slice(None, None, -1)
+        gathered_cc = np.cumsum(self.volumes_cc[from_its_end])
+        place = int(np.searchsorted(gathered_cc, self._wanted_cc(metric), side="left"))
+        return float(self.ascending_gy[from_its_end][min(place, self.ascending_gy.size - 1)])
+
+    def _wanted_cc(self, metric: Metric) -> float:
+        """Volume from the metric's end on; 0 for Dmin and Dmax, the first sample."""
+        if metric.value is None:
+            return 0.0
+        in_percent = metric.row.number is not None and metric.row.number.unit == "%"
+        return metric.value * (self.volume_cc / 100 * (1 - _ROUNDING) if in_percent else 1 - SAME_VOLUME)
+
+    def reaching(self, dose_gy: float) -> float:
+        """Volume that receives at least a dose."""
+        return float(self.volumes_cc[~(self.ascending_gy < dose_gy)].sum())
+
+    def below(self, dose_gy: float) -> float:
+        """Volume that receives less than a dose."""
+        return float(self.volumes_cc[self.ascending_gy < dose_gy].sum())
+
+    def near(self, dose_gy: float, step_gy: float) -> float:
+        """Volume whose dose is within a step of a dose."""
+        return float(self.volumes_cc[np.abs(self.ascending_gy - dose_gy) <= step_gy].sum())
+
+    def in_unit(self, amount: float, unit: MetricUnit) -> float:
+        """A volume in cc, or in percent of the ROI."""
+        return amount if unit == "cc" else 100.0 * amount / self.volume_cc
 
 
 def refuse_of_plan(metrics: Iterable[Metric]) -> None:
@@ -133,11 +266,11 @@ def checked_doses(roi_dose_gy: NDArray[np.floating]) -> NDArray[np.floating]:
     return dose_gy
 
 
-def _geud_gy(dose_gy: NDArray[np.float64], a: float) -> float:
-    """((1/n) sum d^a)^(1/a); scaled by the largest term, so that no power overflows."""
-    if dose_gy.min() < 0:
-        raise InputError(f"gEUD is not defined for negative doses, and the lowest is {dose_gy.min():g} Gy")
-    scale_gy = dose_gy.max() if a > 0 else dose_gy.min()
+def _power_mean_gy(ascending_gy: NDArray[np.float64], a: float, mean: Callable[[NDArray[np.float64]], float]) -> float:
+    """Mean of d^a to the power 1/a; scaled by the largest term, so that no power overflows."""
+    if ascending_gy[0] < 0:
+        raise InputError(f"gEUD is not defined for negative doses, and the lowest is {ascending_gy[0]:g} Gy")
+    scale_gy = ascending_gy[-1] if a > 0 else ascending_gy[0]
     if scale_gy == 0:
         return 0.0
-    return float(scale_gy * np.mean((dose_gy / scale_gy) ** a) ** (1 / a))
+    return float(scale_gy * mean((ascending_gy / scale_gy) ** a) ** (1 / a))

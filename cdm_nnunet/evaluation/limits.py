@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cdm_nnunet.dvh import Metric, evaluate_all
+from cdm_nnunet.dvh import Metric
+from cdm_nnunet.dvh.values import VoxelDoses
 from cdm_nnunet.evaluation.rois import Box
 
 NEAR_FRACTION = 0.1
@@ -71,40 +72,18 @@ def roi_surface(dose_gy: NDArray[np.floating], mask: NDArray[np.bool_], box: Box
     return Surface(dose_gy[place].astype(np.float64), 0.5 * np.sqrt(squared))
 
 
-def mask_error(
-    metric: Metric,
-    value: float,
-    surface: Surface | None,
-    roi_dose_gy: NDArray[np.floating],
-    *,
-    voxel_volume_cc: float,
-    prescription_gy: float | None = None,
-) -> float | None:
+def mask_error(metric: Metric, value: float, surface: Surface | None, doses: VoxelDoses) -> float | None:
     """What half a voxel of the ROI's surface is worth in a metric (``docs/conventions.md``, "Mask error").
 
     Args:
         metric: The metric.
         value: Its value in the dose.
         surface: The ROI's surface in the dose; None where it has none.
-        roi_dose_gy: Doses of all its voxels, shape (n,), Gy.
-        voxel_volume_cc: Volume of a voxel in cc.
-        prescription_gy: Prescription of the ROI in Gy.
+        doses: Doses of all its voxels.
 
     Returns:
-        The error in the metric's unit; 0 for an ROI without a surface; None for gEUD.
+        The error in the metric's unit; 0 for an ROI without a surface; None where the kind of metric has none.
     """
     if surface is None:
         return 0.0
-    if metric.kind == "mean":
-        share = 0.5 * surface.dose_gy.size / roi_dose_gy.size
-        return float(share * abs(surface.dose_gy.mean() - roi_dose_gy.mean(dtype=np.float64)))
-    if metric.is_volume:
-        threshold_gy = metric.threshold_gy(prescription_gy)
-        step_gy = surface.step_at(threshold_gy)
-        n_near = 0.5 * np.count_nonzero(np.abs(roi_dose_gy - threshold_gy) <= step_gy)
-        return float(n_near * voxel_volume_cc if metric.unit == "cc" else 100.0 * n_near / roi_dose_gy.size)
-    if metric.kind == "homogeneity":  # (near-maximum - near-minimum) / median
-        doses_gy = evaluate_all(metric.order_statistics, roi_dose_gy, voxel_volume_cc=voxel_volume_cc)
-        high, low, median = (surface.step_at(dose_gy) for dose_gy in doses_gy)
-        return float((high + low + abs(value) * median) / doses_gy[2])
-    return surface.step_at(value) if metric.order_statistics else None
+    return None if metric.row.mask_error is None else metric.row.mask_error(metric, value, surface, doses)

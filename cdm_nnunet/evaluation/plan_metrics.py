@@ -5,27 +5,20 @@ Definitions: ``docs/conventions.md``, "Plan indices".
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cdm_nnunet.dvh import (
-    Metric,
-    MetricKind,
-    gradient_index,
-    paddick_conformity,
-    r50,
-    rtog_conformity,
-)
+from cdm_nnunet.dvh import KINDS, Metric
 from cdm_nnunet.evaluation.doses import finite_or_none
 from cdm_nnunet.evaluation.pairing import DosePair
 from cdm_nnunet.evaluation.roi_record import IndexResult
 
-PLAN_INDICES: tuple[MetricKind, ...] = ("paddick_conformity", "rtog_conformity", "gradient_index", "r50")
 PRESCRIPTION_TOLERANCE_GY = 0.01
-_MM_PER_CM = 10.0
 
 
 class PlanTarget:
@@ -57,31 +50,37 @@ class PlanTarget:
         Raises:
             ValueError: If it is no metric of the plan, or needs a prescription that there is not.
         """
-        if metric.kind == "dose_beyond" and metric.value is not None:
-            distance_mm = _MM_PER_CM * metric.value
-            spacing_mm = self._pair.spacing_mm
-            return highest_dose_beyond(dose_gy, self._all, distance_mm, spacing_mm, self._body)
-        return self._index(metric.kind, dose_gy)
+        if metric.row.plan_formula is None:
+            raise ValueError(f"{metric} is no metric of the plan")
+        return finite_or_none(metric.row.plan_formula(metric, DoseAroundTarget(self, dose_gy)))
 
     def indices(self) -> dict[str, IndexResult]:
         """The plan indices in both doses; none without a prescription."""
         if self._prescription_gy is None:
             return {}
         doses = (self._pair.reference_dose_gy, self._pair.predicted_dose_gy)
-        return {kind: IndexResult(*(self._index(kind, dose_gy) for dose_gy in doses)) for kind in PLAN_INDICES}
+        wanted = [Metric(name) for name, kind in KINDS.items() if kind.of_plan and kind.needs_prescription]
+        return {metric.kind: IndexResult(*(self.value(metric, dose_gy) for dose_gy in doses)) for metric in wanted}
 
-    def _index(self, kind: MetricKind, dose_gy: NDArray[np.floating]) -> float | None:
-        level_gy = self._prescription_gy
-        if level_gy is None or kind not in PLAN_INDICES:
-            raise ValueError(f"'{kind}' is no plan index, or the target '{self._source}' has no prescription")
-        if kind == "gradient_index":
-            return finite_or_none(gradient_index(dose_gy, level_gy))
-        functions = {"paddick_conformity": paddick_conformity, "rtog_conformity": rtog_conformity, "r50": r50}
-        return finite_or_none(functions[kind](dose_gy, self._mask, level_gy))
+    @property
+    def prescription_gy(self) -> float:
+        """Its prescription in Gy.
+
+        Raises:
+            ValueError: If it has none.
+        """
+        if self._prescription_gy is None:
+            raise ValueError(f"the target '{self._source}' has no prescription")
+        return self._prescription_gy
 
     @cached_property
-    def _mask(self) -> NDArray[np.bool_]:
+    def mask(self) -> NDArray[np.bool_]:
+        """Mask of the joined targets."""
         return self._union(self.joined)
+
+    def highest_beyond_gy(self, dose_gy: NDArray[np.floating], distance_mm: float) -> float | None:
+        """As :func:`highest_dose_beyond`, from all targets, within the patient."""
+        return highest_dose_beyond(dose_gy, self._all, distance_mm, self._pair.spacing_mm, self._body)
 
     @cached_property
     def _all(self) -> NDArray[np.bool_]:
@@ -98,6 +97,29 @@ class PlanTarget:
         for name in names:
             mask |= self._pair.roi_mask(name)
         return mask
+
+
+@dataclass(frozen=True, eq=False)
+class DoseAroundTarget:
+    """A dose around a target, as metrics of the plan see it (:class:`cdm_nnunet.dvh.protocols.WholeDose`)."""
+
+    around: PlanTarget
+    dose_gy: NDArray[np.floating]
+
+    @property
+    def target(self) -> NDArray[np.bool_]:
+        """Mask of the target with those that its prescription isodose covers too, shape of the dose."""
+        return self.around.mask
+
+    @property
+    def prescription_gy(self) -> float:
+        """Prescription of the target in Gy."""
+        return self.around.prescription_gy
+
+    def highest_beyond_gy(self, distance_mm: float) -> float:
+        """The highest dose at a distance from all targets or farther; NaN where nothing is as far."""
+        found_gy = self.around.highest_beyond_gy(self.dose_gy, distance_mm)
+        return math.nan if found_gy is None else found_gy
 
 
 def highest_dose_beyond(

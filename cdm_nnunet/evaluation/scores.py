@@ -20,6 +20,7 @@ from cdm_nnunet.dvh import (
 )
 from cdm_nnunet.dvh.course_limits import limits_in_course
 from cdm_nnunet.dvh.regime import Regime
+from cdm_nnunet.dvh.values import VoxelDoses
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.evaluation.doses import compare_doses, dose_region_name
 from cdm_nnunet.evaluation.gamma import GammaRule
@@ -143,8 +144,7 @@ class _RoiScorer:
             values = [self._target.value(metric, dose_gy) for dose_gy in doses]
             known = [(value,) for value in values if value is not None]
             if len(known) < len(values):
-                far = metric.kind == "dose_beyond"
-                reasons[metric] = "no voxel is as far" if far else "a dose reaches the prescription nowhere"
+                reasons[metric] = metric.row.undefined
             else:
                 found |= self._results([metric], known)
         ordered = {str(metric): found[str(metric)] for metric in wanted if str(metric) in found}
@@ -173,14 +173,8 @@ class _RoiScorer:
         return evaluate_all(metrics, roi_dose_gy, voxel_volume_cc=volume_cc, prescription_gy=self._prescription_gy)
 
     def _mask_error(self, metric: Metric, value: float) -> float | None:
-        return mask_error(
-            metric,
-            value,
-            self._surface,
-            self._voxels.reference_gy,
-            voxel_volume_cc=self._pair.voxel_volume_cc,
-            prescription_gy=self._prescription_gy,
-        )
+        doses = VoxelDoses(self._voxels.reference_gy, self._pair.voxel_volume_cc, self._prescription_gy)
+        return mask_error(metric, value, self._surface, doses)
 
 
 def _score_roi(

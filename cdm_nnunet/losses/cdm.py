@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.losses.members import Members
-from cdm_nnunet.losses.metrics import Present, Smoothing, SortedDoses, Terms
+from cdm_nnunet.losses.metrics import metric_values
+from cdm_nnunet.losses.sorted_doses import SortedDoses
+from cdm_nnunet.losses.terms import Present, Smoothing, Terms
 
 VForm = Literal["sigmoid", "dose", "both"]
 PartialRois = Literal["weighted", "whole", "all"]
@@ -128,9 +130,9 @@ class CDMLoss(nn.Module):
             if chosen is by_dose:
                 found = _dose_at_reference_volume(predicted, reference, parts, self.smoothing) / self.dose_scale_gy
             else:
-                values = predicted.metrics(parts, self.smoothing)
+                values = metric_values(predicted, parts, self.smoothing)
                 with torch.no_grad():
-                    aims = reference.metrics(parts, self.smoothing)
+                    aims = metric_values(reference, parts, self.smoothing)
                 found = (values - aims).abs() * values.new_tensor([units[i] for i in chosen])
             share = [0.5 if self.v_form == "both" and present[i].metric.is_volume else 1.0 for i in chosen]
             where = torch.tensor(chosen, device=found.device)

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.losses.members import Members
-from cdm_nnunet.losses.metrics import SortedDoses, Terms, geud_gy
+from cdm_nnunet.losses.metrics import geud_gy
+from cdm_nnunet.losses.sorted_doses import SortedDoses
+from cdm_nnunet.losses.terms import Terms
 
 _CHUNK = 4_000_000  # values in memory at once, bins x voxels
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from cdm_nnunet.dvh import Metric, Template, shipped_templates
+from cdm_nnunet.dvh import KINDS, Metric, Template, shipped_templates
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -21,6 +21,11 @@ def test_the_documented_template_is_valid():
     assert len(keys) == 21
     for key in keys:
         assert str(Metric.parse(key)) == key
+
+
+def test_every_kind_of_metric_is_defined():
+    text = (DOCS / "conventions.md").read_text(encoding="utf-8")
+    assert not [kind.form for kind in KINDS.values() if f"`{kind.form}`" not in text]
 
 
 def test_every_heading_that_code_cites_is_there():

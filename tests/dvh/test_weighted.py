@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdm_nnunet.dvh import Metric
-from cdm_nnunet.dvh.values import evaluate_all
-from cdm_nnunet.dvh.weighted import evaluate_weighted
+from cdm_nnunet.dvh.values import evaluate_all, evaluate_weighted
 from cdm_nnunet.errors import InputError
 
 KEYS = (

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from cdm_nnunet.dvh import Metric, evaluate
+from cdm_nnunet.dvh.values import VoxelDoses
 from cdm_nnunet.evaluation.limits import mask_error, roi_surface
 from cdm_nnunet.evaluation.rois import roi_boxes
 from cdm_nnunet.roi import pack
@@ -23,7 +24,7 @@ def error_of(key, dose, mask, prescription_gy=None):
     metric = Metric.parse(key)
     given = {"voxel_volume_cc": SPACING_MM**3 / 1000, "prescription_gy": prescription_gy}
     value = evaluate(metric, dose[mask], **given)
-    return mask_error(metric, value, roi_surface(dose, mask[box], box), dose[mask], **given)
+    return mask_error(metric, value, roi_surface(dose, mask[box], box), VoxelDoses(np.sort(dose[mask]), **given))
 
 
 @pytest.mark.parametrize("key", ["D95%", "D98%", "D50%", "D2%", "Dmin", "Dmax", "D0.1cc"])

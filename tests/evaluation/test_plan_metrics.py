@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cdm_nnunet.dvh import Metric, Template, evaluate
-from cdm_nnunet.dvh.weighted import evaluate_weighted
+from cdm_nnunet.dvh.values import evaluate_weighted
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.evaluation.plan_metrics import PlanTarget, highest_dose_beyond
 from cdm_nnunet.evaluation.record import CaseResult

@@ -8,11 +8,12 @@ import torch
 
 from cdm_nnunet.dvh.metrics import Metric
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.losses import metrics, steps
+from cdm_nnunet.losses import sorted_doses, steps
 from cdm_nnunet.losses.bits import pack_words
 from cdm_nnunet.losses.cdm import CDMLoss
 from cdm_nnunet.losses.members import Members
-from cdm_nnunet.losses.metrics import EXACT, Smoothing, Term, Terms, dvh_metrics
+from cdm_nnunet.losses.metrics import dvh_metrics
+from cdm_nnunet.losses.terms import EXACT, Smoothing, Term, Terms
 
 N_ROIS = 20  # more than one word
 SHAPE = (5, 6, 7)
@@ -105,7 +106,7 @@ def either_way(request, monkeypatch):
     if request.param == "as on a GPU":
         monkeypatch.setattr(Members, "of", lambda words, bits: Members._of_torch(words.detach().flatten(2), bits))
         monkeypatch.setattr(Members, "ascending", lambda self, dose: self._ascending_torch(dose.detach()))
-        monkeypatch.setattr(metrics, "step_sums", steps._of_all)
+        monkeypatch.setattr(sorted_doses, "step_sums", steps._of_all)
 
 
 @pytest.mark.usefixtures("either_way")

@@ -13,7 +13,8 @@ from cdm_nnunet.dvh.template import Template
 from cdm_nnunet.dvh.values import evaluate
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.losses.bits import pack_words
-from cdm_nnunet.losses.metrics import EXACT, Smoothing, Term, Terms, dvh_metrics
+from cdm_nnunet.losses.metrics import dvh_metrics
+from cdm_nnunet.losses.terms import EXACT, Smoothing, Term, Terms
 from cdm_nnunet.roi import Catalogue, Roi
 
 KEYS = ("D99%", "D95%", "D50%", "D2%", "D1%", "D0.03cc", "D0.1cc", "D0.1cc[openkbp]", "Dmean", "Dmin", "Dmax", "V20Gy",

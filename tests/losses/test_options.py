@@ -15,7 +15,7 @@ from cdm_nnunet.dvh.metrics import Metric
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.losses.bits import pack_words
 from cdm_nnunet.losses.cdm import CDMLoss
-from cdm_nnunet.losses.metrics import EXACT, Smoothing, Term, Terms
+from cdm_nnunet.losses.terms import EXACT, Smoothing, Term, Terms
 
 SCALE_GY = 70.0
 VOXEL_CC = 0.03

@@ -10,8 +10,8 @@ from cdm_nnunet.dvh.metrics import Metric
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.losses import rivals
 from cdm_nnunet.losses.bits import pack_words
-from cdm_nnunet.losses.metrics import Term, Terms
 from cdm_nnunet.losses.rivals import DVHCurveLoss, MomentLoss, SortedDoseLoss
+from cdm_nnunet.losses.terms import Term, Terms
 
 SCALE_GY = 70.0
 SHAPE = (3, 4, 5)

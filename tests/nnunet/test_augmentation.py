@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cdm_nnunet.dvh.metrics import Metric
 from cdm_nnunet.losses.bits import pack_words, unpack_words
 from cdm_nnunet.losses.cdm import CDMLoss
-from cdm_nnunet.losses.metrics import Term, Terms
+from cdm_nnunet.losses.terms import Term, Terms
 from cdm_nnunet.nnunet.augmentation import MAX_ROTATION_DEGREES, Augmentation, Sample, mirror_left_right, rotate
 from cdm_nnunet.nnunet.facts import PatchFacts, loss_arguments
 

@@ -14,8 +14,8 @@ from cdm_nnunet.errors import InputError
 from cdm_nnunet.folders import TRAINER_VARIABLE
 from cdm_nnunet.losses.bits import roi_mask
 from cdm_nnunet.losses.cdm import CDMLoss
-from cdm_nnunet.losses.metrics import Smoothing
 from cdm_nnunet.losses.rivals import DVHCurveLoss, MomentLoss, SortedDoseLoss
+from cdm_nnunet.losses.terms import Smoothing
 from cdm_nnunet.nnunet.facts import loss_arguments
 from cdm_nnunet.nnunet.network import falling_off
 from cdm_nnunet.nnunet.predictor import DosePredictor

@@ -8,7 +8,7 @@ import torch
 
 from cdm_nnunet.dvh.metrics import Metric
 from cdm_nnunet.losses.bits import pack_words
-from cdm_nnunet.losses.metrics import Term, Terms
+from cdm_nnunet.losses.terms import Term, Terms
 from cdm_nnunet.nnunet.facts import PatchFacts
 from cdm_nnunet.trainers.validation import PatchErrors, patch_errors
 

@@ -1,0 +1,116 @@
+"""The sorted doses of each ROI's own voxels: what all differentiable DVH metrics are made of.
+
+No ROI needs a dense mask; order statistics are look-ups, windows and means are differences of a running sum, and
+volumes need only the voxels near a threshold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from cdm_nnunet.losses.members import Members
+from cdm_nnunet.losses.steps import step_sums
+
+_STEP_REACH = 20.0
+
+
+@dataclass(frozen=True)
+class SortedDoses:
+    """The voxel doses of some ROIs of a batch, ascending within each row.
+
+    Attributes:
+        voxels_gy: Shape (M,), row after row as in :class:`Members`; differentiable.
+        starts: Place of each row's first voxel.
+        counts: Number of voxels of each row.
+    """
+
+    voxels_gy: Tensor
+    starts: tuple[int, ...]
+    counts: tuple[int, ...]
+
+    @classmethod
+    def of(cls, dose_gy: Tensor, members: Members) -> SortedDoses:
+        """Sort a dose.
+
+        Args:
+            dose_gy: Dose of the batch, shape (B, ...), Gy; a half-precision dose is taken to float32.
+            members: Voxels of the ROIs.
+        """
+        if dose_gy.dtype not in (torch.float32, torch.float64):
+            dose_gy = dose_gy.float()
+        flat_gy = dose_gy.flatten()
+        return cls(flat_gy.index_select(0, members.ascending(flat_gy)), members.starts, members.counts)
+
+    def roi_gy(self, row: int) -> Tensor:
+        """Doses of one row, ascending."""
+        return self.voxels_gy.narrow(0, self.starts[row], self.counts[row])
+
+    def volume_fractions(self, rows: Sequence[int], thresholds_gy: Sequence[float], width_gy: float) -> Tensor:
+        """Share of each row's voxels at or above a threshold, float64; by a logistic or a sharp step.
+
+        Beyond ``_STEP_REACH`` widths a step is 0 or 1 to 2e-9, so only the voxels between are looked at.
+        """
+        n = torch.tensor([self.counts[row] for row in rows], dtype=torch.float64, device=self.voxels_gy.device)
+        reach_gy = _STEP_REACH * width_gy
+        with torch.no_grad():
+            limits = self.voxels_gy.new_tensor([[t - reach_gy, t + reach_gy] for t in thresholds_gy])
+            found = [torch.searchsorted(self.roi_gy(row), limit) for row, limit in zip(rows, limits, strict=True)]
+            first, end = torch.stack(found).unbind(1)
+        if width_gy == 0:
+            return (n - first) / n
+        start = torch.tensor([self.starts[row] for row in rows], device=first.device)
+        return (n - end + step_sums(self.voxels_gy, start + first, start + end, thresholds_gy, width_gy)) / n
+
+    def order_statistics(self, rows: Sequence[int], ranks: Sequence[float], window_fraction: float) -> Tensor:
+        """The ascending doses of rows at ranks, linear between whole ones, or their mean over a window around those.
+
+        Args:
+            rows: Which rows.
+            ranks: For each, from 0 (minimum) to the number of voxels less 1 (maximum).
+            window_fraction: Width of the window as a share of the ranks.
+
+        Returns:
+            Shape (len(rows),), Gy.
+        """
+        voxels_gy, device = self.voxels_gy, self.voxels_gy.device
+        start = torch.tensor([self.starts[row] for row in rows], device=device)
+        last = torch.tensor([self.counts[row] - 1 for row in rows], device=device)
+        rank = torch.tensor(ranks, dtype=torch.float64, device=device)[None]
+        if window_fraction > 0:
+            half = window_fraction / 2 * last
+            rank = torch.cat([rank, (rank - half).clamp(min=0), (rank + half).minimum(last)])  # centre, low, high
+        j = rank.long().minimum(last - 1).clamp(min=0)
+        s = rank - j  # a rank is at order j, plus the share s of the way to order j + 1
+        places = torch.stack([start + j, start + (j + 1).minimum(last)])
+        d, d_next = voxels_gy.index_select(0, places.flatten()).double().view(places.shape)
+        exact = torch.lerp(d[0], d_next[0], s[0]).to(voxels_gy.dtype)
+        if window_fraction == 0:
+            return exact
+        # the integral of the quantile function, linear between order statistics, up to each end of the window
+        to_j = self._sum_to((start + j[1:] + 1).flatten()).view(j[1:].shape)
+        low, high = to_j + (s * d - d / 2 + s**2 * (d_next - d) / 2)[1:]
+        width = rank[2] - rank[1]
+        mean = (high - low) / width.clamp(min=1e-6)
+        return torch.where(width > 1e-6, mean.to(voxels_gy.dtype), exact)
+
+    @cached_property
+    def _prefix(self) -> Tensor:
+        return functional.pad(self.voxels_gy.double().cumsum(0), (1, 0))
+
+    def _sum_to(self, place: Tensor) -> Tensor:
+        """Sum of all voxels before a place, float64."""
+        return self._prefix.index_select(0, place)
+
+    def means(self, rows: Sequence[int]) -> Tensor:
+        """Mean dose of rows, shape (len(rows),), Gy, float64."""
+        device = self.voxels_gy.device
+        start = torch.tensor([self.starts[row] for row in rows], device=device)
+        n = torch.tensor([self.counts[row] for row in rows], device=device)
+        before, with_it = self._sum_to(torch.cat([start, start + n])).chunk(2)
+        return (with_it - before) / n
