@@ -107,6 +107,8 @@ class DicomPatient:
         names = mapping.names(structures.names, structures.path, structures.empty_names)
         if not self.files.by_geometry:
             structures.refuse_other_frame(names.values(), ct.frame_uid, "the CT")
+        elif dose is not None:  # (the CT has another frame; the dose and the contours must share theirs)
+            structures.refuse_other_frame(names.values(), dose.frame_uid, "the dose")
         if helpers := mapping.helpers(structures.names):
             notes.append(f"left out as helper structures: {', '.join(helpers)}")
         notes += extent_notes(structures, names.values(), ct.volume.grid)

@@ -43,7 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_match_geometry(parser: argparse.ArgumentParser) -> None:
+def add_match_geometry(parser: argparse._ActionsContainer) -> None:
     """Add the switch for CTs that were exported again."""
     parser.add_argument(
         "--match-geometry",

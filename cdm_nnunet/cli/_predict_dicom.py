@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cdm_nnunet.cli._convert_dicom import add_match_geometry
 from cdm_nnunet.dataset import FILE_ENDING
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.fence import fenced
@@ -18,10 +19,10 @@ if TYPE_CHECKING:
     from cdm_nnunet.dataset_conversion.case import Case
     from cdm_nnunet.dataset_conversion.dicom_mapping import DicomMapping
     from cdm_nnunet.dataset_conversion.dicom_patient import DicomPatient
-    from cdm_nnunet.dicom.export import Patient
+    from cdm_nnunet.dicom.destination import Destination
     from cdm_nnunet.dvh import Template
 
-_OPTIONS = ("mapping", "prescription", "grid", "bits")
+_OPTIONS = ("mapping", "prescription", "grid", "bits", "match_geometry")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -42,6 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="voxels of the dose: the CT's, or of a size (x, y, z) (default: the median size of the training data)",
     )
     group.add_argument("--bits", type=int, choices=(16, 32), help="bits a voxel of the RTDOSE (default: 16)")
+    add_match_geometry(group)
 
 
 def refuse_options_without_dicom(args: argparse.Namespace) -> None:
@@ -52,8 +54,10 @@ def refuse_options_without_dicom(args: argparse.Namespace) -> None:
     """
     if args.dicom is None:
         for option in _OPTIONS:
-            if getattr(args, option) is not None:
-                raise InputError(f"--{option} goes with --dicom; -i takes cases that are converted already")
+            if getattr(args, option) not in (None, False):
+                raise InputError(
+                    f"--{option.replace('_', '-')} goes with --dicom; -i takes cases that are converted already"
+                )
     elif args.continue_prediction:
         raise InputError("--continue_prediction goes with -i; with --dicom every dose is predicted anew")
 
@@ -102,7 +106,7 @@ def run(args: argparse.Namespace, model: Path, predict: Callable[[list[list[str]
             with refusals.of(name, passing=(OSError,)):
                 out = args.o / f"{name}.dcm"
                 done = export_dose(dose, source, out, bits=args.bits or 16, dose_type=trained.dose_type)
-                notes = [*record["notes"], *PredictionRecord.read(dose).notes]
+                notes = [*record["notes"], *done.notes, *PredictionRecord.read(dose).notes]
                 records.append({**record, "notes": notes, "file": str(out), "maximum_gy": done.maximum_gy})
     return {"patients": records} | ({"error": refusals.text} if refusals.reasons else {})
 
@@ -130,7 +134,7 @@ def _patients(args: argparse.Namespace, model: Path, trained: _Trained) -> list[
             raise InputError("a new patient has no dose grid; --grid takes 'ct' or a voxel size")
         spacing_mm(grid)
     own = None if args.mapping is None else read_mapping(args.mapping)
-    mapping = _mapping(own, trained, model)
+    mapping = replace(_mapping(own, trained, model), match_geometry=args.match_geometry)
     prescribed = _prescriptions_gy(args.prescription or [], trained.template)
     for roi, level_gy in {} if own is None else own.prescriptions_gy.items():
         if prescribed.get(roi, level_gy) != level_gy:
@@ -241,18 +245,18 @@ class _Refusals:
             raise InputError(self.text)
 
 
-def _prepare(patient: DicomPatient, trained: _Trained, work: Path) -> tuple[dict[str, Any], Patient]:
+def _prepare(patient: DicomPatient, trained: _Trained, work: Path) -> tuple[dict[str, Any], Destination]:
     """Check all that is known of a patient, and write its images; what it is, and where its dose will belong."""
     from cdm_nnunet.dataset_conversion.case_files import write_case
-    from cdm_nnunet.dicom.export import dose_type_for, read_patient
+    from cdm_nnunet.dicom.destination import destination_of
+    from cdm_nnunet.dicom.export import dose_type_for
 
     case = patient.load()
     _refuse_missing_outline(case, trained)
     files = patient.files
     if trained.ion_plans == 0 and files.has_ions:
         raise InputError("the plan is one of ions (RT Ion Plan), and the model was trained on none")
-    source = [path for path in (*files.ct, files.structures, *files.plans) if path is not None]
-    found = read_patient(source, files.plans[0] if files.plans else None)
+    found = destination_of(files, f"the files of {patient.name}")
     dose_type_for(found, trained.dose_type)
     write_case(work, case, {})
     return _record(case, patient), found

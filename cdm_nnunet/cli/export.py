@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cdm_nnunet.cli._convert_dicom import add_match_geometry
 from cdm_nnunet.errors import InputError
 
 SUMMARY = "Write a predicted dose in a format that other software takes: RTDOSE for the planning system."
@@ -35,6 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     dicom.add_argument("-o", type=Path, required=True, metavar="FILE", help="the file to write")
     dicom.add_argument("--bits", type=int, choices=(16, 32), default=16, help="bits a voxel (default: 16)")
     dicom.add_argument("--plan", type=Path, metavar="FILE", help="the plan to refer to, where there are several")
+    add_match_geometry(dicom)
     dicom.add_argument(
         "--dose-type",
         choices=("PHYSICAL", "EFFECTIVE"),
@@ -50,15 +52,17 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Export.
 
     Returns:
-        The file, its SOPInstanceUID, bits a voxel, the step and the maximum in Gy, and the label of the plan.
+        The file, its SOPInstanceUID, bits a voxel, the step and the maximum in Gy, the label of the plan, and notes.
     """
     from cdm_nnunet.dataset_conversion.dicom_sources import read_sources
+    from cdm_nnunet.dicom.destination import find_destination
     from cdm_nnunet.dicom.export import export_dose
 
     case = args.prediction.name.removesuffix(".nii.gz")
     source = read_sources(args.source, case) if args.source.is_file() else args.source
     dose_type = _dose_type(args.prediction, args.dose_type)
-    exported = export_dose(args.prediction, source, args.o, bits=args.bits, plan=args.plan, dose_type=dose_type)
+    patient = find_destination(source, args.plan, match_geometry=args.match_geometry)
+    exported = export_dose(args.prediction, patient, args.o, bits=args.bits, dose_type=dose_type)
     return {
         "file": str(exported.path),
         "sop_instance_uid": exported.sop_uid,
@@ -66,6 +70,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "step_gy": exported.step_gy,
         "maximum_gy": exported.maximum_gy,
         "plan": exported.plan,
+        "notes": list(exported.notes),
     }
 
 
@@ -87,7 +92,8 @@ def _dose_type(prediction: Path, given: str | None) -> str:
 def render(record: Mapping[str, Any]) -> str:
     """Word the record for a person."""
     plan = "no plan" if record["plan"] is None else f"plan '{record['plan']}'"
-    return (
+    line = (
         f"{record['file']}: up to {record['maximum_gy']:.2f} Gy in steps of {record['step_gy']:.2g} Gy, for {plan}; "
         "a prediction, not for treatment"
     )
+    return "\n".join([line, *(f"  {note}" for note in record["notes"])])

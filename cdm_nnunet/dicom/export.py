@@ -6,10 +6,8 @@ the CT's do. Values are quantised: within half a step of ``DoseGridScaling``. Th
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +20,8 @@ from pydicom.valuerep import format_number_as_ds
 
 from cdm_nnunet import __version__
 from cdm_nnunet.dicom import predicted
-from cdm_nnunet.dicom.ct import is_localizer
+from cdm_nnunet.dicom.destination import Destination
 from cdm_nnunet.dicom.dose import DOSE_CLASS, read_dose
-from cdm_nnunet.dicom.files import named, numbers_of, read_file, text_of
-from cdm_nnunet.dicom.index import index_files, index_folder
-from cdm_nnunet.dicom.plan import Plan, read_plan
-from cdm_nnunet.dicom.plan_choice import DEFAULT, Choice
 from cdm_nnunet.dicom.structures import STRUCTURE_CLASS
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.files import raise_write_error, replacing
@@ -41,33 +35,12 @@ _MAX_ANGLE_DEGREES = 0.5
 _COPIED = (
     *("SpecificCharacterSet", "PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex"),
     *("StudyInstanceUID", "StudyDate", "StudyTime", "StudyID", "StudyDescription", "AccessionNumber"),
-    *("ReferringPhysicianName", "FrameOfReferenceUID", "PositionReferenceIndicator", "TimezoneOffsetFromUTC"),
+    *("ReferringPhysicianName", "PositionReferenceIndicator", "TimezoneOffsetFromUTC"),
 )
 _MAY_BE_EMPTY = (
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID"),
     *("AccessionNumber", "ReferringPhysicianName", "PositionReferenceIndicator"),
 )
-
-
-@dataclass(frozen=True, eq=False)
-class Patient:
-    """What a dose takes from the patient's files.
-
-    Attributes:
-        header: An image of the CT, without its pixels.
-        directions: Along the rows, along the columns, and their normal: rows of shape (3, 3).
-        low_mm: Lowest coordinates of pixel edges along the directions, shape (3,).
-        high_mm: Highest coordinates.
-        plan: The plan; None where there is none.
-        structure_uid: SOPInstanceUID of the structure set; empty where there is none or it is not clear which.
-    """
-
-    header: Dataset
-    directions: NDArray[np.float64]
-    low_mm: NDArray[np.float64]
-    high_mm: NDArray[np.float64]
-    plan: Plan | None
-    structure_uid: str = ""
 
 
 @dataclass(frozen=True)
@@ -81,6 +54,7 @@ class ExportedDose:
         step_gy: DoseGridScaling: what one unit stands for.
         maximum_gy: Highest dose.
         plan: Label of the referenced plan; None where there is none.
+        notes: What a person should know of where it belongs.
     """
 
     path: Path
@@ -89,25 +63,24 @@ class ExportedDose:
     step_gy: float
     maximum_gy: float
     plan: str | None
+    notes: tuple[str, ...] = ()
 
 
 def export_dose(
     prediction: Path,
-    source: Path | Sequence[Path] | Patient,
+    patient: Destination,
     out: Path,
     *,
     bits: int = 16,
-    plan: Path | None = None,
     dose_type: str = "",
 ) -> ExportedDose:
     """Write a predicted dose as RTDOSE.
 
     Args:
         prediction: NIfTI file, Gy, in the patient's coordinates.
-        source: Folder with the patient's CT and plan, at any depth; or these files; or what was read from them.
+        patient: Where it belongs.
         out: The file to write.
         bits: 16 or 32 bits a voxel.
-        plan: The plan that the dose is for, where the folder has several.
         dose_type: ``PHYSICAL`` or ``EFFECTIVE``, as the doses that the model learnt from; empty where that is not
             known.
 
@@ -115,13 +88,12 @@ def export_dose(
         What was written.
 
     Raises:
-        InputError: If the dose is negative, NaN, zero or not plausible, does not lie on the CT, the folder does not
-            hold one CT series and at most one plan, or the type of the dose is not known and the plan is one of ions.
+        InputError: If the dose is negative, NaN, zero or not plausible, does not lie on the CT, or the type of
+            the dose is not known and the plan is one of ions.
         OSError: If the file can't be written; nothing of it remains.
     """
     if bits not in BITS:
         raise InputError(f"an RTDOSE has 16 or 32 bits a voxel, not {bits}")
-    patient = source if isinstance(source, Patient) else read_patient(source, plan)
     dose_type = dose_type_for(patient, dose_type)
     image = read_image(prediction, patient_axes=True)
     _refuse_implausible(image)
@@ -136,14 +108,14 @@ def export_dose(
                 raise
             raise_write_error(out, image.values.size * bits // 8, error)
     label = None if patient.plan is None else patient.plan.label
-    return ExportedDose(out, dataset.SOPInstanceUID, bits, step_gy, float(image.values.max()), label)
+    return ExportedDose(out, dataset.SOPInstanceUID, bits, step_gy, float(image.values.max()), label, patient.notes)
 
 
-def dose_type_for(patient: Patient, learnt: str) -> str:
+def dose_type_for(patient: Destination, learnt: str) -> str:
     """DoseType of a predicted dose: that of the doses that the model learnt from.
 
     Args:
-        patient: The patient.
+        patient: Where the dose belongs.
         learnt: ``PHYSICAL`` or ``EFFECTIVE``; empty where it is not known.
 
     Raises:
@@ -155,91 +127,6 @@ def dose_type_for(patient: Patient, learnt: str) -> str:
             "biological effect); say which the model learnt from (--dose-type)"
         )
     return learnt or "PHYSICAL"
-
-
-def read_patient(source: Path | Sequence[Path], plan: Path | None = None) -> Patient:
-    """Find the CT and the plan of a patient, paired as in conversion.
-
-    Args:
-        source: The folder; files at any depth, with any name. Or the files.
-        plan: The plan to take; None takes the one that is there.
-
-    Raises:
-        InputError: If there is no CT, or CT images of several patients, studies or frames of reference, several CT
-            series of which no structure set says which, several plans, a damaged file, or the plan belongs to another
-            patient or frame of reference. It may belong to another study: the dose goes to that of the CT.
-    """
-    index = index_folder(source) if isinstance(source, Path) else index_files(source)
-    where = index.folder
-    for path, reason in index.unread.items():
-        if _is_dicom(Path(path)):
-            raise InputError(reason)  # (others are reports, spreadsheets)
-    chosen = None if plan is None else read_plan(plan)
-    if chosen is not None:
-        index = dataclasses.replace(
-            index,
-            entries=tuple(e for e in index.entries if e.modality != "RTPLAN" or e.sop_uid == chosen.sop_uid),
-        )
-    found = index.patients(needed=(), choice=Choice({} if chosen is None else {DEFAULT: chosen.sop_uid}))
-    if len(found) > 1:
-        patients = ", ".join(files.patient for files in found)
-        raise InputError(f"{where} has {len(found)} patients: {patients}; give a folder with one")
-    (files,) = found
-    if len(index.plans) > 1 and chosen is None:
-        raise InputError(f"{where} has {len(index.plans)} plans: {', '.join(index.plans)}; choose one (--plan)")
-    if files.problems:
-        raise InputError(f"{where}: {'; '.join(files.problems)}")
-    images = [(path, read_file(path, pixels=False)) for path in files.ct]
-    slices = [(path, header) for path, header in images if not is_localizer(header, path)]
-    if not slices:
-        raise InputError(f"{where} has no CT")
-    first = slices[0][1]
-    for what, keyword in (("studies", "StudyInstanceUID"), ("frames of reference", "FrameOfReferenceUID")):
-        uids = sorted({text_of(header, keyword, path, "") for path, header in slices})
-        if len(uids) > 1:
-            raise InputError(f"the CT in {where} has {len(uids)} {what}: {', '.join(uids)}; give a folder with one")
-    text_of(first, "FrameOfReferenceUID", slices[0][0])
-    directions, low_mm, high_mm = _extent(slices)
-    patient = Patient(first, directions, low_mm, high_mm, None, files.uids.get("structure set", ""))
-    if chosen is None and files.plans:
-        chosen = read_plan(files.plans[0])
-    if chosen is None:
-        return patient
-    _refuse_other_patient(chosen, first, slices[0][0])
-    return dataclasses.replace(patient, plan=chosen)
-
-
-def _refuse_other_patient(plan: Plan, image: Dataset, path: Path) -> None:
-    for what, theirs, ours in (
-        ("patient", plan.patient_id, text_of(image, "PatientID", path, "")),
-        ("frame of reference", plan.frame_uid, text_of(image, "FrameOfReferenceUID", path)),
-    ):
-        if theirs and ours and theirs != ours:
-            raise InputError(f"{plan.path} belongs to another {what} ({theirs}) than the CT ({ours})")
-
-
-def _is_dicom(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
-
-
-def _extent(
-    slices: Sequence[tuple[Path, Dataset]],
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Directions of the CT, and the box of its pixels along them."""
-    path, header = slices[0]
-    orientation = numbers_of(header, "ImageOrientationPatient", path, 6)
-    directions = np.stack([orientation[:3], orientation[3:], np.cross(orientation[:3], orientation[3:])])
-    if not np.allclose(directions @ directions.T, np.eye(3), atol=1e-3):
-        raise InputError(f"{path}: {named('ImageOrientationPatient')} is no pair of unit vectors at right angles")
-    lows, highs = [], []
-    for path, header in slices:
-        corner = directions @ numbers_of(header, "ImagePositionPatient", path, 3)
-        row_mm, column_mm = numbers_of(header, "PixelSpacing", path, 2)
-        rows, columns = (numbers_of(header, keyword, path, 1)[0] for keyword in ("Rows", "Columns"))
-        lows.append(corner - np.array([column_mm, row_mm, 0]) / 2)
-        highs.append(corner + np.array([(columns - 0.5) * column_mm, (rows - 0.5) * row_mm, 0]))
-    return directions, np.min(lows, axis=0), np.max(highs, axis=0)
 
 
 def _refuse_implausible(image: Image) -> None:
@@ -258,7 +145,7 @@ def _axes(image: Image) -> NDArray[np.float64]:
     return np.reshape(image.direction, (3, 3)).T
 
 
-def _refuse_misplaced(image: Image, patient: Patient) -> None:
+def _refuse_misplaced(image: Image, patient: Destination) -> None:
     """Check that the grid is parallel to the CT and that the dose lies on it."""
     cosines = np.abs(patient.directions @ _axes(image).T)
     if cosines.max(axis=1).min() < math.cos(math.radians(_MAX_ANGLE_DEGREES)):
@@ -277,7 +164,7 @@ def _refuse_misplaced(image: Image, patient: Patient) -> None:
         )
 
 
-def _dose_dataset(image: Image, patient: Patient, bits: int, dose_type: str) -> tuple[FileDataset, float]:
+def _dose_dataset(image: Image, patient: Destination, bits: int, dose_type: str) -> tuple[FileDataset, float]:
     frames_gy, origin_mm, directions, steps_mm = _as_ct_planes(image, patient.directions)
     dataset = _header(patient, dose_type)
     rows, columns = frames_gy.shape[1:]
@@ -319,7 +206,7 @@ def _as_ct_planes(
     return values.transpose([2 - axis for axis in reversed(order)]), origin_mm, directions, steps_mm[order]
 
 
-def _header(patient: Patient, dose_type: str) -> FileDataset:
+def _header(patient: Destination, dose_type: str) -> FileDataset:
     """All that does not depend on the dose."""
     meta = FileMetaDataset()
     uid = generate_uid()
@@ -332,6 +219,7 @@ def _header(patient: Patient, dose_type: str) -> FileDataset:
             setattr(dataset, keyword, getattr(patient.header, keyword))
         elif keyword in _MAY_BE_EMPTY:
             setattr(dataset, keyword, "")
+    dataset.FrameOfReferenceUID = patient.frame_uid
     now = datetime.datetime.now()
     for prefix in ("InstanceCreation", "Series", "Content"):
         setattr(dataset, f"{prefix}Date", now.strftime("%Y%m%d"))
@@ -356,7 +244,7 @@ def _header(patient: Patient, dose_type: str) -> FileDataset:
     return dataset
 
 
-def _plan_overview(patient: Patient) -> Dataset:
+def _plan_overview(patient: Destination) -> Dataset:
     overview = _item(PlanOverviewIndex=1, RTPlanLabel="", TreatmentSite="", PrescriptionOverviewSequence=[])
     if patient.structure_uid:
         overview.ReferencedStructureSetSequence = [

@@ -169,11 +169,12 @@ def _complete(
         notes.append("no DoseType: taken for PHYSICAL")
     if "EFFECTIVE" in types:
         notes.append("the dose is EFFECTIVE: weighted by its biological effect")
+    placed = [structures] if by_geometry and structures is not None else ct  # (where a dose belongs)
     uids = {f"plan {k}" if len(plans) > 1 else "plan": plan.sop_uid for k, plan in enumerate(plans, 1)}
     for kind, uid in (
         ("structure set", structures.sop_uid if structures else ""),
-        ("study", ct[0].study_uid if ct else ""),
-        ("frame of reference", ct[0].frame_uid if ct else ""),
+        ("study", placed[0].study_uid if placed else ""),
+        ("frame of reference", placed[0].frame_uid if placed else ""),
     ):
         if uid:
             uids[kind] = uid

@@ -74,7 +74,7 @@ def find_ct(
     if listed and found and not candidates:
         problems.append(
             "the CT that the structure set was drawn on is not in the folder, or was not chosen; if it was exported "
-            "again with other UIDs, convert and inspect take it by its slices with --match-geometry"
+            "again with other UIDs, --match-geometry takes it by its slices"
         )
         return []
     series = frozenset(entry.series_uid for entry in candidates)
@@ -110,9 +110,15 @@ def find_ct_by_geometry(
     by_series: dict[str, list[FileEntry]] = {}
     for entry in found:
         by_series.setdefault(entry.series_uid, []).append(entry)
-    fitting, reasons = [], []
+    fitting: list[list[FileEntry]] = []
+    reasons: list[str] = []
     try:
         contours = read_structures(Path(structures.path))
+        if len(contours.frames) > 1:
+            raise InputError(
+                f"the contours lie in {len(contours.frames)} frames of reference, and slices can't tell which of them "
+                "is the CT's"
+            )
         for images in by_series.values():
             reason = _why_not(contours, images)
             reasons.append(reason)

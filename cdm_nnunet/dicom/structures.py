@@ -98,8 +98,12 @@ class StructureSet:
     @property
     def frame_uid(self) -> str:
         """The frame of reference of the ROIs that were drawn; empty where the file does not say, or has several."""
-        frames = {roi.frame_uid for roi in self.rois if roi.contours}
-        return next(iter(frames)) if len(frames) == 1 else ""
+        return next(iter(self.frames)) if len(self.frames) == 1 else ""
+
+    @property
+    def frames(self) -> frozenset[str]:
+        """The frames of reference of the ROIs that were drawn; an empty one where the file does not say."""
+        return frozenset(roi.frame_uid for roi in self.rois if roi.contours)
 
     @property
     def names(self) -> tuple[str, ...]:

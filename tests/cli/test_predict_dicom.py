@@ -4,6 +4,8 @@ import contextlib
 import dataclasses
 import json
 import re
+import subprocess
+import sysconfig
 from pathlib import Path
 
 import numpy as np
@@ -317,6 +319,8 @@ def test_options_that_cannot_be_meant(new, tmp_path, capfd, options, message):
 def test_options_of_dicom_go_with_it(model, tmp_path, capfd):
     assert main(["predict", "-i", str(tmp_path), "-o", str(tmp_path / "out"), *MODEL, "--bits", "16"]) == 2
     assert "--bits goes with --dicom" in refusal(capfd)
+    assert main(["predict", "-i", str(tmp_path), "-o", str(tmp_path / "out"), *MODEL, "--match-geometry"]) == 2
+    assert "--match-geometry goes with --dicom" in refusal(capfd)
 
 
 def without_body(files):
@@ -416,6 +420,69 @@ def test_a_plan_in_another_study_is_predicted(new, tmp_path, monkeypatch):
     dose, ct, plan = (pydicom.dcmread(path) for path in (file, new.ct[0], new.plan))
     assert dose.StudyInstanceUID == ct.StudyInstanceUID
     assert dose.ReferencedRTPlanSequence[0].ReferencedSOPInstanceUID == plan.SOPInstanceUID
+
+
+def exported_again(files):
+    """The CT with other UIDs, in another study and frame of reference, at the same places."""
+
+    def renumber(dataset):
+        dataset.FrameOfReferenceUID, dataset.StudyInstanceUID, dataset.SeriesInstanceUID = "1.2.5", "1.2.6", "1.2.7"
+        dataset.StudyDate, dataset.StudyID = "20260202", "again"
+        uid = f"1.2.7.{dataset.InstanceNumber}"
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = uid
+
+    for path in files.ct:
+        change(path, renumber)
+
+
+@pytest.mark.parametrize("with_plan", [True, False])
+def test_a_ct_that_was_exported_again_is_predicted_in_the_frame_of_the_contours(
+    new, tmp_path, capfd, monkeypatch, with_plan
+):
+    monkeypatch.setattr(predict_verb, "_predict", lambda args, model, cases, out: one_dose(out, cases))
+    exported_again(new)
+    options = ["--prescription", "PTV_High=60"]
+    if not with_plan:
+        new.plan.unlink()
+    assert predict(tmp_path, *options) == 2
+    assert "if it was exported again with other UIDs, --match-geometry takes it by its slices" in refusal(capfd)
+    assert predict(tmp_path, *options, "--match-geometry", "--json") == 0
+    (patient,) = json.loads(capfd.readouterr().out)["patients"]
+    told = "the dose belongs to the study and the frame of reference of the structure set, not to those of the CT"
+    assert sum(told in note for note in patient["notes"]) == 1
+    assert any("was taken by its 21 slices (match geometry)" in note for note in patient["notes"])
+    dose, structures, ct = (pydicom.dcmread(path) for path in (patient["file"], new.structures, new.ct[0]))
+    (frame,) = structures.ReferencedFrameOfReferenceSequence
+    assert dose.FrameOfReferenceUID == frame.FrameOfReferenceUID != ct.FrameOfReferenceUID
+    for keyword in ("StudyInstanceUID", "StudyDate", "StudyID", "PatientID"):
+        assert dose[keyword].value == structures[keyword].value
+    if with_plan:
+        plan = pydicom.dcmread(new.plan)
+        assert dose.ReferencedRTPlanSequence[0].ReferencedSOPInstanceUID == plan.SOPInstanceUID
+        assert plan.FrameOfReferenceUID == dose.FrameOfReferenceUID
+        assert plan.ReferencedStructureSetSequence[0].ReferencedSOPInstanceUID == structures.SOPInstanceUID
+    else:
+        (overview,) = dose.PlanOverviewSequence
+        (reference,) = overview.ReferencedStructureSetSequence
+        assert reference.ReferencedSOPInstanceUID == structures.SOPInstanceUID
+    volume = read_dose([Path(patient["file"])]).volume
+    assert volume.values.max() == pytest.approx(60.0, abs=1e-3)
+    checker = Path(sysconfig.get_path("scripts")) / "dciodvfy"
+    assert "Error" not in subprocess.run([checker, patient["file"]], capture_output=True, text=True, check=False).stderr
+
+
+def test_a_ct_that_was_exported_again_has_to_have_the_slices_of_the_contours(new, tmp_path, capfd):
+    exported_again(new)
+
+    def shift(dataset):
+        x, y, z = dataset.ImagePositionPatient
+        dataset.ImagePositionPatient = [x, y, z + 2]
+
+    for path in new.ct:
+        change(path, shift)
+    assert predict(tmp_path, "--match-geometry") == 2
+    assert "no CT has the slices of the contours" in refusal(capfd)
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 @pytest.mark.parametrize("folder", ["new", "new/a/predicted"])

@@ -10,6 +10,7 @@ import pytest
 from cdm_nnunet.dataset import RawDataset
 from cdm_nnunet.dataset_conversion.dicom import convert_dicom
 from cdm_nnunet.dataset_conversion.dicom_mapping import DicomMapping
+from cdm_nnunet.dicom.destination import find_destination
 from cdm_nnunet.dicom.dose import read_dose, sum_doses
 from cdm_nnunet.dicom.export import export_dose
 from cdm_nnunet.dicom.index import index_folder
@@ -209,9 +210,9 @@ def test_an_effective_dose_and_ions_leave_a_trace(tmp_path, files):
         Image(path, dose.volume.values, (2.5,) * 3, tuple(dose.volume.grid.origin_mm), tuple(np.eye(3).ravel()))
     )
     with pytest.raises(InputError, match=r"is a plan of ions, whose dose may be PHYSICAL or EFFECTIVE"):
-        export_dose(path, files.folder, tmp_path / "out.dcm")
+        export_dose(path, find_destination(files.folder), tmp_path / "out.dcm")
     for kind in ("PHYSICAL", "EFFECTIVE"):
-        export_dose(path, files.folder, tmp_path / "out.dcm", dose_type=kind)
+        export_dose(path, find_destination(files.folder), tmp_path / "out.dcm", dose_type=kind)
         assert pydicom.dcmread(tmp_path / "out.dcm").DoseType == kind
 
 
@@ -248,19 +249,19 @@ def test_own_predictions_are_left_aside(tmp_path, files):
         Image(path, dose.volume.values, (2.5,) * 3, tuple(dose.volume.grid.origin_mm), tuple(np.eye(3).ravel()))
     )
     own = files.folder / "RD.1.2.3.dcm"
-    export_dose(path, files.folder, own)
+    export_dose(path, find_destination(files.folder), own)
     for edit in (
         lambda d: None,
         setting(Manufacturer="", SeriesDescription="Dose"),
         setting(Manufacturer="PACS", DoseComment=""),
         setting(Manufacturer="CDM_NNUNET", DoseComment="", SeriesDescription=""),
     ):
-        export_dose(path, files.folder, own)
+        export_dose(path, find_destination(files.folder), own)
         change(own, edit)
         found = patient(files)
         assert (found.problems, found.doses) == ((), files.doses)
         assert found.notes == ("doses left aside: 1 predicted by this software",)
-    assert export_dose(path, files.folder, own).plan == "phantom"
+    assert export_dose(path, find_destination(files.folder), own).plan == "phantom"
     files.doses[0].unlink()
     assert patient(files).problems == ("no dose (RTDOSE) but 1 predicted by this software",)
     files.plan.unlink()

@@ -12,8 +12,9 @@ import pydicom
 import pytest
 
 from cdm_nnunet.cli.main import main
+from cdm_nnunet.dicom.destination import find_destination
 from cdm_nnunet.dicom.dose import read_dose
-from cdm_nnunet.dicom.export import export_dose, read_patient
+from cdm_nnunet.dicom.export import export_dose
 from cdm_nnunet.dicom.phantom import ORIENTATIONS, GaussianDose, LinearDose, Phantom, write_phantom
 from cdm_nnunet.dicom.phantom_shapes import Box
 from cdm_nnunet.errors import InputError
@@ -73,7 +74,7 @@ def files(tmp_path):
 def test_the_dose_lands_on_the_same_points_in_every_orientation(tmp_path, position, bits):
     files = write_phantom(dataclasses.replace(PHANTOM, position=position), tmp_path / "patient")
     path = prediction(tmp_path)
-    exported = export_dose(path, files.folder, tmp_path / "out.dcm", bits=bits)
+    exported = export_dose(path, find_destination(files.folder), tmp_path / "out.dcm", bits=bits)
     dataset = pydicom.dcmread(exported.path)
     given = np.random.default_rng(0).permutation(math.prod(SHAPE)) / 20.0
     z, y, x = np.meshgrid(*(np.arange(n) * step for n, step in zip(SHAPE, SPACING, strict=True)), indexing="ij")
@@ -99,7 +100,7 @@ def test_the_independent_checker_finds_no_error(tmp_path, position, with_plan):
     files = write_phantom(dataclasses.replace(PHANTOM, position=position), tmp_path / "patient")
     if not with_plan:
         files.plan.unlink()
-    exported = export_dose(prediction(tmp_path), files.folder, tmp_path / "out.dcm")
+    exported = export_dose(prediction(tmp_path), find_destination(files.folder), tmp_path / "out.dcm")
     done = subprocess.run([CHECKER, exported.path], capture_output=True, text=True, check=False)
     assert "Error" not in done.stderr, done.stderr
     assert done.returncode == 0
@@ -108,7 +109,7 @@ def test_the_independent_checker_finds_no_error(tmp_path, position, with_plan):
 
 
 def test_the_independent_checker_finds_errors(tmp_path, files):
-    exported = export_dose(prediction(tmp_path), files.folder, tmp_path / "out.dcm")
+    exported = export_dose(prediction(tmp_path), find_destination(files.folder), tmp_path / "out.dcm")
     dataset = pydicom.dcmread(exported.path)
     del dataset.ReferencedRTPlanSequence
     dataset.save_as(exported.path)
@@ -118,7 +119,7 @@ def test_the_independent_checker_finds_errors(tmp_path, files):
 
 def test_it_belongs_to_the_patient_and_says_what_it_is(tmp_path, files):
     ct, plan = pydicom.dcmread(files.ct[3]), pydicom.dcmread(files.plan)
-    exported = export_dose(prediction(tmp_path), files.folder, tmp_path / "out.dcm")
+    exported = export_dose(prediction(tmp_path), find_destination(files.folder), tmp_path / "out.dcm")
     dataset = pydicom.dcmread(exported.path)
     for keyword in ("PatientName", "PatientID", "StudyInstanceUID", "StudyDate", "FrameOfReferenceUID"):
         assert dataset[keyword].value == ct[keyword].value
@@ -132,9 +133,28 @@ def test_it_belongs_to_the_patient_and_says_what_it_is(tmp_path, files):
     assert exported.plan == "phantom"
 
 
+def test_a_dose_on_a_ct_that_was_exported_again_belongs_to_the_structure_set(tmp_path, files, capfd):
+    for k, file in enumerate(files.ct):
+        dataset = pydicom.dcmread(file)
+        dataset.FrameOfReferenceUID, dataset.StudyInstanceUID, dataset.SeriesInstanceUID = "1.2.5", "1.2.6", "1.2.7"
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"1.2.7.{k}"
+        dataset.save_as(file)
+    out = tmp_path / "out.dcm"
+    command = ["export", "dicom", str(prediction(tmp_path)), "--source", str(files.folder), "-o", str(out)]
+    assert main(command) == 2
+    assert "--match-geometry takes it by its slices" in capfd.readouterr().err
+    assert main([*command, "--match-geometry"]) == 0
+    assert "the dose belongs to the study and the frame of reference of the structure set" in capfd.readouterr().out
+    dose, plan = pydicom.dcmread(out), pydicom.dcmread(files.plan)
+    assert dose.ReferencedRTPlanSequence[0].ReferencedSOPInstanceUID == plan.SOPInstanceUID
+    assert (dose.FrameOfReferenceUID, dose.StudyInstanceUID) == (plan.FrameOfReferenceUID, plan.StudyInstanceUID)
+
+
 def test_every_export_is_a_new_object(tmp_path, files):
     path = prediction(tmp_path)
-    first, second = (pydicom.dcmread(export_dose(path, files.folder, tmp_path / f"{k}.dcm").path) for k in range(2))
+    first, second = (
+        pydicom.dcmread(export_dose(path, find_destination(files.folder), tmp_path / f"{k}.dcm").path) for k in range(2)
+    )
     for keyword in ("SOPInstanceUID", "SeriesInstanceUID"):
         known = {
             pydicom.dcmread(file)[keyword].value for file in (*files.ct, files.structures, files.plan, *files.doses)
@@ -147,13 +167,15 @@ def test_names_in_other_alphabets_survive(tmp_path, files):
         dataset = pydicom.dcmread(file)
         dataset.SpecificCharacterSet, dataset.PatientName = "ISO_IR 192", "Grüße^Özlem"
         dataset.save_as(file)
-    dataset = pydicom.dcmread(export_dose(prediction(tmp_path), files.folder, tmp_path / "out.dcm").path)
+    dataset = pydicom.dcmread(
+        export_dose(prediction(tmp_path), find_destination(files.folder), tmp_path / "out.dcm").path
+    )
     assert str(dataset.PatientName) == "Grüße^Özlem"
 
 
 def test_without_a_plan_the_dose_is_of_a_plan_overview(tmp_path, files):
     files.plan.unlink()
-    exported = export_dose(prediction(tmp_path), files.folder, tmp_path / "out.dcm")
+    exported = export_dose(prediction(tmp_path), find_destination(files.folder), tmp_path / "out.dcm")
     dataset = pydicom.dcmread(exported.path)
     assert (exported.plan, dataset.DoseSummationType) == (None, "PLAN_OVERVIEW")
     assert "ReferencedRTPlanSequence" not in dataset
@@ -166,7 +188,7 @@ def test_a_tilted_grid_keeps_its_tilt(tmp_path):
     phantom = dataclasses.replace(PHANTOM, tilt_degrees=8.0)
     files = write_phantom(phantom, tmp_path / "patient")
     path = prediction(tmp_path, degrees=8.0, axis=0)
-    dataset = pydicom.dcmread(export_dose(path, files.folder, tmp_path / "out.dcm").path)
+    dataset = pydicom.dcmread(export_dose(path, find_destination(files.folder), tmp_path / "out.dcm").path)
     assert list(dataset.ImageOrientationPatient) == pytest.approx(
         list(pydicom.dcmread(files.ct[0]).ImageOrientationPatient), abs=1e-6
     )
@@ -179,7 +201,7 @@ def test_the_planned_dose_of_a_phantom_goes_there_and_back(tmp_path):
     path = tmp_path / "planned.nii.gz"
     origin = tuple(planned.grid.origin_mm)
     write_image(Image(path, planned.values, (z, y, x), origin, tuple(planned.grid.axes.T.ravel())))
-    exported = export_dose(path, files.folder, tmp_path / "out.dcm")
+    exported = export_dose(path, find_destination(files.folder), tmp_path / "out.dcm")
     again = read_dose([exported.path]).volume
     assert planned.grid.same_as(again.grid)
     assert np.abs(again.values - planned.values).max() <= exported.step_gy
@@ -211,7 +233,7 @@ def set_one(value):
 )
 def test_a_dose_that_can_not_be_the_patients_is_refused(tmp_path, files, given, message):
     with pytest.raises(InputError, match=message):
-        export_dose(prediction(tmp_path, **given), files.folder, tmp_path / "out.dcm")
+        export_dose(prediction(tmp_path, **given), find_destination(files.folder), tmp_path / "out.dcm")
     assert not list(tmp_path.glob("*.dcm"))
 
 
@@ -223,7 +245,7 @@ def test_a_dose_that_is_not_finite_is_refused(tmp_path, files, value):
     values[0, 0, 0] = value
     sitk.WriteImage(sitk.GetImageFromArray(values), str(tmp_path / "x.nii.gz"))
     with pytest.raises(InputError, match="has 1 voxels that are not finite"):
-        export_dose(tmp_path / "x.nii.gz", files.folder, tmp_path / "out.dcm")
+        export_dose(tmp_path / "x.nii.gz", find_destination(files.folder), tmp_path / "out.dcm")
 
 
 def test_low_dose_may_reach_out_of_the_ct(tmp_path, files):
@@ -231,7 +253,7 @@ def test_low_dose_may_reach_out_of_the_ct(tmp_path, files):
     values[3:6, 16:22, 20:28] = 60
     values[:, 0, 0] = 1.0
     path = prediction(tmp_path, values, origin=(-60.0, -40.0, -12.0))
-    assert export_dose(path, files.folder, tmp_path / "out.dcm").maximum_gy == 60
+    assert export_dose(path, find_destination(files.folder), tmp_path / "out.dcm").maximum_gy == 60
 
 
 def renamed(path, copy):
@@ -255,18 +277,18 @@ def renamed(path, copy):
 def test_a_folder_that_leaves_a_choice_is_refused(tmp_path, files, spoil, message):
     spoil(files)
     with pytest.raises(InputError, match=message):
-        export_dose(prediction(tmp_path), files.folder, tmp_path / "out.dcm")
+        export_dose(prediction(tmp_path), find_destination(files.folder), tmp_path / "out.dcm")
 
 
 def test_a_plan_of_another_patient_is_refused(tmp_path, files):
     other = write_phantom(dataclasses.replace(PHANTOM, seed=1), tmp_path / "other")
     with pytest.raises(InputError, match="belongs to another patient"):
-        read_patient(files.folder, other.plan)
+        find_destination(files.folder, other.plan)
     dataset = pydicom.dcmread(files.plan)
     dataset.FrameOfReferenceUID = "1.2.3"
     dataset.save_as(files.plan)
     with pytest.raises(InputError, match="CT, RTSTRUCT, RTPLAN lie in 2 different frames of reference"):
-        read_patient(files.folder)
+        find_destination(files.folder)
 
 
 def test_of_two_ct_series_the_one_that_was_drawn_on_counts(tmp_path, files):
@@ -274,29 +296,29 @@ def test_of_two_ct_series_the_one_that_was_drawn_on_counts(tmp_path, files):
         dataset = pydicom.dcmread(file)
         dataset.SeriesInstanceUID, dataset.SOPInstanceUID = "1.2.3", f"1.2.3.{dataset.InstanceNumber}"
         dataset.save_as(files.folder / f"b_{file.name}")
-    assert read_patient(files.folder).header.SeriesInstanceUID == pydicom.dcmread(files.ct[0]).SeriesInstanceUID
+    assert find_destination(files.folder).header.SeriesInstanceUID == pydicom.dcmread(files.ct[0]).SeriesInstanceUID
     files.plan.unlink()
     files.structures.unlink()
     with pytest.raises(InputError, match="2 CT series: ambiguous, keep one"):
-        read_patient(files.folder)
+        find_destination(files.folder)
 
 
 def test_of_two_plans_one_is_chosen(tmp_path, files):
     renamed(files.plan, files.folder / "plan2.dcm")
-    assert read_patient(files.folder, files.folder / "plan2.dcm").plan.sop_uid == "1.2.3"
-    assert read_patient(files.folder, files.plan).plan.sop_uid == pydicom.dcmread(files.plan).SOPInstanceUID
+    assert find_destination(files.folder, files.folder / "plan2.dcm").plan.sop_uid == "1.2.3"
+    assert find_destination(files.folder, files.plan).plan.sop_uid == pydicom.dcmread(files.plan).SOPInstanceUID
 
 
 def test_other_files_and_missing_folders(tmp_path, files):
     (files.folder / "notes.txt").write_text("seen by Dr X")
-    assert read_patient(files.folder).plan.label == "phantom"
+    assert find_destination(files.folder).plan.label == "phantom"
     with pytest.raises(InputError, match="nowhere is no folder"):
-        read_patient(tmp_path / "nowhere")
+        find_destination(tmp_path / "nowhere")
 
 
 def test_unknown_depths_are_refused(tmp_path, files):
     with pytest.raises(InputError, match="has 16 or 32 bits a voxel, not 8"):
-        export_dose(prediction(tmp_path), files.folder, tmp_path / "out.dcm", bits=8)
+        export_dose(prediction(tmp_path), find_destination(files.folder), tmp_path / "out.dcm", bits=8)
 
 
 def test_a_file_that_reads_back_differently_does_not_stay(tmp_path, files, monkeypatch):
@@ -307,7 +329,7 @@ def test_a_file_that_reads_back_differently_does_not_stay(tmp_path, files, monke
         export, "_decimals", lambda values: decimals(np.asarray(values) + 0.02 * (np.size(values) == 3))
     )
     with pytest.raises(OSError, match=r"reads back 0\.02 mm and"):
-        export_dose(prediction(tmp_path), files.folder, tmp_path / "out.dcm")
+        export_dose(prediction(tmp_path), find_destination(files.folder), tmp_path / "out.dcm")
     assert not list(tmp_path.glob("*out.dcm*"))
 
 
@@ -315,7 +337,7 @@ def test_a_file_that_reads_back_differently_does_not_stay(tmp_path, files, monke
 def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, files, file_size_limit, n_bytes):
     dose, out = prediction(tmp_path), tmp_path / "out" / "out.dcm"
     with file_size_limit(n_bytes), pytest.raises(OSError, match=rf"File too large: '{out}'"):
-        export_dose(dose, files.folder, out)
+        export_dose(dose, find_destination(files.folder), out)
     assert list(out.parent.iterdir()) == []
 
 

@@ -1,5 +1,6 @@
 """What belongs together where files refer carelessly, are there twice, or can't be read."""
 
+import copy
 import dataclasses
 import json
 import shutil
@@ -273,12 +274,14 @@ def test_a_ct_that_was_exported_again_is_taken_by_its_slices_on_request(files):
     for path in files.ct:
         path.unlink()
     (problem, *_) = paired(files).problems
-    assert "convert and inspect take it by its slices with --match-geometry" in problem
+    assert "--match-geometry takes it by its slices" in problem
     found = paired(files, choice=Choice(match_geometry=True))
     assert (found.problems, len(found.ct), found.by_geometry) == ((), 17, True)
     assert "the CT, of other UIDs than the contours', was taken by its 17 slices (match geometry)" in found.notes
     case = DicomPatient(found, DicomMapping({"PTV": "PTV"}), TEMPLATE, "dose").load()
     assert case.rois == ("PTV",)
+    (frame,) = pydicom.dcmread(files.structures).ReferencedFrameOfReferenceSequence
+    assert found.uids["frame of reference"] == frame.FrameOfReferenceUID
 
 
 @pytest.mark.parametrize(
@@ -301,6 +304,34 @@ def test_another_ct_is_not_taken_by_its_slices(files, change, message):
     (problem, *_) = paired(files, choice=Choice(match_geometry=True)).problems
     assert problem.startswith("no CT has the slices of the contours: ")
     assert message in problem
+
+
+def test_slices_do_not_tell_which_of_two_frames_is_the_cts(files):
+    copy_of_ct(files, "again", renumbered)
+    for path in files.ct:
+        path.unlink()
+
+    def second_frame(dataset, _):
+        for sequence in (
+            dataset.StructureSetROISequence,
+            dataset.ROIContourSequence,
+            dataset.RTROIObservationsSequence,
+        ):
+            sequence.append(copy.deepcopy(sequence[0]))
+        roi, drawn, observed = (
+            sequence[-1]
+            for sequence in (
+                dataset.StructureSetROISequence,
+                dataset.ROIContourSequence,
+                dataset.RTROIObservationsSequence,
+            )
+        )
+        roi.ROINumber = drawn.ReferencedROINumber = observed.ReferencedROINumber = 2
+        roi.ROIName, roi.ReferencedFrameOfReferenceUID = "Cord", "1.2.88"
+
+    edit(files.structures, second_frame)
+    (problem, *_) = paired(files, choice=Choice(match_geometry=True)).problems
+    assert "the contours lie in 2 frames of reference, and slices can't tell which of them is the CT's" in problem
 
 
 def test_matching_by_slices_changes_nothing_where_the_uids_are_right_and_needs_one_ct(files):

@@ -10,7 +10,7 @@ import pytest
 from cdm_nnunet.cli import main as cli
 from cdm_nnunet.dataset_conversion.dicom import convert_dicom
 from cdm_nnunet.dataset_conversion.dicom_mapping import DicomMapping
-from cdm_nnunet.dicom.export import read_patient
+from cdm_nnunet.dicom.destination import find_destination
 from cdm_nnunet.dicom.index import index_folder
 from cdm_nnunet.dicom.phantom import LinearDose, Phantom, write_phantom
 from cdm_nnunet.dicom.phantom_shapes import Cylinder, Sphere
@@ -81,7 +81,7 @@ def test_patients_without_an_id_are_told_apart_by_study(exports, tmp_path, keep_
     assert not [uid for uid in studies if uid in everything]
     assert ("phantom_002" in conversion.cases) == keep_ids
     assert convert(tmp_path, keep_ids=keep_ids).converted == ()
-    assert read_patient(exports / "1").plan.label == "phantom"
+    assert find_destination(exports / "1").plan.label == "phantom"
 
 
 def test_inspection_names_patients_without_an_id(exports, tmp_path, capfd):
