@@ -9,7 +9,7 @@ from cdm_nnunet.cli.main import VERBS
 
 HEAVY = (
     *("torch", "nnunetv2", "SimpleITK", "matplotlib", "scipy", "batchgenerators", "batchgeneratorsv2"),
-    *("plotly", "pydicom", "statsmodels", "pandas", "yaml"),
+    *("plotly", "pydicom", "pandas", "yaml"),
 )
 
 

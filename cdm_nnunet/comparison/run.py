@@ -96,7 +96,7 @@ def compare(
         {
             "cdm_nnunet": __version__,
             "python": platform.python_version(),
-            **{package: version(package) for package in ("numpy", "scipy", "statsmodels", "plotly")},
+            **{package: version(package) for package in ("numpy", "scipy", "plotly")},
         },
         {model.name: model.evaluation.model for model in models},
     )

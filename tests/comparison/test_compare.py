@@ -171,7 +171,7 @@ def test_the_record_is_json_without_nan_and_names_everything(two_models):
     record = json.loads(json.dumps(compare(two_models, seed=3).to_json(), allow_nan=False))
     assert record["models"] == {"MAE": "MAE", "CDM": "CDM"}
     assert (record["statistics"]["seed"], record["statistics"]["n_flips"]) == (3, 99_999)
-    assert set(record["software"]) == {"cdm_nnunet", "python", "numpy", "scipy", "statsmodels", "plotly"}
+    assert set(record["software"]) == {"cdm_nnunet", "python", "numpy", "scipy", "plotly"}
     entry = next(q for q in record["quantities"] if q["name"] == "PTV_High D95%")
     assert entry["patients"]["pt_00"] == {
         "n_terms": 1,
