@@ -1,4 +1,7 @@
-"""Work on many cases in several processes."""
+"""Work on many cases in processes of this machine.
+
+They are spawned: a fork of a process in which SimpleITK or torch has run threads can hang.
+"""
 
 from __future__ import annotations
 
@@ -41,21 +44,8 @@ def end_with_parent(parent: int) -> None:
 
 
 def unordered(work: Callable[[_Job], _Result], jobs: Sequence[_Job], n_processes: int) -> Iterator[tuple[int, _Result]]:
-    """Results as they come, each with the position of its job.
-
-    Processes are spawned: a fork of a process in which SimpleITK or torch has run threads can hang. With one process,
-    the work is done in this one. When a job fails, or the caller stops, what has not begun is dropped.
-
-    Args:
-        work: A function that can be pickled.
-        jobs: Its arguments.
-        n_processes: How many processes at most.
-
-    Raises:
-        InputError: If ``n_processes`` is below 1, or a process was killed.
-        Exception: What a job raised.
-    """
-    if min(_checked(n_processes), len(jobs)) <= 1:
+    """As :func:`cdm_nnunet.parallel.unordered`, without an engine."""
+    if min(n_processes, len(jobs)) <= 1:
         yield from ((position, work(job)) for position, job in enumerate(jobs))
         return
     with _pool(min(n_processes, len(jobs))) as pool:
@@ -65,22 +55,10 @@ def unordered(work: Callable[[_Job], _Result], jobs: Sequence[_Job], n_processes
 
 
 def ordered(work: Callable[[_Job], _Result], jobs: Sequence[_Job], n_processes: int) -> Iterator[_Result]:
-    """Results in the order of the jobs, at most ``n_processes + 1`` ahead of the caller: each may take a gigabyte.
-
-    Processes are spawned, also a single one, which then works while the caller does. Else as :func:`unordered`.
-
-    Args:
-        work: A function that can be pickled.
-        jobs: Its arguments.
-        n_processes: How many processes at most.
-
-    Raises:
-        InputError: If ``n_processes`` is below 1, or a process was killed.
-        Exception: What a job raised.
-    """
+    """As :func:`cdm_nnunet.parallel.ordered`, without an engine; at most ``n_processes + 1`` results are ahead."""
     if not jobs:
         return
-    with _pool(min(_checked(n_processes), len(jobs))) as pool:
+    with _pool(min(n_processes, len(jobs))) as pool:
         remaining = iter(jobs)
         ahead = deque(pool.submit(work, job) for job in itertools.islice(remaining, n_processes + 1))
         while ahead:
@@ -112,9 +90,3 @@ def _why_broken(statuses: Sequence[int | None]) -> str:
             "processes read the script again, so that what it does belongs below: if __name__ == '__main__':"
         )
     return "a worker process was killed, most likely for want of memory; run the same command again with a smaller -np"
-
-
-def _checked(n_processes: int) -> int:
-    if n_processes < 1:
-        raise InputError(f"the number of processes must be at least 1, not {n_processes}")
-    return n_processes

@@ -1,0 +1,10 @@
+"""The one place that knows how work on many cases is spread: over processes here, or over a Dask cluster.
+
+A command says where its work runs by :func:`~cdm_nnunet.parallel.cluster.on_cluster`; all that spreads work calls
+:func:`unordered` or :func:`ordered` and does not know which it is.
+"""
+
+from cdm_nnunet.parallel.local import end_with_parent, usable_cores
+from cdm_nnunet.parallel.spread import Engine, active_engine, ordered, unordered, using
+
+__all__ = ["Engine", "active_engine", "end_with_parent", "ordered", "unordered", "usable_cores", "using"]

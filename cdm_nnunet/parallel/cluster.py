@@ -1,0 +1,304 @@
+"""Work on a Dask cluster: one that runs (its scheduler's address), or one that a file describes (for example SLURM's).
+
+Every worker must be a process with one thread, with the same version of this package, and must see the folders of the
+command at the same paths. All of that is checked on each worker before its first case.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import os
+import pickle
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+import cdm_nnunet
+from cdm_nnunet.documents import read_yaml
+from cdm_nnunet.errors import InputError
+from cdm_nnunet.parallel.spread import using
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+_Job = TypeVar("_Job")
+_Result = TypeVar("_Result")
+
+_INSTALL = "pip install 'cdm_nnunet[cluster]'"
+_LOCAL_CLUSTER = "LocalCluster"
+_SCHEMES = ("tcp://", "tls://", "ws://", "wss://", "ucx://")
+_VARIABLES = ("nnUNet_", "CDM_")  # prefixes of the variables that a worker takes over from the command
+_VISIBLE_WITHIN_S = 30.0  # a network file system may show a new file late
+_FIRST_WORKER_S = 600.0  # a queue may be long
+_ENTERED: set[str] = set()  # commands that this worker process has been checked for
+
+
+class ClusterFile(BaseModel):
+    """A cluster that the command starts, and stops at its end, as YAML.
+
+    Attributes:
+        cluster: ``LocalCluster``, or a class of ``dask_jobqueue`` such as ``SLURMCluster``.
+        arguments: Of the class, as its documentation has them.
+        jobs: How many jobs are queued; with ``LocalCluster`` how many workers run.
+        wait_s: How long to wait for the first worker.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    cluster: Literal["LocalCluster", "SLURMCluster", "PBSCluster", "LSFCluster", "SGECluster", "HTCondorCluster"]
+    arguments: dict[str, JsonValue] = {}
+    jobs: int = Field(default=1, ge=1)
+    wait_s: float = Field(default=_FIRST_WORKER_S, gt=0)
+
+
+@contextlib.contextmanager
+def on_cluster(scheduler: str | None, *, reads: Sequence[Path] = (), writes: Sequence[Path] = ()) -> Iterator[None]:
+    """Spread all work inside the ``with`` over a Dask cluster.
+
+    Args:
+        scheduler: Address of a scheduler, such as ``tcp://HOST:8786``, or a YAML file (:class:`ClusterFile`); None for
+            processes of this machine.
+        reads: Folders and files that workers read.
+        writes: Folders that workers write into.
+
+    Raises:
+        InputError: If Dask is not installed, the file or address is wrong, no worker comes, or one can't do the work.
+    """
+    if scheduler is None:
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        client = _connect(scheduler, stack)
+        tokens = tuple(stack.enter_context(_token(folder)) for folder in writes)
+        seen = tuple(str(path.absolute()) for path in reads)
+        with using(DaskEngine(client, _Surroundings.of_this_process(seen, tokens))):
+            yield
+
+
+def _connect(scheduler: str, stack: contextlib.ExitStack) -> Client:
+    try:
+        from distributed import Client
+    except ImportError:
+        raise InputError(f"--scheduler needs Dask, which is not installed: {_INSTALL}") from None
+    logging.getLogger("distributed").setLevel(logging.ERROR)
+    wait_s = 30.0
+    if scheduler.startswith(_SCHEMES):
+        try:
+            client = stack.enter_context(Client(scheduler, timeout=wait_s, set_as_default=False))
+        except (OSError, ValueError) as error:
+            raise InputError(f"no Dask scheduler answers at {scheduler}: {_in_one_line(error)}") from None
+    else:
+        described = read_yaml(Path(scheduler), ClusterFile, "--scheduler takes an address (tcp://HOST:PORT) or a file")
+        wait_s = described.wait_s
+        cluster = stack.enter_context(_started(described, scheduler))
+        client = stack.enter_context(Client(cluster, set_as_default=False))
+    try:
+        client.wait_for_workers(1, timeout=wait_s)
+    except TimeoutError:
+        raise InputError(f"{scheduler}: no worker came within {wait_s:.0f} s") from None
+    return client
+
+
+def _started(described: ClusterFile, where: str) -> Any:
+    arguments: dict[str, Any] = dict(described.arguments)
+    if described.cluster == _LOCAL_CLUSTER:
+        module = "distributed"
+        arguments = {"n_workers": described.jobs, "dashboard_address": None, **arguments, "threads_per_worker": 1}
+    else:
+        module = "dask_jobqueue"
+    try:
+        cluster = getattr(importlib.import_module(module), described.cluster)(**arguments)
+        if described.cluster != _LOCAL_CLUSTER:
+            cluster.scale(jobs=described.jobs)
+    except ImportError:
+        raise InputError(
+            f"{where}: {described.cluster} needs dask-jobqueue, which is not installed: {_INSTALL}"
+        ) from None
+    except (TypeError, ValueError, RuntimeError, OSError) as error:
+        raise InputError(f"{where}: {described.cluster} can't be started: {_in_one_line(error)}") from None
+    return cluster
+
+
+def _in_one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+@contextlib.contextmanager
+def _token(folder: Path) -> Iterator[str]:
+    """A file in a folder that a worker must see there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder.absolute() / f".shared_{uuid.uuid4().hex}"
+    path.touch()
+    try:
+        yield str(path)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Surroundings:
+    """What a worker must have in common with the command.
+
+    Attributes:
+        command: A name of the command that no other has.
+        version: Of this package.
+        working_directory: What relative paths start from.
+        variables: Environment variables that count.
+        seen: Paths that must be there.
+        tokens: Files that were written just now and must be seen.
+    """
+
+    command: str
+    version: str
+    working_directory: str
+    variables: Mapping[str, str]
+    seen: tuple[str, ...]
+    tokens: tuple[str, ...]
+
+    @classmethod
+    def of_this_process(cls, seen: tuple[str, ...], tokens: tuple[str, ...]) -> _Surroundings:
+        return cls(
+            command=uuid.uuid4().hex,
+            version=cdm_nnunet.__version__,
+            working_directory=os.getcwd(),
+            variables={key: value for key, value in os.environ.items() if key.startswith(_VARIABLES)},
+            seen=seen,
+            tokens=tokens,
+        )
+
+    def enter(self) -> None:
+        """Take them over in this worker process, once a command.
+
+        Raises:
+            InputError: If this worker can't do the command's work.
+        """
+        if self.command in _ENTERED:
+            return
+        host = socket.gethostname()
+        if self.version != cdm_nnunet.__version__:
+            raise InputError(
+                f"the worker on {host} has cdm_nnunet {cdm_nnunet.__version__}, not {self.version}: install the same"
+            )
+        for path in (self.working_directory, *self.seen):
+            if not Path(path).exists():
+                raise InputError(f"the worker on {host} can't see {path}: it must be at the same path on all machines")
+        for path in self.tokens:
+            _wait_for(Path(path), host)
+        os.chdir(self.working_directory)
+        for key in [key for key in os.environ if key.startswith(_VARIABLES)]:
+            del os.environ[key]
+        os.environ.update(self.variables)
+        _ENTERED.add(self.command)
+
+
+def _wait_for(path: Path, host: str) -> None:
+    end = time.monotonic() + _VISIBLE_WITHIN_S
+    while not path.exists():
+        if time.monotonic() > end:
+            raise InputError(
+                f"{path.parent} of the worker on {host} is not the folder that this command sees there: a file written "
+                f"here has not come up within {_VISIBLE_WITHIN_S:.0f} s; the folder must be on a file system that all "
+                "machines share"
+            )
+        os.scandir(path.parent if path.parent.is_dir() else "/").close()  # (renews what the file system remembers)
+        time.sleep(0.2)
+
+
+def _run(surroundings: _Surroundings, pickled: bytes) -> object:
+    """A task, in the worker: the work is unpickled, and so imported, once its surroundings are those of the command."""
+    surroundings.enter()
+    work, job = pickle.loads(pickled)  # from the client that the worker serves: Dask itself does no other
+    return work(job)
+
+
+class DaskEngine:
+    """An :class:`~cdm_nnunet.parallel.Engine` whose workers are those of a Dask client."""
+
+    def __init__(self, client: Client, surroundings: _Surroundings) -> None:
+        self._client = client
+        self._surroundings = surroundings
+        threads: dict[str, int] = client.nthreads()
+        if several := [address for address, count in threads.items() if count != 1]:
+            raise InputError(
+                f"the worker {several[0]} has {threads[several[0]]} threads: start workers with one each (dask worker "
+                "--nworkers N --nthreads 1)"
+            )
+
+    def unordered(self, work: Callable[[_Job], _Result], jobs: Sequence[_Job]) -> Iterator[tuple[int, _Result]]:
+        """Results as they come, each with the position of its job.
+
+        Raises:
+            InputError: If the workers of a job died several times, or the cluster is gone.
+            Exception: What a job raised.
+        """
+        from distributed import as_completed
+
+        futures: dict[Future, int] = {}
+        if not jobs:
+            return
+        with self._cancelled_at_the_end(futures):
+            futures.update((self._submit(work, job), position) for position, job in enumerate(jobs))
+            for future in as_completed(list(futures)):
+                position = futures.pop(future)
+                yield position, self._result(future, jobs[position])
+
+    def ordered(self, work: Callable[[_Job], _Result], jobs: Sequence[_Job]) -> Iterator[_Result]:
+        """Results in the order of the jobs, a few more than there are workers ahead of the caller.
+
+        Raises:
+            InputError: If the workers of a job died several times, or the cluster is gone.
+            Exception: What a job raised.
+        """
+        futures: dict[Future, int] = {}
+        with self._cancelled_at_the_end(futures):
+            begun = 0
+            for position, job in enumerate(jobs):
+                while begun < min(len(jobs), position + len(self._client.nthreads()) + 1):
+                    futures[self._submit(work, jobs[begun])] = begun
+                    begun += 1
+                future = next(iter(futures))
+                del futures[future]
+                yield self._result(future, job)
+
+    def _submit(self, work: Callable[[_Job], _Result], job: _Job) -> Future:
+        return self._client.submit(_run, self._surroundings, pickle.dumps((work, job)), pure=False)
+
+    @contextlib.contextmanager
+    def _cancelled_at_the_end(self, futures: Mapping[Future, int]) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            if futures:
+                with contextlib.suppress(Exception):  # the cluster may be gone
+                    self._client.cancel(list(futures), force=True)
+
+    def _result(self, future: Future, job: object) -> Any:
+        from distributed import CancelledError, KilledWorker
+        from distributed.comm import CommClosedError
+
+        try:
+            return future.result()
+        except KilledWorker as error:
+            tries = error.allowed_failures + 1
+            raise InputError(
+                f"{_name_of(job)}: its worker was killed, {tries} times on end, most likely for want of memory; start "
+                "workers with more, and run the same command again"
+            ) from None
+        except (CancelledError, CommClosedError, TimeoutError) as error:
+            raise InputError(
+                f"the Dask cluster is gone ({type(error).__name__}); run the same command again to go on"
+            ) from None
+
+
+def _name_of(job: object) -> str:
+    first = job[0] if isinstance(job, tuple) and job else job
+    name = getattr(first, "case", None) or getattr(first, "name", None)
+    return str(name) if name else Path(first).name if isinstance(first, str) else "a job"

@@ -1,0 +1,185 @@
+"""Work on a real Dask cluster of two worker processes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from cdm_nnunet.errors import InputError
+from cdm_nnunet.parallel import ordered, unordered
+from cdm_nnunet.parallel.cluster import on_cluster
+
+distributed = pytest.importorskip("distributed", reason="the extra 'cluster' is not installed")
+
+
+@pytest.fixture(scope="module")
+def scheduler():
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+        yield cluster.scheduler_address
+
+
+def square(number: int) -> int:
+    return number**2
+
+
+def slow_square(number: int) -> int:
+    time.sleep(0.1 * (number == 3))
+    return number**2
+
+
+def refuse(number: int) -> int:
+    raise InputError(f"case {number} can't be used")
+
+
+def process_id(number: int) -> int:
+    time.sleep(0.1)
+    return os.getpid()
+
+
+def variable(name: str) -> str | None:
+    return os.environ.get(name)
+
+
+def die_once(path: str) -> str:
+    if not Path(path).exists():
+        Path(path).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return path
+
+
+def die(path: str) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def leave_a_trace(number: int, folder: Path) -> None:
+    time.sleep(0.2)
+    (folder / str(number)).touch()
+
+
+def test_results_are_those_of_this_machine(scheduler):
+    with on_cluster(scheduler):
+        assert dict(unordered(slow_square, [3, 1, 2], 1)) == {0: 9, 1: 1, 2: 4}
+        assert list(ordered(slow_square, [3, 1, 2, 5, 7], 1)) == [9, 1, 4, 25, 49]
+        assert list(unordered(square, [], 1)) == []
+        assert list(ordered(square, [], 1)) == []
+        workers = {pid for _, pid in unordered(process_id, range(8), 1)}
+    assert len(workers) == 2
+    assert os.getpid() not in workers
+    assert {pid for _, pid in unordered(process_id, [1, 2], 1)} == {os.getpid()}
+
+
+def test_a_refusal_reads_as_it_does_here(scheduler):
+    with on_cluster(scheduler):
+        with pytest.raises(InputError, match=r"^case 7 can't be used$"):
+            list(unordered(refuse, [7, 7], 1))
+        with pytest.raises(InputError, match=r"^case 7 can't be used$"):
+            list(ordered(refuse, [7, 7], 1))
+
+
+def test_what_has_not_begun_is_dropped_when_the_caller_stops(scheduler, tmp_path):
+    with on_cluster(scheduler):
+        results = unordered(partial(leave_a_trace, folder=tmp_path), range(40), 1)
+        next(results)
+        results.close()
+        time.sleep(1)
+    assert len(list(tmp_path.iterdir())) < 12
+
+
+def test_workers_take_over_folders_and_variables(scheduler, monkeypatch, tmp_path):
+    monkeypatch.setenv("nnUNet_raw", "raw of the command")
+    monkeypatch.chdir(tmp_path)
+    with on_cluster(scheduler):
+        assert set(dict(unordered(variable, ["nnUNet_raw"] * 4, 1)).values()) == {"raw of the command"}
+    monkeypatch.delenv("nnUNet_raw")
+    with on_cluster(scheduler):
+        assert set(dict(unordered(variable, ["nnUNet_raw"] * 4, 1)).values()) == {None}
+
+
+def test_a_killed_worker_has_its_cases_done_again(scheduler, tmp_path):
+    with on_cluster(scheduler):
+        done = dict(unordered(die_once, [str(tmp_path / name) for name in "abc"], 1))
+    assert done == {0: str(tmp_path / "a"), 1: str(tmp_path / "b"), 2: str(tmp_path / "c")}
+
+
+def test_a_case_that_kills_every_worker_is_named(scheduler):
+    with on_cluster(scheduler), pytest.raises(InputError, match=r"^pt_9: its worker was killed, \d times on end"):
+        list(unordered(die, ["cases/pt_9"], 1))
+
+
+def test_a_folder_that_workers_do_not_see_is_one_line(scheduler, tmp_path):
+    with (
+        on_cluster(scheduler, reads=[tmp_path / "missing"]),
+        pytest.raises(InputError, match=r"worker on .* can't see .*/missing: it must be at the same path"),
+    ):
+        list(unordered(square, [1], 1))
+
+
+def test_a_file_server_of_another_machine_is_found_out(tmp_path):
+    """A worker in a mount namespace of its own, which has another folder at the same path."""
+    (tmp_path / "out").mkdir()
+    probe = subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False)
+    if probe.returncode:
+        pytest.skip("unshare --mount is not allowed here")
+    worker = f"mount -t tmpfs none {tmp_path}/out && exec {sys.executable} -m distributed.cli.dask_worker"
+    with distributed.LocalCluster(n_workers=0, dashboard_address=None) as cluster:
+        command = f"{worker} {cluster.scheduler_address} --nthreads 1 --no-dashboard"
+        with subprocess.Popen(
+            ["unshare", "--mount", "--propagation", "private", "sh", "-c", command],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        ) as process:
+            try:
+                with (
+                    on_cluster(cluster.scheduler_address, writes=[tmp_path / "out"]),
+                    pytest.raises(InputError, match=r"out of the worker on .* is not the folder that this command sees"),
+                ):
+                    list(unordered(square, [1], 1))
+            finally:
+                os.killpg(process.pid, signal.SIGTERM)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_cluster_of_a_file(tmp_path):
+    (tmp_path / "cluster.yaml").write_text("cluster: LocalCluster\njobs: 2\n")
+    with on_cluster(str(tmp_path / "cluster.yaml")):
+        assert len({pid for _, pid in unordered(process_id, range(8), 1)}) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("cluster: os.system\n", "cluster.yaml:1:10: cluster: "),
+        ("cluster: LocalCluster\njobs: 0\n", "jobs"),
+        ("cluster: LocalCluster\narguments: {no_such: 1}\n", "LocalCluster can't be started: .*no_such"),
+        ("cluster: SLURMCluster\n", "SLURMCluster can't be started: "),
+    ],
+)
+def test_wrong_files_are_refused(tmp_path, text, message):
+    (tmp_path / "cluster.yaml").write_text(text)
+    with pytest.raises(InputError, match=message), on_cluster(str(tmp_path / "cluster.yaml")):
+        pass
+
+
+def test_no_scheduler_no_worker_and_several_threads(tmp_path):
+    with (
+        pytest.raises(InputError, match=r"no Dask scheduler answers at tcp://127.0.0.1:9"),
+        on_cluster("tcp://127.0.0.1:9"),
+    ):
+        pass
+    with pytest.raises(InputError, match=r"missing\.yaml"), on_cluster(str(tmp_path / "missing.yaml")):
+        pass
+    (tmp_path / "cluster.yaml").write_text("cluster: LocalCluster\narguments: {n_workers: 0}\nwait_s: 0.5\n")
+    with pytest.raises(InputError, match="no worker came within"), on_cluster(str(tmp_path / "cluster.yaml")):
+        pass
+    with (
+        distributed.LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=None) as cluster,
+        pytest.raises(InputError, match=r"has 2 threads: start workers with one each"),
+        on_cluster(cluster.scheduler_address),
+    ):
+        pass
