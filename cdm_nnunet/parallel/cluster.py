@@ -38,6 +38,7 @@ _SCHEMES = ("tcp://", "tls://", "ws://", "wss://", "ucx://")
 _VARIABLES = ("nnUNet_", "CDM_")  # prefixes of the variables that a worker takes over from the command
 _VISIBLE_WITHIN_S = 30.0  # a network file system may show a new file late
 _FIRST_WORKER_S = 600.0  # a queue may be long
+_ANSWER_S = 10.0  # of a scheduler that runs
 _ENTERED: set[str] = set()  # commands that this worker process has been checked for
 
 
@@ -89,7 +90,7 @@ def _connect(scheduler: str, stack: contextlib.ExitStack) -> Client:
     except ImportError:
         raise InputError(f"--scheduler needs Dask, which is not installed: {_INSTALL}") from None
     logging.getLogger("distributed").setLevel(logging.ERROR)
-    wait_s = 30.0
+    wait_s = _ANSWER_S
     if scheduler.startswith(_SCHEMES):
         try:
             client = stack.enter_context(Client(scheduler, timeout=wait_s, set_as_default=False))
@@ -111,7 +112,12 @@ def _started(described: ClusterFile, where: str) -> Any:
     arguments: dict[str, Any] = dict(described.arguments)
     if described.cluster == _LOCAL_CLUSTER:
         module = "distributed"
-        arguments = {"n_workers": described.jobs, "dashboard_address": None, **arguments, "threads_per_worker": 1}
+        arguments = {
+            "n_workers": described.jobs,
+            "dashboard_address": "127.0.0.1:0",
+            **arguments,
+            "threads_per_worker": 1,
+        }
     else:
         module = "dask_jobqueue"
     try:
@@ -127,8 +133,13 @@ def _started(described: ClusterFile, where: str) -> Any:
     return cluster
 
 
-def _in_one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+def _in_one_line(error: BaseException | None) -> str:
+    """What an error says, and what those say that it came from."""
+    said: list[str] = []
+    while error is not None:
+        said.append(" ".join(str(error).split())[:300] or type(error).__name__)
+        error = error.__cause__
+    return ": ".join(dict.fromkeys(said))
 
 
 @contextlib.contextmanager
@@ -246,7 +257,7 @@ class DaskEngine:
             return
         with self._cancelled_at_the_end(futures):
             futures.update((self._submit(work, job), position) for position, job in enumerate(jobs))
-            for future in as_completed(list(futures)):
+            for future in as_completed(list(futures), loop=self._client.loop):
                 position = futures.pop(future)
                 yield position, self._result(future, jobs[position])
 
