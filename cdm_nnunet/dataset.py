@@ -164,6 +164,11 @@ class RawDataset:
         """The clinical template that came with the data set."""
         return Template.from_json(self.dataset_json["cdm"]["template"], f"{self.folder / 'dataset.json'}: template")
 
+    @property
+    def converted_from(self) -> str:
+        """Name of the conversion that wrote the data set; empty where it is not known."""
+        return str(self.dataset_json["cdm"].get("facts", {}).get("source", ""))
+
     @cached_property
     def cases(self) -> dict[str, CaseRecord]:
         """Records of all cases by name."""

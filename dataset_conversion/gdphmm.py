@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cdm_nnunet.challenges.gdphmm import CONVERSION, HIGH_DOSE_TARGET, TARGETS, normalisation_factor
 from cdm_nnunet.dataset import Split
 from cdm_nnunet.documents import read_json
 from cdm_nnunet.dvh import Template, TemplateRoi, match_rois
-from cdm_nnunet.dvh.normalisation import normalisation_factor
 from cdm_nnunet.errors import InputError, numbers
 
 from .case import Case, Geometry, clip_hu, pack_masks
@@ -33,7 +33,6 @@ from .raw_layout import Conversion, DatasetSpec, template_catalogue, write_datas
 from .roi_mapping import RoiMapping, unused_text
 
 PRESCRIPTION_FILE, OBJECTIVE_FILE, PLAN_FILE = "PTV_DICT.json", "Pat_Obj_DICT.json", "meta_data.csv"
-TARGETS = ("PTV_High", "PTV_Mid", "PTV_Low")
 SPACING_MM = (2.5, 2.5, 2.0)  # x, y, z of all published files; they hold no spacing
 MIN_PRESCRIPTION_GY = 20.0
 _NOT_MASKS = ("img", "dose", "beam_plate", "angle_plate")
@@ -202,11 +201,11 @@ class GdpHmmPlan:
         if not isinstance(scale, int | float | np.number) or not (math.isfinite(scale) and scale > 0):
             raise InputError(f"{self.path}: dose_scale is {scale!r}, expected a number above zero")
         dose_gy = self._array(content, "dose", shape).astype(np.float64) * float(scale)
-        high_dose_ptv = self._array(content, mapping.names["PTV_High"], shape) == 1
+        high_dose_ptv = self._array(content, mapping.names[HIGH_DOSE_TARGET], shape) == 1
         try:
             factor = normalisation_factor(dose_gy, high_dose_ptv, prescription_gy)
         except InputError as error:
-            raise InputError(f"{self.path}: '{mapping.names['PTV_High']}': {error}") from None
+            raise InputError(f"{self.path}: '{mapping.names[HIGH_DOSE_TARGET]}': {error}") from None
         return (dose_gy * factor).astype(np.float32), factor
 
     def _geometry(self, content: Mapping[str, Any]) -> Geometry:
@@ -309,7 +308,7 @@ def convert_gdphmm(
         name,
         "Plans of the GDP-HMM challenge; cite Gao et al., Automating RT planning at scale, arXiv 2501.11803 (2025)",
         template,
-        "gdphmm",
+        CONVERSION,
         tuple(plan.name for plan in plans if plan.name in found.validation),
         tuple(sorted(exclude)),
         {plan.name: plan.patient for plan in plans},

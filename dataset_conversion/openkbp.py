@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from cdm_nnunet.challenges.openkbp import DOSE_REGION_FILE, FRACTIONS, PRESCRIPTIONS_GY, ROI_FILES
 from cdm_nnunet.dataset import FILE_ENDING, ROI_CHANNEL, RawDataset, Split
 from cdm_nnunet.dvh.template import Template
 from cdm_nnunet.errors import InputError
@@ -29,22 +30,6 @@ from .openkbp_csv import (
 )
 from .raw_layout import Conversion, DatasetSpec, template_catalogue, write_dataset
 
-DOSE_REGION_FILE = "possible_dose_mask"
-ROI_FILES: Mapping[str, str] = {
-    "PTV70": "PTV_7000",
-    "PTV63": "PTV_6300",
-    "PTV56": "PTV_5600",
-    "Brainstem": "Brainstem",
-    "SpinalCord": "SpinalCord",
-    "RightParotid": "Parotid_R",
-    "LeftParotid": "Parotid_L",
-    "Esophagus": "Esophagus",
-    "Larynx": "Larynx",
-    "Mandible": "Bone_Mandible",
-    DOSE_REGION_FILE: "DoseRegion",
-}
-FRACTIONS = 35  # of all plans (Babier et al. 2021)
-PRESCRIPTIONS_GY: Mapping[str, float] = {"PTV_7000": 70.0, "PTV_6300": 63.0, "PTV_5600": 56.0}
 CT_OFFSET_HU = 1024
 # Air is not listed: published files lack up to 10 % of the dose region, and up to 4 voxels of it beyond their end.
 MAX_VOXELS_BEYOND_CT, MAX_AIR_IN_REGION = 50, 0.25

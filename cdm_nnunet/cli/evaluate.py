@@ -134,6 +134,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return {**record, "missing": missing, "undefined": undefined, "files": {**files, "pictures": pictures}}
 
 
+def _challenge_lines(scores: Mapping[str, Any]) -> Iterator[str]:
+    from cdm_nnunet.challenges import CHALLENGES
+
+    for challenge in CHALLENGES:
+        for score in challenge.scores if scores[challenge.name] is not None else ():
+            yield f"{score.title:<20}{_gy(scores[challenge.name][score.key])}"
+
+
 def render(record: Mapping[str, Any]) -> str:
     """Word the record for a person."""
     scores = record["scores"]
@@ -143,9 +151,7 @@ def render(record: Mapping[str, Any]) -> str:
         "",
         f"{'dose MAE':<20}{_gy(scores['dose_mae_gy'])}   in {record['dose_region'] or 'the whole grid'}",
     ]
-    if scores["openkbp"] is not None:
-        lines.append(f"{'OpenKBP dose score':<20}{_gy(scores['openkbp']['dose_score'])}")
-        lines.append(f"{'OpenKBP DVH score':<20}{_gy(scores['openkbp']['dvh_score'])}")
+    lines += _challenge_lines(scores)
     for label, key, kind in (("PTV score", "ptv_score", "target"), ("OAR score", "oar_score", "oar")):
         lines.append(f"{label:<20}{_plain(scores[key])}      {_split(scores['parts'][kind])}")
     lines += ["", f"{'metric':<24}{'mean |difference|':>18}{'mean difference':>17}{'n':>7}"]

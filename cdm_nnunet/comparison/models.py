@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cdm_nnunet.challenges import CHALLENGES, Challenge, Terms
 from cdm_nnunet.documents import read_text
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.evaluation.reading import load_evaluation
@@ -218,13 +219,25 @@ def _differences(one: CaseResult, two: CaseResult) -> Iterator[tuple[str, object
         yield "the set of missing ROIs", _listed(one.missing), _listed(two.missing)
     if list(one.rois) != list(two.rois):
         yield "the set of ROIs", _listed(one.rois), _listed(two.rois)
-    if (one.openkbp is None) != (two.openkbp is None):
-        yield "the presence of OpenKBP's scores", one.openkbp is not None, two.openkbp is not None
-    if one.openkbp and two.openkbp and list(one.openkbp.dvh_errors_gy) != list(two.openkbp.dvh_errors_gy):
-        yield "the set of OpenKBP's metrics", len(one.openkbp.dvh_errors_gy), len(two.openkbp.dvh_errors_gy)
+    for challenge in CHALLENGES:
+        terms = (one.challenges.get(challenge.name), two.challenges.get(challenge.name))
+        yield from _challenge_differences(challenge, *terms)
     for name, roi in one.rois.items():
         for what, a, b in _roi_differences(roi, two.rois[name]):
             yield f"{what} of {name}", a, b
+
+
+def _challenge_differences(
+    challenge: Challenge, one: Terms | None, two: Terms | None
+) -> Iterator[tuple[str, object, object]]:
+    if one is None or two is None:
+        if one is not two:
+            yield f"the presence of {challenge.title}'s scores", one is not None, two is not None
+        return
+    for score in challenge.scores:
+        parts = [list(part) if isinstance(part, Mapping) else [] for part in (one[score.terms], two[score.terms])]
+        if parts[0] != parts[1]:
+            yield f"the set of metrics of the {score.title}", len(parts[0]), len(parts[1])
 
 
 def _roi_differences(one: RoiResult, two: RoiResult) -> Iterator[tuple[str, object, object]]:

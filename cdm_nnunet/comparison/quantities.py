@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from cdm_nnunet.challenges import CHALLENGES
 from cdm_nnunet.comparison.models import Model
 from cdm_nnunet.comparison.record import Level, Quantity
 from cdm_nnunet.dvh import Goal, Template
@@ -14,8 +15,9 @@ from cdm_nnunet.errors import InputError
 from cdm_nnunet.evaluation.pooling import SCORED_KINDS, SCORED_UNITS
 from cdm_nnunet.evaluation.record import CaseResult
 
-DOSE_MAE, OPENKBP_DOSE, OPENKBP_DVH, GOAL_ERRORS = "Dose MAE", "OpenKBP dose score", "OpenKBP DVH score", "Goal errors"
-SIGNLESS = (DOSE_MAE, OPENKBP_DOSE, OPENKBP_DVH, GOAL_ERRORS)
+DOSE_MAE, GOAL_ERRORS = "Dose MAE", "Goal errors"
+CHALLENGE_SCORES = tuple(score.title for challenge in CHALLENGES for score in challenge.scores)
+SIGNLESS = (DOSE_MAE, *CHALLENGE_SCORES, GOAL_ERRORS)
 KIND_LABELS = {"target": ("PTV score", "Targets"), "oar": ("OAR score", "OARs")}  # of a score, of its parts
 PART_LABELS = {"Gy": "D metrics", "%": "V metrics"}
 _Key = tuple[Level, str]
@@ -121,7 +123,7 @@ def _judged_by_all(models: Sequence[Model]) -> _Judged:
 
 
 def _order(template: Template) -> Iterator[_Key]:
-    for name in (DOSE_MAE, OPENKBP_DOSE, OPENKBP_DVH, *(score for score, _ in KIND_LABELS.values()), GOAL_ERRORS):
+    for name in (DOSE_MAE, *CHALLENGE_SCORES, *(score for score, _ in KIND_LABELS.values()), GOAL_ERRORS):
         yield "score", name
     goals = template.goals_for("evaluation")
     for kind, (_, label) in KIND_LABELS.items():
@@ -136,10 +138,7 @@ def _order(template: Template) -> Iterator[_Key]:
 
 def _terms(case: CaseResult, judged: _Judged) -> Iterator[_Term]:
     yield _Term("score", DOSE_MAE, "Gy", case.dose_mae_gy)
-    if case.openkbp is not None:
-        yield _Term("score", OPENKBP_DOSE, "Gy", case.openkbp.dose_error_gy)
-        for error_gy in case.openkbp.dvh_errors_gy.values():
-            yield _Term("score", OPENKBP_DVH, "Gy", error_gy)
+    yield from _challenge_terms(case)
     for name, roi in case.rois.items():
         for key, metric in roi.metrics.items():
             yield _Term("roi", f"{name} {key}", metric.unit, metric.difference)
@@ -155,6 +154,13 @@ def _terms(case: CaseResult, judged: _Judged) -> Iterator[_Term]:
                 continue
             wrong = (goal.reference == "fail") != (goal.predicted == "fail")
             yield _Term("score", GOAL_ERRORS, "%", 100.0 * wrong)
+
+
+def _challenge_terms(case: CaseResult) -> Iterator[_Term]:
+    for challenge in CHALLENGES:
+        terms = case.challenges.get(challenge.name, {})
+        for score in challenge.scores if terms else ():
+            yield from (_Term("score", score.title, score.unit, error) for error in score.errors_of(terms))
 
 
 def _by_quantity(case: CaseResult, model: str, judged: _Judged) -> dict[_Key, list[_Term]]:

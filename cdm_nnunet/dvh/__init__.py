@@ -24,13 +24,12 @@ from cdm_nnunet.dvh.indices import (
 )
 from cdm_nnunet.dvh.kinds import KINDS
 from cdm_nnunet.dvh.matching import RoiMatch, match_rois
-from cdm_nnunet.dvh.metrics import Counting, Kind, Metric, add_kind
+from cdm_nnunet.dvh.metrics import Kind, Metric, add_kind
 from cdm_nnunet.dvh.template import Template, check_template, shipped_templates
 from cdm_nnunet.dvh.values import evaluate, evaluate_all, evaluate_weighted
 
 __all__ = [
     "KINDS",
-    "Counting",
     "DvhCurve",
     "Goal",
     "Grammar",

@@ -10,16 +10,18 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal, Protocol, cast, get_args
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cdm_nnunet.challenges import CHALLENGES
 from cdm_nnunet.dvh.grammar import Grammar, MetricUnit, parse_key, plain_number
 from cdm_nnunet.dvh.protocols import Surface, WholeDose
 from cdm_nnunet.errors import InputError
 
-Counting = Literal["exact", "openkbp"]
+EXACT = "exact"
+ROUNDINGS = {challenge.rounding.name: challenge.rounding for challenge in CHALLENGES if challenge.rounding is not None}
 
 SAME_VOLUME = 1e-6  # of a volume: voxel sizes come as 32-bit floats, and ten voxels of 0.027 cc are 0.27 cc
 
@@ -150,8 +152,8 @@ class Metric:
     Attributes:
         kind: What is measured: a name in :data:`KINDS`.
         value: The number in the key (percent, cc, Gy or the exponent of gEUD); None for a kind without one.
-        counting: How D_x finds its voxel: ``exact`` or as OpenKBP's official evaluator does (key ``D0.1cc[openkbp]``,
-            ``D95%[openkbp]``). It is ``exact`` for every other kind.
+        counting: How D_x finds its voxel: ``exact``, or as a challenge rounds (key ``D0.1cc[NAME]``, ``D95%[NAME]``);
+            ``exact`` for every other kind.
 
     Raises:
         InputError: If the value is missing, superfluous or out of range.
@@ -164,14 +166,14 @@ class Metric:
 
     kind: str
     value: float | None = None
-    counting: Counting = "exact"
+    counting: str = EXACT
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise InputError(f"unknown kind of DVH metric '{self.kind}'; known are {', '.join(KINDS)}")
-        if self.counting not in get_args(Counting):
-            raise InputError(f"unknown way to count '{self.counting}'; known are {', '.join(get_args(Counting))}")
-        if self.counting != "exact" and not self.row.can_count:
+        if self.counting not in (EXACT, *ROUNDINGS):
+            raise InputError(f"unknown way to count '{self.counting}'; known are {', '.join((EXACT, *ROUNDINGS))}")
+        if self.counting != EXACT and not self.row.can_count:
             raise InputError(
                 f"'[{self.counting}]' is a way to count the voxels of D<x>cc and D<x>%; it has no other use"
             )
@@ -201,12 +203,11 @@ class Metric:
             'D95%'
         """
         kind, value, counting = parse_key(key, KINDS.values())
-        checked_by_the_constructor = cast(Counting, counting or "exact")
-        return cls(kind, value, checked_by_the_constructor)
+        return cls(kind, value, counting or EXACT)
 
     def __str__(self) -> str:
         number = None if self.value is None else plain_number(self.value)
-        return self.row.key(number, "" if self.counting == "exact" else self.counting)
+        return self.row.key(number, "" if self.counting == EXACT else self.counting)
 
     @property
     def row(self) -> Kind:
@@ -277,7 +278,7 @@ class Metric:
             >>> Metric.parse("D0.03cc").why_undefined(0.02)
             'the ROI has 0.02 cc, less than 0.03 cc'
         """
-        if self.value is None or self._number_unit != "cc" or self.counting != "exact":
+        if self.value is None or self._number_unit != "cc" or self.counting != EXACT:
             return None
         if roi_volume_cc >= self.value * (1 - SAME_VOLUME):
             return None
@@ -286,7 +287,7 @@ class Metric:
     def rank(self, n_voxels: int, voxel_volume_cc: float) -> float:
         """Which of the ascending voxel doses the metric is, counted from 0 (``docs/conventions.md``, "D_x").
 
-        It is a whole number, except for ``[openkbp]``: there the metric lies between two neighbours, linearly.
+        It is a whole number, except where a challenge rounds: there the metric lies between two neighbours, linearly.
 
         Args:
             n_voxels: Number of voxels of the ROI, at least 1.
@@ -313,8 +314,8 @@ class Metric:
             raise InputError(f"{self} is not defined: {reason}")
         if not self.row.is_order_statistic:
             raise ValueError(f"{self} is not an order statistic of the voxel doses")
-        if self.counting == "openkbp":
-            return self._openkbp_fraction(self.number, n_voxels, voxel_volume_cc) * (n_voxels - 1)
+        if self.counting != EXACT:
+            return self._rounded_fraction(n_voxels, voxel_volume_cc) * (n_voxels - 1)
         voxels = self._n_voxels_from_end(n_voxels, voxel_volume_cc)
         return float(voxels - 1 if self.is_cold else n_voxels - voxels)
 
@@ -359,12 +360,12 @@ class Metric:
             voxels = math.ceil(self.value * (1 - SAME_VOLUME) / voxel_volume_cc)
         return min(max(voxels, 1), n_voxels)
 
-    def _openkbp_fraction(self, value: float, n_voxels: int, voxel_volume_cc: float) -> float:
-        """Where the official evaluator looks, from 0 (minimum) to 1 (maximum)."""
+    def _rounded_fraction(self, n_voxels: int, voxel_volume_cc: float) -> float:
+        """Where a challenge's evaluator looks, from 0 (minimum) to 1 (maximum)."""
+        rounding = ROUNDINGS[self.counting]
         if self._number_unit == "%":
-            return (100.0 - value) / 100.0
-        voxels = max(1.0, float(round((1000 * value) / (1000 * voxel_volume_cc))))  # in mm3: the same ties are rounded
-        return 1.0 - min(voxels, n_voxels) / n_voxels
+            return rounding.at_percent(self.number)
+        return rounding.at_cc(self.number, n_voxels, voxel_volume_cc)
 
 
 @functools.cache

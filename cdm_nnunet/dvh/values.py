@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdm_nnunet.dvh.grammar import MetricUnit
-from cdm_nnunet.dvh.metrics import SAME_VOLUME, Metric, RoiDoses
+from cdm_nnunet.dvh.metrics import EXACT, SAME_VOLUME, Metric, RoiDoses
 from cdm_nnunet.errors import InputError
 
 _ROUNDING = 1e-9  # of a volume that is a sum of many
@@ -96,7 +96,7 @@ def evaluate_weighted(
 
     Raises:
         InputError: As :func:`evaluate`, or if a volume is not above zero, or a metric counts voxels in a way of its own
-            (``[openkbp]``).
+            (``[NAME]``).
 
     Example:
         >>> dose_gy, volumes_cc = np.array([30.0, 10.0, 20.0]), np.array([1.0, 2.0, 1.0])
@@ -201,7 +201,7 @@ class SampleDoses:
 
     def order_statistic_gy(self, metric: Metric) -> float:
         """The highest dose that a volume of at least x reaches; from the cold end, the lowest that it stays within."""
-        if metric.counting != "exact":
+        if metric.counting != EXACT:
             raise InputError(f"{metric} counts voxels, and there are none: use it without '[{metric.counting}]'")
         if reason := metric.why_undefined(self.volume_cc):
             raise InputError(f"{metric} is not defined: {reason}")

@@ -26,7 +26,7 @@ from cdm_nnunet.evaluation.record import FORMAT_VERSION, CaseResult
 from cdm_nnunet.files import write_text
 
 # what a result depends on, beside its inputs
-_CODE = ("dvh", "roi", "evaluation", "dataset.py", "images.py", "nifti_header.py")
+_CODE = ("challenges", "dvh", "roi", "evaluation", "dataset.py", "images.py", "nifti_header.py")
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,7 @@ def case_digest(files: CaseFiles, template: Template, *, gamma: Sequence[GammaRu
         "prescriptions_gy": dict(files.prescriptions_gy),
         "patient": files.patient,
         "fractions": files.fractions,
+        "converted_from": files.converted_from,
         "template": template.to_json(),
         "gamma": [asdict(rule) for rule in gamma],
     }

@@ -39,6 +39,7 @@ class CaseFiles:
         members: Doses of the members of the ensemble that made the prediction, for their spread.
         patient: The patient, as the conversion knew it.
         fractions: Number of fractions; None where it is unknown.
+        converted_from: Name of the conversion that the data set came from.
     """
 
     case: str
@@ -53,6 +54,7 @@ class CaseFiles:
     members: tuple[Path, ...] = ()
     patient: str = ""
     fractions: int | None = None
+    converted_from: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +73,7 @@ class DosePair:
         member_doses_gy: Doses of the ensemble's members, same shape each, Gy.
         patient: The patient, as the conversion knew it.
         fractions: Number of fractions; None where it is unknown.
+        converted_from: Name of the conversion that the data set came from.
     """
 
     case: str
@@ -84,6 +87,7 @@ class DosePair:
     member_doses_gy: tuple[NDArray[np.floating], ...] = ()
     patient: str = ""
     fractions: int | None = None
+    converted_from: str = ""
 
     @property
     def course(self) -> Course:
@@ -200,6 +204,7 @@ def _load_pair(files: CaseFiles) -> DosePair:
         tuple(member.values for member in members),
         files.patient,
         files.fractions,
+        files.converted_from,
     )
 
 
@@ -218,6 +223,7 @@ def _case_files(dataset: RawDataset, case: str, predicted: Path, members: Sequen
         tuple(folder / predicted.name for folder in members),
         dataset.patient(case),
         record.fractions,
+        dataset.converted_from,
     )
     if [name for name in dataset.catalogue.names if name in record.rois] != list(record.rois):
         raise InputError(

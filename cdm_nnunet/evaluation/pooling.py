@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import Any, NamedTuple, get_args
 
+from cdm_nnunet.challenges import CHALLENGES
 from cdm_nnunet.dvh import Verdict
-from cdm_nnunet.evaluation.record import CaseResult, DoseResult, OpenKbpTerms
+from cdm_nnunet.evaluation.record import CaseResult, DoseResult
 from cdm_nnunet.evaluation.roi_record import GoalResult
 from cdm_nnunet.evaluation.uncertainty import coverage
 
@@ -43,8 +44,10 @@ def pooled_scores(cases: Sequence[CaseResult], nominal_percent: float | None = N
     parts = {kind: _parts([term for term in terms if term.kind == kind]) for kind in SCORED_KINDS.values()}
     return {
         "dose_mae_gy": fmean(case.dose_mae_gy for case in cases),
-        "openkbp": openkbp_scores([case.openkbp for case in cases if case.openkbp is not None]),
-        "gdphmm": _gdphmm([case.gdphmm for case in cases if case.gdphmm is not None]),
+        **{
+            challenge.name: challenge.over(case.challenges.get(challenge.name) for case in cases)
+            for challenge in CHALLENGES
+        },
         **{score: parts[kind]["pooled"]["mean_absolute"] for score, kind in SCORED_KINDS.items()},
         "parts": parts,
         "dose": _doses([case.dose for case in cases if case.dose is not None]),
@@ -52,17 +55,6 @@ def pooled_scores(cases: Sequence[CaseResult], nominal_percent: float | None = N
         "indices": _indices(cases),
         "goals": _verdicts(cases),
         "coverage": None if nominal_percent is None else coverage(cases, nominal_percent),
-    }
-
-
-def openkbp_scores(terms: Sequence[OpenKbpTerms]) -> dict[str, float | None] | None:
-    """OpenKBP's dose score and DVH score (lower is better), pooled as its official evaluator does; None of nothing."""
-    if not terms:
-        return None
-    dvh_errors_gy = [error for term in terms for error in term.dvh_errors_gy.values()]
-    return {
-        "dose_score": fmean(term.dose_error_gy for term in terms),
-        "dvh_score": fmean(dvh_errors_gy) if dvh_errors_gy else None,
     }
 
 
@@ -90,11 +82,6 @@ def _parts(terms: Sequence[_Term]) -> dict[str, Any]:
         },
         "by_roi": {roi: _summary([term for term in pooled if term.roi == roi]) for roi in rois},
     }
-
-
-def _gdphmm(scores: Sequence[Mapping[str, float]]) -> dict[str, float] | None:
-    names = dict.fromkeys(name for case in scores for name in case)
-    return {name: fmean(case[name] for case in scores if name in case) for name in names} or None
 
 
 def _doses(doses: Sequence[DoseResult]) -> dict[str, Any] | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cdm_nnunet.challenges import CHALLENGES
 from cdm_nnunet.documents import read_json, typed
 from cdm_nnunet.dvh import Goal, Template
 from cdm_nnunet.dvh.course_limits import limits_in_course
@@ -109,7 +110,10 @@ def case_from_json(case: str, entry: Mapping[str, Any], template: Template, wher
         InputError: As :func:`evaluation_from_json`.
     """
     where = f"{where}case '{case}'"
-    result = typed({**entry, "case": case}, CaseResult, where, "evaluate again")
+    names = [challenge.name for challenge in CHALLENGES]
+    challenges = {name: entry[name] for name in names if entry.get(name) is not None}
+    rest = {key: value for key, value in entry.items() if key not in names}
+    result = typed({**rest, "challenges": challenges, "case": case}, CaseResult, where, "evaluate again")
     for problem in _contradictions(result, template):
         raise InputError(f"{where} was edited: {problem}; evaluate again")
     if result.to_json() != entry:
@@ -124,6 +128,10 @@ def _contradictions(case: CaseResult, template: Template) -> Iterator[str]:
     if sorted([*case.rois, *case.missing]) != sorted(goals):
         yield "its ROIs, with those that are missing, are not those of the template's goals"
         return
+    for challenge in CHALLENGES:
+        terms = case.challenges.get(challenge.name)
+        if terms is not None and sorted(terms) != sorted(score.terms for score in challenge.scores):
+            yield f"what it adds to {challenge.title}'s scores is not what they are made of"
     course = Course(case.prescription_gy, case.fractions)
     if not set(case.undefined) <= {f"{name} {key}" for name in case.rois for key in goals[name]}:
         yield "metrics that are not defined are not those of its ROIs"

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from cdm_nnunet import __version__
+from cdm_nnunet.challenges import CHALLENGES, Terms
 from cdm_nnunet.dvh import Template
 from cdm_nnunet.evaluation.gamma import Normalisation
 from cdm_nnunet.evaluation.roi_record import Count, Finite, NonNegative, Percent, Positive, RoiResult
@@ -77,14 +78,6 @@ class DoseResult:
 
 
 @dataclass(frozen=True)
-class OpenKbpTerms:
-    """What a case adds to OpenKBP's two scores: its dose error, and |reference - predicted| of each metric, Gy."""
-
-    dose_error_gy: NonNegative
-    dvh_errors_gy: Mapping[str, NonNegative]
-
-
-@dataclass(frozen=True)
 class CaseResult:
     """Everything about one case.
 
@@ -94,8 +87,8 @@ class CaseResult:
         rois: ROIs of the template that are present.
         missing: ROIs of the template that are not, with the reason; they enter no score.
         dose: The doses apart from ROIs.
-        openkbp: Terms of OpenKBP's scores, where the data set has OpenKBP's ROIs.
-        gdphmm: GDP-HMM's scores of the case by name, where they apply.
+        challenges: What the case adds to the scores of each public challenge that it is of the data of, by its name; in
+            JSON, each known challenge has a key of its own.
         undefined: Metrics that a present ROI can't have, as ``"ROI METRIC"``, with the reason; they enter no score,
             and their goals are neither met nor missed.
         patient: The patient, as the conversion knew it; several cases may be of one.
@@ -109,8 +102,7 @@ class CaseResult:
     rois: Mapping[str, RoiResult]
     missing: Mapping[str, str] = field(default_factory=dict)
     dose: DoseResult | None = None
-    openkbp: OpenKbpTerms | None = None
-    gdphmm: Mapping[str, NonNegative] | None = None
+    challenges: Mapping[str, Terms] = field(default_factory=dict)
     undefined: Mapping[str, str] = field(default_factory=dict)
     patient: str = ""
     prescription_gy: Positive | None = None
@@ -126,8 +118,7 @@ class CaseResult:
             "notes": list(self.notes),
             "dose_mae_gy": self.dose_mae_gy,
             "dose": None if self.dose is None else _plain(asdict(self.dose)),
-            "openkbp": None if self.openkbp is None else asdict(self.openkbp),
-            "gdphmm": None if self.gdphmm is None else dict(self.gdphmm),
+            **{challenge.name: self.challenges.get(challenge.name) for challenge in CHALLENGES},
             "missing": dict(self.missing),
             "undefined": dict(self.undefined),
             "rois": {name: roi.to_json() for name, roi in self.rois.items()},

@@ -14,7 +14,6 @@ from cdm_nnunet.dvh import (
     Template,
     TemplateRoi,
     dvh_distance_gy,
-    evaluate,
     evaluate_all,
     match_rois,
 )
@@ -22,22 +21,16 @@ from cdm_nnunet.dvh.course_limits import limits_in_course
 from cdm_nnunet.dvh.regime import Regime
 from cdm_nnunet.dvh.values import VoxelDoses
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.evaluation.challenge_case import challenge_terms
 from cdm_nnunet.evaluation.doses import compare_doses, dose_region_name
 from cdm_nnunet.evaluation.gamma import GammaRule
-from cdm_nnunet.evaluation.gdphmm import THRESHOLD_GY as GDPHMM_THRESHOLD_GY
-from cdm_nnunet.evaluation.gdphmm import gdphmm_error
 from cdm_nnunet.evaluation.judging import MissingDose, judge_goal
 from cdm_nnunet.evaluation.limits import mask_error, roi_surface
 from cdm_nnunet.evaluation.pairing import DosePair
 from cdm_nnunet.evaluation.plan_metrics import PRESCRIPTION_TOLERANCE_GY, PlanTarget
-from cdm_nnunet.evaluation.record import CaseResult, OpenKbpTerms
+from cdm_nnunet.evaluation.record import CaseResult
 from cdm_nnunet.evaluation.roi_record import GoalResult, MetricResult, RoiResult
 from cdm_nnunet.evaluation.rois import CaseRois, RoiVoxels
-
-OPENKBP_TARGETS = ("PTV_7000", "PTV_6300", "PTV_5600")
-OPENKBP_OARS = ("Brainstem", "SpinalCord", "Parotid_R", "Parotid_L", "Esophagus", "Larynx", "Bone_Mandible")
-OPENKBP_TARGET_METRICS = tuple(map(Metric.parse, ("D99%[openkbp]", "D95%[openkbp]", "D1%[openkbp]")))
-OPENKBP_OAR_METRICS = tuple(map(Metric.parse, ("Dmean", "D0.1cc[openkbp]")))
 
 
 def score_case(pair: DosePair, template: Template, *, gamma: Sequence[GammaRule] = ()) -> CaseResult:
@@ -76,39 +69,13 @@ def score_case(pair: DosePair, template: Template, *, gamma: Sequence[GammaRule]
         rois,
         missing,
         dose,
-        openkbp_terms(pair, voxels),
-        _gdphmm(pair, voxels),
+        challenge_terms(pair, voxels),
         undefined,
         pair.patient or pair.case,
         pair.course.prescription_gy,
         pair.course.fractions,
         () if template.regime is None else tuple(template.regime.unknown(pair.course)),
     )
-
-
-def openkbp_terms(pair: DosePair, voxels: CaseRois | None = None) -> OpenKbpTerms | None:
-    """What a case adds to OpenKBP's scores; None where the catalogue lacks the dose region or an ROI of OpenKBP.
-
-    Unlike :attr:`CaseResult.dose_mae_gy` the dose error sums over the whole grid, and D0.1cc rounds as OpenKBP does.
-    """
-    region_bit = pair.catalogue.dose_region_bit
-    if region_bit is None or not set(OPENKBP_TARGETS + OPENKBP_OARS) <= set(pair.catalogue.names):
-        return None
-    voxels = CaseRois(pair) if voxels is None else voxels
-    n_region = int(np.count_nonzero(pair.roi_mask(pair.catalogue.names[region_bit])))
-    error_gy = np.abs(pair.predicted_dose_gy - pair.reference_dose_gy)
-    errors: dict[str, float] = {}
-    metrics = [(roi, m) for roi in OPENKBP_TARGETS for m in OPENKBP_TARGET_METRICS]
-    metrics += [(roi, m) for roi in OPENKBP_OARS for m in OPENKBP_OAR_METRICS]
-    for roi, metric in metrics:
-        found = voxels.get(roi)
-        if found is not None:
-            reference, predicted = (
-                evaluate(metric, dose_gy, voxel_volume_cc=pair.voxel_volume_cc)
-                for dose_gy in (found.reference_gy, found.predicted_gy)
-            )
-            errors[f"{roi} {metric}"] = abs(predicted - reference)
-    return OpenKbpTerms(float(error_gy.sum(dtype=np.float64)) / n_region, errors)
 
 
 class _RoiScorer:
@@ -210,16 +177,6 @@ def _score_roi(
         () if prescription_gy is None else target.joined,
     )
     return result, reasons
-
-
-def _gdphmm(pair: DosePair, voxels: CaseRois) -> dict[str, float] | None:
-    """The challenge's dose errors, where there is a body and dose in it; the doses are taken as they are."""
-    bodies = pair.catalogue.bits_of_kind("external")
-    body = voxels.get(pair.catalogue.names[bodies[0]]) if bodies else None
-    if body is None or not body.reference_gy[-1] > GDPHMM_THRESHOLD_GY:
-        return None
-    reference_dose_gy, predicted_dose_gy = pair.reference_dose_gy[body.box], pair.predicted_dose_gy[body.box]
-    return gdphmm_error(reference_dose_gy, predicted_dose_gy, body.mask)._asdict()
 
 
 def _outside_region_percent(pair: DosePair, rois: CaseRois, voxels: RoiVoxels) -> float | None:

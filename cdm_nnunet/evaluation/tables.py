@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from cdm_nnunet.challenges import CHALLENGES
 from cdm_nnunet.evaluation.record import DoseResult, Evaluation
 from cdm_nnunet.files import csv_text
 
@@ -80,8 +81,11 @@ def _metric_rows(evaluation: Evaluation) -> Iterator[tuple[object, ...]]:
 def _case_rows(evaluation: Evaluation) -> Iterator[tuple[object, ...]]:
     for case in evaluation.cases:
         yield (case.case, "dose_mae", evaluation.dose_region, "Gy", case.dose_mae_gy, None)
-        for name, value in (case.gdphmm or {}).items():
-            yield (case.case, "gdphmm", name, None, value, None)
+        for challenge in CHALLENGES:
+            terms = case.challenges.get(challenge.name)
+            if terms is not None:
+                listed = [score for score in challenge.scores if score.of_cases]
+                yield from ((case.case, challenge.name, s.key, s.unit, s.over([terms]), None) for s in listed)
         if case.dose is not None:
             yield from ((case.case, *row) for row in _dose_rows(case.dose))
         for name, roi in case.rois.items():
@@ -116,10 +120,10 @@ def gamma_label(criterion: Mapping[str, Any]) -> str:
 
 def _score_rows(scores: Mapping[str, Any], n_cases: int) -> Iterator[tuple[object, ...]]:
     yield ("dose_mae", None, None, "Gy", scores["dose_mae_gy"], None, n_cases)
-    for key, value in (scores["openkbp"] or {}).items():
-        yield (f"openkbp_{key}", None, None, "Gy", value, None, n_cases)
-    for key, value in (scores["gdphmm"] or {}).items():
-        yield ("gdphmm", None, key, None, value, None, n_cases)
+    for challenge in CHALLENGES:
+        of_challenge = scores[challenge.name]
+        for own in challenge.scores if of_challenge is not None else ():
+            yield (f"{challenge.name}_{own.key}", None, None, own.unit, of_challenge[own.key], None, n_cases)
     for score, kind in (("ptv_score", "target"), ("oar_score", "oar")):
         parts = scores["parts"][kind]
         yield _part_row(score, "pooled", None, "Gy and %", parts["pooled"])

@@ -1,6 +1,7 @@
 // The cohort: what was scored, scores with their parts, goals, cases from the worst on, distributions of differences.
 
 const scores = record.scores;
+const challenges = page.challenges.filter(({ name }) => scores[name]); // public challenges whose data these are
 const KINDS = { target: "targets", oar: "OARs" };
 
 function tile(label, value, unit, notes, definition) {
@@ -26,11 +27,9 @@ function scoreTiles() {
     tile("PTV score", scores.ptv_score, "", split("target"), DEFINITIONS["PTV score, OAR score"]),
     tile("OAR score", scores.oar_score, "", split("oar"), DEFINITIONS["PTV score, OAR score"]),
   ];
-  if (scores.openkbp) {
-    tiles.push(tile("OpenKBP dose score", scores.openkbp.dose_score, "Gy", [], DEFINITIONS["OpenKBP scores"]),
-      tile("OpenKBP DVH score", scores.openkbp.dvh_score, "Gy", [], DEFINITIONS["OpenKBP scores"]));
+  for (const { name, definition, scores: ofChallenge } of challenges) {
+    tiles.push(...ofChallenge.map(({ key, title, unit }) => tile(title, scores[name][key], unit, [], definition)));
   }
-  for (const [name, value] of Object.entries(scores.gdphmm ?? {})) tiles.push(tile(`GDP-HMM ${name}`, value, "", []));
   if (scores.dose?.body_mae_gy) tiles.push(tile("Body MAE", scores.dose.body_mae_gy.mean, "Gy", ["where the reference reaches 5 Gy"]));
   for (const gamma of scores.dose?.gamma ?? []) tiles.push(tile(gammaName(gamma), gamma.mean_percent, "%", [`n = ${gamma.n}`]));
   if (scores.coverage) {
@@ -244,7 +243,7 @@ const bandName = (band) => (isNumber(band.to_percent) ? `${band.from_percent} to
 const DEFINITIONS = {
   "Dose MAE": "Mean of |predicted \u2212 reference| over the voxels of the dose region, in Gy; over cases, the mean of the cases.",
   "PTV score, OAR score": "Mean of |metric(predicted) \u2212 metric(reference)| over all cases, ROIs of the kind and metrics of the template, each with equal weight; D in Gy, V in percentage points. Adding the two is a convention, so the parts stand beside it.",
-  "OpenKBP scores": "As the official evaluator computes them: the dose score sums |difference| over all voxels and divides by the number of voxels of the dose region; the DVH score is the mean over D99 %, D95 %, D1 % of the targets, Dmean and D0.1 cc of the OARs.",
+  ...Object.fromEntries(challenges.map(({ title, definition }) => [`${title} scores`, definition])),
   "D95%": "Dx% is the dose that the hottest x percent of the volume reach at least; Dxcc the same for x cc. Order statistics of the voxels, interpolated linearly, without histogram bins.",
   "V20Gy, V95%": "Percentage of the ROI's voxels with at least this dose; in V95% the percentage is that of the ROI's prescription.",
   "Verdicts": "pass where the metric keeps the limit, equality included; acceptable where it keeps the looser limit; else fail. A verdict is changed where reference and prediction get different ones. Not evaluable where dose that is missing outside the dose region would decide, or where the goal is made for another fractionation or prescription: counted nowhere else.",
@@ -256,7 +255,7 @@ const DEFINITIONS = {
 };
 
 function definitionsSection() {
-  const absent = { "OpenKBP scores": !scores.openkbp, "Gamma": !scores.dose?.gamma?.length, "Interval": !scores.coverage };
+  const absent = { "Gamma": !scores.dose?.gamma?.length, "Interval": !scores.coverage };
   const entries = Object.entries(DEFINITIONS).filter(([name]) => !absent[name]);
   return card("Definitions", el("dl", {}, entries.flatMap(([name, text]) => [el("dt", {}, name), el("dd", {}, text)])));
 }

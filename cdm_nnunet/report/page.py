@@ -18,6 +18,7 @@ import matplotlib
 import numpy as np
 import plotly
 
+from cdm_nnunet.challenges import CHALLENGES
 from cdm_nnunet.dataset import RawDataset
 from cdm_nnunet.dvh import Template, cumulative_dvh
 from cdm_nnunet.evaluation.pairing import CaseFiles, find_cases
@@ -146,6 +147,15 @@ def _page_data(evaluation: Evaluation) -> dict[str, Any]:
         "case_scores": {
             case: {key: scores[key] for key in ("ptv_score", "oar_score")} for case, scores in per_case.items()
         },
+        "challenges": [
+            {
+                "name": challenge.name,
+                "title": challenge.title,
+                "definition": challenge.definition,
+                "scores": [{"key": s.key, "title": s.title, "unit": s.unit} for s in challenge.scores],
+            }
+            for challenge in CHALLENGES
+        ],
         "targets": [roi.name for roi in evaluation.template.rois if roi.kind == "target"],
         "wash": _colour_table(WASH_COLOURS),
         "difference": _colour_table(DIFFERENCE_COLOURS),

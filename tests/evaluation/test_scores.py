@@ -2,13 +2,15 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from cdm_nnunet.challenges.openkbp import OPENKBP as CHALLENGE
 from cdm_nnunet.dvh import Template
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.evaluation.challenge_case import challenge_terms
 from cdm_nnunet.evaluation.pairing import DosePair
-from cdm_nnunet.evaluation.pooling import openkbp_scores, pooled_scores
+from cdm_nnunet.evaluation.pooling import pooled_scores
 from cdm_nnunet.evaluation.reading import case_from_json
 from cdm_nnunet.evaluation.record import Evaluation
-from cdm_nnunet.evaluation.scores import openkbp_terms, score_case
+from cdm_nnunet.evaluation.scores import score_case
 from cdm_nnunet.evaluation.tables import metrics_csv
 from cdm_nnunet.roi import Catalogue, Roi, pack
 
@@ -67,12 +69,12 @@ def test_openkbp_scores_are_the_official_ones(spacing_mm):
     for case in cases:
         case.spacing_mm = spacing_mm
     predictions = [perturbed(case, seed) for seed, case in enumerate(cases)]
-    terms = [openkbp_terms(as_pair(case, p)) for case, p in zip(cases, predictions, strict=True)]
-    scores = openkbp_scores(terms)
+    terms = [challenge_terms(as_pair(case, p))["openkbp"] for case, p in zip(cases, predictions, strict=True)]
+    scores = CHALLENGE.over(terms)
     dose_score, dvh_score = official_openkbp(list(zip(cases, predictions, strict=True)))
     assert scores["dose_score"] == pytest.approx(dose_score, abs=1e-5)
     assert scores["dvh_score"] == pytest.approx(dvh_score, abs=1e-5)
-    assert len(terms[1].dvh_errors_gy) == 2 * 3 + 6 * 2  # what is absent has no term
+    assert len(terms[1]["dvh_errors_gy"]) == 2 * 3 + 6 * 2  # what is absent has no term
 
 
 def test_openkbp_scores_of_a_real_patient(openkbp_case):
@@ -93,7 +95,7 @@ def test_dose_outside_the_region_counts_for_openkbp_only():
     result = score_case(as_pair(case, predicted), OPENKBP)
     assert result.dose_mae_gy == 0
     n_outside, n_inside = (~case.masks["DoseRegion"]).sum(), case.masks["DoseRegion"].sum()
-    assert result.openkbp.dose_error_gy == pytest.approx(2 * n_outside / n_inside)
+    assert result.challenges["openkbp"]["dose_error_gy"] == pytest.approx(2 * n_outside / n_inside)
 
 
 def test_a_perfect_prediction_scores_zero():
@@ -154,7 +156,7 @@ def test_a_case_by_hand():
     assert [(g.reference, g.predicted, g.limit) for g in ptv.goals] == [("fail", "fail", 95.0)]
     assert body.metrics["Dmean"].difference == 2.0
     assert result.dose_mae_gy == 2.0
-    assert result.openkbp is None
+    assert result.challenges == {}
 
 
 def test_a_metric_that_a_small_roi_cannot_have_is_listed_and_never_met():

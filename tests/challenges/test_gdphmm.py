@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from cdm_nnunet.challenges.gdphmm import gdphmm_error
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.evaluation.gdphmm import gdphmm_error
 
 SHAPE = (3, 4, 5)
 doses = arrays(np.float32, SHAPE, elements=st.sampled_from([0.0, 4.9, 5.0, 5.1, 20.0, 70.0]))

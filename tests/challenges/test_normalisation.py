@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cdm_nnunet.dvh.normalisation import normalisation_factor
+from cdm_nnunet.challenges.gdphmm import normalisation_factor
 from cdm_nnunet.errors import InputError
 
 
