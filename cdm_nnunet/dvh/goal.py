@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
 import numpy as np
+import regex
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
 from cdm_nnunet.documents import refuse
@@ -35,14 +37,23 @@ def _parse_metric(key: object) -> Metric:
 
 
 def _checked_pattern(pattern: str) -> str:
+    counts = [int(most or least or 1) for least, most in _COUNTS.findall(pattern)]
+    if math.prod(max(count, 1) for count in counts) > _MOST_REPEATS:
+        raise ValueError(f"'{pattern}' repeats parts more than {_MOST_REPEATS:,} times; give smaller numbers in braces")
     try:
         re.compile(pattern)
-    except re.error as error:
+        regex.compile(pattern, regex.IGNORECASE)
+    except (re.error, regex.error) as error:
         raise ValueError(f"'{pattern}' is not a regular expression: {error}") from None
+    except (RecursionError, OverflowError):
+        raise ValueError(f"'{pattern}' is too deeply nested or has too large numbers") from None
     return pattern
 
 
-Pattern = Annotated[str, Field(min_length=1), AfterValidator(_checked_pattern)]
+_COUNTS = re.compile(r"\{(\d*),?(\d*)\}")
+_MOST_REPEATS = 10_000  # counted repeats are written out when an expression is compiled
+_MATCH_SECONDS = 1.0
+Pattern = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_checked_pattern)]
 MetricField = Annotated[Metric, BeforeValidator(_parse_metric), PlainSerializer(str, return_type=str)]
 
 
@@ -78,8 +89,21 @@ class TemplateRoi(Frozen):
         return self
 
     def matches(self, name: str) -> bool:
-        """Whether one of the regular expressions matches a name."""
-        return any(re.fullmatch(pattern, name, re.IGNORECASE) for pattern in self.regex)
+        """Whether one of the regular expressions matches a name.
+
+        Raises:
+            InputError: If one takes longer than a second, as some can with any name.
+        """
+        return any(self._fits(pattern, name) for pattern in self.regex)
+
+    def _fits(self, pattern: str, name: str) -> bool:
+        try:
+            return regex.fullmatch(pattern, name, regex.IGNORECASE, timeout=_MATCH_SECONDS) is not None
+        except TimeoutError:
+            raise InputError(
+                f"the expression '{pattern}' of ROI '{self.name}' takes too long to compare with the name '{name}'; "
+                "write it without repeats inside repeats"
+            ) from None
 
 
 def judge(value: float, relation: Relation | None, limit: float, variation: float | None) -> Verdict:

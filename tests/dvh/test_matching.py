@@ -1,5 +1,7 @@
 """One matcher for conversion, check, evaluation and report."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from cdm_nnunet.dvh import RoiMatch, Template, match_rois
@@ -107,3 +109,31 @@ def test_a_template_for_other_data_is_refused():
     template = matching({"name": "Heart"})
     with pytest.raises(InputError, match=r"template 'clinic' has no goal for the ROIs of this data set \(Lips\)"):
         refuse_without_goal(template, template.goals, match_rois(template, ["Lips"]), ["Lips"])
+
+
+def test_an_expression_that_never_ends_is_refused_in_any_thread():
+    template = matching({"name": "SpinalCord", "regex": ["(a|aa)+"]})
+    with (
+        ThreadPoolExecutor(1) as pool,
+        pytest.raises(InputError, match=r"expression '\(a\|aa\)\+' of ROI 'SpinalCord' takes too long"),
+    ):
+        pool.submit(match_rois, template, ["a" * 60 + "!"]).result(60)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("((a{1000}){1000}){1000}", "repeats parts more than 10,000 times"),
+        ("(" * 400 + "a" + ")" * 400, "nested"),
+        ("a{,99999999999}", "repeats parts"),
+        ("a" * 1001, "at most 1000 characters"),
+    ],
+)
+def test_an_expression_that_is_too_large_is_refused(pattern, message):
+    with pytest.raises(InputError, match=message):
+        matching({"name": "SpinalCord", "regex": [pattern]})
+
+
+@pytest.mark.parametrize("pattern", ["cord{}", "cord{2,x}", "cord.{0,10}", r"cord\{5}?", "(cord[_ ]?)+"])
+def test_braces_that_count_little_are_taken(pattern):
+    assert matching({"name": "SpinalCord", "regex": [pattern]}).rois[0].regex == (pattern,)
