@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cdm_nnunet.dicom.end_caps import DEFAULT_END_CAPS, EndCaps
 from cdm_nnunet.dicom.file_choice import FileChoice
-from cdm_nnunet.dicom.plan_choice import DEFAULT, DOSE_TYPES, RULES, Choice
-from cdm_nnunet.documents import read_yaml
+from cdm_nnunet.dicom.plan_choice import DEFAULT, RULES, Choice
+from cdm_nnunet.documents import read_yaml, refuse, typed
 from cdm_nnunet.dvh.template import Template
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.roi.tg263 import propose
 
-_KEYS = ("rois", "prescriptions_gy", "plans", "patients", "dose_type", "left_out_gy", "end_caps", "leave_out_helpers")
-_OF_PATIENT = ("rois", "prescriptions_gy", "left_out_gy", "structures", "ct")
+_Level = Annotated[float, Field(allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
@@ -194,18 +194,70 @@ class DicomMapping:
         return found
 
 
+class _Entries(BaseModel):
+    """What can be said of all patients and of one; null and empty as left out."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rois: dict[str, str | None] | None = None
+    left_out_gy: tuple[_Level, ...] | None = None
+
+
+class _PatientEntry(_Entries):
+    prescriptions_gy: dict[str, _Level | None] | None = None
+    structures: str | None = None
+    ct: str | None = None
+
+    def mapping(self) -> PatientMapping:
+        return PatientMapping(
+            self.rois or {},
+            self.prescriptions_gy or {},
+            self.left_out_gy or (),
+            FileChoice(self.structures or "", self.ct or ""),
+        )
+
+
+class _MappingFile(_Entries):
+    rois: dict[str, str | None] | None  # (may be empty, must be there)
+    prescriptions_gy: dict[str, _Level] | None = None
+    plans: str | dict[str, str] | None = None
+    patients: dict[str, _PatientEntry | None] | None = None
+    dose_type: Literal["", "PHYSICAL", "EFFECTIVE"] | None = None
+    end_caps: EndCaps | None = None
+    leave_out_helpers: bool | None = None
+
+    @model_validator(mode="after")
+    def _a_rule_for_all(self) -> _MappingFile:
+        rule = self.plans if isinstance(self.plans, str) else (self.plans or {}).get(DEFAULT, RULES[0])
+        if rule not in RULES:
+            message = f"'{rule}' is no rule for all patients; those are {', '.join(RULES)}"
+            refuse([(("plans",), message)])
+        return self
+
+    def mapping(self) -> DicomMapping:
+        return DicomMapping(
+            self.rois or {},
+            self.prescriptions_gy or {},
+            {DEFAULT: self.plans} if isinstance(self.plans, str) else self.plans or {},
+            {name: (own or _PatientEntry()).mapping() for name, own in (self.patients or {}).items()},
+            self.left_out_gy or (),
+            self.end_caps,
+            leave_out_helpers=bool(self.leave_out_helpers),
+            dose_type=self.dose_type or "",
+        )
+
+
 def read_mapping(path: Path) -> DicomMapping:
     """Read a mapping file.
 
     Raises:
-        InputError: If it is missing, is not YAML or has other keys or values.
+        InputError: If it is missing, is not YAML or has other keys or values, with line and column.
     """
-    content = read_yaml(path, dict[str, object], "'cdm-nnunet inspect dicom' writes one to review")
-    return mapping_from(content, path)
+    return read_yaml(path, _MappingFile, "'cdm-nnunet inspect dicom' writes one to review").mapping()
 
 
 def mapping_from(content: object, path: object) -> DicomMapping:
-    """A mapping from the content of its file, or of ``dataset.json``.
+    """A mapping from what ``dataset.json`` keeps of it.
 
     Args:
         content: Parsed YAML or JSON.
@@ -214,85 +266,4 @@ def mapping_from(content: object, path: object) -> DicomMapping:
     Raises:
         InputError: If it has other keys or values than those of a mapping.
     """
-    if not isinstance(content, dict) or not set(content) <= set(_KEYS) or "rois" not in content:
-        others = "', '".join(key for key in _KEYS[1:-1])
-        raise InputError(f"{path}: expected the keys 'rois' and, where they are needed, '{others}' and '{_KEYS[-1]}'")
-    plans = _given(content, "plans", {})
-    if isinstance(plans, str):
-        plans = {DEFAULT: plans}
-    for name, choice in _names(plans, path, "plans").items():
-        if not isinstance(choice, str):
-            raise InputError(f"{path}: plans: '{name}: {choice}' is not a patient and a plan; put both in quotes")
-        if name == DEFAULT and choice not in RULES:
-            raise InputError(f"{path}: plans: '{choice}' is no rule for all patients; those are {', '.join(RULES)}")
-    if not isinstance(content.get("leave_out_helpers", False), bool):
-        raise InputError(f"{path}: 'leave_out_helpers' is {content['leave_out_helpers']!r}, expected true or false")
-    shared = _entries(content, path)
-    patients = {}
-    for name, own in _names(_given(content, "patients", {}), path, "patients").items():
-        where = f"{path}: patients: {name}"
-        if not isinstance(own, dict) or not set(own) <= set(_OF_PATIENT):
-            raise InputError(f"{where}: expected {', '.join(_OF_PATIENT)}, not {own!r}")
-        patients[name] = replace(_entries(own, where), files=_file_choice(own, where))
-    levels = {name: gy for name, gy in shared.prescriptions_gy.items() if gy is not None}
-    if len(levels) < len(shared.prescriptions_gy):
-        raise InputError(f"{path}: a prescription is null; that is for single patients, under 'patients'")
-    end_caps = content.get("end_caps")
-    if end_caps not in (None, *get_args(EndCaps)):
-        raise InputError(f"{path}: end_caps: {end_caps!r} is none of {', '.join(get_args(EndCaps))}")
-    dose_type = _given(content, "dose_type", "")
-    if dose_type not in ("", *DOSE_TYPES):
-        raise InputError(f"{path}: 'dose_type' is {dose_type!r}, expected one of {', '.join(DOSE_TYPES)}")
-    return DicomMapping(
-        shared.rois,
-        levels,
-        plans,
-        patients,
-        shared.left_out_gy,
-        end_caps,
-        leave_out_helpers=bool(content.get("leave_out_helpers")),
-        dose_type=dose_type,
-    )
-
-
-def _file_choice(content: Mapping[str, object], where: object) -> FileChoice:
-    chosen = {}
-    for key in ("structures", "ct"):
-        value = _given(content, key, "")
-        if not isinstance(value, str):
-            raise InputError(f"{where}: '{key}' is {value!r}, expected a label or a UID in quotes")
-        chosen[key] = value
-    return FileChoice(**chosen)
-
-
-def _entries(content: Mapping[str, object], where: object) -> PatientMapping:
-    """What can be said of all patients and of one."""
-    rois, levels = (_names(_given(content, key, {}), where, key) for key in ("rois", "prescriptions_gy"))
-    left_out_gy = _given(content, "left_out_gy", ())
-    for name, roi in rois.items():
-        if not (roi is None or isinstance(roi, str)):
-            raise InputError(f"{where}: '{name}: {roi}' is not a name and a name or null")
-    if not isinstance(left_out_gy, list | tuple):
-        raise InputError(f"{where}: 'left_out_gy' is {left_out_gy!r}, expected a list of levels in Gy")
-    for name, level_gy in [*levels.items(), *(("left_out_gy", gy) for gy in left_out_gy)]:
-        number = isinstance(level_gy, int | float) and not isinstance(level_gy, bool) and math.isfinite(level_gy)
-        if not number and (level_gy is not None or name == "left_out_gy"):
-            raise InputError(f"{where}: the prescription of '{name}' is {level_gy!r}, expected a number in Gy")
-    numbers = {name: None if gy is None else float(gy) for name, gy in levels.items()}
-    return PatientMapping(rois, numbers, tuple(float(gy) for gy in left_out_gy))
-
-
-def _given(content: Mapping[str, object], key: str, default: Any) -> Any:
-    """A value that may be left out, or left empty as in ``plans:``."""
-    value = content.get(key)
-    return default if value is None else value
-
-
-def _names(value: object, where: object, key: str) -> dict[str, Any]:
-    """A YAML object whose keys are names."""
-    if not isinstance(value, dict):
-        raise InputError(f"{where}: '{key}' is {value!r}, expected names with values")
-    for name, entry in value.items():
-        if not isinstance(name, str):
-            raise InputError(f"{where}: {key}: '{name}: {entry}' has no name before the colon; put it in quotes")
-    return value
+    return typed(content, _MappingFile, path).mapping()

@@ -259,7 +259,7 @@ def test_one_line_leaves_out_all_helper_structures(exports, tmp_path, template, 
     path.write_text("rois:\n  BODY: External\n")
     assert inspect("--leave-out-helpers")["new_names"] == ["PTV60"]
     assert read_mapping(path).leave_out_helpers
-    with pytest.raises(InputError, match="'leave_out_helpers' is 'yes', expected true or false"):
+    with pytest.raises(InputError, match="leave_out_helpers: Input should be a valid boolean, not 'yes'"):
         mapping_from({"rois": {}, "leave_out_helpers": "yes"}, "rois.yaml")
     without = mapping_from({"rois": {"Ring 1": "External"}, "leave_out_helpers": True}, "rois.yaml")
     assert without.names(["Ring 1"], "here") == {"External": "Ring 1"}  # (what is listed counts)

@@ -121,5 +121,5 @@ def test_a_choice_against_the_references_is_refused(tmp_path):
 
 
 def test_other_things_than_names_are_no_choice():
-    with pytest.raises(InputError, match="'ct' is 3, expected a label or a UID in quotes"):
+    with pytest.raises(InputError, match=rf"rois.yaml: patients\.{NAME}\.ct: Input should be a valid string, not 3"):
         mapping_from({"rois": {}, "patients": {NAME: {"ct": 3}}}, "rois.yaml")
