@@ -101,6 +101,13 @@ def signed_distance(section: Section, raster: Raster) -> Distances:
     _, along_v = _crossed(_turned(section), raster.lines_mm(0), raster.lines_mm(1))
     across = [_to_crossing(inside, along_u), _to_crossing(inside.T, along_v).T]
     inverse = [np.where(np.isfinite(offset), 1 / np.where(offset == 0, _LEAST_MM, offset), 0.0) for offset in across]
+    with np.errstate(invalid="ignore"):  # (where there is no crossing, nothing is known of its slope)
+        steepest = [np.abs(inverse[0]) * _slope(across[0]), np.abs(inverse[1]) * _slope(across[1].T).T]
+    flat = np.abs(across[0]) > np.abs(across[1])  # the outline runs rather along u
+    inverse = [
+        np.where(flat, np.clip(inverse[0], -steepest[1], steepest[1]), inverse[0]),
+        np.where(flat, inverse[1], np.clip(inverse[1], -steepest[0], steepest[0])),
+    ]
     square = inverse[0] ** 2 + inverse[1] ** 2
     band = (np.abs(across[0]) <= 1) | (np.abs(across[1]) <= 1)
     if not band.any():
@@ -164,6 +171,21 @@ def _to_crossing(inside: NDArray[np.bool_], where: NDArray[np.float64]) -> NDArr
     after = np.minimum.accumulate(after[:, ::-1], axis=1)[:, ::-1] - node
     before = np.maximum.accumulate(before, axis=1) - node
     return np.where(-before < after, before, after)
+
+
+def _slope(offset: NDArray[np.float64]) -> NDArray[np.float64]:
+    """By how much the crossing along a row moves from row to row, in steps; at a corner, on the flatter side of it.
+
+    Where a node lies between two sides of an outline, the crossings across tell of another side than those along.
+    """
+    with np.errstate(invalid="ignore"):
+        change = np.nan_to_num(np.diff(offset, axis=0), nan=np.inf, posinf=np.inf, neginf=np.inf)
+    before, after = (np.pad(change, sides, constant_values=np.inf) for sides in (((1, 0), (0, 0)), ((0, 1), (0, 0))))
+    low, high = np.minimum(np.abs(before), np.abs(after)), np.maximum(np.abs(before), np.abs(after))
+    # (the harmonic mean, which smooth curves have to the third order)
+    ratio = np.divide(low, high, out=np.zeros_like(low), where=np.isfinite(high) & (high > 0))
+    turns = np.isfinite(high) & (before * after < 0)
+    return np.where(turns, 0.0, low * 2 / (1 + ratio))
 
 
 def _beyond(section: Section, raster: Raster) -> Distances:

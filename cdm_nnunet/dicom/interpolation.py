@@ -19,6 +19,7 @@ from cdm_nnunet.dicom.scanlines import Cut
 
 _NEWTON_STEPS = 8
 _SAME_AREA = 1e-3  # of the area
+_SAME_OUTLINE_MM = 1e-4  # planes whose distances differ by less have one outline: nothing is to be interpolated
 _LATE_END = 1.25  # of the slice distance: a piece that would end farther off does not taper, it is cut
 _TAPERS = 1.1  # from one plane to the next, of the square of the half-width
 _FLATTEST = -4.0  # bend of an ellipsoid twice as wide as high; below it, something else begins between the planes
@@ -42,15 +43,17 @@ class Layer:
     cut: Cut
 
 
-def layers(stack: ContourStack, thickness_mm: float, step_mm: float) -> Iterator[Layer]:
+def layers(stack: ContourStack, thickness_mm: float, step_mm: float, lowered_mm: float = 0.0) -> Iterator[Layer]:
     """An ROI as layers, the shape between two planes interpolated.
 
     Args:
         stack: The planes, and how the ROI ends.
         thickness_mm: A layer is at most as thick.
         step_mm: Detail within a plane, as :func:`cdm_nnunet.dicom.distances.raster_of`.
+        lowered_mm: Flat ends beyond or between planes lie lower by this, so that of two in the middle of voxels one
+            counts. (Rounded ends are known to the thickness of a layer only.)
     """
-    shape = _Shape(stack, raster_of(stack.sections, step_mm), thickness_mm)
+    shape = _Shape(stack, raster_of(stack.sections, step_mm), thickness_mm, lowered_mm)
     for k in range(len(stack.sections)):
         if not stack.is_joined(k - 1):
             yield from shape.end(k, -1)
@@ -70,10 +73,12 @@ class _Piece:
     Attributes:
         distance_mm: Distance from the piece's outline, above zero in the piece; far below it elsewhere.
         inset_mm: By how much it has shrunk at a distance from its plane; very far where it has ended.
+        is_flat: Whether it does not shrink before its end.
     """
 
     distance_mm: Distances
     inset_mm: Callable[[float], float]
+    is_flat: bool
 
     def at(self, depth_mm: float) -> Distances:
         """Distance from its outline, ``depth_mm`` beyond its plane."""
@@ -83,8 +88,8 @@ class _Piece:
 class _Shape:
     """Distances of the planes, and what follows from them between and beyond the planes."""
 
-    def __init__(self, stack: ContourStack, raster: Raster, thickness_mm: float) -> None:
-        self.stack, self.raster, self.thickness_mm = stack, raster, thickness_mm
+    def __init__(self, stack: ContourStack, raster: Raster, thickness_mm: float, lowered_mm: float) -> None:
+        self.stack, self.raster, self.thickness_mm, self.lowered_mm = stack, raster, thickness_mm, lowered_mm
         self._known: dict[int, Distances] = {}
 
     def end(self, k: int, side: int) -> Iterator[Layer]:
@@ -93,18 +98,27 @@ class _Shape:
         plane_mm = float(stack.planes_mm[k])
         is_rounded = stack.end_caps.startswith("rounded") and stack.is_joined(k if side < 0 else k - 1)
         if not is_rounded:
-            far_mm = float((stack.low_mm if side < 0 else stack.high_mm)[k])
-            for low_mm, high_mm in self._cuts_mm(plane_mm, far_mm):
-                yield Layer(low_mm, high_mm, stack.sections[k])
+            yield from self._flat_end(k, float((stack.low_mm if side < 0 else stack.high_mm)[k]))
             return
         height_mm = abs(plane_mm - float(stack.planes_mm[k - side]))
         flat_mm = height_mm / 2 if stack.end_caps.endswith("half-slab") else 0.0
         pieces = self._pieces(self._distance(k) > 0, k, side, 1.0, height_mm, flat_mm)
-        for low_mm, high_mm in self._cuts_mm(plane_mm, plane_mm + side * height_mm):
+        if pieces and all(piece.is_flat for piece in pieces):
+            yield from self._flat_end(k, plane_mm + side * flat_mm)
+            return
+        lowered_mm = self.lowered_mm if any(piece.is_flat for piece in pieces) else 0.0
+        for low_mm, high_mm in self._cuts_mm(plane_mm, plane_mm + side * height_mm, lowered_mm):
             depth_mm = abs((low_mm + high_mm) / 2 - plane_mm)
             level = np.max([piece.at(depth_mm) for piece in pieces], axis=0, initial=-_FAR_MM)
             if (level > 0).any():
                 yield Layer(low_mm, high_mm, LevelCut(self.raster, level))
+
+    def _flat_end(self, k: int, far_mm: float) -> Iterator[Layer]:
+        """Plane k goes on unchanged up to its end; an end that is the plane itself has no layer."""
+        plane_mm = float(self.stack.planes_mm[k])
+        if far_mm != plane_mm:
+            for low_mm, high_mm in self._cuts_mm(plane_mm, far_mm - self.lowered_mm):
+                yield Layer(low_mm, high_mm, self.stack.sections[k])
 
     def between(self, k: int) -> Iterator[Layer]:
         """What lies between plane k and the next one."""
@@ -119,13 +133,19 @@ class _Shape:
             holes.append(self._pieces(open_, plane, side, -1.0, height_mm, height_mm / 2))
             size = np.abs(ends[n])
             filled.append(np.where(lone, -size, np.where(open_, size, ends[n])))
-        whole = not any((*pieces[0], *pieces[1], *holes[0], *holes[1]))
-        width = self._towards_end(k, inside[0] | inside[1]) if whole else None
-        blend = _Blend(filled[0], filled[1], self.raster.step_mm, self._bulge(k) if whole else 0.0, width)
+        loose = [*pieces[0], *pieces[1], *holes[0], *holes[1]]
+        width = None if loose else self._towards_end(k, inside[0] | inside[1])
+        bulge = 0.0 if loose else self._bulge(k)
+        if not loose and bulge == 0 and float(np.abs(ends[0] - ends[1]).max()) <= _SAME_OUTLINE_MM:
+            for low, high in self._cuts_mm(low_mm, high_mm):
+                yield Layer(low, high, self.stack.sections[k])
+            return
+        blend = _Blend(filled[0], filled[1], self.raster.step_mm, bulge, width)
         away = np.zeros(self.raster.shape, bool)
         for piece in (*pieces[0], *pieces[1]):
             away |= piece.distance_mm > -_FAR_MM
-        for low, high in self._cuts_mm(low_mm, high_mm):
+        lowered_mm = self.lowered_mm if any(piece.is_flat for piece in loose) else 0.0
+        for low, high in self._cuts_mm(low_mm, high_mm, lowered_mm):
             middle_mm = (low + high) / 2
             level = blend.at((middle_mm - low_mm) / height_mm)
             level[away] = np.minimum(level[away], -self.raster.step_mm)
@@ -150,9 +170,10 @@ class _Shape:
             own = numbers == piece
             squares = [half_width_mm(sign * self._distance(j), own, self.raster.step_mm) ** 2 for j in (k, *before)]
             steps_mm = np.abs(np.diff(self.stack.planes_mm[[k, *before]]))
-            inset_mm = _taper(squares, steps_mm.tolist(), height_mm) or _flat(flat_mm)
+            taper = _taper(squares, steps_mm.tolist(), height_mm)
             near = ndimage.binary_dilation(own, _EIGHT, 2)
-            made.append(_Piece(np.where(near & (own | (distance <= 0)), distance, -_FAR_MM), inset_mm))
+            own_mm = np.where(near & (own | (distance <= 0)), distance, -_FAR_MM)
+            made.append(_Piece(own_mm, taper or _flat(flat_mm), taper is None))
         return made
 
     def _bulge(self, k: int) -> float:
@@ -212,18 +233,22 @@ class _Shape:
             self._known[k] = signed_distance(self.stack.sections[k], self.raster)
         return self._known[k]
 
-    def _cuts_mm(self, from_mm: float, to_mm: float) -> list[tuple[float, float]]:
+    def _cuts_mm(self, from_mm: float, to_mm: float, lowered_mm: float = 0.0) -> list[tuple[float, float]]:
+        """Layers from one place to another; flat pieces end in the middle, which lies lower if asked to."""
         low_mm, high_mm = min(from_mm, to_mm), max(from_mm, to_mm)
-        pairs = int(np.ceil((high_mm - low_mm) / (2 * self.thickness_mm)))  # (flat pieces end in the middle)
+        pairs = int(np.ceil((high_mm - low_mm) / (2 * self.thickness_mm)))
         edges = np.linspace(low_mm, high_mm, 2 * pairs + 1).tolist()
+        if pairs:
+            edges[pairs] -= lowered_mm
         return list(itertools.pairwise(edges))
 
 
 class _Blend:
     """From one plane to the next: distances go over linearly, shifted so that the area does so too, plus a bulge.
 
-    The shift is one for each part that hangs together in the two planes. Without it a curved solid loses volume, and a
-    thin one that runs aslant even more. Towards a rounded end, it is the half-width that is kept to.
+    The shift is one for each part that hangs together in the two planes; less where their distances differ by less than
+    a node, so that an outline that both share stays where it is. Without it a curved solid loses volume, and a thin one
+    that runs aslant even more. Towards a rounded end, it is the half-width that is kept to.
     """
 
     def __init__(
@@ -241,6 +266,7 @@ class _Blend:
             nearest = ndimage.distance_transform_edt(both == 0, return_distances=False, return_indices=True)
             self.part = both[nearest[0], nearest[1]].astype(np.int64) - 1
         self.areas = self._area(low), self._area(high)
+        self.moved = np.minimum(np.abs(high - low) / step_mm, 1.0)
 
     def at(self, t: float) -> Distances:
         """Distances at a part t of the way."""
@@ -255,8 +281,9 @@ class _Blend:
             excess = self._area(level) - wanted
             if (np.abs(excess) <= _SAME_AREA * wanted).all():
                 break
-            shift = np.clip(excess / np.maximum(self._sum(np.abs(level) < self.step_mm / 2), 1), -1.0, 1.0)
-            level = level - self.step_mm * (shift[self.part] if self.n > 1 else shift[0])
+            movable = self._sum(np.where(np.abs(level) < self.step_mm / 2, self.moved, 0.0))
+            shift = np.clip(excess / np.maximum(movable, 1.0), -1.0, 1.0)
+            level = level - self.step_mm * self.moved * (shift[self.part] if self.n > 1 else shift[0])
         return level
 
     def _area(self, level: Distances) -> NDArray[np.float64]:

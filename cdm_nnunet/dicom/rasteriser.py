@@ -117,7 +117,7 @@ def _interpolated(stack: ContourStack, grid: VoxelGrid) -> Iterator[Layer]:
     low, high = stack.box_mm
     pixel_mm = float(np.nanmin(grid.spacing_mm[:2]))
     step_mm = float(np.clip((high - low).max() / _FINE_STEPS, pixel_mm / 4, pixel_mm))
-    return layers(stack, height_mm / _LAYERS_PER_VOXEL, step_mm)
+    return layers(stack, height_mm / _LAYERS_PER_VOXEL, step_mm, _TIE * height_mm)
 
 
 def _aligned(stack: ContourStack, parts: Iterable[Layer], grid: VoxelGrid) -> RoiMask:

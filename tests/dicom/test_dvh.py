@@ -210,8 +210,8 @@ def test_what_a_small_roi_cannot_have_is_told(command):
     assert code == 0
     record = json.loads(out)
     assert list(record["straw"]) == ["end_caps", "volume_cc", "D0.03cc", "undefined"]
-    assert record["straw"]["undefined"] == {"D1cc": "the ROI has 0.2118 cc, less than 1 cc"}
-    assert "ROI 'straw': D1cc is not defined: the ROI has 0.2118 cc, less than 1 cc" in err
+    assert record["straw"]["undefined"] == {"D1cc": "the ROI has 0.2121 cc, less than 1 cc"}
+    assert "ROI 'straw': D1cc is not defined: the ROI has 0.2121 cc, less than 1 cc" in err
     code, out, _ = command("--metrics", "D1cc", "--roi", "straw")
     assert code == 0
     assert out.splitlines()[-1].split()[-2:] == ["not", "defined"]

@@ -222,6 +222,46 @@ def test_faces_through_voxel_centres_do_not_grow_an_roi():
     )  # a quarter of the corner
 
 
+@pytest.mark.parametrize("size_mm", [4.0, 6.0, 8.0, 12.0, 20.0])
+@pytest.mark.parametrize("faces", [(True, True), (True, False), (False, False)])
+@pytest.mark.parametrize("shift_mm", [0.0, 1.0])  # ends in the middle of voxels, or at their borders
+def test_of_two_faces_through_voxel_centres_one_counts_between_contours_too(size_mm, faces, shift_mm):
+    low = [-size_mm / 2 - (size_mm / 2 + through) % 2 for through in faces]  # (centres lie at odd mm)
+    corners = np.array([(0, 0), (size_mm, 0), (size_mm, size_mm), (0, size_mm)]) + low
+    z_mm = np.arange(-12.0, 13, 4)
+    contours = [np.column_stack([corners, np.full(4, z)]) for z in z_mm]
+    grid = cubic_grid(step=2.0, z_mm=np.arange(-39.0, 40, 2) + 1 + shift_mm)
+    made = rasterise(roi(contours), grid, Slices(np.arange(-40.0, 41, 2)))
+    n = int(size_mm / 2)
+    assert made.volume_cc == pytest.approx(size_mm**2 * 28 / 1000)
+    assert made.mask.sum((1, 2)).tolist() == [
+        n * n - all(faces) if -14 <= z - shift_mm < 14 - shift_mm else 0 for z in grid.origin_mm[2] + grid.offsets_mm[2]
+    ]
+
+
+@pytest.mark.parametrize("growth_mm", [0.5, 1.0, 2.0])
+def test_a_face_that_two_planes_share_stays_between_them(growth_mm):
+    contours = [
+        [(-6 - growth_mm * k, -6, z), (6 + growth_mm * k, -6, z), (6 + growth_mm * k, 6, z), (-6 - growth_mm * k, 6, z)]
+        for k, z in enumerate(np.arange(-16.0, 17, 4))
+    ]
+    grid = cubic_grid(n=61, step=2.0, z_mm=np.arange(-40.0, 41, 2))
+    made = rasterise(roi(contours), grid, Slices(grid.origin_mm[2] + grid.offsets_mm[2]))
+    assert {int(n) for n in made.mask.any(2).sum(1)} == {0, 6}
+    assert made.volume_cc == pytest.approx(12 * (2 * (6 + 4 * growth_mm)) * 36 / 1000, rel=0.005)
+
+
+@pytest.mark.parametrize("inner", ["hole", "island"])
+def test_what_ends_between_planes_counts_once_in_the_middle_of_voxels(inner):
+    z_mm, low = np.arange(-12.0, 13, 4), -4.0 if inner == "hole" else 20.0
+    contours = [square(-10, -10, 20, z) for z in z_mm] + [square(low, low, 8, z) for z in z_mm if abs(z) <= 4]
+    grid = cubic_grid(step=2.0, n=40, z_mm=np.arange(-20.0, 21, 2))
+    planes = rasterise(roi(contours), grid, Slices(grid.origin_mm[2] + grid.offsets_mm[2])).mask.sum((1, 2))
+    inside = 100 + (16 if inner == "island" else -16)
+    expected = [0] * 3 + [100] * 4 + [inside] * 6 + [100] * 4 + [0] * 4
+    np.testing.assert_allclose(planes, expected, atol=3)  # (of the four corners, which are round between planes)
+
+
 def test_contours_tilted_against_the_grid(tmp_path):
     phantom = Phantom(
         {"ball": SOLIDS["sphere"]}, LinearDose(0, 0.1, 10.0), slices_z_mm=tuple(np.arange(-19.5, 20)), pixels=(8, 8)
