@@ -121,23 +121,23 @@ def _section(roi: RoiContours, contours: list[Points], exclusive: list[bool], pl
 
 def _notes(roi: RoiContours, sections: tuple[Section, ...]) -> list[str]:
     """What was decided about contours of one plane."""
-    united, repeats, shells = (
-        sum(counts)
-        for counts in zip(*((section.united, section.repeats, section.shells) for section in sections), strict=True)
+    repeated = (
+        "that repeat others cancel them (CLOSEDPLANAR_XOR)" if roi.exclusive else "that repeat others were left out"
     )
-    notes = []
-    if united:
-        notes.append(f"ROI '{roi.name}': {united} contours that overlap others in part were united")
-    if repeats and roi.exclusive:
-        notes.append(f"ROI '{roi.name}': {repeats} contours that repeat others cancel them (CLOSEDPLANAR_XOR)")
-    elif repeats:
-        notes.append(f"ROI '{roi.name}': {repeats} contours that repeat others were left out")
-    if shells:
-        notes.append(
-            f"ROI '{roi.name}': {shells} contours lie within others at under {SHELL_MM:g} mm; what counts is the shell "
-            "between them"
-        )
-    return notes
+    counts = {
+        "that overlap others in part were united": sum(section.united for section in sections),
+        repeated: sum(section.repeats for section in sections),
+        f"lie within others at under {SHELL_MM:g} mm; what counts is the shell between them": sum(
+            section.shells for section in sections
+        ),
+        "that repeat the outline of a hole in others were left out; the hole stays open": sum(
+            section.refilled for section in sections
+        ),
+        f"fill holes in others to within {SHELL_MM:g} mm; they count as islands": sum(
+            section.fitting for section in sections
+        ),
+    }
+    return [f"ROI '{roi.name}': {count} contours {what}" for what, count in counts.items() if count]
 
 
 def _slab_ends(

@@ -21,6 +21,7 @@ CROSSING = 0.1  # ... and by this part of the area between the two
 REPEAT_MM = 0.1  # outlines this close on average are one
 SHELL_MM = 1.0  # nested contours closer than that are told
 _LINES = 96  # for each stretch of two contours
+_OUTLINE_POINTS = 200
 _NEGLIGIBLE_MM2 = 1.0
 
 
@@ -40,18 +41,25 @@ def section_of(contours: Sequence[Points], *, exclusive: bool = False) -> Sectio
         return Section(tuple((contour,) for contour in ordered), repeats=twice)
     kept: list[Points] = []
     relations: dict[tuple[int, int], Relation] = {}
-    repeats = shells = 0
+    repeats = shells = refilled = fitting = 0
     for contour in ordered:
         found = [_relation(other, contour) for other in kept]
         if any(relation == "repeat" for relation, _ in found):
             repeats += 1
             continue
+        apart = (other for other, (relation, _) in zip(kept, found, strict=True) if relation == "apart")
+        from_hole_mm = min((_from_hole_mm(other, contour) for other in apart), default=np.inf)
+        if from_hole_mm <= REPEAT_MM:
+            refilled += 1
+            continue
+        fitting += from_hole_mm < SHELL_MM
         shells += any(relation == "nested" and apart_mm < SHELL_MM for relation, apart_mm in found)
         relations |= {(k, len(kept)): relation for k, (relation, _) in enumerate(found)}
         kept.append(contour)
     groups = _groups(len(kept), relations)
     _refuse_open_questions(kept, groups, relations)
-    return Section(tuple(tuple(kept[k] for k in group) for group in groups), repeats, shells)
+    drawn = tuple(tuple(kept[k] for k in group) for group in groups)
+    return Section(drawn, repeats, shells, refilled, fitting)
 
 
 def _groups(count: int, relations: dict[tuple[int, int], Relation]) -> list[list[int]]:
@@ -103,6 +111,24 @@ def _relation(outer: Points, inner: Points) -> tuple[Relation, float]:
         return "repeat", apart_mm
     nested = outside <= OUTSIDE * smaller and outside <= CROSSING * between
     return "nested" if nested else "overlap", apart_mm
+
+
+def _from_hole_mm(outer: Points, inner: Points) -> float:
+    """How far the outline of a contour is on average from that of another one around it; infinite if none is around it.
+
+    Where the two share no area, the inner one lies in a hole that the outer one leaves open, as a keyhole does.
+    """
+    if not ((inner.min(0) > outer.min(0)) & (inner.max(0) < outer.max(0))).all():
+        return np.inf
+    along = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(inner, axis=0, append=inner[:1]), axis=1))])
+    at = (np.arange(_OUTLINE_POINTS) + 0.5) / _OUTLINE_POINTS * along[-1]
+    closed = np.concatenate([inner, inner[:1]])
+    points = np.column_stack([np.interp(at, along, closed[:, axis]) for axis in (0, 1)])[:, None]  # (points, 1, 2)
+    edges = np.roll(outer, -1, axis=0) - outer
+    square = np.maximum((edges**2).sum(1), np.finfo(float).tiny)
+    part = np.clip(((points - outer) * edges).sum(2) / square, 0.0, 1.0)  # (points, edges)
+    away = points - outer - part[..., None] * edges
+    return float(np.sqrt((away**2).sum(2).min(1)).mean())
 
 
 def _box_area_mm2(contour: Points) -> float:

@@ -50,11 +50,15 @@ class Section:
             in the ROI.
         repeats: Number of contours that were drawn twice.
         shells: Number of contours that lie within another one at less than a millimetre.
+        refilled: Number of contours, left out, that repeat the outline of a hole that another one leaves open.
+        fitting: Number of contours that fill such a hole to within a millimetre, and count.
     """
 
     groups: tuple[tuple[Points, ...], ...]
     repeats: int = 0
     shells: int = 0
+    refilled: int = 0
+    fitting: int = 0
 
     @property
     def box_mm(self) -> tuple[Points, Points]:

@@ -127,6 +127,35 @@ def test_a_keyhole_is_a_ring():
     assert area(keyhole) == pytest.approx(np.pi * 300, rel=1e-3)
 
 
+def keyhole(outer, inner):
+    return np.concatenate([outer, outer[:1], inner[:1], inner[:0:-1], inner[:1], outer[:1]])
+
+
+@pytest.mark.parametrize(
+    ("radius", "expected", "note"),
+    [
+        (10.0, 300, "10 contours that repeat the outline of a hole in others were left out; the hole stays open"),
+        (9.95, 300, "10 contours that repeat the outline of a hole in others were left out; the hole stays open"),
+        (9.5, 390.25, "10 contours fill holes in others to within 1 mm; they count as islands"),
+        (5.0, 325, None),
+    ],
+)
+def test_the_hole_of_a_keyhole_drawn_again_stays_open(radius, expected, note):
+    ring = keyhole(circle((0.0, 0.0), 20.0), circle((0.0, 0.0), 10.0))
+    again = circle((0.0, 0.0), radius)
+    planes = [np.column_stack([points, np.full(len(points), 2.0 * k)]) for k in range(10) for points in (ring, again)]
+    stack = stack_of(roi(planes))
+    assert stack.notes == ((f"ROI 'ROI': {note}",) if note else ())
+    assert area(ring, again) == pytest.approx(np.pi * expected, rel=2e-3)
+    assert area(again[::-1], ring) == pytest.approx(np.pi * expected, rel=2e-3)
+
+
+def test_what_lies_beside_another_contour_is_no_hole():
+    horseshoe = [(0, 0), (30, 0), (30, 30), (20, 30), (20, 10), (10, 10), (10, 30), (0, 30)]
+    assert area(horseshoe, [(10, 10), (20, 10), (20, 29), (10, 29)]) == pytest.approx(700 + 190)  # (open above)
+    assert area(np.array(square(0, 0, 10, 0))[:, :2], np.array(square(10, 2, 6, 0))[:, :2]) == pytest.approx(136)
+
+
 def test_the_order_of_points_and_contours_does_not_matter():
     solid, heights = SOLIDS["shell"], np.arange(-19.5, 20)
     ring = drawn(solid, heights)
