@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cdm_nnunet.cli._end_caps import add_end_caps
+from cdm_nnunet.cli._options import add_end_caps
 
 SUMMARY = "Folders of DICOM-RT exports: CT, structure set, plan and dose; inspect them first."
 EXAMPLE = "cdm-nnunet convert dicom exports -d 502 -n Clinic --template clinic.json --mapping inspection/rois.yaml"

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cdm_nnunet.cli._end_caps import add_end_caps
+from cdm_nnunet.cli._options import add_end_caps
 from cdm_nnunet.errors import InputError
 
 if TYPE_CHECKING:

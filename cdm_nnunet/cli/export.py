@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cdm_nnunet.cli._convert_dicom import add_match_geometry
+from cdm_nnunet.cli._options import add_match_geometry
 from cdm_nnunet.errors import InputError
 
 SUMMARY = "Write a predicted dose in a format that other software takes: RTDOSE for the planning system."

@@ -9,8 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cdm_nnunet.cli._convert_dicom import add_match_geometry
-from cdm_nnunet.cli._end_caps import add_end_caps
+from cdm_nnunet.cli._options import add_end_caps, add_match_geometry
 from cdm_nnunet.cli._screen import printable
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.parallel import usable_cores

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cdm_nnunet.cli import _predict_dicom
+from cdm_nnunet.cli import _options
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.folders import folder
-from cdm_nnunet.parallel import usable_cores
+
+if TYPE_CHECKING:
+    from cdm_nnunet.prediction.cases import CasePredictor
 
 SUMMARY = "predict the dose of every case in a folder"
 EXAMPLE = "cdm-nnunet predict -i imagesTs -o predictions -d 501 -c 3d_fullres -f 0 -tr nnUNetTrainerCDM"
+_OF_DICOM = ("mapping", "prescription", "grid", "bits", "match_geometry")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -30,15 +33,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="where the doses go (CASE.nii.gz, Gy; with --dicom CASE.dcm, RTDOSE)",
     )
-    parser.add_argument("-d", type=int, required=True, metavar="ID", help="dataset id")
+    _options.add_dataset_id(parser)
     parser.add_argument("-c", default="3d_fullres", metavar="CONFIGURATION", help="default: 3d_fullres")
     parser.add_argument("-f", nargs="+", default=["0"], metavar="FOLD", help="folds whose mean is taken (default: 0)")
-    parser.add_argument(
-        "-tr", default="nnUNetTrainerCDM", metavar="TRAINER", help="trainer (default: nnUNetTrainerCDM)"
-    )
-    parser.add_argument("-p", default="nnUNetPlans", metavar="PLANS", help="plans (default: nnUNetPlans)")
+    _options.add_trainer(parser)
+    _options.add_plans(parser)
     parser.add_argument("-chk", default="checkpoint_final.pth", metavar="FILE", help="default: checkpoint_final.pth")
-    parser.add_argument("-device", choices=("cuda", "cpu"), default="cuda", help="default: cuda")
+    _options.add_device(parser)
     parser.add_argument(
         "-step_size", type=float, default=0.5, help="step between windows in patch sizes (default: 0.5)"
     )
@@ -49,75 +50,103 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-num_parts", type=int, default=1, metavar="N", help="predict only one of N parts of the cases")
     parser.add_argument("-part_id", type=int, default=0, metavar="K", help="which part, from 0 (default: 0)")
     parser.add_argument("-np", type=int, default=2, metavar="N", help="processes that preprocess (default: 2)")
-    _predict_dicom.configure(parser)
+    _configure_dicom(parser)
+
+
+def _configure_dicom(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("new patients as DICOM (--dicom)")
+    group.add_argument(
+        "--mapping",
+        type=Path,
+        metavar="FILE",
+        help="rois.yaml of 'cdm-nnunet inspect dicom'; its entries come before those that the model was trained with",
+    )
+    group.add_argument(
+        "--prescription", nargs="+", metavar="ROI=GY", help="prescriptions of targets that the plan does not state"
+    )
+    group.add_argument(
+        "--grid",
+        metavar="ct|MM|MMxMMxMM",
+        help="voxels of the dose: the CT's, or of a size (x, y, z) (default: the median size of the training data)",
+    )
+    group.add_argument("--bits", type=int, choices=(16, 32), help="bits a voxel of the RTDOSE (default: 16)")
+    _options.add_match_geometry(group)
 
 
 def run(args: argparse.Namespace) -> Mapping[str, Any]:
     """Predict."""
-    for fold in args.f:
-        if fold != "all" and not fold.isdigit():
-            raise InputError(f"a fold is a number or 'all', not '{fold}'")
-    if not 0 < args.step_size <= 1:
-        raise InputError(f"-step_size must be above 0 and at most 1, not {args.step_size}")
-    if args.np < 0:
-        raise InputError(f"-np must not be negative, not {args.np}")
-    if not 0 <= args.part_id < args.num_parts:
-        raise InputError(f"-part_id is a number from 0 to -num_parts - 1 ({args.num_parts - 1}), not {args.part_id}")
-    if args.num_parts > 1 and args.dicom is not None:
-        raise InputError("-num_parts goes with -i; with --dicom give parts of the folder")
-    _predict_dicom.refuse_options_without_dicom(args)
-    model = _model_folder(args)
-    record: dict[str, Any] = {"model": str(model), "folds": args.f, "output": str(args.o)}
+    _refuse_contradictions(args)
+    prescriptions_gy = _prescriptions_gy(args.prescription or [])
+
+    from cdm_nnunet.prediction.cases import CasePredictor
+    from cdm_nnunet.prediction.models import ModelChoice
+
+    model = ModelChoice(args.d, args.c, args.tr, args.p, tuple(args.f), args.chk)
+    predictor = CasePredictor(
+        model, args.device, args.step_size, not args.disable_tta, args.continue_prediction, args.np
+    )
+    record: dict[str, Any] = {"model": str(model.find()), "folds": args.f, "output": str(args.o)}
     if args.dicom is not None:
-        predicted = _predict_dicom.run(args, model, lambda cases, out: _predict(args, model, cases, out))
-        files = [patient["file"] for patient in predicted["patients"]]
-        return {**record, "n_cases": len(files), "files": files, **predicted}
-
-    from cdm_nnunet.nnunet.inputs import find_cases
-
-    cases = find_cases(args.i)[args.part_id :: args.num_parts]
-    if not cases:
-        return {**record, "n_cases": 0}  # (fewer cases than parts)
-    _predict(args, model, cases, args.o)
-    return {**record, "n_cases": len(cases)}
+        return {**record, **_of_patients(args, predictor, prescriptions_gy)}
+    return {**record, "n_cases": predictor.predict_folder(args.i, args.o, args.part_id, args.num_parts)}
 
 
 def render(record: Mapping[str, Any]) -> str:
-    """Where the doses are."""
-    patients = [_predict_dicom.render(patient) for patient in record.get("patients", ())]
-    return "\n".join([*patients, f"{record['n_cases']} doses in {record['output']}"])
+    """Where the doses are, and what each was predicted from."""
+    patients = [_patient(patient) for patient in record.get("patients", ())]
+    return "\n".join([*patients, *record.get("remarks", ()), f"{record['n_cases']} doses in {record['output']}"])
 
 
-def _predict(args: argparse.Namespace, model: Path, cases: list[list[str]], out: Path) -> None:
-    import torch
+def _refuse_contradictions(args: argparse.Namespace) -> None:
+    if args.dicom is None:
+        for option in _OF_DICOM:
+            if getattr(args, option) not in (None, False):
+                flag = option.replace("_", "-")
+                raise InputError(f"--{flag} goes with --dicom; -i takes cases that are converted already")
+        return
+    if args.continue_prediction:
+        raise InputError("--continue_prediction goes with -i; with --dicom every dose is predicted anew")
+    if args.num_parts > 1:
+        raise InputError("-num_parts goes with -i; with --dicom give parts of the folder")
 
-    from cdm_nnunet.nnunet.predictor import DosePredictor
 
-    if args.device == "cuda" and not torch.cuda.is_available():
-        raise InputError("no CUDA device is available; predict with -device cpu")
-    torch.set_num_threads(usable_cores() if args.device == "cpu" else 1)
-    predictor = DosePredictor(
-        tile_step_size=args.step_size, use_mirroring=not args.disable_tta, device=torch.device(args.device)
+def _prescriptions_gy(given: Sequence[str]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for text in given:
+        name, _, level = text.rpartition("=")
+        try:
+            level_gy = float(level)
+        except ValueError:
+            raise InputError(f"--prescription takes ROI=GY, for example PTV_High=70, not '{text}'") from None
+        if name in found:
+            raise InputError(f"--prescription gives '{name}' twice")
+        found[name] = level_gy
+    return found
+
+
+def _of_patients(
+    args: argparse.Namespace, predictor: CasePredictor, prescriptions_gy: Mapping[str, float]
+) -> dict[str, Any]:
+    from cdm_nnunet.prediction.models import TrainedOn
+    from cdm_nnunet.prediction.patients import NewPatients, predict_patients
+
+    request = NewPatients(
+        args.dicom, args.o, args.mapping, prescriptions_gy, args.grid, args.bits or 16, args.match_geometry
     )
-    predictor.initialize_from_trained_model_folder(str(model), args.f, args.chk)
-    predictor.predict_from_files(
-        cases, str(out), overwrite=not args.continue_prediction, num_processes_preprocessing=args.np
-    )
+    trained = TrainedOn.read(predictor.model.find(), predictor.model)
+    done = predict_patients(request, trained, predictor.predict)
+    files = [patient.file for patient in done.patients]
+    return {
+        "n_cases": len(files),
+        "files": files,
+        "patients": [asdict(patient) for patient in done.patients],
+        "remarks": list(done.remarks),
+        **({"error": done.refused} if done.refused else {}),
+    }
 
 
-def _model_folder(args: argparse.Namespace) -> Path:
-    results = folder("nnUNet_results")
-    found = sorted(results.glob(f"Dataset{args.d:03d}_*/{args.tr}__{args.p}__{args.c}"))
-    if len(found) != 1:
-        trained = sorted(path.name for path in results.glob(f"Dataset{args.d:03d}_*/*__*__*"))
-        raise InputError(
-            f"{len(found) or 'no'} models of dataset {args.d} for {args.tr}, {args.p}, {args.c} in {results}; there "
-            f"{'are ' + ', '.join(trained) if trained else 'is none of this data set'}"
-        )
-    for fold in args.f:
-        checkpoint = found[0] / f"fold_{fold}" / args.chk
-        if not checkpoint.is_file():
-            raise InputError(
-                f"{checkpoint} is missing: fold {fold} was not trained to its end, or -chk names another file"
-            )
-    return found[0]
+def _patient(record: Mapping[str, Any]) -> str:
+    levels = ", ".join(f"{roi} {gy:g} Gy" for roi, gy in record["prescriptions_gy"].items())
+    absent = f"; without {', '.join(record['absent_rois'])}" if record["absent_rois"] else ""
+    line = f"{record['file']}: up to {record['maximum_gy']:.2f} Gy, prescribed {levels}{absent}; not for treatment"
+    return "\n".join([line, *(f"  {note}" for note in record["notes"])])

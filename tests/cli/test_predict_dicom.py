@@ -13,7 +13,6 @@ import pydicom
 import pytest
 import torch
 
-from cdm_nnunet.cli import predict as predict_verb
 from cdm_nnunet.cli.main import main
 from cdm_nnunet.dataset import RawDataset
 from cdm_nnunet.dataset_conversion.case_files import write_case
@@ -29,6 +28,7 @@ from cdm_nnunet.dvh import Template
 from cdm_nnunet.images import read_image, write_image
 from cdm_nnunet.nnunet.checkpoint import write_checkpoint
 from cdm_nnunet.nnunet.inputs import write_catalogue
+from cdm_nnunet.prediction.cases import CasePredictor
 
 # (of timm, which nnU-Net's search imports)
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
@@ -307,6 +307,7 @@ def test_what_the_model_refuses_does_not_end_the_run_and_what_is_unusual_is_told
         (["--prescription", "PTV_High"], "--prescription takes ROI=GY, for example PTV_High=70, not 'PTV_High'"),
         (["--prescription", "PTV_High=60", "PTV_High=61"], "--prescription gives 'PTV_High' twice"),
         (["--grid", "dose"], "a new patient has no dose grid; --grid takes 'ct' or a voxel size"),
+        (["--grid", ""], "or a voxel size of 0.5 to 10 mm, not ''"),
         (["--grid", "2x2"], "or a voxel size of 0.5 to 10 mm, not '2x2'"),
         (["--continue_prediction"], "--continue_prediction goes with -i"),
     ],
@@ -363,9 +364,7 @@ def test_a_patient_that_cannot_be_used_does_not_stop_the_others(new, tmp_path, c
     write_patient(dataclasses.replace(PHANTOM, seed=8), tmp_path / "new" / "b")
     damage(new)
     given = []
-    monkeypatch.setattr(
-        predict_verb, "_predict", lambda args, model, cases, out: given.append(cases) or one_dose(out, cases)
-    )
+    monkeypatch.setattr(CasePredictor, "predict", lambda self, cases, out: given.append(cases) or one_dose(out, cases))
     assert predict(tmp_path) == 2
     shown = capfd.readouterr()
     (line,) = [line for line in shown.err.splitlines() if line.startswith("cdm-nnunet: error:")]
@@ -394,12 +393,12 @@ def test_a_case_that_the_network_can_not_take_does_not_stop_the_others(new, tmp_
     write_patient(dataclasses.replace(PHANTOM, seed=8), tmp_path / "new" / "b")
     first = min(files.case_name for files in index_folder(tmp_path / "new").patients(needed=()))
 
-    def fails(args, model, cases, out):
+    def fails(self, cases, out):
         if any(first in files[0] for files in cases):
             raise RuntimeError("out of memory")
         one_dose(out, cases)
 
-    monkeypatch.setattr(predict_verb, "_predict", fails)
+    monkeypatch.setattr(CasePredictor, "predict", fails)
     assert predict(tmp_path) == 2
     log = tmp_path / "out" / "errors.log"
     line = refusal(capfd)
@@ -413,13 +412,29 @@ def test_a_case_that_the_network_can_not_take_does_not_stop_the_others(new, tmp_
 
 
 def test_a_plan_in_another_study_is_predicted(new, tmp_path, monkeypatch):
-    monkeypatch.setattr(predict_verb, "_predict", lambda args, model, cases, out: one_dose(out, cases))
+    monkeypatch.setattr(CasePredictor, "predict", lambda self, cases, out: one_dose(out, cases))
     change(new.plan, lambda d: setattr(d, "StudyInstanceUID", "1.2.3"))
     assert predict(tmp_path) == 0
     (file,) = (tmp_path / "out").iterdir()
     dose, ct, plan = (pydicom.dcmread(path) for path in (file, new.ct[0], new.plan))
     assert dose.StudyInstanceUID == ct.StudyInstanceUID
     assert dose.ReferencedRTPlanSequence[0].ReferencedSOPInstanceUID == plan.SOPInstanceUID
+
+
+def test_a_dose_of_an_earlier_run_is_told_and_so_are_files_and_names_that_were_not_used(
+    new, tmp_path, capfd, monkeypatch
+):
+    monkeypatch.setattr(CasePredictor, "predict", lambda self, cases, out: one_dose(out, cases))
+    (new.folder / "seen.txt").write_text("by Dr X")
+    (tmp_path / "more.yaml").write_text("rois: {}\nplans: {case_x: a}\npatients: {case_y: {rois: {}}}")
+    assert predict(tmp_path, "--mapping", str(tmp_path / "more.yaml")) == 0
+    shown = capfd.readouterr().out
+    assert f"not read: {new.folder / 'seen.txt'} is no DICOM file" in shown
+    assert f"named in the mapping, but not in {tmp_path / 'new'}: case_x, case_y" in shown
+    (dose,) = (tmp_path / "out").iterdir()
+    new.structures.unlink()
+    assert predict(tmp_path) == 2
+    assert f"no structure set (RTSTRUCT) ({dose} is of an earlier run)" in refusal(capfd)
 
 
 def exported_again(files):
@@ -439,7 +454,7 @@ def exported_again(files):
 def test_a_ct_that_was_exported_again_is_predicted_in_the_frame_of_the_contours(
     new, tmp_path, capfd, monkeypatch, with_plan
 ):
-    monkeypatch.setattr(predict_verb, "_predict", lambda args, model, cases, out: one_dose(out, cases))
+    monkeypatch.setattr(CasePredictor, "predict", lambda self, cases, out: one_dose(out, cases))
     exported_again(new)
     options = ["--prescription", "PTV_High=60"]
     if not with_plan:
@@ -493,7 +508,7 @@ def test_doses_do_not_go_among_the_patients(new, tmp_path, capfd, folder):
 
 
 def test_the_type_of_dose_is_that_of_the_training_data(new, model, tmp_path, monkeypatch):
-    monkeypatch.setattr(predict_verb, "_predict", lambda args, model, cases, out: one_dose(out, cases))
+    monkeypatch.setattr(CasePredictor, "predict", lambda self, cases, out: one_dose(out, cases))
 
     def edit(dataset, _):
         facts = dataset["facts"]
@@ -507,7 +522,7 @@ def test_the_type_of_dose_is_that_of_the_training_data(new, model, tmp_path, mon
 
 
 def test_the_level_of_the_training_data_gives_way_to_the_plan(new, model, tmp_path, capfd, monkeypatch):
-    monkeypatch.setattr(predict_verb, "_predict", lambda args, model, cases, out: one_dose(out, cases))
+    monkeypatch.setattr(CasePredictor, "predict", lambda self, cases, out: one_dose(out, cases))
     with trained_on(model, lambda dataset, _: dataset["mapping"].update(prescriptions_gy={"PTV_High": 70.0})):
         assert predict(tmp_path) == 0
         shown = capfd.readouterr().out

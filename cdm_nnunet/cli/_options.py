@@ -1,0 +1,120 @@
+"""Options that several verbs have: each flag, its default and its help once."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import get_args
+
+from cdm_nnunet.dicom.end_caps import DEFAULT_END_CAPS, EndCaps
+from cdm_nnunet.errors import InputError
+from cdm_nnunet.folders import DEFAULT_PLANS
+from cdm_nnunet.parallel import usable_cores
+
+_MOST_PROCESSES = 8
+
+
+def add_dataset_id(parser: argparse.ArgumentParser, *, required: bool = True, use: str = "dataset id") -> None:
+    """Add ``-d``, the number of a data set that is there."""
+    parser.add_argument("-d", type=int, required=required, metavar="ID", help=use)
+
+
+def add_trainer(parser: argparse.ArgumentParser) -> None:
+    """Add ``-tr``, the trainer."""
+    parser.add_argument(
+        "-tr", default="nnUNetTrainerCDM", metavar="TRAINER", help="trainer (default: nnUNetTrainerCDM)"
+    )
+
+
+def add_plans(parser: argparse.ArgumentParser, use: str = "plans") -> None:
+    """Add ``-p``, the name of plans."""
+    parser.add_argument("-p", default=DEFAULT_PLANS, metavar="PLANS", help=f"{use} (default: {DEFAULT_PLANS})")
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add ``-device``."""
+    parser.add_argument("-device", choices=("cuda", "cpu"), default="cuda", help="default: cuda")
+
+
+def add_processes(parser: argparse.ArgumentParser, default: int | None = None) -> None:
+    """Add ``-np``, the number of worker processes; by default one for each core, at most eight."""
+    processes = min(_MOST_PROCESSES, usable_cores()) if default is None else default
+    parser.add_argument(
+        "-np",
+        type=int,
+        default=processes,
+        metavar="N",
+        help=f"processes (default: {'cores' if default is None else default})",
+    )
+
+
+def n_processes(args: argparse.Namespace) -> int:
+    """The number of worker processes.
+
+    Raises:
+        InputError: If it is not positive.
+    """
+    if args.np < 1:
+        raise InputError(f"-np takes a number of processes from 1, not {args.np}")
+    return int(args.np)
+
+
+def add_template(parser: argparse.ArgumentParser, use: str, default: str | None = None) -> None:
+    """Add ``--template``; it must be given where there is no default."""
+    parser.add_argument(
+        "--template",
+        required=default is None,
+        default=default,
+        metavar="NAME|FILE",
+        help=f"clinical template{use}" + ("" if default is None else f" (default: {default})"),
+    )
+
+
+def add_exclude(parser: argparse.ArgumentParser, name: str, use: str = "a patient to leave out on purpose") -> None:
+    """Add ``--exclude``."""
+    parser.add_argument("--exclude", action="append", default=[], metavar=name, help=f"{use}; repeatable")
+
+
+def add_dicom_source(parser: argparse.ArgumentParser) -> None:
+    """Add the folder of DICOM files."""
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="folder, of any structure and with any file names")
+
+
+def add_dose_grid(parser: argparse.ArgumentParser, use: str) -> None:
+    """Add ``--grid`` of a data set from DICOM."""
+    parser.add_argument("--grid", default="dose", metavar="dose|ct|MM|MMxMMxMM", help=use)
+
+
+def add_end_caps(parser: argparse.ArgumentParser, default: str | None = DEFAULT_END_CAPS, otherwise: str = "") -> None:
+    """Add ``--end-caps``.
+
+    Args:
+        parser: Of the verb.
+        default: What stands in the arguments without it; None where another place may say so.
+        otherwise: That place, for the help.
+    """
+    parser.add_argument(
+        "--end-caps",
+        choices=get_args(EndCaps),
+        default=default,
+        help="where an ROI ends: 'none' at its outermost contours, 'half-slab' half a slice beyond; 'rounded' and "
+        "'rounded-half-slab' do so at flat ends, and close one that tapers along its shape "
+        f"(default: {otherwise}{DEFAULT_END_CAPS})",
+    )
+
+
+def add_match_geometry(parser: argparse._ActionsContainer) -> None:
+    """Add ``--match-geometry``, for CTs that were exported again."""
+    parser.add_argument(
+        "--match-geometry",
+        action="store_true",
+        help="where contours refer to a CT that is not there, take the one on whose slices they lie: for a CT that was "
+        "exported again with other UIDs",
+    )
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Add ``--json`` to a part of a verb; the verb has it too, and either place sets it."""
+    parser.add_argument(
+        "--json", action="store_true", default=argparse.SUPPRESS, help="print the result as JSON on stdout"
+    )

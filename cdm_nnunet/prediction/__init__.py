@@ -1,0 +1,1 @@
+"""Doses of new cases and patients from trained models, and the choice among trained models."""

@@ -1,0 +1,90 @@
+"""Doses of cases: the channels of each in NIfTI files in, doses in NIfTI files out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from cdm_nnunet.errors import InputError
+from cdm_nnunet.nnunet.inputs import find_cases
+from cdm_nnunet.nnunet.predictor import DosePredictor
+from cdm_nnunet.parallel import usable_cores
+from cdm_nnunet.prediction.models import ModelChoice
+
+
+@dataclass(frozen=True)
+class CasePredictor:
+    """A trained model, and how to predict with it.
+
+    Attributes:
+        model: The model.
+        device: ``cuda`` or ``cpu``.
+        step: Step between windows, in patch sizes.
+        mirrors: Whether doses are averaged over left-right mirroring.
+        keeps: Whether doses that are there already are kept.
+        n_processes: Processes that preprocess.
+    """
+
+    model: ModelChoice
+    device: str = "cuda"
+    step: float = 0.5
+    mirrors: bool = True
+    keeps: bool = False
+    n_processes: int = 2
+
+    def __post_init__(self) -> None:
+        if not 0 < self.step <= 1:
+            raise InputError(f"-step_size must be above 0 and at most 1, not {self.step}")
+        if self.n_processes < 0:
+            raise InputError(f"-np must not be negative, not {self.n_processes}")
+
+    def predict(self, cases: Sequence[Sequence[str]], out: Path) -> None:
+        """Write the dose of each case into a folder.
+
+        Args:
+            cases: For each case the files of its channels.
+            out: The folder.
+
+        Raises:
+            InputError: If there is no GPU, the model is damaged, or a case can't be right; the others are predicted.
+        """
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise InputError("no CUDA device is available; predict with -device cpu")
+        torch.set_num_threads(usable_cores() if self.device == "cpu" else 1)
+        predictor = DosePredictor(
+            tile_step_size=self.step, use_mirroring=self.mirrors, device=torch.device(self.device)
+        )
+        predictor.initialize_from_trained_model_folder(
+            str(self.model.find()), list(self.model.folds), self.model.checkpoint
+        )
+        predictor.predict_from_files(
+            [list(files) for files in cases],
+            str(out),
+            overwrite=not self.keeps,
+            num_processes_preprocessing=self.n_processes,
+        )
+
+    def predict_folder(self, folder: Path, out: Path, part: int = 0, n_parts: int = 1) -> int:
+        """Predict the cases of a folder, or one part of them.
+
+        Args:
+            folder: With three channels a case.
+            out: Folder for the doses.
+            part: Which part, from 0.
+            n_parts: Number of parts.
+
+        Returns:
+            Number of cases; none where there are fewer cases than parts.
+
+        Raises:
+            InputError: As :meth:`predict`, or if there is no case or no such part.
+        """
+        if not 0 <= part < n_parts:
+            raise InputError(f"-part_id is a number from 0 to -num_parts - 1 ({n_parts - 1}), not {part}")
+        cases = find_cases(folder)[part::n_parts]
+        if cases:
+            self.predict(cases, out)
+        return len(cases)

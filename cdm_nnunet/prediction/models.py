@@ -1,0 +1,140 @@
+"""Trained models by what they were trained on and how, and what a model says of its training data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cdm_nnunet.dataset import cdm_section
+from cdm_nnunet.dataset_conversion.dicom_mapping import DicomMapping, mapping_from
+from cdm_nnunet.dataset_conversion.raw_layout import template_catalogue
+from cdm_nnunet.dvh import Template
+from cdm_nnunet.errors import InputError
+from cdm_nnunet.folders import DEFAULT_PLANS, folder
+from cdm_nnunet.nnunet.model import read_model
+from cdm_nnunet.nnunet.plans import DosePlans
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """Folds of a trained model.
+
+    Attributes:
+        dataset_id: Number of the data set that it was trained on.
+        configuration: As ``3d_fullres``.
+        trainer: Name of the trainer.
+        plans: Name of the plans.
+        folds: Numbers, or ``all``.
+        checkpoint: The file in each fold's folder.
+    """
+
+    dataset_id: int
+    configuration: str = "3d_fullres"
+    trainer: str = "nnUNetTrainerCDM"
+    plans: str = DEFAULT_PLANS
+    folds: tuple[str, ...] = ("0",)
+    checkpoint: str = "checkpoint_final.pth"
+
+    def find(self) -> Path:
+        """The model's folder.
+
+        Raises:
+            InputError: If a fold is none, or the model or a checkpoint is not there.
+        """
+        for fold in self.folds:
+            if fold != "all" and not fold.isdigit():
+                raise InputError(f"a fold is a number or 'all', not '{fold}'")
+        results, dataset = folder("nnUNet_results"), f"Dataset{self.dataset_id:03d}_*"
+        found = sorted(results.glob(f"{dataset}/{self.trainer}__{self.plans}__{self.configuration}"))
+        if len(found) != 1:
+            trained = sorted(path.name for path in results.glob(f"{dataset}/*__*__*"))
+            raise InputError(
+                f"{len(found) or 'no'} models of dataset {self.dataset_id} for {self.trainer}, {self.plans}, "
+                f"{self.configuration} in {results}; there "
+                f"{'are ' + ', '.join(trained) if trained else 'is none of this data set'}"
+            )
+        for fold in self.folds:
+            checkpoint = found[0] / f"fold_{fold}" / self.checkpoint
+            if not checkpoint.is_file():
+                raise InputError(
+                    f"{checkpoint} is missing: fold {fold} was not trained to its end, or -chk names another file"
+                )
+        return found[0]
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """What a model says of its training data.
+
+    Attributes:
+        folder: The model's.
+        template: Its ROIs are the catalogue.
+        mapping: Names in the training data's DICOM files; None for a model of other data.
+        grid: Median voxel size of the training data in mm: ``XxYxZ``.
+        always_contoured: ROIs that all training cases had; all ROIs where the model does not say.
+        dose_type: ``PHYSICAL`` or ``EFFECTIVE``; empty where it is not known.
+        ion_plans: Number of plans of ions; None where it is not known.
+    """
+
+    folder: Path
+    template: Template
+    mapping: DicomMapping | None
+    grid: str
+    always_contoured: frozenset[str]
+    dose_type: str
+    ion_plans: int | None
+
+    @classmethod
+    def read(cls, folder: Path, choice: ModelChoice) -> TrainedOn:
+        """Read it from the checkpoints.
+
+        Raises:
+            InputError: As :func:`cdm_nnunet.nnunet.model.read_model`, or if the catalogue is not the template's.
+        """
+        model = read_model(folder, choice.folds, choice.checkpoint)
+        plans, where = DosePlans(model.plans), f"dataset.json of {folder}"
+        if template_catalogue(plans.template) != plans.catalogue:
+            raise InputError(
+                f"{folder / 'plans.json'}: the catalogue is not that of the template; plan and train again"
+            )
+        section = cdm_section(model.dataset_json, where)
+        stored, facts = section.get("mapping"), section.get("facts", {})
+        return cls(
+            folder,
+            plans.template,
+            None if stored is None else mapping_from(stored, f"{where}: mapping"),
+            _median_grid(model.plans),
+            _always_contoured(plans, facts, model.dataset_json["numTraining"]),
+            facts.get("dose_type", ""),
+            facts.get("ion_plans"),
+        )
+
+    def mapping_for(self, own: DicomMapping | None) -> DicomMapping:
+        """The model's mapping, with the entries of another one before its own; prescriptions of the model left out.
+
+        Raises:
+            InputError: If there is neither, or the other one does not fit the model.
+        """
+        if own is None and self.mapping is None:
+            raise InputError(
+                f"{self.folder} was not trained on DICOM files and does not know their ROI names; give --mapping, the "
+                "reviewed rois.yaml of 'cdm-nnunet inspect dicom'"
+            )
+        mapping = DicomMapping({} if self.mapping is None else self.mapping.rois)
+        if own is not None:
+            mapping = mapping.updated(own)
+        mapping.refuse_unknown_rois(self.template)
+        return mapping
+
+
+def _median_grid(plans: Mapping[str, Any]) -> str:
+    z, y, x = plans["original_median_spacing_after_transp"]
+    # (to a micrometre: what is left of NIfTI's float32)
+    return "x".join(f"{round(size, 3):g}" for size in (x, y, z))
+
+
+def _always_contoured(plans: DosePlans, facts: Mapping[str, Any], n_cases: int) -> frozenset[str]:
+    counts = facts.get("training_cases_with_roi", {})
+    return frozenset(name for name in plans.catalogue.names if counts.get(name, n_cases) == n_cases)

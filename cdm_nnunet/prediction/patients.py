@@ -1,0 +1,237 @@
+"""Doses of new patients: CT, contours and prescriptions in DICOM files in, RTDOSE out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from cdm_nnunet.dataset import FILE_ENDING
+from cdm_nnunet.dataset_conversion.case import Case
+from cdm_nnunet.dataset_conversion.case_files import write_case
+from cdm_nnunet.dataset_conversion.dicom_mapping import DicomMapping, read_mapping
+from cdm_nnunet.dataset_conversion.dicom_patient import DicomPatient, spacing_mm
+from cdm_nnunet.dataset_conversion.raw_layout import template_catalogue
+from cdm_nnunet.dicom.destination import Destination, destination_of
+from cdm_nnunet.dicom.export import dose_type_for, export_dose
+from cdm_nnunet.dicom.index import FolderIndex, index_folder
+from cdm_nnunet.dicom.plan_choice import DEFAULT
+from cdm_nnunet.dicom.pseudonyms import Pseudonyms, read_pseudonyms
+from cdm_nnunet.dicom.unread import unread_lines
+from cdm_nnunet.errors import InputError
+from cdm_nnunet.fence import fenced
+from cdm_nnunet.files import passing_folder
+from cdm_nnunet.nnunet.inputs import find_cases, write_catalogue
+from cdm_nnunet.nnunet.predictor import CasesRefusedError
+from cdm_nnunet.prediction.models import TrainedOn
+from cdm_nnunet.prediction.refusals import Refusals
+from cdm_nnunet.prediction_record import PredictionRecord
+
+Predict = Callable[[Sequence[Sequence[str]], Path], None]  # channels of the cases, folder for their doses (NIfTI)
+
+
+@dataclass(frozen=True)
+class NewPatients:
+    """Patients to predict, and what is said of them beside their files.
+
+    Attributes:
+        folder: DICOM files, at any depth.
+        out: Folder for the RTDOSE files, outside ``folder``.
+        mapping: rois.yaml; its entries come before those that the model was trained with.
+        prescriptions_gy: By target of the model, for plans that do not state them.
+        grid: ``ct`` or a voxel size; None takes the median of the training data.
+        bits: 16 or 32 bits a voxel of the RTDOSE.
+        match_geometry: Take a CT by its slices where contours refer to none that is there.
+    """
+
+    folder: Path
+    out: Path
+    mapping: Path | None = None
+    prescriptions_gy: Mapping[str, float] = field(default_factory=dict)
+    grid: str | None = None
+    bits: int = 16
+    match_geometry: bool = False
+
+    def __post_init__(self) -> None:
+        if self.out.resolve().is_relative_to(self.folder.resolve()):
+            raise InputError(
+                f"{self.out} (-o) is within {self.folder} (--dicom); predicted doses go to a folder of their own"
+            )
+
+
+@dataclass(frozen=True)
+class PredictedPatient:
+    """A patient with a dose.
+
+    Attributes:
+        case: The patient's name.
+        prescriptions_gy: By target.
+        rois: Contoured ROIs.
+        absent_rois: ROIs of the model that the patient lacks.
+        notes: What a person should know.
+        file: The RTDOSE.
+        maximum_gy: Highest dose.
+    """
+
+    case: str
+    prescriptions_gy: dict[str, float]
+    rois: list[str]
+    absent_rois: list[str]
+    notes: list[str]
+    file: str = ""
+    maximum_gy: float = 0.0
+
+
+@dataclass(frozen=True)
+class PredictedPatients:
+    """What became of all patients.
+
+    Attributes:
+        patients: Those with a dose.
+        refused: Why the others have none, in one line; empty where there are no others.
+        remarks: What was left aside or not used.
+    """
+
+    patients: tuple[PredictedPatient, ...]
+    refused: str
+    remarks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A patient whose images are written, and where the dose will belong."""
+
+    record: PredictedPatient
+    destination: Destination
+
+
+def predict_patients(request: NewPatients, trained: TrainedOn, predict: Predict) -> PredictedPatients:
+    """Predict the patients of a folder.
+
+    Everything that is known of a patient is checked before anything is predicted; one that can't be used does not stop
+    the others.
+
+    Args:
+        request: The patients.
+        trained: What the model says of its training data.
+        predict: Writes the doses of cases.
+
+    Raises:
+        InputError: If no patient can be used.
+    """
+    patients, remarks = _patients(request, trained)
+    refusals = Refusals(request.out, len(patients))
+    done = []
+    with passing_folder(request.out, ".predict_") as work:  # (beside the results: it holds the patients' images)
+        ready = {}
+        for patient in patients:
+            with refusals.of(patient.name):
+                ready[patient.name] = _prepare(patient, trained, work)
+        refusals.refuse_if_none(ready)
+        write_catalogue(work, template_catalogue(trained.template))
+        _predict(find_cases(work / "imagesTs"), work / "doses", predict, refusals)
+        for name, one in ready.items():
+            if name not in refusals.reasons:
+                with refusals.of(name, passing=(OSError,)):
+                    done.append(_export(work / "doses" / f"{name}{FILE_ENDING}", one, request, trained))
+    return PredictedPatients(tuple(done), refusals.text, remarks)
+
+
+def _patients(request: NewPatients, trained: TrainedOn) -> tuple[list[DicomPatient], tuple[str, ...]]:
+    """The patients found, and what was left aside."""
+    grid = trained.grid if request.grid is None else request.grid
+    if grid == "dose":
+        raise InputError("a new patient has no dose grid; --grid takes 'ct' or a voxel size")
+    if grid != "ct":
+        spacing_mm(grid)
+    own = None if request.mapping is None else read_mapping(request.mapping)
+    mapping = replace(trained.mapping_for(own), match_geometry=request.match_geometry)
+    _refuse_prescriptions(request, own, trained)
+    # (the names that inspection gave the patients, whose plans the mapping may choose)
+    pseudonyms = Pseudonyms() if request.mapping is None else read_pseudonyms(request.mapping.parent, make=False)
+    index = index_folder(request.folder)
+    found = index.patients(needed=("RTSTRUCT",), choice=mapping.choice, pseudonyms=pseudonyms)
+    usual_gy = {} if trained.mapping is None else trained.mapping.prescriptions_gy
+    patients = [
+        DicomPatient(files, mapping, trained.template, grid, "Ts", request.prescriptions_gy, usual_gy=usual_gy)
+        for files in found
+    ]
+    return patients, _remarks(index, own, patients)
+
+
+def _refuse_prescriptions(request: NewPatients, own: DicomMapping | None, trained: TrainedOn) -> None:
+    targets = [roi.name for roi in trained.template.rois if roi.kind == "target"]
+    for name in request.prescriptions_gy:
+        if name not in targets:
+            raise InputError(f"--prescription: '{name}' is no target of the model; those are {', '.join(targets)}")
+    for roi, level_gy in {} if own is None else own.prescriptions_gy.items():
+        given_gy = request.prescriptions_gy.get(roi, level_gy)
+        if given_gy != level_gy:
+            raise InputError(
+                f"--prescription gives '{roi}' {given_gy:g} Gy, and {request.mapping} {level_gy:g} Gy; leave one out"
+            )
+
+
+def _remarks(index: FolderIndex, own: DicomMapping | None, patients: Sequence[DicomPatient]) -> tuple[str, ...]:
+    remarks = [*(f"not read: {line}" for line in unread_lines(index.unread)), *index.remarks]
+    known = {name for patient in patients for name in (patient.name, patient.files.patient_name)}
+    named = set() if own is None else {*own.patients, *own.plans} - {DEFAULT}
+    if strays := sorted(named - known):
+        remarks.append(f"named in the mapping, but not in {index.folder}: {', '.join(strays)}")
+    return tuple(remarks)
+
+
+def _prepare(patient: DicomPatient, trained: TrainedOn, work: Path) -> _Ready:
+    """Check all that is known of a patient, and write its images."""
+    case = patient.load()
+    _refuse_missing_outline(case, trained)
+    if trained.ion_plans == 0 and patient.files.has_ions:
+        raise InputError("the plan is one of ions (RT Ion Plan), and the model was trained on none")
+    destination = destination_of(patient.files, f"the files of {patient.name}")
+    dose_type_for(destination, trained.dose_type)
+    write_case(work, case, {})
+    known = case.record()
+    absent = [name for name in case.catalogue.names if name not in case.rois]
+    record = PredictedPatient(
+        case.name, dict(known.prescriptions_gy), list(case.rois), absent, [*known.notes, *destination.notes]
+    )
+    return _Ready(record, destination)
+
+
+def _refuse_missing_outline(case: Case, trained: TrainedOn) -> None:
+    """Dose is zero outside the dose region; an external is needed where the model knows no patient without one."""
+    for bit in case.catalogue.bits_of_kind("external", "dose_region"):
+        roi = case.catalogue.rois[bit]
+        if roi.name not in case.rois and (roi.kind == "dose_region" or roi.name in trained.always_contoured):
+            raise InputError(
+                f"ROI '{roi.name}' (kind {roi.kind}), which all patients of the training data had, is not contoured or "
+                "not mapped; give its name in the files with --mapping"
+            )
+
+
+def _predict(cases: Sequence[Sequence[str]], out: Path, predict: Predict, refusals: Refusals) -> None:
+    """Predict all cases; one by one, where one of them meets an internal error."""
+
+    def attempt(some: Sequence[Sequence[str]]) -> None:
+        try:
+            predict(some, out)
+        except CasesRefusedError as error:
+            refusals.reasons.update(error.reasons)
+
+    try:
+        with fenced("all patients", refusals.log):
+            attempt(cases)
+    except InputError as error:
+        if error.__cause__ is None or len(cases) == 1:  # (what the model refuses, it refuses for all)
+            raise
+        for files in cases:
+            with refusals.of(Path(files[0]).name.removesuffix(f"_0000{FILE_ENDING}")):
+                attempt([files])
+    refusals.refuse_if_none(range(refusals.n_patients - len(refusals.reasons)))
+
+
+def _export(dose: Path, ready: _Ready, request: NewPatients, trained: TrainedOn) -> PredictedPatient:
+    out = request.out / f"{ready.record.case}.dcm"
+    written = export_dose(dose, ready.destination, out, bits=request.bits, dose_type=trained.dose_type)
+    notes = [*ready.record.notes, *PredictionRecord.read(dose).notes]
+    return replace(ready.record, notes=notes, file=str(out), maximum_gy=written.maximum_gy)
