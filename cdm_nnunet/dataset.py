@@ -16,6 +16,7 @@ A raw data set holds per case three images on one grid and, for training and tes
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -42,6 +43,27 @@ Split = Literal["Tr", "Ts"]
 Positive = Annotated[float, Field(gt=0)]
 _AGAIN = "convert the data again"
 _MAX_CASES_BYTES = 256 * 2**20
+_IMAGE_ENDING = re.compile(rf"_.{{4}}{re.escape(FILE_ENDING)}$")
+
+
+def image_name(case: str, channel: int) -> str:
+    """File name of an image channel of a case.
+
+    Example:
+        >>> image_name("pt_1", ROI_CHANNEL)
+        'pt_1_0002.nii.gz'
+    """
+    return f"{case}_{channel:04d}{FILE_ENDING}"
+
+
+def case_of_image(path: str | Path) -> str:
+    """The case that an image channel belongs to: the inverse of :func:`image_name`.
+
+    Example:
+        >>> case_of_image("imagesTr/pt_1_0002.nii.gz")
+        'pt_1'
+    """
+    return _IMAGE_ENDING.sub("", Path(path).name)
 
 
 @dataclass(frozen=True)
@@ -194,7 +216,7 @@ class RawDataset:
 
     def image_path(self, case: str, channel: int) -> Path:
         """Path of an image channel (0 CT, 1 prescription, 2 ROI bits) of a case."""
-        return self.folder / f"images{self.record(case).split}" / f"{case}_{channel:04d}{FILE_ENDING}"
+        return self.folder / f"images{self.record(case).split}" / image_name(case, channel)
 
     def dose_path(self, case: str) -> Path:
         """Path of the reference dose of a case."""

@@ -24,11 +24,12 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what begins a formula in a spread
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, ending: str = "") -> Iterator[Path]:
     """Write a file beside its place; it takes the place when the block ends without an error.
 
     Args:
         path: The file; its folder is made where it is missing.
+        ending: Of the name to write to, for a library that tells formats by it.
 
     Yields:
         The path to write to. It is on the disk (fsync) before it takes the place.
@@ -36,7 +37,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OSError: If it can't be written. What was there before stays.
     """
-    with aside(path) as partial:
+    with aside(path, ending) as partial:
         yield partial
         _flush(partial)
         os.replace(partial, path)
@@ -102,8 +103,8 @@ def write_text(path: Path, text: str, *, private: bool = False) -> None:
     Raises:
         OSError: If it can't be written. What was there before stays.
     """
-    with _written_aside(path, text, private) as partial:
-        os.replace(partial, path)
+    with replacing(path) as partial:
+        _write(partial, text, private)
 
 
 def write_private_once(path: Path, text: str) -> None:
@@ -112,7 +113,9 @@ def write_private_once(path: Path, text: str) -> None:
     Raises:
         OSError: If it can't be written. Nothing of it remains.
     """
-    with _written_aside(path, text, private=True) as partial, contextlib.suppress(FileExistsError):
+    with aside(path) as partial, contextlib.suppress(FileExistsError):
+        _write(partial, text, private=True)
+        _flush(partial)
         try:
             os.link(partial, path)
         except FileExistsError:
@@ -131,17 +134,11 @@ def write_json(path: Path, content: Any, *, private: bool = False) -> None:
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n", private=private)
 
 
-@contextlib.contextmanager
-def _written_aside(path: Path, text: str, private: bool) -> Iterator[Path]:
-    """A whole file beside its place, to be moved there."""
-    with aside(path) as partial:
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600 if private else 0o666)
-        # (the name of a file, in a message, may be no text)
-        with open(descriptor, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        yield partial
+def _write(path: Path, text: str, private: bool) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600 if private else 0o666)
+    # (the name of a file, in a message, may be no text)
+    with open(descriptor, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
+        file.write(text)
 
 
 @contextlib.contextmanager

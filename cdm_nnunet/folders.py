@@ -61,6 +61,17 @@ def dataset_name(dataset_id: int, name: str) -> str:
     return f"Dataset{dataset_id:03d}_{name}"
 
 
+def dataset_number(name: str) -> int | None:
+    """The number in nnU-Net's folder name of a data set; None where it is no such name.
+
+    Example:
+        >>> dataset_number("Dataset501_OpenKBP")
+        501
+    """
+    found = re.match(r"Dataset(\d{3})_", name)
+    return int(found[1]) if found else None
+
+
 def find_dataset(dataset_id: int, variable: str = "nnUNet_raw") -> Path:
     """The folder of a data set in one of the nnU-Net folders.
 

@@ -8,7 +8,6 @@ unpacks, SimpleITK says where the voxels lie, and both must agree.
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import SimpleITK as sitk  # noqa: N813  # the name by which SimpleITK is known
 from numpy.typing import NDArray
 
 from cdm_nnunet.errors import InputError, numbers
-from cdm_nnunet.files import aside, raise_write_error
+from cdm_nnunet.files import raise_write_error, replacing
 from cdm_nnunet.nifti_header import NiftiHeader, read_voxels
 
 SPACING_TOLERANCE_MM = 1e-3
@@ -115,7 +114,7 @@ def write_image(image: Image) -> None:
     itk.SetSpacing((x, y, z))
     itk.SetOrigin(image.origin_mm)
     itk.SetDirection(image.direction)
-    with aside(image.path, "".join(image.path.suffixes[-2:])) as partial:
+    with replacing(image.path, "".join(image.path.suffixes[-2:])) as partial:
         try:
             sitk.WriteImage(itk, str(partial), useCompression=True)
             written = read_image(partial)
@@ -123,9 +122,6 @@ def write_image(image: Image) -> None:
             raise_write_error(image.path, image.values.nbytes, error)
         if written.values.dtype != image.values.dtype or not np.array_equal(written.values, image.values):
             raise_write_error(image.path, image.values.nbytes, None)
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, image.path)
 
 
 def _refuse_not_finite(values: NDArray[Any], path: Path) -> None:

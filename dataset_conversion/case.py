@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from cdm_nnunet.dataset import NOTES, CaseRecord, Split
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.ranges import CT_HU, FRACTION_DOSE_GY, VOXEL_SIZE_MM
-from cdm_nnunet.roi import Catalogue, refuse_stray_bits
+from cdm_nnunet.roi import Catalogue, add_mask, mask_of, refuse_stray_bits, used_bits
 
 from .plausibility import ct_notes, dose_notes, prescription_notes
 
@@ -111,8 +111,7 @@ class Case:
     @cached_property
     def rois(self) -> tuple[str, ...]:
         """Names of the contoured ROIs (those with at least one voxel), in catalogue order."""
-        used = int(np.bitwise_or.reduce(self.roi_bits, axis=None))
-        return tuple(name for bit, name in enumerate(self.catalogue.names) if used >> bit & 1)
+        return tuple(self.catalogue.names[bit] for bit in used_bits(self.roi_bits))
 
     def mask(self, name: str) -> NDArray[np.bool_]:
         """Mask of one ROI, shape (z, y, x); all False where it was not contoured.
@@ -120,9 +119,7 @@ class Case:
         Raises:
             InputError: If the catalogue has no such ROI.
         """
-        bit = self.roi_bits.dtype.type(1 << self.catalogue.bit(name))
-        mask: NDArray[np.bool_] = (self.roi_bits & bit) != 0
-        return mask
+        return mask_of(self.roi_bits, self.catalogue.bit(name))
 
     def prescription_map_gy(self) -> NDArray[np.float32]:
         """Per voxel the highest prescription of the targets that contain it, else 0; shape (z, y, x)."""
@@ -234,7 +231,7 @@ def pack_masks(
                 "threshold and resample it explicitly first"
             )
         if mask.any():
-            roi_bits[mask] |= catalogue.dtype.type(1 << bit)
+            add_mask(roi_bits, bit, mask)
         else:
             empty.append(name)
     return roi_bits, tuple(empty)

@@ -23,7 +23,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from cdm_nnunet.dataset import CT_CHANNEL, FILE_ENDING, PRESCRIPTION_CHANNEL, ROI_CHANNEL, CaseRecord, Split
+from cdm_nnunet.dataset import CT_CHANNEL, FILE_ENDING, PRESCRIPTION_CHANNEL, ROI_CHANNEL, CaseRecord, Split, image_name
 from cdm_nnunet.documents import read_json
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.files import write_json
@@ -165,7 +165,7 @@ def _images(case: Case) -> dict[str, NDArray[Any]]:
         PRESCRIPTION_CHANNEL: case.prescription_map_gy(),
         ROI_CHANNEL: case.roi_bits,
     }
-    images = {f"images{case.split}/{case.name}_{k:04d}{FILE_ENDING}": array for k, array in channels.items()}
+    images = {f"images{case.split}/{image_name(case.name, k)}": array for k, array in channels.items()}
     if case.dose_gy is not None:
         images[f"labels{case.split}/{case.name}{FILE_ENDING}"] = case.dose_gy
     return images

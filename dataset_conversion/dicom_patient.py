@@ -27,7 +27,7 @@ from cdm_nnunet.dicom.structures import StructureSet, read_structures
 from cdm_nnunet.dvh.template import Template
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.ranges import FRACTION_DOSE_GY
-from cdm_nnunet.roi import Catalogue
+from cdm_nnunet.roi import Catalogue, mask_of
 
 from .case import Case, Geometry, clip_hu, pack_masks
 from .case_files import sha256
@@ -254,11 +254,11 @@ def _beyond_dose_notes(
     """
     notes, beyond = [], roi_bits[~has_dose]
     for roi in catalogue.rois:
-        bit = roi_bits.dtype.type(1 << catalogue.bit(roi.name))
-        lost = int(np.count_nonzero(beyond & bit))
+        bit = catalogue.bit(roi.name)
+        lost = int(np.count_nonzero(mask_of(beyond, bit)))
         if not lost:
             continue
-        part = f"{100 * lost / int(np.count_nonzero(roi_bits & bit)):.3g} %"
+        part = f"{100 * lost / int(np.count_nonzero(mask_of(roi_bits, bit))):.3g} %"
         if roi.kind == "target":
             raise InputError(
                 f"{part} of target '{roi.name}' lie outside the dose grid, where no dose is known; export "

@@ -15,7 +15,7 @@ from cdm_nnunet.dataset import FILE_ENDING, ROI_CHANNEL, RawDataset, Split
 from cdm_nnunet.dvh.template import Template
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.images import read_image
-from cdm_nnunet.roi import Catalogue
+from cdm_nnunet.roi import Catalogue, mask_of
 
 from .case import Case, Geometry, clip_hu, pack_masks
 from .case_files import sha256
@@ -339,7 +339,6 @@ def write_predictions(predictions: Path, out: Path, dataset: RawDataset) -> Sequ
         name = path.name.removesuffix(FILE_ENDING)
         rois = read_image(dataset.image_path(name, ROI_CHANNEL))
         rois.refuse_other_grid(read_image(path))
-        region = (rois.values & rois.values.dtype.type(1 << region_bit)) != 0
-        write_prediction_csv(path, out / f"{name}.csv", region)
+        write_prediction_csv(path, out / f"{name}.csv", mask_of(rois.values, region_bit))
         names.append(name)
     return names

@@ -133,3 +133,10 @@ def test_what_a_killed_process_left_goes_when_the_file_is_written_again(tmp_path
     assert len(left) == 3  # the file, what another machine is writing, and what was left for another file
     assert of_other_machine.name in left
     assert any(name.startswith(f".{other.name}.partial_") for name in left)
+
+
+def test_a_library_that_tells_formats_by_the_ending_writes_aside_too(tmp_path):
+    with replacing(tmp_path / "a" / "b.nii.gz", ".nii.gz") as partial:
+        assert partial.name.endswith(".nii.gz")
+        partial.write_bytes(b"new")
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["b.nii.gz"]

@@ -11,6 +11,7 @@ from torch import distributed as dist
 
 from cdm_nnunet.dataset import FILE_ENDING
 from cdm_nnunet.files import write_json
+from cdm_nnunet.folders import dataset_number
 from cdm_nnunet.nnunet.export import dose_on_patient_grid
 from cdm_nnunet.nnunet.facts import PatchFacts
 from cdm_nnunet.nnunet.plans import FIRST_WORD
@@ -57,7 +58,7 @@ def validate_whole_cases(trainer: DoseTrainer) -> None:
         f"validation of {len(errors)} cases on the network's grid: dose MAE {pooled.mae_gy:.3f} Gy; metric "
         f"errors (Gy or % of volume): PTV {pooled.ptv:.3f}, OAR {pooled.oar:.3f}"
     )
-    dataset_id = int(trainer.plans_manager.dataset_name[7:10])
+    dataset_id = dataset_number(trainer.plans_manager.dataset_name)
     trainer.print_to_log_file(f"scores on the patients' grid: cdm-nnunet evaluate -d {dataset_id} -i {folder} -o OUT")
 
 

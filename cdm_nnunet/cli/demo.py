@@ -16,6 +16,7 @@ from time import perf_counter
 from typing import Any
 
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.files import write_json
 from cdm_nnunet.folders import DEFAULT_ROOT, FOLDER_VARIABLES
 
 SUMMARY = "try everything on synthetic patients: convert, plan, train, predict, evaluate, compare, on a CPU in minutes"
@@ -136,7 +137,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         started = perf_counter()
         _run_step(step, folder, environment)
         state["seconds"][step.name] = round(perf_counter() - started, 1)
-        _write_state(folder, state)
+        write_json(folder / STATE_FILE, state)
         print(f"{state['seconds'][step.name]:.0f} s", file=sys.stderr, flush=True)
     return {
         "folder": str(folder),
@@ -222,7 +223,7 @@ def open_folder(folder: Path, *, quick: bool) -> dict[str, Any]:
             raise InputError(f"{folder} exists and is not the folder of a demo; name a new one with -o")
         folder.mkdir(parents=True, exist_ok=True)
         state = {"format_version": _FORMAT_VERSION, "quick": quick, "seconds": {}}
-        _write_state(folder, state)
+        write_json(folder / STATE_FILE, state)
         return state
     from cdm_nnunet.documents import read_json
 
@@ -234,12 +235,6 @@ def open_folder(folder: Path, *, quick: bool) -> dict[str, Any]:
             f"{folder} is a demo {'with' if found.quick else 'without'} --quick; run it so again, or name a new folder"
         )
     return asdict(found)
-
-
-def _write_state(folder: Path, state: Mapping[str, Any]) -> None:
-    partial = folder / f".{STATE_FILE}.partial"
-    partial.write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, folder / STATE_FILE)
 
 
 def _environment(folder: Path, training: Mapping[str, str]) -> dict[str, str]:

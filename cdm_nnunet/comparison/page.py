@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import html
-from importlib import resources
-
-from plotly.offline import get_plotlyjs
 
 from cdm_nnunet.comparison import origins, words
 from cdm_nnunet.comparison.record import Comparison
-from cdm_nnunet.report.page import csp_hash, json_script
+from cdm_nnunet.report.parts import csp_hashes, json_script, page_script, plotly_script, resource
 
 
 def page(comparison: Comparison) -> str:
@@ -17,20 +14,18 @@ def page(comparison: Comparison) -> str:
 
     Everything that is shown comes from the record, and enters the page as data: no text in it can become markup.
     """
-    plotly = get_plotlyjs()
-    script = "\n".join(
-        ['"use strict";\n(() => {', _resource("report", "dom.js"), _resource("comparison", "compare.js"), "})();\n"]
-    )
-    style = _resource("report", "report.css") + _resource("comparison", "compare.css")
+    plotly = plotly_script()
+    script = page_script([resource("report", "dom.js"), resource("comparison", "compare.js")])
+    style = resource("report", "report.css") + resource("comparison", "compare.css")
     filled = {
-        "csp-hashes": " ".join(map(csp_hash, (plotly, script))),
+        "csp-hashes": csp_hashes(plotly, script),
         "style": style,
         "title": html.escape(words.title(comparison)),
         "data": json_script("record", comparison.to_json()) + json_script("page", _worded(comparison)),
         "plotly": f"<script>{plotly}</script>",
         "script": f"<script>{script}</script>",
     }
-    parts = _resource("comparison", "compare.html").split("{{")
+    parts = resource("comparison", "compare.html").split("{{")
     for i, part in enumerate(parts[1:], 1):  # (one pass, so that nothing filled in is read as a place to fill)
         key, _, rest = part.partition("}}")
         parts[i] = filled[key] + rest
@@ -54,7 +49,3 @@ def _worded(comparison: Comparison) -> dict[str, object]:
         },
         "methods": words.methods(comparison),
     }
-
-
-def _resource(package: str, name: str) -> str:
-    return (resources.files(f"cdm_nnunet.{package}") / name).read_text(encoding="utf-8")

@@ -14,7 +14,7 @@ from cdm_nnunet.dataset import CASES_FILE, CT_CHANNEL, FILE_ENDING, ROI_CHANNEL,
 from cdm_nnunet.dvh.regime import Course
 from cdm_nnunet.errors import InputError, numbers
 from cdm_nnunet.images import SPACING_TOLERANCE_MM, Image, read_image
-from cdm_nnunet.roi import Catalogue, refuse_stray_bits
+from cdm_nnunet.roi import Catalogue, mask_of, refuse_stray_bits, used_bits
 
 UNIT_FACTORS = {"cGy": 100.0, "Gy divided by 100": 0.01}
 UNIT_FACTOR_TOLERANCE = 0.25
@@ -102,9 +102,7 @@ class DosePair:
 
     def roi_mask(self, name: str) -> NDArray[np.bool_]:
         """Boolean mask of an ROI of the catalogue, shape (Z, Y, X)."""
-        bit = self.roi_bits.dtype.type(1 << self.catalogue.bit(name))
-        mask: NDArray[np.bool_] = (self.roi_bits & bit) != 0
-        return mask
+        return mask_of(self.roi_bits, self.catalogue.bit(name))
 
 
 def find_cases(
@@ -239,8 +237,7 @@ def _case_files(dataset: RawDataset, case: str, predicted: Path, members: Sequen
 
 def _refuse_other_rois(files: CaseFiles, roi_bits: NDArray[np.unsignedinteger]) -> None:
     """Check that the ROIs with voxels are among those that the data set lists for the case."""
-    used = int(np.bitwise_or.reduce(roi_bits, axis=None))
-    others = [name for bit, name in enumerate(files.catalogue.names) if used >> bit & 1 and name not in files.contoured]
+    others = [name for bit in used_bits(roi_bits) if (name := files.catalogue.names[bit]) not in files.contoured]
     if others:
         raise InputError(
             f"{files.roi_bits} has voxels of '{others[0]}', which {CASES_FILE} does not list for the case: the "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from cdm_nnunet.dvh import Template, cumulative_dvh, match_rois
 from cdm_nnunet.evaluation.pairing import CaseFiles, DosePair
+from cdm_nnunet.files import replacing
 from cdm_nnunet.images import read_image
 
 CT_WINDOW_HU = (-160.0, 240.0)
@@ -348,7 +348,6 @@ def on_white(colour: str) -> Any:
 
 
 def _save(figure: Figure, path: Path) -> Path:
-    partial = path.with_name(f".{path.name}.partial")
-    figure.savefig(partial, format="png")
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        figure.savefig(partial, format="png")
     return path

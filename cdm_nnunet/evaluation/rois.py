@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdm_nnunet.evaluation.pairing import DosePair
+from cdm_nnunet.roi import mask_of
 
 Box = tuple[slice, slice, slice]
 
@@ -63,9 +64,7 @@ class CaseRois:
 
     def mask(self, name: str, box: Box) -> NDArray[np.bool_]:
         """Mask of an ROI within a box."""
-        bits = self._pair.roi_bits
-        mask: NDArray[np.bool_] = (bits[box] & bits.dtype.type(1 << self._pair.catalogue.bit(name))) != 0
-        return mask
+        return mask_of(self._pair.roi_bits[box], self._pair.catalogue.bit(name))
 
 
 def roi_boxes(roi_bits: NDArray[np.unsignedinteger], n_rois: int) -> list[Box | None]:
@@ -79,7 +78,7 @@ def roi_boxes(roi_bits: NDArray[np.unsignedinteger], n_rois: int) -> list[Box | 
     profiles = (np.bitwise_or.reduce(zy, axis=1), np.bitwise_or.reduce(zy, axis=0), np.bitwise_or.reduce(yx, axis=0))
     boxes: list[Box | None] = []
     for bit in range(n_rois):
-        held = [np.flatnonzero(profile & roi_bits.dtype.type(1 << bit)) for profile in profiles]
+        held = [np.flatnonzero(mask_of(profile, bit)) for profile in profiles]
         z, y, x = (slice(int(at[0]), int(at[-1]) + 1) if at.size else slice(0) for at in held)
         boxes.append((z, y, x) if held[0].size else None)
     return boxes

@@ -9,7 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cdm_nnunet.dataset import CASES_FILE, CHANNEL_NAMES, FILE_ENDING, FORMAT_VERSION, UNITS, RawDataset
+from cdm_nnunet.dataset import (
+    CASES_FILE,
+    CHANNEL_NAMES,
+    FILE_ENDING,
+    FORMAT_VERSION,
+    UNITS,
+    RawDataset,
+    case_of_image,
+    image_name,
+)
 from cdm_nnunet.errors import InputError, numbers
 from cdm_nnunet.files import write_json
 from cdm_nnunet.images import SPACING_TOLERANCE_MM
@@ -37,10 +46,10 @@ def find_cases(folder: Path) -> list[list[str]]:
         )
     names: dict[str, set[str]] = {}  # (not itertools.groupby: between A_0000 and A_0001 there may be A_0000_0000)
     for path in files:
-        names.setdefault(path.name[: -len(f"_0000{FILE_ENDING}")], set()).add(path.name)
+        names.setdefault(case_of_image(path), set()).add(path.name)
     cases = []
     for case, found in names.items():
-        expected = [f"{case}_{channel:04d}{FILE_ENDING}" for channel in range(len(CHANNEL_NAMES))]
+        expected = [image_name(case, channel) for channel in range(len(CHANNEL_NAMES))]
         if found != set(expected):
             missing, extra = sorted(set(expected) - found), sorted(found - set(expected))
             what = f"lacks {', '.join(missing)}" if missing else f"has unknown channels {', '.join(extra)}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ import torch
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from numpy.typing import NDArray
 
-from cdm_nnunet.dataset import FILE_ENDING
+from cdm_nnunet.dataset import case_of_image
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.nnunet.inputs import unlike_training
 from cdm_nnunet.nnunet.plans import DosePlans
@@ -24,7 +23,7 @@ ArrayJob = tuple[str, NDArray[np.float32], dict[str, Any], str | None, PlansMana
 def preprocess_files(job: FilesJob) -> Item:
     """A case in files: preprocessed, or why it is refused."""
     files, output, plans_manager, configuration_manager = job
-    case = Path(files[0]).name.removesuffix(f"_0000{FILE_ENDING}")
+    case = case_of_image(files[0])
     try:
         data, properties = plans_manager.image_reader_writer_class().read_images(files)
     except InputError as error:

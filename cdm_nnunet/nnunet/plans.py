@@ -13,7 +13,7 @@ from cdm_nnunet.dataset import READER_NAME, cdm_section
 from cdm_nnunet.documents import typed
 from cdm_nnunet.dvh.template import Template
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.folders import DEFAULT_PLANS
+from cdm_nnunet.folders import DEFAULT_PLANS, dataset_number
 from cdm_nnunet.nnunet.plans_entries import PlansEntries
 from cdm_nnunet.roi import Catalogue
 
@@ -125,6 +125,5 @@ def model_plans(plans: Mapping[str, Any]) -> dict[str, Any]:
 
 def plan_command(plans: Mapping[str, Any]) -> str:
     """The command that makes plans of this data set and name."""
-    dataset, name = str(plans.get("dataset_name", "")), plans.get("plans_name")
-    number = int(dataset[7:10]) if dataset[7:10].isdigit() else "ID"
+    number, name = dataset_number(str(plans.get("dataset_name", ""))) or "ID", plans.get("plans_name")
     return f"cdm-nnunet plan -d {number}" + ("" if name in (None, DEFAULT_PLANS) else f" -p {name}")

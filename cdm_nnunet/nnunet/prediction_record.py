@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-from cdm_nnunet.dataset import FILE_ENDING
+from cdm_nnunet.dataset import FILE_ENDING, case_of_image
 from cdm_nnunet.documents import typed
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.nnunet.checkpoint import weights_digest
@@ -79,7 +79,7 @@ def unfinished(
         InputError: If a dose is there that another model predicted, or that has changed since.
     """
     if isinstance(output, str):
-        names = [Path(files[0]).name.removesuffix(f"_0000{FILE_ENDING}") for files in cases]
+        names = [case_of_image(files[0]) for files in cases]
         output = [str(Path(output) / name) for name in names]
     left = [(files, out) for files, out in zip(cases, output, strict=True) if not _is_finished(files, out, origin)]
     return [files for files, _ in left], [out for _, out in left]

@@ -21,7 +21,7 @@ from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from cdm_nnunet.dataset import FILE_ENDING, RawDataset
+from cdm_nnunet.dataset import RawDataset, case_of_image
 from cdm_nnunet.documents import read_json
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.files import raise_write_error
@@ -180,7 +180,7 @@ class DosePreprocessor(DefaultPreprocessor):
                 data, seg, properties = reader.read_case(image_files, seg_file)
             return self.run_case_npy(data, seg, properties, plans_manager, configuration_manager, dataset_json)
         except InputError as error:
-            name = Path(image_files[0]).name.removesuffix(f"_0000{FILE_ENDING}") if image_files else "?"
+            name = case_of_image(image_files[0]) if image_files else "?"
             raise InputError(f"case '{name}': {error}") from error
 
     def run_case_save(

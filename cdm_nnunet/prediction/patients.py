@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from cdm_nnunet.dataset import FILE_ENDING
+from cdm_nnunet.dataset import FILE_ENDING, case_of_image
 from cdm_nnunet.dataset_conversion.case import Case
 from cdm_nnunet.dataset_conversion.case_files import write_case
 from cdm_nnunet.dataset_conversion.dicom_mapping import DicomMapping, read_mapping
@@ -225,7 +225,7 @@ def _predict(cases: Sequence[Sequence[str]], out: Path, predict: Predict, refusa
         if error.__cause__ is None or len(cases) == 1:  # (what the model refuses, it refuses for all)
             raise
         for files in cases:
-            with refusals.of(Path(files[0]).name.removesuffix(f"_0000{FILE_ENDING}")):
+            with refusals.of(case_of_image(files[0])):
                 attempt([files])
     refusals.refuse_if_none(range(refusals.n_patients - len(refusals.reasons)))
 

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 import gzip
-import hashlib
 import html
-import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
-import plotly
 
 from cdm_nnunet.challenges import CHALLENGES
 from cdm_nnunet.dataset import RawDataset
@@ -28,6 +23,7 @@ from cdm_nnunet.evaluation.record import Evaluation
 from cdm_nnunet.files import replacing
 from cdm_nnunet.parallel import unordered
 from cdm_nnunet.report.curves import MAX_POINTS, drawn_curve
+from cdm_nnunet.report.parts import csp_hashes, json_script, packed_script, page_script, plotly_script, resource
 from cdm_nnunet.report.volumes import DOSE_STEP_GY, HU_TABLE, display_volume
 
 REPORT_FILE = "report.html"
@@ -67,7 +63,7 @@ def write_report(
         file.write(before)
         parts = unordered(job, [files[name] for name in names], processes)
         for done, (position, (curves, volume)) in enumerate(parts, 1):
-            file.write(json_script(f"case-{position}", curves) + _packed_script(f"volume-{position}", volume))
+            file.write(json_script(f"case-{position}", curves) + packed_script(f"volume-{position}", volume))
             if progress is not None:
                 progress("report", done, len(names))
         file.write(after)
@@ -77,22 +73,6 @@ def case_bytes(n_cases: int) -> int:
     """Limit of a case's packed volume in bytes, so that the report stays below 50 MB where that is reasonable."""
     share = VOLUME_SHARE * MAX_REPORT_BYTES / n_cases * 3 / 4  # base64 makes four characters of three bytes
     return int(min(max(share, LEAST_CASE_BYTES), MOST_CASE_BYTES))
-
-
-def json_script(element_id: str, content: Any) -> str:
-    r"""A ``script`` element of data that no text in it can leave: no ``<`` is left, and it never runs.
-
-    Example:
-        >>> json_script("names", ["</script>"])
-        '<script type="application/json" id="names">["\\u003c/script>"]</script>\n'
-    """
-    text = json.dumps(content, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
-    return f'<script type="application/json" id="{element_id}">{text}</script>\n'
-
-
-def _packed_script(element_id: str, packed: bytes) -> str:
-    text = base64.b64encode(packed).decode("ascii")
-    return f'<script type="application/gzip;base64" id="{element_id}">{text}</script>\n'
 
 
 def _case_parts(files: CaseFiles, *, template: Template, max_bytes: int) -> tuple[dict[str, Any], bytes]:
@@ -115,13 +95,12 @@ def _curves(scene: Scene) -> dict[str, Any]:
 
 def _frame(evaluation: Evaluation) -> tuple[str, str]:
     """What stands in the file before and after the cases."""
-    plotly_js = (Path(plotly.__file__).parent / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
-    script = '"use strict";\n(() => {\n' + "\n".join(_resource(name) for name in SCRIPTS) + "\n})();\n"
-    allowed = " ".join(csp_hash(text) for text in (script, plotly_js))
-    head, _, rest = _resource("report.html").partition("<!--data-->")
+    plotly_js = plotly_script()
+    script = page_script([resource("report", name) for name in SCRIPTS])
+    head, _, rest = resource("report", "report.html").partition("<!--data-->")
     head = (
-        head.replace("{{csp-hashes}}", allowed)
-        .replace("{{style}}", _resource("report.css"))
+        head.replace("{{csp-hashes}}", csp_hashes(script, plotly_js))
+        .replace("{{style}}", resource("report", "report.css"))
         .replace("{{title}}", html.escape(f"{evaluation.dataset}: dose evaluation"))
     )
     before = "".join(
@@ -130,7 +109,7 @@ def _frame(evaluation: Evaluation) -> tuple[str, str]:
             json_script("record", evaluation.to_json()),
             json_script("page", _page_data(evaluation)),
             f"<script>{script}</script>\n",
-            _packed_script("plotly", gzip.compress(plotly_js.encode(), mtime=0)),
+            packed_script("plotly", gzip.compress(plotly_js.encode(), mtime=0)),
         ]
     )
     return before, rest
@@ -169,12 +148,3 @@ def _colour_table(name: str) -> list[int]:
     """256 colours, red, green and blue one after another."""
     colours = matplotlib.colormaps[name](np.arange(256) / 255)[:, :3]
     return [int(level) for level in (255 * colours).round().ravel()]
-
-
-def _resource(name: str) -> str:
-    return (resources.files("cdm_nnunet.report") / name).read_text(encoding="utf-8")
-
-
-def csp_hash(script: str) -> str:
-    """How a content security policy names a script that may run: by the hash of its text."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode('ascii')}'"

@@ -3,15 +3,18 @@
 from cdm_nnunet.roi.bits import (
     MAX_ROIS,
     WORD_BITS,
+    add_mask,
     bit_dtype,
     from_words,
     mask_from_words,
+    mask_of,
     n_words,
     pack,
     permute_bits,
     refuse_stray_bits,
     to_words,
     unpack,
+    used_bits,
 )
 from cdm_nnunet.roi.catalogue import Catalogue, Roi, RoiKind
 
@@ -21,13 +24,16 @@ __all__ = [
     "Catalogue",
     "Roi",
     "RoiKind",
+    "add_mask",
     "bit_dtype",
     "from_words",
     "mask_from_words",
+    "mask_of",
     "n_words",
     "pack",
     "permute_bits",
     "refuse_stray_bits",
     "to_words",
     "unpack",
+    "used_bits",
 ]

@@ -98,6 +98,33 @@ def unpack(packed: NDArray[np.unsignedinteger], n_rois: int) -> NDArray[np.bool_
     return masks
 
 
+def mask_of(packed: NDArray[np.unsignedinteger], bit: int) -> NDArray[np.bool_]:
+    """Mask of one ROI out of a packed channel, (...) -> (...).
+
+    Example:
+        >>> mask_of(np.array([1, 3, 0], np.uint8), 1)
+        array([False,  True, False])
+    """
+    mask: NDArray[np.bool_] = (packed & packed.dtype.type(1 << bit)) != 0
+    return mask
+
+
+def add_mask(packed: NDArray[np.unsignedinteger], bit: int, mask: NDArray[np.bool_]) -> None:
+    """Set the bit of one ROI where its mask is, in place."""
+    packed[mask] |= packed.dtype.type(1 << bit)
+
+
+def used_bits(packed: NDArray[np.unsignedinteger]) -> tuple[int, ...]:
+    """The ROIs that have a voxel, by bit.
+
+    Example:
+        >>> used_bits(np.array([1, 5, 0], np.uint8))
+        (0, 2)
+    """
+    used = int(np.bitwise_or.reduce(packed, axis=None))
+    return tuple(bit for bit in range(used.bit_length()) if used >> bit & 1)
+
+
 def refuse_stray_bits(packed: NDArray[np.unsignedinteger], n_rois: int) -> None:
     """Check that a packed channel holds ``n_rois`` ROIs and nothing else.
 

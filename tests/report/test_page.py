@@ -4,7 +4,8 @@ import re
 import pytest
 
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.report.page import MAX_REPORT_BYTES, case_bytes, json_script, write_report
+from cdm_nnunet.report.page import MAX_REPORT_BYTES, case_bytes, write_report
+from cdm_nnunet.report.parts import json_script
 
 
 def test_no_data_can_leave_its_element():

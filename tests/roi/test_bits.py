@@ -6,14 +6,17 @@ from hypothesis.extra import numpy as hnp
 
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.roi import (
+    add_mask,
     bit_dtype,
     from_words,
+    mask_of,
     n_words,
     pack,
     permute_bits,
     refuse_stray_bits,
     to_words,
     unpack,
+    used_bits,
 )
 
 # Number of ROIs, the only ROI that is set, the packed value, its type, and the 16-bit words.
@@ -158,3 +161,18 @@ def test_what_is_no_permutation_is_refused(permutation):
 def test_permuting_too_few_bits_is_refused():
     with pytest.raises(InputError, match="bit 2 is set"):
         permute_bits(np.array([0b100], np.uint8), (1, 0))
+
+
+def test_one_mask_is_read_and_set_without_touching_the_others():
+    masks = np.random.default_rng(5).random((40, 3, 4, 5)) < 0.1
+    masks[17] = False
+    packed = np.zeros(masks.shape[1:], np.uint64)
+    for bit, mask in enumerate(masks):
+        add_mask(packed, bit, mask)
+    np.testing.assert_array_equal(packed, pack(masks))
+    for bit, mask in enumerate(masks):
+        np.testing.assert_array_equal(mask_of(packed, bit), mask)
+    assert used_bits(packed) == tuple(bit for bit in range(40) if masks[bit].any())
+    assert used_bits(np.zeros((0,), np.uint8)) == ()
+    assert used_bits(np.array([1 << 63], np.uint64)) == (63,)
+    np.testing.assert_array_equal(mask_of(np.array([1 << 63, 1], np.uint64), 63), [True, False])

@@ -1,0 +1,51 @@
+"""Parts of a page in one file: its resources, data that can't become markup, and the scripts that may run."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any
+
+from plotly.offline import get_plotlyjs
+
+
+def resource(package: str, name: str) -> str:
+    """Text of a file that lies in one of our packages, for example ``report``."""
+    return (resources.files(f"cdm_nnunet.{package}") / name).read_text(encoding="utf-8")
+
+
+def page_script(sources: Sequence[str]) -> str:
+    """One strict script of several sources, whose names no other script sees."""
+    return "\n".join(['"use strict";\n(() => {', *sources, "})();\n"])
+
+
+def plotly_script() -> str:
+    """Plotly, whole."""
+    script: str = get_plotlyjs()
+    return script
+
+
+def csp_hashes(*scripts: str) -> str:
+    """How a content security policy names scripts that may run: by the hashes of their texts."""
+    digests = (hashlib.sha256(script.encode()).digest() for script in scripts)
+    return " ".join(f"'sha256-{base64.b64encode(digest).decode('ascii')}'" for digest in digests)
+
+
+def json_script(element_id: str, content: Any) -> str:
+    r"""A ``script`` element of data that no text in it can leave: no ``<`` is left, and it never runs.
+
+    Example:
+        >>> json_script("names", ["</script>"])
+        '<script type="application/json" id="names">["\\u003c/script>"]</script>\n'
+    """
+    text = json.dumps(content, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    return f'<script type="application/json" id="{element_id}">{text}</script>\n'
+
+
+def packed_script(element_id: str, packed: bytes) -> str:
+    """A ``script`` element of gzip data, which never runs."""
+    text = base64.b64encode(packed).decode("ascii")
+    return f'<script type="application/gzip;base64" id="{element_id}">{text}</script>\n'
