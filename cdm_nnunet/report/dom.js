@@ -58,6 +58,14 @@ function chip(verdict) {
   return verdict ? el("span", { class: `chip ${verdict}` }, `${VERDICT_MARKS[verdict] ?? ""} ${verdict}`) : "\u2013";
 }
 
+// Panels: one module each in the folder "panels". A panel names the view that it is in, its place there (panels stand in
+// the order of their places), and a function that builds it: an element, {section, draw} if it draws anew when the view
+// is shown or the theme changes, or null for nothing to show.
+const panels = [];
+const addPanel = (panel) => { panels.push(panel); };
+const buildPanels = (view, ...of) => panels.filter((panel) => panel.view === view).sort((a, b) => a.place - b.place)
+  .map(({ build }) => build(...of)).filter(Boolean).map((built) => (built instanceof Node ? { section: built } : built));
+
 function card(title, ...children) {
   return el("section", { class: "card" }, el("h2", {}, title), ...children);
 }

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gzip
 import html
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
+from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,10 @@ MAX_REPORT_BYTES = 50_000_000
 LEAST_CASE_BYTES, MOST_CASE_BYTES = 300_000, 4_000_000
 VOLUME_SHARE = 0.8  # of the report; the rest is Plotly, the record and DVH curves
 WASH_COLOURS, DIFFERENCE_COLOURS = "jet", "RdBu_r"
-SCRIPTS = ("dom.js", "charts.js", "viewer.js", "cohort.js", "patient.js", "report.js")
+SCRIPTS = ("dom.js", "charts.js", "viewer.js", "cohort.js", "patient.js")
+LAST_SCRIPT = "report.js"
+PANEL_FOLDERS: list[Traversable] = [resources.files("cdm_nnunet.report") / "panels"]
+"""Where the report's panels lie, one module of JavaScript each (``docs/extending.md``)."""
 Progress = Callable[[str, int, int], None]
 
 
@@ -96,7 +101,7 @@ def _curves(scene: Scene) -> dict[str, Any]:
 def _frame(evaluation: Evaluation) -> tuple[str, str]:
     """What stands in the file before and after the cases."""
     plotly_js = plotly_script()
-    script = page_script([resource("report", name) for name in SCRIPTS])
+    script = page_script([*(resource("report", name) for name in SCRIPTS), *_panels(), resource("report", LAST_SCRIPT)])
     head, _, rest = resource("report", "report.html").partition("<!--data-->")
     head = (
         head.replace("{{csp-hashes}}", csp_hashes(script, plotly_js))
@@ -148,3 +153,10 @@ def _colour_table(name: str) -> list[int]:
     """256 colours, red, green and blue one after another."""
     colours = matplotlib.colormaps[name](np.arange(256) / 255)[:, :3]
     return [int(level) for level in (255 * colours).round().ravel()]
+
+
+def _panels() -> Iterator[str]:
+    for folder in PANEL_FOLDERS:
+        for module in sorted(folder.iterdir(), key=lambda module: module.name):
+            if module.name.endswith(".js"):
+                yield module.read_text(encoding="utf-8")

@@ -1,0 +1,36 @@
+// Cases from the worst on.
+
+function caseRows() {
+  return caseNames.map((name) => {
+    const entry = record.cases[name];
+    const goals = Object.values(entry.rois).flatMap((roi) => roi.goals);
+    const inGy = metricTerms(name).filter((term) => term.unit === "Gy");
+    const worst = inGy.reduce((a, b) => (a && Math.abs(a.difference) >= Math.abs(b.difference) ? a : b), null);
+    return {
+      name, mae: entry.dose_mae_gy, ...page.case_scores[name], worst,
+      changed: goals.filter((goal) => goal.agree === false).length,
+      newFails: goals.filter((goal) => goal.agree === false && goal.predicted === "fail").length,
+      missing: Object.keys(missingOf(name)).length,
+      n: goals.filter((goal) => goal.agree !== null).length,
+    };
+  });
+}
+
+function casesSection() {
+  const number = (label, key, note, digits = 2) => ({ label, value: (r) => r[key], show: (r) => fixed(r[key], digits), number: true, note });
+  return card("Cases, the worst first", table([
+    { label: "Case", value: (r) => r.name, show: (r) => el("a", { href: caseLink(r.name) }, r.name), header: true },
+    number("Dose MAE (Gy)", "mae"),
+    number("PTV score", "ptv_score", "of this case alone"),
+    number("OAR score", "oar_score", "of this case alone"),
+    { label: "Verdicts changed", value: (r) => r.changed, show: (r) => (r.n ? `${r.changed} of ${r.n}` : "\u2013"), number: true },
+    { label: "New fails", value: (r) => r.newFails, show: (r) => String(r.newFails), number: true },
+    {
+      label: "Largest difference of a dose metric", value: (r) => (r.worst ? Math.abs(r.worst.difference) : null), number: true,
+      show: (r) => (r.worst ? `${r.worst.roi} ${r.worst.metric} ${signed(r.worst.difference, 2)} Gy` : "\u2013"),
+    },
+    { label: "Absent ROIs", value: (r) => r.missing, show: (r) => String(r.missing), number: true },
+  ], caseRows(), { sortBy: 1, descending: true, caption: "Click a heading to sort, a name to open the case" }));
+}
+
+addPanel({ view: "cohort", place: 20, build: casesSection });
