@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from cdm_nnunet.errors import InputError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_Job = TypeVar("_Job")
+_Result = TypeVar("_Result")
 
 
 @contextmanager
@@ -19,7 +26,7 @@ def fenced(what: str, log: Path, *, passing: tuple[type[Exception], ...] = ()) -
     Args:
         what: Patient, case or file, for the log.
         log: File that the traceback is appended to, readable by its owner alone: it may name patients.
-        passing: Exceptions that pass, beside InputError; for example OSError, where a full disk must end the run.
+        passing: Exceptions that pass, beside InputError and a full disk, which ends a run.
 
     Raises:
         InputError: With the exception in words and the log's path.
@@ -27,10 +34,74 @@ def fenced(what: str, log: Path, *, passing: tuple[type[Exception], ...] = ()) -
     try:
         yield
     except Exception as error:
-        if isinstance(error, (InputError, *passing)):
+        if isinstance(error, (InputError, *passing)) or (isinstance(error, OSError) and error.errno in _FULL):
             raise
         _append(log, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {what}\n{traceback.format_exc()}\n")
         raise InputError(f"internal error ({type(error).__name__}: {error}); left out, see {log}") from error
+
+
+@dataclass(frozen=True)
+class Refusals:
+    """Cases that are left out of a run, with the reasons.
+
+    Attributes:
+        log: Where :func:`fenced` keeps the tracebacks of internal errors.
+        reasons: By case.
+    """
+
+    log: Path
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    def add(self, case: str, reason: str) -> None:
+        """Leave a case out; of several reasons the first counts."""
+        self.reasons.setdefault(case, reason.removeprefix(f"case '{case}': "))
+
+    @contextmanager
+    def of(self, case: str) -> Iterator[None]:
+        """Leave a case out if the block refuses it, or meets what nobody foresaw."""
+        try:
+            with fenced(f"case '{case}'", self.log):
+                yield
+        except InputError as error:
+            self.add(case, str(error))
+
+    def told(self, n_cases: int) -> str:
+        """How many of all cases are left out, and why, for an error message."""
+        each = "; ".join(f"[{case}] {reason}" for case, reason in self.reasons.items())
+        return f"{len(self.reasons)} of {n_cases} cases {'is' if n_cases == 1 else 'are'} left out: {each}"
+
+
+def fence_of(case: str, refusals: Refusals | None) -> AbstractContextManager[None]:
+    """The fence around a case; none without refusals, so that the first fault ends the run."""
+    return nullcontext() if refusals is None else refusals.of(case)
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Why a job has no result."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Attempt(Generic[_Job, _Result]):
+    """A function that says why it refuses a job instead of raising; worker processes can be given it.
+
+    Attributes:
+        work: The function.
+        log: As that of :class:`Refusals`.
+    """
+
+    work: Callable[[_Job], _Result]
+    log: Path
+
+    def __call__(self, job: _Job) -> _Result | Refused:
+        """The result of a job, or why there is none."""
+        try:
+            with fenced(str(job), self.log):
+                return self.work(job)
+        except InputError as error:
+            return Refused(str(error))
 
 
 def _append(log: Path, text: str) -> None:

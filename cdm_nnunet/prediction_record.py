@@ -8,9 +8,13 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Discriminator, Tag
 
 from cdm_nnunet.dataset import FILE_ENDING
 from cdm_nnunet.documents import differences, read_json
+from cdm_nnunet.errors import InputError
 from cdm_nnunet.files import alone_in, write_json
 
 RECORD_ENDING = ".prediction.json"
@@ -49,11 +53,46 @@ class Origin:
     folds: list[str] | None = None
     settings: dict[str, dict[str, Setting] | None] | None = None
 
-    def unlike(self, other: Origin) -> str:
+    def unlike(self, other: Made) -> str:
         """What differs, with both values; what one of them does not know does not count."""
+        if isinstance(other, MeanOrigin):
+            return "one is of a single model, the other a mean of several"
         one, two = asdict(self), asdict(other)
         known = [key for key in one if one[key] is not None and two[key] is not None]
         return differences({key: one[key] for key in known}, {key: two[key] for key in known})
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeanOrigin:
+    """The origin of a dose that is the mean of other doses.
+
+    Attributes:
+        mean_of: The origins of those, in the order in which they were given.
+    """
+
+    mean_of: list[Made]
+
+    def unlike(self, other: Made) -> str:
+        """What differs, as :meth:`Origin.unlike`."""
+        if isinstance(other, Origin):
+            return other.unlike(self)
+        if len(self.mean_of) != len(other.mean_of):
+            return f"one is a mean of {len(self.mean_of)} doses, the other of {len(other.mean_of)}"
+        pairs = enumerate(zip(self.mean_of, other.mean_of, strict=True), 1)
+        unlike = ((number, one.unlike(two)) for number, (one, two) in pairs)
+        return "; ".join(f"dose {number} of the mean: {text}" for number, text in unlike if text)
+
+    @property
+    def models(self) -> list[Origin]:
+        """The single models in it."""
+        return [one for part in self.mean_of for one in ([part] if isinstance(part, Origin) else part.models)]
+
+
+def _kind_of_origin(value: object) -> str:
+    return "mean" if isinstance(value, MeanOrigin) or (isinstance(value, dict) and "mean_of" in value) else "single"
+
+
+Made = Annotated[Annotated[Origin, Tag("single")] | Annotated[MeanOrigin, Tag("mean")], Discriminator(_kind_of_origin)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +111,7 @@ class PredictionRecord:
     case: str
     prescriptions_gy: dict[str, float] | None
     notes: list[str]
-    origin: Origin | None = None
+    origin: Made | None = None
     inputs_sha256: dict[str, str] | None = None
     dose_sha256: str | None = None
 
@@ -96,6 +135,23 @@ class PredictionRecord:
             InputError: If it is missing or damaged.
         """
         return read_json(record_path(dose), cls, "predict the case again")
+
+    @classmethod
+    def of_dose(cls, dose: Path) -> PredictionRecord:
+        """The record of a dose that was not changed since.
+
+        Raises:
+            InputError: As :meth:`read`, or if the record is not that of this dose.
+        """
+        record = cls.read(dose)
+        if record.case != dose.name.removesuffix(FILE_ENDING):
+            raise InputError(f"{record_path(dose)} is of case '{record.case}'; predict the case again")
+        if record.dose_sha256 != digest_of(dose):
+            raise InputError(
+                f"{dose} is not the dose of its record {record_path(dose).name}: it was changed or replaced after the "
+                "prediction; predict the case again, or delete the record of a dose from elsewhere"
+            )
+        return record
 
 
 def record_path(dose: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,10 @@ from cdm_nnunet.folders import dataset_number
 from cdm_nnunet.nnunet.export import dose_on_patient_grid
 from cdm_nnunet.nnunet.facts import PatchFacts
 from cdm_nnunet.nnunet.plans import FIRST_WORD
+from cdm_nnunet.nnunet.prediction_record import Training, origin_of
 from cdm_nnunet.nnunet.predictor import DosePredictor
 from cdm_nnunet.nnunet.reader import CDMReaderWriter
+from cdm_nnunet.prediction_record import Origin, PredictionRecord
 from cdm_nnunet.trainers.validation import PatchErrors, patch_errors
 
 if TYPE_CHECKING:
@@ -34,12 +37,14 @@ def validate_whole_cases(trainer: DoseTrainer) -> None:
         trainer.network, trainer.plans_manager, trainer.configuration_manager, None, trainer.dataset_json,
         trainer.__class__.__name__, None,
     )  # fmt: skip
+    training = Training(trainer.configuration_name, {str(trainer.fold): dict(trainer.settings.to_json())})
+    origin = origin_of(predictor, training)
     folder = Path(trainer.output_folder) / "validation"
     folder.mkdir(parents=True, exist_ok=True)
     _, cases = trainer.do_split()
     dataset = trainer.dataset_class(trainer.preprocessed_dataset_folder, sorted(cases))
     mine = cases[trainer.local_rank :: dist.get_world_size()] if trainer.is_ddp else cases
-    errors = {case: _validate(case, trainer, dataset, predictor, folder) for case in sorted(mine)}
+    errors = {case: _validate(case, trainer, dataset, predictor, folder, origin) for case in sorted(mine)}
     if trainer.is_ddp:
         gathered: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(gathered, errors)
@@ -63,12 +68,19 @@ def validate_whole_cases(trainer: DoseTrainer) -> None:
 
 
 @torch.inference_mode()
-def _validate(case: str, trainer: DoseTrainer, dataset: Any, predictor: DosePredictor, folder: Path) -> PatchErrors:
+def _validate(
+    case: str, trainer: DoseTrainer, dataset: Any, predictor: DosePredictor, folder: Path, origin: Origin
+) -> PatchErrors:
     data, reference, _, properties = dataset.load_case(case)
     image = torch.from_numpy(np.array(data[:]))
     output = predictor.predict_sliding_window_return_logits(image).cpu()
     dose_gy = dose_on_patient_grid(output.numpy(), properties, trainer.dose_plans)
-    CDMReaderWriter().write_seg(dose_gy, str(folder / f"{case}{FILE_ENDING}"), properties)
+    facts = PatchFacts.of_case(properties)
+    levels = zip(trainer.dose_plans.catalogue.names, facts.prescription_gy, strict=True)
+    known = {name: level_gy for name, level_gy in levels if not math.isnan(level_gy)}
+    dose = folder / f"{case}{FILE_ENDING}"
+    with PredictionRecord(case=case, prescriptions_gy=known, notes=[], origin=origin).beside(dose):
+        CDMReaderWriter().write_seg(dose_gy, str(dose), properties)
     words = image[None, FIRST_WORD:]
     region = trainer.dose_region(words)
     return patch_errors(
@@ -77,5 +89,5 @@ def _validate(case: str, trainer: DoseTrainer, dataset: Any, predictor: DosePred
         region,
         words,
         trainer.evaluation_terms,
-        [PatchFacts.of_case(properties)],
+        [facts],
     )

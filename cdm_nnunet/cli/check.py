@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cdm_nnunet.errors import InputError
@@ -48,11 +49,14 @@ def render(record: Mapping[str, Any]) -> str:
 
 def _check(name: str, catalogue: Catalogue | None) -> dict[str, Any]:
     from cdm_nnunet.dvh import check_template
+    from cdm_nnunet.fence import fenced
 
+    log = Path("errors.log").resolve()
     record: dict[str, Any] = {"template": name, "faults": [], "n_rois": None, "n_goals": None, "n_limits": None}
     record["match"] = None
     try:
-        checked = check_template(name)
+        with fenced(f"template '{name}'", log):
+            checked = check_template(name)
     except InputError as error:
         return {**record, "faults": [_fault(str(error))]}
     for fault in checked.faults:
@@ -65,7 +69,8 @@ def _check(name: str, catalogue: Catalogue | None) -> dict[str, Any]:
     record["n_limits"] = sum(goal.has_limit for goal in template.goals)
     if catalogue is not None:
         try:
-            record["match"] = _match(template, catalogue)
+            with fenced(f"template '{name}'", log):
+                record["match"] = _match(template, catalogue)
         except InputError as error:
             record["faults"].append(_fault(str(error)))
     return record

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +44,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     Returns:
         The record of ``comparison.json`` without the template and the errors of each case, sentences that word the
-        scores and what was left out, and the paths of what was written.
+        scores and what was left out, by candidate the table of what both models are, and the paths of what was written.
     """
-    from cdm_nnunet.comparison import words
+    from cdm_nnunet.comparison import origins, words
     from cdm_nnunet.comparison.models import load_models, read_patients
     from cdm_nnunet.comparison.output import write_outputs
     from cdm_nnunet.comparison.run import compare
@@ -66,7 +66,19 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     summary = {
         name: [words.headline(result, name) for result in comparison.at("score")] for name in comparison.candidates
     }
-    return {**record, "summary": summary, "left_out": words.dropped(comparison), "files": files}
+    return {
+        **record,
+        "summary": summary,
+        "not_compared": words.dropped(comparison),
+        "what_models_are": {
+            name: [origins.columns(comparison.baseline, name), *rows]
+            if (rows := origins.rows(comparison, name))
+            else []
+            for name in comparison.candidates
+        },
+        "unknown_models": origins.unknown(comparison),
+        "files": files,
+    }
 
 
 def render(record: Mapping[str, Any]) -> str:
@@ -76,8 +88,17 @@ def render(record: Mapping[str, Any]) -> str:
     lines = [
         f"{record['dataset']}: {words.cases_and_patients(record['n_cases'], record['n_patients'])}, "
         f"template {record['template']}",
-        *record["left_out"],
+        *record["not_compared"],
+        *record["unknown_models"],
     ]
     for candidate, sentences in record["summary"].items():
         lines += ["", f"{candidate} against {record['baseline']}:", *(f"  {sentence}" for sentence in sentences)]
+        lines += ["", *_aligned(record["what_models_are"][candidate])]
     return "\n".join([*lines, "", f"comparison: {record['files']['html']}"])
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """A table with columns of equal width."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  " + "   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -73,7 +73,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     Returns:
         The record of ``result.json`` without its cases, by case the ROIs that are missing and the metrics that are not
-        defined, and the paths of what was written.
+        defined, by case why it was not drawn, the paths of what was written, and an ``error`` where a case was left out
+        or not drawn.
     """
     from cdm_nnunet.dataset import RawDataset
     from cdm_nnunet.dvh import Template
@@ -90,6 +91,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         evaluate_folder,
         write_outputs,
     )
+    from cdm_nnunet.fence import Refusals
     from cdm_nnunet.folders import find_dataset
     from cdm_nnunet.report.page import REPORT_FILE, write_report
 
@@ -105,6 +107,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         coverage_percent=args.coverage,
     )
     template = None if args.template is None else Template.load(args.template)
+    log = args.o.resolve() / "errors.log"
+    unscored, undrawn, unshown = Refusals(log), Refusals(log), Refusals(log)
     outputs = (METRICS_FILE, CASES_FILE, SCORES_FILE, PICTURES_FOLDER, REPORT_FILE)
     with publishing(args.o, outputs) as aside, _progress_bar() as progress:
         evaluation = evaluate_folder(
@@ -115,14 +119,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             finished=args.o / FINISHED_FOLDER,
             processes=args.np,
             progress=progress,
+            refusals=unscored,
         )
-        pictures = draw_pictures(
-            evaluation, dataset, args.i, aside, n_cases=args.pictures, processes=args.np, progress=progress
-        )
+        shared: dict[str, Any] = {"processes": args.np, "progress": progress}
+        pictures = draw_pictures(evaluation, dataset, args.i, aside, n_cases=args.pictures, refusals=undrawn, **shared)
         files: dict[str, Any] = write_outputs(evaluation, aside)
         if args.report:
             path = aside / REPORT_FILE
-            write_report(evaluation, dataset, args.i, path, processes=args.np, progress=progress)
+            write_report(evaluation, dataset, args.i, path, refusals=unshown, **shared)
             files["report"] = str(path)
     files = {key: str(args.o / Path(path).name) for key, path in files.items()}
     pictures = {
@@ -131,7 +135,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     record = {key: value for key, value in evaluation.to_json().items() if key not in ("cases", "template_definition")}
     missing = {case.case: dict(case.missing) for case in evaluation.cases if case.missing}
     undefined = {case.case: dict(case.undefined) for case in evaluation.cases if case.undefined}
-    return {**record, "missing": missing, "undefined": undefined, "files": {**files, "pictures": pictures}}
+    return {
+        **record,
+        "missing": missing,
+        "undefined": undefined,
+        "not_drawn": {**undrawn.reasons, **unshown.reasons},
+        "files": {**files, "pictures": pictures},
+        **_error(evaluation.left_out, {**undrawn.reasons, **unshown.reasons}),
+    }
 
 
 def _challenge_lines(scores: Mapping[str, Any]) -> Iterator[str]:
@@ -148,6 +159,7 @@ def render(record: Mapping[str, Any]) -> str:
     lines = [
         f"{record['dataset']}: {record['n_cases']} of {record['n_dataset_cases']} cases evaluated, "
         f"template {record['template']}",
+        *(f"left out: case '{case}': {reason}" for case, reason in record["left_out"].items()),
         "",
         f"{'dose MAE':<20}{_gy(scores['dose_mae_gy'])}   in {record['dose_region'] or 'the whole grid'}",
     ]
@@ -175,6 +187,20 @@ def render(record: Mapping[str, Any]) -> str:
     lines += ["", *(f"note: {note}" for note in record["notes"])] if record["notes"] else []
     written = [f"{what}: {record['files'][what]}" for what in ("result", "report") if what in record["files"]]
     return "\n".join([*lines, "", *written])
+
+
+def _error(left_out: Mapping[str, str], not_drawn: Mapping[str, str]) -> dict[str, str]:
+    """What a script must not overlook; empty where all was done."""
+    told = [
+        f"{len(reasons)} case{'' if len(reasons) == 1 else 's'} {words}: {_each(reasons)}"
+        for words, reasons in (("left out, and no mean counts them", left_out), ("scored and not drawn", not_drawn))
+        if reasons
+    ]
+    return {"error": "; ".join(told)} if told else {}
+
+
+def _each(reasons: Mapping[str, str]) -> str:
+    return "; ".join(f"[{case}] {reason}" for case, reason in reasons.items())
 
 
 def _goal_lines(goals: Mapping[str, Any]) -> Iterator[str]:

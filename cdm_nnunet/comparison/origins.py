@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cdm_nnunet.comparison.record import Comparison
-from cdm_nnunet.prediction_record import Origin, Setting
+from cdm_nnunet.prediction_record import Made, MeanOrigin, Setting
 
 TITLE = "Models"
 DIFFERS, UNKNOWN = "differs", "not known"
+MEAN, SINGLE = "mean of", "a single model"
 _DIGITS = 12  # of a digest
 _LABELS = {
     "dataset": "trained on",
@@ -38,10 +39,18 @@ def rows(comparison: Comparison, candidate: str) -> list[tuple[str, ...]]:
         known of both.
     """
     one, two = (_facts(comparison.origins.get(name)) for name in (comparison.baseline, candidate))
+    if MEAN in {**one, **two}:
+        one, two = ({MEAN: SINGLE, **facts} if facts else {} for facts in (one, two))
     return [
         (name, one.get(name, UNKNOWN), two.get(name, UNKNOWN), _mark(one.get(name), two.get(name)))
         for name in dict.fromkeys([*one, *two])
     ]
+
+
+def table(comparison: Comparison, candidate: str) -> list[tuple[str, ...]]:
+    """The rows with their heads; empty where there is none."""
+    body = rows(comparison, candidate)
+    return [columns(comparison.baseline, candidate), *body] if body else []
 
 
 def unknown(comparison: Comparison) -> list[str]:
@@ -57,9 +66,15 @@ def _mark(one: str | None, two: str | None) -> str:
     return UNKNOWN if one is None or two is None else DIFFERS if one != two else ""
 
 
-def _facts(origin: Origin | None) -> dict[str, str]:
+def _facts(origin: Made | None) -> dict[str, str]:
     if origin is None:
         return {}
+    if isinstance(origin, MeanOrigin):
+        parts = [_facts(one) for one in origin.models]
+        names = dict.fromkeys(name for part in parts for name in part)
+        of_models = {f"model {number}": part for number, part in enumerate(parts, 1)}
+        together = {name: _alike({key: part.get(name, UNKNOWN) for key, part in of_models.items()}) for name in names}
+        return {MEAN: f"{len(parts)} models", **together}
     values: dict[str, Any] = {name: getattr(origin, name) for name in _LABELS}
     values["plans_sha256"] = origin.plans_sha256[:_DIGITS]
     known = {label: _text(values[name]) for name, label in _LABELS.items() if values[name] is not None}
@@ -70,14 +85,17 @@ def _settings(by_fold: Mapping[str, Mapping[str, Setting] | None]) -> Iterator[t
     """Each setting: its value, or that of each fold where they differ."""
     for name in dict.fromkeys(name for settings in by_fold.values() for name in settings or {}):
         values = {
-            fold: UNKNOWN if settings is None or name not in settings else _text(settings[name])
+            f"fold {fold}": UNKNOWN if settings is None or name not in settings else _text(settings[name])
             for fold, settings in by_fold.items()
         }
-        alike = len(set(values.values())) == 1
-        told = (
-            next(iter(values.values())) if alike else "; ".join(f"fold {fold}: {text}" for fold, text in values.items())
-        )
-        yield f"setting {name}", told
+        yield f"setting {name}", _alike(values)
+
+
+def _alike(values: Mapping[str, str]) -> str:
+    """The value that all have, or each with the name of what has it."""
+    if len(set(values.values())) == 1:
+        return next(iter(values.values()))
+    return "; ".join(f"{of}: {text}" for of, text in values.items())
 
 
 def _text(value: object) -> str:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from cdm_nnunet.comparison.statistics import ALPHA, CONFIDENCE, Interval, Method
-from cdm_nnunet.prediction_record import Origin
+from cdm_nnunet.prediction_record import Made
 
 FORMAT_VERSION = 2
 Level = Literal["score", "pooled", "roi"]
@@ -185,6 +185,7 @@ class Comparison:
         n_flips: Their number.
         software: Versions.
         origins: By model, what its predictions were made with, as its evaluation says; None where it does not.
+        left_out: By model, cases that its evaluation could not score, with the reason.
     """
 
     dataset: str
@@ -200,7 +201,8 @@ class Comparison:
     seed: int
     n_flips: int
     software: Mapping[str, str]
-    origins: Mapping[str, Origin | None] = field(default_factory=dict)
+    origins: Mapping[str, Made | None] = field(default_factory=dict)
+    left_out: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @property
     def n_patients(self) -> int:
@@ -234,6 +236,7 @@ class Comparison:
             "n_patients": self.n_patients,
             "cases": dict(self.cases),
             "dropped": {model: list(cases) for model, cases in self.dropped.items()},
+            "left_out": {model: dict(reasons) for model, reasons in self.left_out.items()},
             "baseline": self.baseline,
             "models": dict(self.models),
             "origins": {name: None if origin is None else asdict(origin) for name, origin in self.origins.items()},

@@ -99,6 +99,7 @@ def compare(
             **{package: version(package) for package in ("numpy", "scipy", "plotly")},
         },
         {model.name: model.evaluation.model for model in models},
+        {model.name: model.evaluation.left_out for model in models},
     )
 
 

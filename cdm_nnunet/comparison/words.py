@@ -177,6 +177,10 @@ def dropped(comparison: Comparison) -> list[str]:
         f"Left out, because not all models have them: {len(cases)} cases of {model} ({', '.join(cases)})."
         for model, cases in comparison.dropped.items()
         if cases
+    ] + [
+        f"Not scored for {model}, and in no mean: {'; '.join(f'{case} ({why})' for case, why in reasons.items())}."
+        for model, reasons in comparison.left_out.items()
+        if reasons
     ]
 
 

@@ -21,7 +21,7 @@ from cdm_nnunet.dicom.planes import axes_of
 from cdm_nnunet.dicom.slices import drawn_slices
 from cdm_nnunet.dicom.structures import RoiContours, StructureSet
 from cdm_nnunet.dvh.metrics import Metric
-from cdm_nnunet.dvh.values import evaluate_weighted
+from cdm_nnunet.dvh.values import SampleDoses, defined_values
 from cdm_nnunet.errors import InputError
 
 SAMPLES = 400_000  # about as many in an ROI, ...
@@ -110,16 +110,14 @@ def roi_dvh(
             "the rest"
         )
     volumes_cc = samples.volumes_cc[inside]
-    reasons = {metric: metric.why_undefined(float(volumes_cc.sum())) for metric in metrics}
-    undefined = {str(metric): reason for metric, reason in reasons.items() if reason is not None}
+    values, reasons = defined_values(metrics, SampleDoses.of(dose_gy[inside], volumes_cc, prescription_gy))
+    undefined = {str(metric): reason for metric, reason in reasons.items()}
     notes += [f"ROI '{roi.name}': {key} is not defined: {reason}" for key, reason in undefined.items()]
-    metrics = [metric for metric in metrics if reasons[metric] is None]
-    values = evaluate_weighted(metrics, dose_gy[inside], volumes_cc, prescription_gy=prescription_gy)
     return RoiDvh(
         roi.name,
         samples.volume_cc,
         lost_cc,
-        {str(metric): value for metric, value in zip(metrics, values, strict=True)},
+        {str(metric): value for metric, value in values.items()},
         undefined,
         tuple(notes),
     )

@@ -105,10 +105,9 @@ def _path_in(value: Any, location: Sequence[str | int]) -> Path:
     for part in location:
         is_key = isinstance(value, dict) and part in value
         is_position = isinstance(value, list | tuple) and isinstance(part, int) and part < len(value)
-        if not is_key and not is_position:
-            break
-        value = value[part]
-        path = (*path, part)
+        if is_key or is_position:
+            value = value[part]
+            path = (*path, part)
     return path
 
 

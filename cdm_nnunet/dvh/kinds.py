@@ -10,9 +10,8 @@ from functools import partial
 
 from cdm_nnunet.dvh.grammar import Number
 from cdm_nnunet.dvh.indices import gradient_index, paddick_conformity, r50, rtog_conformity
-from cdm_nnunet.dvh.metrics import KINDS, Kind, Metric, RoiDoses, add_kind
+from cdm_nnunet.dvh.metrics import KINDS, Kind, Metric, RoiDoses, UndefinedMetricError, add_kind
 from cdm_nnunet.dvh.protocols import Surface
-from cdm_nnunet.errors import InputError
 
 __all__ = ["KINDS"]
 
@@ -51,7 +50,7 @@ def _mean_mask_error(metric: Metric, value: float, surface: Surface, doses: RoiD
 def _homogeneity(metric: Metric, doses: RoiDoses) -> float:
     near_maximum_gy, near_minimum_gy, median_gy = map(doses.order_statistic_gy, metric.order_statistics)
     if not median_gy > 0:
-        raise InputError(f"{metric} divides by D50%, which is {median_gy:g} Gy")
+        raise UndefinedMetricError(metric, f"{metric} divides by D50%, which is {median_gy:g} Gy")
     return (near_maximum_gy - near_minimum_gy) / median_gy
 
 

@@ -145,6 +145,18 @@ def add_kind(kind: Kind) -> None:
     KINDS[kind.name] = kind
 
 
+class UndefinedMetricError(InputError):
+    """A metric that an ROI, or its doses, can't have.
+
+    Attributes:
+        reason: Why.
+    """
+
+    def __init__(self, metric: Metric, reason: str):
+        self.reason = reason
+        super().__init__(f"{metric} is not defined: {reason}")
+
+
 @dataclass(frozen=True)
 class Metric:
     """One DVH metric of a region of interest.
@@ -311,7 +323,7 @@ class Metric:
         if not voxel_volume_cc > 0:
             raise InputError(f"{self} needs a voxel volume above zero, not {voxel_volume_cc} cc")
         if reason := self.why_undefined(n_voxels * voxel_volume_cc):
-            raise InputError(f"{self} is not defined: {reason}")
+            raise UndefinedMetricError(self, reason)
         if not self.row.is_order_statistic:
             raise ValueError(f"{self} is not an order statistic of the voxel doses")
         if self.counting != EXACT:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdm_nnunet.dvh.grammar import MetricUnit
-from cdm_nnunet.dvh.metrics import EXACT, SAME_VOLUME, Metric, RoiDoses
+from cdm_nnunet.dvh.metrics import EXACT, SAME_VOLUME, Metric, RoiDoses, UndefinedMetricError
 from cdm_nnunet.errors import InputError
 
 _ROUNDING = 1e-9  # of a volume that is a sum of many
@@ -39,8 +39,9 @@ def evaluate(
 
     Raises:
         InputError: If the ROI is empty (an absent ROI has no metrics; leave it out), a dose is not finite, V<x>% has no
-            prescription, gEUD meets a negative dose, HI a median dose that is not above zero, the ROI is smaller than
-            the x of D<x>cc (:meth:`Metric.why_undefined` tells before), or a metric needs the whole dose.
+            prescription, gEUD meets a negative dose, or a metric needs the whole dose.
+        UndefinedMetricError: If HI meets a median dose that is not above zero, or the ROI is smaller than the x of
+            D<x>cc (:meth:`Metric.why_undefined` tells before).
 
     Example:
         >>> dose_gy = np.arange(101.0)
@@ -70,7 +71,7 @@ def evaluate_all(
         >>> evaluate_all(metrics, np.arange(101.0), voxel_volume_cc=0.01)
         (2.0, 98.0, 1.92)
     """
-    return _values(metrics, VoxelDoses(np.sort(checked_doses(roi_dose_gy)), voxel_volume_cc, prescription_gy))
+    return _values(metrics, VoxelDoses.of(roi_dose_gy, voxel_volume_cc, prescription_gy))
 
 
 def evaluate_weighted(
@@ -103,11 +104,36 @@ def evaluate_weighted(
         >>> evaluate_weighted([Metric.parse(key) for key in ("Dmean", "V20Gy", "V20Gy[cc]")], dose_gy, volumes_cc)
         (17.5, 50.0, 2.0)
     """
-    dose_gy = checked_doses(roi_dose_gy).astype(np.float64)
-    if volumes_cc.shape != dose_gy.shape or not (np.isfinite(volumes_cc) & (volumes_cc > 0)).all():
-        raise InputError(f"expected {dose_gy.size} sample volumes above zero, one for each dose")
-    order = np.argsort(dose_gy)
-    return _values(metrics, SampleDoses(dose_gy[order], volumes_cc[order].astype(np.float64), prescription_gy))
+    return _values(metrics, SampleDoses.of(roi_dose_gy, volumes_cc, prescription_gy))
+
+
+def defined_values(metrics: Iterable[Metric], doses: RoiDoses) -> tuple[dict[Metric, float], dict[Metric, str]]:
+    """Values of metrics of one ROI, some of which may not be defined: of a small ROI, or of one without dose.
+
+    Args:
+        metrics: The metrics.
+        doses: The doses of the ROI.
+
+    Returns:
+        The values of those that are defined, and by metric why the others are not.
+
+    Raises:
+        InputError: As :func:`evaluate`, for all other reasons.
+
+    Example:
+        >>> metrics = [Metric.parse(key) for key in ("Dmean", "HI")]
+        >>> values, reasons = defined_values(metrics, VoxelDoses.of(np.zeros(9), 0.01))
+        >>> list(values.values()), list(reasons.values())
+        ([0.0], ['HI divides by D50%, which is 0 Gy'])
+    """
+    values: dict[Metric, float] = {}
+    reasons: dict[Metric, str] = {}
+    for metric in metrics:
+        try:
+            (values[metric],) = _values([metric], doses)
+        except UndefinedMetricError as error:
+            reasons[metric] = error.reason
+    return values, reasons
 
 
 def _values(metrics: Iterable[Metric], doses: RoiDoses) -> tuple[float, ...]:
@@ -129,6 +155,17 @@ class VoxelDoses:
     ascending_gy: NDArray[np.floating]
     voxel_volume_cc: float
     prescription_gy: float | None = None
+
+    @classmethod
+    def of(
+        cls, roi_dose_gy: NDArray[np.floating], voxel_volume_cc: float, prescription_gy: float | None = None
+    ) -> VoxelDoses:
+        """Those of voxels in any order, checked.
+
+        Raises:
+            InputError: As :func:`checked_doses`.
+        """
+        return cls(np.sort(checked_doses(roi_dose_gy)), voxel_volume_cc, prescription_gy)
 
     @property
     def volume_cc(self) -> float:
@@ -185,6 +222,24 @@ class SampleDoses:
     volumes_cc: NDArray[np.float64]
     prescription_gy: float | None = None
 
+    @classmethod
+    def of(
+        cls,
+        roi_dose_gy: NDArray[np.floating],
+        volumes_cc: NDArray[np.floating],
+        prescription_gy: float | None = None,
+    ) -> SampleDoses:
+        """Those of samples in any order, checked.
+
+        Raises:
+            InputError: As :func:`checked_doses`, or if there is not one volume above zero for each dose.
+        """
+        dose_gy = checked_doses(roi_dose_gy).astype(np.float64)
+        if volumes_cc.shape != dose_gy.shape or not (np.isfinite(volumes_cc) & (volumes_cc > 0)).all():
+            raise InputError(f"expected {dose_gy.size} sample volumes above zero, one for each dose")
+        order = np.argsort(dose_gy)
+        return cls(dose_gy[order], volumes_cc[order].astype(np.float64), prescription_gy)
+
     @cached_property
     def volume_cc(self) -> float:
         """Volume of the ROI."""
@@ -204,7 +259,7 @@ class SampleDoses:
         if metric.counting != EXACT:
             raise InputError(f"{metric} counts voxels, and there are none: use it without '[{metric.counting}]'")
         if reason := metric.why_undefined(self.volume_cc):
-            raise InputError(f"{metric} is not defined: {reason}")
+            raise UndefinedMetricError(metric, reason)
         from_its_end = slice(None) if metric.is_cold else slice(None, None, -1)
         gathered_cc = np.cumsum(self.volumes_cc[from_its_end])
         place = int(np.searchsorted(gathered_cc, self._wanted_cc(metric), side="left"))

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from cdm_nnunet.dataset import CHANNEL_NAMES, RawDataset
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.prediction_record import Origin, PredictionRecord, digest_of, record_path
+from cdm_nnunet.fence import Refusals, fence_of
+from cdm_nnunet.prediction_record import Made, PredictionRecord, digest_of, record_path
 
 NO_RECORD = (
     "the predictions have no record ('cdm-nnunet predict' writes one): which model made them, and from which images, "
@@ -17,47 +18,48 @@ NO_ORIGIN = "the records of the predictions do not say which model made them"
 NO_INPUTS = "the records of the predictions do not say from which images they were made"
 
 
-def origin_of_predictions(dataset: RawDataset, doses: Mapping[str, Path]) -> tuple[Origin | None, tuple[str, ...]]:
+def origin_of_predictions(
+    dataset: RawDataset, doses: Mapping[str, Path], refusals: Refusals | None = None
+) -> tuple[Made | None, tuple[str, ...]]:
     """Read the records of predictions, and check that these are of one model and of the data set's images.
 
     Args:
         dataset: The raw data set.
         doses: The predicted dose of each case.
+        refusals: Takes the cases whose dose can't be used, which end the check otherwise.
 
     Returns:
         The origin that all have in common, None where it is not known; and sentences on what is not known.
 
     Raises:
-        InputError: If a record is damaged, some doses have none, a dose is not the one of its record, the doses are
-            of several models or were predicted in several ways, or from other images than the data set's.
+        InputError: If the doses are of several models or were predicted in several ways. Of a case: if its record is
+            damaged or missing beside those of others, its dose is not the one of its record, or was predicted from
+            other images than the data set's.
     """
-    found = {case: dose for case, dose in doses.items() if record_path(dose).exists()}
-    if not found:
+    have_one = [case for case, dose in doses.items() if record_path(dose).exists()]
+    if not have_one:
         return None, (NO_RECORD,)
-    if lacking := [case for case in doses if case not in found]:
-        raise InputError(
-            f"{record_path(doses[lacking[0]])} is missing, and case '{next(iter(found))}' has its record "
-            f"({len(lacking)} of {len(doses)} predictions lack one): nobody knows which model predicted case "
-            f"'{lacking[0]}'; predict it again (--continue_prediction keeps the others)"
-        )
-    records = {case: _record(case, dose) for case, dose in found.items()}
-    for case, record in records.items():
-        _refuse_other_images(dataset, case, record)
-    origin = _common_origin(records, next(iter(found.values())).parent)
+    records: dict[str, PredictionRecord] = {}
+    for case, dose in doses.items():
+        with fence_of(case, refusals):
+            if case not in have_one:
+                raise InputError(_without_record(case, dose, have_one, len(doses)))
+            record = PredictionRecord.of_dose(dose)
+            _refuse_other_images(dataset, case, record)
+            records[case] = record
+    if not records:
+        return None, ()
+    origin = _common_origin(records, next(iter(doses.values())).parent)
     unknown_inputs = any(record.inputs_sha256 is None for record in records.values())
     return origin, (*((NO_ORIGIN,) if origin is None else ()), *((NO_INPUTS,) if unknown_inputs else ()))
 
 
-def _record(case: str, dose: Path) -> PredictionRecord:
-    record = PredictionRecord.read(dose)
-    if record.case != case:
-        raise InputError(f"{record_path(dose)} is of case '{record.case}'; predict the case again")
-    if record.dose_sha256 != digest_of(dose):
-        raise InputError(
-            f"{dose} is not the dose of its record {record_path(dose).name}: it was changed or replaced after the "
-            "prediction; predict the case again, or delete the record of a dose from elsewhere"
-        )
-    return record
+def _without_record(case: str, dose: Path, have_one: Sequence[str], n_doses: int) -> str:
+    return (
+        f"{record_path(dose)} is missing, and case '{have_one[0]}' has its record ({n_doses - len(have_one)} of "
+        f"{n_doses} predictions lack one): nobody knows which model predicted case '{case}'; predict it again "
+        "(--continue_prediction keeps the others)"
+    )
 
 
 def _refuse_other_images(dataset: RawDataset, case: str, record: PredictionRecord) -> None:
@@ -75,7 +77,7 @@ def _refuse_other_images(dataset: RawDataset, case: str, record: PredictionRecor
         )
 
 
-def _common_origin(records: Mapping[str, PredictionRecord], folder: Path) -> Origin | None:
+def _common_origin(records: Mapping[str, PredictionRecord], folder: Path) -> Made | None:
     (first, record), *others = records.items()
     for case, other in others:
         if (record.origin is None) != (other.origin is None):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from cdm_nnunet.dataset import CASES_FILE, CT_CHANNEL, FILE_ENDING, ROI_CHANNEL, RawDataset
 from cdm_nnunet.dvh.regime import Course
 from cdm_nnunet.errors import InputError, numbers
+from cdm_nnunet.fence import Refusals, fence_of
 from cdm_nnunet.images import SPACING_TOLERANCE_MM, Image, read_image
 from cdm_nnunet.roi import Catalogue, mask_of, refuse_stray_bits, used_bits
 
@@ -55,6 +56,9 @@ class CaseFiles:
     patient: str = ""
     fractions: int | None = None
     converted_from: str = ""
+
+    def __str__(self) -> str:
+        return f"case '{self.case}'"
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +116,7 @@ def find_cases(
     only: Sequence[str] = (),
     required: Required | None = None,
     members: Sequence[Path] = (),
+    refusals: Refusals | None = None,
 ) -> tuple[CaseFiles, ...]:
     """Pair the predictions in a folder with the cases of a data set.
 
@@ -124,13 +129,15 @@ def find_cases(
         only: Names of the cases to take; none takes all predictions.
         required: Cases of the data set that must have a prediction: all, or those of a split.
         members: Folders of ``CASE.nii.gz``, one for each member of the ensemble that made the predictions.
+        refusals: Takes the cases that can't be used, which end the search otherwise.
 
     Returns:
-        The pairs in order of case names, at least one.
+        The pairs in order of case names.
 
     Raises:
-        InputError: If there is no such folder, no prediction in it, a prediction without a case, a case that was named
-            or is required without a prediction, or a case without a reference dose, ROI masks or a member's dose.
+        InputError: If there is no such folder, no prediction in it, a prediction without a case, or a case that was
+            named or is required without a prediction. Of a case: if it has no reference dose, ROI masks or member's
+            dose, or was edited.
     """
     if not predictions.is_dir():
         raise InputError(f"no folder {predictions}; give the folder that 'cdm-nnunet predict' wrote")
@@ -154,7 +161,12 @@ def find_cases(
                 f"case '{lacking[0]}' has no prediction in {predictions}, and {why} "
                 f"({len(lacking)} of {len(set(names))} lack one)"
             )
-    return tuple(_case_files(dataset, case, path, members) for case, path in cases.items() if not only or case in only)
+    found = []
+    for case, path in cases.items():
+        if not only or case in only:
+            with fence_of(case, refusals):
+                found.append(_case_files(dataset, case, path, members))
+    return tuple(found)
 
 
 def load_pair(files: CaseFiles) -> DosePair:

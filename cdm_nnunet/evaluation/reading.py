@@ -18,11 +18,15 @@ from cdm_nnunet.evaluation.pooling import pooled_scores
 from cdm_nnunet.evaluation.record import FORMAT_VERSION, RESULT_FILE, CaseResult, Evaluation
 from cdm_nnunet.evaluation.roi_record import NOT_EVALUABLE, Count, GoalResult, MetricResult, RoiResult
 from cdm_nnunet.evaluation.uncertainty import Calibration, certainty_of
-from cdm_nnunet.prediction_record import Origin
+from cdm_nnunet.prediction_record import Made
 
 MAX_RESULT_BYTES = 2**30
 SCORE_TOLERANCE = 1e-9  # relative: means of the same numbers, added by another release of a library
-_ADDED: Mapping[str, Any] = {"model": None, "notes": []}  # keys that the first records of this format lack
+_ADDED: Mapping[str, Any] = {
+    "model": None,
+    "notes": [],
+    "left_out": {},
+}  # keys that the first records of this format lack
 _AGAIN = "'cdm-nnunet evaluate' writes it"
 
 
@@ -41,8 +45,9 @@ class _Head:
     dose_region: str | None
     n_dataset_cases: Count
     n_members: Count
-    model: Origin | None
+    model: Made | None
     notes: tuple[str, ...]
+    left_out: dict[str, str]
     calibration: Calibration | None
     scores: dict[str, Any]
     cases: dict[str, dict[str, Any]]
@@ -82,6 +87,8 @@ def evaluation_from_json(content: Mapping[str, Any], where: str) -> Evaluation:
     cases = tuple(case_from_json(case, entry, template, f"{where}: ") for case, entry in head.cases.items())
     if not cases:
         raise InputError(f"{where} has no case; evaluate again")
+    if head.left_out.keys() & head.cases.keys() or len(head.left_out) + len(cases) > head.n_dataset_cases:
+        raise InputError(f"{where} was edited: its cases and those that were left out contradict each other")
     evaluation = Evaluation(
         head.dataset,
         template,
@@ -94,6 +101,7 @@ def evaluation_from_json(content: Mapping[str, Any], where: str) -> Evaluation:
         head.software.cdm_nnunet,
         head.model,
         head.notes,
+        head.left_out,
     )
     wanted = pooled_scores(cases, None if head.calibration is None else head.calibration.nominal_percent)
     for place in _differences(head.scores, wanted, "scores"):

@@ -16,7 +16,7 @@ from cdm_nnunet.challenges import CHALLENGES, Terms
 from cdm_nnunet.dvh import Template
 from cdm_nnunet.evaluation.gamma import Normalisation
 from cdm_nnunet.evaluation.roi_record import Count, Finite, NonNegative, Percent, Positive, RoiResult
-from cdm_nnunet.prediction_record import Origin
+from cdm_nnunet.prediction_record import Made
 
 FORMAT_VERSION = 3
 RESULT_FILE = "result.json"
@@ -141,6 +141,7 @@ class Evaluation:
         software_version: Version of this software that made it.
         model: What the predictions were made with, by their records; None where it is not known.
         notes: What is not known of the predictions, in sentences.
+        left_out: Cases that have a prediction and could not be scored, with the reason; no mean counts them.
     """
 
     dataset: str
@@ -152,8 +153,9 @@ class Evaluation:
     n_members: int = 0
     calibration: Mapping[str, Any] | None = None
     software_version: str = __version__
-    model: Origin | None = None
+    model: Made | None = None
     notes: tuple[str, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``result.json``."""
@@ -169,6 +171,7 @@ class Evaluation:
             "n_members": self.n_members,
             "model": None if self.model is None else asdict(self.model),
             "notes": list(self.notes),
+            "left_out": dict(self.left_out),
             "calibration": self.calibration,
             "scores": dict(self.scores),
             "cases": {case.case: case.to_json() for case in self.cases},

@@ -23,6 +23,7 @@ from cdm_nnunet.evaluation.record import RESULT_FILE, CaseResult, Evaluation
 from cdm_nnunet.evaluation.scores import score_case
 from cdm_nnunet.evaluation.tables import cases_csv, metrics_csv, scores_csv
 from cdm_nnunet.evaluation.uncertainty import Calibration, refuse_unfit
+from cdm_nnunet.fence import Attempt, Refusals, Refused
 from cdm_nnunet.files import write_text
 from cdm_nnunet.parallel import unordered
 
@@ -32,7 +33,6 @@ SCORES_FILE = "scores.csv"
 PICTURES_FOLDER = "pictures"
 FINISHED_FOLDER = "cases"
 Progress = Callable[[str, int, int], None]
-_Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
@@ -75,6 +75,7 @@ def evaluate_folder(
     finished: Path | None = None,
     processes: int = 1,
     progress: Progress | None = None,
+    refusals: Refusals | None = None,
 ) -> Evaluation:
     """Score the predictions in a folder against the reference doses of a data set.
 
@@ -86,10 +87,11 @@ def evaluate_folder(
         finished: Folder where each case's result is kept; one that is there and up to date is not scored again.
         processes: Number of cases that are scored at a time.
         progress: Called with ``"scoring"``, the number of cases done and of all.
+        refusals: Takes the cases that can't be scored, which the result then lists; without it the first ends the run.
 
     Raises:
         InputError: As :func:`find_cases`, :func:`origin_of_predictions`, :func:`load_pair`,
-            :func:`score_case` and :meth:`Calibration.fit`.
+            :func:`score_case` and :meth:`Calibration.fit`; or if no case is left.
     """
     options = Options() if options is None else options
     template = dataset.template if template is None else template
@@ -98,13 +100,19 @@ def evaluate_folder(
     calibration = None
     if options.calibrated_on is not None:
         calibration = Calibration.fit(options.calibrated_on, options.coverage_percent)
-    cases = find_cases(dataset, predictions, only=options.cases, required=options.required, members=options.members)
-    model, notes = origin_of_predictions(dataset, {files.case: files.predicted for files in cases})
+    cases = find_cases(
+        dataset, predictions, only=options.cases, required=options.required, members=options.members, refusals=refusals
+    )
+    model, notes = origin_of_predictions(dataset, {files.case: files.predicted for files in cases}, refusals)
     for number in range(len(options.members)):
-        origin_of_predictions(dataset, {files.case: files.members[number] for files in cases})
+        origin_of_predictions(dataset, {files.case: files.members[number] for files in cases}, refusals)
     kept = None if finished is None else FinishedCases(finished)
     work = partial(_score, template=template, gamma=options.gamma, finished=kept)
-    results = _map(work, cases, processes, "scoring", progress)
+    left_out = {} if refusals is None else refusals.reasons
+    cases = tuple(files for files in cases if files.case not in left_out)
+    results = list(_map(work, cases, processes, "scoring", progress, refusals).values())
+    if refusals is not None and not results:
+        raise InputError(refusals.told(len(left_out)))
     evaluation = Evaluation(
         dataset.folder.name,
         template,
@@ -115,6 +123,7 @@ def evaluate_folder(
         len(options.members),
         model=model,
         notes=notes,
+        left_out=dict(sorted(left_out.items())),
     )
     if options.calibrated_on is None or calibration is None:
         return replace(evaluation, scores=pooled_scores(results))
@@ -154,17 +163,29 @@ def draw_pictures(
     n_cases: int,
     processes: int = 1,
     progress: Progress | None = None,
+    refusals: Refusals | None = None,
 ) -> dict[str, list[str]]:
     """Draw cases from the best to the worst dose error, evenly spread: for three, the best, the median and the worst.
+
+    Args:
+        evaluation: The result.
+        dataset: The data set that was evaluated.
+        predictions: The folder that was evaluated.
+        out: Where the folder of pictures goes.
+        n_cases: How many cases at most.
+        processes: Number of cases that are drawn at a time.
+        progress: Called with ``"drawing"``, the number of cases done and of all.
+        refusals: Takes the cases that can't be drawn; without it the first ends the run.
 
     Returns:
         Paths of the pictures by case, best first.
     """
     chosen = cases_to_draw(evaluation.cases, n_cases)
-    files = {files.case: files for files in find_cases(dataset, predictions, only=chosen)}
+    if not chosen:
+        return {}
+    files = {files.case: files for files in find_cases(dataset, predictions, only=chosen, refusals=refusals)}
     job = partial(_draw, template=evaluation.template, folder=out / PICTURES_FOLDER)
-    paths = _map(job, [files[case] for case in chosen], processes, "drawing", progress)
-    return dict(zip(chosen, paths, strict=True))
+    return _map(job, [files[case] for case in chosen if case in files], processes, "drawing", progress, refusals)
 
 
 def cases_to_draw(cases: Sequence[CaseResult], n: int) -> tuple[str, ...]:
@@ -197,15 +218,22 @@ def _draw(files: CaseFiles, *, template: Template, folder: Path) -> list[str]:
 
 
 def _map(
-    work: Callable[[_Item], _Result],
-    items: Sequence[_Item],
+    work: Callable[[CaseFiles], _Result],
+    cases: Sequence[CaseFiles],
     processes: int,
     verb: str,
     progress: Progress | None,
-) -> list[_Result]:
-    results: dict[int, _Result] = {}
-    for position, result in unordered(work, items, processes):
-        results[position] = result
+    refusals: Refusals | None,
+) -> dict[str, _Result]:
+    """The results by case, in the order of the cases; those that are refused have none."""
+    job = work if refusals is None else Attempt(work, refusals.log)
+    results: dict[str, _Result] = {}
+    for done, (position, result) in enumerate(unordered(job, cases, processes), 1):
+        case = cases[position].case
+        if isinstance(result, Refused) and refusals is not None:
+            refusals.add(case, result.reason)
+        elif not isinstance(result, Refused):
+            results[case] = result
         if progress is not None:
-            progress(verb, len(results), len(items))
-    return [results[position] for position in range(len(items))]
+            progress(verb, done, len(cases))
+    return {files.case: results[files.case] for files in cases if files.case in results}

@@ -14,12 +14,11 @@ from cdm_nnunet.dvh import (
     Template,
     TemplateRoi,
     dvh_distance_gy,
-    evaluate_all,
     match_rois,
 )
 from cdm_nnunet.dvh.course_limits import limits_in_course
 from cdm_nnunet.dvh.regime import Regime
-from cdm_nnunet.dvh.values import VoxelDoses
+from cdm_nnunet.dvh.values import VoxelDoses, defined_values
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.evaluation.challenge_case import challenge_terms
 from cdm_nnunet.evaluation.doses import compare_doses, dose_region_name
@@ -97,27 +96,24 @@ class _RoiScorer:
         self._surface = roi_surface(pair.reference_dose_gy, voxels.mask, voxels.box)
 
     def metrics(self, wanted: Sequence[Metric]) -> tuple[dict[str, MetricResult], dict[str, str]]:
-        """The metrics by key, and the reasons of those that are not defined."""
+        """The metrics by key, and the reasons of those that are not defined in some dose."""
         pair, voxels = self._pair, self._voxels
-        volume_cc = voxels.n * pair.voxel_volume_cc
-        reasons = {metric: metric.why_undefined(volume_cc) for metric in wanted}
-        of_roi = [metric for metric in wanted if not metric.of_plan and reasons[metric] is None]
-        found = self._results(
-            of_roi,
-            [self._values(of_roi, gy) for gy in (voxels.reference_gy, voxels.predicted_gy, *voxels.members_gy)],
-        )
+        of_roi = [metric for metric in wanted if not metric.of_plan]
+        by_dose = [self._defined(of_roi, gy) for gy in (voxels.reference_gy, voxels.predicted_gy, *voxels.members_gy)]
         for metric in (metric for metric in wanted if metric.of_plan):
             doses = (pair.reference_dose_gy, pair.predicted_dose_gy, *pair.member_doses_gy)
-            values = [self._target.value(metric, dose_gy) for dose_gy in doses]
-            known = [(value,) for value in values if value is not None]
-            if len(known) < len(values):
-                reasons[metric] = metric.row.undefined
-            else:
-                found |= self._results([metric], known)
-        ordered = {str(metric): found[str(metric)] for metric in wanted if str(metric) in found}
-        return ordered, {str(metric): reason for metric, reason in reasons.items() if reason is not None}
+            for (values, reasons), dose_gy in zip(by_dose, doses, strict=True):
+                value = self._target.value(metric, dose_gy)
+                if value is None:
+                    reasons[metric] = metric.row.undefined
+                else:
+                    values[metric] = value
+        undefined = {metric: reason for _, reasons in reversed(by_dose) for metric, reason in reasons.items()}
+        defined = [metric for metric in wanted if metric not in undefined]
+        found = self._results(defined, [[values[metric] for metric in defined] for values, _ in by_dose])
+        return found, {str(metric): undefined[metric] for metric in wanted if metric in undefined}
 
-    def _results(self, wanted: Sequence[Metric], values: Sequence[tuple[float, ...]]) -> dict[str, MetricResult]:
+    def _results(self, wanted: Sequence[Metric], values: Sequence[Sequence[float]]) -> dict[str, MetricResult]:
         reference, predicted, *members = values
         spreads = np.std(members, axis=0, ddof=1).tolist() if members else [None] * len(wanted)
         return {
@@ -131,13 +127,15 @@ class _RoiScorer:
         return judge_goal(goal, limits, metric, self._value_or_none, None if goal.metric.of_plan else missing)
 
     def _value_or_none(self, metric: Metric, roi_dose_gy: NDArray[np.floating]) -> float | None:
-        """The metric of a part of the ROI; None where the part is too small for it."""
-        is_undefined = metric.why_undefined(roi_dose_gy.size * self._pair.voxel_volume_cc) is not None
-        return None if is_undefined else self._values([metric], roi_dose_gy)[0]
+        """The metric of a part of the ROI; None where the part can't have it."""
+        values, _ = self._defined([metric], roi_dose_gy)
+        return values.get(metric)
 
-    def _values(self, metrics: Sequence[Metric], roi_dose_gy: NDArray[np.floating]) -> tuple[float, ...]:
-        volume_cc = self._pair.voxel_volume_cc
-        return evaluate_all(metrics, roi_dose_gy, voxel_volume_cc=volume_cc, prescription_gy=self._prescription_gy)
+    def _defined(
+        self, metrics: Sequence[Metric], roi_dose_gy: NDArray[np.floating]
+    ) -> tuple[dict[Metric, float], dict[Metric, str]]:
+        doses = VoxelDoses.of(roi_dose_gy, self._pair.voxel_volume_cc, self._prescription_gy)
+        return defined_values(metrics, doses)
 
     def _mask_error(self, metric: Metric, value: float) -> float | None:
         doses = VoxelDoses(self._voxels.reference_gy, self._pair.voxel_volume_cc, self._prescription_gy)

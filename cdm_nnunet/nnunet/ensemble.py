@@ -12,7 +12,7 @@ from tqdm import tqdm
 from cdm_nnunet.dataset import FILE_ENDING
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.images import Image, read_image, write_image
-from cdm_nnunet.prediction_record import PredictionRecord, record_path
+from cdm_nnunet.prediction_record import MeanOrigin, PredictionRecord, record_path
 
 
 def dose_files(folder: Path) -> dict[str, Path]:
@@ -41,8 +41,8 @@ def average_doses(members: Sequence[dict[str, Path]], out: Path, names: Sequence
         The cases.
 
     Raises:
-        InputError: If there are fewer than two models, or they differ in cases, grids, or the prescriptions that they
-            read.
+        InputError: If there are fewer than two models, or they differ in cases, grids, images, or the prescriptions
+            that they read, or a dose is not the one of its record.
     """
     if len(members) < 2:
         raise InputError("an ensemble has at least two members")
@@ -70,7 +70,7 @@ def _mean_of(doses: Sequence[Image], path: Path) -> Image:
 
 
 def _record_of(case: str, files: Sequence[Path], names: Sequence[str]) -> PredictionRecord:
-    records = [PredictionRecord.read(file) for file in files if record_path(file).is_file()]
+    records = [PredictionRecord.of_dose(file) for file in files if record_path(file).is_file()]
     levels = {tuple(sorted((record.prescriptions_gy or {}).items())) for record in records}
     if len(levels) > 1:
         raise InputError(f"case '{case}': the models have read different prescriptions: {', '.join(map(str, files))}")
@@ -80,9 +80,11 @@ def _record_of(case: str, files: Sequence[Path], names: Sequence[str]) -> Predic
     are_known = len(records) == len(files) and all(record.inputs_sha256 for record in records)
     notes = list(dict.fromkeys(note for record in records for note in record.notes))
     prescriptions = records[0].prescriptions_gy if records else None
+    origins = [record.origin for record in records if record.origin is not None]
     return PredictionRecord(
         case=case,
         prescriptions_gy=prescriptions,
         notes=[*notes, f"mean of {len(names)} doses: {', '.join(names)}"],
+        origin=MeanOrigin(mean_of=origins) if len(origins) == len(files) else None,
         inputs_sha256=dict(inputs.pop()) if are_known else None,
     )

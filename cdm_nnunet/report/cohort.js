@@ -9,6 +9,12 @@ const indexName = (key) => INDEX_NAMES[key] ?? key;
 
 const gammaName = (gamma) => `Gamma ${gamma.dose_percent} % / ${gamma.distance_mm} mm ${gamma.local ? "local" : "global"}, from ${plain(gamma.threshold_percent)} %${gamma.normalisation === "maximum" ? " of the maximum" : ""}`;
 
+function leftOutList(leftOut) {
+  if (!leftOut.length) return null;
+  return el("div", { class: "problem" }, `Left out, ${leftOut.length} of ${leftOut.length + record.n_cases} cases:`,
+    el("ul", {}, leftOut.map(([name, reason]) => el("li", {}, `${name}: ${reason}`))));
+}
+
 function missingSection() {
   const counts = new Map();
   for (const name of caseNames) {
@@ -17,15 +23,17 @@ function missingSection() {
       counts.set(key, [...(counts.get(key) ?? []), name]);
     }
   }
-  const unscored = record.n_dataset_cases - record.n_cases;
+  const leftOut = Object.entries(record.left_out);
+  const unscored = record.n_dataset_cases - record.n_cases - leftOut.length;
   const rows = [...counts].map(([key, names]) => { const [roi, reason] = JSON.parse(key); return { roi, reason, names }; });
   const n = rows.reduce((sum, row) => sum + row.names.length, 0);
   const text = [
     `${record.n_cases} of ${record.n_dataset_cases} cases of ${record.dataset} were evaluated`,
     unscored ? `; ${unscored} have no prediction.` : ".",
+    leftOut.length ? ` ${leftOut.length} could not be scored, and no mean counts them.` : "",
     n ? ` ${n} ROIs are absent or metrics not defined, and left out of every mean:` : " No ROI of the template is missing.",
   ].join("");
-  return el("div", {}, el("p", {}, text), n ? el("details", { class: "screen-only" }, el("summary", {}, "Absent ROIs, metrics not defined"), table([
+  return el("div", {}, leftOutList(leftOut), el("p", {}, text), n ? el("details", { class: "screen-only" }, el("summary", {}, "Absent ROIs, metrics not defined"), table([
     { label: "ROI or metric", value: (r) => r.roi, show: (r) => r.roi, header: true },
     { label: "Reason", value: (r) => r.reason, show: (r) => r.reason },
     { label: "Cases", value: (r) => r.names.length, show: (r) => String(r.names.length), number: true },

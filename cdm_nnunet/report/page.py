@@ -22,6 +22,7 @@ from cdm_nnunet.evaluation.pairing import CaseFiles, find_cases
 from cdm_nnunet.evaluation.pictures import Scene, load_scene, on_white, roi_colours
 from cdm_nnunet.evaluation.pooling import pooled_scores
 from cdm_nnunet.evaluation.record import Evaluation
+from cdm_nnunet.fence import Attempt, Refusals, Refused
 from cdm_nnunet.files import replacing
 from cdm_nnunet.parallel import unordered
 from cdm_nnunet.report.curves import MAX_POINTS, drawn_curve
@@ -38,6 +39,7 @@ LAST_SCRIPT = "report.js"
 PANEL_FOLDERS: list[Traversable] = [resources.files("cdm_nnunet.report") / "panels"]
 """Where the report's panels lie, one module of JavaScript each (``docs/extending.md``)."""
 Progress = Callable[[str, int, int], None]
+_Parts = tuple[dict[str, Any], bytes]
 
 
 def write_report(
@@ -48,6 +50,7 @@ def write_report(
     *,
     processes: int = 1,
     progress: Progress | None = None,
+    refusals: Refusals | None = None,
 ) -> None:
     """Write the report of an evaluation, whole or not at all.
 
@@ -58,19 +61,30 @@ def write_report(
         path: The file to write.
         processes: Number of cases that are read at a time.
         progress: Called with ``"report"``, the number of cases done and of all.
+        refusals: Takes the cases whose images can't be shown: their numbers are, with the reason. Without it the first
+            ends the run.
     """
     names = [case.case for case in evaluation.cases]
-    files = {files.case: files for files in find_cases(dataset, predictions)}
+    cases = find_cases(dataset, predictions, only=names, refusals=refusals)
+    job: Callable[[CaseFiles], _Parts | Refused]
     job = partial(_case_parts, template=evaluation.template, max_bytes=case_bytes(len(names)))
+    job = job if refusals is None else Attempt(job, refusals.log)
     path.parent.mkdir(parents=True, exist_ok=True)
     before, after = _frame(evaluation)
     with replacing(path) as partial_path, partial_path.open("w", encoding="utf-8", newline="\n") as file:
         file.write(before)
-        parts = unordered(job, [files[name] for name in names], processes)
-        for done, (position, (curves, volume)) in enumerate(parts, 1):
-            file.write(json_script(f"case-{position}", curves) + packed_script(f"volume-{position}", volume))
+        for done, (position, parts) in enumerate(unordered(job, cases, processes), 1):
+            case = cases[position].case
+            if isinstance(parts, Refused) and refusals is not None:
+                refusals.add(case, parts.reason)
+            elif not isinstance(parts, Refused):
+                place = names.index(case)
+                file.write(json_script(f"case-{place}", parts[0]) + packed_script(f"volume-{place}", parts[1]))
             if progress is not None:
-                progress("report", done, len(names))
+                progress("report", done, len(cases))
+        for case, reason in ({} if refusals is None else refusals.reasons).items():
+            if case in names:
+                file.write(json_script(f"case-{names.index(case)}", {"problem": reason}))
         file.write(after)
 
 
@@ -80,7 +94,7 @@ def case_bytes(n_cases: int) -> int:
     return int(min(max(share, LEAST_CASE_BYTES), MOST_CASE_BYTES))
 
 
-def _case_parts(files: CaseFiles, *, template: Template, max_bytes: int) -> tuple[dict[str, Any], bytes]:
+def _case_parts(files: CaseFiles, *, template: Template, max_bytes: int) -> _Parts:
     scene = load_scene(files, template)
     volume = display_volume(scene, max_bytes)
     return {"volume": volume.header, **_curves(scene)}, volume.packed

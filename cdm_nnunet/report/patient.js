@@ -239,6 +239,8 @@ function viewerSection(data) {
   return { section, viewer, show: (loaded) => { volume = loaded; viewer.show(loaded); restyle(); } };
 }
 
+const noPictures = ({ problem }) => `No DVH curves and no slices: ${problem}`;
+
 const loaded = { name: null, data: null, volume: null };
 let redrawPatient = () => {};
 let opening = 0; // an opening that another has overtaken ends in silence
@@ -250,16 +252,17 @@ async function buildPatient(name) {
   container.replaceChildren(patientHead(name), el("p", { role: "status" }, "Opening\u2026"));
   const data = JSON.parse(await part(`case-${position}`));
   if (own !== opening) return;
-  const slices = viewerSection(data);
-  const dvh = dvhSection(name, data, slices.viewer);
-  container.replaceChildren(patientHead(name), card("Goals", goalTable(name)), dvh.section, slices.section,
+  const slices = data.problem ? null : viewerSection(data);
+  const pictures = data.problem ? [el("p", { class: "problem" }, noPictures(data))]
+    : [dvhSection(name, data, slices.viewer).section, slices.section];
+  container.replaceChildren(patientHead(name), card("Goals", goalTable(name)), ...pictures,
     el("section", { class: "card" },
       el("details", {}, el("summary", {}, "All metrics"), metricTable(name)),
       el("details", {}, el("summary", {}, "ROIs: volumes, indices, limits of the data"), roiTable(name)),
       record.cases[name].dose ? el("details", {}, el("summary", {}, "Dose in bands, isodoses, gamma"), doseFacts(name)) : null));
-  const volume = await loadVolume(position, data.volume);
+  const volume = data.problem ? null : await loadVolume(position, data.volume);
   if (own !== opening) return;
-  slices.show(volume);
+  slices?.show(volume);
   Object.assign(loaded, { name, data, volume });
   redrawPatient = () => buildPatient(name).catch(showProblem);
 }

@@ -1,15 +1,17 @@
 """A comparison shows what each model is, and marks what differs."""
 
+import argparse
 import json
 from dataclasses import replace
 
 import pytest
 
+from cdm_nnunet.cli import compare as verb
 from cdm_nnunet.comparison.origins import rows
 from cdm_nnunet.comparison.page import page
 from cdm_nnunet.comparison.run import compare
 from cdm_nnunet.comparison.tables import latex, markdown
-from cdm_nnunet.prediction_record import Origin
+from cdm_nnunet.prediction_record import MeanOrigin, Origin
 
 MAE = Origin(
     dataset="Dataset501_Test", trainer="nnUNetTrainerDose", plans="nnUNetPlans", plans_sha256="ab" * 32,
@@ -76,3 +78,32 @@ def test_the_page_shows_them(two_models, origins, browser, tmp_path):
         assert card.locator("tr", has_text="digest of the plans").locator(".chip").inner_text() == "differs"
         assert card.locator("tr", has_text="network grid").locator(".chip").count() == 0
     view.close()
+
+
+@pytest.mark.parametrize("origins", [(MAE, CDM), (None, CDM), (None, None)])
+def test_the_terminal_shows_them(two_models, origins, tmp_path, monkeypatch):
+    models = [
+        replace(model, evaluation=replace(model.evaluation, model=origin))
+        for model, origin in zip(two_models, origins, strict=True)
+    ]
+    monkeypatch.setattr("cdm_nnunet.comparison.models.load_models", lambda _: models)
+    parser = argparse.ArgumentParser()
+    verb.configure(parser)
+    record = verb.run(parser.parse_args(["a", "b", "-o", str(tmp_path)]))
+    assert json.loads(json.dumps(record))["not_compared"] == []
+    text = verb.render(record)
+    lines = [" ".join(line.split()) for line in text.split("\n")]
+    assert ("plans nnUNetPlans Small differs" in lines) == (origins[0] is not None)
+    assert ("plans not known Small not known" in lines) == (origins[0] is None and origins[1] is not None)
+    assert ("The evaluation of MAE does not say which model made its predictions." in lines) == (origins[0] is None)
+    assert all(line == line.rstrip() for line in text.split("\n"))
+
+
+def test_the_models_of_a_mean_stand_in_one_column(two_models):
+    comparison = compared(two_models, MAE, MeanOrigin(mean_of=[CDM, replace(CDM, folds=["1"], tile_step_size=0.25)]))
+    found = {name: rest for name, *rest in rows(comparison, "CDM")}
+    assert found["mean of"] == ["a single model", "2 models", "differs"]
+    assert found["folds"] == ["0, 1", "model 1: 0; model 2: 1", "differs"]
+    assert found["plans"] == ["nnUNetPlans", "Small", "differs"]
+    assert found["setting num_epochs"][1] == "160"
+    assert comparison.to_json()["origins"]["CDM"]["mean_of"][1]["folds"] == ["1"]

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
@@ -262,3 +264,22 @@ def test_no_name_becomes_a_formula_in_a_table():
     result = score_case(as_pair(case, case.dose_gy + 2, SMALL_CATALOGUE), template)
     table = metrics_csv(Evaluation("set", template, None, 1, (result,), pooled_scores([result])))
     assert "pt_1,'=HYPERLINK(1),Cord,oar,Dmax,Gy,20.0,22.0,2.0," in table
+
+
+@pytest.mark.parametrize("without_dose", ["reference", "prediction", "member"])
+def test_a_homogeneity_that_divides_by_zero_is_listed_and_ends_nothing(without_dose):
+    case = synthetic_case(1)
+    cold = case.dose_gy * ~case.masks["PTV_6300"]
+    doses = {"reference": case.dose_gy, "prediction": case.dose_gy, "member": case.dose_gy, without_dose: cold}
+    mapping = Template.load("openkbp").to_json()
+    mapping["goals"] = [{"roi": f"PTV_{gy}00", "metric": metric} for gy in (63, 70) for metric in ("HI", "Dmean")]
+    mapping["goals"][0] |= {"relation": "<=", "value": 0.1, "unit": ""}
+    pair = replace(
+        as_pair(case, doses["prediction"]),
+        reference_dose_gy=doses["reference"],
+        member_doses_gy=(case.dose_gy, doses["member"]),
+    )
+    found = score_case(pair, Template.from_json(mapping, "test"))
+    assert found.undefined == {"PTV_6300 HI": "HI divides by D50%, which is 0 Gy"}
+    assert (list(found.rois["PTV_6300"].metrics), found.rois["PTV_6300"].goals) == (["Dmean"], ())
+    assert list(found.rois["PTV_7000"].metrics) == ["HI", "Dmean"]

@@ -2,14 +2,19 @@
 
 import json
 import re
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from cdm_nnunet.dataset import RawDataset
+from cdm_nnunet.fence import Refusals
 from cdm_nnunet.images import read_image
+from cdm_nnunet.report.page import write_report
 from cdm_nnunet.report.volumes import DOSE_STEP_GY
 
-from .conftest import HOSTILE_CASE, HOSTILE_OAR, HOSTILE_ROI, Window
+from .conftest import HOSTILE_CASE, HOSTILE_OAR, HOSTILE_ROI, Made, Window
 
 MINUS = "\u2212"
 
@@ -345,3 +350,35 @@ def test_an_unknown_case_in_the_address_shows_the_cohort(window, report):
     page.locator("#cohort h1").wait_for()
     assert page.locator("#cohort h1").is_visible()
     assert not page.locator("#patient").is_visible()
+
+
+def test_a_case_that_was_left_out_and_one_without_pictures(browser, report, tmp_path):
+    shown, undrawn = (case.case for case in report.evaluation.cases)
+    copy = tmp_path / "Dataset501_Copy"
+    shutil.copytree(report.dataset.folder, copy)
+    (copy / "imagesTr" / f"{undrawn}_0000.nii.gz").write_bytes(b"no CT")
+    evaluation = replace(report.evaluation, left_out={"bad": "<b> is damaged"}, n_dataset_cases=3)
+    path, refusals = tmp_path / "report.html", Refusals(tmp_path / "errors.log")
+    write_report(evaluation, RawDataset(copy), report.predictions, path, refusals=refusals)
+    assert list(refusals.reasons) == [undrawn]
+    window = Window(browser, Made(path, evaluation, report.dataset, report.predictions))
+    page = window.show_cohort()
+    text = page.locator("#cohort").inner_text()
+    assert "Left out, 1 of 3 cases:" in text
+    assert "bad: <b> is damaged" in text
+    assert (
+        "2 of 3 cases of Dataset501_Synthetic were evaluated. 1 could not be scored, and no mean counts them." in text
+    )
+    page.evaluate("name => { location.hash = '#case=' + encodeURIComponent(name); }", undrawn)
+    page.locator("#patient .problem").wait_for()
+    assert page.locator("#patient .problem").inner_text().startswith("No DVH curves and no slices: ")
+    assert page.locator("#patient table", has=page.locator("caption", has_text="Goals with a limit")).count() == 1
+    assert page.locator("#problem").is_hidden()
+    window.show_case(shown)
+    page.evaluate("() => { location.hash = ''; }")
+    page.locator("#cohort h1").wait_for()
+    page.get_by_role("button", name="Print").click()
+    page.wait_for_function("() => window.printed === 1")
+    assert page.locator("#printed .problem").count() == 1
+    window.check()
+    page.context.close()

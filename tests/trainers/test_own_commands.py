@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 
 from cdm_nnunet.cli.main import main
 from cdm_nnunet.images import Image, read_image, write_image
-from cdm_nnunet.prediction_record import PredictionRecord
+from cdm_nnunet.prediction_record import MeanOrigin, Origin, PredictionRecord
 
 # (of timm, which nnU-Net's search imports)
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
@@ -17,12 +19,29 @@ pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
 SHAPE = (3, 4, 5)
 
 
-def write_dose(folder: Path, case: str, value: float, spacing_mm=(2.0, 2.0, 2.0), prescription_gy=70.0, ct="a") -> None:
+def origin(trainer: str) -> Origin:
+    return Origin(
+        dataset="Dataset501_Test", trainer=trainer, plans="nnUNetPlans", plans_sha256="ab" * 32,
+        spacing_mm=[2.5, 4.0, 3.0], weights_sha256=["cd" * 32], tile_step_size=0.5, mirroring=True, gaussian=True,
+    )  # fmt: skip
+
+
+def write_dose(
+    folder: Path,
+    case: str,
+    value: float,
+    spacing_mm=(2.0, 2.0, 2.0),
+    prescription_gy=70.0,
+    ct="a",
+    origin=None,
+    record=True,
+) -> None:
     folder.mkdir(exist_ok=True)
     path = folder / f"{case}.nii.gz"
     values = np.full(SHAPE, value, np.float32)
     levels, notes = {"PTV": prescription_gy}, [f"note of {folder.name}"]
-    with PredictionRecord(case=case, prescriptions_gy=levels, notes=notes, inputs_sha256={"ct": ct}).beside(path):
+    known = {"prescriptions_gy": levels, "notes": notes, "inputs_sha256": {"ct": ct}, "origin": origin}
+    with PredictionRecord(case=case, **known).beside(path) if record else nullcontext():
         write_image(Image(path, values, spacing_mm, (0.0, 0.0, 0.0), (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0)))
 
 
@@ -48,6 +67,21 @@ class TestEnsemble:
         assert record.notes[3].startswith("mean of 3 doses: ")
         assert (record.origin, record.inputs_sha256) == (None, {"ct": "a"})
 
+    def test_the_record_names_the_models_and_evaluate_reads_it(self, tmp_path):
+        for folder, trainer in (("a", "A"), ("b", "B")):
+            write_dose(tmp_path / folder, "case", 10.0, origin=origin(trainer))
+        assert self.ensemble(tmp_path / "a", tmp_path / "b", out=tmp_path / "mean") == 0
+        found = PredictionRecord.of_dose(tmp_path / "mean" / "case.nii.gz").origin
+        assert found == MeanOrigin(mean_of=[origin("A"), origin("B")])
+        assert self.ensemble(tmp_path / "a", tmp_path / "mean", out=tmp_path / "nested") == 0
+        nested = PredictionRecord.of_dose(tmp_path / "nested" / "case.nii.gz").origin
+        assert nested == MeanOrigin(mean_of=[origin("A"), found])
+        assert [one.trainer for one in nested.models] == ["A", "A", "B"]
+        assert found.unlike(MeanOrigin(mean_of=[origin("A"), origin("C")])) == "dose 2 of the mean: trainer is B and C"
+        assert found.unlike(origin("A")) == origin("A").unlike(found) != ""
+        assert found.unlike(nested) == "dose 2 of the mean: one is of a single model, the other a mean of several"
+        assert found.unlike(found) == ""
+
     @pytest.mark.parametrize(
         ("spoil", "message"),
         [
@@ -61,6 +95,10 @@ class TestEnsemble:
                 "have read different prescriptions",
             ),
             (lambda root: write_dose(root / "b", "case", 1.0, ct="b"), "the models were given different images"),
+            (
+                lambda root: write_dose(root / "b", "case", 20.0, record=False),
+                "is not the dose of its record case.prediction.json",
+            ),
             (lambda root: shutil.rmtree(root / "b"), "no folder"),
             (lambda root: (root / "b" / "case.nii.gz").unlink(), "no doses (CASE.nii.gz) in"),
         ],
@@ -129,10 +167,24 @@ class TestModels:
         evaluated = ["evaluate", "-d", "532", "-o", str(tmp_path / "one"), "--pictures", "0", "--no-report", "--json"]
         (first,) = [one for one in record["ranked"] if one["models"] == names[:1]]
         assert main([*evaluated, "-i", str(trained / names[0] / "fold_0" / "validation")]) == 0
-        assert json.loads(capfd.readouterr().out)["scores"]["ptv_score"] == pytest.approx(first["ptv_score"])
+        validated = json.loads(capfd.readouterr().out)
+        assert validated["scores"]["ptv_score"] == pytest.approx(first["ptv_score"])
+        assert validated["notes"] == ["the records of the predictions do not say from which images they were made"]
+        self.mean_of_validations([trained / name / "fold_0" / "validation" for name in names], tmp_path / "mean")
         assert main(["find-best", "-d", "532", "-f", "1", "-o", str(tmp_path / "none")]) == 2
         assert "was validated on fold 1: train to the end first" in refusal(capfd)
         self.predict_in_parts(root_once / "raw" / "Dataset532_Phantoms" / "imagesTr", tmp_path, capfd)
+        predicted = PredictionRecord.read(next((tmp_path / "parts").glob("*.nii.gz")))
+        assert json.loads(json.dumps(asdict(predicted.origin))) == validated["model"]
+
+    def mean_of_validations(self, folders: list[Path], out: Path) -> None:
+        assert main(["ensemble", "-i", *map(str, folders), "-o", str(out)]) == 0
+        (dose,) = out.glob("*.nii.gz")
+        origins = [PredictionRecord.read(folder / dose.name).origin for folder in folders]
+        record = PredictionRecord.read(dose)
+        assert record.origin == MeanOrigin(mean_of=origins)
+        assert [one.trainer for one in origins] == ["nnUNetTrainerCDM", "nnUNetTrainerDoseMAE"]
+        assert record.prescriptions_gy == PredictionRecord.read(folders[0] / dose.name).prescriptions_gy != {}
 
     def predict_in_parts(self, images: Path, tmp_path: Path, capfd) -> None:
         predict = [
