@@ -366,9 +366,7 @@ def test_a_case_that_was_left_out_and_one_without_pictures(browser, report, tmp_
     text = page.locator("#cohort").inner_text()
     assert "Left out, 1 of 3 cases:" in text
     assert "bad: <b> is damaged" in text
-    assert (
-        "2 of 3 cases of Dataset501_Synthetic were evaluated. 1 could not be scored, and no mean counts them." in text
-    )
+    assert "2 of 3 cases of Dataset501_Synthetic were evaluated. 1 could not be scored, and no mean" in text
     page.evaluate("name => { location.hash = '#case=' + encodeURIComponent(name); }", undrawn)
     page.locator("#patient .problem").wait_for()
     assert page.locator("#patient .problem").inner_text().startswith("No DVH curves and no slices: ")
