@@ -7,6 +7,7 @@ ranges".
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cdm_nnunet.errors import InputError
@@ -119,3 +120,35 @@ def looks_like_percent(median: float, prescription_gy: float) -> bool:
         (True, False, False)
     """
     return _PERCENT[0] <= median <= _PERCENT[1] and median > _PERCENT_FROM_RATIO * prescription_gy
+
+
+def prescription_notes(prescriptions_gy: Mapping[str, float]) -> list[str]:
+    """Check prescriptions by themselves.
+
+    Args:
+        prescriptions_gy: By name of the target.
+
+    Raises:
+        InputError: If one is not that of a course in Gy.
+    """
+    for name, level_gy in prescriptions_gy.items():
+        PRESCRIPTION_GY.refuse_impossible(level_gy, f"'{name}'")
+    notes = [PRESCRIPTION_GY.note(level_gy, f"'{name}'") for name, level_gy in prescriptions_gy.items()]
+    return [note for note in notes if note]
+
+
+def maximum_notes(maximum_gy: float, highest_gy: float) -> list[str]:
+    """Check the maximum of a dose against the highest prescription.
+
+    Raises:
+        InputError: If one of them is in another unit or of another plan.
+    """
+    low, high = (factor * highest_gy for factor in MAXIMUM_PER_PRESCRIPTION.possible)
+    if not low <= maximum_gy <= high:
+        raise InputError(
+            f"the dose maximum is {maximum_gy:g} Gy for a prescription of {highest_gy:g} Gy, expected "
+            f"{low:g} to {high:g} Gy; is it in cGy or in percent, or does it belong to another plan?"
+        )
+    DOSE_MAXIMUM_GY.refuse_impossible(maximum_gy)
+    notes = [DOSE_MAXIMUM_GY.note(maximum_gy), MAXIMUM_PER_PRESCRIPTION.note(maximum_gy / highest_gy)]
+    return [note for note in notes if note]

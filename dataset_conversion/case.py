@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from cdm_nnunet.dataset import NOTES, CaseRecord, Split
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.ranges import CT_HU, FRACTION_DOSE_GY, VOXEL_SIZE_MM
+from cdm_nnunet.ranges import CT_HU, FRACTION_DOSE_GY, VOXEL_SIZE_MM, prescription_notes
 from cdm_nnunet.roi import Catalogue, add_mask, mask_of, refuse_stray_bits, used_bits
 
-from .plausibility import ct_notes, dose_notes, prescription_notes
+from .plausibility import ct_notes, dose_notes
 
 CASE_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 

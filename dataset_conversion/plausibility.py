@@ -14,19 +14,17 @@ from numpy.typing import NDArray
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.ranges import (
     CT_HU,
-    DOSE_MAXIMUM_GY,
     EXTERNAL_AIR_PERCENT,
     EXTERNAL_CC,
     LOWEST_HU,
-    MAXIMUM_PER_PRESCRIPTION,
     MEDIAN_PER_HIGHEST_PRESCRIPTION,
     MEDIAN_PER_PRESCRIPTION,
     NO_TISSUE_HU,
     NOTHING_HU,
-    PRESCRIPTION_GY,
     TARGET_CC,
     TISSUE_HU,
     looks_like_percent,
+    maximum_notes,
 )
 from cdm_nnunet.roi import Catalogue
 
@@ -101,19 +99,6 @@ def _external_notes(
     return [note for note in [EXTERNAL_AIR_PERCENT.note(air_percent)] if note]
 
 
-def prescription_notes(prescriptions_gy: Mapping[str, float]) -> list[str]:
-    """Check prescriptions by themselves.
-
-    Raises:
-        InputError: If one is not that of a course in Gy.
-    """
-    notes = []
-    for name, level_gy in prescriptions_gy.items():
-        PRESCRIPTION_GY.refuse_impossible(level_gy, f"'{name}'")
-        notes.append(PRESCRIPTION_GY.note(level_gy, f"'{name}'"))
-    return [note for note in notes if note]
-
-
 def dose_notes(dose_gy: NDArray[np.float32], prescriptions_gy: Mapping[str, float], mask_of: MaskOf) -> list[str]:
     """Check a dose against the prescriptions.
 
@@ -126,8 +111,7 @@ def dose_notes(dose_gy: NDArray[np.float32], prescriptions_gy: Mapping[str, floa
         InputError: If the dose is rather in another unit, or of another plan or another patient.
     """
     maximum_gy, highest_gy = float(dose_gy.max()), max(prescriptions_gy.values())
-    refuse_implausible_maximum(maximum_gy, highest_gy)
-    notes = [DOSE_MAXIMUM_GY.note(maximum_gy), MAXIMUM_PER_PRESCRIPTION.note(maximum_gy / highest_gy)]
+    notes = maximum_notes(maximum_gy, highest_gy)
     medians_gy = {name: float(np.median(dose_gy[mask_of(name)])) for name in prescriptions_gy}
     for name, level_gy in prescriptions_gy.items():
         if looks_like_percent(medians_gy[name], level_gy):
@@ -145,23 +129,8 @@ def dose_notes(dose_gy: NDArray[np.float32], prescriptions_gy: Mapping[str, floa
             )
         if not bounds.is_usual(medians_gy[name] / level_gy):
             notes.append(f"unusual: {said}")
-    return [note for note in notes if note]
+    return notes
 
 
 def _said(name: str, median_gy: float, level_gy: float) -> str:
     return f"the median dose of '{name}' is {median_gy:.4g} Gy, and {level_gy:g} Gy are prescribed"
-
-
-def refuse_implausible_maximum(maximum_gy: float, highest_gy: float) -> None:
-    """Check the maximum of a dose against the highest prescription.
-
-    Raises:
-        InputError: If one of them is in another unit or of another plan.
-    """
-    low, high = (factor * highest_gy for factor in MAXIMUM_PER_PRESCRIPTION.possible)
-    if not low <= maximum_gy <= high:
-        raise InputError(
-            f"the dose maximum is {maximum_gy:g} Gy for a prescription of {highest_gy:g} Gy, expected "
-            f"{low:g} to {high:g} Gy; is it in cGy or in percent, or does it belong to another plan?"
-        )
-    DOSE_MAXIMUM_GY.refuse_impossible(maximum_gy)

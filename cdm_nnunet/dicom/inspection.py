@@ -22,7 +22,7 @@ from cdm_nnunet.dicom.pseudonyms import Pseudonyms
 from cdm_nnunet.dicom.structures import StructureSet, read_structures
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.fence import fenced
-from cdm_nnunet.ranges import CT_HU, LOWEST_HU, MAXIMUM_PER_PRESCRIPTION, PRESCRIPTION_GY
+from cdm_nnunet.ranges import CT_HU, LOWEST_HU, TISSUE_HU, maximum_notes, prescription_notes
 from cdm_nnunet.roi.tg263 import propose
 
 ROWS_FILE = "patients.jsonl"  # in the folder of what stays local
@@ -55,7 +55,7 @@ def inspect_index(
     counts: Counter[str] = Counter()
     empty: Counter[str] = Counter()
     patients = {}
-    with KeptRows(cache, {"patients": 2, "pixels": pixels}) as kept:
+    with KeptRows(cache, {"patients": 3, "pixels": pixels}) as kept:
         for done, files in enumerate(found, 1):
             stamp = stamp_of(files)
             row = kept.get(files.case_name, stamp)
@@ -117,7 +117,7 @@ def _inspect_patient(files: PatientFiles, pixels: bool) -> dict[str, Any]:
         stated = stated_levels(everything, structures)
         row["prescriptions_gy"] = stated.by_name()
         notes += [*stated.notes, *stated.doubts]
-        notes += _prescription_notes(row["prescriptions_gy"])
+        notes += _notes_of(lambda: prescription_notes(row["prescriptions_gy"]))
     except InputError as error:
         problems.append(str(error))
     looks: tuple[Callable[[], list[str]], ...] = (
@@ -146,13 +146,12 @@ def _structure_notes(structures: StructureSet) -> list[str]:
     return [*([] if outline else ["no external contour"]), *notes]
 
 
-def _prescription_notes(levels_gy: Mapping[str, float]) -> list[str]:
-    low, high = PRESCRIPTION_GY.usual
-    return [
-        f"suspicious: {level_gy:g} Gy prescribed to '{name}'"
-        for name, level_gy in levels_gy.items()
-        if not low <= level_gy <= high
-    ]
+def _notes_of(check: Callable[[], list[str]]) -> list[str]:
+    """The notes of one of the conversion's checks; what it refuses is a note too, for the mapping may leave it out."""
+    try:
+        return check()
+    except InputError as error:
+        return [f"suspicious: {error}"]
 
 
 def _look_at_doses(
@@ -166,11 +165,7 @@ def _look_at_doses(
                 row["dose_maximum_gy"] = round(maximum_gy, 2)
     if "dose_maximum_gy" not in row or not row["prescriptions_gy"]:
         return []
-    highest_gy = max(row["prescriptions_gy"].values())
-    low, high = (factor * highest_gy for factor in MAXIMUM_PER_PRESCRIPTION.possible)
-    if low <= row["dose_maximum_gy"] <= high:
-        return []
-    return [f"suspicious: the dose reaches {row['dose_maximum_gy']:g} Gy, and {highest_gy:g} Gy are prescribed"]
+    return _notes_of(lambda: maximum_notes(row["dose_maximum_gy"], max(row["prescriptions_gy"].values())))
 
 
 def _look_at_ct(files: PatientFiles, structures: StructureSet | None, pixels: bool) -> list[str]:
@@ -193,7 +188,7 @@ def _look_at_ct(files: PatientFiles, structures: StructureSet | None, pixels: bo
         return [*notes, f"suspicious: {where} all values are {low:g} HU"]
     if low > LOWEST_HU.possible[1]:
         notes.append(f"suspicious: {where} nothing is below {low:g} HU: no air; stored as HU + 1024?")
-    if high < LOWEST_HU.possible[1]:
+    if high < TISSUE_HU.possible[0]:
         notes.append(f"suspicious: {where} nothing is above {high:g} HU: no tissue")
     if low < CT_HU.possible[0] or high > CT_HU.possible[1]:
         notes.append(

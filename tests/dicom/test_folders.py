@@ -24,6 +24,7 @@ from cdm_nnunet.dicom.structures import read_structures
 from cdm_nnunet.dvh import Template
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.images import read_image
+from cdm_nnunet.ranges import prescription_notes
 
 TEMPLATE = Template.from_json(
     {
@@ -179,12 +180,28 @@ def test_inspection_tells_names_prescriptions_and_doubts(exports):
     rows = list(record["patients"].values())
     assert sorted(row["prescriptions_gy"]["PTV60"] for row in rows) == [11.0, 60.0]
     assert [note for row in rows for note in row["notes"]] == [
-        "suspicious: 11 Gy prescribed to 'PTV60'",
-        "suspicious: the dose reaches 68.12 Gy, and 11 Gy are prescribed",
+        "unusual: the prescription of 'PTV60' is 11 Gy (usually 12 to 85 Gy)",
+        "suspicious: the dose maximum is 68.12 Gy for a prescription of 11 Gy, expected 5.5 to 33 Gy; is it in cGy or "
+        "in percent, or does it belong to another plan?",
     ]
     assert record["rois"]["Cord"]["proposal"] == "SpinalCord"
     assert record["rois"]["PTV60"]["prescription_gy"] == 60.0
     assert "phantom_000" not in json.dumps(record)
+
+
+@pytest.mark.parametrize("level_gy", [0.6, 3.9, 11.0, 60.0, 90.0, 151.0, 7000.0])
+def test_inspection_and_conversion_say_the_same_of_a_prescription(exports, level_gy):
+    for patient in ("phantom_000", "phantom_001"):
+        (plan,) = of(exports, "RTPLAN", patient)
+        plan.DoseReferenceSequence[0].TargetPrescriptionDose = level_gy
+        plan.save_as(plan.filename)
+    rows = inspect_index(index_folder(exports), pixels=False)["patients"].values()
+    try:
+        said = prescription_notes({"PTV60": level_gy})
+    except InputError as error:
+        said = [f"suspicious: {error}"]
+    assert [row["notes"] for row in rows] == [said, said]
+    assert bool(said) == (level_gy != 60.0)
 
 
 def test_the_mapping_is_written_for_review_and_read_back(tmp_path):
