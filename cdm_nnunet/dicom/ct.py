@@ -12,13 +12,23 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from cdm_nnunet.dicom.ct_steps import CtOrder, step_notes
-from cdm_nnunet.dicom.ct_values import refuse_odd_images
+from cdm_nnunet.dicom.ct_values import refuse_odd_images, refuse_two_scans
 from cdm_nnunet.dicom.files import items_of, named, number_of, numbers_of, pixels_of, read_file, text_of
 from cdm_nnunet.dicom.grid import Volume, volume_from_frames
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.ranges import RESCALE_SLOPE
 
 CT_CLASS = "1.2.840.10008.5.1.4.1.1.2"
+_ONE_SCAN = (  # what doesn't go to and fro within a scan
+    "SeriesDate",
+    "SeriesTime",
+    "SeriesDescription",
+    "ProtocolName",
+    "KVP",
+    "ConvolutionKernel",
+    "ReconstructionDiameter",
+)
+_TIMES = ("ContentTime", "InstanceCreationTime")
 USUAL_INTERCEPTS = (-1024.0, -1000.0)  # HU of a stored zero, as scanners write it
 
 
@@ -79,6 +89,7 @@ def read_ct(files: Sequence[Path], *, pixels: bool = True) -> CtVolume:
     notes += _order_notes(ordered, volume)
     if pixels:
         refuse_odd_images(volume, first.path)
+        refuse_two_scans(volume, first.path)
     return CtVolume(
         volume,
         text_of(first.header, "StudyInstanceUID", first.path),
@@ -108,14 +119,30 @@ def _order_notes(ordered: Sequence[CtSlice], volume: Volume) -> list[str]:
             "SeriesInstanceUID": series,
             "AcquisitionNumber": [image.text("AcquisitionNumber") for image in ordered],
             "AcquisitionTime": [" ".join(time).strip() for time in times],
+            **{key: [image.text(key) for image in ordered] for key in _ONE_SCAN},
         },
         [None if n_series > 1 else image.instance_number for image in ordered],
+        {key: np.array([_seconds(image.text(key)) for image in ordered]) for key in _TIMES},
+        np.array([_number_or_nan(image.text("SliceThickness")) for image in ordered]),
     )
     try:
         notes = step_notes(order)
     except InputError as error:
         raise InputError(f"CT series of {ordered[0].path}: {error}") from None
     return [f"the CT is split over {n_series} series", *notes] if n_series > 1 else notes
+
+
+def _seconds(time: str) -> float:
+    """Seconds of a day from the text of a time (HHMMSS.FFFFFF); NaN of any other text."""
+    hours, minutes, seconds = time[:2], time[2:4], time[4:]
+    return 3600 * _number_or_nan(hours) + 60 * _number_or_nan(minutes) + _number_or_nan(seconds or "0")
+
+
+def _number_or_nan(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return np.nan
 
 
 def _volume(slices: Sequence[CtSlice], *, whole: bool) -> Volume:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,10 @@ _RUN = 3  # equal steps in a row that show a change of the spacing by themselves
 _SCAN = 3  # images that make a pass of the scanner
 _MOST_PASSES = 4  # more are no scans: the numbers are in no order, ...
 _IN_PASSES = 0.8  # ... or if fewer of the images are in one
+_PAUSE_S = 30.0  # between two scans of a session, at least
+_MIXED = 0.75  # part of the steps from an image of one scan to one of the other, where the two lie between each other
+_TWICE = (1.8, 2.2)  # as thick as their distance: so are images of two scans half a slice apart
+_MOST_NAMED = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,11 +37,15 @@ class CtOrder:
         heights_mm: Positions along z, ascending, shape (n,).
         labels: What tells acquisitions apart, by name: one text an image, empty where it is not given.
         numbers: InstanceNumber of the images, None where it is not given.
+        times_s: When each image was made, by the name of the time; NaN where it is not given.
+        thickness_mm: SliceThickness, NaN where it is not given.
     """
 
     heights_mm: NDArray[np.float64]
     labels: dict[str, Sequence[str]]
     numbers: Sequence[int | None]
+    times_s: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    thickness_mm: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
 
 
 def step_notes(order: CtOrder) -> list[str]:
@@ -54,7 +62,9 @@ def step_notes(order: CtOrder) -> list[str]:
     """
     for what, values in order.labels.items():
         _refuse_alternating(order, what, values)
-    notes = []
+    for what, times_s in order.times_s.items():
+        _refuse_two_sessions(order, what, times_s)
+    notes = _overlap_notes(order)
     steps_mm = np.diff(order.heights_mm)
     _refuse_one_place(order, steps_mm)
     numbers = _usable_numbers(order)
@@ -69,7 +79,59 @@ def step_notes(order: CtOrder) -> list[str]:
         if len(_distinct(sizes_mm)) > 2:
             shown = f"{steps_mm.min():.4g} to {steps_mm.max():.4g}"
         notes.append(f"the slices of the CT are {shown} mm apart; in between, values are interpolated linearly")
+        notes += _stretch_notes(order, runs, sizes_mm, numbers is not None)
     return notes
+
+
+def _stretch_notes(
+    order: CtOrder, runs: Sequence[tuple[int, int]], sizes_mm: Sequence[float], is_numbered: bool
+) -> list[str]:
+    """Where the slices are farther apart than elsewhere."""
+    wide = [(run, size) for run, size in zip(runs, sizes_mm, strict=True) if size > WIDE * min(sizes_mm)]
+    if not wide:
+        return []
+    places = [
+        f"{size:.4g} mm from z = {order.heights_mm[start]:g} to {order.heights_mm[end]:g} mm"
+        for (start, end), size in wide[:_MOST_NAMED]
+    ]
+    places += ["..."] if len(wide) > _MOST_NAMED else []
+    words = f"wide steps of the CT: {', '.join(places)}"
+    if is_numbered:
+        return [words]
+    return [f"unusual: {words}; without InstanceNumber nothing tells whether images are missing there"]
+
+
+def _overlap_notes(order: CtOrder) -> list[str]:
+    """Images about twice as thick as their distance overlap, or two scans of half the images were merged."""
+    thickness_mm = order.thickness_mm
+    if order.heights_mm.size <= _SCAN or not np.isfinite(thickness_mm).any():
+        return []
+    step_mm, usual_mm = float(np.median(np.diff(order.heights_mm))), float(np.nanmedian(thickness_mm))
+    if not _TWICE[0] <= usual_mm / step_mm <= _TWICE[1]:
+        return []
+    return [
+        f"the images of the CT are {usual_mm:.4g} mm thick and {step_mm:.4g} mm apart: they overlap, or two scans were "
+        "put into one series"
+    ]
+
+
+def _refuse_two_sessions(order: CtOrder, what: str, times_s: NDArray[np.float64]) -> None:
+    """Check that the images, by their times, are not of two passes over one region with a pause in between."""
+    if not np.isfinite(times_s).all():
+        return
+    by_time = np.argsort(times_s, kind="stable")
+    pauses_s = np.diff(times_s[by_time])
+    if pauses_s.size < 2 * _SCAN or pauses_s.max() < _PAUSE_S:
+        return
+    at = int(pauses_s.argmax()) + 1
+    before, after = np.sort(by_time[:at]), np.sort(by_time[at:])
+    low, high = max(before[0], after[0]), min(before[-1], after[-1])
+    changes = np.count_nonzero(np.diff(np.isin(np.arange(by_time.size), after)))
+    if high - low >= 2 * _SCAN and changes >= _MIXED * (high - low):
+        raise InputError(
+            f"images of two scans lie between each other ({what}, {pauses_s.max():.0f} s apart) from z = "
+            f"{order.heights_mm[low]:g} to {order.heights_mm[high]:g} mm; keep the images of one"
+        )
 
 
 def _refuse_one_place(order: CtOrder, steps_mm: NDArray[np.float64]) -> None:

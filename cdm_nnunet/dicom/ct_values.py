@@ -1,4 +1,4 @@
-"""A CT image whose values are unlike those of both its neighbours is damaged, or was rescaled in another way."""
+"""CT images by their values: one unlike both its neighbours is damaged or rescaled, every other one of another scan."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ from cdm_nnunet.ranges import NO_TISSUE_HU
 
 MAX_STEP_HU = 300.0  # of the mean where both neighbours show tissue; anatomy and metal change it by far less
 _MIN_TISSUE = 0.01  # of the pixels
+_UNLIKE = 1.1  # a neighbour that differs this many times as much as the image after it is of another scan, ...
+_UNLIKE_PART = 0.9  # ... if as many of the images say so, ...
+_FEWEST = 10  # ... of as many
+_PIXEL_STEP = 4  # looked at along rows and columns
 
 
 def refuse_odd_images(volume: Volume, where: Path) -> None:
@@ -41,3 +45,26 @@ def refuse_odd_images(volume: Volume, where: Path) -> None:
                 f"{said} has {mean_hu:.0f} HU on average where those beside it have {low_hu:.0f} and {high_hu:.0f} HU; "
                 "is its RescaleIntercept or RescaleSlope wrong, or is it damaged?"
             )
+
+
+def refuse_two_scans(volume: Volume, where: Path) -> None:
+    """Check that neighbouring images are more alike than those two apart; in two scans that were merged they aren't.
+
+    Args:
+        volume: A CT in HU, planes along the first axis.
+        where: A file of the series, for the message.
+
+    Raises:
+        InputError: If throughout the series, or a long stretch of it, every other image is of another scan.
+    """
+    values_hu = np.clip(volume.values[:, ::_PIXEL_STEP, ::_PIXEL_STEP], NO_TISSUE_HU, MAX_STEP_HU)
+    near, far = (np.abs(values_hu[k:] - values_hu[:-k]).mean((1, 2)) for k in (1, 2))
+    unlike = np.minimum(near[:-1], near[1:]) > _UNLIKE * far
+    if unlike.size < _FEWEST or np.lib.stride_tricks.sliding_window_view(unlike, _FEWEST).mean(1).max() < _UNLIKE_PART:
+        return
+    at = int(np.lib.stride_tricks.sliding_window_view(unlike, _FEWEST).mean(1).argmax())
+    z_mm = volume.grid.origin_mm[2] + volume.grid.offsets_mm[2]
+    raise InputError(
+        f"CT series of {where}: from z = {z_mm[at]:g} mm on, images are less like their neighbours than like those "
+        "two places on: two scans lie between each other; keep the images of one"
+    )

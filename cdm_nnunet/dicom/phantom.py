@@ -185,7 +185,7 @@ class _Writer:
             dataset.InstanceNumber = k + 1
             self._image(dataset, np.where(inside, 1024, 24).astype(np.uint16), corner_mm, spacing)
             dataset.RescaleSlope, dataset.RescaleIntercept, dataset.RescaleType = 1, -1024, "HU"
-            dataset.SliceThickness = 2
+            dataset.SliceThickness = f"{np.median(np.diff(self.phantom.slices_z_mm)):.6g}"
             files.append(self._save(dataset, f"ct_{k:03d}.dcm"))
         return tuple(files)
 

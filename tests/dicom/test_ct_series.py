@@ -78,7 +78,12 @@ def test_a_regular_change_of_the_spacing_is_read_and_made_even(tmp_path, z_mm):
     note = (
         f"the slices of the CT are {steps[0]:g} and {steps[1]:g} mm apart; in between, values are interpolated linearly"
     )
-    assert ct.notes == (note,)
+    assert ct.notes[0] == note
+    wide = [float(step) > 1.5 * steps[0] for step in np.diff(z_mm)]
+    start, end = wide.index(True), len(wide) - wide[::-1].index(True)
+    if all(wide[start:end]):
+        expected = f"wide steps of the CT: {steps[1]:g} mm from z = {z_mm[start]:g} to {z_mm[end]:g} mm"
+        assert ct.notes[1:] == (expected,)
     even = even_grid(ct.volume.grid)
     assert even.is_uniform
     assert even.spacing_mm == (2.0, 2.0, steps[0])
@@ -86,6 +91,7 @@ def test_a_regular_change_of_the_spacing_is_read_and_made_even(tmp_path, z_mm):
     if min(np.count_nonzero(np.diff(z_mm) == step) for step in steps) >= 3:
         without_numbers(paths)
         np.testing.assert_allclose(heights(read_ct(paths)), z_mm)
+        assert read_ct(paths).notes[1].endswith("without InstanceNumber nothing tells whether images are missing there")
 
 
 @pytest.mark.parametrize(
@@ -153,6 +159,79 @@ def test_the_time_of_the_acquisition_tells_scans_apart(tmp_path, times):
     edit([*paths, *more], lambda image, k: image.__delitem__("InstanceNumber"))
     with pytest.raises(InputError, match=r"images of 2 scans lie between each other \(AcquisitionTime"):
         read_ct([*paths, *more])
+
+
+def renumbered(folder, **elements):
+    """Two scans half a slice apart as one series from 1 on; elements by the scan (0, 1) and the place."""
+    paths = written(folder / "ct")
+    more = second_scan(folder / "more", paths, 1.5, lambda k: k)
+    for which, scan in enumerate((paths, more)):
+
+        def change(image, k, which=which):
+            image.InstanceNumber = 2 * k + which + 1
+            for keyword, value in elements.items():
+                setattr(image, keyword, value(which, k))
+
+        edit(scan, change)
+    return [*paths, *more]
+
+
+@pytest.mark.parametrize(
+    "elements",
+    [
+        {"SeriesTime": lambda which, k: ("093000", "094500")[which]},
+        {"KVP": lambda which, k: (120, 100)[which]},
+        {"ConvolutionKernel": lambda which, k: ("Br38", "Hr60")[which]},
+        {"ContentTime": lambda which, k: f"09{which * 15:02d}{k:02d}"},
+        {"InstanceCreationTime": lambda which, k: f"09{which}0{k // 4:02d}.5"},
+    ],
+)
+def test_two_scans_that_were_renumbered_as_one_are_refused_by_what_differs(tmp_path, elements):
+    with pytest.raises(
+        InputError, match=rf"images of (2|two) scans lie between each other \({next(iter(elements))}[ ,]"
+    ):
+        read_ct(renumbered(tmp_path, **elements))
+
+
+def test_images_twice_as_thick_as_their_distance_are_noted(tmp_path):
+    paths = renumbered(tmp_path, SliceThickness=lambda which, k: 3)
+    note = "the images of the CT are 3 mm thick and 1.5 mm apart: they overlap, or two scans were put into one series"
+    assert read_ct(paths).notes == (note,)
+    edit(paths, lambda image, k: setattr(image, "SliceThickness", 2))
+    assert read_ct(paths).notes == ()
+
+
+@pytest.mark.parametrize("moved", ["patient", "values"])
+def test_two_scans_are_told_apart_by_their_pixels(tmp_path, moved):
+    paths = renumbered(tmp_path)
+    rng = np.random.default_rng(1)
+    base = rng.normal(0, 100, (8, 8))
+
+    def change(image, k):
+        z = float(image.ImagePositionPatient[2])
+        is_second = round(z / 1.5) % 2
+        hu = base * (1 + z / 200) + rng.normal(0, 2, (8, 8))
+        if is_second:
+            hu = np.roll(hu, 1, 1) if moved == "patient" else hu + 40
+        image.PixelData = (hu - float(image.RescaleIntercept)).astype(np.int16).tobytes()
+
+    edit(paths, change)
+    with pytest.raises(InputError, match="two scans lie between each other; keep the images of one"):
+        read_ct(paths)
+    assert len(read_ct(paths[:31]).sop_uids) == 31
+
+
+def test_times_and_values_of_one_scan_in_any_order_are_no_second_scan(tmp_path):
+    paths = written(tmp_path)
+    rng = np.random.default_rng(2)
+
+    def change(image, k):
+        image.ContentTime = f"0930{(k * 7) % 31:02d}"
+        image.InstanceCreationTime = f"{10 + k // 16}1500"  # the upper half an hour later
+        image.PixelData = rng.integers(900, 1100, (8, 8)).astype(np.int16).tobytes()
+
+    edit(paths, change)
+    assert read_ct(paths).notes == ()
 
 
 def test_one_scan_in_several_acquisitions_is_one_scan(tmp_path):
