@@ -6,7 +6,7 @@ import html
 
 from cdm_nnunet.comparison import origins, words
 from cdm_nnunet.comparison.record import Comparison
-from cdm_nnunet.report.parts import csp_hashes, json_script, page_script, plotly_script, resource
+from cdm_nnunet.report.parts import filled, json_script, page_head, page_script, plotly_script, resource
 
 
 def page(comparison: Comparison) -> str:
@@ -17,19 +17,15 @@ def page(comparison: Comparison) -> str:
     plotly = plotly_script()
     script = page_script([resource("report", "dom.js"), resource("comparison", "compare.js")])
     style = resource("report", "report.css") + resource("comparison", "compare.css")
-    filled = {
-        "csp-hashes": csp_hashes(plotly, script),
-        "style": style,
-        "title": html.escape(words.title(comparison)),
+    title = words.title(comparison)
+    values = {
+        "head": page_head(title, style, plotly, script),
+        "title": html.escape(title),
         "data": json_script("record", comparison.to_json()) + json_script("page", _worded(comparison)),
         "plotly": f"<script>{plotly}</script>",
         "script": f"<script>{script}</script>",
     }
-    parts = resource("comparison", "compare.html").split("{{")
-    for i, part in enumerate(parts[1:], 1):  # (one pass, so that nothing filled in is read as a place to fill)
-        key, _, rest = part.partition("}}")
-        parts[i] = filled[key] + rest
-    return "".join(parts)
+    return filled(resource("comparison", "compare.html"), values)
 
 
 def _worded(comparison: Comparison) -> dict[str, object]:

@@ -1,31 +1,17 @@
-"""The file that nnU-Net finds through ``nnUNet_extTrainer``: it re-exports the trainers, which live in the package.
+"""The file that nnU-Net finds through ``nnUNet_extTrainer``: it offers the trainers, which live in the package.
 
 nnU-Net forgets the modules of this folder after its search; classes defined here could not be pickled.
 """
 
+from typing import Any
+
 from cdm_nnunet import trainers
-from cdm_nnunet.trainers import (
-    nnUNetTrainerCDM,
-    nnUNetTrainerDoseDVH,
-    nnUNetTrainerDoseMAE,
-    nnUNetTrainerDoseMoment,
-    nnUNetTrainerDoseMSE,
-    nnUNetTrainerDoseSorted,
-    nnUNetTrainerDoseVanilla,
-)
-from cdm_nnunet.trainers.base import DoseTrainer
 
-__all__ = [
-    "nnUNetTrainerCDM",
-    "nnUNetTrainerDoseDVH",
-    "nnUNetTrainerDoseMAE",
-    "nnUNetTrainerDoseMSE",
-    "nnUNetTrainerDoseMoment",
-    "nnUNetTrainerDoseSorted",
-    "nnUNetTrainerDoseVanilla",
-]
+__all__ = list(trainers.__all__)
 
 
-def __getattr__(name: str) -> type[DoseTrainer]:
-    """``NAME_250epochs`` and the like, which are made when they are asked for."""
-    return trainers.__getattr__(name)
+def __getattr__(name: str) -> Any:
+    """A trainer of the package, ``NAME_250epochs`` and the like among them."""
+    if not name.startswith("nnUNetTrainer"):
+        raise AttributeError(f"there is no trainer '{name}'")
+    return getattr(trainers, name)

@@ -11,54 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from cdm_nnunet.errors import InputError
-from cdm_nnunet.roi import WORD_BITS, bit_dtype, n_words
-
-_TORCH_UNSIGNED = {"uint8": torch.uint8, "uint16": torch.uint16, "uint32": torch.uint32, "uint64": torch.uint64}
-
-
-def pack(masks: Tensor) -> Tensor:
-    """Pack overlapping boolean masks into one unsigned channel.
-
-    Args:
-        masks: Boolean, shape (K, ...), K from 1 to 64.
-
-    Returns:
-        Shape (...), the narrowest unsigned type for K bits.
-
-    Raises:
-        InputError: If ``masks`` is not boolean or K is out of range.
-    """
-    if masks.dtype != torch.bool:
-        raise InputError(f"ROI masks must be boolean, not {masks.dtype}; threshold them explicitly first")
-    dtype = _TORCH_UNSIGNED[bit_dtype(len(masks)).name]
-    packed = torch.zeros(masks.shape[1:], dtype=torch.int64, device=masks.device)
-    for k, mask in enumerate(masks):
-        packed |= mask.to(torch.int64) << k
-    return packed.view(torch.uint64) if dtype == torch.uint64 else packed.to(dtype)
-
-
-def unpack(packed: Tensor, n_rois: int) -> Tensor:
-    """The boolean masks behind a packed channel: the inverse of :func:`pack`.
-
-    Args:
-        packed: Unsigned, shape (...).
-        n_rois: Number K of ROIs.
-
-    Returns:
-        Boolean, shape (K, ...).
-
-    Raises:
-        InputError: If the type is not unsigned, or a bit at or above ``n_rois`` is set.
-    """
-    if packed.dtype not in _TORCH_UNSIGNED.values():
-        raise InputError(f"a packed ROI channel must have an unsigned integer type, not {packed.dtype}")
-    bits = packed.view(torch.int64) if packed.dtype == torch.uint64 else packed.to(torch.int64)
-    bit_dtype(n_rois)  # refuses a number of ROIs out of range
-    if n_rois < 64 and bool((bits >> n_rois).any()):
-        raise InputError(f"a bit at or above {n_rois} is set, but the catalogue has {n_rois} ROIs")
-    shifts = torch.arange(n_rois, device=packed.device).view(-1, *[1] * packed.ndim)
-    return ((bits[None] >> shifts) & 1).bool()
+from cdm_nnunet.roi import WORD_BITS, n_words
 
 
 def pack_words(masks: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import html
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
@@ -26,7 +25,7 @@ from cdm_nnunet.fence import Attempt, Refusals, Refused
 from cdm_nnunet.files import replacing
 from cdm_nnunet.parallel import unordered
 from cdm_nnunet.report.curves import MAX_POINTS, drawn_curve
-from cdm_nnunet.report.parts import csp_hashes, json_script, packed_script, page_script, plotly_script, resource
+from cdm_nnunet.report.parts import filled, json_script, packed_script, page_head, page_script, plotly_script, resource
 from cdm_nnunet.report.volumes import DOSE_STEP_GY, HU_TABLE, display_volume
 
 REPORT_FILE = "report.html"
@@ -117,11 +116,8 @@ def _frame(evaluation: Evaluation) -> tuple[str, str]:
     plotly_js = plotly_script()
     script = page_script([*(resource("report", name) for name in SCRIPTS), *_panels(), resource("report", LAST_SCRIPT)])
     head, _, rest = resource("report", "report.html").partition("<!--data-->")
-    head = (
-        head.replace("{{csp-hashes}}", csp_hashes(script, plotly_js))
-        .replace("{{style}}", resource("report", "report.css"))
-        .replace("{{title}}", html.escape(f"{evaluation.dataset}: dose evaluation"))
-    )
+    title = f"{evaluation.dataset}: dose evaluation"
+    head = filled(head, {"head": page_head(title, resource("report", "report.css"), script, plotly_js)})
     before = "".join(
         [
             head,

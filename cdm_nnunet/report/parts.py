@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -15,6 +16,32 @@ from plotly.offline import get_plotlyjs
 def resource(package: str, name: str) -> str:
     """Text of a file that lies in one of our packages, for example ``report``."""
     return (resources.files(f"cdm_nnunet.{package}") / name).read_text(encoding="utf-8")
+
+
+def filled(text: str, values: Mapping[str, str]) -> str:
+    """A text with each ``{{key}}`` replaced; nothing that is filled in is read as a place to fill.
+
+    Example:
+        >>> filled("{{a}}-{{b}}", {"a": "{{b}}", "b": "2"})
+        '{{b}}-2'
+    """
+    parts = text.split("{{")
+    for i, part in enumerate(parts[1:], 1):
+        key, _, rest = part.partition("}}")
+        parts[i] = values[key] + rest
+    return "".join(parts)
+
+
+def page_head(title: str, style: str, *scripts: str) -> str:
+    """A page up to its content.
+
+    Args:
+        title: Any text.
+        style: CSS.
+        scripts: The only scripts that may run.
+    """
+    values = {"csp-hashes": csp_hashes(*scripts), "style": style, "title": html.escape(title)}
+    return filled(resource("report", "head.html"), values)
 
 
 def page_script(sources: Sequence[str]) -> str:

@@ -28,12 +28,11 @@ def test_one_iteration(preprocessed, tmp_path, monkeypatch, name):
 
 
 def test_the_folder_of_nnunet_offers_every_trainer():
-    import runpy
+    from cdm_nnunet.ext_trainers import cdm_nnunet_trainers as offered
 
-    import cdm_nnunet
-
-    file = Path(cdm_nnunet.__file__).parent / "ext_trainers" / "cdm_nnunet_trainers.py"
-    offered = runpy.run_path(str(file))
-    assert sorted(offered["__all__"]) == sorted(trainers.__all__)
+    assert sorted(offered.__all__) == sorted(trainers.__all__)
     for name in trainers.__all__:
-        assert offered[name] is getattr(trainers, name)
+        assert getattr(offered, name) is getattr(trainers, name)
+    assert offered.nnUNetTrainerCDM_250epochs is trainers.nnUNetTrainerCDM_250epochs
+    assert not hasattr(offered, "nnUNetTrainerNone")
+    assert not hasattr(offered, "__path__")  # (of a package, which this file is not)
