@@ -13,7 +13,7 @@ from typing import Annotated
 from pydantic import Discriminator, Tag
 
 from cdm_nnunet.dataset import FILE_ENDING
-from cdm_nnunet.documents import differences, read_json
+from cdm_nnunet.documents import TAG_MARK, differences, read_json
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.files import alone_in, write_json
 
@@ -89,10 +89,11 @@ class MeanOrigin:
 
 
 def _kind_of_origin(value: object) -> str:
-    return "mean" if isinstance(value, MeanOrigin) or (isinstance(value, dict) and "mean_of" in value) else "single"
+    return _MEAN if isinstance(value, MeanOrigin) or (isinstance(value, dict) and "mean_of" in value) else _SINGLE
 
 
-Made = Annotated[Annotated[Origin, Tag("single")] | Annotated[MeanOrigin, Tag("mean")], Discriminator(_kind_of_origin)]
+_SINGLE, _MEAN = f"{TAG_MARK}single", f"{TAG_MARK}mean"
+Made = Annotated[Annotated[Origin, Tag(_SINGLE)] | Annotated[MeanOrigin, Tag(_MEAN)], Discriminator(_kind_of_origin)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from cdm_nnunet.documents import check, yaml_document
+from cdm_nnunet.dvh.matching import match_rois
 from cdm_nnunet.dvh.template import Template
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.roi.tg263 import propose
@@ -107,10 +109,10 @@ def _proposal(name: str, template: Template | None) -> str | None:
     standard = None if found.decided is None else found.decided.name
     if template is None:
         return standard
-    for roi in template.rois:
-        labels = {label.casefold() for label in (roi.name, *roi.aliases)}
-        if name.casefold() in labels or roi.matches(name) or (standard or name).casefold() in labels:
-            return roi.name
+    for label in dict.fromkeys((name, standard or name)):
+        with contextlib.suppress(InputError):  # (it may be several ROIs, or says another thing: no proposal)
+            for roi in match_rois(template, [label]):
+                return roi
     return None
 
 

@@ -14,7 +14,7 @@ from cdm_nnunet.errors import InputError
 if TYPE_CHECKING:
     from cdm_nnunet.dicom.prescriptions import StatedLevels
     from cdm_nnunet.dicom.structures import RoiContours, StructureSet
-    from cdm_nnunet.dvh import Metric, Template
+    from cdm_nnunet.dvh import Metric, Template, TemplateRoi
 
 SUMMARY = "DVH metrics straight from DICOM files, by integration inside the contours."
 EXAMPLE = "cdm-nnunet dvh --rtstruct RS.dcm --rtdose RD.dcm --rtplan RP.dcm --metrics D95% D2% Dmean V95%"
@@ -44,8 +44,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Evaluate.
 
     Returns:
-        By ROI name: ``end_caps``, ``volume_cc``, the metrics by key, ``lost_cc`` where a part lies outside the dose
-        grid, and ``undefined`` with the reason by metric where the ROI can't have one.
+        By ROI name in the file: ``end_caps``, ``volume_cc``, the metrics by key, ``template_roi`` where a template says
+        which it is, ``lost_cc`` where a part lies outside the dose grid, and ``undefined`` with the reason by metric
+        where the ROI can't have one.
     """
     from cdm_nnunet.dicom.dose import read_dose
     from cdm_nnunet.dicom.dvh import roi_dvh
@@ -66,8 +67,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     dose = read_dose(args.rtdose, plan)
     notes = list(dose.notes)
     record: dict[str, Any] = {}
-    for roi in _rois(structures, args.roi):
-        wanted = metrics if template is None else _template_metrics(template, roi.name)
+    rois = _rois(structures, args.roi)
+    of_template = {} if template is None else _of_template(template, rois)
+    for roi in rois:
+        wanted = metrics if template is None else _template_metrics(template, of_template.get(roi.name))
         if not wanted or (roi.problem and not args.roi):
             notes += [roi.problem] if roi.problem else []
             continue
@@ -76,7 +79,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             notes.append(f"ROI '{roi.name}': {', '.join(of_plan)} left out; 'cdm-nnunet evaluate' gives them, on masks")
             wanted = [metric for metric in wanted if not metric.of_plan]
         relative = any(metric.needs_prescription for metric in wanted)
-        prescription_gy = _prescription_gy(roi, stated, template, notes) if relative else None
+        prescription_gy = _prescription_gy(roi, stated, of_template.get(roi.name), notes) if relative else None
         known = [metric for metric in wanted if prescription_gy is not None or not metric.needs_prescription]
         if len(known) < len(wanted):
             left_out = ", ".join(str(metric) for metric in wanted if metric not in known)
@@ -90,6 +93,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             continue
         notes += result.notes
         record[roi.name] = {"end_caps": args.end_caps, "volume_cc": result.volume_cc}
+        record[roi.name] |= {"template_roi": of_template[roi.name].name} if roi.name in of_template else {}
         record[roi.name] |= {"lost_cc": result.lost_cc} if result.lost_cc else {}
         record[roi.name] |= result.values
         record[roi.name] |= {"undefined": result.undefined} if result.undefined else {}
@@ -102,7 +106,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def render(record: Mapping[str, Any]) -> str:
     """Word the record for a person."""
     found = dict.fromkeys(key for row in record.values() for key in (*row, *row.get("undefined", ())))
-    keys = [key for key in found if key not in ("end_caps", "undefined")]
+    keys = [key for key in found if key not in ("end_caps", "template_roi", "undefined")]
     ends = dict.fromkeys(row["end_caps"] for row in record.values())
     width = max(len(name) for name in record) + 2
     columns = {key: max(14, len(_head(key)) + 2) for key in keys}
@@ -118,14 +122,24 @@ def _rois(structures: StructureSet, names: Sequence[str] | None) -> list[RoiCont
     return [structures.roi(name) for name in dict.fromkeys(names or structures.names)]
 
 
-def _template_metrics(template: Template, name: str) -> list[Metric]:
-    label = name.casefold()
-    rois = {roi.name for roi in template.rois if label in (text.casefold() for text in (roi.name, *roi.aliases))}
-    return list(dict.fromkeys(goal.metric for goal in template.goals if goal.roi in rois))
+def _of_template(template: Template, rois: Sequence[RoiContours]) -> dict[str, TemplateRoi]:
+    """Which ROI of the template each ROI of the file is, by its name in the file; what can't be used does not count.
+
+    Raises:
+        InputError: As :func:`cdm_nnunet.dvh.match_rois`.
+    """
+    from cdm_nnunet.dvh import match_rois
+
+    matched = match_rois(template, [roi.name for roi in rois if not roi.problem])
+    return {match.source: template.roi(name) for name, match in matched.items()}
+
+
+def _template_metrics(template: Template, roi: TemplateRoi | None) -> list[Metric]:
+    return list(dict.fromkeys(goal.metric for goal in template.goals if roi is not None and goal.roi == roi.name))
 
 
 def _prescription_gy(
-    roi: RoiContours, stated: StatedLevels | None, template: Template | None, notes: list[str]
+    roi: RoiContours, stated: StatedLevels | None, known: TemplateRoi | None, notes: list[str]
 ) -> float | None:
     """The plan's prescription to the ROI; else the plan's only level, if it is for no ROI; else the template's."""
     own = () if stated is None else stated.of_rois.get(roi.number, ())
@@ -137,11 +151,7 @@ def _prescription_gy(
     if stated is not None and len(stated.all_gy) == len(stated.without_roi) == 1:
         notes.append(f"percent of the prescription are of {stated.all_gy[0]:g} Gy, which the plan states for no ROI")
         return stated.all_gy[0]
-    label = roi.name.casefold()
-    for known in () if template is None else template.rois:
-        if label in (text.casefold() for text in (known.name, *known.aliases)):
-            return known.prescription_gy if isinstance(known.prescription_gy, float) else None
-    return None
+    return known.prescription_gy if known is not None and isinstance(known.prescription_gy, float) else None
 
 
 def _refuse_nothing(

@@ -1,7 +1,7 @@
 """JSON and YAML files from outside: one reader with limits, types, and messages with line and column."""
 
 from cdm_nnunet.documents.differing import differences
-from cdm_nnunet.documents.faults import Fault, faults_of, field_name, refuse, summary
+from cdm_nnunet.documents.faults import TAG_MARK, Fault, faults_of, field_name, refuse, summary
 from cdm_nnunet.documents.places import Path, Place
 from cdm_nnunet.documents.reading import (
     Checked,
@@ -19,6 +19,7 @@ from cdm_nnunet.documents.reading import (
 )
 
 __all__ = [
+    "TAG_MARK",
     "Checked",
     "Document",
     "Fault",

@@ -11,6 +11,7 @@ from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from cdm_nnunet.documents.places import Path, Place, Places
 
+TAG_MARK = ":"  # begins the tags of unions whose alternative a discriminator picks; they are no part of a field's name
 _SHOWN_CHARACTERS = 40
 _SAY_WHAT_CAME = ("_type", "_from_float", "literal_error", "_than", "_than_equal")  # (ends of pydantic's names)
 
@@ -105,9 +106,12 @@ def _path_in(value: Any, location: Sequence[str | int]) -> Path:
     for part in location:
         is_key = isinstance(value, dict) and part in value
         is_position = isinstance(value, list | tuple) and isinstance(part, int) and part < len(value)
-        if is_key or is_position:
-            value = value[part]
-            path = (*path, part)
+        if isinstance(part, str) and part.startswith(TAG_MARK):
+            continue
+        if not is_key and not is_position:
+            break
+        value = value[part]
+        path = (*path, part)
     return path
 
 

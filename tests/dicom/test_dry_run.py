@@ -300,3 +300,24 @@ def test_a_table_has_a_cell_for_each_column():
 def test_a_mapping_written_with_a_template_reads_back():
     text = mapping_text({"PTV60": 1, "cord": 2, "Odd": 1}, template=Template.from_json(TEMPLATE, "test"))
     assert yaml.safe_load(text)["rois"] == {"PTV60": "PTV_High", "cord": "SpinalCord", "Odd": None}
+
+
+def test_a_proposal_follows_the_rule_by_which_rois_are_found_everywhere():
+    """An expression that is too wide is no reason to propose a planning risk volume or the other side as the organ."""
+    rois = [
+        {"name": "SpinalCord", "kind": "oar", "regex": ["cord.*"]},
+        {"name": "Parotid_L", "kind": "oar", "regex": [".*parotid.*"]},
+        {"name": "Lens_L", "kind": "oar", "regex": ["lens.*"]},
+        {"name": "Lens_R", "kind": "oar", "regex": ["lens.*"]},
+    ]
+    content = {"format_version": 1, "name": "wide", "rois": rois, "goals": [{"roi": "SpinalCord", "metric": "Dmax"}]}
+    names = ["cord", "cord_prv5", "Parotid_L", "parotid right", "lens", "Lens L"]
+    text = mapping_text(dict.fromkeys(names, 1), template=Template.from_json(content, "test"))
+    found = yaml.safe_load(text)["rois"]
+    assert found == {
+        "cord": "SpinalCord", "cord_prv5": None, "Parotid_L": "Parotid_L", "parotid right": None, "lens": None,
+        "Lens L": "Lens_L",
+    }  # fmt: skip
+    rois.insert(1, {"name": "SpinalCord_PRV05", "kind": "oar", "regex": ["cord_prv.*"]})
+    text = mapping_text({"cord_prv5": 1}, template=Template.from_json(content, "test"))
+    assert yaml.safe_load(text)["rois"] == {"cord_prv5": "SpinalCord_PRV05"}

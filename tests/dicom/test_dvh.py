@@ -258,7 +258,9 @@ def test_the_command_takes_a_template(command, tmp_path):
     (tmp_path / "one.json").write_text(json.dumps(template))
     code, out, _ = command("--json", "--template", str(tmp_path / "one.json"))
     assert code == 0
-    assert {name: list(row) for name, row in json.loads(out).items()} == {"straw": ["end_caps", "volume_cc", "Dmean"]}
+    keys = ["end_caps", "volume_cc", "template_roi", "Dmean"]
+    assert {name: list(row) for name, row in json.loads(out).items()} == {"straw": keys}
+    assert json.loads(out)["straw"]["template_roi"] == "Tube"
     code, _, err = command("--template", "openkbp")
     assert code == 2
     assert "no ROI can be evaluated: the template has none of cube, sphere" in err
@@ -273,8 +275,28 @@ def test_metrics_of_the_whole_plan_are_not_those_of_contours(command, tmp_path):
     (tmp_path / "plan.json").write_text(json.dumps({"format_version": 1, "name": "p", "rois": rois, "goals": goals}))
     code, out, err = command("--json", "--template", str(tmp_path / "plan.json"))
     assert code == 0
-    assert list(json.loads(out)["cube"]) == ["end_caps", "volume_cc", "CV95%", "Dmean"]
+    assert list(json.loads(out)["cube"]) == ["end_caps", "volume_cc", "template_roi", "CV95%", "Dmean"]
     assert "ROI 'cube': PaddickCI left out; 'cdm-nnunet evaluate' gives them, on masks" in err
+
+
+@pytest.mark.parametrize(
+    ("rois", "found"),
+    [
+        ([{"name": "A", "kind": "oar", "regex": ["str.*"]}], "straw"),
+        ([{"name": "A", "kind": "oar", "regex": ["s.*"]}], "'A' may be any of"),
+        ([{"name": "A", "kind": "oar", "aliases": ["straw"]}, {"name": "Straw", "kind": "oar"}], "both"),
+    ],
+)
+def test_the_command_finds_rois_as_evaluate_does(command, tmp_path, rois, found):
+    goals = [{"roi": roi["name"], "metric": "Dmean"} for roi in rois]
+    file = tmp_path / "rois.json"
+    file.write_text(json.dumps({"format_version": 1, "name": "rois", "rois": rois, "goals": goals}))
+    code, out, err = command("--json", "--template", str(file))
+    if found == "straw":
+        assert (code, json.loads(out)["straw"]["template_roi"]) == (0, "A")
+    else:
+        assert (code, out) == (2, "")
+        assert found in err
 
 
 def test_the_command_words_a_table(command):
