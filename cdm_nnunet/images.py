@@ -58,16 +58,26 @@ class Image:
                 "of the case"
             )
 
-    def refuse_other_grid(self, other: Image) -> None:
+    def refuse_other_grid(self, other: Image, *, rounding: float = 0.0) -> str:
         """Check that another image lies on the same grid.
+
+        Args:
+            other: The other image.
+            rounding: Part of a voxel by which its origin may differ, as other software rounds it.
+
+        Returns:
+            What to note of an origin that was rounded; empty where there is nothing to note.
 
         Raises:
             InputError: If size, spacing, origin or direction differ, naming both files.
         """
+        off_mm = float(np.abs(np.subtract(other.origin_mm, self.origin_mm)).max())
+        is_rounded = ORIGIN_TOLERANCE_MM < off_mm <= rounding * min(self.spacing_mm)
+        origin_mm = self.origin_mm if is_rounded else other.origin_mm
         checks: tuple[tuple[str, Any, Any, float], ...] = (
             ("size (z, y, x)", other.values.shape, self.values.shape, 0.0),
             ("spacing (z, y, x)", other.spacing_mm, self.spacing_mm, SPACING_TOLERANCE_MM),
-            ("origin (x, y, z)", other.origin_mm, self.origin_mm, ORIGIN_TOLERANCE_MM),
+            ("origin (x, y, z)", origin_mm, self.origin_mm, ORIGIN_TOLERANCE_MM),
             ("direction", other.direction, self.direction, DIRECTION_TOLERANCE),
         )
         for quantity, came, expected, tolerance in checks:
@@ -76,6 +86,7 @@ class Image:
                     f"{other.path} has {quantity} {numbers(came)}, {self.path} has {numbers(expected)}; "
                     "all images of a case lie on one grid"
                 )
+        return f"{other.path.name}: its origin is {off_mm:.2g} mm off; taken as rounding" if is_rounded else ""
 
 
 def read_image(path: Path, *, patient_axes: bool = False) -> Image:

@@ -36,6 +36,7 @@ from .raw_layout import template_catalogue
 from .roi_mapping import prescriptions_gy
 
 AIR_HU = -1000.0
+_RIM = 0.01  # of a target, beyond the dose grid: as much as the ends of contours are uncertain
 
 
 @dataclass(frozen=True)
@@ -112,14 +113,16 @@ class DicomPatient:
         if helpers := mapping.helpers(structures.names):
             notes.append(f"left out as helper structures: {', '.join(helpers)}")
         notes += extent_notes(structures, names.values(), ct.volume.grid)
-        roi_bits, empty = pack_masks(catalogue, _masks(structures, names, ct, grid, notes, mapping.ends), grid.shape)
+        lost: dict[str, float] = {}
+        masks = _masks(structures, names, ct, grid, notes, mapping.ends, lost)
+        roi_bits, empty = pack_masks(catalogue, masks, grid.shape)
         contoured = [roi for roi in names if roi not in empty]
         prescribed = self.prescribed([plan for part in plans for plan in part], structures, names, contoured)
         _refuse_fractions(plans, prescribed.levels_gy)
         ct_hu = resample(ct.volume, grid, AIR_HU, average=True)
         dose_gy = None if dose is None else resample(dose.volume, grid, 0.0)
         if dose is not None:
-            notes += _beyond_dose_notes(roi_bits, covered_by(dose.volume.grid, grid), catalogue)
+            notes += _beyond_dose_notes(roi_bits, covered_by(dose.volume.grid, grid), catalogue, lost)
         return Case(
             name=self.name,
             split=self.split,
@@ -245,26 +248,41 @@ def spacing_mm(grid: str) -> tuple[float, float, float]:
 
 
 def _beyond_dose_notes(
-    roi_bits: NDArray[np.unsignedinteger], has_dose: NDArray[np.bool_], catalogue: Catalogue
+    roi_bits: NDArray[np.unsignedinteger],
+    has_dose: NDArray[np.bool_],
+    catalogue: Catalogue,
+    lost: Mapping[str, float],
 ) -> list[str]:
     """ROIs beyond the dose grid, where no dose is known and 0 Gy stands.
 
+    Args:
+        roi_bits: Masks; a rim of a target beyond the dose is taken out of it.
+        has_dose: Where a dose is known, on the same grid.
+        catalogue: The ROIs.
+        lost: Part of an ROI's volume that lies outside the grid, by name.
+
     Raises:
-        InputError: If a target is one of them.
+        InputError: If more than a rim of a target is one of them.
     """
     notes, beyond = [], roi_bits[~has_dose]
     for roi in catalogue.rois:
         bit = catalogue.bit(roi.name)
-        lost = int(np.count_nonzero(mask_of(beyond, bit)))
-        if not lost:
-            continue
-        part = f"{100 * lost / int(np.count_nonzero(mask_of(roi_bits, bit))):.3g} %"
-        if roi.kind == "target":
+        n_beyond = int(np.count_nonzero(mask_of(beyond, bit)))
+        n_voxels = max(int(np.count_nonzero(mask_of(roi_bits, bit))), 1)
+        outside = lost.get(roi.name, 0.0)
+        part = outside + (1 - outside) * n_beyond / n_voxels
+        if roi.kind == "target" and part > _RIM:
             raise InputError(
-                f"{part} of target '{roi.name}' lie outside the dose grid, where no dose is known; export "
-                "the dose on a larger grid, or use --grid dose"
+                f"{100 * part:.3g} % of target '{roi.name}' lie outside the dose grid, where no dose is known; export "
+                "the dose on a larger grid"
             )
-        notes.append(f"{part} of '{roi.name}' lie outside the dose grid; there the dose counts as 0 Gy")
+        if not n_beyond:
+            continue
+        words = "there the dose counts as 0 Gy"
+        if roi.kind == "target":
+            roi_bits[~has_dose] &= ~roi_bits.dtype.type(1 << bit)
+            words = "that rim was taken out of it"
+        notes.append(f"{100 * n_beyond / n_voxels:.3g} % of '{roi.name}' lie outside the dose grid; {words}")
     return notes
 
 
@@ -275,8 +293,12 @@ def _masks(
     grid: VoxelGrid,
     notes: list[str],
     end_caps: EndCaps,
+    lost: dict[str, float],
 ) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-    """Masks of the mapped ROIs; one that was never drawn, or lies outside the grid, comes empty and is noted."""
+    """Masks of the mapped ROIs; one that was never drawn, or lies outside the grid, comes empty and is noted.
+
+    The part of each that lies outside the grid is added to ``lost``.
+    """
     axes = ct.volume.grid.axes
     slices = ct_slices(axes[2] @ ct.volume.grid.origin_mm + ct.volume.grid.offsets_mm[2], structures, axes)
     for roi, name in names.items():
@@ -288,5 +310,6 @@ def _masks(
         made = rasterise(contours, grid, slices, end_caps=end_caps, may_lie_outside=True)
         notes += made.notes
         if made.lost_cc:
+            lost[roi] = made.lost_cc / made.volume_cc
             notes.append(f"ROI '{name}': {made.lost_cc:.3g} of {made.volume_cc:.3g} cc lie outside the grid")
         yield roi, made.mask

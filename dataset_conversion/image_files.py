@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from cdm_nnunet.errors import InputError, numbers
 from cdm_nnunet.images import Image, read_image
+from cdm_nnunet.nifti_header import SAME_POSITION_VOXELS
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
 _MAX_BYTES = 2 * 2**30
@@ -77,7 +78,8 @@ def dose_of(image: Image, ct: Image, notes: list[str], *, resample: bool) -> NDA
         InputError: If the grids differ and it may not, or dose is negative by more than a rounding.
     """
     try:
-        ct.refuse_other_grid(image)
+        rounded = ct.refuse_other_grid(image, rounding=SAME_POSITION_VOXELS)
+        notes += [rounded] if rounded else []
     except InputError as error:
         if not resample:
             raise InputError(f"{error}, or the dose is resampled to the CT's with --resample-dose") from None

@@ -21,6 +21,7 @@ from cdm_nnunet.documents import read_json
 from cdm_nnunet.dvh.template import Template
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.images import Image
+from cdm_nnunet.nifti_header import SAME_POSITION_VOXELS
 
 from .case import Case, Geometry, clip_hu, pack_masks
 from .case_files import sha256
@@ -123,7 +124,8 @@ class NiftiPatient:
     def _read_masks(self, ct: Image, notes: list[str]) -> Iterator[tuple[str, NDArray[np.bool_]]]:
         for roi, name in self._mapping.names.items():
             image = read_on_patient_axes(self.masks[name])
-            ct.refuse_other_grid(image)
+            rounded = ct.refuse_other_grid(image, rounding=SAME_POSITION_VOXELS)
+            notes += [rounded] if rounded else []
             yield roi, mask_of(image, notes)
 
 

@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 from cdm_nnunet.dicom.ct_steps import CtOrder, step_notes
 from cdm_nnunet.dicom.ct_values import refuse_odd_images, refuse_two_scans
 from cdm_nnunet.dicom.files import items_of, named, number_of, numbers_of, pixels_of, read_file, text_of
-from cdm_nnunet.dicom.grid import Volume, volume_from_frames
+from cdm_nnunet.dicom.grid import Volume, directions_of, volume_from_frames
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.ranges import RESCALE_SLOPE
 
@@ -157,7 +157,10 @@ def _volume(slices: Sequence[CtSlice], *, whole: bool) -> Volume:
     first = slices[0]
     for image in slices[1:]:
         _refuse_other_shape(first, image)
-    normal = np.cross(first.orientation[:3], first.orientation[3:])
+    try:
+        normal = directions_of(first.orientation)[2]
+    except InputError as error:
+        raise InputError(f"{first.path}: {error}") from None
     offsets_mm = np.array([(image.position_mm - first.position_mm) @ normal for image in slices])
     shifts_mm = [
         float(np.linalg.norm(image.position_mm - first.position_mm - offset * normal))

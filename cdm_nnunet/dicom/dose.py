@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from cdm_nnunet.dicom.files import (
+    code_of,
     items_of,
     named,
     number_of,
@@ -211,11 +212,11 @@ def _read_part(path: Path, *, pixels: bool) -> _Part:
     modality = text_of(dataset, "Modality", path)
     if modality != "RTDOSE":
         raise InputError(f"{path} is of modality {modality}, not RTDOSE")
-    units = text_of(dataset, "DoseUnits", path)
+    units = code_of(dataset, "DoseUnits", path)
     if units != "GY":
         hint = "export the absolute dose" if units == "RELATIVE" else "expected GY"
         raise InputError(f"{path} has {named('DoseUnits')} {units}; {hint}")
-    kind = text_of(dataset, "DoseType", path, "PHYSICAL")
+    kind = code_of(dataset, "DoseType", path, "PHYSICAL")
     if kind not in ("PHYSICAL", "EFFECTIVE"):
         raise InputError(f"{path} has {named('DoseType')} {kind}; it is no dose")
     scaling = number_of(dataset, "DoseGridScaling", path)
@@ -230,7 +231,7 @@ def _read_part(path: Path, *, pixels: bool) -> _Part:
     ]
     return _Part(
         path,
-        text_of(dataset, "DoseSummationType", path),
+        code_of(dataset, "DoseSummationType", path),
         _volume(dataset, path, scaling if pixels else None),
         scaling,
         text_of(dataset, "SOPInstanceUID", path),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from cdm_nnunet.dicom.ct import CT_CLASS
-from cdm_nnunet.dicom.files import items_of, named, number_of, raw_numbers, text_of
+from cdm_nnunet.dicom.files import code_of, items_of, named, number_of, raw_numbers, text_of
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.ranges import CONTOUR_REACH_MM
 
@@ -59,7 +59,7 @@ def drawn_contours(items: Sequence[Dataset], where: str) -> DrawnContours:
     images: list[Dataset] = []
     for item in items:
         images += items_of(item, "ContourImageSequence", where)
-        kind = text_of(item, "ContourGeometricType", where, "")
+        kind = code_of(item, "ContourGeometricType", where, "")
         points = _distinct(_points(item, where))
         if not kind and not points.size:
             continue  # (an item that was never filled)

@@ -18,6 +18,7 @@ class FileEntry:
         series_uid: SeriesInstanceUID.
         frame_uid: FrameOfReferenceUID; empty where it is not given.
         refers_to: UIDs: series of a structure set, structure set of a plan, plans of a dose.
+        is_relative: Whether a dose is in percent or parts (DoseUnits RELATIVE).
         images: SOPInstanceUIDs of the CT images that a structure set lists.
         label: StructureSetLabel, RTPlanLabel, DoseSummationType of a dose, SeriesDescription of an image; may be empty.
         made: Date and time of a plan, digits; may be empty.
@@ -44,3 +45,4 @@ class FileEntry:
     has_grid: bool = True
     is_prediction: bool = False
     images: tuple[str, ...] = ()
+    is_relative: bool = False

@@ -161,6 +161,11 @@ def text_of(dataset: Dataset, keyword: str, where: object, default: str | None =
     return default
 
 
+def code_of(dataset: Dataset, keyword: str, where: object, default: str | None = None) -> str:
+    """Text of an element that the standard writes in capitals; some software doesn't. As :func:`text_of`."""
+    return text_of(dataset, keyword, where, default).upper()
+
+
 def numbers_of(dataset: Dataset, keyword: str, where: object, count: int | None = None) -> NDArray[np.float64]:
     """Numbers of an element, shape (count,).
 

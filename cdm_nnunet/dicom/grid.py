@@ -124,6 +124,22 @@ class Volume:
     grid: VoxelGrid
 
 
+def directions_of(orientation: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Unit vectors along columns, rows and normal of an image, one a row, shape (3, 3).
+
+    Args:
+        orientation: ImageOrientationPatient, six numbers.
+
+    Raises:
+        InputError: If they are no pair of unit vectors at right angles.
+    """
+    along_columns, along_rows = orientation[:3], orientation[3:]
+    directions = np.stack([along_columns, along_rows, np.cross(along_columns, along_rows)])
+    if not np.allclose(directions @ directions.T, np.eye(3), atol=1e-3):
+        raise InputError(f"ImageOrientationPatient {orientation.tolist()} is no pair of unit vectors at right angles")
+    return np.asarray(directions / np.linalg.norm(directions, axis=1, keepdims=True))
+
+
 def volume_from_frames(
     frames: NDArray[Any],
     position_mm: NDArray[np.float64],
@@ -143,11 +159,7 @@ def volume_from_frames(
     Raises:
         InputError: If spacing or orientation are impossible, planes coincide, or the image is tilted by 25 degrees.
     """
-    along_columns, along_rows = orientation[:3], orientation[3:]
-    directions = np.stack([along_columns, along_rows, np.cross(along_columns, along_rows)])
-    if not np.allclose(directions @ directions.T, np.eye(3), atol=1e-3):
-        raise InputError(f"ImageOrientationPatient {orientation.tolist()} is no pair of unit vectors at right angles")
-    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    directions = directions_of(orientation)
     if not (pixel_spacing_mm > 0).all():
         raise InputError(f"PixelSpacing {pixel_spacing_mm.tolist()} is not above zero")
     order = np.argsort(normal_offsets_mm)

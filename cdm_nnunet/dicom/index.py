@@ -16,7 +16,7 @@ from cdm_nnunet.dicom.damaged import DamagedFile, named_like_dicom, of_patient, 
 from cdm_nnunet.dicom.drawn import images_of
 from cdm_nnunet.dicom.entry import FileEntry
 from cdm_nnunet.dicom.file_choice import FileChoice
-from cdm_nnunet.dicom.files import items_of, read_file, text_of
+from cdm_nnunet.dicom.files import code_of, items_of, read_file, text_of
 from cdm_nnunet.dicom.kept_rows import KeptRows
 from cdm_nnunet.dicom.pairing import MODALITIES, PatientFiles, pair, with_damaged
 from cdm_nnunet.dicom.persons import by_person, without_images
@@ -35,7 +35,7 @@ _HEADER = (
     *("FrameOfReferenceUID", "ReferencedFrameOfReferenceSequence", "ReferencedStructureSetSequence"),
     *("StructureSetROISequence",),
     *("ReferencedRTPlanSequence", "DoseSummationType", "RTPlanLabel", "RTPlanDate", "RTPlanTime"),
-    *("ApprovalStatus", "DoseType", "Rows", "StructureSetLabel", "SeriesDescription", *predicted.KEYWORDS),
+    *("ApprovalStatus", "DoseType", "DoseUnits", "Rows", "StructureSetLabel", "SeriesDescription", *predicted.KEYWORDS),
 )
 
 
@@ -148,7 +148,7 @@ def index_files(
     entries: list[FileEntry] = []
     unread: dict[str, str] = {}
     damaged: list[DamagedFile] = []
-    with KeptRows(cache, {"headers": 6}) as kept:
+    with KeptRows(cache, {"headers": 7}) as kept:
         for done, path in enumerate(paths, 1):
             row = _kept_row(path, kept)
             if "error" in row:
@@ -246,14 +246,15 @@ def _entry(path: Path) -> FileEntry:
         text_of(header, "SeriesInstanceUID", path),
         _frame(header, modality, path),
         tuple(uid for uid in dict.fromkeys(_references(header, modality, path)) if uid),
-        text_of(header, _LABELS.get(modality, "SeriesDescription"), path, ""),
+        (code_of if modality == "RTDOSE" else text_of)(header, _LABELS.get(modality, "SeriesDescription"), path, ""),
         text_of(header, "RTPlanDate", path, "") + text_of(header, "RTPlanTime", path, ""),
         text_of(header, "SOPClassUID", path, ""),
-        text_of(header, "ApprovalStatus", path, "").upper() if modality == "RTPLAN" else "",
-        text_of(header, "DoseType", path, "").upper() if modality == "RTDOSE" else "",
+        code_of(header, "ApprovalStatus", path, "") if modality == "RTPLAN" else "",
+        code_of(header, "DoseType", path, "") if modality == "RTDOSE" else "",
         "Rows" in header or modality != "RTDOSE",
         modality == "RTDOSE" and predicted.is_prediction(header, path),
         images=tuple(_listed_images(header, path)),
+        is_relative=modality == "RTDOSE" and code_of(header, "DoseUnits", path, "") == "RELATIVE",
     )
 
 

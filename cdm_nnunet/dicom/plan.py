@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydicom.dataset import Dataset
 
-from cdm_nnunet.dicom.files import items_of, number_of, read_file, text_of
+from cdm_nnunet.dicom.files import code_of, items_of, number_of, read_file, text_of
 from cdm_nnunet.errors import InputError
 
 ION_PLAN_CLASS = "1.2.840.10008.5.1.4.1.1.481.8"
@@ -97,7 +97,7 @@ def read_plan(path: Path) -> Plan:
         text_of(structures[0], "ReferencedSOPInstanceUID", path) if structures else "",
         text_of(dataset, "PatientID", path, ""),
         text_of(dataset, "SOPClassUID", path),
-        text_of(dataset, "ApprovalStatus", path, "").upper(),
+        code_of(dataset, "ApprovalStatus", path, ""),
         _radiation(dataset, groups, path),
         tuple(notes),
     )
@@ -122,15 +122,20 @@ def _prescriptions(dataset: Dataset, groups: Sequence[Dataset], path: Path, note
         own_gy = number_of(item, "TargetPrescriptionDose", path, 0)
         number = int(number_of(item, "DoseReferenceNumber", path, -2))
         doses_gy = [gy for gy in dict.fromkeys((own_gy, *of_group.get(number, ()))) if gy != 0]
-        kind = text_of(item, "DoseReferenceType", path, "TARGET")
+        kind = code_of(item, "DoseReferenceType", path, "TARGET")
         roi_number = number_of(item, "ReferencedROINumber", path, -1)
         description = text_of(item, "DoseReferenceDescription", path, "")
         note = _no_level(item, kind, doses_gy, path)
+        if min(doses_gy, default=0.0) < 0:
+            raise InputError(
+                f"{path}: dose reference '{description or number}' states a prescription of {min(doses_gy):g} Gy, "
+                "not above zero; export the plan again, or correct it"
+            )
         if note:
             notes.append(f"dose reference '{description or number}' of the plan is no prescription: {note}")
             continue
         for dose_gy in doses_gy:
-            structure_type = text_of(item, "DoseReferenceStructureType", path, "")
+            structure_type = code_of(item, "DoseReferenceStructureType", path, "")
             yield Prescription(dose_gy, None if roi_number < 0 else int(roi_number), description, structure_type)
 
 
@@ -152,7 +157,7 @@ def _beam_numbers(dataset: Dataset, groups: Sequence[Dataset], path: Path) -> tu
         int(number_of(beam, "BeamNumber", path))
         for keyword in ("BeamSequence", "IonBeamSequence")
         for beam in items_of(dataset, keyword, path)
-        if text_of(beam, "TreatmentDeliveryType", path, "TREATMENT") != "TREATMENT"
+        if code_of(beam, "TreatmentDeliveryType", path, "TREATMENT") != "TREATMENT"
     }
     numbers = [
         int(number_of(beam, "ReferencedBeamNumber", path))

@@ -116,6 +116,11 @@ def choose_plans(plans: Sequence[FileEntry], choice: str, notes: list[str]) -> l
     if choice == "latest":
         if any(plan.approval == "APPROVED" for plan in candidates):
             candidates = [plan for plan in candidates if plan.approval != "UNAPPROVED"]
+            if not candidates[-1].approval:
+                raise InputError(
+                    f"the latest plan has no ApprovalStatus, and an earlier one is approved: {describe(candidates)}; "
+                    "choose one by name"
+                )
         if len(candidates) > 1 and not _is_latest(candidates[-1].made, [plan.made for plan in candidates[:-1]]):
             raise InputError(f"which plan is the latest can't be told: {describe(candidates)}; choose one by name")
         notes.append(f"not the latest, left aside: {describe([plan for plan in plans if plan != candidates[-1]])}")
@@ -187,13 +192,16 @@ def _planned(doses: Sequence[FileEntry], notes: list[str]) -> list[FileEntry]:
     predicted = [dose for dose in doses if dose.is_prediction]
     without_grid = [dose for dose in doses if not dose.has_grid and not dose.is_prediction]
     planned = [dose for dose in doses if dose.has_grid and not dose.is_prediction]
-    found = [dose for dose in planned if dose.dose_type in ("", *DOSE_TYPES)]
+    doses_of_kind = [dose for dose in planned if dose.dose_type in ("", *DOSE_TYPES)]
+    absolute = [dose for dose in doses_of_kind if not dose.is_relative]
+    found = absolute or doses_of_kind  # (alone, a relative one is refused with its file's name)
     aside = [
         f"{count} {what}"
         for count, what in (
             (len(predicted), "predicted by this software"),
             (len(without_grid), "of DVHs without voxels"),
-            (len(planned) - len(found), "of differences (DoseType ERROR)"),
+            (len(planned) - len(doses_of_kind), "of differences (DoseType ERROR)"),
+            (len(doses_of_kind) - len(found), "in relative units beside others in Gy"),
         )
         if count
     ]

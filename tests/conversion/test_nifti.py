@@ -85,6 +85,24 @@ def test_a_patient_in_any_orientation(tmp_path, orientation):
     assert case.source["unused masks"] == '["Zahn 3"]'
 
 
+@pytest.mark.parametrize("name", ["masks/Parotis li.nii.gz", "dose.nii.gz"])
+def test_an_origin_that_was_rounded_is_noted(tmp_path, name):
+    folder = patient(tmp_path)
+    image = sitk.ReadImage(str(folder / name))
+
+    def moved(by_mm):
+        image.SetOrigin([ORIGIN[0] + by_mm, *ORIGIN[1:]])
+        sitk.WriteImage(image, str(folder / name))
+
+    moved(0.02)
+    assert json.loads(load(folder).source["notes"]) == [
+        f"{Path(name).name}: its origin is 0.02 mm off; taken as rounding"
+    ]
+    moved(0.11 * min(SPACING))
+    with pytest.raises(InputError, match="has origin"):
+        load(folder)
+
+
 def replace(name: str, change):
     def spoil(folder: Path) -> None:
         path = folder / name

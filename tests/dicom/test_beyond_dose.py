@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -57,9 +58,30 @@ def test_an_oar_beyond_the_dose_grid_is_told(tmp_path):
     assert "outside the dose grid" not in load(PHANTOM, tmp_path / "dose", "dose").source["notes"]
 
 
-def test_a_target_beyond_the_dose_grid_is_refused(tmp_path):
+@pytest.mark.parametrize("grid", ["ct", "dose", "2"])
+def test_a_target_beyond_the_dose_grid_is_refused(tmp_path, grid):
     larger = dataclasses.replace(PHANTOM, solids={**PHANTOM.solids, "PTV": Sphere((0.0, 0.0, 0.0), 7.0)})
     with pytest.raises(
         InputError, match=r"% of target 'PTV' lie outside the dose grid, where no dose is known; export"
     ):
-        load(larger, tmp_path, "ct")
+        load(larger, tmp_path, grid)
+
+
+@pytest.mark.parametrize(
+    ("grid", "note"),
+    [
+        ("ct", r"0\.\d+ % of 'PTV' lie outside the dose grid; that rim was taken out of it"),
+        ("dose", r"ROI 'PTV': 0\.0\d+ of 17.\d cc lie outside the grid"),
+    ],
+)
+def test_a_rim_of_a_target_beyond_the_dose_grid_is_left_out_with_a_note(tmp_path, grid, note):
+    phantom = dataclasses.replace(
+        PHANTOM,
+        solids={**PHANTOM.solids, "PTV": Sphere((0.0, 0.0, 2.5), 16.0), "External": Cylinder((0.0, 0.0, 0.0), 30, 44)},
+        slices_z_mm=tuple(np.arange(-24.0, 25.0, 2.0)),
+        pixels=(40, 40),
+        dose_margin_mm=8.0,
+    )
+    case = load(phantom, tmp_path, grid)
+    assert any(re.search(note, text) for text in json.loads(case.source["notes"]))
+    assert (case.dose_gy[case.mask("PTV")] > 40).all()

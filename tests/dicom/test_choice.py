@@ -120,6 +120,32 @@ def test_the_latest_plan_is_not_a_rejected_one(files, replanned, january, march,
     assert [read_plan(path).label for path in new.plans] == [chosen]
 
 
+@pytest.mark.filterwarnings("ignore:Invalid value for VR CS")
+def test_the_latest_plan_is_not_guessed_where_its_approval_is_not_known(files, replanned):
+    change(files.plan, setting(ApprovalStatus="Approved"))
+    change(replanned.plan, setting(ApprovalStatus=""))
+    (problem,) = patient(files, default="latest").problems
+    assert problem == (
+        "the latest plan has no ApprovalStatus, and an earlier one is approved: 'phantom' of 20260101, APPROVED, "
+        "'March' of 20260301; choose one by name"
+    )
+    assert patient(files, default="March").plans == (replanned.plan,)
+    change(files.plan, setting(RTPlanDate="20260401"))
+    assert patient(files, default="latest").plans == (files.plan,)
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR CS")
+def test_a_relative_dose_beside_one_in_gy_is_left_aside(files):
+    relative = copy_of(files.doses[0], "relative.dcm", DoseUnits="Relative")
+    found = patient(files)
+    assert found.doses == files.doses
+    assert "doses left aside: 1 in relative units beside others in Gy" in found.notes
+    files.doses[0].unlink()
+    with pytest.raises(InputError, match="RELATIVE; export the absolute dose"):
+        read_dose(patient(files).doses)
+    assert patient(files).doses == (relative,)
+
+
 @pytest.mark.parametrize(
     ("january", "march"),
     [

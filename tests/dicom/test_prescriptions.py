@@ -371,3 +371,19 @@ def test_what_is_no_prescription_is_named(exports, edit, note):
 def test_a_level_without_a_type_is_a_targets(exports):
     change(exports[0].plan, lambda d: delattr(d.DoseReferenceSequence[0], "DoseReferenceType"))
     assert [level.dose_gy for level in read_plan(exports[0].plan).prescriptions] == [70.0, 60.0]
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR CS")
+def test_codes_in_mixed_case_are_read(exports):
+    before = read_plan(exports[0].plan).prescriptions
+    change(exports[0].plan, lambda d: setattr(d.DoseReferenceSequence[0], "DoseReferenceType", "Target"))
+    change(exports[0].plan, lambda d: setattr(d.DoseReferenceSequence[0], "DoseReferenceStructureType", "Volume"))
+    assert read_plan(exports[0].plan).prescriptions == before
+
+
+def test_a_negative_level_is_named(exports):
+    change(exports[0].plan, lambda d: setattr(d.DoseReferenceSequence[0], "TargetPrescriptionDose", -50))
+    with pytest.raises(
+        InputError, match=r"dose reference '.*' states a prescription of -50 Gy, not above zero; export"
+    ):
+        read_plan(exports[0].plan)

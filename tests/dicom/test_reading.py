@@ -141,6 +141,19 @@ def test_a_dose_that_cannot_be_trusted_is_refused(edited, files, elements, messa
         read_dose(files.doses)
 
 
+@pytest.mark.filterwarnings("ignore:Invalid value for VR CS")
+def test_codes_of_a_dose_in_mixed_case_are_read(edited, files):
+    edited(files.doses[0], DoseUnits="Gy", DoseType="Physical", DoseSummationType="Plan")
+    assert read_dose(files.doses).dose_type == "PHYSICAL"
+
+
+def test_an_orientation_that_is_no_pair_of_unit_vectors_is_named(edited, files):
+    for path in files.ct:
+        edited(path, ImageOrientationPatient=[2, 0, 0, 0, 2, 0])
+    with pytest.raises(InputError, match=r"ImageOrientationPatient \[2.0, .*\] is no pair of unit vectors"):
+        read_ct(files.ct)
+
+
 def test_several_doses_are_not_summed(tmp_path):
     one = write_phantom(PHANTOM, tmp_path / "1").doses
     other = write_phantom(dataclasses.replace(PHANTOM, seed=1), tmp_path / "2").doses
