@@ -1,42 +1,41 @@
-"""The nnU-Net trainers for dose prediction.
+"""The nnU-Net trainers for dose prediction: every class ``nnUNetTrainer...`` of a module in this package.
 
 ``NAME_250epochs`` is the trainer ``NAME`` with another number of epochs, for each number, as in nnU-Net.
 """
 
 import functools
+import importlib
+import pkgutil
 import re
 
 from cdm_nnunet.trainers.base import DoseTrainer
-from cdm_nnunet.trainers.baselines import (
-    nnUNetTrainerDoseDVH,
-    nnUNetTrainerDoseMAE,
-    nnUNetTrainerDoseMoment,
-    nnUNetTrainerDoseMSE,
-    nnUNetTrainerDoseSorted,
-    nnUNetTrainerDoseVanilla,
-)
-from cdm_nnunet.trainers.cdm import nnUNetTrainerCDM
 
-__all__ = [
-    "nnUNetTrainerCDM",
-    "nnUNetTrainerDoseDVH",
-    "nnUNetTrainerDoseMAE",
-    "nnUNetTrainerDoseMSE",
-    "nnUNetTrainerDoseMoment",
-    "nnUNetTrainerDoseSorted",
-    "nnUNetTrainerDoseVanilla",
-]
+
+def find_trainers() -> dict[str, type[DoseTrainer]]:
+    """The trainers by name."""
+    modules = [importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)]
+    classes = [value for module in modules for value in vars(module).values() if isinstance(value, type)]
+    return {
+        trainer.__name__: trainer
+        for trainer in classes
+        if issubclass(trainer, DoseTrainer) and trainer.__name__.startswith("nnUNetTrainer")
+    }
+
+
+_TRAINERS = find_trainers()
+__all__ = sorted(_TRAINERS)  # (a new trainer is one new module)
 
 
 def __getattr__(name: str) -> type[DoseTrainer]:
+    if name in _TRAINERS:
+        return _TRAINERS[name]
     match = re.fullmatch(r"(\w+)_([1-9]\d*)epochs", name)
-    if match is None or match[1] not in __all__:
+    if match is None or match[1] not in _TRAINERS:
         raise AttributeError(f"there is no trainer '{name}'")
     return _with_epochs(match[1], int(match[2]))
 
 
 @functools.cache
 def _with_epochs(name: str, n_epochs: int) -> type[DoseTrainer]:
-    trainer: type[DoseTrainer] = globals()[name]
     content = {"n_epochs": n_epochs, "__module__": __name__, "__doc__": f"{name} with {n_epochs} epochs."}
-    return type(f"{name}_{n_epochs}epochs", (trainer,), content)
+    return type(f"{name}_{n_epochs}epochs", (_TRAINERS[name],), content)
