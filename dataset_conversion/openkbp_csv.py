@@ -7,6 +7,7 @@ whose axes run to the patient's back, left and feet. Masks have an empty value. 
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +20,8 @@ from cdm_nnunet.files import write_text
 GRID = (128, 128, 128)
 N_VOXELS = 128**3
 _HEADER = ",data"
+_MASK_LINE = re.compile(rb"(?:-?\d+,\n)*+")
+_VALUE_LINE = re.compile(rb"(?:-?\d+,[^,\n]+\n)*+")
 _Number = TypeVar("_Number", bound=np.generic)
 
 
@@ -28,10 +31,7 @@ def read_mask(path: Path) -> NDArray[np.int64]:
     Raises:
         InputError: If the file is missing, has values, or as :func:`read_values`.
     """
-    body = _body(path)
-    if body.count(b",\n") != body.count(b"\n"):
-        raise InputError(f"{path}: a mask has lines 'index,' without a value, as published; it is no mask file")
-    return _checked_index(path, _parse(path, body, np.dtype(np.int64)))
+    return _checked_index(path, _parse(path, _body(path, _MASK_LINE, "index,"), np.dtype(np.int64)))
 
 
 def read_values(path: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -41,7 +41,9 @@ def read_values(path: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         InputError: If the file is missing, empty or cut off, is not made of ``index,value`` lines below the header
             ``,data``, or an index is out of range or comes twice, or a value is NaN or infinite.
     """
-    table = _parse(path, _body(path), np.dtype([("index", np.int64), ("value", np.float64)]))
+    table = _parse(
+        path, _body(path, _VALUE_LINE, "index,value"), np.dtype([("index", np.int64), ("value", np.float64)])
+    )
     if not table.size:
         raise InputError(f"{path} names no voxel; is the file cut off?")
     if not np.isfinite(table["value"]).all():
@@ -89,8 +91,8 @@ def _read(path: Path) -> bytes:
         raise InputError(f"{path} is missing") from None
 
 
-def _body(path: Path) -> bytes:
-    """The lines below the header."""
+def _body(path: Path, line: re.Pattern[bytes], form: str) -> bytes:
+    """The lines below the header, each of the form that is wanted."""
     text = _read(path)
     if not text:
         raise InputError(f"{path} is empty")
@@ -99,6 +101,12 @@ def _body(path: Path) -> bytes:
         raise InputError(f"{path}: expected the header '{_HEADER}', found '{header[:40].decode('ascii', 'replace')}'")
     if not text.endswith(b"\n"):
         raise InputError(f"{path} ends in the middle of a line; it was cut off, copy it again")
+    well_formed = line.match(body)
+    end = well_formed.end() if well_formed else 0
+    if end < len(body):
+        number = 2 + body.count(b"\n", 0, end)
+        found = body[end : body.find(b"\n", end)][:40].decode("ascii", "replace")
+        raise InputError(f"{path}: line {number} must be '{form}', as published, not {found!r}")
     return body
 
 

@@ -7,6 +7,7 @@ import dataclasses
 import gzip
 import io
 import json
+import re
 import shutil
 import signal
 import struct
@@ -24,7 +25,8 @@ import numpy as np
 import pydicom
 import yaml
 from hypothesis import strategies as st
-from subjects import SUBJECTS, Subject
+from subject import Subject
+from subjects import SUBJECTS
 
 from cdm_nnunet.errors import InputError
 
@@ -62,7 +64,20 @@ WORDS = [
     *(b"NaN", b"1e999", b"-1", b"0", b'""', b"null", b"true", b"[]", b"{}", b'"\\ud800"', b'"\\u0000"', b"1" * 5000),
     *(b"[" * 3000, b'{"a":' * 3000, b"2024-01-31", b".nan", b"&a", b"*a", b"!!python/name:os.system", b"<<: *a"),
     *(b"\xff\xfe", b"\xef\xbb\xbf", b"\x00", b"\x85", b"? ", b"- ", b"---\n", b"no", b"60,5", b"1:30", b"'", b"|\n"),
-    *(b"%", b"010"),
+    *(
+        b"%",
+        b"010",
+        b"(a|aa)+",
+        b"(a+)+$",
+        b"{1000}{1000}{1000}",
+        b"((",
+        b".*" * 50,
+        b"12.7",
+        b"1_0",
+        b"+1",
+        b",",
+        b"\r",
+    ),
 ]
 _PARTS = 2**16
 _TEXTS = ["AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT"]
@@ -91,6 +106,7 @@ STRATEGIES = {
     "nifti": st.one_of(edits["bytes"], edits["header"], edits["header bytes"]),
     "dicom": st.one_of(edits["bytes"], edits["vr"]),
     "packed": edits["bytes"],
+    "csv": st.one_of(edits["bytes"], edits["words"], edits["lines"]),
     "cache": st.one_of(edits["bytes"], edits["words"], edits["lines"]),
 }
 # (of two edits of a DICOM file one may change a value, which nobody can tell, and the other the structure)
@@ -186,9 +202,22 @@ def describes_something_else(kind: str, before: bytes, after: bytes) -> bool:
         if kind == "yaml":
             yaml.load(after.decode("utf-8-sig"), Loader=_Strict)
             return True
+        if kind == "csv":
+            return _is_table(after.decode("ascii"))
         return kind == "dicom" and _skeleton(before) == _skeleton(after)
     except Exception:  # noqa: BLE001  # (whatever another reader raises, it refuses the file)
         return False
+
+
+def _is_table(text: str) -> bool:
+    """Whether a file has OpenKBP's form: a header and lines of an index and a number or nothing, or three numbers."""
+    lines = text.replace("\r\n", "\n").split("\n")
+    number = r"(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?"
+    if len(lines) in (3, 4) and all(re.fullmatch(number, line) for line in lines[:3]) and lines[3:] in ([], [""]):
+        return True
+    rows = lines[1:-1]
+    indices = [int(row.split(",")[0]) for row in rows if re.fullmatch(rf"\d+,-?({number})?", row)]
+    return (lines[0], lines[-1]) == (",data", "") and len(set(indices)) == len(rows)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

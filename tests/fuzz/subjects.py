@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from record_subjects import RECORDS
+from subject import Subject
 
 from cdm_nnunet.dataset import CaseRecord, RawDataset
 from cdm_nnunet.dataset_conversion.case import Case
@@ -17,19 +17,21 @@ from cdm_nnunet.dataset_conversion.dicom_mapping import DicomMapping, read_mappi
 from cdm_nnunet.dataset_conversion.dicom_sources import read_sources
 from cdm_nnunet.dataset_conversion.gdphmm import find_plans
 from cdm_nnunet.dataset_conversion.nifti import find_patients
+from cdm_nnunet.dataset_conversion.openkbp_csv import read_mask, read_spacing_mm, read_values, write_values
 from cdm_nnunet.dataset_conversion.raw_layout import template_catalogue
 from cdm_nnunet.dicom.index import index_folder
 from cdm_nnunet.dicom.phantom import LinearDose, Phantom, write_phantom
 from cdm_nnunet.dicom.phantom_shapes import Cylinder, Sphere
 from cdm_nnunet.documents import check, json_document, yaml_document
-from cdm_nnunet.dvh import Template
+from cdm_nnunet.dvh import Template, match_rois
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.images import Image, read_image, write_image
 
+NAMES = ("PTV 60", "cord", "Spinal_cord 2", "MYELON", "Rectum")
 GOALS = [{"roi": "PTV_6000", "metric": "D95%"}, {"roi": "SpinalCord", "metric": "Dmax"}]
 ROIS = [
     {"name": "PTV_6000", "kind": "target", "prescription_gy": "patient", "aliases": ["PTV 60"]},
-    {"name": "SpinalCord", "kind": "oar", "regex": ["cord.*"]},
+    {"name": "SpinalCord", "kind": "oar", "regex": ["(spinal[_ ]?)?cord.*", "myelon"]},
     {"name": "External", "kind": "external"},
 ]
 TEMPLATE = Template.from_json({"format_version": 1, "name": "small", "rois": ROIS, "goals": GOALS}, "fuzz")
@@ -53,26 +55,6 @@ PHANTOM = Phantom(
     prescriptions_gy={"PTV60": 60.0},
     kinds={"BODY": "EXTERNAL", "PTV60": "PTV"},
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Subject:
-    """Something to read.
-
-    Attributes:
-        name: Its name.
-        kind: How its files are spoilt, and what tells a silent change: ``json``, ``yaml``, ``nifti``, ``dicom``,
-            ``packed`` (whole files with checksums inside) or ``cache`` (what can't be read is read anew).
-        files: The files that are spoilt, as a pattern.
-        make: Writes them into a folder.
-        read: Reads them; what it returns is compared.
-    """
-
-    name: str
-    kind: str
-    files: str
-    make: Callable[[Path], object]
-    read: Callable[[Path], Any]
 
 
 def ct_hu() -> np.ndarray:
@@ -161,6 +143,25 @@ def read_challenge(folder: Path) -> Any:
     return [content_of(plan.load()) for plan in find_plans(folder, folder, Template.load("gdphmm")).plans]
 
 
+def read_template(folder: Path) -> Any:
+    """A template, and what it finds among names that an expression may fail at only after long."""
+    template = Template.load(str(folder / "clinic.json"))
+    return [template, [match_rois(template, [name]) for name in (*NAMES, "a" * 60 + "!", "cord" * 16 + "_")]]
+
+
+def read_csv(folder: Path) -> Any:
+    values = [read_values(folder / f"{name}.csv") for name in ("ct", "dose")]
+    return [*values, read_mask(folder / "Larynx.csv"), read_spacing_mm(folder / "voxel_dimensions.csv")]
+
+
+def write_csv(folder: Path) -> None:
+    index = np.arange(40, 70, 3)
+    for name in ("ct", "dose"):
+        write_values(folder / f"{name}.csv", index, (index * 1.5 + 0.1).astype(np.float32))
+    (folder / "Larynx.csv").write_text(",data\n" + "".join(f"{k},\n" for k in index))
+    (folder / "voxel_dimensions.csv").write_text("3.906\n3.906\n2.5\n")
+
+
 def read_dicom(folder: Path) -> Any:
     mapping = DicomMapping({"PTV60": "PTV_6000", "Cord": "SpinalCord", "BODY": "External"})
     index = index_folder(folder / "phantom")
@@ -208,7 +209,7 @@ SUBJECTS = {
             "json",
             "clinic.json",
             lambda folder: (folder / "clinic.json").write_text(json.dumps(TEMPLATE.to_json(), indent=1)),
-            lambda folder: Template.load(str(folder / "clinic.json")),
+            read_template,
         ),
         Subject(
             "mapping",
@@ -217,6 +218,8 @@ SUBJECTS = {
             lambda folder: (folder / "rois.yaml").write_text(MAPPING),
             lambda folder: read_mapping(folder / "rois.yaml"),
         ),
+        Subject("OpenKBP files", "csv", "*.csv", write_csv, read_csv),
+        *RECORDS,
         Subject("data set", "json", "*.json", write_dataset, read_dataset),
         Subject(
             "side file", "json", "sources.json", write_side_file, lambda f: read_sources(f / "sources.json", "case_1")

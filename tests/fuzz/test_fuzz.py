@@ -27,10 +27,13 @@ PAST = [
     ("YAML text", 0, [("word", 65_535, b"[" * 3000)], "refused"),
     ("template", 0, [("word", 65_535, b'{"a":' * 3000)], "refused"),
     ("template", 0, [("double line", 4000, None)], "refused"),
+    ("template", 0, [("word", 0, b"[")], "refused"),
     ("data set", 0, [("end", 30_000, None)], "refused"),
     ("side file", 0, [("set", 0, b"[")], "refused"),
     ("DICOM patient", 0, [("vr", 2750, b"FD")], "refused"),
     ("DICOM patient", -1, [("vr", 31425, b"US")], "refused"),  # CLOSUS_PLANAR was left out without a word
+    ("OpenKBP files", 0, [("flip", 47343, 6)], "refused"),  # two lines of a mask became one, and a voxel was lost
+    ("OpenKBP files", 0, [("word", 20_000, b"12.7")], "refused"),
     ("index", 0, [("word", 30_000, b"1" * 5000)], "same"),
 ]
 

@@ -1,0 +1,29 @@
+"""Something that the fuzzer reads."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """Something to read.
+
+    Attributes:
+        name: Its name.
+        kind: How its files are spoilt, and what tells a silent change: ``json``, ``yaml``, ``nifti``, ``dicom``,
+            ``csv``,
+            ``packed`` (whole files with checksums inside) or ``cache`` (what can't be read is read anew).
+        files: The files that are spoilt, as a pattern.
+        make: Writes them into a folder.
+        read: Reads them; what it returns is compared.
+    """
+
+    name: str
+    kind: str
+    files: str
+    make: Callable[[Path], object]
+    read: Callable[[Path], Any]
