@@ -18,6 +18,7 @@ addPanel({
     { label: "Scale", value: (name) => record.cases[name].dose.scale_gy, show: (name) => plain(record.cases[name].dose.scale_gy), number: true },
   ], caseNames)),
 });
+addPanel({ view: "patient", place: 99, build: (name) => card("Own words", el("p", { class: "own" }, `It is ${name}`)) });
 """  # noqa: E501  # (lines of another language)
 
 
@@ -40,6 +41,8 @@ def test_a_panel_stands_at_its_place(browser, with_panel):
     table = shown.locator("section", has=shown.locator("h2", has_text="Hottest references")).locator("tbody tr")
     wanted = {case.case: f"{case.dose.scale_gy:g}" for case in with_panel.evaluation.cases}
     assert {row.locator("th").inner_text(): row.locator("td").inner_text() for row in table.all()} == wanted
+    name = with_panel.evaluation.cases[0].case
+    assert window.show_case(name).locator("#patient .own").inner_text() == f"It is {name}"
     window.check()
     window.page.context.close()
 
@@ -49,4 +52,4 @@ def test_panels_of_this_software_each_add_themselves():
     modules = [module for module in folder.iterdir() if module.name.endswith(".js")]
     places = [re.findall(r"addPanel\(\{ view: \"(\w+)\", place: (\d+)", module.read_text()) for module in modules]
     assert all(len(found) == 1 for found in places)
-    assert len({found[0] for found in places}) == len(modules) >= 5
+    assert len({found[0] for found in places}) == len(modules) >= 6
