@@ -31,6 +31,7 @@ VERBS = (
     "preprocess",
     "train",
     "predict",
+    "study",
     "ensemble",
     "find-best",
     "check",

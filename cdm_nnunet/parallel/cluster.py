@@ -39,6 +39,7 @@ _VARIABLES = ("nnUNet_", "CDM_")  # prefixes of the variables that a worker take
 _VISIBLE_WITHIN_S = 30.0  # a network file system may show a new file late
 _FIRST_WORKER_S = 600.0  # a queue may be long
 _ANSWER_S = 10.0  # of a scheduler that runs
+_GPU = "GPU"  # resource of a Dask worker
 _ENTERED: set[str] = set()  # commands that this worker process has been checked for
 
 
@@ -61,7 +62,9 @@ class ClusterFile(BaseModel):
 
 
 @contextlib.contextmanager
-def on_cluster(scheduler: str | None, *, reads: Sequence[Path] = (), writes: Sequence[Path] = ()) -> Iterator[None]:
+def on_cluster(
+    scheduler: str | None, *, reads: Sequence[Path] = (), writes: Sequence[Path] = (), needs_gpu: bool = False
+) -> Iterator[None]:
     """Spread all work inside the ``with`` over a Dask cluster.
 
     Args:
@@ -69,6 +72,7 @@ def on_cluster(scheduler: str | None, *, reads: Sequence[Path] = (), writes: Seq
             processes of this machine.
         reads: Folders and files that workers read.
         writes: Folders that workers write into.
+        needs_gpu: Take only workers that were started with ``--resources GPU=1``, one task at a time.
 
     Raises:
         InputError: If Dask is not installed, the file or address is wrong, no worker comes, or one can't do the work.
@@ -80,7 +84,7 @@ def on_cluster(scheduler: str | None, *, reads: Sequence[Path] = (), writes: Seq
         client = _connect(scheduler, stack)
         tokens = tuple(stack.enter_context(_token(folder)) for folder in writes)
         seen = tuple(str(path.absolute()) for path in reads)
-        with using(DaskEngine(client, _Surroundings.of_this_process(seen, tokens))):
+        with using(DaskEngine(client, _Surroundings.of_this_process(seen, tokens), needs_gpu)):
             yield
 
 
@@ -233,15 +237,24 @@ def _run(surroundings: _Surroundings, pickled: bytes) -> object:
 class DaskEngine:
     """An :class:`~cdm_nnunet.parallel.Engine` whose workers are those of a Dask client."""
 
-    def __init__(self, client: Client, surroundings: _Surroundings) -> None:
+    def __init__(self, client: Client, surroundings: _Surroundings, needs_gpu: bool = False) -> None:
         self._client = client
         self._surroundings = surroundings
+        self._resources = {_GPU: 1} if needs_gpu else None
+        if self.n_workers == 0:
+            raise InputError(f"no worker offers a GPU: start those that have one with --resources {_GPU}=1")
         threads: dict[str, int] = client.nthreads()
         if several := [address for address, count in threads.items() if count != 1]:
             raise InputError(
                 f"the worker {several[0]} has {threads[several[0]]} threads: start workers with one each (dask worker "
                 "--nworkers N --nthreads 1)"
             )
+
+    @property
+    def n_workers(self) -> int:
+        """Workers that can do the work, at this moment."""
+        workers = self._client.scheduler_info(n_workers=-1)["workers"].values()
+        return sum(self._resources is None or worker["resources"].get(_GPU, 0) >= 1 for worker in workers)
 
     def unordered(self, work: Callable[[_Job], _Result], jobs: Sequence[_Job]) -> Iterator[tuple[int, _Result]]:
         """Results as they come, each with the position of its job.
@@ -272,7 +285,7 @@ class DaskEngine:
         with self._cancelled_at_the_end(futures):
             begun = 0
             for position, job in enumerate(jobs):
-                while begun < min(len(jobs), position + len(self._client.nthreads()) + 1):
+                while begun < min(len(jobs), position + self.n_workers + 1):
                     futures[self._submit(work, jobs[begun])] = begun
                     begun += 1
                 future = next(iter(futures))
@@ -280,7 +293,9 @@ class DaskEngine:
                 yield self._result(future, job)
 
     def _submit(self, work: Callable[[_Job], _Result], job: _Job) -> Future:
-        return self._client.submit(_run, self._surroundings, pickle.dumps((work, job)), pure=False)
+        return self._client.submit(
+            _run, self._surroundings, pickle.dumps((work, job)), pure=False, resources=self._resources
+        )
 
     @contextlib.contextmanager
     def _cancelled_at_the_end(self, futures: Mapping[Future, int]) -> Iterator[None]:

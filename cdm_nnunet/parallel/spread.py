@@ -17,6 +17,10 @@ _Result = TypeVar("_Result")
 class Engine(Protocol):
     """What runs work elsewhere than in processes of this machine."""
 
+    @property
+    def n_workers(self) -> int:
+        """Workers that can do the work, at this moment."""
+
     def unordered(self, work: Callable[[_Job], _Result], jobs: Sequence[_Job]) -> Iterator[tuple[int, _Result]]:
         """As :func:`unordered`."""
 

@@ -1,0 +1,1 @@
+"""Studies: several trainings of one data set as one command, from training to comparison."""

@@ -1,0 +1,155 @@
+"""What a study consists of: the YAML file that a person writes, and the trainings that follow from it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from cdm_nnunet.documents import read_yaml
+from cdm_nnunet.errors import InputError
+from cdm_nnunet.folders import DEFAULT_PLANS
+
+Settings = dict[str, int | float | str]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class Training(BaseModel):
+    """One line of a study: a trainer with its settings, repeated for every seed and fold.
+
+    Attributes:
+        trainer: Class name.
+        settings: As of the study; these come before the study's.
+        seeds: In place of the study's.
+        starts_from: Another training of the study, whose final weights it starts from: those of the same fold, and of
+            the same seed or else of the other's first.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    trainer: str
+    settings: Settings = {}
+    seeds: list[int] | None = None
+    starts_from: str | None = None
+
+
+class StudyFile(BaseModel):
+    """A study.
+
+    Attributes:
+        dataset: Number of a data set that is converted and planned.
+        configuration: Of the plans.
+        plans: Name of the plans.
+        folds: On which every training is repeated.
+        seeds: With which every training is repeated.
+        settings: Of every training, by the names of ``TrainingSettings``, for example ``num_epochs``.
+        predict: Which cases are scored: the ``validation`` cases of the folds, each by the model that has not seen it,
+            or the ``test`` cases (imagesTs) by the mean of the folds.
+        template: Clinical template of the scores; None for that of the data set.
+        trainings: By name.
+        baseline: Name of the training that the others are compared with.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    dataset: int = Field(ge=1, le=999)
+    configuration: str = "3d_fullres"
+    plans: str = DEFAULT_PLANS
+    folds: list[int] = Field(default=[0], min_length=1)
+    seeds: list[int] = Field(default=[0], min_length=1)
+    settings: Settings = {}
+    predict: Literal["validation", "test"] = "validation"
+    template: str | None = None
+    trainings: dict[str, Training] = Field(min_length=1)
+    baseline: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """A training with one seed, on all folds: what is scored and compared as one model.
+
+    Attributes:
+        name: Of the training, with the seed where there are several.
+        training: Name of the training.
+        seed: Seed.
+        trainer: Class name.
+        settings: All settings that are not left to their defaults, without the seed.
+        starts_from: Name of the member whose final weights it starts from, fold by fold.
+    """
+
+    name: str
+    training: str
+    seed: int
+    trainer: str
+    settings: Settings
+    starts_from: str | None
+
+
+def read_study(path: Path) -> StudyFile:
+    """Read a study.
+
+    Raises:
+        InputError: If it is not sound: with line and column where a value is of the wrong kind.
+    """
+    study = read_yaml(path, StudyFile)
+    for name, training in study.trainings.items():
+        if not _NAME.fullmatch(name):
+            raise InputError(f"{path}: '{name}' is no name of a training: letters, digits, '_', '-' and '.' only")
+        if training.seeds == []:
+            raise InputError(f"{path}: training '{name}' has no seed")
+        _refuse_circles(path, study, name)
+    if study.baseline not in study.trainings:
+        raise InputError(f"{path}: the baseline '{study.baseline}' is none of {', '.join(study.trainings)}")
+    for what, numbers in (("fold", study.folds), ("seed", study.seeds)):
+        if len(set(numbers)) != len(numbers) or min(numbers) < 0:
+            raise InputError(f"{path}: every {what} is a number from 0 on, and comes once, not {numbers}")
+    names = [member.name for member in members_of(study)]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"{path}: two trainings are called '{repeated[0]}' once their seeds are added; rename one")
+    return study
+
+
+def members_of(study: StudyFile) -> tuple[Member, ...]:
+    """All members, the baseline's first."""
+    ordered = sorted(study.trainings, key=lambda name: name != study.baseline)  # (stable: else as written)
+    return tuple(_member(study, name, seed) for name in ordered for seed in _seeds(study, name))
+
+
+def _seeds(study: StudyFile, name: str) -> list[int]:
+    return study.trainings[name].seeds or study.seeds
+
+
+def _member(study: StudyFile, name: str, seed: int) -> Member:
+    training = study.trainings[name]
+    start = training.starts_from
+    if start is not None:
+        seeds = _seeds(study, start)
+        start = _member_name(study, start, seed if seed in seeds else seeds[0])
+    return Member(
+        name=_member_name(study, name, seed),
+        training=name,
+        seed=seed,
+        trainer=training.trainer,
+        settings={**study.settings, **training.settings},
+        starts_from=start,
+    )
+
+
+def _member_name(study: StudyFile, name: str, seed: int) -> str:
+    return name if len(_seeds(study, name)) == 1 else f"{name}_seed_{seed}"
+
+
+def _refuse_circles(path: Path, study: StudyFile, name: str) -> None:
+    passed: list[str] = []
+    start: str | None = name
+    while start is not None:
+        if start not in study.trainings:
+            raise InputError(f"{path}: '{passed[-1]}' starts from '{start}', which is no training of the study")
+        if start in passed:
+            raise InputError(f"{path}: {' starts from '.join([*passed, start])}: that has no beginning")
+        passed.append(start)
+        start = study.trainings[start].starts_from
