@@ -99,10 +99,12 @@ class Workshop:
 
     def prepare(self) -> None:
         """All commands once, with the state before each and after all."""
-        from cdm_nnunet.dataset_conversion.synthetic import convert_synthetic
+        from cdm_nnunet.dataset_conversion.conversion import DatasetPlace, convert
+        from cdm_nnunet.dataset_conversion.synthetic import find_synthetic
         from cdm_nnunet.dicom.phantom import demonstration_phantom, write_phantom
 
-        convert_synthetic(self.folder / RAW, int(ID), "Phantoms", n_training=3, n_test=3, coarseness=2.0)
+        place = DatasetPlace(self.folder / RAW, int(ID), "Phantoms")
+        convert(find_synthetic(n_training=3, n_test=3, coarseness=2.0), place)
         write_phantom(demonstration_phantom(), self.folder / "exports" / "patient")
         for name, command in COMMANDS.items():
             shutil.copytree(self.folder, self.states / name)

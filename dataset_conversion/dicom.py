@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +15,48 @@ from cdm_nnunet.dicom.pseudonyms import Pseudonyms, read_pseudonyms
 from cdm_nnunet.dicom.unread import unread_lines
 from cdm_nnunet.dvh.template import Template
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.folders import dataset_name
 
 from .case import CASE_NAME
 from .case_files import STATE_FOLDER
+from .conversion import DatasetPlace, FoundPatients, convert
 from .dicom_mapping import DicomMapping
 from .dicom_patient import DicomPatient, spacing_mm
 from .dicom_sources import sources_path, write_sources
-from .raw_layout import Conversion, DatasetSpec, template_catalogue, write_dataset
+from .raw_layout import Conversion, template_catalogue
+
+
+@dataclass(frozen=True)
+class DicomRules:
+    """How patients in DICOM files become cases.
+
+    Attributes:
+        template: Its ROIs make the catalogue.
+        mapping: Which ROI of the files is which of the template, and which of several plans counts.
+        grid: As of :class:`DicomPatient`.
+    """
+
+    template: Template
+    mapping: DicomMapping
+    grid: str = "dose"
+
+    def refuse_unfit(self) -> None:
+        """Check the rules before anything is read.
+
+        Raises:
+            InputError: If the grid is unknown, or the template has more than 64 ROIs or lacks one of the mapping.
+        """
+        if self.grid not in ("dose", "ct"):
+            spacing_mm(self.grid)
+        template_catalogue(self.template)
+        self.mapping.refuse_unknown_rois(self.template)
 
 
 def convert_dicom(
     source: Path,
-    raw_folder: Path,
-    dataset_id: int,
-    name: str,
-    template: Template,
-    mapping: DicomMapping,
+    place: DatasetPlace,
+    rules: DicomRules,
     local: Path,
     *,
-    grid: str = "dose",
     exclude: Collection[str] = (),
     keep_ids: bool = False,
     n_processes: int = 1,
@@ -43,99 +65,64 @@ def convert_dicom(
 
     Args:
         source: Any tree of DICOM files.
-        raw_folder: nnU-Net's raw folder.
-        dataset_id: Number of the data set.
-        name: Name of the data set.
-        template: Its ROIs make the catalogue.
-        mapping: Which ROI of the files is which of the template, and which of several plans counts.
+        place: Where the data set goes.
+        rules: How patients become cases.
         local: Folder for what names patients: the key of the cases' names, the headers, and which files a case came
             from. It stays with the patients' data.
-        grid: As of :class:`DicomPatient`.
         exclude: Names of cases, or of patients with several, to leave out.
         keep_ids: Call cases by PatientID.
         n_processes: Worker processes.
 
     Raises:
-        InputError: As :func:`write_dataset`, or if the grid is unknown, a case to leave out or a patient whose plan is
-            chosen is not there, ``local`` is within the data set or not that of the
-            earlier conversion, or a PatientID makes no name.
+        InputError: As :func:`convert` and :func:`find_dicom`, or if the rules do not fit each other, or ``local`` is
+            within the data set or not that of the earlier conversion.
     """
-    refuse_unfit(grid, template, mapping)
-    folder = raw_folder / dataset_name(dataset_id, name)
-    sources = sources_path(local, folder.name)
-    _refuse_other_local_folder(folder, sources)
+    rules.refuse_unfit()
+    sources = sources_path(local, place.folder.name)
+    _refuse_other_local_folder(place.folder, sources)
     pseudonyms = read_pseudonyms(local, keep_ids=keep_ids)
-    index = index_folder(source, local / INDEX_FILE)
-    chosen = chosen_patients(index, template, mapping, pseudonyms, grid=grid, exclude=exclude)
-    if chosen and all(patient.files.problems for patient in chosen):
-        told = "; ".join(f"[{patient.name}] {', '.join(patient.files.problems)}" for patient in chosen)
-        raise InputError("; ".join((f"none of {len(chosen)} patients can be used: {told}", *index.remarks)))
-    spec = DatasetSpec(
-        dataset_id,
-        name,
-        "Patients from DICOM-RT",
-        template,
-        "dicom",
-        excluded=tuple(sorted(exclude)),
-        patients={patient.name: patient.files.patient_name for patient in chosen},
-        mapping=mapping.to_json(),
-        facts=dose_facts([patient.files for patient in chosen]),
-        remarks=index.remarks,
+    found = replace(
+        find_dicom(index_folder(source, local / INDEX_FILE), rules, pseudonyms),
+        log=local / f"{place.folder.name}_errors.log",
+        before=lambda chosen: write_sources(sources, [patient.files for patient in chosen], pseudonyms),
     )
-    conversion = write_dataset(
-        raw_folder,
-        spec,
-        chosen,
-        n_processes,
-        before=lambda: write_sources(sources, [patient.files for patient in chosen], pseudonyms),
-        log=local / f"{folder.name}_errors.log",
-    )
-    return replace(conversion, unread=tuple(unread_lines(index.unread)))
+    return convert(found, place, exclude=exclude, n_processes=n_processes)
 
 
-def refuse_unfit(grid: str, template: Template, mapping: DicomMapping) -> None:
-    """Check settings before anything is read.
-
-    Raises:
-        InputError: If the grid is unknown, or the template has more than 64 ROIs or lacks one of the mapping.
-    """
-    if grid not in ("dose", "ct"):
-        spacing_mm(grid)
-    template_catalogue(template)
-    mapping.refuse_unknown_rois(template)
-
-
-def chosen_patients(
-    index: FolderIndex,
-    template: Template,
-    mapping: DicomMapping,
-    pseudonyms: Pseudonyms,
-    *,
-    grid: str = "dose",
-    exclude: Collection[str] = (),
-) -> list[DicomPatient]:
-    """The patients of a folder that are to be converted, by name.
+def find_dicom(index: FolderIndex, rules: DicomRules, pseudonyms: Pseudonyms) -> FoundPatients[DicomPatient]:
+    """The patients of a folder, by name, to be converted.
 
     Args:
         index: The folder.
-        template: As of :func:`convert_dicom`; so are mapping, grid and exclude.
-        mapping: As there.
+        rules: How patients become cases.
         pseudonyms: Make the names.
-        grid: As there.
-        exclude: As there.
 
     Raises:
-        InputError: If a case to leave out or a patient whose plan is chosen is not there, or a PatientID makes no name.
+        InputError: If a patient whose plan is chosen is not there, or a PatientID makes no name.
     """
     # (in the order of names, since that of PatientID would say something)
-    patients = index.patients(choice=mapping.choice, pseudonyms=pseudonyms)
+    patients = index.patients(choice=rules.mapping.choice, pseudonyms=pseudonyms)
     found = sorted(patients, key=lambda files: files.case_name)
-    _refuse_unknown_names(found, exclude, mapping, index.folder)
-    return [
-        DicomPatient(files, mapping, template, grid, pseudonyms=pseudonyms)
-        for files in found
-        if not {files.case_name, files.patient_name} & set(exclude)
-    ]
+    _refuse_unknown_names(found, rules.mapping, index.folder)
+    return FoundPatients(
+        "dicom",
+        index.folder,
+        "Patients from DICOM-RT",
+        rules.template,
+        [DicomPatient(files, rules.mapping, rules.template, rules.grid, pseudonyms=pseudonyms) for files in found],
+        patients={files.case_name: files.patient_name for files in found},
+        mapping=rules.mapping.to_json(),
+        remarks=index.remarks,
+        unread=tuple(unread_lines(index.unread)),
+        facts_of=lambda chosen: _facts_of(chosen, index),
+    )
+
+
+def _facts_of(chosen: Sequence[DicomPatient], index: FolderIndex) -> dict[str, Any]:
+    if chosen and all(patient.files.problems for patient in chosen):
+        told = "; ".join(f"[{patient.name}] {', '.join(patient.files.problems)}" for patient in chosen)
+        raise InputError("; ".join((f"none of {len(chosen)} patients can be used: {told}", *index.remarks)))
+    return dose_facts([patient.files for patient in chosen])
 
 
 def _refuse_other_local_folder(folder: Path, sources: Path) -> None:
@@ -148,21 +135,15 @@ def _refuse_other_local_folder(folder: Path, sources: Path) -> None:
         )
 
 
-def _refuse_unknown_names(
-    found: Sequence[PatientFiles], exclude: Collection[str], mapping: DicomMapping, source: Path
-) -> None:
+def _refuse_unknown_names(found: Sequence[PatientFiles], mapping: DicomMapping, source: Path) -> None:
     patients = {files.patient_name for files in found}
-    for names, known, what in (
-        (set(exclude), patients | {files.case_name for files in found}, "to be excluded"),
-        (set(mapping.plans) - {DEFAULT}, patients, "named under 'plans' of the mapping"),
-        (
-            set(mapping.patients),
-            patients | {files.case_name for files in found},
-            "named under 'patients' of the mapping",
-        ),
+    cases = patients | {files.case_name for files in found}
+    for names, known, key in (
+        (set(mapping.plans) - {DEFAULT}, patients, "plans"),
+        (set(mapping.patients), cases, "patients"),
     ):
         if unknown := sorted(names - known):
-            raise InputError(f"{what}, but not in {source}: {', '.join(unknown)}")
+            raise InputError(f"named under '{key}' of the mapping, but not in {source}: {', '.join(unknown)}")
     for files in found:
         if not re.fullmatch(CASE_NAME, files.case_name):
             raise InputError(

@@ -12,7 +12,7 @@ from __future__ import annotations
 import csv
 import math
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,9 @@ from cdm_nnunet.errors import InputError, numbers
 
 from .case import Case, Geometry, clip_hu, pack_masks
 from .case_files import sha256
+from .conversion import FoundPatients
 from .npz import read_dictionary
-from .raw_layout import Conversion, DatasetSpec, template_catalogue, write_dataset
+from .raw_layout import template_catalogue
 from .roi_mapping import RoiMapping, unused_text
 
 PRESCRIPTION_FILE, OBJECTIVE_FILE, PLAN_FILE = "PTV_DICT.json", "Pat_Obj_DICT.json", "meta_data.csv"
@@ -269,51 +270,32 @@ def find_plans(source: Path, meta: Path, template: Template) -> GdpHmmSource:
     return GdpHmmSource(tuple(plans), validation)
 
 
-def convert_gdphmm(
-    source: Path,
-    raw_folder: Path,
-    dataset_id: int,
-    name: str,
-    *,
-    meta: Path | None = None,
-    template: Template | None = None,
-    exclude: Collection[str] = (),
-    n_processes: int = 1,
-) -> Conversion:
-    """Convert plans of the GDP-HMM challenge into a raw data set.
+def find_gdphmm(
+    source: Path, *, meta: Path | None = None, template: Template | None = None
+) -> FoundPatients[GdpHmmPlan]:
+    """Plans of the GDP-HMM challenge, to be converted.
 
     Args:
         source: See :func:`find_plans`.
-        raw_folder: nnU-Net's raw folder.
-        dataset_id: Number of the data set.
-        name: Name of the data set.
         meta: See :func:`find_plans`; default is ``meta_files`` in ``source``.
         template: Default is the shipped template ``gdphmm``.
-        exclude: Names of patients or cases to leave out.
-        n_processes: Worker processes.
 
     Raises:
-        InputError: As :func:`find_plans` and :func:`write_dataset`, or if a name to leave out is not there.
+        InputError: As :func:`find_plans`, or if the template has no PTV_High.
     """
     template = template or Template.load("gdphmm")
     if "PTV_High" not in template_catalogue(template).names:
         raise InputError(f"template '{template.name}' needs an ROI 'PTV_High' for GDP-HMM data")
     found = find_plans(source, meta or source / "meta_files", template)
-    unknown = sorted(set(exclude) - {name for plan in found.plans for name in (plan.name, plan.patient)})
-    if unknown:
-        raise InputError(f"to be excluded, but not in {source}: {', '.join(unknown)}")
-    plans = [plan for plan in found.plans if not {plan.name, plan.patient} & set(exclude)]
-    spec = DatasetSpec(
-        dataset_id,
-        name,
+    return FoundPatients(
+        CONVERSION,
+        source,
         "Plans of the GDP-HMM challenge; cite Gao et al., Automating RT planning at scale, arXiv 2501.11803 (2025)",
         template,
-        CONVERSION,
-        tuple(plan.name for plan in plans if plan.name in found.validation),
-        tuple(sorted(exclude)),
-        {plan.name: plan.patient for plan in plans},
+        found.plans,
+        found.validation,
+        {plan.name: plan.patient for plan in found.plans},
     )
-    return write_dataset(raw_folder, spec, plans, n_processes)
 
 
 def _rois_of(level: str) -> Iterable[str]:

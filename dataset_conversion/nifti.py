@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,8 +25,9 @@ from cdm_nnunet.nifti_header import SAME_POSITION_VOXELS
 
 from .case import Case, Geometry, clip_hu, pack_masks
 from .case_files import sha256
+from .conversion import FoundPatients
 from .image_files import ENDINGS, dose_of, mask_of, read_on_patient_axes, stem_of
-from .raw_layout import Conversion, DatasetSpec, template_catalogue, write_dataset
+from .raw_layout import template_catalogue
 from .roi_mapping import RoiMapping, map_rois, prescriptions_gy, unused_text
 
 CT_STEM, DOSE_STEM = "ct", "dose"
@@ -165,53 +166,31 @@ def find_patients(source: Path, template: Template, *, test_only: bool = False) 
     return found
 
 
-def convert_nifti(
-    source: Path,
-    raw_folder: Path,
-    dataset_id: int,
-    name: str,
-    template: Template,
-    *,
-    exclude: Collection[str] = (),
-    test_only: bool = False,
-    resample_dose: bool = False,
-    n_processes: int = 1,
-) -> Conversion:
-    """Convert patients in NIfTI files into a raw data set.
+def find_nifti(
+    source: Path, template: Template, *, test_only: bool = False, resample_dose: bool = False
+) -> FoundPatients[NiftiPatient]:
+    """Patients in NIfTI files, to be converted.
 
     Args:
         source: See :func:`find_patients`.
-        raw_folder: nnU-Net's raw folder.
-        dataset_id: Number of the data set.
-        name: Name of the data set.
         template: Its ROIs make the catalogue; its aliases say which mask is which.
-        exclude: Names of patients to leave out.
         test_only: Keep all patients from training.
         resample_dose: Resample a dose on its own grid to the CT's, linearly.
-        n_processes: Worker processes.
 
     Raises:
-        InputError: As :func:`find_patients` and :func:`write_dataset`, or if a patient to leave out is not there.
+        InputError: As :func:`find_patients`, or if the template has more than 64 ROIs.
     """
-    template_catalogue(template)  # (refuses more than 64 ROIs before anything is read)
+    template_catalogue(template)  # (before anything is read)
     found = find_patients(source, template, test_only=test_only)
-    unknown = sorted(set(exclude) - {patient.name for patient in found.patients})
-    if unknown:
-        raise InputError(f"to be excluded, but not in {source}: {', '.join(unknown)}")
-    validation = tuple(name for name in found.validation if name not in exclude)
-    chosen = [patient for patient in found.patients if patient.name not in exclude]
-    spec = DatasetSpec(
-        dataset_id,
-        name,
+    return FoundPatients(
+        "nifti",
+        source,
         "Patients from NIfTI files",
         template,
-        "nifti",
-        validation,
-        tuple(sorted(exclude)),
-        {patient.name: patient.patient or patient.name for patient in chosen},
+        [replace(patient, resample_dose=resample_dose) for patient in found.patients],
+        found.validation,
+        {patient.name: patient.patient or patient.name for patient in found.patients},
     )
-    chosen = [replace(patient, resample_dose=resample_dose) for patient in chosen]
-    return write_dataset(raw_folder, spec, chosen, n_processes)
 
 
 def _read_folder(folder: Path, template: Template, split: Split) -> NiftiPatient:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from cdm_nnunet.roi import Catalogue, mask_of
 
 from .case import Case, Geometry, clip_hu, pack_masks
 from .case_files import sha256
+from .conversion import FoundPatients
 from .openkbp_csv import (
     GRID,
     from_grid,
@@ -28,7 +29,7 @@ from .openkbp_csv import (
     to_grid,
     write_values,
 )
-from .raw_layout import Conversion, DatasetSpec, template_catalogue, write_dataset
+from .raw_layout import template_catalogue
 
 CT_OFFSET_HU = 1024
 # Air is not listed: published files lack up to 10 % of the dose region, and up to 4 voxels of it beyond their end.
@@ -219,49 +220,23 @@ def _patient_folders(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: found[path])
 
 
-def convert_openkbp(
-    source: Path,
-    raw_folder: Path,
-    dataset_id: int,
-    name: str,
-    *,
-    template: Template | None = None,
-    exclude: Collection[str] = (),
-    test_only: bool = False,
-    n_processes: int = 1,
-) -> Conversion:
-    """Convert OpenKBP patients into a raw data set.
+def find_openkbp(
+    source: Path, *, template: Template | None = None, test_only: bool = False
+) -> FoundPatients[OpenKbpPatient]:
+    """OpenKBP patients, to be converted.
 
     Args:
         source: See :func:`find_patients`.
-        raw_folder: nnU-Net's raw folder.
-        dataset_id: Number of the data set.
-        name: Name of the data set.
         template: Has OpenKBP's ROIs by their TG-263 names; default is the shipped template ``openkbp``.
-        exclude: Names of patients to leave out.
         test_only: Keep all patients from training.
-        n_processes: Worker processes.
 
     Raises:
-        InputError: As :func:`find_patients` and :func:`write_dataset`, or if the template lacks an ROI, or a patient to
-            leave out is not there.
+        InputError: As :func:`find_patients`, or if the template lacks an ROI.
     """
     template = template or Template.load("openkbp")
     _refuse_unfit(template)
     found = find_patients(source, template_catalogue(template), test_only=test_only)
-    unknown = sorted(set(exclude) - {patient.name for patient in found.patients})
-    if unknown:
-        raise InputError(f"to be excluded, but not in {source}: {', '.join(unknown)}")
-    spec = DatasetSpec(
-        dataset_id,
-        name,
-        _DESCRIPTION,
-        template,
-        "openkbp",
-        tuple(name for name in found.validation if name not in exclude),
-        tuple(sorted(exclude)),
-    )
-    return write_dataset(raw_folder, spec, [p for p in found.patients if p.name not in exclude], n_processes)
+    return FoundPatients("openkbp", source, _DESCRIPTION, template, found.patients, found.validation)
 
 
 def _refuse_unfit(template: Template) -> None:

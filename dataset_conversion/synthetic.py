@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +13,8 @@ from cdm_nnunet.dvh.template import Template
 from cdm_nnunet.errors import InputError
 
 from .case import Case, Geometry, clip_hu, pack_masks
-from .raw_layout import Conversion, DatasetSpec, template_catalogue, write_dataset
+from .conversion import FoundPatients
+from .raw_layout import template_catalogue
 from .synthetic_anatomy import Grid, make_anatomy
 from .synthetic_plan import FRACTIONS, LEVELS_GY, make_dose, make_targets
 
@@ -112,31 +112,19 @@ class SyntheticSource:
         return synthetic_patient(self.seed, name=self.name, split=self.split, coarseness=self.coarseness)
 
 
-def convert_synthetic(
-    raw_folder: Path,
-    dataset_id: int,
-    name: str,
-    *,
-    n_training: int,
-    n_test: int = 0,
-    seed: int = 0,
-    coarseness: float = 1.0,
-    n_processes: int = 1,
-) -> Conversion:
-    """Write phantom patients as a raw data set.
+def find_synthetic(
+    n_training: int, n_test: int = 0, *, seed: int = 0, coarseness: float = 1.0
+) -> FoundPatients[SyntheticSource]:
+    """Phantom patients, to be converted.
 
     Args:
-        raw_folder: nnU-Net's raw folder.
-        dataset_id: Number of the data set.
-        name: Name of the data set.
         n_training: Patients for training, at least 2.
         n_test: Patients for testing, with a reference dose too.
         seed: Another seed gives other patients; below 1,000,000.
         coarseness: Factor on the voxel size, for quick tests.
-        n_processes: Worker processes.
 
     Raises:
-        InputError: If a number is out of range, or as :func:`write_dataset`.
+        InputError: If a number is out of range.
     """
     if n_training < 2 or n_test < 0 or n_training + n_test > 999:
         raise InputError(f"{n_training} training and {n_test} test phantoms; expected 2 or more, 0 or more, 999 in all")
@@ -146,11 +134,5 @@ def convert_synthetic(
         SyntheticSource(1000 * seed + k, f"phantom_{k:03d}", "Tr" if k <= n_training else "Ts", coarseness)
         for k in range(1, n_training + n_test + 1)
     ]
-    spec = DatasetSpec(
-        dataset_id,
-        name,
-        "Synthetic head-and-neck phantoms; no patient data, not for any clinical conclusion",
-        Template.load("openkbp"),
-        "synthetic",
-    )
-    return write_dataset(raw_folder, spec, sources, n_processes)
+    description = "Synthetic head-and-neck phantoms; no patient data, not for any clinical conclusion"
+    return FoundPatients("synthetic", f"{len(sources)} phantoms", description, Template.load("openkbp"), sources)

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from cdm_nnunet.dataset_conversion.synthetic import convert_synthetic
+from cdm_nnunet.dataset_conversion.conversion import DatasetPlace, convert
+from cdm_nnunet.dataset_conversion.synthetic import find_synthetic
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DOCUMENTS = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
@@ -115,7 +116,7 @@ def test_ci_does_what_readme_says():
 @pytest.mark.slow
 def test_the_documented_commands_run_in_their_order(tmp_path):
     raw = tmp_path / "nnunet_data" / "nnUNet_raw"  # in place of the conversion of patients
-    convert_synthetic(raw, 501, "OpenKBP", n_training=3, n_test=1, coarseness=2.0)
+    convert(find_synthetic(n_training=3, n_test=1, coarseness=2.0), DatasetPlace(raw, 501, "OpenKBP"))
     commands = [
         command for command in documented_commands() if command not in DONE_BY_CI and not is_for_real_patients(command)
     ]

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from cdm_nnunet.dataset_conversion.synthetic import convert_synthetic
+from cdm_nnunet.dataset_conversion.conversion import DatasetPlace, convert
+from cdm_nnunet.dataset_conversion.synthetic import find_synthetic
 from cdm_nnunet.dicom.phantom import LinearDose, Phantom, write_phantom
 from cdm_nnunet.dicom.phantom_shapes import Cylinder, Sphere
 
@@ -85,17 +86,20 @@ def test_the_environment_has_no_torch(bare):
     assert bare("-c", looked).strip() == "none"
 
 
-def convert(bare, folder: Path) -> Path:
+def phantoms(bare, folder: Path) -> Path:
     """Three phantoms, made without torch; returns the raw data set."""
-    program = "from pathlib import Path\nfrom cdm_nnunet.dataset_conversion.synthetic import convert_synthetic\n"
-    program += f"convert_synthetic(Path({str(folder)!r}), 501, 'Bare', n_training=2, n_test=1, coarseness=2.2)"
+    program = "from pathlib import Path\n"
+    program += "from cdm_nnunet.dataset_conversion.conversion import DatasetPlace, convert\n"
+    program += "from cdm_nnunet.dataset_conversion.synthetic import find_synthetic\n"
+    program += f"place = DatasetPlace(Path({str(folder)!r}), 501, 'Bare')\n"
+    program += "convert(find_synthetic(2, 1, coarseness=2.2), place)"
     bare("-c", program)
     return folder / "Dataset501_Bare"
 
 
 def test_conversion_evaluation_report_and_comparison(bare, tmp_path):
-    raw = convert(bare, tmp_path / "raw")
-    convert_synthetic(tmp_path / "here", 501, "Bare", n_training=2, n_test=1, coarseness=2.2)
+    raw = phantoms(bare, tmp_path / "raw")
+    convert(find_synthetic(2, 1, coarseness=2.2), DatasetPlace(tmp_path / "here", 501, "Bare"))
     paths = sorted(raw.rglob("*.nii.gz"))
     assert len(paths) == 12
     for path in paths:  # what is converted is the same

@@ -80,9 +80,22 @@ def add_dicom_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, metavar="SOURCE", help="folder, of any structure and with any file names")
 
 
-def add_dose_grid(parser: argparse.ArgumentParser, use: str) -> None:
-    """Add ``--grid`` of a data set from DICOM."""
-    parser.add_argument("--grid", default="dose", metavar="dose|ct|MM|MMxMMxMM", help=use)
+def add_dicom_rules(parser: argparse.ArgumentParser, use: str = "") -> None:
+    """Add what rules how patients in DICOM files become cases, beside mapping and template.
+
+    Args:
+        parser: Of the verb.
+        use: When it counts, for the help; empty where it always does.
+    """
+    parser.add_argument(
+        "--grid",
+        default="dose",
+        metavar="dose|ct|MM|MMxMMxMM",
+        help=use or "grid of the data set, or size of its voxels in mm",
+    )
+    add_end_caps(parser, None, "'end_caps' of the mapping, else ")
+    add_match_geometry(parser)
+    add_exclude(parser, "CASE", use or "a case to leave out on purpose")
 
 
 def add_end_caps(parser: argparse.ArgumentParser, default: str | None = DEFAULT_END_CAPS, otherwise: str = "") -> None:

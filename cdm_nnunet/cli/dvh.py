@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cdm_nnunet.cli._options import add_end_caps
+from cdm_nnunet.cli import _options
 from cdm_nnunet.errors import InputError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     chosen.add_argument("--template", metavar="NAME|FILE", help="clinical template: its ROIs, each with its metrics")
     parser.add_argument("--roi", action="append", metavar="NAME", help="an ROI of the file; repeatable (default: all)")
-    add_end_caps(parser)
+    _options.add_end_caps(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

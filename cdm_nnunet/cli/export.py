@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cdm_nnunet.cli._options import add_match_geometry
+from cdm_nnunet.cli import _options
 from cdm_nnunet.errors import InputError
 
 SUMMARY = "Write a predicted dose in a format that other software takes: RTDOSE for the planning system."
@@ -36,7 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     dicom.add_argument("-o", type=Path, required=True, metavar="FILE", help="the file to write")
     dicom.add_argument("--bits", type=int, choices=(16, 32), default=16, help="bits a voxel (default: 16)")
     dicom.add_argument("--plan", type=Path, metavar="FILE", help="the plan to refer to, where there are several")
-    add_match_geometry(dicom)
+    _options.add_match_geometry(dicom)
     dicom.add_argument(
         "--dose-type",
         choices=("PHYSICAL", "EFFECTIVE"),

@@ -5,7 +5,8 @@ import sys
 import pytest
 
 from cdm_nnunet.cli import main as cli
-from cdm_nnunet.dataset_conversion.synthetic import convert_synthetic
+from cdm_nnunet.dataset_conversion.conversion import DatasetPlace, convert
+from cdm_nnunet.dataset_conversion.synthetic import find_synthetic
 
 CLINIC = """{
   "format_version": 1,
@@ -40,7 +41,7 @@ def clinic(tmp_path):
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory):
     folder = tmp_path_factory.mktemp("raw")
-    convert_synthetic(folder, 501, "OpenKBP", n_training=2, n_test=0, coarseness=2.0)
+    convert(find_synthetic(n_training=2, n_test=0, coarseness=2.0), DatasetPlace(folder, 501, "OpenKBP"))
     return folder
 
 

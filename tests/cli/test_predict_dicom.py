@@ -16,7 +16,8 @@ import torch
 from cdm_nnunet.cli.main import main
 from cdm_nnunet.dataset import RawDataset
 from cdm_nnunet.dataset_conversion.case_files import write_case
-from cdm_nnunet.dataset_conversion.dicom import convert_dicom
+from cdm_nnunet.dataset_conversion.conversion import DatasetPlace
+from cdm_nnunet.dataset_conversion.dicom import DicomRules, convert_dicom
 from cdm_nnunet.dataset_conversion.dicom_mapping import DicomMapping
 from cdm_nnunet.dataset_conversion.dicom_patient import DicomPatient
 from cdm_nnunet.dicom.dose import read_dose
@@ -82,7 +83,9 @@ def root(tmp_path_factory):
         patch.setenv("nnUNet_n_proc_DA", "0")
         for seed in range(5):
             write_patient(dataclasses.replace(PHANTOM, seed=seed), root / "exports" / str(seed))
-        convert_dicom(root / "exports", root / "raw", ID, "Clinic", TEMPLATE, MAPPING, root / "local")
+        convert_dicom(
+            root / "exports", DatasetPlace(root / "raw", ID, "Clinic"), DicomRules(TEMPLATE, MAPPING), root / "local"
+        )
         plan_and_preprocess(ID, base_features=4, n_processes=1)
         assert main(["train", str(ID), "3d_fullres", "0", "-device", "cpu"]) == 0
     return root

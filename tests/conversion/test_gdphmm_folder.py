@@ -6,7 +6,8 @@ import pytest
 
 from cdm_nnunet.cli.main import main
 from cdm_nnunet.dataset import RawDataset
-from cdm_nnunet.dataset_conversion.gdphmm import convert_gdphmm, find_plans
+from cdm_nnunet.dataset_conversion.conversion import DatasetPlace, convert
+from cdm_nnunet.dataset_conversion.gdphmm import find_gdphmm, find_plans
 from cdm_nnunet.dataset_conversion.splits import make_folds
 from cdm_nnunet.dvh import Template
 from cdm_nnunet.errors import InputError
@@ -95,18 +96,18 @@ def test_without_the_table_all_plans_are_for_training(challenge):
 def test_a_changed_prescription_converts_anew(challenge, tmp_path):
     challenge.plan("A1+9Ag+MOS_1")
     challenge.plan("A2+9Ag+MOS_1", seed=1)
-    assert len(convert_gdphmm(challenge.root, tmp_path, 504, "X").converted) == 2
-    assert convert_gdphmm(challenge.root, tmp_path, 504, "X").converted == ()
+    assert len(convert(find_gdphmm(challenge.root), DatasetPlace(tmp_path, 504, "X")).converted) == 2
+    assert convert(find_gdphmm(challenge.root), DatasetPlace(tmp_path, 504, "X")).converted == ()
     challenge.targets["A2"]["PTV_High"]["PDose"] = 66
     challenge.write()
-    again = convert_gdphmm(challenge.root, tmp_path, 504, "X")
+    again = convert(find_gdphmm(challenge.root), DatasetPlace(tmp_path, 504, "X"))
     assert again.converted == ("A2__9Ag__MOS_1",)
     assert again.cases["A2__9Ag__MOS_1"].record.prescriptions_gy["PTV_High"] == 66
 
 
 def test_a_template_without_the_high_dose_target_is_refused(challenge, tmp_path):
     with pytest.raises(InputError, match="template 'openkbp' needs an ROI 'PTV_High'"):
-        convert_gdphmm(challenge.root, tmp_path, 504, "X", template=Template.load("openkbp"))
+        convert(find_gdphmm(challenge.root, template=Template.load("openkbp")), DatasetPlace(tmp_path, 504, "X"))
 
 
 def test_folds_of_patients_with_several_plans():

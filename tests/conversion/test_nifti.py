@@ -9,8 +9,9 @@ import SimpleITK as sitk
 
 from cdm_nnunet.cli.main import main
 from cdm_nnunet.dataset import RawDataset
+from cdm_nnunet.dataset_conversion.conversion import DatasetPlace, convert
 from cdm_nnunet.dataset_conversion.image_files import read_on_patient_axes
-from cdm_nnunet.dataset_conversion.nifti import convert_nifti, find_patients
+from cdm_nnunet.dataset_conversion.nifti import find_nifti, find_patients
 from cdm_nnunet.dataset_conversion.roi_mapping import map_rois, prescriptions_gy, unused_masks
 from cdm_nnunet.dvh import Template
 from cdm_nnunet.errors import InputError
@@ -217,7 +218,7 @@ def test_more_than_64_rois_are_refused(tmp_path):
     template["rois"] += [{"name": f"R{k}", "kind": "oar"} for k in range(60)]
     patient(tmp_path)
     with pytest.raises(InputError, match="1 to 64 ROIs, not 65"):
-        convert_nifti(tmp_path, tmp_path / "raw", 503, "X", Template.from_json(template, "test"))
+        convert(find_nifti(tmp_path, Template.from_json(template, "test")), DatasetPlace(tmp_path / "raw", 503, "X"))
 
 
 @pytest.mark.parametrize("name", ["a b", "ä", "-x", "a$(rm)"])
@@ -302,7 +303,7 @@ def test_faults_of_a_table(tmp_path, header, line, message):
 def test_a_case_that_comes_twice_is_refused(tmp_path):
     patient(tmp_path, "a")
     with pytest.raises(InputError, match="patient 'a' is in the source 2 times"):
-        convert_nifti(table(tmp_path, row("a"), row("a")), tmp_path / "raw", 503, "X", CLINIC)
+        convert(find_nifti(table(tmp_path, row("a"), row("a")), CLINIC), DatasetPlace(tmp_path / "raw", 503, "X"))
 
 
 def test_the_command_converts_and_resumes(tmp_path, monkeypatch, capfd):
@@ -345,10 +346,12 @@ def test_the_text_says_what_can_not_be_mirrored(tmp_path, monkeypatch, capfd):
 def test_an_alias_moved_in_the_template_converts_anew(tmp_path):
     for seed, name in enumerate("ab"):
         patient(tmp_path / "data", name, seed)
-    assert convert_nifti(tmp_path / "data", tmp_path, 503, "X", CLINIC).converted == ("a", "b")
+    assert convert(find_nifti(tmp_path / "data", CLINIC), DatasetPlace(tmp_path, 503, "X")).converted == ("a", "b")
     template = CLINIC.to_json()
     template["rois"][3]["aliases"], template["rois"][2]["aliases"] = [], ["Parotis li"]
-    moved = convert_nifti(tmp_path / "data", tmp_path, 503, "X", Template.from_json(template, "test"))
+    moved = convert(
+        find_nifti(tmp_path / "data", Template.from_json(template, "test")), DatasetPlace(tmp_path, 503, "X")
+    )
     assert moved.converted == ("a", "b")
     assert "Parotid_L" not in moved.cases["a"].record.rois
     assert unused_masks(moved.cases.values()) == {"Zahn 3": 2}
@@ -370,7 +373,9 @@ def test_a_fixed_prescription_changed_in_the_template_converts_anew(tmp_path):
     low = next(roi for roi in template["rois"] if roi["name"] == "PTV_Low")
     levels = {}
     for low["prescription_gy"] in (54, 50, 50):
-        done = convert_nifti(tmp_path / "data", tmp_path, 503, "X", Template.from_json(template, "test"))
+        done = convert(
+            find_nifti(tmp_path / "data", Template.from_json(template, "test")), DatasetPlace(tmp_path, 503, "X")
+        )
         levels[low["prescription_gy"]] = (len(done.converted), done.cases["a"].record.prescriptions_gy["PTV_Low"])
     assert levels == {54: (2, 54.0), 50: (0, 50.0)}
 
@@ -543,7 +548,7 @@ def test_patient_and_fractions_of_a_table(tmp_path):
     for seed, name in enumerate("abc"):
         patient(tmp_path, name, seed)
     path = table(tmp_path, course_row("a", "p", "35"), course_row("b", "p"), course_row("c"), header=WITH_COURSE)
-    convert_nifti(path, tmp_path / "raw", 503, "X", CLINIC)
+    convert(find_nifti(path, CLINIC), DatasetPlace(tmp_path / "raw", 503, "X"))
     dataset = RawDataset(tmp_path / "raw" / "Dataset503_X")
     assert [dataset.patient(case) for case in "abc"] == ["p", "p", "c"]
     assert [dataset.record(case).fractions for case in "abc"] == [35, None, None]
@@ -571,7 +576,7 @@ def test_fractions_beside_the_prescriptions(tmp_path):
 def test_one_patient_under_two_names_stays_together_and_is_told(tmp_path):
     for name, seed in (("a", 1), ("b", 2), ("c", 1)):
         patient(tmp_path, name, seed)
-    conversion = convert_nifti(tmp_path, tmp_path / "raw", 503, "X", CLINIC)
+    conversion = convert(find_nifti(tmp_path, CLINIC), DatasetPlace(tmp_path / "raw", 503, "X"))
     assert conversion.to_json()["same_images"] == [["a", "c"]]
     folds = json.loads((conversion.folder / "splits_final.json").read_text(encoding="utf-8"))
     assert all(("a" in fold["train"]) == ("c" in fold["train"]) for fold in folds)

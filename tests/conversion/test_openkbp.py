@@ -5,9 +5,10 @@ import pytest
 import SimpleITK as sitk
 
 from cdm_nnunet.dataset import RawDataset
+from cdm_nnunet.dataset_conversion.conversion import DatasetPlace, convert
 from cdm_nnunet.dataset_conversion.openkbp import (
     OpenKbpPatient,
-    convert_openkbp,
+    find_openkbp,
     find_patients,
     write_prediction_csv,
     write_predictions,
@@ -188,7 +189,7 @@ def test_the_published_folders_give_the_splits(openkbp, tmp_path, validation_fol
         ("pt_201", "Tr"),
         ("pt_241", "Ts"),
     ]
-    conversion = convert_openkbp(openkbp.root, tmp_path, 501, "OpenKBP", exclude=["pt_9"])
+    conversion = convert(find_openkbp(openkbp.root), DatasetPlace(tmp_path, 501, "OpenKBP"), exclude=["pt_9"])
     assert conversion.to_json()["without_reference_dose"] == ["pt_241"]
     dataset = RawDataset(conversion.folder)
     assert set(dataset.cases) == {"pt_10", "pt_201", "pt_241"}
@@ -234,12 +235,12 @@ def test_names_that_do_not_fit_are_refused(openkbp, tmp_path):
     openkbp.patient("pt_1")
     openkbp.patient("pt_2")
     with pytest.raises(InputError, match=r"to be excluded, but not in .*: pt_3"):
-        convert_openkbp(openkbp.root, tmp_path, 501, "OpenKBP", exclude=["pt_3"])
+        convert(find_openkbp(openkbp.root), DatasetPlace(tmp_path, 501, "OpenKBP"), exclude=["pt_3"])
     with pytest.raises(InputError, match="template 'head_neck' needs an ROI"):
-        convert_openkbp(openkbp.root, tmp_path, 501, "OpenKBP", template=Template.load("head_neck"))
+        convert(find_openkbp(openkbp.root, template=Template.load("head_neck")), DatasetPlace(tmp_path, 501, "OpenKBP"))
     openkbp.patient("pt_2", "test-pats")
     with pytest.raises(InputError, match="patient 'pt_2' is in the source 2 times"):
-        convert_openkbp(openkbp.root, tmp_path, 501, "OpenKBP")
+        convert(find_openkbp(openkbp.root), DatasetPlace(tmp_path, 501, "OpenKBP"))
 
 
 def test_refused_patients_are_named_with_their_file(openkbp, tmp_path):
@@ -247,14 +248,14 @@ def test_refused_patients_are_named_with_their_file(openkbp, tmp_path):
         openkbp.patient(name)
     (openkbp.root / "train-pats" / "pt_2" / "ct.csv").write_text("")
     with pytest.raises(InputError, match=r"1 of 3 patients can't be used: \[pt_2\] .*pt_2/ct.csv is empty\."):
-        convert_openkbp(openkbp.root, tmp_path, 501, "OpenKBP")
+        convert(find_openkbp(openkbp.root), DatasetPlace(tmp_path, 501, "OpenKBP"))
 
 
 @pytest.fixture
 def converted(openkbp, tmp_path):
     """A data set of two small patients, and a folder with their reference doses as predictions."""
     folders = [openkbp.patient("pt_1"), openkbp.patient("pt_2")]
-    dataset = RawDataset(convert_openkbp(openkbp.root, tmp_path / "raw", 501, "OpenKBP").folder)
+    dataset = RawDataset(convert(find_openkbp(openkbp.root), DatasetPlace(tmp_path / "raw", 501, "OpenKBP")).folder)
     predictions = tmp_path / "predictions"
     predictions.mkdir()
     for folder in folders:
@@ -331,4 +332,7 @@ def test_a_template_with_another_dose_than_the_plans_is_refused(openkbp, tmp_pat
     template = Template.load("openkbp").to_json()
     template["rois"][0]["prescription_gy"] = 60
     with pytest.raises(InputError, match="prescribes 60 Gy to 'PTV_7000', but OpenKBP's patients were planned with 70"):
-        convert_openkbp(openkbp.root, tmp_path, 501, "OpenKBP", template=Template.from_json(template, "test"))
+        convert(
+            find_openkbp(openkbp.root, template=Template.from_json(template, "test")),
+            DatasetPlace(tmp_path, 501, "OpenKBP"),
+        )

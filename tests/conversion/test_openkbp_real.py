@@ -7,7 +7,8 @@ import pytest
 import SimpleITK as sitk
 
 from cdm_nnunet.dataset import RawDataset
-from cdm_nnunet.dataset_conversion.openkbp import ROI_FILES, convert_openkbp, write_prediction_csv
+from cdm_nnunet.dataset_conversion.conversion import DatasetPlace, convert
+from cdm_nnunet.dataset_conversion.openkbp import ROI_FILES, find_openkbp, write_prediction_csv
 
 CASES = {"pt_1": "train-pats", "pt_201": "validation-pats"}
 
@@ -15,7 +16,7 @@ CASES = {"pt_1": "train-pats", "pt_201": "validation-pats"}
 @pytest.fixture(scope="module")
 def dataset(openkbp_patients, tmp_path_factory):
     raw = tmp_path_factory.mktemp("raw")
-    return RawDataset(convert_openkbp(openkbp_patients, raw, 501, "OpenKBP").folder)
+    return RawDataset(convert(find_openkbp(openkbp_patients), DatasetPlace(raw, 501, "OpenKBP")).folder)
 
 
 def read(path):

@@ -5,7 +5,8 @@ import pytest
 from scipy import ndimage
 
 from cdm_nnunet.dataset import RawDataset
-from cdm_nnunet.dataset_conversion.synthetic import convert_synthetic, synthetic_patient
+from cdm_nnunet.dataset_conversion.conversion import DatasetPlace, convert
+from cdm_nnunet.dataset_conversion.synthetic import find_synthetic, synthetic_patient
 from cdm_nnunet.errors import InputError
 
 SEEDS = range(1, 7)
@@ -120,14 +121,14 @@ def test_what_is_out_of_range_is_refused(tmp_path):
         synthetic_patient(-1)
     for n_training, n_test in ((1, 3), (2, -1), (900, 100)):
         with pytest.raises(InputError, match=f"{n_training} training and {n_test} test phantoms"):
-            convert_synthetic(tmp_path, 500, "Demo", n_training=n_training, n_test=n_test)
+            convert(find_synthetic(n_training=n_training, n_test=n_test), DatasetPlace(tmp_path, 500, "Demo"))
     with pytest.raises(InputError, match="from 0 to 999999, not 1000000"):
-        convert_synthetic(tmp_path, 500, "Demo", n_training=2, seed=1_000_000)
+        convert(find_synthetic(n_training=2, seed=1_000_000), DatasetPlace(tmp_path, 500, "Demo"))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_dataset_of_phantoms(tmp_path):
-    conversion = convert_synthetic(tmp_path, 500, "Demo", n_training=3, n_test=1, coarseness=2.2)
+    conversion = convert(find_synthetic(n_training=3, n_test=1, coarseness=2.2), DatasetPlace(tmp_path, 500, "Demo"))
     dataset = RawDataset(conversion.folder)
     assert {name: record.split for name, record in dataset.cases.items()} == {
         "phantom_001": "Tr",
@@ -138,4 +139,4 @@ def test_a_dataset_of_phantoms(tmp_path):
     assert all(dataset.dose_path(name).is_file() for name in dataset.cases)
     assert len(json.loads((conversion.folder / "splits_final.json").read_text())) == 5
     with pytest.raises(InputError, match="holds cases that are not among the patients"):
-        convert_synthetic(tmp_path, 500, "Demo", n_training=2, coarseness=2.2)
+        convert(find_synthetic(n_training=2, coarseness=2.2), DatasetPlace(tmp_path, 500, "Demo"))

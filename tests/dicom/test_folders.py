@@ -11,7 +11,8 @@ import yaml
 
 from cdm_nnunet.cli import main as cli
 from cdm_nnunet.dataset import CT_CHANNEL, ROI_CHANNEL, RawDataset
-from cdm_nnunet.dataset_conversion.dicom import convert_dicom
+from cdm_nnunet.dataset_conversion.conversion import DatasetPlace
+from cdm_nnunet.dataset_conversion.dicom import DicomRules, convert_dicom
 from cdm_nnunet.dataset_conversion.dicom_mapping import DicomMapping, mapping_from, read_mapping
 from cdm_nnunet.dataset_conversion.dicom_patient import DicomPatient
 from cdm_nnunet.dataset_conversion.mapping_file import mapping_text
@@ -79,8 +80,14 @@ def problems(folder, patient="phantom_000"):
     return "; ".join(found.problems)
 
 
-def convert(exports, tmp_path, mapping=MAPPING, **options):
-    return convert_dicom(exports, tmp_path / "raw", 502, "Clinic", TEMPLATE, mapping, tmp_path / "local", **options)
+def convert(exports, tmp_path, mapping=MAPPING, grid="dose", **options):
+    return convert_dicom(
+        exports,
+        DatasetPlace(tmp_path / "raw", 502, "Clinic"),
+        DicomRules(TEMPLATE, mapping, grid),
+        tmp_path / "local",
+        **options,
+    )
 
 
 def test_files_are_paired_by_their_references(exports):
@@ -359,7 +366,12 @@ def test_conversion_refuses_what_it_would_have_to_guess(exports, tmp_path):
     many = {"format_version": 1, "name": "many", "goals": [{"roi": "R0", "metric": "Dmean"}]}
     many["rois"] = [{"name": f"R{k}", "kind": "oar"} for k in range(65)]
     with pytest.raises(InputError, match="64"):
-        convert_dicom(exports, tmp_path, 503, "Many", Template.from_json(many, "test"), MAPPING, tmp_path)
+        convert_dicom(
+            exports,
+            DatasetPlace(tmp_path, 503, "Many"),
+            DicomRules(Template.from_json(many, "test"), MAPPING),
+            tmp_path,
+        )
 
 
 def test_a_plan_without_a_prescription_needs_one_in_the_mapping(exports, tmp_path):

@@ -13,7 +13,8 @@ import pytest
 
 from cdm_nnunet.cli import main as cli
 from cdm_nnunet.dataset import RawDataset
-from cdm_nnunet.dataset_conversion.dicom import convert_dicom
+from cdm_nnunet.dataset_conversion.conversion import DatasetPlace
+from cdm_nnunet.dataset_conversion.dicom import DicomRules, convert_dicom
 from cdm_nnunet.dataset_conversion.dicom_mapping import DicomMapping
 from cdm_nnunet.dicom.phantom import LinearDose, Phantom, write_phantom
 from cdm_nnunet.dicom.phantom_shapes import Cylinder, Sphere
@@ -63,7 +64,11 @@ def exports(tmp_path):
 
 def convert(exports, tmp_path, local="local", **options):
     return convert_dicom(
-        exports, tmp_path / "raw", 502, "Clinic", TEMPLATE, MAPPING, tmp_path / local, grid="4", **options
+        exports,
+        DatasetPlace(tmp_path / "raw", 502, "Clinic"),
+        DicomRules(TEMPLATE, MAPPING, "4"),
+        tmp_path / local,
+        **options,
     )
 
 
@@ -126,9 +131,21 @@ def test_the_side_file_stays_when_the_conversion_is_refused(exports, tmp_path):
     before = path.read_bytes()
     other = Template.from_json({**TEMPLATE.to_json(), "rois": [*TEMPLATE.to_json()["rois"], CORD]}, "test")
     with pytest.raises(InputError, match="was converted with another catalogue"):
-        convert_dicom(exports, tmp_path / "raw", 502, "Clinic", other, MAPPING, tmp_path / "local", keep_ids=True)
+        convert_dicom(
+            exports,
+            DatasetPlace(tmp_path / "raw", 502, "Clinic"),
+            DicomRules(other, MAPPING),
+            tmp_path / "local",
+            keep_ids=True,
+        )
     with pytest.raises(InputError, match="holds cases that are not among the patients to convert"):
-        convert_dicom(exports, tmp_path / "raw", 502, "Clinic", TEMPLATE, MAPPING, tmp_path / "local", keep_ids=True)
+        convert_dicom(
+            exports,
+            DatasetPlace(tmp_path / "raw", 502, "Clinic"),
+            DicomRules(TEMPLATE, MAPPING),
+            tmp_path / "local",
+            keep_ids=True,
+        )
     assert path.read_bytes() == before
 
 

@@ -8,7 +8,8 @@ import pydicom
 import pytest
 
 from cdm_nnunet.cli import main as cli
-from cdm_nnunet.dataset_conversion.dicom import convert_dicom
+from cdm_nnunet.dataset_conversion.conversion import DatasetPlace
+from cdm_nnunet.dataset_conversion.dicom import DicomRules, convert_dicom
 from cdm_nnunet.dataset_conversion.dicom_mapping import DicomMapping
 from cdm_nnunet.dicom.destination import find_destination
 from cdm_nnunet.dicom.index import index_folder
@@ -63,7 +64,9 @@ def call(folder, patient):
 
 def convert(tmp_path, mapping=MAPPING, **options):
     out, local = tmp_path / "raw", tmp_path / "local"
-    return convert_dicom(tmp_path / "exports", out, 502, "C", TEMPLATE, mapping, local, **options)
+    return convert_dicom(
+        tmp_path / "exports", DatasetPlace(out, 502, "C"), DicomRules(TEMPLATE, mapping), local, **options
+    )
 
 
 @pytest.mark.parametrize("keep_ids", [False, True])

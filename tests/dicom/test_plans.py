@@ -9,7 +9,8 @@ import pytest
 
 from cdm_nnunet.cli import main as cli
 from cdm_nnunet.dataset import RawDataset
-from cdm_nnunet.dataset_conversion.dicom import convert_dicom
+from cdm_nnunet.dataset_conversion.conversion import DatasetPlace
+from cdm_nnunet.dataset_conversion.dicom import DicomRules, convert_dicom
 from cdm_nnunet.dataset_conversion.dicom_mapping import DicomMapping
 from cdm_nnunet.dicom.dose import read_dose, sum_doses
 from cdm_nnunet.dicom.index import index_folder
@@ -61,7 +62,9 @@ def patients(exports, **plans):
 
 def convert(exports, tmp_path, **plans):
     mapping = dataclasses.replace(MAPPING, plans=plans)
-    return convert_dicom(exports, tmp_path / "raw", 502, "Clinic", TEMPLATE, mapping, tmp_path / "local")
+    return convert_dicom(
+        exports, DatasetPlace(tmp_path / "raw", 502, "Clinic"), DicomRules(TEMPLATE, mapping), tmp_path / "local"
+    )
 
 
 def doses(conversion):

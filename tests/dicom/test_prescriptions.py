@@ -9,7 +9,8 @@ import pydicom
 import pytest
 
 from cdm_nnunet.dataset import RawDataset
-from cdm_nnunet.dataset_conversion.dicom import convert_dicom
+from cdm_nnunet.dataset_conversion.conversion import DatasetPlace
+from cdm_nnunet.dataset_conversion.dicom import DicomRules, convert_dicom
 from cdm_nnunet.dataset_conversion.dicom_mapping import DicomMapping, PatientMapping, mapping_from
 from cdm_nnunet.dicom.index import index_folder
 from cdm_nnunet.dicom.inspection import inspect_index
@@ -242,7 +243,12 @@ def change(path, edit):
 
 
 def convert(tmp_path, mapping=MAPPING):
-    conversion = convert_dicom(tmp_path / "exports", tmp_path / "raw", 502, "C", TEMPLATE, mapping, tmp_path / "local")
+    conversion = convert_dicom(
+        tmp_path / "exports",
+        DatasetPlace(tmp_path / "raw", 502, "C"),
+        DicomRules(TEMPLATE, mapping),
+        tmp_path / "local",
+    )
     return RawDataset(conversion.folder).cases
 
 

@@ -12,7 +12,8 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from cdm_nnunet.dataset import RawDataset
-from cdm_nnunet.dataset_conversion.synthetic import convert_synthetic
+from cdm_nnunet.dataset_conversion.conversion import DatasetPlace, convert
+from cdm_nnunet.dataset_conversion.synthetic import find_synthetic
 from cdm_nnunet.evaluation.gamma import GammaRule
 from cdm_nnunet.evaluation.record import Evaluation
 from cdm_nnunet.evaluation.run import Options, evaluate_folder
@@ -59,7 +60,7 @@ def make_report(dataset: RawDataset, folder: Path, options: Options | None = Non
 @pytest.fixture(scope="session")
 def synthetic_dataset(tmp_path_factory: pytest.TempPathFactory) -> RawDataset:
     raw = tmp_path_factory.mktemp("raw")
-    convert_synthetic(raw, 501, "Synthetic", n_training=2, n_test=0, coarseness=2.0)
+    convert(find_synthetic(n_training=2, n_test=0, coarseness=2.0), DatasetPlace(raw, 501, "Synthetic"))
     return RawDataset(raw / "Dataset501_Synthetic")
 
 
@@ -72,7 +73,7 @@ def report(synthetic_dataset: RawDataset, tmp_path_factory: pytest.TempPathFacto
 def ensemble_report(synthetic_dataset: RawDataset, tmp_path_factory: pytest.TempPathFactory) -> Made:
     """With gamma, and with intervals from the spread of two members, calibrated on other patients."""
     folder = tmp_path_factory.mktemp("ensemble")
-    convert_synthetic(folder, 502, "Calibration", n_training=2, n_test=0, coarseness=2.0)
+    convert(find_synthetic(n_training=2, n_test=0, coarseness=2.0), DatasetPlace(folder, 502, "Calibration"))
     calibration = RawDataset(folder / "Dataset502_Calibration")
 
     def members(dataset: RawDataset) -> tuple[Path, ...]:

@@ -12,7 +12,8 @@ DATASET_ID, NAME = 532, "Dataset532_Phantoms"
 
 @pytest.fixture(scope="session")
 def root_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from cdm_nnunet.dataset_conversion.synthetic import convert_synthetic
+    from cdm_nnunet.dataset_conversion.conversion import DatasetPlace, convert
+    from cdm_nnunet.dataset_conversion.synthetic import find_synthetic
     from cdm_nnunet.nnunet.planner import plan_and_preprocess
 
     root = tmp_path_factory.mktemp("phantoms")
@@ -21,7 +22,7 @@ def root_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (root / folder).mkdir()
             patch.setenv(f"nnUNet_{folder}", str(root / folder))
         patch.setenv("nnUNet_n_proc_DA", "1")
-        convert_synthetic(root / "raw", DATASET_ID, "Phantoms", n_training=5, coarseness=2.0)
+        convert(find_synthetic(n_training=5, coarseness=2.0), DatasetPlace(root / "raw", DATASET_ID, "Phantoms"))
         plan_and_preprocess(DATASET_ID, coarse_spacing_mm=12.0, base_features=4, n_processes=1)
     return root
 
