@@ -7,15 +7,14 @@ voxel-wise MAE. The formulas here are this project's own; ``docs/conventions.md`
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.losses.members import Members
+from cdm_nnunet.losses.dvh_loss import DvhLoss, SortedBatch
 from cdm_nnunet.losses.metrics import metric_values
 from cdm_nnunet.losses.sorted_doses import SortedDoses
 from cdm_nnunet.losses.terms import Present, Smoothing, Terms
@@ -25,7 +24,7 @@ PartialRois = Literal["weighted", "whole", "all"]
 WHOLE_FROM = 0.95  # an ROI of which this share is inside is whole: rotation moves a few voxels
 
 
-class CDMLoss(nn.Module):
+class CDMLoss(DvhLoss):
     """Mean absolute difference between the DVH metrics of two doses.
 
     For sample b and term t (metric M_t of an ROI): |M_t(predicted) - M_t(reference)|, D-metrics and gEUD divided by
@@ -55,56 +54,25 @@ class CDMLoss(nn.Module):
         v_form: VForm = "sigmoid",
         partial_rois: PartialRois = "weighted",
     ):
-        super().__init__()
-        if not 0 < dose_scale_gy < math.inf:
-            raise InputError(f"dose_scale_gy must be above zero, not {dose_scale_gy}")
+        super().__init__(terms, dose_scale_gy)
         for name, value, known in (("v_form", v_form, VForm), ("partial_rois", partial_rois, PartialRois)):
             if value not in get_args(known):
                 raise InputError(f"{name} is one of {', '.join(get_args(known))}, not '{value}'")
-        self.terms = terms
-        self.dose_scale_gy = dose_scale_gy
         self.smoothing = smoothing or Smoothing()
         self.v_form = v_form
         self.partial_rois = partial_rois
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch does not type it
-    def forward(
-        self,
-        predicted_dose_gy: Tensor,
-        reference_dose_gy: Tensor,
-        words: Tensor,
-        prescription_gy: Sequence[Sequence[float]],
-        voxel_volume_cc: Sequence[float],
-        roi_voxels: Sequence[Sequence[int]] | None = None,
-    ) -> Tensor:
-        """The loss of a batch.
-
-        Args:
-            predicted_dose_gy: (B, 1, Z, Y, X), Gy.
-            reference_dose_gy: (B, 1, Z, Y, X), Gy.
-            words: ROI words, (B, L, Z, Y, X).
-            prescription_gy: (B, K), Gy; NaN where an ROI has none.
-            voxel_volume_cc: (B,), cc.
-            roi_voxels: (B, K), voxels of each ROI in the whole patient; None if the whole patient is given.
-
-        Returns:
-            Scalar, float32.
-        """
-        members = Members.of(words, self.terms.bits)
+    def compare(self, batch: SortedBatch) -> Tensor:
+        """The weighted mean over the terms that are present."""
         present, weights = [], []
-        for part in self.terms.present(members, prescription_gy, voxel_volume_cc):
-            if weight := self._weight(part, None if roi_voxels is None else roi_voxels[part.sample]):
+        for part in self.terms.present(batch.members, batch.prescription_gy, batch.voxel_volume_cc):
+            if weight := self._weight(part, None if batch.roi_voxels is None else batch.roi_voxels[part.sample]):
                 present.append(part)
                 weights.append(weight)
         if not present:
-            return predicted_dose_gy.new_zeros((), dtype=torch.float32)
-        with torch.autocast(predicted_dose_gy.device.type, enabled=False):
-            predicted = SortedDoses.of(predicted_dose_gy, members)
-            with torch.no_grad():
-                reference = SortedDoses.of(reference_dose_gy, members)
-            errors = self._errors(predicted, reference, present)
-            total = (errors * errors.new_tensor(weights)).sum()
-        return total / max(sum(weights), 1e-6)
+            return batch.nothing()
+        errors = self._errors(batch.predicted, batch.reference, present)
+        return (errors * errors.new_tensor(weights)).sum() / max(sum(weights), 1e-6)
 
     def _weight(self, part: Present, roi_voxels: Sequence[int] | None) -> float:
         weight = self.terms.terms[part.term].weight

@@ -1,44 +1,31 @@
 """Published DVH losses to measure the CDM loss against, on the same sorted doses: no masks, no bins x voxels tensor.
 
-Formulas, defaults and sources: ``docs/losses.md``. All take the arguments of :meth:`CDMLoss.forward` and average over
-the ROIs that are present in the batch; a part of an ROI inside the patch counts as an ROI.
+Formulas, defaults and sources: ``docs/losses.md``. All average over the ROIs that are present in the batch; a part of
+an ROI inside the patch counts as an ROI.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.losses.members import Members
+from cdm_nnunet.losses.dvh_loss import DvhLoss, SortedBatch
 from cdm_nnunet.losses.metrics import geud_gy
-from cdm_nnunet.losses.sorted_doses import SortedDoses
 from cdm_nnunet.losses.terms import Terms
 
 _CHUNK = 4_000_000  # values in memory at once, bins x voxels
 
 
-class SortedDoseLoss(nn.Module):
+class SortedDoseLoss(DvhLoss):
     """Base of losses that compare two doses ROI by ROI; alone, the value-based loss.
 
     Value-based: mean |d_(i) - d*_(i)| over the i-th lowest doses of the ROI, which is the area between both DVHs.
-
-    Args:
-        terms: Its ROIs are compared; its metrics and weights are not used.
-        dose_scale_gy: What doses are divided by, Gy.
-
-    Raises:
-        InputError: If ``dose_scale_gy`` is not above zero.
+    Arguments are those of :class:`DvhLoss`; metrics and weights of the terms are not used.
     """
 
     def __init__(self, terms: Terms, dose_scale_gy: float):
-        super().__init__()
-        if not dose_scale_gy > 0:
-            raise InputError(f"dose_scale_gy must be above zero, not {dose_scale_gy}")
-        self.terms = terms
-        self.dose_scale_gy = dose_scale_gy
+        super().__init__(terms, dose_scale_gy)
         self.is_target = tuple(any(t.is_target for t in terms.terms if t.bit == bit) for bit in terms.bits)
 
     def roi_loss(self, predicted_gy: Tensor, reference_gy: Tensor, is_target: bool) -> Tensor:
@@ -51,29 +38,17 @@ class SortedDoseLoss(nn.Module):
         """
         return (predicted_gy - reference_gy).abs().mean() / self.dose_scale_gy
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch does not type it
-    def forward(
-        self,
-        predicted_dose_gy: Tensor,
-        reference_dose_gy: Tensor,
-        words: Tensor,
-        prescription_gy: Sequence[Sequence[float]],
-        voxel_volume_cc: Sequence[float],
-        roi_voxels: Sequence[Sequence[int]] | None = None,
-    ) -> Tensor:
-        """The mean over all ROIs of a batch; arguments as for :meth:`CDMLoss.forward`."""
-        with torch.autocast(predicted_dose_gy.device.type, enabled=False):
-            members = Members.of(words, self.terms.bits)
-            predicted = SortedDoses.of(predicted_dose_gy, members)
-            with torch.no_grad():
-                reference = SortedDoses.of(reference_dose_gy, members)
-            predicted_gy = predicted.voxels_gy.split(members.counts)
-            losses = [
-                self.roi_loss(predicted_gy[row], reference.roi_gy(row), self.is_target[row // len(words)])
-                for row, count in enumerate(members.counts)
-                if count
-            ]
-        return torch.stack(losses).mean() if losses else predicted_dose_gy.new_zeros((), dtype=torch.float32)
+    def compare(self, batch: SortedBatch) -> Tensor:
+        """The mean over all ROIs of a batch."""
+        counts = batch.members.counts
+        n_samples = len(counts) // len(self.is_target)
+        predicted_gy = batch.predicted.voxels_gy.split(counts)
+        losses = [
+            self.roi_loss(predicted_gy[row], batch.reference.roi_gy(row), self.is_target[row // n_samples])
+            for row, count in enumerate(counts)
+            if count
+        ]
+        return torch.stack(losses).mean() if losses else batch.nothing()
 
 
 class MomentLoss(SortedDoseLoss):
