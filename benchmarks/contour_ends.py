@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 
-from cdm_nnunet.dicom.contours import stack_of
-from cdm_nnunet.dicom.dvh import sample
-from cdm_nnunet.dicom.end_caps import EndCaps
 from cdm_nnunet.dicom.phantom_shapes import Cylinder, Solid, Sphere
-from cdm_nnunet.dicom.structures import RoiContours
 from cdm_nnunet.dvh import Metric
 from cdm_nnunet.dvh.values import evaluate_weighted
+from cdm_nnunet.geometry.contour_dvh import sample
+from cdm_nnunet.geometry.contours import stack_of
+from cdm_nnunet.geometry.end_caps import EndCaps
+from cdm_nnunet.geometry.roi_contours import RoiContours
 
 STEP_MM, POSITIONS = 3.0, 16
 METRICS = (Metric.parse("D98%"), Metric.parse("D2%"))

@@ -14,7 +14,7 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 
-from cdm_nnunet.dicom.end_caps import DEFAULT_END_CAPS
+from cdm_nnunet.geometry.end_caps import DEFAULT_END_CAPS
 
 METRICS = ("D95%", "D2%", "Dmean")
 

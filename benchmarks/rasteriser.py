@@ -44,8 +44,8 @@ def write(folder: Path) -> None:
 
 def ours(folder: Path) -> tuple[float, dict[str, float]]:
     from cdm_nnunet.dicom.ct import read_ct
-    from cdm_nnunet.dicom.rasteriser import rasterise
     from cdm_nnunet.dicom.structures import read_structures
+    from cdm_nnunet.geometry.rasteriser import rasterise
 
     grid = read_ct(sorted(folder.glob("ct_*.dcm"))).volume.grid
     start = time.process_time()

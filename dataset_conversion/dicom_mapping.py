@@ -9,12 +9,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from cdm_nnunet.dicom.end_caps import DEFAULT_END_CAPS, EndCaps
 from cdm_nnunet.dicom.file_choice import FileChoice
 from cdm_nnunet.dicom.plan_choice import DEFAULT, RULES, Choice
 from cdm_nnunet.documents import read_yaml, refuse, typed
 from cdm_nnunet.dvh.template import Template
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.geometry.end_caps import DEFAULT_END_CAPS, EndCaps
 from cdm_nnunet.roi.tg263 import propose
 
 _Level = Annotated[float, Field(allow_inf_nan=False)]
@@ -48,7 +48,7 @@ class DicomMapping:
             :mod:`cdm_nnunet.dicom.plan_choice`.
         patients: What differs, by the name of a patient or case.
         left_out_gy: Levels of the plans that no target has, on purpose.
-        end_caps: How ROIs end, as :func:`cdm_nnunet.dicom.contours.stack_of`; None for the default.
+        end_caps: How ROIs end, as :func:`cdm_nnunet.geometry.contours.stack_of`; None for the default.
         leave_out_helpers: Leave out names that are not in ``rois`` and look like helper structures.
         dose_type: ``PHYSICAL`` or ``EFFECTIVE``, where patients have doses of both; empty where none was chosen.
         match_geometry: Take a CT by its slices where contours refer to none that is there.

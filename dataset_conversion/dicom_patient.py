@@ -13,19 +13,19 @@ from numpy.typing import NDArray
 from cdm_nnunet.dataset import NOTES, Split
 from cdm_nnunet.dicom.ct import CtVolume, read_ct
 from cdm_nnunet.dicom.dose import DoseVolume, read_dose, sum_doses
-from cdm_nnunet.dicom.end_caps import DEFAULT_END_CAPS, EndCaps
-from cdm_nnunet.dicom.extent import extent_notes
-from cdm_nnunet.dicom.grid import VoxelGrid
 from cdm_nnunet.dicom.pairing import PatientFiles
 from cdm_nnunet.dicom.plan import Plan, read_plan
 from cdm_nnunet.dicom.prescriptions import GivenLevels, Prescribed, prescribe, stated_levels
 from cdm_nnunet.dicom.pseudonyms import Pseudonyms
-from cdm_nnunet.dicom.rasteriser import rasterise
-from cdm_nnunet.dicom.resampling import covered_by, even_grid, resample, uniform_grid
-from cdm_nnunet.dicom.slices import ct_slices
 from cdm_nnunet.dicom.structures import StructureSet, read_structures
 from cdm_nnunet.dvh.template import Template
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.geometry.end_caps import DEFAULT_END_CAPS, EndCaps
+from cdm_nnunet.geometry.extent import extent_notes
+from cdm_nnunet.geometry.grid import Grid
+from cdm_nnunet.geometry.rasteriser import rasterise
+from cdm_nnunet.geometry.resampling import covered_by, even_grid, resample, uniform_grid
+from cdm_nnunet.geometry.slices import ct_slices
 from cdm_nnunet.ranges import FRACTION_DOSE_GY
 from cdm_nnunet.roi import Catalogue, mask_of
 
@@ -112,7 +112,7 @@ class DicomPatient:
             structures.refuse_other_frame(names.values(), dose.frame_uid, "the dose")
         if helpers := mapping.helpers(structures.names):
             notes.append(f"left out as helper structures: {', '.join(helpers)}")
-        notes += extent_notes(structures, names.values(), ct.volume.grid)
+        notes += extent_notes(map(structures.roi, names.values()), ct.volume.grid, structures.path)
         lost: dict[str, float] = {}
         masks = _masks(structures, names, ct, grid, notes, mapping.ends, lost)
         roi_bits, empty = pack_masks(catalogue, masks, grid.shape)
@@ -146,7 +146,7 @@ class DicomPatient:
             fractions=_n_fractions(plans),
         )
 
-    def _grid(self, ct: CtVolume, dose: DoseVolume | None, notes: list[str]) -> VoxelGrid:
+    def _grid(self, ct: CtVolume, dose: DoseVolume | None, notes: list[str]) -> Grid:
         if self.grid == "dose" and dose is None:
             raise InputError("a new patient has no dose grid; use --grid ct or --grid SPACING")
         over = ct.volume.grid if dose is None or self.grid == "ct" else dose.volume.grid
@@ -290,7 +290,7 @@ def _masks(
     structures: StructureSet,
     names: dict[str, str],
     ct: CtVolume,
-    grid: VoxelGrid,
+    grid: Grid,
     notes: list[str],
     end_caps: EndCaps,
     lost: dict[str, float],
@@ -300,7 +300,7 @@ def _masks(
     The part of each that lies outside the grid is added to ``lost``.
     """
     axes = ct.volume.grid.axes
-    slices = ct_slices(axes[2] @ ct.volume.grid.origin_mm + ct.volume.grid.offsets_mm[2], structures, axes)
+    slices = ct_slices(axes[2] @ ct.volume.grid.origin_mm + ct.volume.grid.offsets_mm[2], structures.rois, axes)
     for roi, name in names.items():
         contours = structures.roi(name)
         if contours.problem:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from cdm_nnunet.dicom.inspection import stamp_of
-from cdm_nnunet.dicom.kept_rows import KeptRows
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.fence import fenced
+from cdm_nnunet.kept_rows import KeptRows
 from cdm_nnunet.parallel import unordered
 from cdm_nnunet.roi import Catalogue
 

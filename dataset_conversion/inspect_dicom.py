@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cdm_nnunet.dicom.end_caps import EndCaps
 from cdm_nnunet.dicom.index import INDEX_FILE, FolderIndex, index_folder
 from cdm_nnunet.dicom.inspection import ROWS_FILE, inspect_index
 from cdm_nnunet.dicom.patient_table import csv_table, html_table
@@ -16,6 +15,7 @@ from cdm_nnunet.documents import read_text
 from cdm_nnunet.dvh.template import Template
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.files import write_text
+from cdm_nnunet.geometry.end_caps import EndCaps
 
 from .dicom import DicomRules, dose_facts, find_dicom
 from .dicom_mapping import DicomMapping, read_mapping

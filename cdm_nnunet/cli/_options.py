@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 from typing import get_args
 
-from cdm_nnunet.dicom.end_caps import DEFAULT_END_CAPS, EndCaps
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.folders import DEFAULT_PLANS
+from cdm_nnunet.geometry.end_caps import DEFAULT_END_CAPS, EndCaps
 from cdm_nnunet.parallel import usable_cores
 
 _MOST_PROCESSES = 8

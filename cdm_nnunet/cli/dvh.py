@@ -13,8 +13,9 @@ from cdm_nnunet.errors import InputError
 
 if TYPE_CHECKING:
     from cdm_nnunet.dicom.prescriptions import StatedLevels
-    from cdm_nnunet.dicom.structures import RoiContours, StructureSet
+    from cdm_nnunet.dicom.structures import StructureSet
     from cdm_nnunet.dvh import Metric, Template, TemplateRoi
+    from cdm_nnunet.geometry.roi_contours import RoiContours
 
 SUMMARY = "DVH metrics straight from DICOM files, by integration inside the contours."
 EXAMPLE = "cdm-nnunet dvh --rtstruct RS.dcm --rtdose RD.dcm --rtplan RP.dcm --metrics D95% D2% Dmean V95%"

@@ -14,8 +14,8 @@ from pydicom.dataset import Dataset
 from cdm_nnunet.dicom.ct_steps import CtOrder, step_notes
 from cdm_nnunet.dicom.ct_values import refuse_odd_images, refuse_two_scans
 from cdm_nnunet.dicom.files import items_of, named, number_of, numbers_of, pixels_of, read_file, text_of
-from cdm_nnunet.dicom.grid import Volume, directions_of, volume_from_frames
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.geometry.grid import Volume, directions_of, volume_from_frames
 from cdm_nnunet.ranges import RESCALE_SLOPE
 
 CT_CLASS = "1.2.840.10008.5.1.4.1.1.2"

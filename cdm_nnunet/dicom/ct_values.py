@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cdm_nnunet.dicom.grid import Volume
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.geometry.grid import Volume
 from cdm_nnunet.ranges import NO_TISSUE_HU
 
 MAX_STEP_HU = 300.0  # of the mean where both neighbours show tissue; anatomy and metal change it by far less

@@ -23,10 +23,10 @@ from cdm_nnunet.dicom.files import (
     stored_range,
     text_of,
 )
-from cdm_nnunet.dicom.grid import POSITION_TOLERANCE_MM, Volume, volume_from_frames
 from cdm_nnunet.dicom.plan import Plan
-from cdm_nnunet.dicom.resampling import sum_volumes
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.geometry.grid import POSITION_TOLERANCE_MM, Volume, volume_from_frames
+from cdm_nnunet.geometry.resampling import sum_volumes
 from cdm_nnunet.ranges import DOSE_MAXIMUM_GY
 
 DOSE_CLASS = "1.2.840.10008.5.1.4.1.1.481.2"
@@ -60,7 +60,7 @@ class DoseVolume:
 def read_dose(files: Sequence[Path], plan: Plan | None = None) -> DoseVolume:
     """Read the dose of a plan.
 
-    Doses of beams on different grids are summed as :func:`cdm_nnunet.dicom.resampling.sum_volumes`.
+    Doses of beams on different grids are summed as :func:`cdm_nnunet.geometry.resampling.sum_volumes`.
 
     Args:
         files: One file of the whole plan, or one for each beam.
@@ -86,7 +86,7 @@ def read_dose(files: Sequence[Path], plan: Plan | None = None) -> DoseVolume:
 
 
 def sum_doses(doses: Sequence[DoseVolume]) -> DoseVolume:
-    """The dose of a course of several plans, summed as :func:`cdm_nnunet.dicom.resampling.sum_volumes`.
+    """The dose of a course of several plans, summed as :func:`cdm_nnunet.geometry.resampling.sum_volumes`.
 
     Raises:
         InputError: If they lie in different frames of reference or are of different types, a grid ends within its

@@ -17,13 +17,13 @@ from cdm_nnunet.dicom.drawn import images_of
 from cdm_nnunet.dicom.entry import FileEntry
 from cdm_nnunet.dicom.file_choice import FileChoice
 from cdm_nnunet.dicom.files import code_of, items_of, read_file, text_of
-from cdm_nnunet.dicom.kept_rows import KeptRows
 from cdm_nnunet.dicom.pairing import MODALITIES, PatientFiles, pair, with_damaged
 from cdm_nnunet.dicom.persons import by_person, without_images
 from cdm_nnunet.dicom.plan_choice import NOTHING_CHOSEN, Choice
 from cdm_nnunet.dicom.pseudonyms import Pseudonyms
 from cdm_nnunet.dicom.unread import unread_lines
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.kept_rows import KeptRows
 
 INDEX_FILE = "index.jsonl"  # in the folder of what stays local
 _HEAD_BYTES = 132

@@ -13,7 +13,6 @@ from cdm_nnunet.dicom.ct import read_ct, read_slice
 from cdm_nnunet.dicom.dose import check_dose
 from cdm_nnunet.dicom.facts import patient_facts
 from cdm_nnunet.dicom.index import FolderIndex
-from cdm_nnunet.dicom.kept_rows import KeptRows
 from cdm_nnunet.dicom.pairing import PatientFiles
 from cdm_nnunet.dicom.plan import Plan, read_plan
 from cdm_nnunet.dicom.plan_choice import NOTHING_CHOSEN, Choice
@@ -22,6 +21,7 @@ from cdm_nnunet.dicom.pseudonyms import Pseudonyms
 from cdm_nnunet.dicom.structures import StructureSet, read_structures
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.fence import fenced
+from cdm_nnunet.kept_rows import KeptRows
 from cdm_nnunet.ranges import CT_HU, LOWEST_HU, TISSUE_HU, maximum_notes, prescription_notes
 from cdm_nnunet.roi.tg263 import propose
 

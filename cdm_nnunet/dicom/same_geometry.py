@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from cdm_nnunet.dicom.ct import CtVolume
-from cdm_nnunet.dicom.planes import clusters, heights_mm, is_flat
 from cdm_nnunet.dicom.structures import StructureSet
+from cdm_nnunet.geometry.planes import clusters, heights_mm, is_flat
 
 _ON_SLICE_MM = 0.2
 _MOST_OFF = 0.05  # of the planes; some are interpolated

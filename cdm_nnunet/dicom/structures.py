@@ -6,71 +6,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from cdm_nnunet.dicom.drawn import DrawnContours, drawn_contours, images_of
 from cdm_nnunet.dicom.files import items_of, named, number_of, read_file, text_of
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.geometry.roi_contours import RoiContours
 
 STRUCTURE_CLASS = "1.2.840.10008.5.1.4.1.1.481.3"
-
-
-@dataclass(frozen=True, eq=False)
-class RoiContours:
-    """One ROI of a structure set.
-
-    Attributes:
-        number: ROINumber.
-        name: ROIName, as in the file.
-        kind: RTROIInterpretedType (``PTV``, ``ORGAN``, ``EXTERNAL``, ...); empty where it is not given.
-        contours: Closed contours, each of shape (points, 3), LPS mm.
-        unusable: Contours that enclose nothing, in words, with their number: ``{"POINT": 3}``.
-        frame_uid: Its frame of reference; empty where it is not given.
-        exclusive: Which of the contours are to be combined by exclusive or (``CLOSEDPLANAR_XOR``), by their place.
-        remarks: How some contours were taken, in words.
-    """
-
-    number: int
-    name: str
-    kind: str
-    contours: tuple[NDArray[np.float64], ...]
-    unusable: dict[str, int]
-    frame_uid: str
-    exclusive: frozenset[int] = frozenset()
-    remarks: tuple[str, ...] = ()
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether the ROI was never drawn."""
-        return not self.contours and not self.unusable
-
-    @property
-    def problem(self) -> str:
-        """Why the ROI has no volume; empty where it has one."""
-        if self.is_empty:
-            return f"ROI '{self.name}' has no contours"
-        if not self.contours:
-            return f"ROI '{self.name}' encloses no volume: all it has are {self._unusable_words()}"
-        return ""
-
-    @property
-    def note(self) -> str:
-        """What was left out of an ROI that has a volume, and how contours were taken; empty where all is plain."""
-        parts = [*([f"left out {self._unusable_words()}"] if self.unusable else []), *self.remarks]
-        return f"ROI '{self.name}': {'; '.join(parts)}" if self.contours and parts else ""
-
-    def refuse_without_volume(self) -> None:
-        """Check that there is a closed contour.
-
-        Raises:
-            InputError: If not.
-        """
-        if self.problem:
-            raise InputError(self.problem)
-
-    def _unusable_words(self) -> str:
-        return ", ".join(f"{count} {what}" for what, count in self.unusable.items())
 
 
 @dataclass(frozen=True, eq=False)

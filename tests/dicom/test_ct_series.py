@@ -7,11 +7,11 @@ import pydicom
 import pytest
 
 from cdm_nnunet.dicom.ct import read_ct
-from cdm_nnunet.dicom.grid import VoxelGrid
 from cdm_nnunet.dicom.phantom import LinearDose, Phantom, write_phantom
 from cdm_nnunet.dicom.phantom_shapes import Box
-from cdm_nnunet.dicom.resampling import even_grid
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.geometry.grid import Grid
+from cdm_nnunet.geometry.resampling import even_grid
 
 EVERY_3_MM = tuple(np.arange(0.0, 91.0, 3.0))
 PHANTOM = Phantom(
@@ -302,7 +302,7 @@ def test_an_unspecified_unit_with_the_rescaling_of_ct_is_hu(tmp_path, intercept)
 
 def test_an_even_grid_stays_as_it_is():
     offsets = (np.arange(4.0), np.arange(5.0), np.arange(6.0) * 2.5)
-    grid = VoxelGrid(np.array([1.0, 2.0, 3.0]), np.eye(3), offsets)
+    grid = Grid(np.array([1.0, 2.0, 3.0]), np.eye(3), offsets)
     assert even_grid(grid).same_as(grid)
 
 

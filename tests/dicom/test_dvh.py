@@ -9,18 +9,19 @@ import pytest
 from scipy.optimize import brentq
 
 from cdm_nnunet.cli import main as cli
-from cdm_nnunet.dicom.contours import stack_of
 from cdm_nnunet.dicom.dose import read_dose
-from cdm_nnunet.dicom.dvh import interpolate, roi_dvh, sample
-from cdm_nnunet.dicom.grid import VoxelGrid
+from cdm_nnunet.dicom.dvh import roi_dvh
 from cdm_nnunet.dicom.phantom import GaussianDose, LinearDose, Phantom, write_phantom
 from cdm_nnunet.dicom.phantom_shapes import Box, Cylinder, Sphere, Torus
-from cdm_nnunet.dicom.rasteriser import rasterise
-from cdm_nnunet.dicom.slices import drawn_slices
 from cdm_nnunet.dicom.structures import read_structures
 from cdm_nnunet.dvh import Metric
 from cdm_nnunet.dvh.values import evaluate_all
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.geometry.contour_dvh import interpolate, sample
+from cdm_nnunet.geometry.contours import stack_of
+from cdm_nnunet.geometry.grid import Grid
+from cdm_nnunet.geometry.rasteriser import rasterise
+from cdm_nnunet.geometry.slices import drawn_slices
 
 KEYS = ("D95%", "D2%", "Dmean", "D0.03cc", "V60Gy")
 METRICS = [Metric.parse(key) for key in KEYS]
@@ -104,7 +105,7 @@ def test_metrics_in_a_uniform_dose(tmp_path):
 def test_samples_lie_inside_and_fill_the_roi(written):
     structures = read_structures(written[0].structures)
     for name, solid in SOLIDS.items():
-        samples = sample(stack_of(structures.roi(name), drawn_slices(structures, np.eye(3))))
+        samples = sample(stack_of(structures.roi(name), drawn_slices(structures.rois, np.eye(3))))
         outwards = samples.points_mm - np.array(solid.centre_mm)
         inside = [solid.contains(samples.points_mm + change * outwards) for change in (-0.01, 0.01)]  # to 0.1 mm
         assert np.average(np.any(inside, axis=0), weights=samples.volumes_cc) > 0.998, name
@@ -140,7 +141,7 @@ def test_prone_and_tilted_slices(tmp_path, name):
 def test_it_agrees_with_evaluate_on_a_fine_mask(written):
     structures, dose = read_structures(written[2].structures), read_dose(written[2].doses)
     x_mm, z_mm = np.arange(-17.5, 18), np.arange(-17.9, 18, 0.2)  # fine along the gradient
-    grid = VoxelGrid(np.array([x_mm[0], x_mm[0], z_mm[0]]), np.eye(3), (x_mm - x_mm[0], x_mm - x_mm[0], z_mm - z_mm[0]))
+    grid = Grid(np.array([x_mm[0], x_mm[0], z_mm[0]]), np.eye(3), (x_mm - x_mm[0], x_mm - x_mm[0], z_mm - z_mm[0]))
     for name in ("sphere", "shell", "torus"):
         z, y, x = np.nonzero(rasterise(structures.roi(name), grid).mask)
         doses_gy = interpolate(dose.volume, np.stack([x_mm[x], x_mm[y], z_mm[z]], axis=1))

@@ -18,9 +18,10 @@ from cdm_nnunet.dicom.phantom import LinearDose, Phantom, write_phantom
 from cdm_nnunet.dicom.phantom_shapes import Cylinder, Sphere
 from cdm_nnunet.dicom.plan import Plan, Prescription, read_plan
 from cdm_nnunet.dicom.prescriptions import GivenLevels, prescribe, stated_levels
-from cdm_nnunet.dicom.structures import RoiContours, StructureSet
+from cdm_nnunet.dicom.structures import StructureSet
 from cdm_nnunet.dvh import Template
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.geometry.roi_contours import RoiContours
 
 SQUARE = np.array([[0.0, 0, 0], [9, 0, 0], [9, 9, 0]])
 

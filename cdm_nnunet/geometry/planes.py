@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from cdm_nnunet.dicom.structures import RoiContours
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.geometry.roi_contours import RoiContours
 
 PLANE_TOLERANCE_MM = 0.1  # contours this close together lie in one plane
 FLATNESS_MM = 0.1  # how far a contour's points may leave its plane

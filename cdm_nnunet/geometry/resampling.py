@@ -7,14 +7,14 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from cdm_nnunet.dicom.grid import POSITION_TOLERANCE_MM, Volume, VoxelGrid
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.geometry.grid import POSITION_TOLERANCE_MM, Grid, Volume
 
 _EQUAL_MM = 0.101  # distances of planes that differ by less are equal
 EDGE_DOSE_FRACTION = 0.01  # of the maximum: what a dose may be where its grid ends, to be taken for zero beyond
 
 
-def resample(volume: Volume, grid: VoxelGrid, outside: float, *, average: bool = False) -> NDArray[np.float32]:
+def resample(volume: Volume, grid: Grid, outside: float, *, average: bool = False) -> NDArray[np.float32]:
     """Values of a volume on another grid with the same axes.
 
     Args:
@@ -41,7 +41,7 @@ def resample(volume: Volume, grid: VoxelGrid, outside: float, *, average: bool =
     return np.where(covered_by(volume.grid, grid), values, outside).astype(np.float32)
 
 
-def covered_by(given: VoxelGrid, grid: VoxelGrid) -> NDArray[np.bool_]:
+def covered_by(given: Grid, grid: Grid) -> NDArray[np.bool_]:
     """Voxels of a grid whose centres lie in the box of another one's voxel centres; shape of the grid (z, y, x)."""
     shift_mm = given.local_mm(grid.origin_mm)
     inside = np.ones(grid.shape, bool)
@@ -103,7 +103,7 @@ def sum_volumes(volumes: Sequence[Volume], labels: Sequence[object]) -> tuple[Vo
     return _cropped(Volume(total, grid), low_mm, high_mm), words
 
 
-def _faces(volume: Volume, grid: VoxelGrid) -> Iterator[tuple[int, bool, float, float]]:
+def _faces(volume: Volume, grid: Grid) -> Iterator[tuple[int, bool, float, float]]:
     """Faces of a volume that end short of a grid: axis, whether the end of it, by how much, and the highest dose."""
     corners = grid.local_mm(volume.grid.corners_mm())
     for axis in range(3):
@@ -125,10 +125,10 @@ def _cropped(volume: Volume, low_mm: NDArray[np.float64], high_mm: NDArray[np.fl
         start = start + offsets_mm[inside[0]] * volume.grid.axes[axis]
         kept.append(offsets_mm[inside] - offsets_mm[inside[0]])
     x_mm, y_mm, z_mm = kept
-    return Volume(values, VoxelGrid(start, volume.grid.axes, (x_mm, y_mm, z_mm)))
+    return Volume(values, Grid(start, volume.grid.axes, (x_mm, y_mm, z_mm)))
 
 
-def _continued(grid: VoxelGrid, others: Sequence[VoxelGrid]) -> VoxelGrid:
+def _continued(grid: Grid, others: Sequence[Grid]) -> Grid:
     """A uniform grid, continued as far as the box of all grids' voxel centres reaches."""
     corners = np.concatenate([grid.local_mm(other.corners_mm()) for other in others])
     offsets, start = [], grid.origin_mm.copy()
@@ -138,10 +138,10 @@ def _continued(grid: VoxelGrid, others: Sequence[VoxelGrid]) -> VoxelGrid:
         offsets.append(np.arange(centres_mm.size + before + after, dtype=np.float64) * step)
         start = start - before * step * grid.axes[axis]
     x_mm, y_mm, z_mm = offsets
-    return VoxelGrid(start, grid.axes, (x_mm, y_mm, z_mm))
+    return Grid(start, grid.axes, (x_mm, y_mm, z_mm))
 
 
-def uniform_grid(grid: VoxelGrid, spacing_mm: Sequence[float]) -> VoxelGrid:
+def uniform_grid(grid: Grid, spacing_mm: Sequence[float]) -> Grid:
     """A grid of equal voxels, of the size (x, y, z), over the box of another one's voxel centres, in its middle."""
     offsets, start = [], grid.origin_mm.copy()
     for axis, centres_mm in enumerate(grid.offsets_mm):
@@ -149,10 +149,10 @@ def uniform_grid(grid: VoxelGrid, spacing_mm: Sequence[float]) -> VoxelGrid:
         offsets.append(np.arange(n, dtype=np.float64) * spacing_mm[axis])
         start = start + (centres_mm[-1] - offsets[-1][-1]) / 2 * grid.axes[axis]
     x_mm, y_mm, z_mm = offsets
-    return VoxelGrid(start, grid.axes, (x_mm, y_mm, z_mm))
+    return Grid(start, grid.axes, (x_mm, y_mm, z_mm))
 
 
-def even_grid(grid: VoxelGrid) -> VoxelGrid:
+def even_grid(grid: Grid) -> Grid:
     """A grid with planes at equal distances, the smallest that come twice in a row, over the box of another one."""
     x_mm, y_mm, z_mm = grid.spacing_mm
     steps_mm = np.diff(grid.offsets_mm[2])
@@ -162,7 +162,7 @@ def even_grid(grid: VoxelGrid) -> VoxelGrid:
     return uniform_grid(grid, (x_mm, y_mm, z_mm))
 
 
-def _weights(grid: VoxelGrid, axis: int, centres_mm: NDArray[np.float64], average: bool) -> NDArray[np.float64]:
+def _weights(grid: Grid, axis: int, centres_mm: NDArray[np.float64], average: bool) -> NDArray[np.float64]:
     """Linear interpolation along one axis as a matrix, shape (new, old)."""
     old_mm = grid.offsets_mm[axis]
     new_step = float(np.median(np.diff(centres_mm))) if centres_mm.size > 1 else 0.0

@@ -4,17 +4,18 @@ import numpy as np
 import pydicom
 import pytest
 
-from cdm_nnunet.dicom.contours import stack_of
-from cdm_nnunet.dicom.dvh import sample
-from cdm_nnunet.dicom.grid import VoxelGrid
-from cdm_nnunet.dicom.nesting import section_of
 from cdm_nnunet.dicom.phantom import LinearDose, Phantom, write_phantom
 from cdm_nnunet.dicom.phantom_shapes import Box, circle
-from cdm_nnunet.dicom.rasteriser import rasterise
-from cdm_nnunet.dicom.scanlines import coverage
-from cdm_nnunet.dicom.slices import Slices, ct_slices, drawn_slices
-from cdm_nnunet.dicom.structures import RoiContours, StructureSet, read_structures
+from cdm_nnunet.dicom.structures import read_structures
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.geometry.contour_dvh import sample
+from cdm_nnunet.geometry.contours import stack_of
+from cdm_nnunet.geometry.grid import Grid
+from cdm_nnunet.geometry.nesting import section_of
+from cdm_nnunet.geometry.rasteriser import rasterise
+from cdm_nnunet.geometry.roi_contours import RoiContours
+from cdm_nnunet.geometry.scanlines import coverage
+from cdm_nnunet.geometry.slices import Slices, ct_slices, drawn_slices
 
 
 def square(size, x=0.0, y=0.0):
@@ -29,10 +30,6 @@ def roi(drawn, name="ROI", exclusive=()):
 
 def squares(size, heights, name="ROI"):
     return roi([(square(size), z) for z in heights], name)
-
-
-def structure_set(*rois):
-    return StructureSet("set.dcm", rois, "1", "2", {}, frozenset())
 
 
 def area_mm2(*contours, **options):
@@ -147,9 +144,9 @@ def test_stray_islands_are_not_joined():
     heights = [*np.arange(0.0, 21.0, 2.0), 44.0, 82.0]
     others = squares(60.0, np.arange(-50.0, 101.0, 2.0), "BODY")
     drawn = squares(20.0, heights)
-    slices = drawn_slices(structure_set(others, drawn), np.eye(3))
+    slices = drawn_slices([others, drawn], np.eye(3))
     assert volume_cc(drawn, slices) == pytest.approx(0.4 * 2 * 13, rel=0.01)
-    alone = drawn_slices(structure_set(drawn), np.eye(3))
+    alone = drawn_slices([drawn], np.eye(3))
     assert volume_cc(drawn, alone) == pytest.approx(0.4 * 2 * 13, rel=0.01)
     assert volume_cc(drawn) == pytest.approx(0.4 * 2 * 13, rel=0.01)
     notes = stack_of(drawn, slices).notes
@@ -160,12 +157,12 @@ def test_stray_islands_are_not_joined():
 @pytest.mark.parametrize("known", ["ct", "set"])
 def test_single_planes_are_measured_by_the_distance_of_the_slices(heights, known):
     drawn = squares(20.0, heights)
-    everything = structure_set(squares(60.0, np.arange(-50.0, 51.0, 2.0), "BODY"), drawn)
+    everything = [squares(60.0, np.arange(-50.0, 51.0, 2.0), "BODY"), drawn]
     of_ct = ct_slices(np.arange(-60.0, 61.0, 2.0), everything, np.eye(3))
     slices = of_ct if known == "ct" else drawn_slices(everything, np.eye(3))
     assert volume_cc(drawn, slices) == pytest.approx(0.8 * len(heights), rel=0.01)
     z_mm = np.arange(-60.0, 61.0, 2.0)
-    grid = VoxelGrid(np.array([-5.5, -5.5, z_mm[0]]), np.eye(3), (np.arange(40.0), np.arange(40.0), z_mm - z_mm[0]))
+    grid = Grid(np.array([-5.5, -5.5, z_mm[0]]), np.eye(3), (np.arange(40.0), np.arange(40.0), z_mm - z_mm[0]))
     mask = rasterise(drawn, grid, slices).mask
     assert z_mm[mask.any((1, 2))].tolist() == list(heights)
 
@@ -191,9 +188,9 @@ def test_a_rhythm_of_its_own_is_no_gap(heights, ct_mm):
     drawn = squares(20.0, heights)
     others = squares(60.0, np.arange(-30.0, 31.0, ct_mm), "BODY")
     for slices in (
-        ct_slices(np.arange(-30.0, 31.0, ct_mm), structure_set(drawn, others), np.eye(3)),
-        ct_slices(np.arange(-30.0, 31.0, ct_mm), structure_set(drawn), np.eye(3)),
-        drawn_slices(structure_set(drawn, others), np.eye(3)),
+        ct_slices(np.arange(-30.0, 31.0, ct_mm), [drawn, others], np.eye(3)),
+        ct_slices(np.arange(-30.0, 31.0, ct_mm), [drawn], np.eye(3)),
+        drawn_slices([drawn, others], np.eye(3)),
         None,
     ):
         assert stack_of(drawn, slices).joined.all()
@@ -202,10 +199,10 @@ def test_a_rhythm_of_its_own_is_no_gap(heights, ct_mm):
 def test_two_planes_go_on_where_the_whole_set_was_drawn_on_every_second_slice():
     drawn = squares(20.0, (0, 4))
     others = squares(60.0, np.arange(-28.0, 29.0, 4.0), "BODY")
-    slices = ct_slices(np.arange(-30.0, 31.0, 2.0), structure_set(others, drawn), np.eye(3))
+    slices = ct_slices(np.arange(-30.0, 31.0, 2.0), [others, drawn], np.eye(3))
     assert stack_of(drawn, slices).notes == ()
     assert stack_of(squares(20.0, (0,)), slices).high_mm[0] == 2.0
-    each = ct_slices(np.arange(-30.0, 31.0, 2.0), structure_set(squares(60.0, np.arange(-28.0, 29.0, 2.0))), np.eye(3))
+    each = ct_slices(np.arange(-30.0, 31.0, 2.0), [squares(60.0, np.arange(-28.0, 29.0, 2.0))], np.eye(3))
     assert stack_of(drawn, each).notes[0] == "ROI 'ROI' has a gap from 0 to 4 mm"
 
 
@@ -213,7 +210,7 @@ def test_a_change_of_the_slice_distance_is_no_gap():
     z_mm = np.array([-12.0, -10, -8, -6, -4, 2, 8, 14, 20])
     for heights in (z_mm, z_mm[-2:], z_mm[4:], z_mm[::2]):
         drawn = squares(20.0, heights)
-        everything = structure_set(squares(60.0, z_mm, "BODY"), drawn)
+        everything = [squares(60.0, z_mm, "BODY"), drawn]
         for slices in (ct_slices(z_mm, everything, np.eye(3)), drawn_slices(everything, np.eye(3))):
             assert stack_of(drawn, slices).joined.all()
     assert stack_of(squares(20.0, (14, 30)), Slices(z_mm)).joined.tolist() == [False]  # beyond the slices

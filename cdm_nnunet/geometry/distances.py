@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cdm_nnunet.dicom.scanlines import Points, Section, Spans
+from cdm_nnunet.geometry.scanlines import Points, Section, Spans
 
 Distances = NDArray[np.float64]  # (v, u): distance from the outline in mm, above zero inside
 _RASTER_MM = (0.1, 1.5)

@@ -5,13 +5,14 @@ Definitions: ``docs/conventions.md``, "From contours".
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cdm_nnunet.dicom.planes import PLANE_TOLERANCE_MM, clusters, heights_mm, is_flat
-from cdm_nnunet.dicom.structures import StructureSet
+from cdm_nnunet.geometry.planes import PLANE_TOLERANCE_MM, clusters, heights_mm, is_flat
+from cdm_nnunet.geometry.roi_contours import RoiContours
 
 GAP_FACTOR = 1.9  # a step this many times the usual one is a gap
 WIDEST_MM = 10.0  # slices farther apart are not taken for neighbours
@@ -55,27 +56,27 @@ class Slices:
         return float(steps_mm[np.clip(at, 0, steps_mm.size - 1)].min())
 
 
-def ct_slices(positions_mm: NDArray[np.float64], structures: StructureSet, axes: NDArray[np.float64]) -> Slices:
+def ct_slices(positions_mm: NDArray[np.float64], rois: Sequence[RoiContours], axes: NDArray[np.float64]) -> Slices:
     """All slices of a CT.
 
     Args:
         positions_mm: Their positions along the third axis, ascending.
-        structures: What was drawn on them.
+        rois: What was drawn on them.
         axes: The axes of the CT.
     """
-    return Slices(positions_mm, _rhythm(structures, axes, positions_mm))
+    return Slices(positions_mm, _rhythm(rois, axes, positions_mm))
 
 
-def drawn_slices(structures: StructureSet, axes: NDArray[np.float64]) -> Slices:
-    """Slices as far as a structure set shows them: all planes on which anything was drawn, and those in between.
+def drawn_slices(rois: Sequence[RoiContours], axes: NDArray[np.float64]) -> Slices:
+    """Slices as far as the ROIs show them: all planes on which anything was drawn, and those in between.
 
     Args:
-        structures: The structure set.
+        rois: Of the structure set.
         axes: A frame; only ROIs whose contours are flat in it count.
     """
-    heights = [heights_mm(roi, axes) for roi in structures.rois if is_flat(roi, axes)]
+    heights = [heights_mm(roi, axes) for roi in rois if is_flat(roi, axes)]
     positions_mm = filled(clusters(np.concatenate(heights or [np.empty(0)]))[0])
-    return Slices(positions_mm, _rhythm(structures, axes, positions_mm))
+    return Slices(positions_mm, _rhythm(rois, axes, positions_mm))
 
 
 def filled(planes_mm: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -139,12 +140,10 @@ def _usual(steps: NDArray[np.float64]) -> float:
     return median if 2 * np.count_nonzero(regular) >= steps.size else 0.0
 
 
-def _rhythm(structures: StructureSet, axes: NDArray[np.float64], positions_mm: NDArray[np.float64]) -> float:
+def _rhythm(rois: Sequence[RoiContours], axes: NDArray[np.float64], positions_mm: NDArray[np.float64]) -> float:
     slices = Slices(positions_mm)
     steps = [
-        slices.in_slices(clusters(heights_mm(roi, axes))[0])
-        for roi in structures.rois
-        if roi.contours and is_flat(roi, axes)
+        slices.in_slices(clusters(heights_mm(roi, axes))[0]) for roi in rois if roi.contours and is_flat(roi, axes)
     ]
     every = np.concatenate(steps or [np.empty(0)])
     return float(np.median(every)) if every.size else 1.0

@@ -7,16 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdm_nnunet.dicom.contours import stack_of
-from cdm_nnunet.dicom.grid import VoxelGrid
-from cdm_nnunet.dicom.nesting import section_of
 from cdm_nnunet.dicom.phantom import ORIENTATIONS, LinearDose, Phantom, write_phantom
 from cdm_nnunet.dicom.phantom_shapes import Box, Cylinder, Sphere, Torus, circle
-from cdm_nnunet.dicom.rasteriser import rasterise
-from cdm_nnunet.dicom.scanlines import coverage
-from cdm_nnunet.dicom.slices import Slices
-from cdm_nnunet.dicom.structures import RoiContours, read_structures
+from cdm_nnunet.dicom.structures import read_structures
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.geometry.contours import stack_of
+from cdm_nnunet.geometry.grid import Grid
+from cdm_nnunet.geometry.nesting import section_of
+from cdm_nnunet.geometry.rasteriser import rasterise
+from cdm_nnunet.geometry.roi_contours import RoiContours
+from cdm_nnunet.geometry.scanlines import coverage
+from cdm_nnunet.geometry.slices import Slices
 
 SOLIDS = {
     "cube": Box((0.3, 0.2, 0.0), (24.0, 24.0, 24.0)),
@@ -33,7 +34,7 @@ def cubic_grid(n=40, step=1.0, z_mm=None):
     centred = (np.arange(n) - (n - 1) / 2) * step
     z_mm = centred if z_mm is None else np.asarray(z_mm, float)
     origin = np.array([centred[0], centred[0], z_mm[0]])
-    return VoxelGrid(origin, np.eye(3), (centred - centred[0], centred - centred[0], z_mm - z_mm[0]))
+    return Grid(origin, np.eye(3), (centred - centred[0], centred - centred[0], z_mm - z_mm[0]))
 
 
 def drawn(solid, z_mm, name="ROI"):

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cdm_nnunet.dicom.contours import ContourStack, stack_of
-from cdm_nnunet.dicom.end_caps import DEFAULT_END_CAPS, EndCaps
-from cdm_nnunet.dicom.grid import VoxelGrid
-from cdm_nnunet.dicom.interpolation import Layer, layers, slabs
-from cdm_nnunet.dicom.planes import PLANE_TOLERANCE_MM, axes_of, heights_mm, is_flat
-from cdm_nnunet.dicom.scanlines import coverage
-from cdm_nnunet.dicom.slices import Slices
-from cdm_nnunet.dicom.structures import RoiContours
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.geometry.contours import ContourStack, stack_of
+from cdm_nnunet.geometry.end_caps import DEFAULT_END_CAPS, EndCaps
+from cdm_nnunet.geometry.grid import Grid
+from cdm_nnunet.geometry.interpolation import Layer, layers, slabs
+from cdm_nnunet.geometry.planes import PLANE_TOLERANCE_MM, axes_of, heights_mm, is_flat
+from cdm_nnunet.geometry.roi_contours import RoiContours
+from cdm_nnunet.geometry.scanlines import coverage
+from cdm_nnunet.geometry.slices import Slices
 
 LINES_PER_VOXEL = 5  # odd: the middle one decides where a face runs through voxel centres
 _LAYERS_PER_VOXEL = 4  # where the shape between contours is interpolated
@@ -48,7 +48,7 @@ class RoiMask:
 
 def rasterise(
     roi: RoiContours,
-    grid: VoxelGrid,
+    grid: Grid,
     slices: Slices | None = None,
     *,
     end_caps: EndCaps = DEFAULT_END_CAPS,
@@ -61,12 +61,12 @@ def rasterise(
         grid: The grid, at least two planes; the planes may be at unequal distances.
         slices: The slices of the CT along the normal of the contours; default: as the ROI's own planes show them, and
             the grid's where it has one plane only.
-        end_caps: As :func:`cdm_nnunet.dicom.contours.stack_of`; by default a drawn slice counts as a whole,
+        end_caps: As :func:`cdm_nnunet.geometry.contours.stack_of`; by default a drawn slice counts as a whole,
             and where the grid has other planes than the contours, an end that tapers is rounded.
         may_lie_outside: Return an empty mask for an ROI wholly outside the grid.
 
     Raises:
-        InputError: As :func:`cdm_nnunet.dicom.contours.stack_of`, or if the grid has a single plane or the ROI lies
+        InputError: As :func:`cdm_nnunet.geometry.contours.stack_of`, or if the grid has a single plane or the ROI lies
             wholly outside it.
     """
     if grid.shape[0] < 2:
@@ -98,7 +98,7 @@ def voxel_bounds_mm(offsets_mm: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.concatenate([[first], middles, [last]])
 
 
-def _on_planes(stack: ContourStack, grid: VoxelGrid) -> bool:
+def _on_planes(stack: ContourStack, grid: Grid) -> bool:
     """Whether the grid's planes, where the ROI is, are those that were drawn on."""
     planes_mm = grid.axes[2] @ grid.origin_mm + grid.offsets_mm[2]
     apart_mm = np.abs(planes_mm[:, None] - stack.planes_mm)  # (planes of the grid, planes drawn on)
@@ -112,7 +112,7 @@ def _on_planes(stack: ContourStack, grid: VoxelGrid) -> bool:
     )
 
 
-def _interpolated(stack: ContourStack, grid: VoxelGrid) -> Iterator[Layer]:
+def _interpolated(stack: ContourStack, grid: Grid) -> Iterator[Layer]:
     height_mm = float(np.diff(voxel_bounds_mm(grid.offsets_mm[2])).min())
     low, high = stack.box_mm
     pixel_mm = float(np.nanmin(grid.spacing_mm[:2]))
@@ -120,7 +120,7 @@ def _interpolated(stack: ContourStack, grid: VoxelGrid) -> Iterator[Layer]:
     return layers(stack, height_mm / _LAYERS_PER_VOXEL, step_mm, _TIE * height_mm)
 
 
-def _aligned(stack: ContourStack, parts: Iterable[Layer], grid: VoxelGrid) -> RoiMask:
+def _aligned(stack: ContourStack, parts: Iterable[Layer], grid: Grid) -> RoiMask:
     """The grid's planes are parallel to the contours'."""
     origin = grid.axes @ grid.origin_mm
     step = np.array([offsets[1] - offsets[0] if offsets.size > 1 else 1.0 for offsets in grid.offsets_mm[:2]])
@@ -153,7 +153,7 @@ def _aligned(stack: ContourStack, parts: Iterable[Layer], grid: VoxelGrid) -> Ro
     return RoiMask(mask, volume_cc, lost_cc if lost_cc > _ROUNDING * volume_cc else 0.0, stack.notes)
 
 
-def _oblique(stack: ContourStack, parts: Iterable[Layer], grid: VoxelGrid) -> RoiMask:
+def _oblique(stack: ContourStack, parts: Iterable[Layer], grid: Grid) -> RoiMask:
     """The grid is tilted against the contours: points in every voxel are looked up in a fine raster of the layers."""
     step_mm = min(grid.spacing_mm) / 2
     low, high = stack.box_mm

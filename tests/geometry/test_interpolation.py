@@ -5,15 +5,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cdm_nnunet.dicom.contours import stack_of
-from cdm_nnunet.dicom.distances import LevelCut, Raster, signed_distance
-from cdm_nnunet.dicom.dvh import sample
-from cdm_nnunet.dicom.interpolation import layers
-from cdm_nnunet.dicom.nesting import section_of
 from cdm_nnunet.dicom.phantom_shapes import Cylinder, Sphere, Torus, circle
-from cdm_nnunet.dicom.scanlines import coverage
-from cdm_nnunet.dicom.slices import Slices
-from cdm_nnunet.dicom.structures import RoiContours
+from cdm_nnunet.geometry.contour_dvh import sample
+from cdm_nnunet.geometry.contours import stack_of
+from cdm_nnunet.geometry.distances import LevelCut, Raster, signed_distance
+from cdm_nnunet.geometry.interpolation import layers
+from cdm_nnunet.geometry.nesting import section_of
+from cdm_nnunet.geometry.roi_contours import RoiContours
+from cdm_nnunet.geometry.scanlines import coverage
+from cdm_nnunet.geometry.slices import Slices
 
 HEIGHTS = np.arange(-20.0, 21.0)
 

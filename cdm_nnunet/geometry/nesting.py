@@ -11,8 +11,8 @@ from typing import Literal
 
 import numpy as np
 
-from cdm_nnunet.dicom.scanlines import Points, Section, crossings, inside_length_mm, united_crossings
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.geometry.scanlines import Points, Section, crossings, inside_length_mm, united_crossings
 
 Relation = Literal["apart", "nested", "overlap", "repeat"]
 APART = 0.02  # contours that share less than this part of the smaller one are apart

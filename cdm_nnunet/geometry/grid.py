@@ -21,7 +21,7 @@ _AXIS_NAMES = ("x", "y", "z")
 
 
 @dataclass(frozen=True, eq=False)
-class VoxelGrid:
+class Grid:
     """Where the voxels of an array of shape (z, y, x) lie in the patient, LPS.
 
     Attributes:
@@ -91,7 +91,7 @@ class VoxelGrid:
         index = np.interp(clipped_mm, centres_mm, np.arange(centres_mm.size, dtype=np.float64))
         return np.where(np.abs(clipped_mm - offset_mm) <= POSITION_TOLERANCE_MM, index, np.nan)
 
-    def same_as(self, other: VoxelGrid) -> bool:
+    def same_as(self, other: Grid) -> bool:
         """Whether another grid has the same voxels, to 0.01 mm."""
         pairs = zip((self.corners_mm(), *self.offsets_mm), (other.corners_mm(), *other.offsets_mm), strict=True)
         return self.shape == other.shape and all(
@@ -121,7 +121,7 @@ class Volume:
     """
 
     values: NDArray[Any]
-    grid: VoxelGrid
+    grid: Grid
 
 
 def directions_of(orientation: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -185,4 +185,4 @@ def volume_from_frames(
             offsets[axis] = offsets[axis][-1] - offsets[axis][::-1]
     x_mm, y_mm, z_mm = offsets
     # (adding zero turns -0.0 into 0.0)
-    return Volume(np.ascontiguousarray(values), VoxelGrid(origin_mm + 0.0, directions + 0.0, (x_mm, y_mm, z_mm)))
+    return Volume(np.ascontiguousarray(values), Grid(origin_mm + 0.0, directions + 0.0, (x_mm, y_mm, z_mm)))

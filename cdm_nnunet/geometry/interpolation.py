@@ -13,9 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cdm_nnunet.dicom.contours import ContourStack
-from cdm_nnunet.dicom.distances import Distances, LevelCut, Raster, covered, half_width_mm, raster_of, signed_distance
-from cdm_nnunet.dicom.scanlines import Cut
+from cdm_nnunet.geometry.contours import ContourStack
+from cdm_nnunet.geometry.distances import (
+    Distances,
+    LevelCut,
+    Raster,
+    covered,
+    half_width_mm,
+    raster_of,
+    signed_distance,
+)
+from cdm_nnunet.geometry.scanlines import Cut
 
 _NEWTON_STEPS = 8
 _SAME_AREA = 1e-3  # of the area
@@ -49,7 +57,7 @@ def layers(stack: ContourStack, thickness_mm: float, step_mm: float, lowered_mm:
     Args:
         stack: The planes, and how the ROI ends.
         thickness_mm: A layer is at most as thick.
-        step_mm: Detail within a plane, as :func:`cdm_nnunet.dicom.distances.raster_of`.
+        step_mm: Detail within a plane, as :func:`cdm_nnunet.geometry.distances.raster_of`.
         lowered_mm: Flat ends beyond or between planes lie lower by this, so that of two in the middle of voxels one
             counts. (Rounded ends are known to the thickness of a layer only.)
     """

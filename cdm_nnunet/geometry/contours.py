@@ -11,13 +11,13 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from cdm_nnunet.dicom.end_caps import DEFAULT_END_CAPS, EndCaps
-from cdm_nnunet.dicom.nesting import SHELL_MM, section_of
-from cdm_nnunet.dicom.planes import axes_of, clusters
-from cdm_nnunet.dicom.scanlines import Points, Section
-from cdm_nnunet.dicom.slices import WIDEST_MM, Slices, filled, gaps
-from cdm_nnunet.dicom.structures import RoiContours
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.geometry.end_caps import DEFAULT_END_CAPS, EndCaps
+from cdm_nnunet.geometry.nesting import SHELL_MM, section_of
+from cdm_nnunet.geometry.planes import axes_of, clusters
+from cdm_nnunet.geometry.roi_contours import RoiContours
+from cdm_nnunet.geometry.scanlines import Points, Section
+from cdm_nnunet.geometry.slices import WIDEST_MM, Slices, filled, gaps
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,8 +71,8 @@ def stack_of(
         slices: The slices that it could be drawn on; by default, as its own planes show them.
         end_caps: ``none``: the ROI ends at its outermost planes. ``half-slab``: it goes on for half a slice distance.
             With ``rounded`` before it, an end that tapers is closed as its shape leads, which slabs can't show
-            (:func:`cdm_nnunet.dicom.interpolation.layers`); ``rounded`` alone ends a flat one at its plane.
-        axes: Frame in which the contours are flat; default :func:`cdm_nnunet.dicom.planes.axes_of`.
+            (:func:`cdm_nnunet.geometry.interpolation.layers`); ``rounded`` alone ends a flat one at its plane.
+        axes: Frame in which the contours are flat; default :func:`cdm_nnunet.geometry.planes.axes_of`.
 
     Raises:
         InputError: If the ROI has no volume, is drawn in a single plane and no slice distance is known, or its contours
