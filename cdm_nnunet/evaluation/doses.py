@@ -100,12 +100,9 @@ def _gamma(pair: DosePair, rule: GammaRule, scale_gy: float) -> GammaResult:
     passes = gamma_passes(
         pair.reference_dose_gy,
         pair.predicted_dose_gy,
+        rule,
         spacing_mm=pair.spacing_mm,
-        dose_percent=rule.dose_percent,
-        distance_mm=rule.distance_mm,
         scale_gy=float(pair.reference_dose_gy.max()) if rule.normalisation == "maximum" else scale_gy,
-        local=rule.local,
-        threshold_percent=rule.threshold_percent,
     )
     percent = 100.0 * float(passes.mean()) if passes.size else None
     return GammaResult(**asdict(rule), n_voxels=int(passes.size), pass_percent=percent)

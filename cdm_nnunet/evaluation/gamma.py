@@ -85,13 +85,10 @@ normalisation='prescription')
 def gamma_passes(
     reference_dose_gy: NDArray[np.floating],
     predicted_dose_gy: NDArray[np.floating],
+    rule: GammaRule,
     *,
     spacing_mm: tuple[float, float, float],
-    dose_percent: float,
-    distance_mm: float,
     scale_gy: float,
-    local: bool = False,
-    threshold_percent: float = THRESHOLD_PERCENT,
 ) -> NDArray[np.bool_]:
     """Whether gamma is at most 1, for every voxel in which the reference reaches the threshold.
 
@@ -103,41 +100,37 @@ def gamma_passes(
     Args:
         reference_dose_gy: Shape (Z, Y, X), Gy.
         predicted_dose_gy: Same shape, Gy.
+        rule: The criteria, and from which dose on voxels are judged.
         spacing_mm: Voxel size (z, y, x) in mm.
-        dose_percent: Dose criterion: the tolerance in percent of the scale, or of the voxel's reference dose.
-        distance_mm: Distance criterion, mm.
-        scale_gy: What 100 % is, for the threshold and the global tolerance, Gy.
-        local: Whether the tolerance is a percentage of the voxel's reference dose.
-        threshold_percent: Voxels are judged from this percentage of the scale on.
+        scale_gy: The rule's normalisation dose, Gy: what 100 % is, for the threshold and the global tolerance.
 
     Returns:
         Shape (n,), in the order of the voxels in memory; empty where no voxel reaches the threshold.
 
     Raises:
-        InputError: If a criterion or the scale is not above zero.
+        InputError: If the scale is not above zero.
 
     References:
         Low et al., "A technique for the quantitative evaluation of dose distributions", Med. Phys. 25 (1998).
 
     Example:
         >>> reference = np.full((4, 4, 4), 50.0)
-        >>> rule = {"spacing_mm": (2.0, 2.0, 2.0), "dose_percent": 3.0, "distance_mm": 3.0, "scale_gy": 60.0}
-        >>> [bool(gamma_passes(reference, reference + error, **rule).all()) for error in (1.7, 1.9)]
+        >>> grid = {"spacing_mm": (2.0, 2.0, 2.0), "scale_gy": 60.0}
+        >>> [bool(gamma_passes(reference, reference + error, GammaRule(), **grid).all()) for error in (1.7, 1.9)]
         [True, False]
     """
-    if not min(dose_percent, distance_mm, scale_gy) > 0:
-        criteria = f"{dose_percent:g} %, {distance_mm:g} mm and a dose scale of {scale_gy:g} Gy"
-        raise InputError(f"gamma needs criteria and a dose scale above zero, not {criteria}")
-    level_gy = reference_dose_gy.dtype.type(threshold_percent / 100 * scale_gy)
+    if not scale_gy > 0:
+        raise InputError(f"gamma needs a dose scale above zero, not {scale_gy:g} Gy")
+    level_gy = reference_dose_gy.dtype.type(rule.threshold_percent / 100 * scale_gy)
     voxels = np.flatnonzero(reference_dose_gy >= level_gy)
     wanted = reference_dose_gy.ravel()[voxels].astype(np.float64)
-    tolerance = dose_percent / 100 * (wanted if local else np.full_like(wanted, scale_gy)) + _TIE * scale_gy
+    tolerance = rule.dose_percent / 100 * (wanted if rule.local else np.full_like(wanted, scale_gy)) + _TIE * scale_gy
     flat = predicted_dose_gy.ravel()
     passes: NDArray[np.bool_] = np.abs(flat[voxels] - wanted) <= tolerance
     shape = reference_dose_gy.shape
     place = np.stack(np.unravel_index(voxels, shape))
     strides = (shape[1] * shape[2], shape[2], 1)
-    for cell in _cells(spacing_mm, distance_mm):
+    for cell in _cells(spacing_mm, rule.distance_mm):
         todo = np.flatnonzero(~passes)
         for axis in range(3):
             low = place[axis, todo] + cell.offset[axis]

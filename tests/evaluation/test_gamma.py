@@ -9,15 +9,8 @@ from cdm_nnunet.evaluation.gamma import GammaRule, gamma_passes
 
 
 def passes(reference, predicted, spacing_mm=(2.0, 2.0, 2.0), dose_percent=3.0, distance_mm=3.0, scale_gy=60.0, **how):
-    return gamma_passes(
-        reference,
-        predicted,
-        spacing_mm=spacing_mm,
-        dose_percent=dose_percent,
-        distance_mm=distance_mm,
-        scale_gy=scale_gy,
-        **how,
-    )
+    rule = GammaRule(dose_percent, distance_mm, **how)
+    return gamma_passes(reference, predicted, rule, spacing_mm=spacing_mm, scale_gy=scale_gy)
 
 
 def ramp(n, step_gy, axis, from_gy=10.0):
@@ -174,8 +167,8 @@ def test_what_is_no_rule_is_refused(text, message):
 
 def test_nothing_to_judge_and_bad_criteria():
     assert passes(np.zeros((3, 3, 3)), np.ones((3, 3, 3))).size == 0
-    with pytest.raises(InputError, match=r"above zero, not 0 %, 3 mm and a dose scale of 60 Gy"):
-        passes(np.ones((3, 3, 3)), np.ones((3, 3, 3)), dose_percent=0.0)
+    with pytest.raises(InputError, match=r"gamma needs a dose scale above zero, not 0 Gy"):
+        passes(np.ones((3, 3, 3)), np.ones((3, 3, 3)), scale_gy=0.0)
 
 
 def test_points_beyond_the_grid_are_not_tried():
