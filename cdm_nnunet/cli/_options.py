@@ -126,6 +126,16 @@ def add_match_geometry(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def add_scheduler(parser: argparse.ArgumentParser) -> None:
+    """Add ``--scheduler``, the Dask cluster that work is spread over."""
+    parser.add_argument(
+        "--scheduler",
+        default=argparse.SUPPRESS,  # (a verb and its part have it, and either place sets it)
+        metavar="ADDRESS|FILE",
+        help="Dask cluster to spread the work over: tcp://HOST:PORT, or a YAML file (default: -np processes here)",
+    )
+
+
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Add ``--json`` to a part of a verb; the verb has it too, and either place sets it."""
     parser.add_argument(

@@ -9,11 +9,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from cdm_nnunet.cli import converters
-from cdm_nnunet.cli._options import add_json
+from cdm_nnunet.cli._options import add_json, add_scheduler
 
 SUMMARY = "Convert planned patients into a raw nnU-Net data set (resumable), or predicted doses back."
 _NAMES_SHOWN = 3
 EXAMPLE = "cdm-nnunet convert openkbp open-kbp/provided-data -d 501 -n OpenKBP -np 4"
+WRITES = ("nnUNet_raw",)
 
 
 class Converter(Protocol):
@@ -42,6 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         )
         converter.configure(one)
         add_json(one)
+        add_scheduler(one)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 SUMMARY = "Score predicted doses against reference doses: DVH metrics, scores, tables, pictures and an HTML report."
 EXAMPLE = "cdm-nnunet evaluate -d 501 -i predictions -o evaluation -np 4"
+WRITES = ("o",)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -13,6 +13,7 @@ from cdm_nnunet.cli._screen import printable
 
 SUMMARY = "Look into a folder of DICOM exports: patients, ROI names, prescriptions, and what can't be converted."
 EXAMPLE = "cdm-nnunet inspect dicom exports -o inspection --template clinic.json"
+WRITES = ("o",)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

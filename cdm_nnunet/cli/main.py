@@ -2,7 +2,8 @@
 
 A verb is a module with ``SUMMARY`` and ``EXAMPLE`` (text for help), ``configure(parser)``, ``run(args)`` that returns a
 JSON-serialisable record, and ``render(record)`` that words it. An ``error`` in the record tells what part of the work
-could not be done, after the rest was. Verbs import what is heavy inside ``run``.
+could not be done, after the rest was. Verbs import what is heavy inside ``run``. A verb whose work can be spread over a
+cluster has ``WRITES``: the arguments and the folder variables that name where its workers write.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from cdm_nnunet import __version__
+from cdm_nnunet.cli import _options
 from cdm_nnunet.cli._screen import printable
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.folders import set_environment
+from cdm_nnunet.folders import FOLDER_VARIABLES, set_environment
 
 VERBS = (
     "demo",
@@ -73,7 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     set_environment()
     try:
         with _stdout_to_stderr() as stdout:
-            record = verb.run(args)
+            with _spread(verb, args):
+                record = verb.run(args)
             print(json.dumps(record, indent=2) if args.json else _worded(verb, record), file=stdout, flush=True)
     except InputError as error:
         return _refuse(str(error))
@@ -116,6 +120,8 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, Verb]]:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         verb.configure(sub)
+        if hasattr(verb, "WRITES"):
+            _options.add_scheduler(sub)
         sub.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
     return parser, verbs
 
@@ -133,6 +139,24 @@ def _stdout_to_stderr() -> Iterator[TextIO]:
         sys.stdout.flush()
         os.dup2(real, 1)
         os.close(real)
+
+
+@contextlib.contextmanager
+def _spread(verb: Verb, args: argparse.Namespace) -> Iterator[None]:
+    """Spread the work of a verb over the cluster that ``--scheduler`` names; without it, leave it to this machine."""
+    names: Sequence[str] = getattr(verb, "WRITES", ())
+    scheduler: str | None = getattr(args, "scheduler", None)
+    if not names or scheduler is None:
+        yield
+        return
+    from cdm_nnunet.parallel.cluster import on_cluster
+
+    given = {**os.environ, **vars(args)}
+    writes = [Path(given[name]) for name in names]
+    named = [*(Path(os.environ[name]) for name in FOLDER_VARIABLES), *vars(args).values()]
+    reads = [path for path in named if isinstance(path, Path) and path not in writes and path.exists()]
+    with on_cluster(scheduler, reads=reads, writes=writes):
+        yield
 
 
 def _worded(verb: Verb, record: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from cdm_nnunet.folders import DEFAULT_PLANS, find_dataset, folder
 
 SUMMARY = "configure patch size, batch size and network for a data set and a GPU budget, and preprocess"
 EXAMPLE = "cdm-nnunet plan -d 501 --gpu-memory 8 -c 3d_fullres 3d_coarse"
+WRITES = ("nnUNet_preprocessed",)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

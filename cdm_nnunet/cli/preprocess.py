@@ -11,6 +11,7 @@ from cdm_nnunet.folders import find_dataset
 
 SUMMARY = "preprocess a data set with plans that are there, for example those that were moved from another machine"
 EXAMPLE = "cdm-nnunet preprocess -d 501 -c 3d_fullres"
+WRITES = ("nnUNet_preprocessed",)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -148,9 +148,10 @@ def _in_one_line(error: BaseException | None) -> str:
 
 @contextlib.contextmanager
 def _token(folder: Path) -> Iterator[str]:
-    """A file in a folder that a worker must see there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder.absolute() / f".shared_{uuid.uuid4().hex}"
+    """A file that a worker must see where it is: in a folder, or, as long as that is missing, in the next above it."""
+    folder = folder.absolute()
+    folder = next(place for place in (folder, *folder.parents) if place.is_dir())
+    path = folder / f".shared_{uuid.uuid4().hex}"
     path.touch()
     try:
         yield str(path)
