@@ -34,6 +34,7 @@ def run_all(root: Path, exports: Path, options: list[str]) -> dict[str, str]:
         reviewed = mapping.read_text().replace(': "PTV_7000"', ': "PTV_High"').replace(': "PTV_5600"', ': "PTV_Mid"')
         mapping.write_text(reviewed)
         convert = ["convert", "dicom", str(exports), "-d", "502", "-n", "Clinic", "--keep-ids"]
+        convert += ["--local", str(root.parent / "local")]  # (of both: what hashes UIDs is drawn there)
         assert main([*convert, "--template", "head_neck", "--mapping", str(mapping), *spread]) == 0
         size = ["--base-features", "4", "--gpu-memory", "4"]
         assert main(["plan", "-d", "502", "-c", "3d_coarse", *size, *spread]) == 0
@@ -43,12 +44,13 @@ def run_all(root: Path, exports: Path, options: list[str]) -> dict[str, str]:
     return {
         str(path.relative_to(root)): digest(path, root)
         for path in sorted(root.rglob("*"))
-        if path.suffix in (".json", ".csv", ".gz", ".b2nd", ".html") and not path.is_relative_to(root / "inspection")
+        if path.suffix in (".json", ".csv", ".gz", ".b2nd", ".html", ".png")
+        and not path.is_relative_to(root / "inspection")
     }
 
 
 def digest(path: Path, root: Path) -> str:
-    content = path.read_bytes().replace(str(root).encode(), b"ROOT")
+    content = re.sub(rb'"generated":"[^"]*"', b"", path.read_bytes().replace(str(root).encode(), b"ROOT"))
     if path.suffix == ".json":
         values = json.loads(content)
         values = {k: v for k, v in values.items() if k not in VOLATILE} if isinstance(values, dict) else values
