@@ -54,11 +54,11 @@ def main() -> None:
     from nnunetv2.run.run_training import get_trainer_from_args
 
     import cdm_nnunet.nnunet  # noqa: F401  # registers our classes
-    from cdm_nnunet.cli._estimate import _elsewhere
+    from cdm_nnunet.trainers.estimate import elsewhere
 
     torch.set_num_threads(1)
     os.environ["nnUNet_n_proc_DA"] = "0"  # noqa: SIM112  # nnU-Net's name
-    with _elsewhere():
+    with elsewhere():
         trainer = get_trainer_from_args(
             args.dataset, args.configuration, 0, args.tr, "nnUNetPlans", device=torch.device("cpu")
         )

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from cdm_nnunet.errors import InputError
-
-if TYPE_CHECKING:
-    from cdm_nnunet.dvh import Template
-    from cdm_nnunet.roi import Catalogue
+from cdm_nnunet.cli import _options
 
 SUMMARY = "Check clinical templates: every fault with line and column, and what matches a data set."
 EXAMPLE = "cdm-nnunet check clinic.json -d 501"
@@ -20,7 +17,7 @@ EXAMPLE = "cdm-nnunet check clinic.json -d 501"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     parser.add_argument("templates", nargs="+", metavar="TEMPLATE", help="a .json file, or the name of a shipped one")
-    parser.add_argument("-d", type=int, metavar="ID", help="dataset id: also say which of its ROIs the template finds")
+    _options.add_dataset_id(parser, required=False, use="dataset id: also say which of its ROIs the template finds")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -30,11 +27,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         ``dataset`` (None without ``-d``); ``templates``, one record each; ``exit_status``, 2 where there is a fault.
     """
     from cdm_nnunet.dataset import RawDataset
+    from cdm_nnunet.dvh.template_check import check_for
     from cdm_nnunet.folders import find_dataset
 
     dataset = None if args.d is None else RawDataset(find_dataset(args.d))
     catalogue = None if dataset is None else dataset.catalogue
-    records = [_check(name, catalogue) for name in args.templates]
+    log = Path("errors.log").resolve()
+    records = [asdict(check_for(name, catalogue, log)) for name in args.templates]
     return {
         "dataset": None if dataset is None else dataset.folder.name,
         "templates": records,
@@ -45,60 +44,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def render(record: Mapping[str, Any]) -> str:
     """Word the record for a person."""
     return "\n".join(line for one in record["templates"] for line in _lines(one, record["dataset"]))
-
-
-def _check(name: str, catalogue: Catalogue | None) -> dict[str, Any]:
-    from cdm_nnunet.dvh import check_template
-    from cdm_nnunet.fence import fenced
-
-    log = Path("errors.log").resolve()
-    record: dict[str, Any] = {"template": name, "faults": [], "n_rois": None, "n_goals": None, "n_limits": None}
-    record["match"] = None
-    try:
-        with fenced(f"template '{name}'", log):
-            checked = check_template(name)
-    except InputError as error:
-        return {**record, "faults": [_fault(str(error))]}
-    for fault in checked.faults:
-        line, column = (fault.place.line, fault.place.column) if fault.place else (None, None)
-        record["faults"].append({"line": line, "column": column, "field": fault.field, "message": fault.message})
-    template = checked.value
-    if template is None:
-        return record
-    record["n_rois"], record["n_goals"] = len(template.rois), len(template.goals)
-    record["n_limits"] = sum(goal.has_limit for goal in template.goals)
-    if catalogue is not None:
-        try:
-            with fenced(f"template '{name}'", log):
-                record["match"] = _match(template, catalogue)
-        except InputError as error:
-            record["faults"].append(_fault(str(error)))
-    return record
-
-
-def _match(template: Template, catalogue: Catalogue) -> dict[str, Any]:
-    """Which ROIs and goals of a template the catalogue knows.
-
-    Raises:
-        InputError: If a match is ambiguous, of another kind, or no goal is of any use.
-    """
-    from cdm_nnunet.dvh.matching import match_rois, refuse_without_goal
-
-    matched = match_rois(template, catalogue)
-    refuse_without_goal(template, template.goals, matched, catalogue.names)
-    goals = {f"{goal.roi} {goal.metric}": goal.roi in matched for goal in template.goals}
-    sources = {match.source for match in matched.values()}
-    return {
-        "rois": {roi.name: matched[roi.name].source if roi.name in matched else None for roi in template.rois},
-        "matched_by": {roi: match.by for roi, match in matched.items()},
-        "goals": [goal for goal, is_there in goals.items() if is_there],
-        "goals_without_roi": [goal for goal, is_there in goals.items() if not is_there],
-        "rois_not_in_template": [name for name in catalogue.names if name not in sources],
-    }
-
-
-def _fault(message: str) -> dict[str, Any]:
-    return {"line": None, "column": None, "field": "", "message": message}
 
 
 def _lines(one: Mapping[str, Any], dataset: str | None) -> Iterator[str]:

@@ -103,7 +103,7 @@ except ValueError as error:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_an_estimate_writes_nothing_into_the_results(preprocessed, tmp_path, monkeypatch, capfd, n_processes):
     monkeypatch.setenv("nnUNet_n_proc_DA", n_processes)
-    monkeypatch.setattr("cdm_nnunet.cli._estimate._REPEATS", 2)
+    monkeypatch.setattr("cdm_nnunet.trainers.estimate._REPEATS", 2)
     assert main(["train", "532", "3d_fullres", "0", "-device", "cpu", "--estimate", "--json"]) == 0
     record = json.loads(capfd.readouterr().out)
     assert record["loader_processes"] == int(n_processes)

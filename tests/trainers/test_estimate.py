@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from cdm_nnunet.cli import _estimate
+from cdm_nnunet.cli import train as verb
 from cdm_nnunet.cli.main import main
+from cdm_nnunet.trainers import estimate
 
 
 class Clock:
@@ -51,8 +52,8 @@ def stub(clock, *, batch_s, step_s, validation_s=0.5):
 def test_the_sums(monkeypatch):
     """A batch takes 1 s and a step 3 s, one after the other: 40 s and 4 x 1.5 s an epoch."""
     clock = Clock()
-    monkeypatch.setattr(_estimate, "perf_counter", clock)
-    record = _estimate._measure(*stub(clock, batch_s=1.0, step_s=3.0))
+    monkeypatch.setattr(estimate, "perf_counter", clock)
+    record = estimate._measure(*stub(clock, batch_s=1.0, step_s=3.0))
     assert record == {
         "device": "cpu",
         "loader_processes": 0,
@@ -69,14 +70,14 @@ def test_the_sums(monkeypatch):
 
 def test_a_slow_step_is_measured_once(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(_estimate, "perf_counter", clock)
+    monkeypatch.setattr(estimate, "perf_counter", clock)
     calls = []
 
     def action():
         calls.append(1)
         clock.now += 100.0
 
-    assert _estimate._seconds(action) == (100.0, 1)
+    assert estimate._seconds(action) == (100.0, 1)
     assert len(calls) == 1
 
 
@@ -84,7 +85,7 @@ def test_a_slow_step_is_measured_once(monkeypatch):
 def test_the_words(device, hint):
     record = {"device": device, "loader_processes": 4, "batch_size": 2, "patch_size": [8, 8, 8], "step_s": 0.25}
     record |= {"patches_per_second": 3.0, "waiting_share": 0.5, "epoch_s": 120.0, "epochs": 1000, "days": 1.389}
-    text = _estimate.render_estimate(record)
+    text = verb.render(record)
     assert "loader: 3.00 patches per second (4 processes)" in text
     assert "step: 0.250 s for a batch of 2" in text
     assert "waits for the loader 50 % of the time" in text

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import perf_counter
 from typing import Any
+
+import torch
+from nnunetv2.run.run_training import get_trainer_from_args
+
+from cdm_nnunet.trainers.run import Training
 
 _REPEATS = 20
 _LIMIT_S = 30.0  # for each thing that is measured
@@ -15,51 +20,42 @@ _WARM_UP = 3
 _RESULTS = "nnUNet_results"
 
 
-def estimate(dataset: int, configuration: str, fold: str, trainer_name: str, plans: str, device: Any) -> dict[str, Any]:
+def estimate(training: Training) -> dict[str, Any]:
     """Measure the loader alone, the step alone, and both together as in a training.
 
     Every loss is on, as at the end of a training. The weights change, but nothing is written into the results.
+
+    Args:
+        training: What would be trained.
 
     Returns:
         ``patches_per_second`` (the loader, with nothing else going on), ``step_s`` (a step whose batch is there),
         ``waiting_share`` (of the time that the device waits for the loader in training), ``epoch_s``, ``epochs``,
         ``days`` (training without the final validation), ``loader_processes``, ``batch_size``, ``patch_size`` and
         ``device``.
-    """
-    from nnunetv2.run.run_training import get_trainer_from_args
 
-    with _elsewhere():
-        number = int(fold) if fold.isdigit() else fold
-        trainer = get_trainer_from_args(str(dataset), configuration, number, trainer_name, plans, device=device)
+    Raises:
+        InputError: As :meth:`Training.prepare`.
+    """
+    device = training.prepare()
+    with elsewhere():
+        number = int(training.fold) if training.fold.isdigit() else training.fold
+        trainer = get_trainer_from_args(
+            str(training.dataset_id), training.configuration, number, training.trainer, training.plans, device=device
+        )
         trainer.initialize()
         trainer.set_deep_supervision_enabled(True)
         trainer.current_epoch = trainer.num_epochs - 1
-        training, validation = trainer.get_dataloaders()
+        training_data, validation_data = trainer.get_dataloaders()
         try:
-            return _measure(trainer, training, validation)
+            return _measure(trainer, training_data, validation_data)
         finally:
-            for loader in (training, validation):
+            for loader in (training_data, validation_data):
                 if hasattr(loader, "_finish"):
                     loader._finish()
 
 
-def render_estimate(record: Mapping[str, Any]) -> str:
-    """The estimate in a few lines, with what to do about a device that waits."""
-    from cdm_nnunet.nnunet.logger import loader_hint
-
-    text = (
-        f"loader: {record['patches_per_second']:.2f} patches per second ({record['loader_processes']} processes)\n"
-        f"step: {record['step_s']:.3f} s for a batch of {record['batch_size']} on {record['device']}\n"
-        f"the device waits for the loader {100 * record['waiting_share']:.0f} % of the time\n"
-        f"epoch: {record['epoch_s']:.0f} s; {record['epochs']} epochs: {record['days']:.2g} days"
-    )
-    hint = loader_hint(record["waiting_share"], record["device"])
-    return f"{text}\n{hint}" if hint else text
-
-
 def _measure(trainer: Any, training: Any, validation: Any) -> dict[str, Any]:
-    import torch
-
     trainer.network.train()
     n_processes = getattr(training, "num_processes", 0)
     waited_s = 0.0
@@ -114,7 +110,7 @@ def _seconds(action: Callable[[], Any]) -> tuple[float, int]:
 
 
 @contextmanager
-def _elsewhere() -> Iterator[None]:
+def elsewhere() -> Iterator[None]:
     """Let a trainer write its log to a folder that is deleted."""
     before = os.environ[_RESULTS]
     with tempfile.TemporaryDirectory() as folder:

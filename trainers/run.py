@@ -1,0 +1,160 @@
+"""A training from its data to its last epoch, by nnU-Net's own ``run_training``."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from nnunetv2.run import run_training as stock
+from nnunetv2.utilities.file_path_utilities import get_output_folder
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+
+from cdm_nnunet import trainers
+from cdm_nnunet.documents import read_json
+from cdm_nnunet.errors import InputError
+from cdm_nnunet.folders import DEFAULT_PLANS, find_dataset, folder
+from cdm_nnunet.parallel import usable_cores
+from cdm_nnunet.trainers.base import DoseTrainer
+from cdm_nnunet.trainers.settings import CHANGE_SETTINGS, RESTART
+
+
+@dataclass(frozen=True)
+class Training:
+    """What is trained, and on what.
+
+    Attributes:
+        dataset_id: Number of the data set.
+        configuration: As ``3d_fullres``.
+        fold: Its number, or ``all``.
+        trainer: Name of the trainer.
+        plans: Name of the plans.
+        device: ``cuda`` or ``cpu``.
+        n_gpus: GPUs to train on.
+    """
+
+    dataset_id: int
+    configuration: str
+    fold: str
+    trainer: str = "nnUNetTrainerCDM"
+    plans: str = DEFAULT_PLANS
+    device: str = "cuda"
+    n_gpus: int = 1
+
+    def __post_init__(self) -> None:
+        if self.fold != "all" and not self.fold.isdigit():
+            raise InputError(f"the fold is a number or 'all', not '{self.fold}'")
+        if self.n_gpus < 1:
+            raise InputError(f"-num_gpus must be at least 1, not {self.n_gpus}")
+        if self.n_gpus > 1 and self.device != "cuda":
+            raise InputError("-num_gpus: only GPUs can train together; leave it out with -device cpu")
+
+    def prepare(self) -> torch.device:
+        """Check data, device and trainer, and set the number of threads.
+
+        Raises:
+            InputError: If the data set was not planned, there is no such device, or the trainer is not for dose.
+        """
+        plans = find_dataset(self.dataset_id, "nnUNet_preprocessed") / f"{self.plans}.json"
+        named = "" if self.plans == DEFAULT_PLANS else f" -p {self.plans}"
+        for path in (plans, plans.with_name("dataset.json")):
+            mend = f"run: cdm-nnunet plan -d {self.dataset_id}{named} -c {self.configuration}"
+            read_json(path, dict[str, Any], mend)
+        folder("nnUNet_results")
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise InputError("no CUDA device is available; train with -device cpu (and -c 3d_coarse plans) or on a GPU")
+        if self.n_gpus > max(torch.cuda.device_count(), 1):
+            raise InputError(f"-num_gpus {self.n_gpus}: this machine has {torch.cuda.device_count()}")
+        torch.set_num_threads(usable_cores() if self.device == "cpu" else 1)
+        _refuse_other_trainers(self.trainer)
+        return torch.device(self.device)
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a training begins; by default at its first epoch, with nothing there.
+
+    Attributes:
+        pretrained: Checkpoint of another model, to begin with its weights.
+        continues: Go on from the newest whole checkpoint.
+        changes_settings: Go on with other settings than the training began with.
+        restarts: Begin where there is a training already; its checkpoints are moved aside.
+        validates: Only the final validation of a finished training.
+        with_best: Validate the best checkpoint, not the last.
+    """
+
+    pretrained: Path | None = None
+    continues: bool = False
+    changes_settings: bool = False
+    restarts: bool = False
+    validates: bool = False
+    with_best: bool = False
+
+
+def train(training: Training, start: Start) -> Path:
+    """Train, or continue, or validate.
+
+    Args:
+        training: What is trained.
+        start: Where it begins.
+
+    Returns:
+        The model's folder.
+
+    Raises:
+        InputError: As :meth:`Training.prepare`, or if what it is to begin with is not there.
+    """
+    if start.pretrained is not None and not start.pretrained.is_file():
+        raise InputError(f"no file {start.pretrained} (-pretrained_weights)")
+    device = training.prepare()
+    _quiet_advice()
+    for variable, asked in ((RESTART, start.restarts), (CHANGE_SETTINGS, start.changes_settings)):
+        if asked:  # (by the environment, for the processes of several GPUs inherit no arguments)
+            os.environ[variable] = "1"
+    model = Path(
+        get_output_folder(
+            training.dataset_id, training.trainer, training.plans, training.configuration, fold=training.fold
+        )
+    )
+    print(  # noqa: T201  # (to stderr: the command line sends it there)
+        f"training {training.trainer} on {model.parents[1].name}, {training.configuration}, fold {training.fold}, "
+        f"into {model}"
+    )
+    if start.validates and not (model / "checkpoint_final.pth").is_file():
+        raise InputError(f"--val validates a finished training, and {model} has no checkpoint_final.pth")
+    stock.run_training(
+        str(training.dataset_id),
+        training.configuration,
+        training.fold,
+        training.trainer,
+        training.plans,
+        None if start.pretrained is None else str(start.pretrained),
+        training.n_gpus,
+        continue_training=start.continues,
+        only_run_validation=start.validates,
+        val_with_best=start.with_best,
+        device=device,
+    )
+    return model
+
+
+def _quiet_advice() -> None:
+    """Leave out nnU-Net's advice to use other plans, which are for segmentation."""
+
+    def quiet(*words: object, **options: Any) -> None:
+        if "old nnU-Net default plans" not in " ".join(map(str, words)):
+            print(*words, **options)  # noqa: T201  # it stands in for nnU-Net's own
+
+    stock.print = quiet  # (found before the built-in)
+
+
+def _refuse_other_trainers(name: str) -> None:
+    known = ", ".join(trainers.__all__)
+    try:
+        trainer = recursive_find_trainer_class_by_name(name)
+    except RuntimeError:
+        raise InputError(f"no trainer named '{name}'; there are {known}") from None
+    if not issubclass(trainer, DoseTrainer):
+        raise InputError(f"trainer '{name}' is for segmentation; for dose there are {known}")
