@@ -51,7 +51,7 @@ class Grammar:
         number: The number in the key; None where there is none.
         bracket: What stands in brackets behind it.
         unit: Unit of the result: Gy, percent of the ROI's volume, cc, or an empty text for a plain number.
-        reading: What it measures, with ``{x}`` for the number; offered where a number has no unit.
+        reading: What it measures, for people, with ``{x}`` for the number; offered where a number has no unit.
         hint: A remark on the form of its key in lists of all.
     """
 

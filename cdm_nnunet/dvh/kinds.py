@@ -85,7 +85,7 @@ for _kind in (
         word="D",
         number=CC,
         reading="dose that the hottest {x} cc reach",
-        hint="or D<x>mm3 with 1000 to a cc",
+        hint="or D<x>mm3",
     ),
     _order_statistic(
         name="cold_dose_at_percent",
@@ -163,7 +163,7 @@ for _kind in (
         name="dose_beyond",
         word="D",
         number=CM,
-        hint="of a target, as those that follow",
+        hint="x cm and more from the targets",
         plan_formula=lambda metric, plan: plan.highest_beyond_gy(_MM_PER_CM * metric.number),
         undefined="no voxel is as far",
         in_loss=False,
@@ -171,21 +171,25 @@ for _kind in (
     _plan_index(
         name="paddick_conformity",
         word="PaddickCI",
+        reading="Paddick conformity",
         plan_formula=lambda metric, plan: paddick_conformity(plan.dose_gy, plan.target, plan.prescription_gy),
     ),
     _plan_index(
         name="rtog_conformity",
         word="RTOGCI",
+        reading="RTOG conformity",
         plan_formula=lambda metric, plan: rtog_conformity(plan.dose_gy, plan.target, plan.prescription_gy),
     ),
     _plan_index(
         name="gradient_index",
         word="GI",
+        reading="gradient index",
         plan_formula=lambda metric, plan: gradient_index(plan.dose_gy, plan.prescription_gy),
     ),
     _plan_index(
         name="r50",
         word="R50%",
+        reading="R50%",
         plan_formula=lambda metric, plan: r50(plan.dose_gy, plan.target, plan.prescription_gy),
     ),
 ):

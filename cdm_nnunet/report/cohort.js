@@ -4,8 +4,7 @@ const scores = record.scores;
 const challenges = page.challenges.filter(({ name }) => scores[name]); // public challenges whose data these are
 const KINDS = { target: "targets", oar: "OARs" };
 
-const INDEX_NAMES = { paddick_conformity: "Paddick conformity", rtog_conformity: "RTOG conformity", gradient_index: "gradient index", r50: "R50%" };
-const indexName = (key) => INDEX_NAMES[key] ?? key;
+const indexName = (key) => page.index_names[key] || key;
 
 const gammaName = (gamma) => `Gamma ${gamma.dose_percent} % / ${gamma.distance_mm} mm ${gamma.local ? "local" : "global"}, from ${plain(gamma.threshold_percent)} %${gamma.normalisation === "maximum" ? " of the maximum" : ""}`;
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from cdm_nnunet.challenges import CHALLENGES
 from cdm_nnunet.dataset import RawDataset
-from cdm_nnunet.dvh import Template, cumulative_dvh
+from cdm_nnunet.dvh import KINDS, Template, cumulative_dvh
 from cdm_nnunet.evaluation.pairing import CaseFiles, find_cases
 from cdm_nnunet.evaluation.pictures import Scene, load_scene, on_white, roi_colours
 from cdm_nnunet.evaluation.pooling import pooled_scores
@@ -150,6 +150,7 @@ def _page_data(evaluation: Evaluation) -> dict[str, Any]:
             }
             for challenge in CHALLENGES
         ],
+        "index_names": {name: kind.reading for name, kind in KINDS.items() if kind.of_plan},
         "targets": [roi.name for roi in evaluation.template.rois if roi.kind == "target"],
         "wash": _colour_table(WASH_COLOURS),
         "difference": _colour_table(DIFFERENCE_COLOURS),
