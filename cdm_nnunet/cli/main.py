@@ -155,7 +155,8 @@ def _spread(verb: Verb, args: argparse.Namespace) -> Iterator[None]:
     writes = [Path(given[name]) for name in names]
     named = [*(Path(os.environ[name]) for name in FOLDER_VARIABLES), *vars(args).values()]
     reads = [path for path in named if isinstance(path, Path) and path not in writes and path.exists()]
-    with on_cluster(scheduler, reads=reads, writes=writes):
+    needs_gpu = getattr(args, "device", None) == "cuda"
+    with on_cluster(scheduler, reads=reads, writes=writes, needs_gpu=needs_gpu):
         yield
 
 

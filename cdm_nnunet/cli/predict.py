@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 SUMMARY = "predict the dose of every case in a folder"
 EXAMPLE = "cdm-nnunet predict -i imagesTs -o predictions -d 501 -c 3d_fullres -f 0 -tr nnUNetTrainerCDM"
+WRITES = ("o",)
 _OF_DICOM = ("mapping", "prescription", "grid", "bits", "match_geometry")
 
 

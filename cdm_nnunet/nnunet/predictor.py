@@ -60,6 +60,7 @@ class DosePredictor(nnUNetPredictor):
     """
 
     network: torch.nn.Module
+    tells_notes = True  # (on stderr; they are in the records of the doses too)
     _dose_plans: DosePlans | None = None
     _trained: tuple[object, Training] | None = None  # (the weights that were loaded, how they were trained)
 
@@ -217,7 +218,7 @@ class DosePredictor(nnUNetPredictor):
             except InputError as error:
                 refused[case] = str(error)
                 continue
-            for note in item.get("notes", ()):
+            for note in item.get("notes", ()) if self.tells_notes else ():
                 tqdm.write(f"case '{case}': {note}", file=sys.stderr)
             if item["ofile"] is None:
                 results.append(dose_gy)

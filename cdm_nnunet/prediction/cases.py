@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.nnunet.inputs import find_cases
-from cdm_nnunet.nnunet.predictor import DosePredictor
-from cdm_nnunet.parallel import usable_cores
+from cdm_nnunet.parallel import active_engine
 from cdm_nnunet.prediction.models import ModelChoice
+from cdm_nnunet.prediction.spread import LoadedModel, SpreadPredictor
 
 
 @dataclass(frozen=True)
@@ -49,17 +47,17 @@ class CasePredictor:
             out: The folder.
 
         Raises:
-            InputError: If there is no GPU, the model is damaged, or a case can't be right; the others are predicted.
+            InputError: If there is no GPU where it predicts, the model is damaged, or a case can't be right; the
+                others are predicted.
         """
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise InputError("no CUDA device is available; predict with -device cpu")
-        torch.set_num_threads(usable_cores() if self.device == "cpu" else 1)
-        predictor = DosePredictor(
-            tile_step_size=self.step, use_mirroring=self.mirrors, device=torch.device(self.device)
+        found = LoadedModel(
+            str(self.model.find()), self.model.folds, self.model.checkpoint, self.device, self.step, self.mirrors
         )
-        predictor.initialize_from_trained_model_folder(
-            str(self.model.find()), list(self.model.folds), self.model.checkpoint
-        )
+        if active_engine() is None:
+            predictor = found.load()
+        else:
+            predictor = found.load(SpreadPredictor, "cpu")  # (it checks; this machine may have no GPU)
+            predictor.model = found
         predictor.predict_from_files(
             [list(files) for files in cases],
             str(out),

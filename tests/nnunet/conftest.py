@@ -1,18 +1,24 @@
 """A data set of five small patients with 20 overlapping ROIs, planned and preprocessed once."""
 
+import copy
+import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+import cdm_nnunet
 from cdm_nnunet.dataset import RawDataset
 from cdm_nnunet.dataset_conversion.case import Case, Geometry, pack_masks
 from cdm_nnunet.dataset_conversion.raw_layout import DatasetSpec, template_catalogue, write_dataset
 from cdm_nnunet.dvh import Template
 
 DATASET_ID = 531
+MODEL_NAME = "Dataset531_Small/nnUNetTrainerDoseMAE__nnUNetPlans__3d_fullres"
 SHAPE = (20, 24, 28)
 SPACING_MM = (3.0, 4.0, 4.0)  # z, y, x
 ORIGIN_MM = (-54.0, 11.5, -130.0)  # x, y, z
@@ -183,3 +189,49 @@ def case_factory() -> Callable[..., Case]:
 @pytest.fixture
 def small_template() -> Callable[..., Template]:
     return template
+
+
+@pytest.fixture
+def known(planned):
+    """Plans and dataset.json of the data set."""
+    return [json.loads((planned.preprocessed / name).read_text()) for name in ("nnUNetPlans.json", "dataset.json")]
+
+
+@pytest.fixture
+def save(known, tmp_path, monkeypatch):
+    """Write a fold of an untrained model, and the copies in the model's folder."""
+    monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
+    monkeypatch.setenv("nnUNet_extTrainer", os.path.join(os.path.dirname(cdm_nnunet.__file__), "ext_trainers"))
+    folder = tmp_path / "results" / MODEL_NAME
+
+    def save(fold=0, plans=None, trainer="nnUNetTrainerDoseMAE", network=None, **own):
+        from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+        from cdm_nnunet.nnunet.checkpoint import FINAL, write_checkpoint
+        from cdm_nnunet.nnunet.model import mark
+        from cdm_nnunet.nnunet.plans import model_plans
+        from cdm_nnunet.trainers import nnUNetTrainerDoseMAE
+
+        plans, dataset_json = plans or known[0], known[1]
+        manager = PlansManager(copy.deepcopy(known[0]))
+        torch.manual_seed(fold)
+        made = network or nnUNetTrainerDoseMAE.build_network_architecture(
+            manager, manager.get_configuration("3d_fullres"), 4, 1, False
+        )
+        content = {
+            "network_weights": made.state_dict(),
+            "logging": {},
+            "current_epoch": 1,
+            "init_args": {"plans": plans, "dataset_json": dataset_json, "configuration": "3d_fullres", "fold": fold},
+            "trainer_name": trainer,
+            "inference_allowed_mirroring_axes": None,
+            "cdm": own,
+        }
+        path = folder / f"fold_{fold}" / FINAL
+        write_checkpoint(path, content, mark(content["network_weights"], plans, dataset_json))
+        (folder / "plans.json").write_text(json.dumps(model_plans(plans)))
+        (folder / "dataset.json").write_text(json.dumps(dataset_json))
+        return path
+
+    save.folder = folder
+    return save

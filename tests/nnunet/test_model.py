@@ -7,61 +7,17 @@ import os
 import pytest
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-import cdm_nnunet
 from cdm_nnunet.cli.main import main
 from cdm_nnunet.documents import differences
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.nnunet.checkpoint import FINAL, write_checkpoint
-from cdm_nnunet.nnunet.model import facts_in, mark, read_model, refuse_other_folds
+from cdm_nnunet.nnunet.checkpoint import FINAL
+from cdm_nnunet.nnunet.model import facts_in, read_model, refuse_other_folds
 from cdm_nnunet.nnunet.planner import plan_and_preprocess
-from cdm_nnunet.nnunet.plans import DosePlans, model_plans
+from cdm_nnunet.nnunet.plans import DosePlans
 from cdm_nnunet.nnunet.predictor import DosePredictor
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")  # of timm, which nnU-Net's search imports
-NAME = "Dataset531_Small/nnUNetTrainerDoseMAE__nnUNetPlans__3d_fullres"
-
-
-@pytest.fixture
-def known(planned):
-    """Plans and dataset.json of the data set."""
-    return [json.loads((planned.preprocessed / name).read_text()) for name in ("nnUNetPlans.json", "dataset.json")]
-
-
-@pytest.fixture
-def save(known, tmp_path, monkeypatch):
-    """Write a fold of an untrained model, and the copies in the model's folder."""
-    monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
-    monkeypatch.setenv("nnUNet_extTrainer", os.path.join(os.path.dirname(cdm_nnunet.__file__), "ext_trainers"))
-    folder = tmp_path / "results" / NAME
-
-    def save(fold=0, plans=None, trainer="nnUNetTrainerDoseMAE", network=None, **own):
-        from cdm_nnunet.trainers import nnUNetTrainerDoseMAE
-
-        plans, dataset_json = plans or known[0], known[1]
-        manager = PlansManager(copy.deepcopy(known[0]))
-        torch.manual_seed(fold)
-        made = network or nnUNetTrainerDoseMAE.build_network_architecture(
-            manager, manager.get_configuration("3d_fullres"), 4, 1, False
-        )
-        content = {
-            "network_weights": made.state_dict(),
-            "logging": {},
-            "current_epoch": 1,
-            "init_args": {"plans": plans, "dataset_json": dataset_json, "configuration": "3d_fullres", "fold": fold},
-            "trainer_name": trainer,
-            "inference_allowed_mirroring_axes": None,
-            "cdm": own,
-        }
-        path = folder / f"fold_{fold}" / FINAL
-        write_checkpoint(path, content, mark(content["network_weights"], plans, dataset_json))
-        (folder / "plans.json").write_text(json.dumps(model_plans(plans)))
-        (folder / "dataset.json").write_text(json.dumps(dataset_json))
-        return path
-
-    save.folder = folder
-    return save
 
 
 def load(folder, folds=(0,), kind=DosePredictor):
