@@ -123,8 +123,13 @@ const layout = (more) => {
 };
 // Plotly reads a few tags and entities in text as markup: they are shown as they stand.
 const literal = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
-const draw = (node, traces, more) =>
-  Plotly.react(node, traces, layout(more), { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"] });
+const draw = (node, traces, more) => Plotly.react(node, traces, layout(more), CHART_CONFIG);
+// An axis with zero in its middle, where the words under it change from better to worse.
+const aroundZero = (values) => {
+  const reach = 1.08 * Math.max(1e-6, ...values.filter((value) => value !== null).map(Math.abs));
+  return { range: [-reach, reach], zeroline: true, zerolinewidth: 2 };
+};
+const FEWEST_FOR_A_SHAPE = 6;  // below, a box or a violin would draw a spread that nobody knows
 
 function shownKinds() {
   const units = [...new Set(levelQuantities(state.forest).map((quantity) => quantity.unit))];
@@ -149,7 +154,7 @@ function drawForest(node) {
   const title = relative ? "change of the mean error, %" : `mean difference of absolute errors${unitText(state.shown.slice(5))}`;
   draw(node, traces, {
     margin: { l: 20, r: 20, t: 10, b: 70 },
-    xaxis: { title: { text: `\u2190 better \u00b7 worse than ${literal(baseline)} \u2192<br>${title}` }, rangemode: "tozero", zeroline: true, zerolinewidth: 2 },
+    xaxis: { title: { text: `\u2190 better \u00b7 worse than ${literal(baseline)} \u2192<br>${title}` }, ...aroundZero(rows.flatMap((q) => [value(q), ...(ends(q) ?? [])])) },
     yaxis: { autorange: "reversed", type: "category" },
   });
 }
@@ -170,13 +175,17 @@ function drawPatients(slopes, differences) {
     type: "box", x: cases.map(() => (i ? 1.22 : -0.22)), y: cases.map(([, entry]) => error(entry, model)), boxpoints: false, width: 0.16,
     line: { color: colourVariable("--ink"), width: 1.2 }, fillcolor: "rgba(0,0,0,0)", hoverinfo: "y",
   }));
-  draw(slopes, [...lines, ...boxes], {
+  const isFew = cases.length < FEWEST_FOR_A_SHAPE;
+  draw(slopes, isFew ? lines : [...lines, ...boxes], {
     xaxis: { tickvals: [0, 1], ticktext: shown.map(literal), range: [-0.5, 1.5], showgrid: false, zeroline: false },
     yaxis: { title: { text: literal(quantity.name + unitText(quantity.unit)) }, rangemode: "tozero" },
   });
   const paired = of(quantity);
   const values = cases.map(([, entry]) => difference(entry));
-  const strip = {
+  const strip = isFew ? {
+    type: "scatter", mode: "markers", x: values, y: cases.map(() => "patients"), text: cases.map(([name]) => literal(name)),
+    hovertemplate: "%{text}: %{x:+.3f}<extra></extra>", marker: { size: 7, color: colourVariable("--accent"), opacity: 0.7 },
+  } : {
     type: "violin", orientation: "h", x: values, y: cases.map(() => "patients"), points: "all", jitter: 0.6, pointpos: 0, spanmode: "hard",
     text: cases.map(([name]) => literal(name)), hovertemplate: "%{text}: %{x:+.3f}<extra></extra>", hoveron: "points",
     line: { color: colourVariable("--muted"), width: 1 }, fillcolor: colourVariable("--soft"), marker: { size: 6, color: colourVariable("--accent"), opacity: 0.7 },
@@ -190,7 +199,7 @@ function drawPatients(slopes, differences) {
     hovertemplate: `mean ${signed(paired.mean_difference, 3)} ${range(paired.interval, 3)}<extra></extra>`,
   };
   draw(differences, [strip, mean], {
-    xaxis: { title: { text: `${literal(state.candidate)} \u2212 ${literal(baseline)}${unitText(quantity.unit)}<br>negative is better` }, rangemode: "tozero", zeroline: true, zerolinewidth: 2 },
+    xaxis: { title: { text: `${literal(state.candidate)} \u2212 ${literal(baseline)}${unitText(quantity.unit)}<br>${isFew ? `${cases.length} patients: too few to tell` : "negative is better"}` }, ...aroundZero([...values, ...(paired.interval ?? [])]) },
     yaxis: { type: "category", categoryorder: "array", categoryarray: ["mean", "patients"] },
   });
 }

@@ -11,7 +11,6 @@ function plotly() {
 
 // Plotly reads some markup in texts; names from data must stay text.
 const asText = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
-const CHART_CONFIG = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
 
 function chartLayout(extra) {
   const line = { gridcolor: colourVariable("--line"), zerolinecolor: colourVariable("--muted"), automargin: true };

@@ -126,3 +126,9 @@ const colourVariable = (name) => getComputedStyle(document.documentElement).getP
 const roiColour = (roi, dark = isDark()) => page.colours[roi]?.[dark ? "dark" : "light"] ?? (dark ? "#cccccc" : "#555555");
 const undefinedOf = (name) => record.cases[name].undefined ?? {};
 const missingOf = (name) => record.cases[name].missing ?? record.missing?.[name] ?? {};
+
+// Plotly's own list of buttons has one that uploads the chart to a cloud: these are all that there are.
+const CHART_CONFIG = {
+  displaylogo: false, responsive: true, plotlyServerURL: "", showLink: false,
+  modeBarButtons: [["toImage", "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]],
+};

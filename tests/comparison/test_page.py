@@ -66,6 +66,33 @@ def test_it_shows_scores_and_reacts(opened, comparison):
     assert "mean difference of absolute errors (Gy)" in opened.locator("#forest").inner_text()
 
 
+def test_no_button_uploads_a_chart(opened):
+    for chart in ("#forest", "#differences"):
+        buttons = opened.locator(f"{chart} .modebar-btn")
+        titles = {buttons.nth(k).get_attribute("data-title") for k in range(buttons.count())}
+        assert titles == {"Download plot as a PNG", "Zoom", "Pan", "Zoom in", "Zoom out", "Reset axes"}
+
+
+def test_better_and_worse_lie_on_the_two_sides_of_zero(opened):
+    low, high = opened.evaluate("() => document.querySelector('#forest').layout.xaxis.range")
+    assert -low == high > 0
+
+
+def test_few_patients_are_points_only(comparison, browser, tmp_path):
+    few = compare((uniform("MAE", [-2.0, 1.5, 0.5]), uniform("CDM", [-1.0, 1.0, 0.5])))
+    (tmp_path / "few.html").write_text(page(few), encoding="utf-8")
+    context = browser.new_context()
+    view = context.new_page()
+    view.goto((tmp_path / "few.html").as_uri())
+    view.wait_for_selector("#differences .main-svg")
+    kinds = view.evaluate(
+        "() => ['#slopes', '#differences'].flatMap(c => document.querySelector(c).data.map(t => t.type))"
+    )
+    assert set(kinds) == {"scatter"}
+    assert "3 patients: too few to tell" in view.locator("#differences").inner_text()
+    context.close()
+
+
 def test_tables_sort_and_name_patients(opened, comparison):
     table = opened.locator(".card", has=opened.get_by_role("heading", name="All numbers"))
     table.locator("select").select_option("roi")

@@ -48,6 +48,14 @@ def test_the_cohort_shows_the_record(window, report):
         assert part in footer
 
 
+def test_no_button_uploads_a_chart(window, report):
+    page = window.show_cohort()
+    page.wait_for_selector(".modebar-btn", state="attached")
+    buttons = page.locator(".modebar-btn")
+    titles = {buttons.nth(k).get_attribute("data-title") for k in range(buttons.count())}
+    assert titles == {"Download plot as a PNG", "Zoom", "Pan", "Zoom in", "Zoom out", "Reset axes"}
+
+
 def test_cases_are_sorted_worst_first_and_by_any_column(window, report):
     page = window.show_cohort()
     by_error = [c.case for c in sorted(report.evaluation.cases, key=lambda c: -c.dose_mae_gy)]
