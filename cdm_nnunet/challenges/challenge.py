@@ -76,6 +76,7 @@ class Score:
         title: Its name for people.
         unit: Its unit.
         of_cases: Whether tables list it for each case.
+        compared: Whether models are compared by it.
     """
 
     key: str
@@ -83,6 +84,7 @@ class Score:
     title: str
     unit: str
     of_cases: bool = False
+    compared: bool = True
 
     def errors_of(self, terms: Terms) -> tuple[float, ...]:
         """What a case adds."""
@@ -131,6 +133,11 @@ class Challenge:
     applies: Callable[[ScoredCase], bool]
     terms: Callable[[ScoredCase], Terms | None]
     rounding: Rounding | None = None
+
+    @property
+    def compared(self) -> tuple[Score, ...]:
+        """The scores by which models are compared."""
+        return tuple(score for score in self.scores if score.compared)
 
     def over(self, cases: Iterable[Terms | None]) -> dict[str, float | None] | None:
         """Its scores over cases, by key; None where no case is of its data."""

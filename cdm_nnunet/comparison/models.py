@@ -231,10 +231,10 @@ def _challenge_differences(
     challenge: Challenge, one: Terms | None, two: Terms | None
 ) -> Iterator[tuple[str, object, object]]:
     if one is None or two is None:
-        if one is not two:
+        if one is not two and challenge.compared:
             yield f"the presence of {challenge.title}'s scores", one is not None, two is not None
         return
-    for score in challenge.scores:
+    for score in challenge.compared:
         parts = [list(part) if isinstance(part, Mapping) else [] for part in (one[score.terms], two[score.terms])]
         if parts[0] != parts[1]:
             yield f"the set of metrics of the {score.title}", len(parts[0]), len(parts[1])

@@ -16,7 +16,7 @@ from cdm_nnunet.evaluation.pooling import SCORED_KINDS, SCORED_UNITS
 from cdm_nnunet.evaluation.record import CaseResult
 
 DOSE_MAE, GOAL_ERRORS = "Dose MAE", "Goal errors"
-CHALLENGE_SCORES = tuple(score.title for challenge in CHALLENGES for score in challenge.scores)
+CHALLENGE_SCORES = tuple(score.title for challenge in CHALLENGES for score in challenge.compared)
 SIGNLESS = (DOSE_MAE, *CHALLENGE_SCORES, GOAL_ERRORS)
 KIND_LABELS = {"target": ("PTV score", "Targets"), "oar": ("OAR score", "OARs")}  # of a score, of its parts
 PART_LABELS = {"Gy": "D metrics", "%": "V metrics"}
@@ -159,7 +159,7 @@ def _terms(case: CaseResult, judged: _Judged) -> Iterator[_Term]:
 def _challenge_terms(case: CaseResult) -> Iterator[_Term]:
     for challenge in CHALLENGES:
         terms = case.challenges.get(challenge.name, {})
-        for score in challenge.scores if terms else ():
+        for score in challenge.compared if terms else ():
             yield from (_Term("score", score.title, score.unit, error) for error in score.errors_of(terms))
 
 
