@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from cdm_nnunet.losses import sorted_doses, steps
 from cdm_nnunet.losses.cdm import CDMLoss
-from cdm_nnunet.losses.members import Members
+from cdm_nnunet.losses.roi_index import RoiIndex
 
 
 class Counter(TorchDispatchMode):
@@ -38,8 +38,8 @@ class Counter(TorchDispatchMode):
 
 def take_the_way_of_other_devices() -> None:
     """Leave NumPy out."""
-    Members.of = lambda words, bits: Members._of_torch(words.detach().flatten(2), bits)  # type: ignore[method-assign]
-    Members.ascending = lambda self, dose: self._ascending_torch(dose.detach())  # type: ignore[method-assign]
+    RoiIndex.of = lambda words, bits: RoiIndex._of_torch(words.detach().flatten(2), bits)  # type: ignore[method-assign]
+    RoiIndex.ascending = lambda self, dose: self._ascending_torch(dose.detach())  # type: ignore[method-assign]
     sorted_doses.step_sums = steps._of_all
 
 

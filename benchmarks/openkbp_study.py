@@ -261,7 +261,7 @@ def main() -> None:
     parser.add_argument("steps", nargs="+", choices=("prepare", "pretrain", "settings", "losses", "report"))
     parser.add_argument("--only", nargs="+", default=(), metavar="NAME", help="runs of 'settings' and 'losses'")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--configuration", default="3d_coarse", choices=("3d_coarse", "3d_folded", "3d_fullres"))
+    parser.add_argument("--configuration", default="3d_coarse", choices=("3d_coarse", "3d_packed", "3d_fullres"))
     parser.add_argument("--base-features", type=int, metavar="N", help="default: 16; 32 at 3d_fullres")
     parser.add_argument("--batch-size", type=int, metavar="N", help="default: 2; by memory at 3d_fullres")
     parser.add_argument("--pretrain-epochs", type=int, default=80, metavar="N", help="of 50 steps (default: 80)")

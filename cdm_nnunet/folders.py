@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 from cdm_nnunet.errors import InputError
@@ -12,6 +13,7 @@ FOLDER_VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 TRAINER_VARIABLE = "nnUNet_extTrainer"
 DEFAULT_ROOT = "nnunet_data"
 DEFAULT_PLANS = "nnUNetPlans"
+_RENAMED = {"3d_folded": "3d_packed"}  # earlier names of configurations: plans, models and commands keep them
 
 
 def set_environment() -> dict[str, str]:
@@ -70,6 +72,24 @@ def dataset_number(name: str) -> int | None:
     """
     found = re.match(r"Dataset(\d{3})_", name)
     return int(found[1]) if found else None
+
+
+def configuration_in(there: Collection[str], name: str) -> str:
+    """The name that plans or models have for a configuration: an earlier name and the present one mean the same.
+
+    Args:
+        there: Names of the configurations that are there.
+        name: The one that is asked for.
+
+    Returns:
+        One of ``there``, or ``name`` where it is not there.
+
+    Example:
+        >>> configuration_in(["3d_packed"], "3d_folded"), configuration_in(["3d_folded"], "3d_packed")
+        ('3d_packed', '3d_folded')
+    """
+    same = {name, *(pair for earlier, now in _RENAMED.items() for pair in (earlier, now) if name in (earlier, now))}
+    return name if name in there else next((other for other in same if other in there), name)
 
 
 def find_dataset(dataset_id: int, variable: str = "nnUNet_raw") -> Path:

@@ -18,6 +18,7 @@ from torch.nn.functional import interpolate
 
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.files import write_json
+from cdm_nnunet.folders import configuration_in
 from cdm_nnunet.losses.bits import roi_mask
 from cdm_nnunet.losses.dose import DeepSupervisedLoss, region_mae
 from cdm_nnunet.losses.terms import Terms
@@ -80,6 +81,7 @@ class DoseTrainer(ResumableTrainer):
             raise InputError("no CUDA device is available (no GPU, or no driver for it); train with -device cpu")
         self.settings = TrainingSettings.from_environment().with_epochs(self.n_epochs)
         self.dose_plans = DosePlans(plans)
+        configuration = configuration_in(plans["configurations"], configuration)
         if configuration not in plans["configurations"]:
             known = ", ".join(plans["configurations"])
             raise InputError(f"unknown configuration '{configuration}'; the plans '{plans['plans_name']}' have {known}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from cdm_nnunet import trainers
 from cdm_nnunet.documents import read_json
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.folders import DEFAULT_PLANS, find_dataset, folder
+from cdm_nnunet.folders import DEFAULT_PLANS, configuration_in, find_dataset, folder
 from cdm_nnunet.parallel import usable_cores
 from cdm_nnunet.trainers.base import DoseTrainer
 from cdm_nnunet.trainers.settings import CHANGE_SETTINGS, RESTART
@@ -57,11 +57,8 @@ class Training:
         Raises:
             InputError: If the data set was not planned, there is no such device, or the trainer is not for dose.
         """
-        plans = find_dataset(self.dataset_id, "nnUNet_preprocessed") / f"{self.plans}.json"
-        named = "" if self.plans == DEFAULT_PLANS else f" -p {self.plans}"
-        for path in (plans, plans.with_name("dataset.json")):
-            mend = f"run: cdm-nnunet plan -d {self.dataset_id}{named} -c {self.configuration}"
-            read_json(path, dict[str, Any], mend)
+        self._read("dataset.json")
+        self._read(f"{self.plans}.json")
         folder("nnUNet_results")
         if self.device == "cuda" and not torch.cuda.is_available():
             raise InputError("no CUDA device is available; train with -device cpu (and -c 3d_coarse plans) or on a GPU")
@@ -70,6 +67,17 @@ class Training:
         torch.set_num_threads(usable_cores() if self.device == "cpu" else 1)
         _refuse_other_trainers(self.trainer)
         return torch.device(self.device)
+
+
+    def as_planned(self) -> Training:
+        """The same training, by the name that the plans have for its configuration."""
+        there = self._read(f"{self.plans}.json").get("configurations", {})
+        return replace(self, configuration=configuration_in(there, self.configuration))
+
+    def _read(self, name: str) -> dict[str, Any]:
+        named = "" if self.plans == DEFAULT_PLANS else f" -p {self.plans}"
+        mend = f"run: cdm-nnunet plan -d {self.dataset_id}{named} -c {self.configuration}"
+        return read_json(find_dataset(self.dataset_id, "nnUNet_preprocessed") / name, dict[str, Any], mend)
 
 
 @dataclass(frozen=True)
@@ -109,6 +117,7 @@ def train(training: Training, start: Start) -> Path:
     if start.pretrained is not None and not start.pretrained.is_file():
         raise InputError(f"no file {start.pretrained} (-pretrained_weights)")
     device = training.prepare()
+    training = training.as_planned()
     _quiet_advice()
     for variable, asked in ((RESTART, start.restarts), (CHANGE_SETTINGS, start.changes_settings)):
         if asked:  # (by the environment, for the processes of several GPUs inherit no arguments)

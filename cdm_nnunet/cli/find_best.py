@@ -12,7 +12,7 @@ from typing import Any
 
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.files import write_json
-from cdm_nnunet.folders import find_dataset, folder
+from cdm_nnunet.folders import configuration_in, find_dataset, folder
 
 SUMMARY = "score all trained models of a data set, and pairs of them, on their validation cases; say which is best"
 EXAMPLE = "cdm-nnunet find-best -d 501 -f 0 1 2 3 4 -o best"
@@ -89,7 +89,8 @@ def _models(args: argparse.Namespace, results: Path) -> dict[str, dict[str, Path
     models: dict[str, dict[str, Path]] = {}
     for path in sorted(results.glob("*__*__*")):
         trainer, _, configuration = path.name.split("__")[:3]
-        if (args.c and configuration not in args.c) or (args.tr and trainer not in args.tr):
+        asked = [configuration_in([configuration], name) for name in args.c or [configuration]]
+        if configuration not in asked or (args.tr and trainer not in args.tr):
             continue
         folders = [path / f"fold_{fold}" / "validation" for fold in args.f]
         if not all((one / "summary.json").is_file() for one in folders):

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.folders import DEFAULT_PLANS, find_dataset, folder
+from cdm_nnunet.folders import DEFAULT_PLANS, configuration_in, find_dataset, folder
 
 SUMMARY = "configure patch size, batch size and network for a data set and a GPU budget, and preprocess"
 EXAMPLE = "cdm-nnunet plan -d 501 --gpu-memory 8 -c 3d_fullres 3d_coarse"
@@ -24,7 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=["3d_fullres"],
         metavar="CONFIGURATION",
-        help="what to preprocess: 3d_fullres (median voxel size of the data; default), 3d_folded (the same, an eighth "
+        help="what to preprocess: 3d_fullres (median voxel size of the data; default), 3d_packed (the same, an eighth "
         "of the work), 3d_coarse (larger voxels)",
     )
     parser.add_argument(
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     }
     made = {name: value for name, value in choices.items() if value is not None}
     plans = plan_and_preprocess(args.d, configurations=args.c, plans_name=args.p, n_processes=args.np, **made)
-    return _record(plans, args.c)
+    return _record(plans, [configuration_in(plans["configurations"], name) for name in args.c])
 
 
 def _check(args: argparse.Namespace) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.losses.members import Members
+from cdm_nnunet.losses.roi_index import RoiIndex
 from cdm_nnunet.losses.sorted_doses import SortedDoses
 from cdm_nnunet.losses.terms import Terms
 
@@ -19,7 +19,7 @@ class SortedBatch(NamedTuple):
     """A batch as losses see it.
 
     Attributes:
-        members: The voxels of the ROIs; row r * B + b is ROI r in sample b.
+        index: The voxels of the ROIs; row r * B + b is ROI r in sample b.
         predicted: Their predicted doses, ascending; differentiable.
         reference: Their reference doses, ascending.
         prescription_gy: (B, K), Gy; NaN where an ROI has none.
@@ -27,7 +27,7 @@ class SortedBatch(NamedTuple):
         roi_voxels: (B, K), voxels of each ROI in the whole patient; None if the whole patient is given.
     """
 
-    members: Members
+    index: RoiIndex
     predicted: SortedDoses
     reference: SortedDoses
     prescription_gy: Sequence[Sequence[float]]
@@ -85,10 +85,8 @@ class DvhLoss(nn.Module):
             Scalar, float32.
         """
         with torch.autocast(predicted_dose_gy.device.type, enabled=False):
-            members = Members.of(words, self.terms.bits)
-            predicted = SortedDoses.of(predicted_dose_gy, members)
+            index = RoiIndex.of(words, self.terms.bits)
+            predicted = SortedDoses.of(predicted_dose_gy, index)
             with torch.no_grad():
-                reference = SortedDoses.of(reference_dose_gy, members)
-            return self.compare(
-                SortedBatch(members, predicted, reference, prescription_gy, voxel_volume_cc, roi_voxels)
-            )
+                reference = SortedDoses.of(reference_dose_gy, index)
+            return self.compare(SortedBatch(index, predicted, reference, prescription_gy, voxel_volume_cc, roi_voxels))

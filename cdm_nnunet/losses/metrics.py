@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cdm_nnunet.dvh.metrics import Metric
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.losses.members import Members
+from cdm_nnunet.losses.roi_index import RoiIndex
 from cdm_nnunet.losses.sorted_doses import SortedDoses
 from cdm_nnunet.losses.terms import EXACT, Present, Smoothing, Terms
 
@@ -68,9 +68,9 @@ def dvh_metrics(
         >>> [round(v, 3) for v in values.tolist()], n_voxels.tolist()
         ([5.0, 70.297], [101, 101])
     """
-    members = Members.of(words[None], terms.bits)
-    present = terms.present(members, [prescription_gy], [voxel_volume_cc])
-    values = metric_values(SortedDoses.of(dose_gy, members), present, smoothing)
+    index = RoiIndex.of(words[None], terms.bits)
+    present = terms.present(index, [prescription_gy], [voxel_volume_cc])
+    values = metric_values(SortedDoses.of(dose_gy, index), present, smoothing)
     n_voxels = [0] * len(terms)
     for part in present:
         n_voxels[part.term] = part.n_voxels

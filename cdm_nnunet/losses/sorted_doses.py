@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cdm_nnunet.losses.members import Members
+from cdm_nnunet.losses.roi_index import RoiIndex
 from cdm_nnunet.losses.steps import step_sums
 
 _STEP_REACH = 20.0
@@ -25,7 +25,7 @@ class SortedDoses:
     """The voxel doses of some ROIs of a batch, ascending within each row.
 
     Attributes:
-        voxels_gy: Shape (M,), row after row as in :class:`Members`; differentiable.
+        voxels_gy: Shape (M,), row after row as in :class:`RoiIndex`; differentiable.
         starts: Place of each row's first voxel.
         counts: Number of voxels of each row.
     """
@@ -35,17 +35,17 @@ class SortedDoses:
     counts: tuple[int, ...]
 
     @classmethod
-    def of(cls, dose_gy: Tensor, members: Members) -> SortedDoses:
+    def of(cls, dose_gy: Tensor, index: RoiIndex) -> SortedDoses:
         """Sort a dose.
 
         Args:
             dose_gy: Dose of the batch, shape (B, ...), Gy; a half-precision dose is taken to float32.
-            members: Voxels of the ROIs.
+            index: Voxels of the ROIs.
         """
         if dose_gy.dtype not in (torch.float32, torch.float64):
             dose_gy = dose_gy.float()
         flat_gy = dose_gy.flatten()
-        return cls(flat_gy.index_select(0, members.ascending(flat_gy)), members.starts, members.counts)
+        return cls(flat_gy.index_select(0, index.ascending(flat_gy)), index.starts, index.counts)
 
     def roi_gy(self, row: int) -> Tensor:
         """Doses of one row, ascending."""

@@ -11,7 +11,7 @@ from cdm_nnunet.dvh.goal import Use
 from cdm_nnunet.dvh.metrics import Metric
 from cdm_nnunet.dvh.template import Template
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.losses.members import Members
+from cdm_nnunet.losses.roi_index import RoiIndex
 from cdm_nnunet.roi import Catalogue
 
 
@@ -112,14 +112,14 @@ class Terms:
         return tuple(sorted({term.bit for term in self.terms}))
 
     def present(
-        self, members: Members, prescription_gy: Sequence[Sequence[float]], voxel_volume_cc: Sequence[float]
+        self, index: RoiIndex, prescription_gy: Sequence[Sequence[float]], voxel_volume_cc: Sequence[float]
     ) -> tuple[Present, ...]:
         """The terms that can be measured.
 
         The ROI has a voxel, a prescription where the metric needs one, and no less volume than the metric asks for.
 
         Args:
-            members: Voxels of the ROIs :attr:`bits` of a batch.
+            index: Voxels of the ROIs :attr:`bits` of a batch.
             prescription_gy: Prescription of each ROI of the catalogue in Gy, (B, K); NaN or 0 where it has none.
             voxel_volume_cc: Volume of a voxel in cc, (B,).
         """
@@ -128,7 +128,7 @@ class Terms:
             for t, term in enumerate(self.terms):
                 row = self.bits.index(term.bit) * len(voxel_volume_cc) + sample
                 rx_gy = prescription_gy[sample][term.bit]
-                n_voxels = members.counts[row]
+                n_voxels = index.counts[row]
                 known = n_voxels and (rx_gy > 0 or not term.metric.needs_prescription)
                 if known and term.metric.why_undefined(n_voxels * volume_cc) is None:
                     threshold_gy = term.metric.threshold_gy(rx_gy) if term.metric.is_volume else math.nan
@@ -143,7 +143,7 @@ class Present:
     Attributes:
         sample: Number of the sample.
         term: Number of the term.
-        row: Row of the sample's ROI in :class:`Members`.
+        row: Row of the sample's ROI in :class:`RoiIndex`.
         n_voxels: Number of the ROI's voxels.
         metric: What is measured.
         threshold_gy: Threshold of a V-metric, Gy; else NaN.

@@ -83,15 +83,16 @@ class BitDecodeUNet(PlainConvUNet):
         if architecture.get("norm_op") is nn.InstanceNorm3d:
             architecture["norm_op"] = InstanceNorm3d
         channels = FIRST_WORD + n_rois
-        folded = math.prod(cell) > 1
-        features = architecture["features_per_stage"][0] if folded else channels
+        packed = math.prod(cell) > 1
+        features = architecture["features_per_stage"][0] if packed else channels
         outputs = num_classes * math.prod(cell) * (1 if fall_off is None else 2)
         super().__init__(features, num_classes=outputs, **architecture)
         self.n_rois, self.cell, self.fall_off = n_rois, (cell[0], cell[1], cell[2]), fall_off
         self.decoder.seg_layers = nn.ModuleList(
             Float32Conv3d(layer.in_channels, layer.out_channels, 1) for layer in self.decoder.seg_layers
         )
-        self.fold = nn.Conv3d(channels, features, self.cell, self.cell) if folded else nn.Identity()
+        # (space to depth; it keeps the name that the weights of trained models have)
+        self.fold = nn.Conv3d(channels, features, self.cell, self.cell) if packed else nn.Identity()
 
     @staticmethod
     def initialize(module: nn.Module) -> None:
@@ -114,7 +115,7 @@ class BitDecodeUNet(PlainConvUNet):
         if x.is_contiguous(memory_format=torch.channels_last_3d):
             decoded = decoded.contiguous(memory_format=torch.channels_last_3d)
         predicted: Tensor | list[Tensor] = super().forward(self.fold(decoded))
-        doses = [unfold(one, self.cell) for one in (predicted if isinstance(predicted, list) else [predicted])]
+        doses = [depth_to_space(one, self.cell) for one in (predicted if isinstance(predicted, list) else [predicted])]
         if guess is not None:
             in_target = (prescription > 0).to(guess.dtype)
             doses = [_anchored(one, in_target * guess, in_target) for one in doses]
@@ -172,8 +173,8 @@ def _anchored(values: Tensor, guess: Tensor, in_target: Tensor) -> Tensor:
     return guess + in_target * inside + (1 - in_target) * outside
 
 
-def unfold(values: Tensor, cell: Sequence[int]) -> Tensor:
-    """Channels of a cell to its voxels.
+def depth_to_space(values: Tensor, cell: Sequence[int]) -> Tensor:
+    """Move the channels of a cell to its voxels.
 
     Args:
         values: (B, C * c_z * c_y * c_x, Z, Y, X).

@@ -25,8 +25,17 @@ from cdm_nnunet.dataset import FORMAT_VERSION, READER_NAME, UNITS, RawDataset, S
 from cdm_nnunet.documents import differences, typed
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.files import locked, write_json, write_text
-from cdm_nnunet.folders import DEFAULT_PLANS, folder
+from cdm_nnunet.folders import DEFAULT_PLANS, configuration_in, folder
 from cdm_nnunet.nnunet.cohort import SECTION as COHORT
+from cdm_nnunet.nnunet.configurations import (
+    COARSE,
+    CONFIGURATIONS,
+    FULL,
+    PACKED,
+    earlier_names,
+    known_configurations,
+    planned_names,
+)
 from cdm_nnunet.nnunet.fingerprint import SPACINGS, DoseFingerprintExtractor
 from cdm_nnunet.nnunet.model import facts_in, model_facts
 from cdm_nnunet.nnunet.network import BitDecodeUNet
@@ -38,8 +47,6 @@ from cdm_nnunet.nnunet.transfer import SECTION as PLANS_FROM
 from cdm_nnunet.nnunet.transfer import OtherPlans, read_other_plans, settled_dose_scale_gy
 from cdm_nnunet.roi import Catalogue
 
-FULL, FOLDED, COARSE = "3d_fullres", "3d_folded", "3d_coarse"
-CONFIGURATIONS = (FULL, FOLDED, COARSE)
 _LOCK = ".plan_lock"
 _FALL_OFF_MM = 13.0  # standard deviation of the fall-off from one target into the next in the network's first guess
 
@@ -47,8 +54,8 @@ _FALL_OFF_MM = 13.0  # standard deviation of the fall-off from one target into t
 class DosePlanner(ExperimentPlanner):
     """nnU-Net's planner with one dose output, decoded ROI channels, and only configurations that work for dose.
 
-    ``3d_fullres`` has the median voxel size of the data. ``3d_folded`` has the same data, inputs and outputs, with a
-    U-Net on cells of 2 x 2 x 2 voxels, an eighth of the work; an axis is not folded if its voxels are twice as long as
+    ``3d_fullres`` has the median voxel size of the data. ``3d_packed`` has the same data, inputs and outputs, with a
+    U-Net on cells of 2 x 2 x 2 voxels, an eighth of the work; an axis is not packed if its voxels are twice as long as
     the shortest, or too few. ``3d_coarse`` has larger voxels. Axes are never transposed: (z, y, x) stay head-feet,
     front-back, left-right.
 
@@ -123,8 +130,8 @@ class DosePlanner(ExperimentPlanner):
         return float(network.compute_conv_feature_map_size(whole))
 
     def _own_arguments(self) -> dict[str, Any]:
-        folded = {"cell": list(self._cell)} if max(self._cell) > 1 else {}
-        return {"n_rois": len(self.catalogue), "fall_off": (self._spacing / _FALL_OFF_MM).tolist(), **folded}
+        packed = {"cell": list(self._cell)} if max(self._cell) > 1 else {}
+        return {"n_rois": len(self.catalogue), "fall_off": (self._spacing / _FALL_OFF_MM).tolist(), **packed}
 
     def get_plans_for_configuration(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """As nnU-Net's, with our arguments among the network's and the limit of the batch size."""
@@ -204,11 +211,11 @@ class DosePlanner(ExperimentPlanner):
     def _configurations(self) -> dict[str, dict[str, Any]]:
         """All configurations that a U-Net can have, of which the required ones must be."""
         full = np.asarray(self.determine_fullres_target_spacing(), dtype=float)
-        spacings = {FULL: full, FOLDED: full, COARSE: np.maximum(full, self.coarse_spacing_mm)}
-        found = {}
+        spacings = {FULL: full, PACKED: full, COARSE: np.maximum(full, self.coarse_spacing_mm)}
+        found, there = {}, earlier_names(self.dataset_name, self.plans_identifier)
         for name, spacing in spacings.items():
             try:
-                found[name] = self._configuration(name, spacing)
+                found[configuration_in(there, name)] = self._configuration(name, spacing)
             except InputError as error:
                 if name in self.required:
                     raise
@@ -218,7 +225,7 @@ class DosePlanner(ExperimentPlanner):
     def _too_small(self) -> InputError:
         mend = {
             FULL: "choose a smaller --spacing, or convert cases of more planes",
-            FOLDED: f"take {FULL}",
+            PACKED: f"take {FULL}",
             COARSE: "choose a smaller --coarse-spacing",
         }[self._name]
         return InputError(
@@ -238,11 +245,11 @@ class DosePlanner(ExperimentPlanner):
         self._name, self._spacing, self._median_shape = name, spacing, median_shape
         if median_shape.min() < smallest:
             raise self._too_small()
-        can_fold = (spacing < 2 * spacing.min()) & (median_shape >= 2 * smallest)
-        cell = self._cell = tuple(2 if name == FOLDED and can else 1 for can in can_fold)
+        can_pack = (spacing < 2 * spacing.min()) & (median_shape >= 2 * smallest)
+        cell = self._cell = tuple(2 if name == PACKED and can else 1 for can in can_pack)
         shape = median_shape / cell  # nnU-Net chooses the patch in cells
         n_cells = float(np.prod(shape) * self.dataset_json["numTraining"])
-        data = self.generate_data_identifier(FULL if name == FOLDED else name)
+        data = self.generate_data_identifier(FULL if name == PACKED else name)
         plan = self.get_plans_for_configuration(spacing * cell, shape, data, n_cells, {})
         return plan | {
             "spacing": spacing,
@@ -291,9 +298,7 @@ def plan_and_preprocess(
     """
     if not re.fullmatch(r"[A-Za-z0-9-]+(_[A-Za-z0-9-]+)*", plans_name):
         raise InputError(f"a name of plans has letters, digits, '-' and single '_' only, not '{plans_name}'")
-    for name in configurations:
-        if name not in CONFIGURATIONS:
-            raise InputError(f"unknown configuration '{name}'; there are {', '.join(CONFIGURATIONS)}")
+    configurations = known_configurations(configurations)
     other = None if plans_from is None else read_other_plans(plans_from)
     if other is not None:
         other.refuse_missing(configurations)
@@ -315,7 +320,7 @@ def plan_and_preprocess(
         )
         planner.required, planner.other, planner.chosen_dose_scale_gy = configurations, other, dose_scale_gy
         plans = planner.plan_experiment()
-        _preprocess(dataset_id, planner.plans_identifier, configurations, n_processes)
+        _preprocess(dataset_name, planner.plans_identifier, configurations, n_processes)
         return plans
 
 
@@ -334,13 +339,11 @@ def preprocess(dataset_id: int, plans_name: str, configurations: Sequence[str], 
     Raises:
         InputError: If the plans are not ours or lack a configuration, or a case can't be used.
     """
-    for name in configurations:
-        if name not in CONFIGURATIONS:
-            raise InputError(f"unknown configuration '{name}'; there are {', '.join(CONFIGURATIONS)}")
+    configurations = known_configurations(configurations)
     dataset_name = maybe_convert_to_dataset_name(dataset_id)
     with _only_one(folder("nnUNet_preprocessed") / dataset_name):
         _settle_splits(dataset_name)
-        return _preprocess(dataset_id, plans_name, configurations, n_processes)
+        return _preprocess(dataset_name, plans_name, configurations, n_processes)
 
 
 def _only_one(preprocessed: Path) -> contextlib.AbstractContextManager[None]:
@@ -349,12 +352,14 @@ def _only_one(preprocessed: Path) -> contextlib.AbstractContextManager[None]:
     )
 
 
-def _preprocess(dataset_id: int, plans_name: str, configurations: Sequence[str], n_processes: int) -> list[str]:
-    if FOLDED in configurations and FULL in configurations:  # they share their data
-        configurations = [name for name in configurations if name != FOLDED]
-    for name in configurations:
-        DosePreprocessor(verbose=False).run(dataset_id, name, plans_name, n_processes)
-    return list(configurations)
+def _preprocess(dataset_name: str, plans_name: str, configurations: Sequence[str], n_processes: int) -> list[str]:
+    if PACKED in configurations and FULL in configurations:  # they share their data
+        configurations = [name for name in configurations if name != PACKED]
+    there = planned_names(dataset_name, plans_name)
+    names = [configuration_in(there, name) for name in configurations]
+    for name in names:
+        DosePreprocessor(verbose=False).run(dataset_name, name, plans_name, n_processes)
+    return names
 
 
 def _refuse_damaged_dataset_json(dataset_name: str) -> None:

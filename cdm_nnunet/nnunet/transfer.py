@@ -15,7 +15,7 @@ from typing import Any
 
 from cdm_nnunet.documents import differences, read_json
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.folders import DEFAULT_PLANS, folder
+from cdm_nnunet.folders import DEFAULT_PLANS, configuration_in, folder
 from cdm_nnunet.nnunet.model import model_facts
 from cdm_nnunet.nnunet.plans import DosePlans
 from cdm_nnunet.ranges import PRESCRIPTION_GY
@@ -63,7 +63,7 @@ class OtherPlans:
         """
         there = self.plans.plans["configurations"]
         for name in required:
-            if name not in there:
+            if configuration_in(there, name) not in there:
                 raise InputError(f"the plans {self.name} have no configuration '{name}'; there are {', '.join(there)}")
 
     def notes(self, catalogue: Catalogue, dose_scale_gy: float) -> Iterator[str]:

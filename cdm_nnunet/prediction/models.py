@@ -12,7 +12,7 @@ from cdm_nnunet.dataset_conversion.dicom_mapping import DicomMapping, mapping_fr
 from cdm_nnunet.dataset_conversion.raw_layout import template_catalogue
 from cdm_nnunet.dvh import Template
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.folders import DEFAULT_PLANS, folder
+from cdm_nnunet.folders import DEFAULT_PLANS, configuration_in, folder
 from cdm_nnunet.nnunet.model import read_model
 from cdm_nnunet.nnunet.plans import DosePlans
 
@@ -47,7 +47,9 @@ class ModelChoice:
             if fold != "all" and not fold.isdigit():
                 raise InputError(f"a fold is a number or 'all', not '{fold}'")
         results, dataset = folder("nnUNet_results"), f"Dataset{self.dataset_id:03d}_*"
-        found = sorted(results.glob(f"{dataset}/{self.trainer}__{self.plans}__{self.configuration}"))
+        model = f"{dataset}/{self.trainer}__{self.plans}__"
+        there = {path.name.rsplit("__", 1)[1] for path in results.glob(f"{model}*")}
+        found = sorted(results.glob(model + configuration_in(there, self.configuration)))
         if len(found) != 1:
             trained = sorted(path.name for path in results.glob(f"{dataset}/*__*__*"))
             raise InputError(

@@ -11,8 +11,8 @@ from cdm_nnunet.errors import InputError
 from cdm_nnunet.losses import sorted_doses, steps
 from cdm_nnunet.losses.bits import pack_words
 from cdm_nnunet.losses.cdm import CDMLoss
-from cdm_nnunet.losses.members import Members
 from cdm_nnunet.losses.metrics import dvh_metrics
+from cdm_nnunet.losses.roi_index import RoiIndex
 from cdm_nnunet.losses.terms import EXACT, Smoothing, Term, Terms
 
 N_ROIS = 20  # more than one word
@@ -102,10 +102,10 @@ def naive_loss(terms, predicted, reference, masks, prescription, voxel_cc, roi_v
 
 @pytest.fixture(params=["as on a CPU", "as on a GPU"])
 def either_way(request, monkeypatch):
-    """Members, sorting and steps in NumPy, or in torch as on every other device."""
+    """RoiIndex, sorting and steps in NumPy, or in torch as on every other device."""
     if request.param == "as on a GPU":
-        monkeypatch.setattr(Members, "of", lambda words, bits: Members._of_torch(words.detach().flatten(2), bits))
-        monkeypatch.setattr(Members, "ascending", lambda self, dose: self._ascending_torch(dose.detach()))
+        monkeypatch.setattr(RoiIndex, "of", lambda words, bits: RoiIndex._of_torch(words.detach().flatten(2), bits))
+        monkeypatch.setattr(RoiIndex, "ascending", lambda self, dose: self._ascending_torch(dose.detach()))
         monkeypatch.setattr(sorted_doses, "step_sums", steps._of_all)
 
 

@@ -150,7 +150,8 @@ class Folders:
 @pytest.fixture(scope="session")
 def planned_once(tmp_path_factory: pytest.TempPathFactory) -> Folders:
     """Both configurations planned with 4 base features; ``3d_fullres`` has the voxel size of the data."""
-    from cdm_nnunet.nnunet.planner import CONFIGURATIONS, plan_and_preprocess
+    from cdm_nnunet.nnunet.configurations import CONFIGURATIONS
+    from cdm_nnunet.nnunet.planner import plan_and_preprocess
 
     root = tmp_path_factory.mktemp("planned")
     folders = Folders(root, write_small_dataset(root / "raw"))

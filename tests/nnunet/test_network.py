@@ -13,7 +13,7 @@ from torch import nn
 from cdm_nnunet.losses.bits import pack_words
 from cdm_nnunet.nnunet.compute import prepare_network, to_device
 from cdm_nnunet.nnunet.instance_norm import InstanceNorm3d
-from cdm_nnunet.nnunet.network import BitDecodeUNet, Float32Conv3d, falling_off, unfold
+from cdm_nnunet.nnunet.network import BitDecodeUNet, Float32Conv3d, depth_to_space, falling_off
 from cdm_nnunet.roi import pack, to_words, unpack
 
 PATCH = (8, 16, 16)
@@ -285,13 +285,13 @@ def test_a_folded_network_keeps_the_resolution_of_inputs_and_outputs(cell):
 
 
 @pytest.mark.parametrize("cell", [(2, 2, 2), (1, 2, 3), (1, 1, 1)])
-def test_unfolding_puts_each_voxel_of_a_cell_in_its_place(cell):
+def test_depth_to_space_puts_each_voxel_of_a_cell_in_its_place(cell):
     """Each voxel of an image, told by its own cell as a channel, comes back where it was."""
     image = torch.arange(2 * 8 * 12 * 6.0).reshape(2, 1, 8, 12, 6)
     offsets = np.ndindex(*cell)
     z, y, x = cell
     channels = torch.cat([image[:, :, i::z, j::y, k::x] for i, j, k in offsets], 1)
-    assert torch.equal(unfold(channels, cell), image)
+    assert torch.equal(depth_to_space(channels, cell), image)
 
 
 def test_every_voxel_of_a_cell_has_a_dose_of_its_own():
@@ -310,11 +310,11 @@ def test_every_voxel_of_a_cell_has_a_dose_of_its_own():
 def test_the_memory_measure_of_a_folded_network():
     """Masks and loss count in voxels, feature maps in cells; to these the folding layer and the heads add."""
     size, voxels = (32, 32, 32), 32**3
-    whole, folded = (make(cell=cell, n_rois=4).compute_conv_feature_map_size(size) for cell in ((1, 1, 1), (2, 2, 2)))
+    whole, packed = (make(cell=cell, n_rois=4).compute_conv_feature_map_size(size) for cell in ((1, 1, 1), (2, 2, 2)))
     decoded_and_loss = voxels * (0.5 * 6 + 1.6 * 4 / 7)
     maps = (whole - decoded_and_loss) / 8
-    folding_layer, seven_more_heads = 4 * voxels / 8, 7 * voxels / 8
-    assert folded - decoded_and_loss == pytest.approx(maps + folding_layer + seven_more_heads, rel=0.02)
+    packing_layer, seven_more_heads = 4 * voxels / 8, 7 * voxels / 8
+    assert packed - decoded_and_loss == pytest.approx(maps + packing_layer + seven_more_heads, rel=0.02)
 
 
 def test_the_first_guess_in_targets_is_the_largest_prescription_weighted_by_distance():

@@ -64,7 +64,7 @@ def test_plans_name_our_classes_and_carry_what_training_needs(planned):
     assert plans["label_manager"] == "DoseLabelManager"
     assert plans["experiment_planner_used"] == "DosePlanner"
     assert plans["transpose_forward"] == plans["transpose_backward"] == [0, 1, 2]
-    assert set(plans["configurations"]) == {"3d_fullres", "3d_folded", "3d_coarse"}
+    assert set(plans["configurations"]) == {"3d_fullres", "3d_packed", "3d_coarse"}
     for configuration in plans["configurations"].values():
         assert configuration["preprocessor_name"] == "DosePreprocessor"
         assert configuration["architecture"]["network_class_name"] == "cdm_nnunet.nnunet.network.BitDecodeUNet"
@@ -109,7 +109,7 @@ def test_what_is_too_thin_for_one_configuration_is_planned_without_it(large, n_p
     plans = planner.plan_experiment()
     assert plans["configurations"]["3d_fullres"]["patch_size"][0] <= 16
     told = capfd.readouterr().err
-    for name in {"3d_folded", "3d_coarse"} - set(plans["configurations"]):
+    for name in {"3d_packed", "3d_coarse"} - set(plans["configurations"]):
         assert f"left out of the plans: {name}: at a voxel size of" in told
     planner.required = ["3d_coarse"]
     with pytest.raises(InputError, match=r"3d_coarse: .* mm the median case has .* too few for a U-Net; choose a smal"):
@@ -120,8 +120,8 @@ def test_a_required_configuration_of_too_few_voxels_is_refused(large):
     with pytest.raises(InputError, match=r"3d_fullres: .* \[7\.0, 40\.0, 44\.0\] voxels .* choose a smaller --spacing"):
         thin(7).plan_experiment()
     planner = thin(11)
-    planner.required = ["3d_folded"]
-    with pytest.raises(InputError, match=r"3d_folded: .* too few for a U-Net; take 3d_fullres"):
+    planner.required = ["3d_packed"]
+    with pytest.raises(InputError, match=r"3d_packed: .* too few for a U-Net; take 3d_fullres"):
         planner.plan_experiment()
 
 
@@ -135,26 +135,26 @@ def test_a_second_plan_of_a_data_set_is_refused_while_one_runs(planned):
 
 def test_the_folded_configuration_shares_the_data_of_full_resolution(planned):
     plans = read(planned)
-    full, folded = (plans["configurations"][name] for name in ("3d_fullres", "3d_folded"))
+    full, packed = (plans["configurations"][name] for name in ("3d_fullres", "3d_packed"))
     for key in ("spacing", "data_identifier", "median_image_size_in_voxels"):
-        assert full[key] == folded[key], key
-    assert DosePlans(plans).digest("3d_fullres") == DosePlans(plans).digest("3d_folded")
+        assert full[key] == packed[key], key
+    assert DosePlans(plans).digest("3d_fullres") == DosePlans(plans).digest("3d_packed")
     assert "cell" not in full["architecture"]["arch_kwargs"]
-    assert folded["architecture"]["arch_kwargs"]["cell"] == [2, 2, 2]
-    strides = 2 * np.array(_strides(folded)).prod(1)
-    assert all(n % stride == 0 for n, stride in zip(folded["patch_size"], strides, strict=True))
+    assert packed["architecture"]["arch_kwargs"]["cell"] == [2, 2, 2]
+    strides = 2 * np.array(_strides(packed)).prod(1)
+    assert all(n % stride == 0 for n, stride in zip(packed["patch_size"], strides, strict=True))
 
 
 @pytest.mark.parametrize(
     ("spacing", "cell"), [((3.0, 2.5, 2.5), [2, 2, 2]), ((3.0, 1.5, 1.5), [1, 2, 2]), ((2.0, 3.0, 5.0), [2, 2, 1])]
 )
-def test_long_voxels_are_not_folded(large, spacing, cell):
+def test_long_voxels_are_not_packed(large, spacing, cell):
     plans = DosePlanner(531, 4, plans_name="cells", overwrite_target_spacing=spacing).plan_experiment()
-    full, folded = (plans["configurations"][name] for name in ("3d_fullres", "3d_folded"))
-    assert folded["architecture"]["arch_kwargs"]["cell"] == cell
-    assert folded["spacing"] == full["spacing"]
+    full, packed = (plans["configurations"][name] for name in ("3d_fullres", "3d_packed"))
+    assert packed["architecture"]["arch_kwargs"]["cell"] == cell
+    assert packed["spacing"] == full["spacing"]
     # the same budget holds more of the patient
-    held = [np.prod(np.minimum(c["patch_size"], c["median_image_size_in_voxels"])) for c in (full, folded)]
+    held = [np.prod(np.minimum(c["patch_size"], c["median_image_size_in_voxels"])) for c in (full, packed)]
     assert held[1] > 1.5 * held[0]
 
 
@@ -252,7 +252,7 @@ def test_voxels_too_large_for_the_patients_are_refused(large):
 
 def test_an_unknown_configuration_is_refused(planned):
     with pytest.raises(
-        InputError, match="unknown configuration '3d_lowres'; there are 3d_fullres, 3d_folded, 3d_coarse"
+        InputError, match="unknown configuration '3d_lowres'; there are 3d_fullres, 3d_packed, 3d_coarse"
     ):
         plan_and_preprocess(531, configurations=("3d_lowres",))
 

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")  # of
         ),
         (
             "3d_lowres 0",
-            r"unknown configuration '3d_lowres'; the plans 'nnUNetPlans' have 3d_fullres, 3d_folded, 3d_coarse",
+            r"unknown configuration '3d_lowres'; the plans 'nnUNetPlans' have 3d_fullres, 3d_packed, 3d_coarse",
         ),
         ("3d_coarse 0", r"nnUNetPlans_3d_coarse is missing; run: cdm-nnunet plan -d 532 -c 3d_coarse"),
         (

@@ -183,7 +183,7 @@ def test_a_training_from_start_to_end_and_on(make_trainer, tmp_path):
 
 
 def test_a_folded_network_trains_and_predicts_at_full_resolution(make_trainer, started):
-    trainer, batch = started(configuration="3d_folded", LOSS_START="0", LEARNING_RATE="0.003")
+    trainer, batch = started(configuration="3d_packed", LOSS_START="0", LEARNING_RATE="0.003")
     assert max(trainer.network.cell) == 2
     patch = np.array(trainer.configuration_manager.patch_size)
     with torch.no_grad():

@@ -1,7 +1,9 @@
-"""Which voxels belong to which ROI, and their order by dose: the integer part of all DVH losses, without a dense mask.
+"""Sparse ROI index: the voxels of each ROI, and their order by dose, without a dense mask.
+
+All DVH losses share it; it has no gradient.
 
 On a CPU it runs in NumPy, whose vectorised sorts and searches are several times faster than torch's; elsewhere in
-torch, with three points at which the host waits for the device (all in :meth:`Members.of`).
+torch, with three points at which the host waits for the device (all in :meth:`RoiIndex.of`).
 """
 
 from __future__ import annotations
@@ -24,8 +26,8 @@ _CHUNK = 1 << 16  # voxels at a time, so that what is made of them stays in the 
 
 
 @dataclass(frozen=True)
-class Members:
-    """Voxels of some ROIs of a batch: row r * B + b is ROI r in sample b.
+class RoiIndex:
+    """Sparse index of some ROIs of a batch: row r * B + b holds the voxels of ROI r in sample b.
 
     All samples go together, so that a device gets as few calls for a batch as for one sample.
 
@@ -39,7 +41,7 @@ class Members:
     counts: tuple[int, ...]
 
     @classmethod
-    def of(cls, words: Tensor, bits: Sequence[int]) -> Members:
+    def of(cls, words: Tensor, bits: Sequence[int]) -> RoiIndex:
         """Find the voxels of ROIs.
 
         Args:
@@ -55,7 +57,7 @@ class Members:
         return cls._of_torch(flat, bits)
 
     @classmethod
-    def _of_torch(cls, words: Tensor, bits: Sequence[int]) -> Members:
+    def _of_torch(cls, words: Tensor, bits: Sequence[int]) -> RoiIndex:
         n_samples, n_words, n_voxels = words.shape
         words = words.to(torch.int32).movedim(1, 0).flatten(1)  # (L, B * V)
         used = torch.tensor(list(_used_bits(n_words, bits)), dtype=torch.int32, device=words.device)[:, None]

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from cdm_nnunet.losses.bits import pack_words
-from cdm_nnunet.losses.members import Members
+from cdm_nnunet.losses.roi_index import RoiIndex
 
 SHAPE = (4, 5, 6)
 
@@ -31,9 +31,9 @@ def test_members_are_the_voxels_of_each_mask(n_rois, dtype):
     bits = [n_rois - 1, *range(0, n_rois - 1, 3)]  # not all, not in order
     n_voxels = masks[0, 0].numel()
     expected = [masks[b, bit].flatten().nonzero().squeeze(1) + b * n_voxels for bit in bits for b in range(N_SAMPLES)]
-    for members in (Members.of(words, bits), Members._of_torch(words.flatten(2), bits)):
-        assert members.counts == tuple(map(len, expected))
-        assert torch.equal(members.index, torch.cat(expected))
+    for index in (RoiIndex.of(words, bits), RoiIndex._of_torch(words.flatten(2), bits)):
+        assert index.counts == tuple(map(len, expected))
+        assert torch.equal(index.index, torch.cat(expected))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -42,11 +42,11 @@ def test_each_roi_of_each_sample_ascends(dtype):
     generator = torch.Generator().manual_seed(0)
     n_voxels = masks[0, 0].numel()
     dose = torch.randint(-5, 6, (N_SAMPLES * n_voxels,), generator=generator).to(dtype) / 4  # negative doses and ties
-    members = Members.of(pack_words(masks), range(20))
-    for order in (members.ascending(dose), members._ascending_torch(dose)):
-        for row, start in enumerate(members.starts[:-1]):
+    index = RoiIndex.of(pack_words(masks), range(20))
+    for order in (index.ascending(dose), index._ascending_torch(dose)):
+        for row, start in enumerate(index.starts[:-1]):
             k, b = divmod(row, N_SAMPLES)
-            found = order[start : start + members.counts[row]].tolist()
+            found = order[start : start + index.counts[row]].tolist()
             voxels = (masks[b, k].flatten().nonzero().squeeze(1) + b * n_voxels).tolist()
             assert found == sorted(voxels, key=lambda voxel: (float(dose[voxel]), voxel))
 
@@ -54,5 +54,5 @@ def test_each_roi_of_each_sample_ascends(dtype):
 def test_negative_zero_and_extremes_have_their_place():
     values = [0.0, -0.0, 1e-40, -1e-40, 3e38, -3e38, float("inf"), float("-inf")]
     dose = torch.tensor(values)
-    order = Members(torch.arange(8), (8,)).ascending(dose)
+    order = RoiIndex(torch.arange(8), (8,)).ascending(dose)
     assert dose[order].tolist() == sorted(dose.tolist())

@@ -1,0 +1,48 @@
+"""The configurations that are planned, by name, and the names that earlier plans and models have for them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+from cdm_nnunet.documents import read_json
+from cdm_nnunet.errors import InputError
+from cdm_nnunet.folders import configuration_in, folder
+
+FULL, PACKED, COARSE = "3d_fullres", "3d_packed", "3d_coarse"
+CONFIGURATIONS = (FULL, PACKED, COARSE)
+
+
+def known_configurations(names: Sequence[str]) -> list[str]:
+    """Present names of configurations.
+
+    Raises:
+        InputError: If there is no such configuration.
+    """
+    found = [configuration_in(CONFIGURATIONS, name) for name in names]
+    for name in found:
+        if name not in CONFIGURATIONS:
+            raise InputError(f"unknown configuration '{name}'; there are {', '.join(CONFIGURATIONS)}")
+    return found
+
+
+def planned_names(dataset: str, plans_name: str) -> set[str]:
+    """Configurations of plans that are there.
+
+    Raises:
+        InputError: If the plans are missing or can't be read.
+    """
+    path = folder("nnUNet_preprocessed") / dataset / f"{plans_name}.json"
+    return set(read_json(path, dict[str, Any], "run 'cdm-nnunet plan' again").get("configurations", {}))
+
+
+def earlier_names(dataset: str, plans_name: str) -> set[str]:
+    """Configurations of plans of this name, where there are some, and of models that were trained with such plans."""
+    names: set[str] = set()
+    with contextlib.suppress(InputError):  # (the variable may not be set yet)
+        models = (folder("nnUNet_results") / dataset).glob(f"*__{plans_name}__*")
+        names |= {model.name.rsplit("__", 1)[1] for model in models}
+    with contextlib.suppress(InputError):  # (plans that are missing or damaged name nothing; they are written anew)
+        names |= planned_names(dataset, plans_name)
+    return names
