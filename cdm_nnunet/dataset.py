@@ -94,7 +94,7 @@ class CaseRecord:
         return tuple(parse_json(self.source.get(NOTES, "[]"), list[str], f"the notes of a case in {CASES_FILE}"))
 
     def to_json(self) -> dict[str, Any]:
-        """As it stands in ``cdm_cases.json``."""
+        """JSON form in ``cdm_cases.json``."""
         return {
             "prescriptions_gy": dict(self.prescriptions_gy),
             "rois": list(self.rois),

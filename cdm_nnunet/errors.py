@@ -1,4 +1,4 @@
-"""The one exception that stands for a user's mistake or unusable data, and how numbers stand in its message."""
+"""The exception for a user's mistake or unusable data, and the number format of its message."""
 
 from __future__ import annotations
 

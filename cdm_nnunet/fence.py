@@ -1,4 +1,4 @@
-"""A fence around one patient or case: what nobody foresaw in it is refused, and does not end the others."""
+"""Isolation of one patient or case: an unexpected error is reported for it, and the run goes on."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def fenced(what: str, log: Path, *, passing: tuple[type[Exception], ...] = ()) -
         passing: Exceptions that pass, beside InputError and a full disk, which ends a run.
 
     Raises:
-        InputError: With the exception in words and the log's path.
+        InputError: With the exception as text and the log's path.
     """
     try:
         yield

@@ -143,7 +143,7 @@ def _write(path: Path, text: str, private: bool) -> None:
 
 @contextlib.contextmanager
 def aside(path: Path, ending: str = "") -> Iterator[Path]:
-    """A name beside a file's place; what is left under it is removed, and what a killed process left for this place.
+    """A temporary name beside a file; leftovers under it, also those of killed processes, are removed.
 
     Args:
         path: The file; its folder is made where it is missing.
@@ -163,7 +163,7 @@ def aside(path: Path, ending: str = "") -> Iterator[Path]:
 
 @contextlib.contextmanager
 def passing_folder(parent: Path, prefix: str) -> Iterator[Path]:
-    """A folder for what must not stay: it goes with the work, and also when this process is killed.
+    """A temporary folder that is removed with the work, also when this process is killed.
 
     A small process waits for the end of this one and removes the folder. If that is killed too, the next call for the
     same parent does.

@@ -1,4 +1,4 @@
-"""Image files as arrays with their grid, read and written so that no damage goes unseen.
+"""Image files as arrays with their grid; damage is detected when they are read and written.
 
 The NIfTI library behind SimpleITK reads NaN as zero, pads a truncated file with zeros, mends a damaged header by
 guesses and does not report a full disk. All files therefore go through here: :mod:`cdm_nnunet.nifti_header` checks and

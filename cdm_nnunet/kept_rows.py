@@ -1,4 +1,4 @@
-"""What was read of many files or patients, kept one a line, so that an interrupted run goes on where it stopped."""
+"""Cache of what was read of many files or patients, one line each, so that an interrupted run resumes."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def _line(name: str, entry: Mapping[str, Any]) -> str:
 
 
 def _row_of(line: str) -> tuple[str, dict[str, Any]] | None:
-    """Name and entry of a line; None of one that was cut off or has changed since it was written."""
+    """Name and entry of a line; None where the line is truncated or was changed."""
     checksum, _, text = line.rstrip("\n").partition(" ")
     if not text or checksum != _checksum(text):
         return None

@@ -1,4 +1,4 @@
-"""What is known of a predicted dose beside its voxels: ``CASE.prediction.json`` beside ``CASE.nii.gz``."""
+"""Record of a predicted dose: ``CASE.prediction.json`` beside ``CASE.nii.gz``."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class Range:
         return low <= value <= high
 
     def is_usual(self, value: float) -> bool:
-        """Whether a value is nothing to talk about."""
+        """Whether a value is usual; others are noted."""
         low, high = self.usual
         return low <= value <= high
 
@@ -58,19 +58,19 @@ class Range:
         """
         if not self.is_possible(value):
             hint = f"; {self.hint}" if self.hint else ""
-            expected = self._words(self.possible)
+            expected = self._expected(self.possible)
             raise InputError(f"{self._said(value, of)}, which is not plausible (expected {expected}){hint}")
 
     def note(self, value: float, of: str = "") -> str | None:
         """What to say of a possible value that is unusual; None for a usual one."""
         if self.is_usual(value):
             return None
-        return f"unusual: {self._said(value, of)} (usually {self._words(self.usual)})"
+        return f"unusual: {self._said(value, of)} (usually {self._expected(self.usual)})"
 
     def _said(self, value: float, of: str) -> str:
         return f"{self.quantity}{f' of {of}' if of else ''} is {value:.4g}{f' {self.unit}' if self.unit else ''}"
 
-    def _words(self, bounds: tuple[float, float]) -> str:
+    def _expected(self, bounds: tuple[float, float]) -> str:
         return f"{bounds[0]:g} to {bounds[1]:g}{f' {self.unit}' if self.unit else ''}"
 
 

@@ -1,4 +1,4 @@
-"""nnU-Net's commands that take a dose for a segmentation: each ends with one line that names the command to use.
+"""Refusal of nnU-Net's commands that take a dose for a segmentation: one line that names the command to use.
 
 They import none of this package: what they find by name in ``dataset.json`` and plans lies in nnU-Net's own package.
 But they import torch, and torch calls the entry points of the group ``torch.backends`` when it is imported.

@@ -78,7 +78,7 @@ class CompletedCase:
         return any(file.startswith("labels") for file in self.files)
 
     def to_json(self) -> dict[str, Any]:
-        """As it stands in the completion record."""
+        """JSON form in the completion record."""
         return {
             "record": self.record.to_json(),
             "checksums": dict(self.checksums),

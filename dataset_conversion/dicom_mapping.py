@@ -1,4 +1,4 @@
-"""The file that a person reviews between inspection and conversion: which ROI of the files is which of the template."""
+"""The mapping file ``rois.yaml``: the template's name of each ROI name in the files."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class DicomMapping:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """As it stands in the ``cdm`` section of ``dataset.json``: without what is about single patients.
+        """JSON form in the ``cdm`` section of ``dataset.json``: without what is about single patients.
 
         A name that means something else in some patient is left out: for a new patient it must be said anew.
         """
@@ -150,8 +150,8 @@ class DicomMapping:
         strays = sorted(used - set(names))
         if strays:
             raise InputError(
-                f"the mapping has ROIs that template '{template.name}' has not: {', '.join(strays)}; map them to null "
-                f"or to one of {', '.join(names)}"
+                f"the mapping has ROIs that are not in template '{template.name}': {', '.join(strays)}; map them to "
+                f"null or to one of {', '.join(names)}"
             )
         targets = [roi.name for roi in template.rois if roi.kind == "target"]
         strays = sorted({roi for part in parts for roi in part.prescriptions_gy} - set(targets))

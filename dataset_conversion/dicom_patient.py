@@ -71,7 +71,7 @@ class DicomPatient:
         return self.files.case_name
 
     def checksums(self) -> dict[str, str]:
-        """SHA-256 of the files, and all that decides what becomes of them."""
+        """SHA-256 of the files, and all settings that affect their conversion."""
         plans = {f"plan {k}": path for k, path in enumerate(self.files.plans, 1)}
         mapping, own_gy = self.mapping.of(self.files.patient_name, self.name)
         images = hashlib.sha256("".join(sha256(path) for path in sorted(self.files.ct)).encode()).hexdigest()
@@ -211,7 +211,7 @@ class DicomPatient:
 def _n_fractions(plans: Sequence[Sequence[Plan]]) -> int | None:
     """Fractions of the whole course: of the plan, or of all plans one after the other; None where one does not say.
 
-    Plans that share a dose may be treated in the same fractions, so that nobody knows.
+    Plans that share a dose may be treated in the same fractions, so that the number is unknown.
     """
     counts = [of_part[0].n_fractions if len(of_part) == 1 else None for of_part in plans]
     known = [count for count in counts if count is not None]

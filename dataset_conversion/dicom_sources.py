@@ -1,4 +1,4 @@
-"""Which files each case of a data set came from: a side file that names patients and stays with their data."""
+"""Source files of each case, in a side file that identifies patients and stays with their data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MAX_BYTES = 256 * 2**20
 
 @dataclass(frozen=True)
 class _Sources:
-    """Files of a case, as they stand in the side file."""
+    """Files of a case in the side file."""
 
     ct: tuple[str, ...]
     structures: str | None

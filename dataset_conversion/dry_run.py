@@ -1,4 +1,4 @@
-"""What a conversion would make of each patient, without a file written: the conversion's own code up to there."""
+"""Dry run of a conversion: the conversion's own code, without writing a file."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _attempt(patient: DicomPatient, catalogue: Catalogue, log: Path) -> dict[str
 
 
 def _stamp(patient: DicomPatient) -> str:
-    """The state of a patient's files, and all that decides what becomes of them."""
+    """The state of a patient's files and of all settings that affect their conversion."""
     mapping, own_gy = patient.mapping.of(patient.files.patient_name, patient.name)
     rois = [roi.model_dump_json() for roi in patient.template.rois]
     decisions = json.dumps([repr(mapping), own_gy, rois, patient.grid])

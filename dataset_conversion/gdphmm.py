@@ -69,7 +69,7 @@ class GdpHmmPlan:
         return self.path.stem.split("+")[0]
 
     def checksums(self) -> dict[str, str]:
-        """SHA-256 of the file, and all else that decides what becomes of it."""
+        """SHA-256 of the file, and all settings that affect its conversion."""
         rois = {roi.name: (roi.aliases, roi.kind, *roi.regex) for roi in self.template.rois}
         return {"npz": sha256(self.path), "decisions": repr((self.targets, self.optimised, rois))}
 

@@ -69,7 +69,7 @@ class NiftiPatient:
     fractions: int | None = None
 
     def checksums(self) -> dict[str, str]:
-        """SHA-256 of each file, and all that decides what becomes of it."""
+        """SHA-256 of each file, and all settings that affect its conversion."""
         images = {"ct": self.ct, **({} if self.dose is None else {"dose": self.dose})}
         masks = {f"roi {roi}": self.masks[name] for roi, name in self._mapping.names.items()}
         return {
@@ -261,7 +261,7 @@ def _read_table(path: Path, template: Template, test_only: bool) -> NiftiSource:
     for line, row in enumerate(rows, 2):
         where = f"{path}, line {line}"
         if None in row or None in row.values():
-            raise InputError(f"{where} has not as many fields as the header")
+            raise InputError(f"{where} has another number of fields than the header")
         patient = _read_row({key: value.strip() for key, value in row.items()}, path.parent, template, test_only, where)
         patients.append(patient)
         if row.get("split", "").strip() == "validation" and not test_only:

@@ -1,4 +1,4 @@
-"""What the images of a case tell of each other: units, offsets and cut files that no file alone betrays.
+"""Plausibility checks across the images of a case: units, offsets and truncated files.
 
 Each check refuses what can't be, and returns notes on what is unusual. Bounds: :mod:`cdm_nnunet.ranges`.
 """

@@ -1,4 +1,4 @@
-"""Which ROI of a template is which name in the data, and what each target is prescribed."""
+"""Assignment of a patient's ROI names and prescriptions to a template."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ class SyntheticSource:
     coarseness: float = 1.0
 
     def checksums(self) -> dict[str, str]:
-        """Seed and coarseness say it all."""
+        """Seed and coarseness, which determine the phantom."""
         return {"seed": str(self.seed), "coarseness": str(self.coarseness)}
 
     def load(self) -> Case:

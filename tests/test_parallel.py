@@ -47,7 +47,7 @@ def test_an_error_comes_through_as_it_was_raised(n_processes):
 
 
 def test_a_killed_worker_is_told():
-    with pytest.raises(InputError, match="a worker process was killed, most likely for want of memory"):
+    with pytest.raises(InputError, match="a worker process was killed, most likely because memory ran out"):
         list(unordered(die, [1, 2], 2))
 
 
@@ -148,7 +148,7 @@ def test_a_bounded_number_of_results_is_ahead(tmp_path):
 def test_an_ordered_error_and_a_killed_worker():
     with pytest.raises(InputError, match="case 7 can't be used"):
         list(ordered(refuse, [7, 7], 2))
-    with pytest.raises(InputError, match="a worker process was killed, most likely for want of memory"):
+    with pytest.raises(InputError, match="a worker process was killed, most likely because memory ran out"):
         list(ordered(die, [1, 2], 1))
     with pytest.raises(InputError, match="number of processes must be at least 1, not 0"):
         list(ordered(square, [1], 0))

@@ -1,4 +1,4 @@
-"""What every dose trainer shares: regression in place of segmentation, from the first check to the final validation."""
+"""Base class of the dose trainers: regression in place of segmentation."""
 
 from __future__ import annotations
 
@@ -285,7 +285,7 @@ class DoseTrainer(ResumableTrainer):
         }
 
     def _tell_estimate(self) -> None:
-        """After the first steps of this run, how long it will take."""
+        """Log the expected duration after the first steps of this run."""
         if self._first_steps_s is None:
             return
         self._first_steps_s.append(perf_counter() - self._step_began_at)

@@ -1,4 +1,4 @@
-"""What a trainer keeps in a checkpoint, from which one it goes on, and who may write into a fold's folder."""
+"""Content of checkpoints, choice of the one to resume from, and the lock of a fold's folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training says of itself: where it stands, what its loss is made of, how long it will take."""
+"""Progress messages of a training: epoch, parts of the loss, remaining time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A trainer that can be stopped at any moment and goes on from its newest whole checkpoint, with its own settings."""
+"""Resumable training: it can be stopped at any time, and resumes from its newest complete checkpoint and settings."""
 
 from __future__ import annotations
 

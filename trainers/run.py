@@ -57,8 +57,8 @@ class Training:
         Raises:
             InputError: If the data set was not planned, there is no such device, or the trainer is not for dose.
         """
-        self._read("dataset.json")
         self._read(f"{self.plans}.json")
+        self._read("dataset.json")
         folder("nnUNet_results")
         if self.device == "cuda" and not torch.cuda.is_available():
             raise InputError("no CUDA device is available; train with -device cpu (and -c 3d_coarse plans) or on a GPU")

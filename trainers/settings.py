@@ -33,7 +33,7 @@ class TrainingSettings:
         num_val_iterations: Validation batches an epoch.
         learning_rate: Of AdamW at the start; it falls to zero over the epochs (nnU-Net's polynomial schedule).
         loss_weight: Weight of the CDM or other DVH loss beside the voxel-wise error; the trainer's own where not set.
-        loss_start: Share of the epochs before that loss sets in; from there its weight rises linearly over a tenth
+        loss_start: Share of the epochs before that loss starts; from there its weight rises linearly over a tenth
             of the epochs. With 0 it has its whole weight from the first step on.
         window_percent: See :class:`Smoothing`.
         sigmoid_width_gy: ``threshold_width_gy`` of :class:`Smoothing`.

@@ -1,4 +1,4 @@
-"""``cdm-nnunet check``: is a clinical template sound, and does it fit a data set?"""
+"""``cdm-nnunet check``: validation of clinical templates, alone and against a data set."""
 
 from __future__ import annotations
 

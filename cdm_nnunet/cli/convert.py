@@ -74,11 +74,11 @@ def render(record: Mapping[str, Any]) -> str:
     ]
     if record["one_sided_rois"]:
         names = ", ".join(record["one_sided_rois"])
-        lines.append(f"no left-right mirroring in training and prediction, for want of the other side: {names}")
+        lines.append(f"no left-right mirroring in training and prediction, because the other side is missing: {names}")
     for group in record["same_images"]:
         lines.append(f"{', '.join(group)}: the same CT or dose under several names; kept on one side of every fold")
     for name, rois in record["empty_rois"].items():
-        lines.append(f"counted as absent, for want of a single voxel: {', '.join(rois)} of {name}")
+        lines.append(f"counted as absent, because they have no voxel: {', '.join(rois)} of {name}")
     if unused := record.get("unused_masks"):
         counted = ", ".join(f"{name} ({count} cases)" for name, count in unused.items())
         lines.append(f"masks that are no ROI of the template, not used: {counted}")

@@ -36,5 +36,5 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
 
 
 def render(record: Mapping[str, Any]) -> str:
-    """Where the doses are."""
+    """The folder of the doses."""
     return f"{record['n_cases']} mean doses of {len(record['members'])} models in {record['output']}"

@@ -191,7 +191,7 @@ def render(record: Mapping[str, Any]) -> str:
 
 
 def _error(left_out: Mapping[str, str], not_drawn: Mapping[str, str]) -> dict[str, str]:
-    """What a script must not overlook; empty where all was done."""
+    """The error for scripts; empty where all was done."""
     told = [
         f"{len(reasons)} case{'' if len(reasons) == 1 else 's'} {words}: {_each(reasons)}"
         for words, reasons in (("left out, and no mean counts them", left_out), ("scored and not drawn", not_drawn))

@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _dose_type(prediction: Path, given: str | None) -> str:
-    """What was given, or what the model that made the prediction left beside it; empty where nobody says."""
+    """The dose type that was given, or that of the prediction's record; empty where neither states one."""
     from cdm_nnunet.dataset import cdm_section
     from cdm_nnunet.documents.reading import read_json
 

@@ -139,7 +139,7 @@ def _record(plans: Mapping[str, Any], preprocessed: Sequence[str]) -> dict[str, 
 
 
 def render(record: Mapping[str, Any]) -> str:
-    """What was chosen and why."""
+    """The chosen configuration, with reasons."""
     source = record["plans_from"]
     limit = "as planned there" if source else "all that the budget allows"
     lines = [

@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
 
 
 def render(record: Mapping[str, Any]) -> str:
-    """Where the doses are, and what each was predicted from."""
+    """The doses with their files, and what each was predicted from."""
     patients = [_patient(patient) for patient in record.get("patients", ())]
     return "\n".join([*patients, *record.get("remarks", ()), f"{record['n_cases']} doses in {record['output']}"])
 

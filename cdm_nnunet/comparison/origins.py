@@ -1,4 +1,4 @@
-"""What each model of a comparison is: plans, options and training settings side by side, as their evaluations say."""
+"""Origins of compared models: plans, options and training settings side by side."""
 
 from __future__ import annotations
 

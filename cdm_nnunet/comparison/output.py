@@ -1,4 +1,4 @@
-"""Write everything that a comparison is rendered to."""
+"""Output files of a comparison."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 
-from cdm_nnunet.comparison import origins, words
+from cdm_nnunet.comparison import origins, sentences
 from cdm_nnunet.comparison.record import Comparison
 from cdm_nnunet.report.parts import filled, json_script, page_head, page_script, plotly_script, resource
 
@@ -17,7 +17,7 @@ def page(comparison: Comparison) -> str:
     plotly = plotly_script()
     script = page_script([resource("report", "dom.js"), resource("comparison", "compare.js")])
     style = resource("report", "report.css") + resource("comparison", "compare.css")
-    title = words.title(comparison)
+    title = sentences.title(comparison)
     values = {
         "head": page_head(title, style, plotly, script),
         "title": html.escape(title),
@@ -31,17 +31,18 @@ def page(comparison: Comparison) -> str:
 def _worded(comparison: Comparison) -> dict[str, object]:
     """What the page says in sentences, which other renderings say too."""
     return {
-        "title": words.title(comparison),
-        "levels": words.LEVEL_TITLES,
+        "title": sentences.title(comparison),
+        "levels": sentences.LEVEL_TITLES,
         "headlines": {
-            name: [words.headline(result, name) for result in comparison.at("score")] for name in comparison.candidates
+            name: [sentences.headline(result, name) for result in comparison.at("score")]
+            for name in comparison.candidates
         },
-        "dropped": words.dropped(comparison),
+        "dropped": sentences.dropped(comparison),
         "models": {
             "title": origins.TITLE,
             "columns": {name: origins.columns(comparison.baseline, name) for name in comparison.candidates},
             "rows": {name: origins.rows(comparison, name) for name in comparison.candidates},
             "unknown": origins.unknown(comparison),
         },
-        "methods": words.methods(comparison),
+        "methods": sentences.methods(comparison),
     }

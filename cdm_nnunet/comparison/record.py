@@ -99,7 +99,7 @@ class QuantityResult:
     paired: Mapping[str, Paired]
 
     def to_json(self) -> dict[str, Any]:
-        """As it stands in the record."""
+        """JSON form in the record."""
         quantity = self.quantity
         return {
             "level": quantity.level,

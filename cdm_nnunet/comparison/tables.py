@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from cdm_nnunet.comparison import origins, words
+from cdm_nnunet.comparison import origins, sentences
 from cdm_nnunet.comparison.record import LEVELS, Comparison
 from cdm_nnunet.comparison.statistics import Interval
 from cdm_nnunet.files import csv_text
@@ -40,8 +40,8 @@ _LATEX = {
     "-": r"{-}",  # (no ligatures: "--" stays two hyphens)
     "[": r"{[}",  # (at the start of a line it would be an option of the line break before it)
     "]": r"{]}",
-    words.MINUS: r"$-$",
-    words.NONE: r"--",
+    sentences.MINUS: r"$-$",
+    sentences.NONE: r"--",
 }
 
 
@@ -57,27 +57,27 @@ def goals_csv(comparison: Comparison) -> str:
 
 def markdown(comparison: Comparison) -> str:
     """All tables with their headlines and methods."""
-    lines = [f"# {_markdown(words.title(comparison))}", "", *map(_markdown, words.dropped(comparison)), ""]
+    lines = [f"# {_markdown(sentences.title(comparison))}", "", *map(_markdown, sentences.dropped(comparison)), ""]
     lines += [_markdown(" ".join(origins.unknown(comparison))), ""]
     for candidate in comparison.candidates:
         lines += [f"## {_markdown(candidate)} against {_markdown(comparison.baseline)}", ""]
-        lines += [f"- {_markdown(words.headline(result, candidate))}" for result in comparison.at("score")]
+        lines += [f"- {_markdown(sentences.headline(result, candidate))}" for result in comparison.at("score")]
         for caption, head, body in _tables(comparison, candidate):
             lines += ["", f"### {_markdown(caption)}", "", *_markdown_table(head, body)]
         lines.append("")
-    lines += ["## Methods", "", *(f"- {_markdown(sentence)}" for sentence in words.methods(comparison))]
+    lines += ["## Methods", "", *(f"- {_markdown(sentence)}" for sentence in sentences.methods(comparison))]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)) + "\n"
 
 
 def latex(comparison: Comparison) -> str:
     r"""All tables for ``\input`` into a document with the packages ``booktabs`` and ``longtable``."""
     parts = [r"% \usepackage{booktabs,longtable}"]
-    who = words.cases_and_patients(len(comparison.cases), comparison.n_patients)
+    who = sentences.cases_and_patients(len(comparison.cases), comparison.n_patients)
     for candidate in comparison.candidates:
         for caption, head, body in _tables(comparison, candidate):
             whole = f"{caption}: {candidate} against {comparison.baseline}, {who} of {comparison.dataset}."
             parts.append(_longtable(whole, head, body))
-    parts += [f"% {' '.join(sentence.split())}" for sentence in words.methods(comparison)]
+    parts += [f"% {' '.join(sentence.split())}" for sentence in sentences.methods(comparison)]
     return "\n".join(parts) + "\n"
 
 
@@ -93,12 +93,12 @@ def latex_escaped(text: str) -> str:
 
 def _tables(comparison: Comparison, candidate: str) -> Iterator[tuple[str, Sequence[str], Sequence[tuple[str, ...]]]]:
     for level in LEVELS:
-        body = words.rows(comparison, candidate, level)
+        body = sentences.rows(comparison, candidate, level)
         if body:
-            yield words.LEVEL_TITLES[level], words.columns(comparison.baseline, candidate), body
+            yield sentences.LEVEL_TITLES[level], sentences.columns(comparison.baseline, candidate), body
     if comparison.goals:
-        head = words.goal_columns(comparison.baseline, candidate)
-        yield words.GOAL_TITLE, head, words.goal_rows(comparison, candidate)
+        head = sentences.goal_columns(comparison.baseline, candidate)
+        yield sentences.GOAL_TITLE, head, sentences.goal_rows(comparison, candidate)
     if body := origins.rows(comparison, candidate):
         yield origins.TITLE, origins.columns(comparison.baseline, candidate), body
 

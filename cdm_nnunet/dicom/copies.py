@@ -1,4 +1,4 @@
-"""Files that are there twice: copies with another header or encoding are copies."""
+"""Removal of duplicate files, also of copies with another header or encoding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Do the images of a CT make one scan without gaps? Positions alone don't tell; numbers and acquisitions help.
+"""Checks that CT images form one scan without gaps, by positions, InstanceNumbers and acquisition times.
 
 Two scans that were merged look like one with finer slices, and images that are missing like a change of spacing.
 """
@@ -95,10 +95,10 @@ def _stretch_notes(
         for (start, end), size in wide[:_MOST_NAMED]
     ]
     places += ["..."] if len(wide) > _MOST_NAMED else []
-    words = f"wide steps of the CT: {', '.join(places)}"
+    text = f"wide steps of the CT: {', '.join(places)}"
     if is_numbered:
-        return [words]
-    return [f"unusual: {words}; without InstanceNumber nothing tells whether images are missing there"]
+        return [text]
+    return [f"unusual: {text}; without InstanceNumber nothing tells whether images are missing there"]
 
 
 def _overlap_notes(order: CtOrder) -> list[str]:
@@ -154,11 +154,11 @@ def _refuse_missing(order: CtOrder, run: tuple[int, int], numbers: NDArray[np.in
     if not skipped and (end - start >= _RUN or known) and steps_mm[start:end].max() <= WIDEST_MM:
         return
     at = skipped[0] if skipped else start
-    words = f"{steps_mm[at]:.4g} mm lie between the slices at z = {order.heights_mm[at]:g} and "
-    words += f"{order.heights_mm[at + 1]:g} mm, more than between others"
+    text = f"{steps_mm[at]:.4g} mm lie between the slices at z = {order.heights_mm[at]:g} and "
+    text += f"{order.heights_mm[at + 1]:g} mm, more than between others"
     if numbers is not None and skipped:
-        words += f", and InstanceNumber goes from {numbers[at]} to {numbers[at + 1]}"
-    raise InputError(f"{words}: a slice is missing; export the whole series again")
+        text += f", and InstanceNumber goes from {numbers[at]} to {numbers[at + 1]}"
+    raise InputError(f"{text}: a slice is missing; export the whole series again")
 
 
 def _refuse_alternating(order: CtOrder, what: str, values: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""CT images by their values: one unlike both its neighbours is damaged or rescaled, every other one of another scan."""
+"""Checks of CT values between neighbouring images: damaged or rescaled images, and two merged scans."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whose is a file that can't be read? A patient that lacks an image, without a word, is a wrong patient."""
+"""Assignment of unreadable files to patients, so that no patient lacks a file unnoticed."""
 
 from __future__ import annotations
 

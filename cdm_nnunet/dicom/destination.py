@@ -1,4 +1,4 @@
-"""Where a predicted dose belongs: patient, study, frame of reference and plan, from the patient's own DICOM files.
+"""Destination of a predicted dose: patient, study, frame of reference and plan, from the patient's DICOM files.
 
 They are those of the CT. Where the CT was taken by its slices alone, since it was exported again with other UIDs, they
 are those of the structure set: the plan that the dose refers to was made on it, and a planning system opens a dose in

@@ -77,8 +77,8 @@ def read_dose(files: Sequence[Path], plan: Plan | None = None) -> DoseVolume:
     volume = first.volume
     notes: tuple[str, ...] = ()
     if first.summation == "BEAM":
-        volume, words = sum_volumes([part.volume for part in parts], [part.path for part in parts])
-        notes = (f"dose summed over {len(parts)} beams{words}",)
+        volume, text = sum_volumes([part.volume for part in parts], [part.path for part in parts])
+        notes = (f"dose summed over {len(parts)} beams{text}",)
     _refuse_implausible(float(volume.values.max()), first.path)
     volume = Volume(volume.values.astype(np.float32), volume.grid)
     plan_uid = first.plan_uids[0] if first.plan_uids else ""
@@ -98,7 +98,7 @@ def sum_doses(doses: Sequence[DoseVolume]) -> DoseVolume:
     _refuse_other_frames([(dose.files[0], dose.frame_uid) for dose in doses])
     _refuse_other_types([(dose.files[0], dose.dose_type) for dose in doses])
     files = [dose.files[0] for dose in doses]
-    volume, words = sum_volumes([dose.volume for dose in doses], files)
+    volume, text = sum_volumes([dose.volume for dose in doses], files)
     _refuse_implausible(float(volume.values.max()), files[0])
     notes = [note for dose in doses for note in dose.notes]
     return DoseVolume(
@@ -107,7 +107,7 @@ def sum_doses(doses: Sequence[DoseVolume]) -> DoseVolume:
         first.frame_uid,
         "",
         tuple(file for dose in doses for file in dose.files),
-        (*notes, f"dose summed over {len(doses)} plans{words}"),
+        (*notes, f"dose summed over {len(doses)} plans{text}"),
         first.dose_type,
     )
 

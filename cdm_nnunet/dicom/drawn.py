@@ -1,4 +1,4 @@
-"""The contours of one ROI as they stand in the file, and what of them encloses an area."""
+"""Contours of one ROI as stored in the file, sorted by whether they enclose an area."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class DrawnContours:
     Attributes:
         closed: Contours that enclose an area, each of shape (points, 3), LPS mm.
         exclusive: Which of them are combined by exclusive or, by their place.
-        unusable: Contours that enclose nothing, in words, with their number.
+        unusable: Contours that enclose nothing, as text, with their number.
         image_uids: SOPInstanceUIDs of the CT images that they were drawn on, and of images of other kinds.
-        remarks: How some of them were taken, in words.
+        remarks: How some of them were taken, as text.
     """
 
     closed: tuple[NDArray[np.float64], ...] = ()

@@ -1,4 +1,4 @@
-"""What the header of a DICOM file says of what the file is, and of what it belongs to."""
+"""Header fields that identify a DICOM file and what it belongs to."""
 
 from __future__ import annotations
 

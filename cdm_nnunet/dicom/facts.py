@@ -1,4 +1,4 @@
-"""What the headers of a patient's files say for a table: grids, systems, approval, dates. Nothing here is checked."""
+"""Facts from the headers of a patient's files, for a table: grids, systems, approval, dates; nothing is checked."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _offsets_mm(dose: Dataset) -> np.ndarray[Any, np.dtype[np.float64]]:
 
 
 def _grid(header: Dataset, heights_mm: np.ndarray[Any, np.dtype[np.float64]]) -> tuple[str, str]:
-    """Size and spacing (x, y, z) in words; the median distance of the planes, and the largest where it differs."""
+    """Size and spacing (x, y, z) as text; the median distance of the planes, and the largest where it differs."""
     try:
         rows, columns = (int(number_of(header, key, "")) for key in ("Rows", "Columns"))
         row_mm, column_mm = numbers_of(header, "PixelSpacing", "", 2)

@@ -1,4 +1,4 @@
-"""Which of several structure sets and CT series of a patient counts, where a person has said so."""
+"""A person's choice among several structure sets and CT series of a patient."""
 
 from __future__ import annotations
 

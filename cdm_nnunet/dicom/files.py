@@ -1,4 +1,4 @@
-"""DICOM files as data sets, and their elements as checked Python values: what is missing or damaged is told by tag."""
+"""Reading of DICOM files, and of their elements as checked Python values; faults are reported by tag."""
 
 from __future__ import annotations
 
@@ -73,10 +73,10 @@ def read_file(path: Path, *, pixels: bool = True, keywords: Sequence[str] | None
 
 @contextlib.contextmanager
 def damage_told(message: str, mend: str) -> Iterator[None]:
-    """Whatever a damaged file makes pydicom raise becomes one line.
+    """Turn whatever pydicom raises on a damaged file into one line.
 
     Raises:
-        InputError: For every exception but one for want of memory.
+        InputError: For every exception but that memory ran out.
     """
     try:
         with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""What is in a folder of DICOM files: the headers of all of them, whatever they are called, kept for the next look."""
+"""Index of a folder of DICOM files: the headers of all files, under any name, cached for the next run."""
 
 from __future__ import annotations
 

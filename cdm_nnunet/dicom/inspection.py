@@ -1,4 +1,4 @@
-"""What conversion would find in a folder of DICOM files: patients, ROI names, prescriptions, and what it refuses."""
+"""Inspection of a folder of DICOM files: patients, ROI names, prescriptions, and what conversion would refuse."""
 
 from __future__ import annotations
 

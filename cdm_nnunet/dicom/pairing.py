@@ -1,4 +1,4 @@
-"""The files of a patient that belong together, by their references; by the frame of reference where one is missing."""
+"""Pairing of a patient's files by their references, or by the frame of reference where one is missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The patients of an inspection as a table: CSV for a spreadsheet, HTML to look at. Both stay with the patients."""
+"""Table of inspected patients, as CSV and HTML. It identifies patients and stays with their data."""
 
 from __future__ import annotations
 

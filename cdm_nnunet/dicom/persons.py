@@ -1,4 +1,4 @@
-"""Whose files are whose: by PatientID; by study and references where it is empty, or stands for everybody."""
+"""Grouping of files by person: by PatientID, or by study and references where it is empty or the same for everybody."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def connected(entries: Sequence[FileEntry]) -> list[list[FileEntry]]:
 
 
 def several_persons(patient: str, entries: Sequence[FileEntry], choice: str) -> tuple[str, str]:
-    """What to say where one PatientID may stand for several persons.
+    """Message where one PatientID may stand for several persons.
 
     Args:
         patient: PatientID.
@@ -74,7 +74,7 @@ def several_persons(patient: str, entries: Sequence[FileEntry], choice: str) -> 
 
 
 def without_images(persons: Mapping[str, Sequence[FileEntry]], modalities: Sequence[str]) -> list[str]:
-    """Lines on persons who have none of the modalities that a case is made of."""
+    """Messages on persons without any modality that a case needs."""
     aside = [entries for entries in persons.values() if not any(entry.modality in modalities for entry in entries)]
     if not aside:
         return []

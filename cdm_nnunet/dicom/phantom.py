@@ -1,4 +1,4 @@
-"""Phantom patients as DICOM files: CT series, structure set, plan and dose, with solids whose answers are known.
+"""Phantom patients as DICOM files: CT series, structure set, plan and dose, with solids of known volumes and DVHs.
 
     python -m cdm_nnunet.dicom.phantom FOLDER [N]
 

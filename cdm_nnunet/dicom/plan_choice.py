@@ -1,4 +1,4 @@
-"""Which plan of a patient counts: courses, replans and boosts, each with a dose of its own.
+"""Choice of a patient's plan among courses, replans and boosts, each with a dose of its own.
 
 A choice is a rule, or the label (RTPlanLabel) or UID of one plan. Nothing is chosen unless somebody chose it.
 
@@ -207,7 +207,7 @@ def _planned(doses: Sequence[FileEntry], notes: list[str]) -> list[FileEntry]:
     ]
     if not found:
         raise InputError("no dose (RTDOSE)" + (f" but {' and '.join(aside)}" if aside else ""))
-    notes += [f"doses left aside: {words}" for words in aside]
+    notes += [f"doses left aside: {text}" for text in aside]
     return found
 
 

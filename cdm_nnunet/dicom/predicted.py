@@ -1,4 +1,4 @@
-"""How a dose that this software predicted is marked, and recognised among planned ones."""
+"""Marks of doses that this software predicted, by which they are recognised among planned doses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the plans of a patient prescribe, and what follows for the targets of a template.
+"""Prescriptions of a patient's plans, and their assignment to the targets of a template.
 
 A plan prescribes to ROIs, or states a level for a site, a point or coordinates (DoseReferenceStructureType). Levels
 are never guessed: every one of them is the prescription of a target, confirms one, or is named in a note; one that
@@ -48,7 +48,7 @@ class StatedLevels:
     def doubts(self) -> tuple[str, ...]:
         """Where the plan contradicts itself."""
         return tuple(
-            f"the plan prescribes {_words(levels)} to ROI '{self.labels[number]}'"
+            f"the plan prescribes {_in_gy(levels)} to ROI '{self.labels[number]}'"
             for number, levels in self.of_rois.items()
             if len(levels) > 1
         )
@@ -113,7 +113,7 @@ def stated_levels(plans: Sequence[Plan], structures: StructureSet | None) -> Sta
         labels[number] = label
         for plan, of_plan in zip(plans, doses, strict=True):
             if len(of_plan) > 1:
-                raise InputError(f"plan '{plan.label}' prescribes {_words(of_plan)} to ROI '{label}'; summed are plans")
+                raise InputError(f"plan '{plan.label}' prescribes {_in_gy(of_plan)} to ROI '{label}'; summed are plans")
         total = sum(of_plan[0] for of_plan in doses if of_plan)
         if all(doses):
             of_rois[number] = (total,)
@@ -122,10 +122,10 @@ def stated_levels(plans: Sequence[Plan], structures: StructureSet | None) -> Sta
             without = ", ".join(f"'{plan.label}'" for plan, of_plan in zip(plans, doses, strict=True) if not of_plan)
             notes.append(f"ROI '{label}' is prescribed {total:g} Gy, and nothing by {without}: its total is not known")
     loose = [levels.without_roi for levels in single]
-    unclear = tuple(words for levels in single for words in levels.unclear)
+    unclear = tuple(text for levels in single for text in levels.unclear)
     whole = all(len(levels.without_roi) == 1 and not levels.of_rois for levels in single) and len(single) > 0
     if not whole and any(loose):
-        stated = ", ".join(f"'{plan.label}' {_words(of)}" for plan, of in zip(plans, loose, strict=True) if of)
+        stated = ", ".join(f"'{plan.label}' {_in_gy(of)}" for plan, of in zip(plans, loose, strict=True) if of)
         notes.append(f"levels without an ROI, not summed: {stated}")
     return StatedLevels(of_rois, (sum(of[0] for of in loose),) if whole else (), parts, labels, tuple(notes), unclear)
 
@@ -161,14 +161,14 @@ def prescribe(
     wanted = [roi for roi in targets if needing is None or roi in needing] or list(targets)
     if not stated.of_rois and len(wanted) == len(stated.without_roi) == 1:
         planned[wanted[0]] = stated.without_roi[0]
-        notes.append(f"'{wanted[0]}', the only target, has the plan's {_words(stated.without_roi)}, stated for no ROI")
+        notes.append(f"'{wanted[0]}', the only target, has the plan's {_in_gy(stated.without_roi)}, stated for no ROI")
     for roi, (gy, by) in chosen.items():
         _compare(roi, gy, by, planned, stated.parts.get(targets[roi]), notes)
     found = {roi: gy for roi, (gy, _) in chosen.items()} | planned
     open_levels = {roi: f"'{roi}' {gy:g} Gy ({by.source})" for roi, (gy, by) in chosen.items() if roi not in planned}
     _refuse_loose(stated, found, open_levels, left_out_gy, notes)
     _refuse_unused(stated, set(targets.values()), found, left_out_gy, notes)
-    unstated = [words for roi, words in open_levels.items() if stated.all_gy and not _among(found[roi], stated.all_gy)]
+    unstated = [text for roi, text in open_levels.items() if stated.all_gy and not _among(found[roi], stated.all_gy)]
     if unstated:
         notes.append(f"prescriptions that the plan does not state: {', '.join(unstated)}")
     return Prescribed(found, tuple(notes))
@@ -189,9 +189,9 @@ def _levels_of(plan: Plan, structures: StructureSet | None, labels: Mapping[int,
             loose.append(level.dose_gy)
         else:
             of_rois.setdefault(number, []).append(level.dose_gy)
-            known.setdefault(number, level.description or f"ROI number {number}, which the structure set has not")
+            known.setdefault(number, level.description or f"ROI number {number}, which is not in the structure set")
     levels = {number: _distinct(doses) for number, doses in of_rois.items()}
-    notes = (*plan.notes, *(f"an ROI that the plan names in two ways is left open: {words}" for words in unclear))
+    notes = (*plan.notes, *(f"an ROI that the plan names in two ways is left open: {text}" for text in unclear))
     return StatedLevels(levels, _distinct(loose), {}, known, notes, tuple(unclear))
 
 
@@ -226,10 +226,10 @@ def _of_roi(
     given = [gy for gy in levels if roi in chosen and chosen[roi][1].binding and _among(chosen[roi][0], (gy,))]
     if len(given) != 1:
         raise InputError(
-            f"the plan prescribes {_words(levels)} to {label}: ambiguous; say which, for this patient, under "
+            f"the plan prescribes {_in_gy(levels)} to {label}: ambiguous; say which, for this patient, under "
             "'patients' of the mapping"
         )
-    notes.append(f"the plan prescribes {_words(levels)} to {label}; {given[0]:g} Gy count ({chosen[roi][1].source})")
+    notes.append(f"the plan prescribes {_in_gy(levels)} to {label}; {given[0]:g} Gy count ({chosen[roi][1].source})")
     return given[0]
 
 
@@ -263,11 +263,11 @@ def _refuse_loose(
     """Compare the levels without an ROI with those of the targets."""
     if not stated.without_roi:
         return
-    states = f"the plan states {_words(stated.without_roi)} for no ROI"
+    states = f"the plan states {_in_gy(stated.without_roi)} for no ROI"
     states += f" ({'; '.join(stated.unclear)})" if stated.unclear else ""
-    odd = {roi: words for roi, words in open_levels.items() if not _among(found[roi], stated.all_gy)}
+    odd = {roi: text for roi, text in open_levels.items() if not _among(found[roi], stated.all_gy)}
     unused = [gy for gy in stated.without_roi if not _among(gy, (*found.values(), *left_out_gy))]
-    above = {roi: words for roi, words in odd.items() if found[roi] > max(stated.all_gy)}
+    above = {roi: text for roi, text in odd.items() if found[roi] > max(stated.all_gy)}
     if (unused and (odd or _is_highest(unused[-1], stated))) or above:
         others = ", ".join((above or odd).values()) or ", ".join(f"'{roi}' {gy:g} Gy" for roi, gy in found.items())
         raise InputError(
@@ -275,7 +275,7 @@ def _refuse_loose(
             "target of this patient is prescribed"
         )
     if unused:
-        notes.append(f"stated for no ROI, and no target's prescription: {_words(unused)}")
+        notes.append(f"stated for no ROI, and no target's prescription: {_in_gy(unused)}")
 
 
 def _refuse_unused(
@@ -289,7 +289,7 @@ def _refuse_unused(
     for number, levels in stated.of_rois.items():
         if number in used:
             continue
-        says = f"the plan prescribes {_words(levels)} to ROI '{stated.labels[number]}', which is no contoured target"
+        says = f"the plan prescribes {_in_gy(levels)} to ROI '{stated.labels[number]}', which is no contoured target"
         unused = [gy for gy in levels if not _among(gy, (*found.values(), *left_out_gy))]
         if unused and _is_highest(unused[-1], stated):
             raise InputError(
@@ -315,5 +315,5 @@ def _among(gy: float, levels_gy: Iterable[float]) -> bool:
     return any(abs(gy - level) <= ROUNDING_GY for level in levels_gy)
 
 
-def _words(levels_gy: Iterable[float]) -> str:
+def _in_gy(levels_gy: Iterable[float]) -> str:
     return " and ".join(f"{gy:g}" for gy in levels_gy) + " Gy"

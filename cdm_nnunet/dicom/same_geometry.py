@@ -1,4 +1,4 @@
-"""Were contours drawn on a CT that was exported anew, with other UIDs? Only the slices can tell then."""
+"""Matching of contours to a CT that was exported again with other UIDs, by its slices."""
 
 from __future__ import annotations
 

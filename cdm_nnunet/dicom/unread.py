@@ -1,4 +1,4 @@
-"""Files that could not be read, in few words: what many have in common is said once."""
+"""Summary of unreadable files: one line for each reason."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def unread_lines(unread: Mapping[str, str]) -> list[str]:
     """
     groups: dict[str, list[tuple[str, str]]] = {}
     for path, reason in unread.items():
-        words = reason.replace(path, "").strip(" :")
-        groups.setdefault(re.sub(r"\d+", "#", words), []).append((path, words))
+        text = reason.replace(path, "").strip(" :")
+        groups.setdefault(re.sub(r"\d+", "#", text), []).append((path, text))
     lines = []
     for files in groups.values():
-        path, words = files[0]
+        path, text = files[0]
         if len(files) == 1:
-            lines.append(unread[path] if path in unread[path] else f"{path}: {words}")
+            lines.append(unread[path] if path in unread[path] else f"{path}: {text}")
             continue
         more = f" and {len(files) - _EXAMPLES} more" if len(files) > _EXAMPLES else ""
-        lines.append(f"{len(files)} files: {words} ({', '.join(path for path, _ in files[:_EXAMPLES])}{more})")
+        lines.append(f"{len(files)} files: {text} ({', '.join(path for path, _ in files[:_EXAMPLES])}{more})")
     return lines

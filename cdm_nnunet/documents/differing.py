@@ -1,4 +1,4 @@
-"""Where two nested values differ, in words."""
+"""Differences between two nested values, as text."""
 
 from __future__ import annotations
 

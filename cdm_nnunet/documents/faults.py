@@ -84,7 +84,7 @@ def repeated_keys(places: Places) -> tuple[Fault, ...]:
 
 
 def summary(faults: Sequence[Fault], all_told_by: str = "") -> str:
-    """The first fault in words, and how many more there are.
+    """The first fault as text, and how many more there are.
 
     Args:
         faults: At least one.

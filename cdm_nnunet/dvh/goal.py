@@ -1,4 +1,4 @@
-"""What a clinical template is made of: regions of interest, and goals that a plan meets or misses."""
+"""Parts of a clinical template: ROIs, and goals that a plan meets or misses."""
 
 from __future__ import annotations
 
@@ -176,8 +176,8 @@ class Goal(Frozen):
             yield "use", "a loss can't train on this metric; use it in the evaluation alone"
         allowed = _LIMIT_UNITS[self.metric.unit]
         if self.unit is not None and self.unit not in allowed:
-            words = " or ".join(f"'{unit}'" for unit in allowed)
-            yield "unit", f"the limit's unit is '{self.unit}'; a limit of {self.metric} is in {words}"
+            units = " or ".join(f"'{unit}'" for unit in allowed)
+            yield "unit", f"the limit's unit is '{self.unit}'; a limit of {self.metric} is in {units}"
         highest = 100.0 if self.unit == "%" else float("inf")
         for key, limit in (("value", self.value), ("variation", self.variation)):
             if limit is not None and not 0 <= limit <= highest:

@@ -1,4 +1,4 @@
-"""Keys of DVH metrics: what ``"D95%"`` is made of, and what to say of a key that is none.
+"""Grammar of DVH metric keys such as ``D95%``, and messages for invalid keys.
 
 Every kind of metric states its own part of the grammar (:class:`Grammar`); nothing here names a kind.
 """

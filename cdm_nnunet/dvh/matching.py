@@ -1,4 +1,4 @@
-"""Which ROI of some data is which ROI of a template: one rule for conversion, check, evaluation and report."""
+"""Matching of ROI names to a template: one rule for conversion, check, evaluation and report."""
 
 from __future__ import annotations
 

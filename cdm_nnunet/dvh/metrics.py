@@ -1,4 +1,4 @@
-"""DVH metrics, parsed once: what ``"D95%"`` asks for, for the NumPy and the torch implementation alike.
+"""Parsed DVH metrics such as ``D95%``, shared by the NumPy and torch implementations.
 
 Definitions: ``docs/conventions.md``, "DVH metrics". The kinds of metrics are the rows of :mod:`cdm_nnunet.dvh.kinds`.
 """
@@ -284,7 +284,7 @@ class Metric:
             roi_volume_cc: Volume of the ROI in cc.
 
         Returns:
-            The reason in words; None where the metric is defined.
+            The reason as text; None where the metric is defined.
 
         Example:
             >>> Metric.parse("D0.03cc").why_undefined(0.02)

@@ -1,4 +1,4 @@
-"""What formulas of metrics see of a case besides the doses of an ROI; the evaluation provides it."""
+"""Interfaces through which metric formulas see the rest of a case; the evaluation implements them."""
 
 from __future__ import annotations
 

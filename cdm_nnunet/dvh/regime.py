@@ -1,4 +1,4 @@
-"""For which courses of treatment a limit was made: number of fractions, dose per fraction, prescription.
+"""Validity of limits: the number of fractions, dose per fraction and prescription that they were made for.
 
 Definitions: ``docs/templates.md``, "Fractionation".
 """
@@ -69,7 +69,7 @@ class Regime(BaseModel):
         return self if other is None else self.model_copy(update=other.model_dump())
 
     def fractionation_differs(self, course: Course) -> str | None:
-        """In words, how the fractionation of a course differs; None where it fits or is unknown."""
+        """How the fractionation of a course differs; None where it fits or is unknown."""
         if course.fractions is not None and self.fractions is not None:
             low, high = self.fractions
             if not low <= course.fractions <= high:
@@ -82,7 +82,7 @@ class Regime(BaseModel):
         return None
 
     def prescription_differs(self, course: Course) -> str | None:
-        """In words, how the prescription of a course differs; None where it fits or there is none."""
+        """How the prescription of a course differs; None where it fits or there is none."""
         if course.prescription_gy is None or self.prescription_gy is None:
             return None
         low_gy, high_gy = self.prescription_gy
@@ -93,7 +93,7 @@ class Regime(BaseModel):
         )
 
     def unknown(self, course: Course) -> Iterator[str]:
-        """In words, what the limits are made for and nobody knows of the course."""
+        """What the limits are made for and the course does not state, as text."""
         if course.fractions is None and self.fractions is not None:
             yield f"the number of fractions is unknown; limits are for {_range(*self.fractions)}"
         if course.dose_per_fraction_gy is None and self.dose_per_fraction_gy is not None:

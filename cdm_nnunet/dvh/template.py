@@ -78,7 +78,7 @@ class Template(Frozen):
         return checked.value
 
     def to_json(self) -> dict[str, Any]:
-        """As it stands in a file: the inverse of :meth:`from_json`."""
+        """JSON form in a file: the inverse of :meth:`from_json`."""
         return self.model_dump(mode="json")
 
     @classmethod

@@ -1,4 +1,4 @@
-"""How two doses differ, apart from ROIs; definitions in ``docs/conventions.md``, "Scores"."""
+"""Dose differences regardless of ROIs; definitions in ``docs/conventions.md``, "Scores"."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finished cases of an evaluation, kept so that another run does only what has changed."""
+"""Cache of evaluated cases, so that another run scores only what has changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Verdicts on goals: by the limits of the patient's course, and only where no missing dose decides.
+"""Verdicts on goals by the limits of the patient's course; withheld where missing dose would decide.
 
 Definitions: ``docs/conventions.md``, "Verdicts".
 """
@@ -61,7 +61,7 @@ class MissingDose:
 def judge_goal(
     goal: Goal, limits: CourseLimits, metric: MetricResult, evaluate: Evaluate, missing: MissingDose | None
 ) -> GoalResult:
-    """How both doses stand to a goal with a limit.
+    """The verdicts of both doses on a goal with a limit.
 
     Args:
         goal: The goal.

@@ -1,4 +1,4 @@
-"""How far an ROI on a dose grid can be trusted; ``docs/conventions.md``, "ROIs on the dose grid"."""
+"""Mask error: the accuracy of an ROI on a dose grid; ``docs/conventions.md``, "ROIs on the dose grid"."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which model made the predictions of a folder, by the records beside them."""
+"""Origin of the predictions in a folder: their model, from the records beside them."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def origin_of_predictions(
 def _without_record(case: str, dose: Path, have_one: Sequence[str], n_doses: int) -> str:
     return (
         f"{record_path(dose)} is missing, and case '{have_one[0]}' has its record ({n_doses - len(have_one)} of "
-        f"{n_doses} predictions lack one): nobody knows which model predicted case '{case}'; predict it again "
+        f"{n_doses} predictions lack one): it is unknown which model predicted case '{case}'; predict it again "
         "(--continue_prediction keeps the others)"
     )
 

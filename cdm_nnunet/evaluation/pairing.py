@@ -1,4 +1,4 @@
-"""Predicted doses beside reference doses: which file belongs to which case, and everything that must agree first."""
+"""Pairing of predicted and reference doses by case, with all checks that come before they are compared."""
 
 from __future__ import annotations
 

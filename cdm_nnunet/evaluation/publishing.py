@@ -1,4 +1,4 @@
-"""The outputs of an evaluation as one set: a record never stands beside the report or tables of another one."""
+"""Replacement of an evaluation's outputs as one set, so that record, report and tables always match."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read a result record, and refuse one that no evaluation can have written."""
+"""Reading and validation of a result record."""
 
 from __future__ import annotations
 

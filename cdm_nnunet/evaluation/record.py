@@ -79,7 +79,7 @@ class DoseResult:
 
 @dataclass(frozen=True)
 class CaseResult:
-    """Everything about one case.
+    """The result of one case.
 
     Attributes:
         case: Case name.
@@ -110,7 +110,7 @@ class CaseResult:
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """As it stands in the record."""
+        """JSON form in the record."""
         return {
             "patient": self.patient,
             "prescription_gy": self.prescription_gy,

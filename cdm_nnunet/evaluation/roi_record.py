@@ -54,7 +54,7 @@ class MetricResult:
         return self.predicted - self.reference
 
     def to_json(self) -> dict[str, Any]:
-        """As it stands in the record."""
+        """JSON form in the record."""
         return {**vars(self), "interval": None if self.interval is None else list(self.interval)}
 
 
@@ -110,7 +110,7 @@ class GoalResult:
         return judge(value, self.relation, self.limit, self.variation)
 
     def to_json(self) -> dict[str, Any]:
-        """As it stands in the record; ``limit`` and ``variation`` are in the metric's unit."""
+        """JSON form in the record; ``limit`` and ``variation`` are in the metric's unit."""
         return {**vars(self), "agree": self.agree, "reference_fails": self.reference_fails}
 
 
@@ -162,7 +162,7 @@ class RoiResult:
         return self.n_voxels < FEW_VOXELS
 
     def to_json(self) -> dict[str, Any]:
-        """As it stands in the record."""
+        """JSON form in the record."""
         return {
             **vars(self),
             "few_voxels": self.few_voxels,

@@ -15,7 +15,7 @@ Box = tuple[slice, slice, slice]
 
 @dataclass(frozen=True, eq=False)
 class RoiVoxels:
-    """An ROI that has voxels.
+    """An ROI with voxels.
 
     Attributes:
         box: The smallest box that holds it.

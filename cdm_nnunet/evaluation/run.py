@@ -38,7 +38,7 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class Options:
-    """What is evaluated, and how.
+    """Options of an evaluation.
 
     Attributes:
         cases: Names of the cases; none means all that have a prediction.

@@ -122,7 +122,7 @@ class _RoiScorer:
         }
 
     def judge(self, goal: Goal, metric: MetricResult, missing: MissingDose | None) -> GoalResult:
-        """How both doses stand to a goal with a limit."""
+        """The verdicts of both doses on a goal with a limit."""
         limits = limits_in_course(goal, self._regime, self._pair.course, self._prescription_gy)
         return judge_goal(goal, limits, metric, self._value_or_none, None if goal.metric.of_plan else missing)
 

@@ -76,7 +76,7 @@ class Calibration:
         return cls(nominal_percent, len(evaluation.cases), evaluation.dataset, terms)
 
     def to_json(self) -> dict[str, Any]:
-        """As it stands in the record."""
+        """JSON form in the record."""
         return asdict(self)
 
     def apply(self, case: CaseResult) -> CaseResult:

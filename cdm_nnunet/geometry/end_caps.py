@@ -1,4 +1,4 @@
-"""How an ROI ends beyond its outermost contours; ``docs/conventions.md``, "From contours"."""
+"""End caps: the ends of an ROI beyond its outermost contours; ``docs/conventions.md``, "From contours"."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""Do contours lie where the CT is? Without references to images, nothing else tells that a CT ends before them."""
+"""Check that contours lie within the CT: without image references, nothing else shows that a CT ends too early."""
 
 from __future__ import annotations
 

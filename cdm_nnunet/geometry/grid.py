@@ -105,7 +105,7 @@ class Grid:
         return corners
 
     def describe(self) -> str:
-        """Size, spacing and origin in words."""
+        """Size, spacing and origin as text."""
         size = " x ".join(str(n) for n in reversed(self.shape))
         spacing = " x ".join(f"{step:g}" for step in np.round(self.spacing_mm, 4))
         return f"{size} voxels of {spacing} mm from ({', '.join(f'{x:g}' for x in np.round(self.origin_mm, 3))})"

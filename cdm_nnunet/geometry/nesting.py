@@ -1,4 +1,4 @@
-"""How the contours of a plane combine: which are holes or islands, which overlap in part, which are there twice.
+"""Combination of the contours of a plane: holes, islands, partial overlaps and repeats.
 
 Definitions: ``docs/conventions.md``, "From contours".
 """
@@ -74,7 +74,7 @@ def _groups(count: int, relations: dict[tuple[int, int], Relation]) -> list[list
 def _refuse_open_questions(
     contours: Sequence[Points], groups: Sequence[Sequence[int]], relations: dict[tuple[int, int], Relation]
 ) -> None:
-    """A contour within two of a group, or within one of its own group, is a hole or not, as one reads the group."""
+    """Refuse a contour within two of a group, or within one of its own group: it may be a hole or not."""
     for group in groups:
         for k in range(len(contours)) if len(group) > 1 else ():
             around = sum(relations.get((other, k)) == "nested" for other in group)

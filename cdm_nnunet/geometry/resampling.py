@@ -63,7 +63,7 @@ def sum_volumes(volumes: Sequence[Volume], labels: Sequence[object]) -> tuple[Vo
         labels: What each is, for messages.
 
     Returns:
-        The sum, and words for a note: empty where all lie on one grid.
+        The sum, and text for a note: empty where all lie on one grid.
 
     Raises:
         InputError: If grids are tilted against each other or not uniform, or one ends within its dose: with over 1 % of
@@ -99,8 +99,8 @@ def sum_volumes(volumes: Sequence[Volume], labels: Sequence[object]) -> tuple[Vo
                 low_mm[axis] = max(low_mm[axis], short_mm)
     spacing = " x ".join(f"{step:g}" for step in np.round(grid.spacing_mm, 3))
     n_grids = sum(not any(v.grid.same_as(w.grid) for w in volumes[:k]) for k, v in enumerate(volumes))
-    words = f" on {n_grids} different grids, on voxels of {spacing} mm; up to {left_gy:.2g} Gy where a grid ends"
-    return _cropped(Volume(total, grid), low_mm, high_mm), words
+    text = f" on {n_grids} different grids, on voxels of {spacing} mm; up to {left_gy:.2g} Gy where a grid ends"
+    return _cropped(Volume(total, grid), low_mm, high_mm), text
 
 
 def _faces(volume: Volume, grid: Grid) -> Iterator[tuple[int, bool, float, float]]:

@@ -19,10 +19,10 @@ class RoiContours:
         name: ROIName, as in the file.
         kind: RTROIInterpretedType (``PTV``, ``ORGAN``, ``EXTERNAL``, ...); empty where it is not given.
         contours: Closed contours, each of shape (points, 3), LPS mm.
-        unusable: Contours that enclose nothing, in words, with their number: ``{"POINT": 3}``.
+        unusable: Contours that enclose nothing, as text, with their number: ``{"POINT": 3}``.
         frame_uid: Its frame of reference; empty where it is not given.
         exclusive: Which of the contours are to be combined by exclusive or (``CLOSEDPLANAR_XOR``), by their place.
-        remarks: How some contours were taken, in words.
+        remarks: How some contours were taken, as text.
     """
 
     number: int
@@ -45,13 +45,13 @@ class RoiContours:
         if self.is_empty:
             return f"ROI '{self.name}' has no contours"
         if not self.contours:
-            return f"ROI '{self.name}' encloses no volume: all it has are {self._unusable_words()}"
+            return f"ROI '{self.name}' encloses no volume: all it has are {self._unusable_text()}"
         return ""
 
     @property
     def note(self) -> str:
         """What was left out of an ROI that has a volume, and how contours were taken; empty where all is plain."""
-        parts = [*([f"left out {self._unusable_words()}"] if self.unusable else []), *self.remarks]
+        parts = [*([f"left out {self._unusable_text()}"] if self.unusable else []), *self.remarks]
         return f"ROI '{self.name}': {'; '.join(parts)}" if self.contours and parts else ""
 
     def refuse_without_volume(self) -> None:
@@ -63,5 +63,5 @@ class RoiContours:
         if self.problem:
             raise InputError(self.problem)
 
-    def _unusable_words(self) -> str:
+    def _unusable_text(self) -> str:
         return ", ".join(f"{count} {what}" for what, count in self.unusable.items())

@@ -1,4 +1,4 @@
-"""Contours of one plane, cut by lines: the exact spans that lie inside, and from them the exact coverage of pixels.
+"""Scan lines through the contours of a plane: exact spans inside, and from them the exact coverage of pixels.
 
 Definitions: ``docs/conventions.md``, "From contours".
 """

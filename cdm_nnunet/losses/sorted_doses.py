@@ -1,4 +1,4 @@
-"""The sorted doses of each ROI's own voxels: what all differentiable DVH metrics are made of.
+"""Sorted voxel doses of each ROI, the basis of all differentiable DVH metrics.
 
 No ROI needs a dense mask; order statistics are look-ups, windows and means are differences of a running sum, and
 volumes need only the voxels near a threshold.

@@ -1,4 +1,4 @@
-"""Which metrics of which ROIs a loss compares, and how smooth they are."""
+"""Terms of a loss: metrics of ROIs, and their smoothing."""
 
 from __future__ import annotations
 

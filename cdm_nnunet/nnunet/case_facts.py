@@ -1,4 +1,4 @@
-"""A case in few numbers: voxel size, CT inside the ROIs, volumes, prescriptions; refused where they contradict."""
+"""Summary numbers of a case: voxel size, CT inside the ROIs, volumes, prescriptions. Contradictions are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, checked when they are read, and read without running anything they name.
+"""Checkpoints: atomic writes, checks on reading, and no execution of anything that a file names.
 
 The layout is nnU-Net's, so that its own predictor reads them, with plain numbers, text and tensors only and one entry
 ``cdm`` of ours. A file is a ZIP archive: its CRC-32 sums find cut files and changed bytes before anything is decoded.

@@ -1,4 +1,4 @@
-"""What the training patients of a model are like, and how a new patient compares with them.
+"""Ranges of a model's training patients, and the comparison of a new patient with them.
 
 A network says a dose for whatever it is given. So what it was trained on travels in the plans, and each new case is
 compared: what is far beyond all training patients is taken for a mistake and refused, what is merely outside their

@@ -1,4 +1,4 @@
-"""How a network runs on a device: precision and memory layout."""
+"""Precision and memory layout of a network on a device."""
 
 from __future__ import annotations
 

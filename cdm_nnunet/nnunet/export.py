@@ -1,4 +1,4 @@
-"""From the network's output back to a dose on the grid of the patient."""
+"""Conversion of the network's output to a dose on the patient's grid."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a loss needs to know about a sample beside its voxels."""
+"""Facts of a patch for the loss: prescriptions, voxel volume, sizes of ROIs."""
 
 from __future__ import annotations
 

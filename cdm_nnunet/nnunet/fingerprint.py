@@ -1,4 +1,4 @@
-"""What planning must know of a data set: grids after cropping, CT statistics, and what its patients are like."""
+"""Fingerprint of a data set for planning: grids after cropping, CT statistics, ranges of its patients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The input of a prediction: files of a case, what their ROI bits mean, and whether the case can be right."""
+"""Checks of the input of a prediction: files of a case, meaning of its ROI bits, plausibility."""
 
 from __future__ import annotations
 

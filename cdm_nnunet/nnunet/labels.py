@@ -1,4 +1,4 @@
-"""The label manager of a data set without labels: one output channel, and no way to a segmentation."""
+"""Label manager of dose data sets: one output channel; segmentation helpers raise."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cdm_nnunet.errors import InputError
 
 
 class DoseLabelManager(LabelManager):
-    """Stands where nnU-Net asks for labels, and refuses to make a segmentation out of a dose.
+    """nnU-Net's label manager for doses; its segmentation helpers raise.
 
     Args:
         label_dict: As in nnU-Net.

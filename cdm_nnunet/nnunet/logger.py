@@ -1,4 +1,4 @@
-"""What a dose training records each epoch, and its picture."""
+"""Log of a dose training, one value an epoch, and its plot."""
 
 from __future__ import annotations
 
@@ -83,6 +83,6 @@ def loader_hint(waiting_share: float, device_type: str) -> str:
     if device_type != "cuda" or waiting_share <= _MUCH_WAITING:
         return ""
     return (
-        f"the GPU is idle {100 * waiting_share:.0f} % of the time for want of patches; give the loader more processes "
+        f"the GPU waits for patches {100 * waiting_share:.0f} % of the time; give the loader more processes "
         "(export nnUNet_n_proc_DA=N, up to the number of processors) or faster storage"
     )

@@ -1,4 +1,4 @@
-"""What our part of nnU-Net's plans says: everything that training and prediction need beside the stock entries."""
+"""The ``cdm`` section of nnU-Net's plans: what training and prediction need beyond the stock entries."""
 
 from __future__ import annotations
 

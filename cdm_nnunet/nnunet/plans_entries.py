@@ -1,4 +1,4 @@
-"""What plans must say, and in which type, before anything is built or computed by them."""
+"""Required entries of plans and their types, checked before use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From the raw grid to the grid of the network: crop, resample, normalise, without losing a bit."""
+"""Preprocessing to the grid of the network: crop, resample, normalise; ROI bits stay exact."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ class DosePreprocessor(DefaultPreprocessor):
     def _own_properties(
         plans: DosePlans, words: NDArray[np.float32], new_words: NDArray[np.float32], properties: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """What travels with a case beside nnU-Net's properties.
+        """Properties of a case beyond nnU-Net's.
 
         ``dose_region``: mask on the cropped raw grid, packed; None if the catalogue has none. ``roi_voxels``: number of
         voxels of each ROI on the network's grid. ``voxel_volume_cc``: of the network's grid.

@@ -141,7 +141,7 @@ def _refuse_side(side: list[str], name: str, where: str, cases: Collection[str])
     unknown = sorted(set(side) - set(cases))
     if unknown:
         raise InputError(
-            f"{where} has {len(unknown)} {name} cases that the data set has not, or that were not preprocessed: "
+            f"{where} has {len(unknown)} {name} cases that are not in the data set, or were not preprocessed: "
             f"{_names(unknown)}; run 'cdm-nnunet plan' again, or correct the split"
         )
     if len(set(side)) < len(side):

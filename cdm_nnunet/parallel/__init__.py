@@ -1,4 +1,4 @@
-"""The one place that knows how work on many cases is spread: over processes here, or over a Dask cluster.
+"""Parallel work on many cases: processes of this machine, or a Dask cluster.
 
 A command says where its work runs by :func:`~cdm_nnunet.parallel.cluster.on_cluster`; all that spreads work calls
 :func:`unordered` or :func:`ordered` and does not know which it is.

@@ -191,7 +191,7 @@ class _Surroundings:
         )
 
     def enter(self) -> None:
-        """Take them over in this worker process, once a command.
+        """Apply them in this worker process, once a command.
 
         Raises:
             InputError: If this worker can't do the command's work.
@@ -316,8 +316,8 @@ class DaskEngine:
         except KilledWorker as error:
             tries = error.allowed_failures + 1
             raise InputError(
-                f"{_name_of(job)}: its worker was killed, {tries} times on end, most likely for want of memory; start "
-                "workers with more, and run the same command again"
+                f"{_name_of(job)}: its worker was killed, {tries} times on end, most likely because memory ran out; "
+                "start workers with more, and run the same command again"
             ) from None
         except (CancelledError, CommClosedError, TimeoutError) as error:
             raise InputError(

@@ -1,1 +1,1 @@
-"""Doses of new cases and patients from trained models, and the choice among trained models."""
+"""Prediction for cases and patients with trained models, and the choice of a model."""

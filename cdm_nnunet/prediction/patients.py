@@ -84,7 +84,7 @@ class PredictedPatient:
 
 @dataclass(frozen=True)
 class PredictedPatients:
-    """What became of all patients.
+    """The outcome for all patients.
 
     Attributes:
         patients: Those with a dose.

@@ -37,7 +37,7 @@ class Refusals:
         return f"{len(self.reasons)} of {self.n_patients} patients can't be used: {each}" if each else ""
 
     def _earlier(self, name: str) -> str:
-        """A dose of an earlier run must not pass for one of this."""
+        """Doses of earlier runs, which must not be taken for new ones."""
         dose = self.out / f"{name}.dcm"
         return f" ({dose} is of an earlier run)" if dose.exists() else ""
 

@@ -1,4 +1,4 @@
-"""Parts of a page in one file: its resources, data that can't become markup, and the scripts that may run."""
+"""Building blocks of self-contained pages: resources, inert data, and the scripts that may run."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def page_script(sources: Sequence[str]) -> str:
 
 
 def plotly_script() -> str:
-    """Plotly, whole."""
+    """Plotly's source, whole."""
     script: str = get_plotlyjs()
     return script
 

@@ -1,4 +1,4 @@
-"""What the slice viewer shows of a case: CT, both doses and ROI masks, cropped, quantised and compressed."""
+"""Volumes for the slice viewer: CT, both doses and ROI masks, cropped, quantised and compressed."""
 
 from __future__ import annotations
 

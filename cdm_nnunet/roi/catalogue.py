@@ -61,7 +61,7 @@ class Roi:
 
 
 class _Entry(BaseModel):
-    """An ROI as it stands in JSON."""
+    """An ROI in JSON."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -158,7 +158,7 @@ class Catalogue:
         return tuple(k for k, roi in enumerate(self.rois) if roi.kind in kinds)
 
     def to_json(self) -> list[dict[str, Any]]:
-        """As it stands in ``dataset.json``: one object an ROI, in bit order."""
+        """JSON form in ``dataset.json``: one object an ROI, in bit order."""
         return [
             {"name": roi.name, "bit": bit, "kind": roi.kind, "mirror": roi.mirror} for bit, roi in enumerate(self.rois)
         ]

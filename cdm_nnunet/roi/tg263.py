@@ -31,8 +31,8 @@ _SIDES: Mapping[str, Side] = {
     **dict.fromkeys(("r", "rt", "right", "re", "rechts", "rts", "droit", "droite", "dex", "dexter"), "R"),
 }
 _FRENCH_SIDES: Mapping[str, Side] = {"g": "L", "d": "R"}
-_ATTACHED_SIDES = sorted((word for word in _SIDES if word not in ("sin", "dex")), key=len, reverse=True)
-_HELPER_WORDS = {
+_ATTACHED_SIDES = sorted((token for token in _SIDES if token not in ("sin", "dex")), key=len, reverse=True)
+_HELPER_TOKENS = {
     *("opt", "optim", "optimierung", "ring", "rings", "shell", "rind", "dummy", "help", "helper", "hilfe", "hilfs"),
     *("hs", "tmp", "temp", "test", "avoid", "avoidance", "norm", "nt", "ns", "hot", "cold", "hotspot", "coldspot"),
     *("isodose", "push", "block", "overlap", "control", "tuning", "tune", "couch", "couchsurface", "couchinterior"),
@@ -62,7 +62,7 @@ _PRV = re.compile(r"[\s_+-]*prv[\s_+-]*", re.IGNORECASE)
 _PRV_MARGIN = re.compile(r"[\s_+-]*(?<![A-Za-z])(\d+(?:[.,]\d+)?)\s*(mm|cm)?(?![A-Za-z])", re.IGNORECASE)
 _MARGIN = re.compile(r"\s*\+\s*(\d+)\s*(mm)?\s*$", re.IGNORECASE)
 _MINUS_TARGET = re.compile(r"(.+?)\s*-\s*((?:igtv|gtv|ctv|itv|ptv)s?)\s*", re.IGNORECASE)
-_WORDS = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+")
+_TOKENS = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+")
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Proposal:
         name: TG-263 name.
         kind: Kind of the ROI.
         confidence: ``exact`` (it is the standard name), ``alias`` (it is in the table, but for case, separators and the
-            word for the side), ``rule`` (parts of it are: PRV, dose level, a side without a separator) or ``fuzzy``
+            token for the side), ``rule`` (parts of it are: PRV, dose level, a side without a separator) or ``fuzzy``
             (it resembles an entry; a person must decide).
         similarity: From 0 to 1; 1 unless ``fuzzy``.
     """
@@ -123,7 +123,7 @@ class Proposals:
 
     @property
     def decided(self) -> Proposal | None:
-        """The proposal that can be taken without a look: the best one, unless it is fuzzy."""
+        """The best proposal, unless it is fuzzy."""
         first = self.proposals[0] if self.proposals else None
         return None if first is None or first.confidence == "fuzzy" else first
 
@@ -206,14 +206,14 @@ def _fold(text: str) -> str:
     return "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
 
 
-def _words(text: str) -> list[str]:
-    return [word.lower() for word in _WORDS.findall(_fold(text))]
+def _tokens(text: str) -> list[str]:
+    return [token.lower() for token in _TOKENS.findall(_fold(text))]
 
 
 def _keys(alias: str) -> set[str]:
     """How an alias may be written: umlauts as two letters or without their dots."""
     bare = "".join(c for c in unicodedata.normalize("NFKD", alias.replace("ß", "ss")) if not unicodedata.combining(c))
-    return {"".join(_words(alias)), "".join(_words(bare))}
+    return {"".join(_tokens(alias)), "".join(_tokens(bare))}
 
 
 @functools.cache
@@ -230,14 +230,14 @@ def _index() -> tuple[Mapping[str, str], Mapping[str, str]]:
 
 
 def _is_helper(name: str) -> bool:
-    """Whether the name marks a structure that only serves optimisation, or a thing that is not the patient."""
+    """Whether the name marks a helper structure, or something that is not part of the patient."""
     if _HELPER_PREFIX.match(name):
         return True
     if target := _TARGET.match(name):
         rest = _fold(target[2]).lower()
         if re.search(r"-\s*[a-z]|(?<![a-z])(?:opt|ring|shell|help|dummy|minus|crop)|opt(?![a-z])", rest):
             return True
-    return any(word in _HELPER_WORDS for word in _words(name))
+    return any(token in _HELPER_TOKENS for token in _tokens(name))
 
 
 def _dose_number(name: str) -> tuple[float, tuple[int, int]] | None:
@@ -322,23 +322,23 @@ def _look_up(name: str) -> Proposal | None:
 
 def _look_up_plain(name: str) -> Proposal | None:
     middle, sided = _index()
-    words = _words(name)
-    joined = "".join(words)
+    tokens = _tokens(name)
+    joined = "".join(tokens)
     if joined in middle:
         return _proposal(middle[joined], "alias")
     tables: tuple[tuple[Mapping[str, Side], Confidence], ...] = ((_SIDES, "alias"), (_FRENCH_SIDES, "rule"))
     for table, confidence in tables:
         found = {
-            f"{sided[rest]}_{table[word]}"
-            for k, word in enumerate(words)
-            if word in table and (rest := "".join(words[:k] + words[k + 1 :])) in sided
+            f"{sided[rest]}_{table[token]}"
+            for k, token in enumerate(tokens)
+            if token in table and (rest := "".join(tokens[:k] + tokens[k + 1 :])) in sided
         }
         if len(found) == 1:
             return _proposal(found.pop(), confidence)
-    for word in _ATTACHED_SIDES:
-        for rest in (joined.removeprefix(word), joined.removesuffix(word)):
+    for token in _ATTACHED_SIDES:
+        for rest in (joined.removeprefix(token), joined.removesuffix(token)):
             if rest != joined and rest in sided:
-                return _proposal(f"{sided[rest]}_{_SIDES[word]}", "rule")
+                return _proposal(f"{sided[rest]}_{_SIDES[token]}", "rule")
     return None
 
 
@@ -349,10 +349,10 @@ def _proposal(name: str, confidence: Confidence, similarity: float = 1.0) -> Pro
 def _resembling(name: str) -> tuple[Proposal, ...]:
     """Standard names whose spellings resemble a name, the most similar first."""
     middle, sided = _index()
-    words = _words(name)
-    joined = "".join(words)
-    sides = {_SIDES[word] for word in words if word in _SIDES}
-    bare = "".join(word for word in words if word not in _SIDES)
+    tokens = _tokens(name)
+    joined = "".join(tokens)
+    sides = {_SIDES[token] for token in tokens if token in _SIDES}
+    bare = "".join(token for token in tokens if token not in _SIDES)
     best: dict[str, float] = {}
     for text, table, wanted in ((joined, middle, {""}), (bare, sided, {f"_{s}" for s in sides} or {"_L", "_R"})):
         for key in difflib.get_close_matches(text, table, MAX_FUZZY, MIN_SIMILARITY):

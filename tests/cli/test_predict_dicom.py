@@ -198,7 +198,7 @@ def test_entries_of_a_mapping_come_before_those_of_the_model(new, tmp_path, capf
     assert patient["prescriptions_gy"] == {"PTV_High": 70.0, "PTV_Low": 50.0}
     (tmp_path / "more.yaml").write_text("rois: {Halo: Lung_L}")
     assert predict(tmp_path, *options) == 2
-    assert "the mapping has ROIs that template 'small' has not: Lung_L" in refusal(capfd)
+    assert "the mapping has ROIs that are not in template 'small': Lung_L" in refusal(capfd)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from cdm_nnunet.comparison import words
+from cdm_nnunet.comparison import sentences
 from cdm_nnunet.comparison.run import compare
 from cdm_nnunet.comparison.tables import comparison_csv, goals_csv, latex, latex_escaped, markdown
 
@@ -47,13 +47,13 @@ def test_a_headline_is_what_a_paper_quotes(two_models):
     comparison = compare(two_models)
     score = next(r for r in comparison.at("score") if r.quantity.name == "PTV score")
     low, high = score.paired["CDM"].relative_interval
-    assert words.headline(score, "CDM") == (
+    assert sentences.headline(score, "CDM") == (
         f"PTV score: 1.000 Gy and % (CDM) against 1.786 Gy and % (MAE), down by 44.0 % (95 % interval "
-        f"{words.signed(low, 1)} to {words.signed(high, 1)} %); not significant "
+        f"{sentences.signed(low, 1)} to {sentences.signed(high, 1)} %); not significant "
         f"(p = {score.paired['CDM'].p_holm:.3f} after Holm's correction, n = 7)."
     )
     few = compare((uniform("A", [1.0]), uniform("B", [2.0])))
-    assert words.headline(few.quantities[0], "B").endswith("up by 100.0 %; 1 patient, too few to tell.")
+    assert sentences.headline(few.quantities[0], "B").endswith("up by 100.0 %; 1 patient, too few to tell.")
 
 
 def test_markdown_tables_keep_their_columns(hostile):

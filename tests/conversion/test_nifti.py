@@ -272,7 +272,7 @@ def test_a_table(tmp_path):
             "line 2: a case name has letters.*not '../../etc'",
         ),
         (HEADER, ",a/ct.nii.gz,a/dose.nii.gz,a/masks,,,70,", "line 2: a case name has letters"),
-        (HEADER, "a,a/ct.nii.gz", "line 2 has not as many fields as the header"),
+        (HEADER, "a,a/ct.nii.gz", "line 2 has another number of fields than the header"),
         (HEADER, "a,,a/dose.nii.gz,a/masks,,,70,", "line 2 names no CT"),
         (HEADER, "a,a/ct.nii.gz,,a/masks,,,70,", "line 2: the dose is missing; only a test patient"),
         (HEADER, "a,a/ct.nii.gz,a/dose.nii.gz,,,,70,", "line 2 names no masks"),
@@ -338,7 +338,7 @@ def test_the_text_says_what_can_not_be_mirrored(tmp_path, monkeypatch, capfd):
     (tmp_path / "clinic.json").write_text(json.dumps(template))
     command = ["convert", "nifti", str(tmp_path / "data"), "-d", "503", "-n", "Clinic", "-np", "1", "--template"]
     assert main([*command, str(tmp_path / "clinic.json")]) == 0
-    assert "no left-right mirroring in training and prediction, for want of the other side: Parotid_L" in (
+    assert "no left-right mirroring in training and prediction, because the other side is missing: Parotid_L" in (
         capfd.readouterr().out
     )
 

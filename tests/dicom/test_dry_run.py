@@ -133,7 +133,7 @@ def test_what_is_wrong_with_the_settings_is_said_as_in_the_conversion(exports, t
     assert "--grid takes 'dose', 'ct' or" in inspect("--template", str(template), "--grid", "30")
     assert "to be excluded, but not in" in inspect("--template", str(template), "--exclude", "case_x")
     (tmp_path / "look" / "rois.yaml").write_text("rois: {BODY: Outline}")
-    assert "has ROIs that template 'small' has not: Outline" in inspect(
+    assert "has ROIs that are not in template 'small': Outline" in inspect(
         "--template", str(template), "--mapping", str(tmp_path / "look" / "rois.yaml")
     )
     assert "other.yaml is missing" in inspect("--mapping", str(tmp_path / "other.yaml"))

@@ -357,7 +357,7 @@ def test_conversion_refuses_what_it_would_have_to_guess(exports, tmp_path):
         convert(exports, tmp_path, fewer)
     with pytest.raises(InputError, match="'Cord' and 'Ring' both stand for ROI 'SpinalCord'"):
         convert(exports, tmp_path, DicomMapping({**MAPPING.rois, "Ring": "SpinalCord"}))
-    with pytest.raises(InputError, match="the mapping has ROIs that template 'small' has not: Lung_L"):
+    with pytest.raises(InputError, match="the mapping has ROIs that are not in template 'small': Lung_L"):
         convert(exports, tmp_path, DicomMapping({**MAPPING.rois, "Ring": "Lung_L"}))
     with pytest.raises(InputError, match="--grid takes 'dose', 'ct' or a voxel size"):
         convert(exports, tmp_path, grid="fine")

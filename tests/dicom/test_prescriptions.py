@@ -159,7 +159,7 @@ def test_a_level_whose_number_and_description_are_of_two_rois_is_left_open():
             {"Low": 56},
             "70 Gy to ROI 'CTV', which is no contoured target, and no target",
         ),
-        (plan(volume(70, 9)), HIGH, {"High": 60}, "70 Gy to ROI 'ROI number 9, which the structure set has not'"),
+        (plan(volume(70, 9)), HIGH, {"High": 60}, "70 Gy to ROI 'ROI number 9, which is not in the structure set'"),
     ],
 )
 def test_what_contradicts_the_plan_is_refused(of_plan, targets, mapping, message):

@@ -225,7 +225,7 @@ def test_all_cases_can_be_trained_on(make_trainer):
     [
         (
             {"train": ["phantom_001", "ghost"], "val": ["phantom_002"]},
-            "has 1 training cases that the data set has not, or that were not preprocessed: ghost",
+            "has 1 training cases that are not in the data set, or were not preprocessed: ghost",
         ),
         ({"train": ["phantom_001"], "val": []}, "has no validation case"),
         ({"train": [], "val": ["phantom_001"]}, "has no training case"),

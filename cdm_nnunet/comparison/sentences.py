@@ -1,4 +1,4 @@
-"""Numbers and sentences of a comparison, worded once for all renderings."""
+"""Sentences and number formats of a comparison, shared by all renderings."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def columns(baseline: str, candidate: str) -> tuple[str, ...]:
 
 
 def rows(comparison: Comparison, candidate: str, level: Level) -> list[tuple[str, ...]]:
-    """The body of the table of a level, in words, in the order of :func:`columns`."""
+    """The body of the table of a level, as text, in the order of :func:`columns`."""
     body = []
     for result in comparison.at(level):
         paired = result.paired[candidate]
@@ -116,7 +116,7 @@ def goal_columns(baseline: str, candidate: str) -> tuple[str, ...]:
 
 
 def goal_rows(comparison: Comparison, candidate: str) -> list[tuple[str, ...]]:
-    """The body of the table of goals, in words, in the order of :func:`goal_columns`."""
+    """The body of the table of goals, as text, in the order of :func:`goal_columns`."""
     return [
         (
             goal.name,
