@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         The record of ``comparison.json`` without the template and the errors of each case, sentences that word the
         scores and what was left out, by candidate the table of what both models are, and the paths of what was written.
     """
-    from cdm_nnunet.comparison import origins, words
+    from cdm_nnunet.comparison import origins, sentences
     from cdm_nnunet.comparison.models import load_models, read_patients
     from cdm_nnunet.comparison.output import write_outputs
     from cdm_nnunet.comparison.run import compare
@@ -64,12 +64,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     for quantity in record["quantities"]:
         del quantity["patients"]
     summary = {
-        name: [words.headline(result, name) for result in comparison.at("score")] for name in comparison.candidates
+        name: [sentences.headline(result, name) for result in comparison.at("score")] for name in comparison.candidates
     }
     return {
         **record,
         "summary": summary,
-        "not_compared": words.dropped(comparison),
+        "not_compared": sentences.dropped(comparison),
         "what_models_are": {
             name: [origins.columns(comparison.baseline, name), *rows]
             if (rows := origins.rows(comparison, name))
@@ -83,10 +83,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def render(record: Mapping[str, Any]) -> str:
     """Word the record for a person."""
-    from cdm_nnunet.comparison import words
+    from cdm_nnunet.comparison import sentences
 
     lines = [
-        f"{record['dataset']}: {words.cases_and_patients(record['n_cases'], record['n_patients'])}, "
+        f"{record['dataset']}: {sentences.cases_and_patients(record['n_cases'], record['n_patients'])}, "
         f"template {record['template']}",
         *record["not_compared"],
         *record["unknown_models"],

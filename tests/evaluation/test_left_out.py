@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cdm_nnunet.cli.main import main
-from cdm_nnunet.comparison import words
+from cdm_nnunet.comparison import sentences
 from cdm_nnunet.comparison.models import load_models
 from cdm_nnunet.comparison.run import compare
 from cdm_nnunet.errors import InputError
@@ -192,5 +192,5 @@ def test_a_comparison_says_what_its_evaluations_left_out(cohort, evaluate, tmp_p
         compare(models)
     found = compare(models, common_cases=True)
     reason = load_evaluation(tmp_path / "less").left_out["b"]
-    assert f"Not scored for less, and in no mean: b ({reason})." in words.dropped(found)
+    assert f"Not scored for less, and in no mean: b ({reason})." in sentences.dropped(found)
     assert found.to_json()["left_out"] == {"whole": {}, "less": {"b": reason}}
