@@ -91,8 +91,8 @@ def render(record: Mapping[str, Any]) -> str:
         *record["not_compared"],
         *record["unknown_models"],
     ]
-    for candidate, sentences in record["summary"].items():
-        lines += ["", f"{candidate} against {record['baseline']}:", *(f"  {sentence}" for sentence in sentences)]
+    for candidate, said in record["summary"].items():
+        lines += ["", f"{candidate} against {record['baseline']}:", *(f"  {sentence}" for sentence in said)]
         lines += ["", *_aligned(record["what_models_are"][candidate])]
     return "\n".join([*lines, "", f"comparison: {record['files']['html']}"])
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from cdm_nnunet.documents import read_json
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.files import locked
-from cdm_nnunet.folders import find_dataset
+from cdm_nnunet.folders import configuration_in, find_dataset
 from cdm_nnunet.parallel import active_engine, usable_cores
 from cdm_nnunet.studies.definition import Member, StudyFile, members_of
 from cdm_nnunet.studies.jobs import RESULT_FILE, Job, Layout, Place, jobs_of
@@ -52,8 +52,10 @@ class Study:
         raw = find_dataset(study.dataset)
         plans = find_dataset(study.dataset, "nnUNet_preprocessed") / f"{study.plans}.json"
         known = read_json(plans, dict[str, object], f"run: cdm-nnunet plan -d {study.dataset}").get("configurations")
-        if not isinstance(known, Mapping) or study.configuration not in known:
+        configuration = configuration_in(known if isinstance(known, Mapping) else {}, study.configuration)
+        if not isinstance(known, Mapping) or configuration not in known:
             raise InputError(f"{plans} has no configuration '{study.configuration}'")
+        study = study.model_copy(update={"configuration": configuration})
         layout = Layout(study=study, dataset=raw.name, out=out.absolute())
         members = members_of(study)
         for member in members:
