@@ -68,7 +68,6 @@ class Training:
         _refuse_other_trainers(self.trainer)
         return torch.device(self.device)
 
-
     def as_planned(self) -> Training:
         """The same training, by the name that the plans have for its configuration."""
         there = self._read(f"{self.plans}.json").get("configurations", {})
