@@ -65,7 +65,7 @@ class CDMLoss(DvhLoss):
     def compare(self, batch: SortedBatch) -> Tensor:
         """The weighted mean over the terms that are present."""
         present, weights = [], []
-        for part in self.terms.present(batch.index, batch.prescription_gy, batch.voxel_volume_cc):
+        for part in self.terms.present(batch.rois, batch.prescription_gy, batch.voxel_volume_cc):
             if weight := self._weight(part, None if batch.roi_voxels is None else batch.roi_voxels[part.sample]):
                 present.append(part)
                 weights.append(weight)

@@ -19,7 +19,7 @@ class SortedBatch(NamedTuple):
     """A batch as losses see it.
 
     Attributes:
-        index: The voxels of the ROIs; row r * B + b is ROI r in sample b.
+        rois: The voxels of the ROIs; row r * B + b is ROI r in sample b.
         predicted: Their predicted doses, ascending; differentiable.
         reference: Their reference doses, ascending.
         prescription_gy: (B, K), Gy; NaN where an ROI has none.
@@ -27,7 +27,7 @@ class SortedBatch(NamedTuple):
         roi_voxels: (B, K), voxels of each ROI in the whole patient; None if the whole patient is given.
     """
 
-    index: RoiIndex
+    rois: RoiIndex
     predicted: SortedDoses
     reference: SortedDoses
     prescription_gy: Sequence[Sequence[float]]

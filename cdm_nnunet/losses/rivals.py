@@ -40,7 +40,7 @@ class SortedDoseLoss(DvhLoss):
 
     def compare(self, batch: SortedBatch) -> Tensor:
         """The mean over all ROIs of a batch."""
-        counts = batch.index.counts
+        counts = batch.rois.counts
         n_samples = len(counts) // len(self.is_target)
         predicted_gy = batch.predicted.voxels_gy.split(counts)
         losses = [
