@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cdm_nnunet.errors import InputError
+from cdm_nnunet.cli import _options
 
 if TYPE_CHECKING:
     from cdm_nnunet.evaluation.gamma import GammaRule
@@ -20,7 +20,7 @@ WRITES = ("o",)
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
-    parser.add_argument("-d", type=int, required=True, metavar="ID", help="dataset id, for example 501")
+    _options.add_dataset_id(parser, use="dataset id, for example 501")
     parser.add_argument("-i", type=Path, required=True, metavar="FOLDER", help="folder of predictions, CASE.nii.gz")
     parser.add_argument("-o", type=Path, required=True, metavar="FOLDER", help="where result.json and tables go")
     parser.add_argument(
@@ -79,25 +79,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """
     from cdm_nnunet.dataset import RawDataset
     from cdm_nnunet.dvh import Template
-    from cdm_nnunet.evaluation.publishing import publishing
     from cdm_nnunet.evaluation.reading import load_evaluation
-    from cdm_nnunet.evaluation.run import (
-        CASES_FILE,
-        FINISHED_FOLDER,
-        METRICS_FILE,
-        PICTURES_FOLDER,
-        SCORES_FILE,
-        Options,
-        draw_pictures,
-        evaluate_folder,
-        write_outputs,
-    )
-    from cdm_nnunet.fence import Refusals
+    from cdm_nnunet.evaluation.run import Options
     from cdm_nnunet.folders import find_dataset
-    from cdm_nnunet.report.page import REPORT_FILE, write_report
+    from cdm_nnunet.report.publish import EvaluationRequest, evaluate_and_publish
 
-    if args.pictures < 0:
-        raise InputError(f"--pictures takes a number of cases, not {args.pictures}")
     dataset = RawDataset(find_dataset(args.d))
     options = Options(
         cases=tuple(args.case),
@@ -108,41 +94,18 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         coverage_percent=args.coverage,
     )
     template = None if args.template is None else Template.load(args.template)
-    log = args.o.resolve() / "errors.log"
-    unscored, undrawn, unshown = Refusals(log), Refusals(log), Refusals(log)
-    outputs = (METRICS_FILE, CASES_FILE, SCORES_FILE, PICTURES_FOLDER, REPORT_FILE)
-    with publishing(args.o, outputs) as aside, _progress_bar() as progress:
-        evaluation = evaluate_folder(
-            dataset,
-            args.i,
-            template,
-            options,
-            finished=args.o / FINISHED_FOLDER,
-            processes=args.np,
-            progress=progress,
-            refusals=unscored,
-        )
-        shared: dict[str, Any] = {"processes": args.np, "progress": progress}
-        pictures = draw_pictures(evaluation, dataset, args.i, aside, n_cases=args.pictures, refusals=undrawn, **shared)
-        files: dict[str, Any] = write_outputs(evaluation, aside)
-        if args.report:
-            path = aside / REPORT_FILE
-            write_report(evaluation, dataset, args.i, path, refusals=unshown, **shared)
-            files["report"] = str(path)
-    files = {key: str(args.o / Path(path).name) for key, path in files.items()}
-    pictures = {
-        case: [str(args.o / PICTURES_FOLDER / Path(path).name) for path in paths] for case, paths in pictures.items()
-    }
+    request = EvaluationRequest(args.i, args.o, template, options, args.pictures, args.report, args.np)
+    with _progress_bar() as progress:
+        done = evaluate_and_publish(dataset, request, progress)
+    evaluation = done.evaluation
     record = {key: value for key, value in evaluation.to_json().items() if key not in ("cases", "template_definition")}
-    missing = {case.case: dict(case.missing) for case in evaluation.cases if case.missing}
-    undefined = {case.case: dict(case.undefined) for case in evaluation.cases if case.undefined}
     return {
         **record,
-        "missing": missing,
-        "undefined": undefined,
-        "not_drawn": {**undrawn.reasons, **unshown.reasons},
-        "files": {**files, "pictures": pictures},
-        **_error(evaluation.left_out, {**undrawn.reasons, **unshown.reasons}),
+        "missing": {case.case: dict(case.missing) for case in evaluation.cases if case.missing},
+        "undefined": {case.case: dict(case.undefined) for case in evaluation.cases if case.undefined},
+        "not_drawn": done.not_drawn,
+        "files": {**done.files, "pictures": done.pictures},
+        **_error(evaluation.left_out, done.not_drawn),
     }
 
 

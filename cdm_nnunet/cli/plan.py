@@ -69,19 +69,20 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     find_dataset(args.d)
     folder("nnUNet_preprocessed")
 
+    from cdm_nnunet.nnunet.plan_choices import PlanChoices
     from cdm_nnunet.nnunet.planner import plan_and_preprocess
 
     choices = {
         "gpu_memory_gb": args.gpu_memory,
-        "spacing_mm": args.spacing,
+        "spacing_mm": None if args.spacing is None else tuple(args.spacing),
         "coarse_spacing_mm": args.coarse_spacing,
         "base_features": args.base_features,
         "batch_size": args.batch_size,
         "plans_from": args.plans_from,
         "dose_scale_gy": args.dose_scale,
     }
-    made = {name: value for name, value in choices.items() if value is not None}
-    plans = plan_and_preprocess(args.d, configurations=args.c, plans_name=args.p, n_processes=args.np, **made)
+    made = PlanChoices(**{name: value for name, value in choices.items() if value is not None})
+    plans = plan_and_preprocess(args.d, made, configurations=args.c, plans_name=args.p, n_processes=args.np)
     return _record(plans, [configuration_in(plans["configurations"], name) for name in args.c])
 
 

@@ -39,6 +39,7 @@ from cdm_nnunet.nnunet.configurations import (
 from cdm_nnunet.nnunet.fingerprint import SPACINGS, DoseFingerprintExtractor
 from cdm_nnunet.nnunet.model import facts_in, model_facts
 from cdm_nnunet.nnunet.network import BitDecodeUNet
+from cdm_nnunet.nnunet.plan_choices import PlanChoices
 from cdm_nnunet.nnunet.plans import LABEL_MANAGER_NAME, PLANNER_NAME, PREPROCESSOR_NAME, DosePlans
 from cdm_nnunet.nnunet.preprocessor import DosePreprocessor
 from cdm_nnunet.nnunet.reader import CDMReaderWriter
@@ -260,34 +261,19 @@ class DosePlanner(ExperimentPlanner):
 
 def plan_and_preprocess(
     dataset_id: int,
+    choices: PlanChoices | None = None,
     *,
-    gpu_memory_gb: float = 8.0,
     configurations: Sequence[str] = (FULL,),
-    spacing_mm: Sequence[float] | None = None,
-    coarse_spacing_mm: float = 6.0,
-    base_features: int = 32,
-    batch_size: int | None = None,
     plans_name: str = DEFAULT_PLANS,
-    plans_from: str | None = None,
-    dose_scale_gy: float | None = None,
     n_processes: int = 2,
 ) -> dict[str, Any]:
     """Fingerprint, plans and preprocessed data of a data set.
 
     Args:
         dataset_id: Number of the data set.
-        gpu_memory_gb: GPU memory that a training may take.
-        configurations: Which configurations to preprocess; both are planned.
-        spacing_mm: Voxel size (z, y, x) of ``3d_fullres``; None takes the median of the data.
-        coarse_spacing_mm: Voxel size of ``3d_coarse``.
-        base_features: Features of the finest stage.
-        batch_size: Batch size at most; None for no limit.
+        choices: What was chosen of the plans; None chooses nothing.
+        configurations: Which configurations to preprocess; all are planned.
         plans_name: Name of the plans. A data set may have several; each has preprocessed data and models of its own.
-        plans_from: ``ID_OR_NAME[:PLANS]`` of another data set, whose plans rule voxel sizes, patch sizes, networks,
-            CT statistics and dose scale here, so that its models can be fine-tuned. Budget, voxel sizes and features
-            are not used then.
-        dose_scale_gy: Dose that the network's output 1 stands for; at least the highest prescription of the training
-            cases. None takes that of ``plans_from``, or the highest prescription.
         n_processes: Number of processes.
 
     Returns:
@@ -296,10 +282,11 @@ def plan_and_preprocess(
     Raises:
         InputError: If a case can't be used or a choice does not work.
     """
+    choices = choices or PlanChoices()
     if not re.fullmatch(r"[A-Za-z0-9-]+(_[A-Za-z0-9-]+)*", plans_name):
         raise InputError(f"a name of plans has letters, digits, '-' and single '_' only, not '{plans_name}'")
     configurations = known_configurations(configurations)
-    other = None if plans_from is None else read_other_plans(plans_from)
+    other = None if choices.plans_from is None else read_other_plans(choices.plans_from)
     if other is not None:
         other.refuse_missing(configurations)
     dataset_name = maybe_convert_to_dataset_name(dataset_id)
@@ -311,14 +298,14 @@ def plan_and_preprocess(
         DoseFingerprintExtractor(dataset_id, n_processes).run()
         planner = DosePlanner(
             dataset_id,
-            gpu_memory_gb,
+            choices.gpu_memory_gb,
             plans_name=plans_name,
-            overwrite_target_spacing=None if spacing_mm is None else [float(mm) for mm in spacing_mm],
-            coarse_spacing_mm=coarse_spacing_mm,
-            base_features=base_features,
-            batch_size=batch_size,
+            overwrite_target_spacing=None if choices.spacing_mm is None else [float(mm) for mm in choices.spacing_mm],
+            coarse_spacing_mm=choices.coarse_spacing_mm,
+            base_features=choices.base_features,
+            batch_size=choices.batch_size,
         )
-        planner.required, planner.other, planner.chosen_dose_scale_gy = configurations, other, dose_scale_gy
+        planner.required, planner.other, planner.chosen_dose_scale_gy = configurations, other, choices.dose_scale_gy
         plans = planner.plan_experiment()
         _preprocess(dataset_name, planner.plans_identifier, configurations, n_processes)
         return plans

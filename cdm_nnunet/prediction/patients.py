@@ -19,12 +19,11 @@ from cdm_nnunet.dicom.plan_choice import DEFAULT
 from cdm_nnunet.dicom.pseudonyms import Pseudonyms, read_pseudonyms
 from cdm_nnunet.dicom.unread import unread_lines
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.fence import fenced
+from cdm_nnunet.fence import Refusals, fenced
 from cdm_nnunet.files import passing_folder
 from cdm_nnunet.nnunet.inputs import find_cases, write_catalogue
 from cdm_nnunet.nnunet.predictor import CasesRefusedError
 from cdm_nnunet.prediction.models import TrainedOn
-from cdm_nnunet.prediction.refusals import Refusals
 from cdm_nnunet.prediction_record import PredictionRecord
 
 Predict = Callable[[Sequence[Sequence[str]], Path], None]  # channels of the cases, folder for their doses (NIfTI)
@@ -120,21 +119,24 @@ def predict_patients(request: NewPatients, trained: TrainedOn, predict: Predict)
         InputError: If no patient can be used.
     """
     patients, remarks = _patients(request, trained)
-    refusals = Refusals(request.out, len(patients))
+    refusals = Refusals(request.out / "errors.log")
     done = []
     with passing_folder(request.out, ".predict_") as work:  # (beside the results: it holds the patients' images)
         ready = {}
         for patient in patients:
             with refusals.of(patient.name):
                 ready[patient.name] = _prepare(patient, trained, work)
-        refusals.refuse_if_none(ready)
+        if not ready:
+            raise InputError(_told(refusals, request.out, len(patients)))
         write_catalogue(work, template_catalogue(trained.template))
         _predict(find_cases(work / "imagesTs"), work / "doses", predict, refusals)
+        if not set(ready) - set(refusals.reasons):
+            raise InputError(_told(refusals, request.out, len(patients)))
         for name, one in ready.items():
             if name not in refusals.reasons:
-                with refusals.of(name, passing=(OSError,)):
+                with refusals.of(name):
                     done.append(_export(work / "doses" / f"{name}{FILE_ENDING}", one, request, trained))
-    return PredictedPatients(tuple(done), refusals.text, remarks)
+    return PredictedPatients(tuple(done), _told(refusals, request.out, len(patients)), remarks)
 
 
 def _patients(request: NewPatients, trained: TrainedOn) -> tuple[list[DicomPatient], tuple[str, ...]]:
@@ -227,7 +229,15 @@ def _predict(cases: Sequence[Sequence[str]], out: Path, predict: Predict, refusa
         for files in cases:
             with refusals.of(case_of_image(files[0])):
                 attempt([files])
-    refusals.refuse_if_none(range(refusals.n_patients - len(refusals.reasons)))
+
+
+def _told(refusals: Refusals, out: Path, n_patients: int) -> str:
+    """Who can't be used, and why; a dose of an earlier run must not pass for one of this."""
+    told = []
+    for name, reason in refusals.reasons.items():
+        earlier = out / f"{name}.dcm"
+        told.append(f"[{name}] {reason}" + (f" ({earlier} is of an earlier run)" if earlier.exists() else ""))
+    return f"{len(told)} of {n_patients} patients can't be used: {'; '.join(told)}" if told else ""
 
 
 def _export(dose: Path, ready: _Ready, request: NewPatients, trained: TrainedOn) -> PredictedPatient:

@@ -1,4 +1,3 @@
-import argparse
 import json
 import subprocess
 import sys
@@ -6,14 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from cdm_nnunet.cli import demo
+from cdm_nnunet import demo
 from cdm_nnunet.errors import InputError
-
-
-def parse(*arguments):
-    parser = argparse.ArgumentParser()
-    demo.configure(parser)
-    return parser.parse_args(arguments)
 
 
 @pytest.fixture
@@ -42,7 +35,7 @@ def fake_steps(monkeypatch):
 
 
 def test_steps_run_in_order_each_with_its_log(fake_steps, tmp_path, capsys):
-    record = demo.run(parse("-o", str(tmp_path / "d")))
+    record = demo.run_demo(tmp_path / "d")
     assert fake_steps == ["one", "two", "three"] == list(record["seconds"])
     log = (tmp_path / "d" / "logs" / "two.log").read_text()
     assert log.startswith("$ python -c ")
@@ -53,15 +46,15 @@ def test_steps_run_in_order_each_with_its_log(fake_steps, tmp_path, capsys):
 
 
 def test_a_finished_demo_is_not_run_again(fake_steps, tmp_path):
-    first = demo.run(parse("-o", str(tmp_path / "d")))
-    assert demo.run(parse("-o", str(tmp_path / "d"))) == first
+    first = demo.run_demo(tmp_path / "d")
+    assert demo.run_demo(tmp_path / "d") == first
     assert fake_steps == ["one", "two", "three"]
 
 
 def test_a_step_without_its_product_runs_again(fake_steps, tmp_path):
-    demo.run(parse("-o", str(tmp_path)))
+    demo.run_demo(tmp_path)
     (tmp_path / "two.out").unlink()
-    demo.run(parse("-o", str(tmp_path)))
+    demo.run_demo(tmp_path)
     assert fake_steps == ["one", "two", "three", "two"]
 
 
@@ -83,19 +76,19 @@ def test_a_step_that_fails_is_named_with_its_log_and_the_demo_goes_on_from_there
     healthy = demo.demo_steps
     monkeypatch.setattr(demo, "demo_steps", steps)
     with pytest.raises(InputError, match=rf"step 'b' failed \(exit status \d\): .*{reason}.*; its log: .*b\.log"):
-        demo.run(parse("-o", str(tmp_path)))
+        demo.run_demo(tmp_path)
     assert list(json.loads((tmp_path / demo.STATE_FILE).read_text())["seconds"]) == ["a"]
     monkeypatch.setattr(demo, "demo_steps", healthy)
-    demo.run(parse("-o", str(tmp_path)))
+    demo.run_demo(tmp_path)
     assert fake_steps == ["a", "b", "one", "two", "three"]
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
     with pytest.raises(InputError, match="exists and is not the folder of a demo"):
-        demo.run(parse("-o", str(tmp_path)))
+        demo.run_demo(tmp_path)
     with pytest.raises(InputError, match="exists and is not the folder of a demo"):
-        demo.run(parse("-o", str(tmp_path / "thesis.tex")))
+        demo.run_demo(tmp_path / "thesis.tex")
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 

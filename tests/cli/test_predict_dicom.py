@@ -71,6 +71,7 @@ MODEL = ["-d", str(ID), "-c", "3d_fullres", "-f", "0", "-device", "cpu", "-np", 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     """Data set, plans and model, made of five phantoms."""
+    from cdm_nnunet.nnunet.plan_choices import PlanChoices
     from cdm_nnunet.nnunet.planner import plan_and_preprocess
 
     root = tmp_path_factory.mktemp("clinic")
@@ -86,7 +87,7 @@ def root(tmp_path_factory):
         convert_dicom(
             root / "exports", DatasetPlace(root / "raw", ID, "Clinic"), DicomRules(TEMPLATE, MAPPING), root / "local"
         )
-        plan_and_preprocess(ID, base_features=4, n_processes=1)
+        plan_and_preprocess(ID, PlanChoices(base_features=4), n_processes=1)
         assert main(["train", str(ID), "3d_fullres", "0", "-device", "cpu"]) == 0
     return root
 

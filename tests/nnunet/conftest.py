@@ -151,6 +151,7 @@ class Folders:
 def planned_once(tmp_path_factory: pytest.TempPathFactory) -> Folders:
     """Both configurations planned with 4 base features; ``3d_fullres`` has the voxel size of the data."""
     from cdm_nnunet.nnunet.configurations import CONFIGURATIONS
+    from cdm_nnunet.nnunet.plan_choices import PlanChoices
     from cdm_nnunet.nnunet.planner import plan_and_preprocess
 
     root = tmp_path_factory.mktemp("planned")
@@ -158,7 +159,10 @@ def planned_once(tmp_path_factory: pytest.TempPathFactory) -> Folders:
     with pytest.MonkeyPatch.context() as patch:
         folders.use(patch)
         plan_and_preprocess(
-            DATASET_ID, configurations=CONFIGURATIONS, coarse_spacing_mm=6.0, base_features=4, n_processes=1
+            DATASET_ID,
+            PlanChoices(coarse_spacing_mm=6.0, base_features=4),
+            configurations=CONFIGURATIONS,
+            n_processes=1,
         )
     return folders
 

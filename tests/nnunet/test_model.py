@@ -13,6 +13,7 @@ from cdm_nnunet.documents import differences
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.nnunet.checkpoint import FINAL
 from cdm_nnunet.nnunet.model import facts_in, read_model, refuse_other_folds
+from cdm_nnunet.nnunet.plan_choices import PlanChoices
 from cdm_nnunet.nnunet.planner import plan_and_preprocess
 from cdm_nnunet.nnunet.plans import DosePlans
 from cdm_nnunet.nnunet.predictor import DosePredictor
@@ -211,15 +212,15 @@ def test_plans_that_a_model_rests_on_are_not_replaced(fresh, save, monkeypatch):
     """The folders of a data set of our own; the model says that it is of the same name."""
     folders = fresh()
     monkeypatch.setenv("nnUNet_results", str(save.folder.parent.parent))
-    options = {"coarse_spacing_mm": 6.0, "n_processes": 1}
-    plan_and_preprocess(531, base_features=4, **options)
+    options = {"n_processes": 1}
+    plan_and_preprocess(531, PlanChoices(base_features=4), **options)
     save(0, json.loads((folders.preprocessed / "nnUNetPlans.json").read_text()))
     before = {path: path.read_bytes() for path in folders.preprocessed.glob("*s.json")}
-    plan_and_preprocess(531, base_features=4, **options)
+    plan_and_preprocess(531, PlanChoices(base_features=4), **options)
     with pytest.raises(InputError, match=r"was trained with the plans 'nnUNetPlans', which now .*\(-p NAME"):
-        plan_and_preprocess(531, base_features=8, **options)
+        plan_and_preprocess(531, PlanChoices(base_features=8), **options)
     assert {path: path.read_bytes() for path in before} == before
-    plans = plan_and_preprocess(531, base_features=8, plans_name="Wide", **options)
+    plans = plan_and_preprocess(531, PlanChoices(base_features=8), plans_name="Wide", **options)
     assert plans["plans_name"] == "Wide"
     assert plans["configurations"]["3d_fullres"]["data_identifier"] == "Wide_3d_fullres"
     assert (folders.preprocessed / "Wide_3d_fullres").is_dir()

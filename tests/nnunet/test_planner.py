@@ -11,6 +11,7 @@ import torch
 
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.files import locked
+from cdm_nnunet.nnunet.plan_choices import PlanChoices
 from cdm_nnunet.nnunet.planner import DosePlanner, plan_and_preprocess
 from cdm_nnunet.nnunet.plans import DosePlans
 from cdm_nnunet.roi import Catalogue, Roi
@@ -262,8 +263,8 @@ def test_a_split_of_the_users_stays_and_is_told(fresh, capsys):
     folders.preprocessed.mkdir(parents=True)
     mine = [{"train": ["case_0", "case_1"], "val": ["case_2"]}, {"train": ["case_2"], "val": ["case_0"]}]
     (folders.preprocessed / "splits_final.json").write_text(json.dumps(mine))
-    plan_and_preprocess(531, base_features=4, n_processes=1)
-    plan_and_preprocess(531, base_features=4, n_processes=1)
+    plan_and_preprocess(531, PlanChoices(base_features=4), n_processes=1)
+    plan_and_preprocess(531, PlanChoices(base_features=4), n_processes=1)
     assert json.loads((folders.preprocessed / "splits_final.json").read_text()) == mine
     assert capsys.readouterr().err.count("which is yours: 2; 2 cases are in no fold: case_3, case_4") == 2
 
@@ -274,13 +275,13 @@ def test_a_split_that_can_not_be_trained_on_is_refused_before_any_work(fresh):
     path = folders.preprocessed / "splits_final.json"
     path.write_text(json.dumps([{"train": ["case_0", "case_9"], "val": ["case_2"]}]))
     with pytest.raises(InputError, match="fold 0 has 1 training cases that the data set has not"):
-        plan_and_preprocess(531, base_features=4, n_processes=1)
+        plan_and_preprocess(531, PlanChoices(base_features=4), n_processes=1)
     assert {file.name for file in folders.preprocessed.iterdir()} <= {"splits_final.json", ".plan_lock"}
 
 
 def test_fewer_than_five_cases(fresh):
     folders = fresh(2)
-    plan_and_preprocess(531, base_features=4, n_processes=1)
+    plan_and_preprocess(531, PlanChoices(base_features=4), n_processes=1)
     splits = json.loads((folders.preprocessed / "splits_final.json").read_text())
     assert all(fold["train"] and fold["val"] for fold in splits)
     assert len(list((folders.preprocessed / "nnUNetPlans_3d_fullres").glob("*.pkl"))) == 2
@@ -293,7 +294,7 @@ def test_files_and_records_that_disagree_are_refused(fresh):
     del cases["case_1"]
     path.write_text(json.dumps(cases))
     with pytest.raises(InputError, match=r"imagesTr and cdm_cases\.json of .* disagree about case_1; convert the data"):
-        plan_and_preprocess(531, base_features=4, n_processes=1)
+        plan_and_preprocess(531, PlanChoices(base_features=4), n_processes=1)
 
 
 def test_a_dose_of_zero_is_refused(fresh):
@@ -303,7 +304,7 @@ def test_a_dose_of_zero_is_refused(fresh):
     image = read_image(folders.raw.dose_path("case_1"))
     write_image(type(image)(image.path, image.values * 0, image.spacing_mm, image.origin_mm, image.direction))
     with pytest.raises(InputError, match=r"case_1\.nii\.gz is zero everywhere"):
-        plan_and_preprocess(531, base_features=4, n_processes=1)
+        plan_and_preprocess(531, PlanChoices(base_features=4), n_processes=1)
 
 
 @pytest.mark.parametrize(

@@ -283,13 +283,14 @@ def test_a_case_of_another_catalogue_is_refused_by_name(planned, tmp_path):
 def test_a_dose_that_was_moved_is_refused_by_case(fresh):
     """Same size and voxel size, another origin: nothing but the header tells that the dose belongs elsewhere."""
     from cdm_nnunet.images import read_image, write_image
+    from cdm_nnunet.nnunet.plan_choices import PlanChoices
     from cdm_nnunet.nnunet.planner import plan_and_preprocess
 
     folders = fresh(2)
     image = read_image(folders.raw.dose_path("case_1"))
     write_image(type(image)(image.path, image.values, image.spacing_mm, (0.0, 0.0, 0.0), image.direction))
     with pytest.raises(InputError, match=r"case_1\.nii\.gz has origin \(x, y, z\) \(0, 0, 0\)"):
-        plan_and_preprocess(531, base_features=4, n_processes=1)
+        plan_and_preprocess(531, PlanChoices(base_features=4), n_processes=1)
 
 
 def test_a_case_added_by_hand_is_refused(planned, tmp_path):

@@ -14,6 +14,7 @@ DATASET_ID, NAME = 532, "Dataset532_Phantoms"
 def root_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from cdm_nnunet.dataset_conversion.conversion import DatasetPlace, convert
     from cdm_nnunet.dataset_conversion.synthetic import find_synthetic
+    from cdm_nnunet.nnunet.plan_choices import PlanChoices
     from cdm_nnunet.nnunet.planner import plan_and_preprocess
 
     root = tmp_path_factory.mktemp("phantoms")
@@ -23,7 +24,7 @@ def root_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
             patch.setenv(f"nnUNet_{folder}", str(root / folder))
         patch.setenv("nnUNet_n_proc_DA", "1")
         convert(find_synthetic(n_training=5, coarseness=2.0), DatasetPlace(root / "raw", DATASET_ID, "Phantoms"))
-        plan_and_preprocess(DATASET_ID, coarse_spacing_mm=12.0, base_features=4, n_processes=1)
+        plan_and_preprocess(DATASET_ID, PlanChoices(coarse_spacing_mm=12.0, base_features=4), n_processes=1)
     return root
 
 

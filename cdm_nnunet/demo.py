@@ -1,0 +1,262 @@
+"""Synthetic patients, and every step from patients to scores as a user would run it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from cdm_nnunet.errors import InputError
+from cdm_nnunet.files import write_json
+from cdm_nnunet.folders import DEFAULT_ROOT, FOLDER_VARIABLES
+
+BASELINE, CDM = "nnUNetTrainerDoseMAE", "nnUNetTrainerCDM"
+STATE_FILE = "demo.json"
+_FORMAT_VERSION = 1
+_ID, _NAME, _CONFIGURATION = 500, "Demo", "3d_coarse"
+_COMPARISON = "comparison/compare.html"
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much the demo does.
+
+    Attributes:
+        patients: Synthetic patients for training, a fifth of them for validation.
+        test_patients: Synthetic patients for testing.
+        spacing_mm: Voxel size of the networks.
+        base_features: Features of the finest stage of the networks.
+        training: Settings of both trainings, see ``TrainingSettings``.
+    """
+
+    patients: int
+    test_patients: int
+    spacing_mm: float
+    base_features: int
+    training: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class _State:
+    """How far a demo has come, as it stands in its folder."""
+
+    format_version: int
+    quick: bool
+    seconds: dict[str, float]
+
+
+FULL = Size(
+    patients=20,
+    test_patients=2,
+    spacing_mm=6,
+    base_features=12,
+    training={
+        "CDM_NUM_EPOCHS": "10",
+        "CDM_NUM_ITERATIONS": "38",
+        "CDM_NUM_VAL_ITERATIONS": "2",
+        "CDM_LEARNING_RATE": "0.003",
+        "CDM_SEED": "0",
+    },
+)
+QUICK = Size(
+    patients=3,
+    test_patients=1,
+    spacing_mm=9,
+    base_features=4,
+    training={
+        "CDM_NUM_EPOCHS": "2",
+        "CDM_NUM_ITERATIONS": "2",
+        "CDM_NUM_VAL_ITERATIONS": "1",
+        "CDM_SEED": "0",
+    },
+)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command of the demo.
+
+    Attributes:
+        name: Name of the step and of its log.
+        command: As a user would type it in the demo's folder.
+        product: A file that is there when the step is done, relative to the demo's folder.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    product: str
+
+
+def run_demo(folder: Path, *, quick: bool = False) -> dict[str, Any]:
+    """Run the steps of a demo that are not done yet.
+
+    Args:
+        folder: New, or that of a demo to finish or show again.
+        quick: A few training steps only.
+
+    Returns:
+        The scores of both models, the paths of their results, reports and pictures and of the page that compares
+        them, and the seconds of each step.
+
+    Raises:
+        InputError: If the folder is not a demo's, or a step fails.
+    """
+    folder = folder.absolute()
+    state = open_folder(folder, quick=quick)
+    size = QUICK if quick else FULL
+    steps = demo_steps(size)
+    environment: dict[str, str] | None = None
+    for number, step in enumerate(steps, 1):
+        label = f"[{number}/{len(steps)}] {step.name}"
+        if step.name in state["seconds"] and (folder / step.product).is_file():
+            _tell(f"{label}: done before\n")
+            continue
+        _tell(f"{label}: {' '.join(step.command)} ... ")
+        if environment is None:
+            environment = _environment(folder, size.training)
+        started = perf_counter()
+        _run_step(step, folder, environment)
+        state["seconds"][step.name] = round(perf_counter() - started, 1)
+        write_json(folder / STATE_FILE, state)
+        _tell(f"{state['seconds'][step.name]:.0f} s\n")
+    return {
+        "folder": str(folder),
+        "quick": quick,
+        "patients": {"training": size.patients, "test": size.test_patients},
+        "models": {trainer: _outcome(folder, trainer) for trainer in (BASELINE, CDM)},
+        "comparison": str(folder / _COMPARISON),
+        "seconds": state["seconds"],
+    }
+
+
+def demo_steps(size: Size) -> list[Step]:
+    """The commands of the demo in their order."""
+    dataset = ("-d", str(_ID))
+    raw, results = (f"{DEFAULT_ROOT}/{variable}/Dataset{_ID}_{_NAME}" for variable in ("nnUNet_raw", "nnUNet_results"))
+    plan = (
+        *("cdm-nnunet", "plan", *dataset, "-c", _CONFIGURATION, "--coarse-spacing", f"{size.spacing_mm:g}"),
+        *("--base-features", str(size.base_features), "--gpu-memory", "2", "-np", "1"),
+    )
+    patients = ("--patients", str(size.patients), "--test-patients", str(size.test_patients))
+    steps = [
+        Step(
+            "convert", ("cdm-nnunet", "convert", "synthetic", *dataset, "-n", _NAME, *patients), f"{raw}/dataset.json"
+        ),
+        Step("plan", plan, f"{DEFAULT_ROOT}/nnUNet_preprocessed/Dataset{_ID}_{_NAME}/nnUNetPlans.json"),
+    ]
+    for trainer in (BASELINE, CDM):
+        options = ("-tr", trainer, "-device", "cpu")
+        model = f"{results}/{trainer}__nnUNetPlans__{_CONFIGURATION}/fold_0"
+        predict = ("cdm-nnunet", "predict", "-i", f"{raw}/imagesTs", "-o", f"predictions/{trainer}", *dataset)
+        evaluate = ("cdm-nnunet", "evaluate", *dataset, "-i", f"predictions/{trainer}", "-o", f"evaluation/{trainer}")
+        steps += [
+            Step(
+                f"train_{trainer}",
+                ("nnUNetv2_train", str(_ID), _CONFIGURATION, "0", *options),
+                f"{model}/validation/summary.json",
+            ),
+            Step(
+                f"predict_{trainer}",
+                (*predict, "-c", _CONFIGURATION, "-f", "0", *options, "-np", "0"),
+                f"predictions/{trainer}/dataset.json",
+            ),
+            Step(f"evaluate_{trainer}", (*evaluate, "-np", "1"), f"evaluation/{trainer}/report.html"),
+        ]
+    evaluations = (f"evaluation/{BASELINE}", f"evaluation/{CDM}")
+    return [*steps, Step("compare", ("cdm-nnunet", "compare", *evaluations, "-o", "comparison"), _COMPARISON)]
+
+
+def open_folder(folder: Path, *, quick: bool) -> dict[str, Any]:
+    """Make the demo's folder, or read the state of the one that is there.
+
+    Raises:
+        InputError: If it is something else, or a demo of the other size.
+    """
+    path = folder / STATE_FILE
+    if not path.is_file():
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise InputError(f"{folder} exists and is not the folder of a demo; name a new one with -o")
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {"format_version": _FORMAT_VERSION, "quick": quick, "seconds": {}}
+        write_json(folder / STATE_FILE, state)
+        return state
+    from cdm_nnunet.documents import read_json
+
+    found = read_json(path, _State, f"delete {folder} or name a new folder with -o")
+    if found.format_version != _FORMAT_VERSION:
+        raise InputError(f"{folder} is the demo of another version of this software; name a new folder with -o")
+    if found.quick != quick:
+        raise InputError(
+            f"{folder} is a demo {'with' if found.quick else 'without'} --quick; run it so again, or name a new folder"
+        )
+    return asdict(found)
+
+
+def _environment(folder: Path, training: Mapping[str, str]) -> dict[str, str]:
+    """The process's environment with what ``cdm-nnunet env`` exports in the demo's folder, and the demo's settings."""
+    foreign = (*FOLDER_VARIABLES, "nnUNet_extTrainer")
+    base = {name: text for name, text in os.environ.items() if name not in foreign and not name.startswith("CDM_")}
+    command = [_program("cdm-nnunet"), "env", "--json"]
+    exports = json.loads(subprocess.run(command, cwd=folder, env=base, stdout=subprocess.PIPE, check=True).stdout)
+    # One loader process is enough for two cores. Threads that wait sleep, which leaves the cores to other work.
+    return {**base, "nnUNet_n_proc_DA": "1", "OMP_WAIT_POLICY": "PASSIVE", **exports, **training}
+
+
+def _run_step(step: Step, folder: Path, environment: Mapping[str, str]) -> None:
+    log = folder / "logs" / f"{step.name}.log"
+    log.parent.mkdir(exist_ok=True)
+    program, *arguments = step.command
+    with log.open("w", encoding="utf-8") as file:
+        file.write(f"$ {' '.join(step.command)}\n")
+        file.flush()
+        done = subprocess.run(
+            [_program(program), *arguments], cwd=folder, env=environment, stdout=file, stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL, check=False,
+        )  # fmt: skip
+    if done.returncode != 0 or not (folder / step.product).is_file():
+        _tell("failed\n")
+        last = _last_line(log.read_text(encoding="utf-8", errors="replace").splitlines())
+        raise InputError(f"step '{step.name}' failed (exit status {done.returncode}): {last}; its log: {log}")
+
+
+def _tell(text: str) -> None:
+    sys.stderr.write(text)
+    sys.stderr.flush()
+
+
+def _last_line(lines: Iterable[str]) -> str:
+    return next((line.strip() for line in reversed(list(lines)) if line.strip()), "")
+
+
+def _program(name: str) -> str:
+    """Path of a program that was installed with this package."""
+    path = shutil.which(name, path=os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")]))
+    if path is None:
+        raise InputError(
+            f"the program {name} is not installed; install this package with pip and activate its environment"
+        )
+    return path
+
+
+def _outcome(folder: Path, trainer: str) -> dict[str, Any]:
+    from cdm_nnunet.evaluation.reading import load_evaluation
+
+    evaluation = folder / "evaluation" / trainer
+    scores = load_evaluation(evaluation).scores
+    return {
+        "dose_score_gy": scores["openkbp"]["dose_score"],
+        "dose_mae_gy": scores["dose_mae_gy"],
+        "ptv_score": scores["ptv_score"],
+        "oar_score": scores["oar_score"],
+        "result": str(evaluation / "result.json"),
+        "report": str(evaluation / "report.html"),
+        "pictures": [str(path) for path in sorted((evaluation / "pictures").glob("*.png"))],
+    }

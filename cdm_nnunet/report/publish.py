@@ -1,0 +1,117 @@
+"""An evaluation with all that is written of it: result, tables, pictures and report, whole or not at all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cdm_nnunet.dataset import RawDataset
+from cdm_nnunet.dvh import Template
+from cdm_nnunet.errors import InputError
+from cdm_nnunet.evaluation.publishing import publishing
+from cdm_nnunet.evaluation.record import Evaluation
+from cdm_nnunet.evaluation.run import (
+    CASES_FILE,
+    FINISHED_FOLDER,
+    METRICS_FILE,
+    PICTURES_FOLDER,
+    SCORES_FILE,
+    Options,
+    Progress,
+    draw_pictures,
+    evaluate_folder,
+    write_outputs,
+)
+from cdm_nnunet.fence import Refusals
+from cdm_nnunet.report.page import REPORT_FILE, write_report
+
+_OUTPUTS = (METRICS_FILE, CASES_FILE, SCORES_FILE, PICTURES_FOLDER, REPORT_FILE)
+
+
+@dataclass(frozen=True)
+class EvaluationRequest:
+    """Predictions to evaluate, and what is written of them.
+
+    Attributes:
+        predictions: Folder of ``CASE.nii.gz``.
+        out: Folder for the results.
+        template: The clinical template; None takes the data set's own.
+        options: What is evaluated, and how.
+        n_pictures: Number of cases to draw, best to worst.
+        with_report: Write the report, which holds CT and doses.
+        n_processes: Cases that are scored at a time.
+    """
+
+    predictions: Path
+    out: Path
+    template: Template | None = None
+    options: Options | None = None
+    n_pictures: int = 3
+    with_report: bool = True
+    n_processes: int = 3
+
+    def __post_init__(self) -> None:
+        if self.n_pictures < 0:
+            raise InputError(f"--pictures takes a number of cases, not {self.n_pictures}")
+
+
+@dataclass(frozen=True)
+class Published:
+    """An evaluation, and where it stands.
+
+    Attributes:
+        evaluation: The evaluation.
+        files: Paths by what they are.
+        pictures: Paths by case.
+        not_drawn: Why a case has no pictures, or no images in the report, by case.
+    """
+
+    evaluation: Evaluation
+    files: dict[str, str]
+    pictures: dict[str, list[str]]
+    not_drawn: dict[str, str]
+
+
+def evaluate_and_publish(
+    dataset: RawDataset, request: EvaluationRequest, progress: Progress | None = None
+) -> Published:
+    """Score the predictions of a folder, and write what is known of them.
+
+    Args:
+        dataset: The raw data set.
+        request: The predictions.
+        progress: As of :func:`evaluate_folder`, and called so for pictures and report as well.
+
+    Raises:
+        InputError: As :func:`evaluate_folder`.
+    """
+    log = request.out.resolve() / "errors.log"
+    unscored, undrawn, unshown = Refusals(log), Refusals(log), Refusals(log)
+    shared: dict[str, Any] = {"processes": request.n_processes, "progress": progress}
+    with publishing(request.out, _OUTPUTS) as aside:
+        evaluation = evaluate_folder(
+            dataset,
+            request.predictions,
+            request.template,
+            request.options,
+            finished=request.out / FINISHED_FOLDER,
+            refusals=unscored,
+            **shared,
+        )
+        pictures = draw_pictures(
+            evaluation, dataset, request.predictions, aside, n_cases=request.n_pictures, refusals=undrawn, **shared
+        )
+        files = write_outputs(evaluation, aside)
+        if request.with_report:
+            files["report"] = str(aside / REPORT_FILE)
+            write_report(evaluation, dataset, request.predictions, aside / REPORT_FILE, refusals=unshown, **shared)
+    return Published(
+        evaluation,
+        {key: str(request.out / Path(path).name) for key, path in files.items()},
+        {
+            case: [str(request.out / PICTURES_FOLDER / Path(path).name) for path in paths]
+            for case, paths in pictures.items()
+        },
+        {**undrawn.reasons, **unshown.reasons},
+    )
