@@ -1,7 +1,9 @@
 """Folders of the GDP-HMM challenge: its tables, its split by patient, and the command."""
 
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from cdm_nnunet.cli.main import main
@@ -11,6 +13,8 @@ from cdm_nnunet.dataset_conversion.gdphmm import find_gdphmm, find_plans
 from cdm_nnunet.dataset_conversion.splits import make_folds
 from cdm_nnunet.dvh import Template
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.evaluation.run import evaluate_folder
+from cdm_nnunet.images import read_image, write_image
 
 TEMPLATE = Template.load("gdphmm")
 
@@ -120,3 +124,24 @@ def test_folds_of_patients_with_several_plans():
         make_folds(["a_0", "a_1"], (), patients)
     with pytest.raises(InputError, match="the published split has cases of patient 'b' on both sides"):
         make_folds(list(patients), ["b_1"], patients)
+
+
+def test_its_errors_are_scored_on_its_data_alone(challenge, tmp_path):
+    """Not where the same data set says that it came from elsewhere."""
+    challenge.plan("A1+9Ag+MOS_1")
+    challenge.plan("A2+9Ag+MOS_1", seed=1)
+    folder = convert(find_gdphmm(challenge.root), DatasetPlace(tmp_path / "raw", 504, "GdpHmm")).folder
+    dataset = RawDataset(folder)
+    case = "A1__9Ag__MOS_1"
+    dose = read_image(dataset.dose_path(case))
+    predictions = tmp_path / "predictions"
+    predictions.mkdir()
+    write_image(replace(dose, path=predictions / f"{case}.nii.gz", values=np.float32(1.1) * dose.values))
+    found = evaluate_folder(dataset, predictions).to_json()["scores"]["gdphmm"]
+    inside = dose.values[dose.values > 5]
+    assert found["leaderboard_mae_gy"] == pytest.approx(0.1 * inside.mean(), rel=1e-4)
+
+    content = json.loads((folder / "dataset.json").read_text())
+    content["cdm"]["facts"]["source"] = "dicom"
+    (folder / "dataset.json").write_text(json.dumps(content))
+    assert evaluate_folder(RawDataset(folder), predictions).to_json()["scores"]["gdphmm"] is None
