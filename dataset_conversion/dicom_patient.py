@@ -106,10 +106,7 @@ class DicomPatient:
         catalogue = template_catalogue(self.template)
         mapping, _ = self.mapping.of(self.files.patient_name, self.name)
         names = mapping.names(structures.names, structures.path, structures.empty_names)
-        if not self.files.by_geometry:
-            structures.refuse_other_frame(names.values(), ct.frame_uid, "the CT")
-        elif dose is not None:  # (the CT has another frame; the dose and the contours must share theirs)
-            structures.refuse_other_frame(names.values(), dose.frame_uid, "the dose")
+        self._refuse_other_frame(structures, names.values(), ct, dose)
         if helpers := mapping.helpers(structures.names):
             notes.append(f"left out as helper structures: {', '.join(helpers)}")
         notes += extent_notes(map(structures.roi, names.values()), ct.volume.grid, structures.path)
@@ -145,6 +142,15 @@ class DicomPatient:
             empty_rois=empty,
             fractions=_n_fractions(plans),
         )
+
+    def _refuse_other_frame(
+        self, structures: StructureSet, names: Collection[str], ct: CtVolume, dose: DoseVolume | None
+    ) -> None:
+        """Contours lie in the frame of the CT; of one that was taken by its slices, in that of the dose."""
+        if not self.files.by_geometry:
+            structures.refuse_other_frame(names, ct.frame_uid, "the CT")
+        elif dose is not None:
+            structures.refuse_other_frame(names, dose.frame_uid, "the dose")
 
     def _grid(self, ct: CtVolume, dose: DoseVolume | None, notes: list[str]) -> Grid:
         if self.grid == "dose" and dose is None:

@@ -36,7 +36,7 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-device", choices=("cuda", "cpu"), default="cuda", help="default: cuda")
 
 
-def add_processes(parser: argparse.ArgumentParser, default: int | None = None) -> None:
+def add_processes(parser: argparse.ArgumentParser, default: int | None = None, use: str = "processes") -> None:
     """Add ``-np``, the number of worker processes; by default one for each core, at most eight."""
     processes = min(_MOST_PROCESSES, usable_cores()) if default is None else default
     parser.add_argument(
@@ -44,7 +44,7 @@ def add_processes(parser: argparse.ArgumentParser, default: int | None = None) -
         type=int,
         default=processes,
         metavar="N",
-        help=f"processes (default: {'cores' if default is None else default})",
+        help=f"{use} (default: {'cores' if default is None else default})",
     )
 
 

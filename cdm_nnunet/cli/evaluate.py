@@ -26,7 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--template", metavar="NAME|FILE", help="clinical template (default: the one of the dataset); see docs"
     )
-    parser.add_argument("-np", type=int, default=3, metavar="N", help="cases scored at a time (default: 3)")
+    _options.add_processes(parser, 3, "cases scored at a time")
     parser.add_argument(
         "--pictures", type=int, default=3, metavar="N", help="number of cases to draw, best to worst (default: 3)"
     )

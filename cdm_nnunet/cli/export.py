@@ -42,10 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         choices=("PHYSICAL", "EFFECTIVE"),
         help="of the doses that the model learnt from (default: what dataset.json beside the prediction says)",
     )
-    # (the verb has the flag too; suppressed, so that either place sets it)
-    dicom.add_argument(
-        "--json", action="store_true", default=argparse.SUPPRESS, help="print the result as JSON on stdout"
-    )
+    _options.add_json(dicom)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

@@ -7,8 +7,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cdm_nnunet.cli import _options
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.folders import DEFAULT_PLANS, configuration_in, find_dataset, folder
+from cdm_nnunet.folders import configuration_in, find_dataset, folder
 
 SUMMARY = "configure patch size, batch size and network for a data set and a GPU budget, and preprocess"
 EXAMPLE = "cdm-nnunet plan -d 501 --gpu-memory 8 -c 3d_fullres 3d_coarse"
@@ -17,7 +18,7 @@ WRITES = ("nnUNet_preprocessed",)
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
-    parser.add_argument("-d", type=int, required=True, metavar="ID", help="dataset id")
+    _options.add_dataset_id(parser)
     parser.add_argument("--gpu-memory", type=float, metavar="GB", help="GPU memory a training may take (default: 8)")
     parser.add_argument(
         "-c",
@@ -41,12 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-size", type=int, metavar="N", help="batch size at most (default: what memory and cases allow)"
     )
-    parser.add_argument(
-        "-p",
-        default=DEFAULT_PLANS,
-        metavar="PLANS",
-        help="name of the plans; a data set may have several, each with models of its own (default: nnUNetPlans)",
-    )
+    _options.add_plans(parser, "name of the plans; a data set may have several, each with models of its own")
     parser.add_argument(
         "--plans-from",
         metavar="ID_OR_NAME[:PLANS]",
@@ -60,7 +56,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="dose that the network's output 1 stands for, at least the highest prescription (default); choose it "
         "higher if the model is to be fine-tuned on data of higher prescriptions",
     )
-    parser.add_argument("-np", type=int, default=2, metavar="N", help="processes (default: 2)")
+    _options.add_processes(parser, 2)
 
 
 def run(args: argparse.Namespace) -> Mapping[str, Any]:

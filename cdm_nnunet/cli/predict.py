@@ -50,7 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--continue_prediction", action="store_true", help="keep doses that are there already")
     parser.add_argument("-num_parts", type=int, default=1, metavar="N", help="predict only one of N parts of the cases")
     parser.add_argument("-part_id", type=int, default=0, metavar="K", help="which part, from 0 (default: 0)")
-    parser.add_argument("-np", type=int, default=2, metavar="N", help="processes that preprocess (default: 2)")
+    _options.add_processes(parser, 2, "processes that preprocess")
     _configure_dicom(parser)
 
 

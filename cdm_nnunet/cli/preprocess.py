@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
+from cdm_nnunet.cli import _options
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.folders import find_dataset
 
@@ -16,10 +17,10 @@ WRITES = ("nnUNet_preprocessed",)
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments, spelled as nnUNetv2_preprocess spells them."""
-    parser.add_argument("-d", type=int, required=True, metavar="ID", help="dataset id")
-    parser.add_argument("-p", default="nnUNetPlans", metavar="PLANS", help="plans (default: nnUNetPlans)")
+    _options.add_dataset_id(parser)
+    _options.add_plans(parser)
     parser.add_argument("-c", nargs="+", default=["3d_fullres"], metavar="CONFIGURATION", help="default: 3d_fullres")
-    parser.add_argument("-np", type=int, default=2, metavar="N", help="processes (default: 2)")
+    _options.add_processes(parser, 2)
 
 
 def run(args: argparse.Namespace) -> Mapping[str, Any]:
