@@ -4,10 +4,60 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pydicom
 import pytest
 
-from cdm_nnunet.dicom.phantom import Phantom, PhantomFiles, write_phantom
+from cdm_nnunet.dataset_conversion.conversion import DatasetPlace
+from cdm_nnunet.dataset_conversion.dicom import DicomRules, convert_dicom
+from cdm_nnunet.dataset_conversion.dicom_mapping import DicomMapping
+from cdm_nnunet.dataset_conversion.raw_layout import Conversion
+from cdm_nnunet.dicom.phantom import LinearDose, Phantom, PhantomFiles, write_phantom
+from cdm_nnunet.dicom.phantom_shapes import Cylinder, Sphere
+from cdm_nnunet.dvh import Template
+
+
+class Clinic:
+    """A small template, a mapping and a phantom that go together, and what conversion makes of ``FOLDER/exports``."""
+
+    template = Template.from_json(
+        {
+            "format_version": 1,
+            "name": "small",
+            "rois": [
+                {"name": "PTV_High", "kind": "target", "prescription_gy": "patient"},
+                {"name": "External", "kind": "external"},
+            ],
+            "goals": [{"roi": "PTV_High", "metric": "D95%"}],
+        },
+        "test",
+    )
+    mapping = DicomMapping({"PTV": "PTV_High", "BODY": "External"})
+    phantom = Phantom(
+        {"BODY": Cylinder((0.0, 0.0, 0.0), 18.0, 16.0), "PTV": Sphere((0.0, 0.0, 0.0), 6.0)},
+        LinearDose(0, 0.2, 50.0),
+        slices_z_mm=tuple(np.arange(-8.0, 9.0, 2.0)),
+        pixels=(22, 22),
+        prescriptions_gy={"PTV": 50.0},
+        kinds={"BODY": "EXTERNAL", "PTV": "PTV"},
+    )
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def convert(self, mapping: DicomMapping | None = None, **options) -> Conversion:
+        return convert_dicom(
+            self.folder / "exports",
+            DatasetPlace(self.folder / "raw", 502, "C"),
+            DicomRules(self.template, mapping or self.mapping),
+            self.folder / "local",
+            **options,
+        )
+
+
+@pytest.fixture
+def clinic(tmp_path: Path) -> Clinic:
+    return Clinic(tmp_path)
 
 
 def write_plan(patient: PhantomFiles, phantom: Phantom, label: str, made: str = "20260301") -> PhantomFiles:

@@ -8,47 +8,20 @@ import pydicom
 import pytest
 
 from cdm_nnunet.dataset import RawDataset
-from cdm_nnunet.dataset_conversion.conversion import DatasetPlace
-from cdm_nnunet.dataset_conversion.dicom import DicomRules, convert_dicom
-from cdm_nnunet.dataset_conversion.dicom_mapping import DicomMapping
 from cdm_nnunet.dicom.destination import find_destination
 from cdm_nnunet.dicom.dose import read_dose, sum_doses
 from cdm_nnunet.dicom.export import export_dose
 from cdm_nnunet.dicom.index import index_folder
-from cdm_nnunet.dicom.phantom import LinearDose, Phantom, write_phantom
-from cdm_nnunet.dicom.phantom_shapes import Cylinder, Sphere
+from cdm_nnunet.dicom.phantom import write_phantom
 from cdm_nnunet.dicom.plan import ION_PLAN_CLASS, read_plan
 from cdm_nnunet.dicom.plan_choice import Choice
-from cdm_nnunet.dvh import Template
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.images import Image, write_image
 
-TEMPLATE = Template.from_json(
-    {
-        "format_version": 1,
-        "name": "small",
-        "rois": [
-            {"name": "PTV_High", "kind": "target", "prescription_gy": "patient"},
-            {"name": "External", "kind": "external"},
-        ],
-        "goals": [{"roi": "PTV_High", "metric": "D95%"}],
-    },
-    "test",
-)
-MAPPING = DicomMapping({"PTV": "PTV_High", "BODY": "External"})
-PHANTOM = Phantom(
-    {"BODY": Cylinder((0.0, 0.0, 0.0), 18.0, 16.0), "PTV": Sphere((0.0, 0.0, 0.0), 6.0)},
-    LinearDose(0, 0.2, 50.0),
-    slices_z_mm=tuple(np.arange(-8.0, 9.0, 2.0)),
-    pixels=(22, 22),
-    prescriptions_gy={"PTV": 50.0},
-    kinds={"BODY": "EXTERNAL", "PTV": "PTV"},
-)
-
 
 @pytest.fixture
-def files(tmp_path):
-    return write_phantom(PHANTOM, tmp_path / "exports" / "a")
+def files(tmp_path, clinic):
+    return write_phantom(clinic.phantom, tmp_path / "exports" / "a")
 
 
 def change(path, edit):
@@ -80,13 +53,6 @@ def copy_of(path, name, **values):
     return other
 
 
-def convert(tmp_path, mapping=MAPPING, **options):
-    out, local = tmp_path / "raw", tmp_path / "local"
-    return convert_dicom(
-        tmp_path / "exports", DatasetPlace(out, 502, "C"), DicomRules(TEMPLATE, mapping), local, **options
-    )
-
-
 def facts(conversion):
     return json.loads((conversion.folder / "dataset.json").read_text())["cdm"]["facts"]
 
@@ -96,9 +62,9 @@ def notes(conversion):
 
 
 @pytest.fixture
-def replanned(files, add_plan):
+def replanned(files, add_plan, clinic):
     """A patient with a plan of January and one of March."""
-    return add_plan(files, PHANTOM, "March", "20260301")
+    return add_plan(files, clinic.phantom, "March", "20260301")
 
 
 @pytest.mark.parametrize(
@@ -205,19 +171,19 @@ def test_a_dose_of_several_plans_must_not_be_of_a_rejected_one(files, replanned)
     assert "the dose is of 2 plans, of which some are rejected: 'March'" in patient(files).problems[0]
 
 
-def test_types_of_dose_are_not_summed(tmp_path, files, replanned):
+def test_types_of_dose_are_not_summed(tmp_path, files, replanned, clinic):
     change(replanned.doses[0], setting(DoseType="EFFECTIVE"))
     assert patient(files, default="sum").problems == ("doses of type EFFECTIVE and PHYSICAL can't be summed",)
     with pytest.raises(InputError, match=r"is of DoseType .* EFFECTIVE, .* of PHYSICAL; they can't be summed"):
         sum_doses([read_dose(files.doses), read_dose(replanned.doses)])
-    beams = write_phantom(dataclasses.replace(PHANTOM, beams=2, dose_per_beam=True), tmp_path / "beams")
+    beams = write_phantom(dataclasses.replace(clinic.phantom, beams=2, dose_per_beam=True), tmp_path / "beams")
     change(beams.doses[1], setting(DoseType="EFFECTIVE"))
     with pytest.raises(InputError, match="they can't be summed"):
         read_dose(beams.doses, read_plan(beams.plan))
     assert "of type EFFECTIVE and PHYSICAL; choose one" in patient(beams).problems[0]
 
 
-def test_an_effective_dose_and_ions_leave_a_trace(tmp_path, files):
+def test_an_effective_dose_and_ions_leave_a_trace(tmp_path, files, clinic):
     change(files.doses[0], setting(DoseType="EFFECTIVE"))
 
     def of_ions(dataset):
@@ -226,9 +192,9 @@ def test_an_effective_dose_and_ions_leave_a_trace(tmp_path, files):
         del dataset.BeamSequence
 
     change(files.plan, of_ions)
-    second = write_phantom(dataclasses.replace(PHANTOM, seed=1), tmp_path / "exports" / "b")
+    second = write_phantom(dataclasses.replace(clinic.phantom, seed=1), tmp_path / "exports" / "b")
     change(second.doses[0], setting(DoseType="EFFECTIVE"))
-    conversion = convert(tmp_path)
+    conversion = clinic.convert()
     assert (facts(conversion)["dose_type"], facts(conversion)["ion_plans"]) == ("EFFECTIVE", 1)
     effective = "the dose is EFFECTIVE: weighted by its biological effect"
     told = notes(conversion)
@@ -245,22 +211,22 @@ def test_an_effective_dose_and_ions_leave_a_trace(tmp_path, files):
         assert pydicom.dcmread(tmp_path / "out.dcm").DoseType == kind
 
 
-def test_a_data_set_has_one_type_of_dose(tmp_path, files):
-    second = write_phantom(dataclasses.replace(PHANTOM, seed=1), tmp_path / "exports" / "b")
+def test_a_data_set_has_one_type_of_dose(tmp_path, files, clinic):
+    second = write_phantom(dataclasses.replace(clinic.phantom, seed=1), tmp_path / "exports" / "b")
     change(second.doses[0], setting(DoseType="EFFECTIVE"))
     with pytest.raises(
         InputError, match=r"doses are PHYSICAL in 1 cases and EFFECTIVE in 1 cases .*and a model learns"
     ):
-        convert(tmp_path)
-    mapping = dataclasses.replace(MAPPING, dose_type="PHYSICAL")
+        clinic.convert()
+    mapping = dataclasses.replace(clinic.mapping, dose_type="PHYSICAL")
     with pytest.raises(
         InputError, match=r"1 of 2 .*no dose of type PHYSICAL, which the mapping chooses, but EFFECTIVE"
     ):
-        convert(tmp_path, mapping)
+        clinic.convert(mapping)
     copy_of(second.doses[0], "physical.dcm", DoseType="PHYSICAL")
     with pytest.raises(InputError, match=r"1 of 2 .*2 doses of the plan, of type EFFECTIVE and PHYSICAL; choose one"):
-        convert(tmp_path)
-    conversion = convert(tmp_path, mapping)
+        clinic.convert()
+    conversion = clinic.convert(mapping)
     assert (facts(conversion)["dose_type"], len(conversion.cases)) == ("PHYSICAL", 2)
     assert "doses of another type than PHYSICAL left aside: 1" in notes(conversion)
 
@@ -306,8 +272,8 @@ def test_the_dose_of_the_plan_comes_before_others(files, label):
     assert found.notes == (f"doses of {label} left aside: 2",)
 
 
-def test_beams_come_before_fractions_and_control_points(tmp_path):
-    beams = write_phantom(dataclasses.replace(PHANTOM, beams=2, dose_per_beam=True), tmp_path / "beams")
+def test_beams_come_before_fractions_and_control_points(tmp_path, clinic):
+    beams = write_phantom(dataclasses.replace(clinic.phantom, beams=2, dose_per_beam=True), tmp_path / "beams")
     copy_of(beams.doses[0], "a.dcm", DoseSummationType="FRACTION")
     copy_of(beams.doses[0], "b.dcm", DoseSummationType="CONTROL_POINT")
     found = patient(beams)

@@ -3,50 +3,22 @@
 import dataclasses
 import json
 
-import numpy as np
 import pydicom
 import pytest
 
 from cdm_nnunet.cli import main as cli
-from cdm_nnunet.dataset_conversion.conversion import DatasetPlace
-from cdm_nnunet.dataset_conversion.dicom import DicomRules, convert_dicom
-from cdm_nnunet.dataset_conversion.dicom_mapping import DicomMapping
 from cdm_nnunet.dicom.destination import find_destination
 from cdm_nnunet.dicom.index import index_folder
-from cdm_nnunet.dicom.phantom import LinearDose, Phantom, write_phantom
-from cdm_nnunet.dicom.phantom_shapes import Cylinder, Sphere
+from cdm_nnunet.dicom.phantom import write_phantom
 from cdm_nnunet.dicom.plan_choice import Choice
-from cdm_nnunet.dvh import Template
 from cdm_nnunet.errors import InputError
-
-TEMPLATE = Template.from_json(
-    {
-        "format_version": 1,
-        "name": "small",
-        "rois": [
-            {"name": "PTV_High", "kind": "target", "prescription_gy": "patient"},
-            {"name": "External", "kind": "external"},
-        ],
-        "goals": [{"roi": "PTV_High", "metric": "D95%"}],
-    },
-    "test",
-)
-MAPPING = DicomMapping({"PTV": "PTV_High", "BODY": "External"})
-PHANTOM = Phantom(
-    {"BODY": Cylinder((0.0, 0.0, 0.0), 18.0, 16.0), "PTV": Sphere((0.0, 0.0, 0.0), 6.0)},
-    LinearDose(0, 0.2, 50.0),
-    slices_z_mm=tuple(np.arange(-8.0, 9.0, 2.0)),
-    pixels=(22, 22),
-    prescriptions_gy={"PTV": 50.0},
-    kinds={"BODY": "EXTERNAL", "PTV": "PTV"},
-)
 
 
 @pytest.fixture
-def exports(tmp_path):
+def exports(tmp_path, clinic):
     """Three patients in one folder."""
     for seed in range(3):
-        write_phantom(dataclasses.replace(PHANTOM, seed=seed), tmp_path / "exports" / str(seed))
+        write_phantom(dataclasses.replace(clinic.phantom, seed=seed), tmp_path / "exports" / str(seed))
     return tmp_path / "exports"
 
 
@@ -62,20 +34,13 @@ def call(folder, patient):
         change(path, lambda d: delattr(d, "PatientID") if patient is None else setattr(d, "PatientID", patient))
 
 
-def convert(tmp_path, mapping=MAPPING, **options):
-    out, local = tmp_path / "raw", tmp_path / "local"
-    return convert_dicom(
-        tmp_path / "exports", DatasetPlace(out, 502, "C"), DicomRules(TEMPLATE, mapping), local, **options
-    )
-
-
 @pytest.mark.parametrize("keep_ids", [False, True])
-def test_patients_without_an_id_are_told_apart_by_study(exports, tmp_path, keep_ids):
+def test_patients_without_an_id_are_told_apart_by_study(exports, tmp_path, keep_ids, clinic):
     call(exports / "0", "")
     call(exports / "1", None)
     change(exports / "1" / "plan.dcm", lambda d: setattr(d, "StudyInstanceUID", "1.2.3"))
     change(exports / "1" / "dose.dcm", lambda d: setattr(d, "StudyInstanceUID", "1.2.3"))
-    conversion = convert(tmp_path, keep_ids=keep_ids)
+    conversion = clinic.convert(keep_ids=keep_ids)
     assert len(conversion.cases) == 3
     told = [note for case in conversion.cases.values() for note in json.loads(case.record.source["notes"])]
     assert sum(note.startswith("no PatientID") for note in told) == 2
@@ -83,7 +48,7 @@ def test_patients_without_an_id_are_told_apart_by_study(exports, tmp_path, keep_
     everything = "".join(path.read_text() for path in conversion.folder.rglob("*.json"))
     assert not [uid for uid in studies if uid in everything]
     assert ("phantom_002" in conversion.cases) == keep_ids
-    assert convert(tmp_path, keep_ids=keep_ids).converted == ()
+    assert clinic.convert(keep_ids=keep_ids).converted == ()
     assert find_destination(exports / "1").plan.label == "phantom"
 
 
@@ -96,15 +61,15 @@ def test_inspection_names_patients_without_an_id(exports, tmp_path, capfd):
     assert all(patient.startswith("study 1.2.826") for patient in names.values())
 
 
-def test_a_placeholder_for_everybody_is_told(exports, tmp_path):
+def test_a_placeholder_for_everybody_is_told(exports, tmp_path, clinic):
     call(exports, "ANON")
     for plans in ({}, {"default": "latest"}):
         with pytest.raises(
             InputError, match=r"3 sets of files that don't refer to each other have one PatientID, 'ANON'"
         ):
-            convert(tmp_path, dataclasses.replace(MAPPING, plans=plans))
-    write_phantom(dataclasses.replace(PHANTOM, seed=3), exports / "3")
-    conversion = convert(tmp_path, dataclasses.replace(MAPPING, plans={"default": "each"}))
+            clinic.convert(dataclasses.replace(clinic.mapping, plans=plans))
+    write_phantom(dataclasses.replace(clinic.phantom, seed=3), exports / "3")
+    conversion = clinic.convert(dataclasses.replace(clinic.mapping, plans={"default": "each"}))
     assert len(conversion.cases) == 4
 
 
@@ -120,7 +85,7 @@ def test_a_second_course_is_told_and_taken(exports):
     assert told in found.notes
 
 
-def test_no_file_is_missing_from_the_summary(exports, tmp_path, monkeypatch, capfd):
+def test_no_file_is_missing_from_the_summary(exports, tmp_path, monkeypatch, capfd, clinic):
     (exports / "readme.txt").write_text("not an image")
     for k in range(2):
         change(
@@ -135,8 +100,8 @@ def test_no_file_is_missing_from_the_summary(exports, tmp_path, monkeypatch, cap
     )
     assert index_folder(exports).remarks == lines[1:]
     monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
-    (tmp_path / "small.json").write_text(json.dumps(TEMPLATE.to_json()))
-    (tmp_path / "rois.yaml").write_text(json.dumps({"rois": MAPPING.rois}))
+    (tmp_path / "small.json").write_text(json.dumps(clinic.template.to_json()))
+    (tmp_path / "rois.yaml").write_text(json.dumps({"rois": clinic.mapping.rois}))
     options = ["--template", str(tmp_path / "small.json"), "--mapping", str(tmp_path / "rois.yaml"), "-np", "1"]
     assert cli.main(["convert", "dicom", str(exports), "-d", "502", "-n", "C", *options]) == 0
     shown = capfd.readouterr().out.splitlines()

@@ -9,9 +9,6 @@ import pytest
 
 from cdm_nnunet.cli import main as cli
 from cdm_nnunet.dataset import RawDataset
-from cdm_nnunet.dataset_conversion.conversion import DatasetPlace
-from cdm_nnunet.dataset_conversion.dicom import DicomRules, convert_dicom
-from cdm_nnunet.dataset_conversion.dicom_mapping import DicomMapping
 from cdm_nnunet.dicom.dose import read_dose, sum_doses
 from cdm_nnunet.dicom.index import index_folder
 from cdm_nnunet.dicom.inspection import inspect_index
@@ -19,23 +16,9 @@ from cdm_nnunet.dicom.phantom import GaussianDose, LinearDose, Phantom, write_ph
 from cdm_nnunet.dicom.phantom_shapes import Cylinder, Sphere
 from cdm_nnunet.dicom.plan import read_plan
 from cdm_nnunet.dicom.plan_choice import Choice
-from cdm_nnunet.dvh import Template
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.images import read_image
 
-TEMPLATE = Template.from_json(
-    {
-        "format_version": 1,
-        "name": "small",
-        "rois": [
-            {"name": "PTV_High", "kind": "target", "prescription_gy": "patient"},
-            {"name": "External", "kind": "external"},
-        ],
-        "goals": [{"roi": "PTV_High", "metric": "D95%"}],
-    },
-    "test",
-)
-MAPPING = DicomMapping({"PTV": "PTV_High", "BODY": "External"})
 FIRST = Phantom(
     {"BODY": Cylinder((0.0, 0.0, 0.0), 22.0, 32.0), "PTV": Sphere((0.0, 0.0, 0.0), 8.0)},
     LinearDose(0, 0.2, 50.0),
@@ -60,13 +43,6 @@ def patients(exports, **plans):
     return index_folder(exports).patients(choice=Choice(plans))
 
 
-def convert(exports, tmp_path, **plans):
-    mapping = dataclasses.replace(MAPPING, plans=plans)
-    return convert_dicom(
-        exports, DatasetPlace(tmp_path / "raw", 502, "Clinic"), DicomRules(TEMPLATE, mapping), tmp_path / "local"
-    )
-
-
 def doses(conversion):
     dataset = RawDataset(conversion.folder)
     return {name: read_image(dataset.dose_path(name)) for name in dataset.cases}
@@ -78,7 +54,7 @@ def points(image):
     return np.array(image.origin_mm) + np.stack([x, y, z], -1) * steps
 
 
-def test_several_plans_are_refused_with_their_names(exports, tmp_path):
+def test_several_plans_are_refused_with_their_names(exports, tmp_path, clinic):
     (first, second) = patients(exports)
     assert first.problems == (
         "2 plans: 'phantom' of 20260101, 'Boost' of 20260301; choose in the mapping, under 'plans': one by its label "
@@ -88,7 +64,7 @@ def test_several_plans_are_refused_with_their_names(exports, tmp_path):
     with pytest.raises(
         InputError, match=r"1 of 2 patients can't be used: \[case_.*2 plans: 'phantom' of 20260101, 'Boo"
     ):
-        convert(exports, tmp_path)
+        clinic.convert()
 
 
 def test_plans_of_one_label_are_told_apart_by_their_uids(exports):
@@ -130,8 +106,8 @@ def test_a_plan_without_a_dose_is_no_candidate(exports):
     assert files.notes == ("plans without a dose left aside: 1",)
 
 
-def test_the_dose_of_a_course_is_the_sum_of_its_plans(exports, tmp_path):
-    conversion = convert(exports, tmp_path, default="sum")
+def test_the_dose_of_a_course_is_the_sum_of_its_plans(exports, tmp_path, clinic):
+    conversion = clinic.convert(dataclasses.replace(clinic.mapping, plans={"default": "sum"}))
     course, single = sorted(doses(conversion).items(), key=lambda item: -item[1].values.max())
     for (_, image), expected in ((course, (FIRST.dose, BOOST.dose)), (single, (FIRST.dose,))):
         there = image.values > 0
@@ -143,13 +119,13 @@ def test_the_dose_of_a_course_is_the_sum_of_its_plans(exports, tmp_path):
     assert json.loads(records[course[0]].source["notes"])[0] == "dose summed over 2 plans"
 
 
-def test_a_prescription_that_only_one_plan_of_a_course_states_is_open(exports, tmp_path):
+def test_a_prescription_that_only_one_plan_of_a_course_states_is_open(exports, tmp_path, clinic):
     path = exports / "a" / "Boost" / "plan.dcm"
     plan = pydicom.dcmread(path)
     del plan.DoseReferenceSequence
     plan.save_as(path)
     with pytest.raises(InputError, match="target 'PTV_High' is contoured and has no prescription; give it in Gy"):
-        convert(exports, tmp_path, default="sum")
+        clinic.convert(dataclasses.replace(clinic.mapping, plans={"default": "sum"}))
     rows = inspect_index(index_folder(exports), choice=Choice({"default": "sum"}))["patients"].values()
     assert sorted((len(row["plans"]), row["prescriptions_gy"]) for row in rows) == [(1, {"PTV": 50.0}), (2, {})]
 
@@ -166,7 +142,7 @@ def of_both(exports, path="a/dose.dcm", other="a/Boost/plan.dcm"):
     return path
 
 
-def test_a_dose_of_several_plans_comes_before_a_sum(exports, tmp_path):
+def test_a_dose_of_several_plans_comes_before_a_sum(exports, tmp_path, clinic):
     path = of_both(exports)
     dose = pydicom.dcmread(path)
     dose.DoseGridScaling = float(dose.DoseGridScaling) * 66 / 50  # of both plans
@@ -174,7 +150,7 @@ def test_a_dose_of_several_plans_comes_before_a_sum(exports, tmp_path):
     (exports / "a" / "Boost" / "dose.dcm").unlink()
     files = patients(exports)[0]
     assert (files.problems, files.doses, len(files.plans)) == ((), (path,), 2)  # the one dose there is
-    records = RawDataset(convert(exports, tmp_path).folder).cases
+    records = RawDataset(clinic.convert().folder).cases
     assert {record.prescriptions_gy["PTV_High"] for record in records.values()} == {66.0, 50.0}
     (exports / "a" / "plan.dcm").unlink()
     assert patients(exports)[0].problems == ("the dose is of 2 plans, of which 1 are not in the folder",)
@@ -189,9 +165,9 @@ def test_a_dose_of_several_plans_is_not_that_of_one(exports, add_plan):
         read_dose([path], read_plan(exports / "a" / "Boost" / "plan.dcm"))
 
 
-def test_every_plan_a_case_keeps_patients_together(exports, tmp_path):
+def test_every_plan_a_case_keeps_patients_together(exports, tmp_path, clinic):
     write_phantom(dataclasses.replace(FIRST, seed=2), exports / "c")
-    conversion = convert(exports, tmp_path, default="each")
+    conversion = clinic.convert(dataclasses.replace(clinic.mapping, plans={"default": "each"}))
     names = list(RawDataset(conversion.folder).cases)
     assert len(names) == 4
     groups = {name.rsplit("_", 1)[0] for name in names}
@@ -200,12 +176,12 @@ def test_every_plan_a_case_keeps_patients_together(exports, tmp_path):
         sides = [{name.rsplit("_", 1)[0] for name in fold[side]} for side in ("train", "val")]
         assert not sides[0] & sides[1]
         assert sides[0] | sides[1] == groups
-    assert convert(exports, tmp_path, default="each").converted == ()
+    assert clinic.convert(dataclasses.replace(clinic.mapping, plans={"default": "each"})).converted == ()
 
 
-def test_a_chosen_patient_must_be_there(exports, tmp_path):
+def test_a_chosen_patient_must_be_there(exports, tmp_path, clinic):
     with pytest.raises(InputError, match=r"named under 'plans' of the mapping, but not in .*exports: case_x"):
-        convert(exports, tmp_path, case_x="Boost")
+        clinic.convert(dataclasses.replace(clinic.mapping, plans={"case_x": "Boost"}))
 
 
 def test_a_dose_without_a_plan_is_ambiguous_among_several(exports):
@@ -224,7 +200,7 @@ def test_the_dose_of_the_plan_comes_before_those_of_its_beams(tmp_path):
     assert (found.problems, found.doses, found.notes) == ((), files.doses, ("doses of BEAM left aside: 2",))
 
 
-def test_the_command_takes_the_choice_from_the_mapping(exports, tmp_path, monkeypatch, capfd):
+def test_the_command_takes_the_choice_from_the_mapping(exports, tmp_path, monkeypatch, capfd, clinic):
     monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
     out = tmp_path / "inspection"
     assert cli.main(["inspect", "dicom", str(exports), "-o", str(out)]) == 0
@@ -237,7 +213,7 @@ def test_the_command_takes_the_choice_from_the_mapping(exports, tmp_path, monkey
     shown = capfd.readouterr().out
     assert "2 can be converted" in shown
     assert "PTV 66 Gy" in shown
-    (tmp_path / "small.json").write_text(json.dumps(TEMPLATE.to_json()))
+    (tmp_path / "small.json").write_text(json.dumps(clinic.template.to_json()))
     options = ["--template", str(tmp_path / "small.json"), "--mapping", str(out / "rois.yaml"), "-np", "1"]
     assert cli.main(["convert", "dicom", str(exports), "-d", "502", "-n", "Clinic", *options]) == 0
     assert "2 converted" in capfd.readouterr().out
