@@ -252,10 +252,10 @@ def _outcome(folder: Path, trainer: str) -> dict[str, Any]:
     evaluation = folder / "evaluation" / trainer
     scores = load_evaluation(evaluation).scores
     return {
-        "dose_score_gy": scores["openkbp"]["dose_score"],
-        "dose_mae_gy": scores["dose_mae_gy"],
-        "ptv_score": scores["ptv_score"],
-        "oar_score": scores["oar_score"],
+        "dose_score_gy": (scores.challenges["openkbp"] or {}).get("dose_score"),
+        "dose_mae_gy": scores.dose_mae_gy,
+        "ptv_score": scores.ptv_score,
+        "oar_score": scores.oar_score,
         "result": str(evaluation / "result.json"),
         "report": str(evaluation / "report.html"),
         "pictures": [str(path) for path in sorted((evaluation / "pictures").glob("*.png"))],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -11,7 +10,6 @@ from cdm_nnunet.challenges import CHALLENGES
 from cdm_nnunet.comparison.models import Model
 from cdm_nnunet.comparison.record import Level, Quantity
 from cdm_nnunet.dvh import Goal, Template
-from cdm_nnunet.errors import InputError
 from cdm_nnunet.evaluation.pooling import SCORED_KINDS, SCORED_UNITS
 from cdm_nnunet.evaluation.record import CaseResult
 
@@ -55,16 +53,10 @@ class JudgedGoal:
 
 
 def paired_quantities(models: Sequence[Model]) -> tuple[Quantity, ...]:
-    """Every quantity in which models with common cases can be compared: scores, then pooled metrics, then ROIs.
-
-    Raises:
-        InputError: If a value is not finite.
-    """
+    """Every quantity in which models with common cases can be compared: scores, then pooled metrics, then ROIs."""
     cases = models[0].evaluation.cases
     judged = _judged_by_all(models)
-    tables = {
-        model.name: [_by_quantity(case, model.name, judged) for case in model.evaluation.cases] for model in models
-    }
+    tables = {model.name: [_by_quantity(case, judged) for case in model.evaluation.cases] for model in models}
     found = {key for table in tables[models[0].name] for key in table}
     for _, label in KIND_LABELS.values():
         parts = {("pooled", f"{label} {part}") for part in PART_LABELS.values()}
@@ -163,11 +155,9 @@ def _challenge_terms(case: CaseResult) -> Iterator[_Term]:
             yield from (_Term("score", score.title, score.unit, error) for error in score.errors_of(terms))
 
 
-def _by_quantity(case: CaseResult, model: str, judged: _Judged) -> dict[_Key, list[_Term]]:
+def _by_quantity(case: CaseResult, judged: _Judged) -> dict[_Key, list[_Term]]:
     table: dict[_Key, list[_Term]] = {}
     for term in _terms(case, judged):
-        if not math.isfinite(term.difference):
-            raise InputError(f"'{model}', case '{case.case}': the error of {term.name} is not finite; evaluate again")
         table.setdefault((term.level, term.name), []).append(term)
     return table
 
@@ -185,13 +175,13 @@ def _quantity(key: _Key, cases: Sequence[CaseResult], tables: Mapping[str, Seque
         errors[model] = tuple(fmean(map(abs, terms)) for terms in differences)
         signed[model] = tuple(fmean(terms) for terms in differences)
     return Quantity(
-        level,
-        name,
-        " and ".join(dict.fromkeys(term.unit for own in present.values() for i in own for term in first[i][key])),
-        {patient: sum(len(first[i][key]) for i in own) for patient, own in present.items()},
-        errors,
-        None if name in SIGNLESS else signed,
-        {case.case: _reason(case, level, name) for i, case in enumerate(cases) if key not in first[i]},
+        level=level,
+        name=name,
+        unit=" and ".join(dict.fromkeys(term.unit for own in present.values() for i in own for term in first[i][key])),
+        n_terms={patient: sum(len(first[i][key]) for i in own) for patient, own in present.items()},
+        errors=errors,
+        signed=None if name in SIGNLESS else signed,
+        missing={case.case: _reason(case, level, name) for i, case in enumerate(cases) if key not in first[i]},
     )
 
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import field
 from typing import Any, Literal
 
+from pydantic.dataclasses import dataclass
+
 from cdm_nnunet.comparison.statistics import ALPHA, CONFIDENCE, Interval, Method
+from cdm_nnunet.documents import STRICT, plain
+from cdm_nnunet.evaluation.roi_record import Count, Finite, NonNegative
 from cdm_nnunet.prediction_record import Made
 
-FORMAT_VERSION = 2
+FORMAT_VERSION: Literal[2] = 2
 Level = Literal["score", "pooled", "roi"]
 LEVELS: tuple[Level, ...] = ("score", "pooled", "roi")
 GOAL_FAMILY = "goal"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Quantity:
     """An error of each patient under each model.
 
@@ -39,16 +43,22 @@ class Quantity:
     missing: Mapping[str, str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class ModelSummary:
-    """The errors of a model: mean over all terms, median over patients, mean of predicted - reference (the bias)."""
+    """The errors of a model.
 
-    mean: float
-    median: float
-    bias: float | None
+    Attributes:
+        mean: Mean absolute error over all terms.
+        median: Median over patients of their mean absolute errors.
+        bias: Mean of predicted - reference; None where the error has no sign.
+    """
+
+    mean: NonNegative
+    median: NonNegative
+    bias: Finite | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Paired:
     """A candidate against the baseline; differences are candidate minus baseline, so negative is better.
 
@@ -90,7 +100,7 @@ class Paired:
         return self.p_holm < ALPHA
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class QuantityResult:
     """A quantity, what each model reaches, and each candidate (all models but the first) against the baseline."""
 
@@ -98,32 +108,71 @@ class QuantityResult:
     models: Mapping[str, ModelSummary]
     paired: Mapping[str, Paired]
 
-    def to_json(self) -> dict[str, Any]:
-        """JSON form in the record."""
+    def as_written(self) -> QuantityEntry:
+        """As it stands in the record."""
         quantity = self.quantity
-        return {
-            "level": quantity.level,
-            "name": quantity.name,
-            "unit": quantity.unit,
-            "n": len(quantity.n_terms),
-            "missing": dict(quantity.missing),
-            "models": {name: asdict(summary) for name, summary in self.models.items()},
-            "paired": {
-                name: {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(paired).items()}
-                for name, paired in self.paired.items()
-            },
-            "patients": {
-                patient: {
-                    "n_terms": n,
-                    "errors": {model: errors[i] for model, errors in quantity.errors.items()},
-                    "signed": quantity.signed and {model: signed[i] for model, signed in quantity.signed.items()},
-                }
+        return QuantityEntry(
+            level=quantity.level,
+            name=quantity.name,
+            unit=quantity.unit,
+            n=len(quantity.n_terms),
+            missing=quantity.missing,
+            models=self.models,
+            paired=self.paired,
+            patients={
+                patient: PatientErrors(
+                    n_terms=n,
+                    errors={model: errors[i] for model, errors in quantity.errors.items()},
+                    signed=None
+                    if quantity.signed is None
+                    else {model: own[i] for model, own in quantity.signed.items()},
+                )
                 for i, (patient, n) in enumerate(quantity.n_terms.items())
             },
-        }
+        )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class PatientErrors:
+    """The errors of a patient.
+
+    Attributes:
+        n_terms: How many absolute errors the patient's error is the mean of.
+        errors: By model, the mean absolute error.
+        signed: By model, the mean of predicted - reference; None where the error has no sign.
+    """
+
+    n_terms: Count
+    errors: Mapping[str, NonNegative]
+    signed: Mapping[str, Finite] | None
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class QuantityEntry:
+    """A quantity in the record.
+
+    Attributes:
+        level: ``score`` of a patient, ``pooled`` over the targets or OARs of a patient, or of one ``roi``.
+        name: Unique among the quantities of its level.
+        unit: Unit of the errors.
+        n: Number of patients.
+        missing: Cases without a term, with the reason.
+        models: What each model reaches.
+        paired: Each candidate against the baseline.
+        patients: The errors of each patient.
+    """
+
+    level: Level
+    name: str
+    unit: str
+    n: Count
+    missing: Mapping[str, str]
+    models: Mapping[str, ModelSummary]
+    paired: Mapping[str, Paired]
+    patients: Mapping[str, PatientErrors]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Flips:
     """Where a candidate and the baseline differ on a goal.
 
@@ -145,7 +194,7 @@ class Flips:
         return self.p_holm < ALPHA
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class GoalComparison:
     """A goal, and for how many cases each model is right about whether it is met.
 
@@ -166,7 +215,7 @@ class GoalComparison:
     paired: Mapping[str, Flips]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Comparison:
     """Evaluated models side by side; the first is the baseline.
 
@@ -225,35 +274,100 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``comparison.json``."""
-        return {
-            "format_version": FORMAT_VERSION,
-            "software": dict(self.software),
-            "dataset": self.dataset,
-            "template": self.template,
-            "template_definition": dict(self.template_definition),
-            "dose_region": self.dose_region,
-            "n_cases": len(self.cases),
-            "n_patients": self.n_patients,
-            "cases": dict(self.cases),
-            "dropped": {model: list(cases) for model, cases in self.dropped.items()},
-            "left_out": {model: dict(reasons) for model, reasons in self.left_out.items()},
-            "baseline": self.baseline,
-            "models": dict(self.models),
-            "origins": {name: None if origin is None else asdict(origin) for name, origin in self.origins.items()},
-            "statistics": {
-                "difference": "absolute error of the model minus that of the baseline",
-                "unit": "patient",
-                "interval": "Student's t over patients, jackknife, corrected for skewness (Hall 1992)",
-                "confidence_percent": round(100 * CONFIDENCE),
-                "n_flips": self.n_flips,
-                "seed": self.seed,
-                "test": "sign flips of patients, two-sided, of the mean difference",
-                "effect": "matched-pairs rank-biserial correlation",
-                "goal_test": "sign flips of patients, two-sided (McNemar's exact test for one case a patient)",
-                "correction": "Holm in each family",
-                "families": dict(self.families),
-                "alpha": ALPHA,
-            },
-            "quantities": [result.to_json() for result in self.quantities],
-            "goals": [asdict(goal) for goal in self.goals],
-        }
+        file = ComparisonFile(
+            format_version=FORMAT_VERSION,
+            software=self.software,
+            dataset=self.dataset,
+            template=self.template,
+            template_definition=self.template_definition,
+            dose_region=self.dose_region,
+            n_cases=len(self.cases),
+            n_patients=self.n_patients,
+            cases=self.cases,
+            dropped=self.dropped,
+            left_out=self.left_out,
+            baseline=self.baseline,
+            models=self.models,
+            origins=self.origins,
+            statistics=Statistics(n_flips=self.n_flips, seed=self.seed, families=self.families),
+            quantities=tuple(result.as_written() for result in self.quantities),
+            goals=self.goals,
+        )
+        content: dict[str, Any] = plain(file)
+        return content
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Statistics:
+    """How the numbers were found (``docs/comparison.md``).
+
+    Attributes:
+        difference: What a difference is.
+        unit: What is resampled.
+        interval: How intervals were made.
+        confidence_percent: Nominal coverage of the intervals, percent.
+        n_flips: Number of random sign flips, where there are too many patients to count all.
+        seed: Their seed.
+        test: The test of quantities.
+        effect: The effect size.
+        goal_test: The test of goals.
+        correction: Correction for multiple tests.
+        families: Number of tests of each family.
+        alpha: Level at which a corrected test rejects.
+    """
+
+    difference: str = "absolute error of the model minus that of the baseline"
+    unit: str = "patient"
+    interval: str = "Student's t over patients, jackknife, corrected for skewness (Hall 1992)"
+    confidence_percent: int = round(100 * CONFIDENCE)
+    n_flips: Count
+    seed: Count
+    test: str = "sign flips of patients, two-sided, of the mean difference"
+    effect: str = "matched-pairs rank-biserial correlation"
+    goal_test: str = "sign flips of patients, two-sided (McNemar's exact test for one case a patient)"
+    correction: str = "Holm in each family"
+    families: Mapping[str, Count]
+    alpha: float = ALPHA
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class ComparisonFile:
+    """The content of ``comparison.json``.
+
+    Attributes:
+        format_version: Version of this format.
+        software: Versions of what wrote it.
+        dataset: Name of the data set.
+        template: Name of the clinical template.
+        template_definition: The whole template.
+        dose_region: ROI in which the dose error is averaged; None for the whole grid.
+        n_cases: Number of cases that were compared.
+        n_patients: Number of patients that they are of.
+        cases: The patient of each case.
+        dropped: By model, cases that were left out because another model lacks them.
+        left_out: By model, cases that its evaluation could not score, with the reason.
+        baseline: The model that the others are compared with.
+        models: Where each model was read from.
+        origins: By model, what its predictions were made with; None where its evaluation does not say.
+        statistics: How the numbers were found.
+        quantities: All quantities, by level.
+        goals: The goals with a limit.
+    """
+
+    format_version: Literal[2]
+    software: Mapping[str, str]
+    dataset: str
+    template: str
+    template_definition: Mapping[str, Any]
+    dose_region: str | None
+    n_cases: Count
+    n_patients: Count
+    cases: Mapping[str, str]
+    dropped: Mapping[str, list[str]]
+    left_out: Mapping[str, Mapping[str, str]]
+    baseline: str
+    models: Mapping[str, str]
+    origins: Mapping[str, Made | None]
+    statistics: Statistics
+    quantities: tuple[QuantityEntry, ...]
+    goals: tuple[GoalComparison, ...]

@@ -81,25 +81,25 @@ def compare(
     }
     evaluation = models[0].evaluation
     return Comparison(
-        evaluation.dataset,
-        evaluation.template.name,
-        evaluation.template.to_json(),
-        evaluation.dose_region,
-        {model.name: str(model.path) for model in models},
-        {case.case: case.patient or case.case for case in evaluation.cases},
-        dropped,
-        tuple(corrected),
-        tuple(corrected_goals),
-        {**families, GOAL_FAMILY: sum(len(goal.paired) for goal in goals)},
-        seed,
-        n_flips,
-        {
+        dataset=evaluation.dataset,
+        template=evaluation.template.name,
+        template_definition=evaluation.template.to_json(),
+        dose_region=evaluation.dose_region,
+        models={model.name: str(model.path) for model in models},
+        cases={case.case: case.patient or case.case for case in evaluation.cases},
+        dropped=dropped,
+        quantities=tuple(corrected),
+        goals=tuple(corrected_goals),
+        families={**families, GOAL_FAMILY: sum(len(goal.paired) for goal in goals)},
+        seed=seed,
+        n_flips=n_flips,
+        software={
             "cdm_nnunet": __version__,
             "python": platform.python_version(),
             **{package: version(package) for package in ("numpy", "scipy", "plotly")},
         },
-        {model.name: model.evaluation.model for model in models},
-        {model.name: model.evaluation.left_out for model in models},
+        origins={model.name: model.evaluation.model for model in models},
+        left_out={model.name: model.evaluation.left_out for model in models},
     )
 
 
@@ -108,16 +108,16 @@ def _result(quantity: Quantity, flip: Flip) -> QuantityResult:
     errors = {name: np.array(values) for name, values in quantity.errors.items()}
     baseline, *candidates = errors
     return QuantityResult(
-        quantity,
-        {
+        quantity=quantity,
+        models={
             name: ModelSummary(
-                weighted_mean(values, weights),
-                float(np.median(values)),
-                None if quantity.signed is None else weighted_mean(quantity.signed[name], weights),
+                mean=weighted_mean(values, weights),
+                median=float(np.median(values)),
+                bias=None if quantity.signed is None else weighted_mean(quantity.signed[name], weights),
             )
             for name, values in errors.items()
         },
-        {name: _paired(errors[baseline], errors[name], weights, flip) for name in candidates},
+        paired={name: _paired(errors[baseline], errors[name], weights, flip) for name in candidates},
     )
 
 
@@ -134,12 +134,21 @@ def _paired(baseline: Floats, candidate: Floats, weights: Floats, flip: Flip) ->
         ratios = ratio_interval(candidate * weights, baseline * weights)
         relative_interval = ratios and (max(-100.0, 100 * (ratios[0] - 1)), 100 * (ratios[1] - 1))
     return Paired(
-        len(weights), n_better, n_equal, n_worse,
-        weighted_mean(differences, weights), interval, float(np.median(differences)),
-        relative, relative_interval,
-        test.p, test.p, test.method, rank_biserial(differences),
-        tuple(_notes(len(weights), test.n_different, reference, interval, relative_interval)),
-    )  # fmt: skip
+        n=len(weights),
+        n_better=n_better,
+        n_equal=n_equal,
+        n_worse=n_worse,
+        mean_difference=weighted_mean(differences, weights),
+        interval=interval,
+        median_difference=float(np.median(differences)),
+        relative_percent=relative,
+        relative_interval=relative_interval,
+        p=test.p,
+        p_holm=test.p,
+        method=test.method,
+        effect=rank_biserial(differences),
+        notes=tuple(_notes(len(weights), test.n_different, reference, interval, relative_interval)),
+    )
 
 
 def _notes(
@@ -178,10 +187,15 @@ def _flips(judged: JudgedGoal, flip: Flip) -> GoalComparison:
         for patient, (before, after) in zip(judged.patients, pairs, strict=True):
             net[patient] += int(after) - int(before)
         p = flip(np.array(list(net.values()), dtype=np.float64)).p
-        paired[name] = Flips(pairs.count((False, True)), pairs.count((True, False)), p, p)
-    n_right = {name: sum(right) for name, right in judged.right.items()}
+        n_gained, n_lost = pairs.count((False, True)), pairs.count((True, False))
+        paired[name] = Flips(n_gained=n_gained, n_lost=n_lost, p=p, p_holm=p)
     return GoalComparison(
-        goal_name(judged.goal), len(judged.met), len(set(judged.patients)), sum(judged.met), n_right, paired
+        name=goal_name(judged.goal),
+        n=len(judged.met),
+        n_patients=len(set(judged.patients)),
+        n_met=sum(judged.met),
+        n_right={name: sum(right) for name, right in judged.right.items()},
+        paired=paired,
     )
 
 

@@ -17,8 +17,10 @@ from cdm_nnunet.documents.reading import (
     typed,
     yaml_document,
 )
+from cdm_nnunet.documents.records import STRICT, plain, schema_of
 
 __all__ = [
+    "STRICT",
     "TAG_MARK",
     "Checked",
     "Document",
@@ -32,11 +34,13 @@ __all__ = [
     "in_order",
     "json_document",
     "parse_json",
+    "plain",
     "plain_document",
     "read_json",
     "read_text",
     "read_yaml",
     "refuse",
+    "schema_of",
     "summary",
     "typed",
     "yaml_document",

@@ -46,17 +46,17 @@ def compare_doses(pair: DosePair, *, gamma: Sequence[GammaRule] = ()) -> tuple[f
     scale_gy = dose_scale_gy(pair)
     body_error_gy = error_gy[body & (pair.reference_dose_gy >= BODY_FROM_GY)]
     result = DoseResult(
-        scale_gy,
-        _mean(np.abs(body_error_gy)),
-        int(body_error_gy.size),
-        _bands(error_gy[region], pair.reference_dose_gy[region], scale_gy),
-        {
+        scale_gy=scale_gy,
+        body_mae_gy=_mean(np.abs(body_error_gy)),
+        body_n_voxels=int(body_error_gy.size),
+        bands=_bands(error_gy[region], pair.reference_dose_gy[region], scale_gy),
+        isodose_dice={
             str(percent): finite_or_none(
                 isodose_dice(pair.reference_dose_gy, pair.predicted_dose_gy, percent * scale_gy / 100)
             )
             for percent in ISODOSES_PERCENT
         },
-        tuple(_gamma(pair, rule, scale_gy) for rule in gamma),
+        gamma=tuple(_gamma(pair, rule, scale_gy) for rule in gamma),
     )
     return float(np.abs(error_gy[region]).mean(dtype=np.float64)), result
 
@@ -92,7 +92,15 @@ def _bands(error_gy: NDArray[np.floating], reference_gy: NDArray[np.floating], s
     bands = []
     for number, (low, high) in enumerate(pairwise(edges)):
         inside = error_gy[band_of == number]
-        bands.append(Band(low or 0.0, high, int(inside.size), _mean(np.abs(inside)), _mean(inside)))
+        bands.append(
+            Band(
+                from_percent=low or 0.0,
+                to_percent=high,
+                n_voxels=int(inside.size),
+                mae_gy=_mean(np.abs(inside)),
+                mean_signed_gy=_mean(inside),
+            )
+        )
     return tuple(bands)
 
 

@@ -93,15 +93,15 @@ def judge_goal(
     ends = [bound for bound in (limits.limit, limits.variation) if bound is not None]
     near = metric.mask_error is not None and any(abs(metric.reference - end) < metric.mask_error for end in ends)
     return GoalResult(
-        str(goal.metric),
-        relation,
-        limits.limit,
-        limits.variation,
-        metric.unit,
-        goal.priority,
-        verdicts[0],
-        verdicts[1],
-        near,
+        metric=str(goal.metric),
+        relation=relation,
+        limit=limits.limit,
+        variation=limits.variation,
+        unit=metric.unit,
+        priority=goal.priority,
+        reference=verdicts[0],
+        predicted=verdicts[1],
+        within_mask_error=near,
         is_converted=limits.is_converted,
         reason=reason,
     )

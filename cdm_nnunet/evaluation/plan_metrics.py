@@ -60,7 +60,8 @@ class PlanTarget:
             return {}
         doses = (self._pair.reference_dose_gy, self._pair.predicted_dose_gy)
         wanted = [Metric(name) for name, kind in KINDS.items() if kind.of_plan and kind.needs_prescription]
-        return {metric.kind: IndexResult(*(self.value(metric, dose_gy) for dose_gy in doses)) for metric in wanted}
+        found = {metric.kind: [self.value(metric, dose_gy) for dose_gy in doses] for metric in wanted}
+        return {kind: IndexResult(reference=values[0], predicted=values[1]) for kind, values in found.items()}
 
     @property
     def prescription_gy(self) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,16 @@ from cdm_nnunet.dvh.course_limits import limits_in_course
 from cdm_nnunet.dvh.regime import Course
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.evaluation.pooling import pooled_scores
-from cdm_nnunet.evaluation.record import FORMAT_VERSION, RESULT_FILE, CaseResult, Evaluation
-from cdm_nnunet.evaluation.roi_record import NOT_EVALUABLE, Count, GoalResult, MetricResult, RoiResult
-from cdm_nnunet.evaluation.uncertainty import Calibration, certainty_of
-from cdm_nnunet.prediction_record import Made
+from cdm_nnunet.evaluation.record import (
+    FORMAT_VERSION,
+    RESULT_FILE,
+    CaseResult,
+    Evaluation,
+    ResultFile,
+)
+from cdm_nnunet.evaluation.roi_record import NOT_EVALUABLE, GoalResult, MetricResult, RoiResult
+from cdm_nnunet.evaluation.score_record import without_challenge_keys
+from cdm_nnunet.evaluation.uncertainty import certainty_of
 
 MAX_RESULT_BYTES = 2**30
 SCORE_TOLERANCE = 1e-9  # relative: means of the same numbers, added by another release of a library
@@ -28,29 +33,6 @@ _ADDED: Mapping[str, Any] = {
     "left_out": {},
 }  # keys that the first records of this format lack
 _AGAIN = "'cdm-nnunet evaluate' writes it"
-
-
-@dataclass(frozen=True)
-class _Software:
-    cdm_nnunet: str
-
-
-@dataclass(frozen=True)
-class _Head:
-    """The keys of a record; cases and scores are looked at one by one."""
-
-    software: _Software
-    dataset: str
-    template_definition: dict[str, Any]
-    dose_region: str | None
-    n_dataset_cases: Count
-    n_members: Count
-    model: Made | None
-    notes: tuple[str, ...]
-    left_out: dict[str, str]
-    calibration: Calibration | None
-    scores: dict[str, Any]
-    cases: dict[str, dict[str, Any]]
 
 
 def load_evaluation(path: Path | str) -> Evaluation:
@@ -82,30 +64,32 @@ def evaluation_from_json(content: Mapping[str, Any], where: str) -> Evaluation:
             "evaluate again with this version of cdm-nnunet"
         )
     content = {**_ADDED, **content}
-    head = typed(content, _Head, where, "evaluate again")
-    template = Template.from_json(head.template_definition, f"{where}: template_definition")
-    cases = tuple(case_from_json(case, entry, template, f"{where}: ") for case, entry in head.cases.items())
-    if not cases:
+    file = typed(_nested(content), ResultFile, where, "evaluate again")
+    template = Template.from_json(file.template_definition, f"{where}: template_definition")
+    for name, case in file.cases.items():
+        _refuse_edited(case, content["cases"][name], template, f"{where}: ")
+    if not file.cases:
         raise InputError(f"{where} has no case; evaluate again")
-    if head.left_out.keys() & head.cases.keys() or len(head.left_out) + len(cases) > head.n_dataset_cases:
+    if file.left_out.keys() & file.cases.keys() or len(file.left_out) + len(file.cases) > file.n_dataset_cases:
         raise InputError(f"{where} was edited: its cases and those that were left out contradict each other")
-    evaluation = Evaluation(
-        head.dataset,
-        template,
-        head.dose_region,
-        head.n_dataset_cases,
-        cases,
-        head.scores,
-        head.n_members,
-        content["calibration"],
-        head.software.cdm_nnunet,
-        head.model,
-        head.notes,
-        head.left_out,
-    )
-    wanted = pooled_scores(cases, None if head.calibration is None else head.calibration.nominal_percent)
-    for place in _differences(head.scores, wanted, "scores"):
+    cases = tuple(file.cases.values())
+    wanted = pooled_scores(cases, None if file.calibration is None else file.calibration.nominal_percent)
+    for place in _differences(file.scores.to_json(), wanted.to_json(), "scores"):
         raise InputError(f"{where} was edited: {place} is not that of its cases; evaluate again")
+    evaluation = Evaluation(
+        dataset=file.dataset,
+        template=template,
+        dose_region=file.dose_region,
+        n_dataset_cases=file.n_dataset_cases,
+        cases=cases,
+        scores=file.scores,
+        n_members=file.n_members,
+        calibration=file.calibration,
+        software_version=file.software.cdm_nnunet,
+        model=file.model,
+        notes=file.notes,
+        left_out=file.left_out,
+    )
     if evaluation.to_json() != content:
         raise InputError(f"{where} was edited: its keys or derived values are not those of an evaluation")
     return evaluation
@@ -117,16 +101,31 @@ def case_from_json(case: str, entry: Mapping[str, Any], template: Template, wher
     Raises:
         InputError: As :func:`evaluation_from_json`.
     """
-    where = f"{where}case '{case}'"
-    names = [challenge.name for challenge in CHALLENGES]
-    challenges = {name: entry[name] for name in names if entry.get(name) is not None}
-    rest = {key: value for key, value in entry.items() if key not in names}
-    result = typed({**rest, "challenges": challenges, "case": case}, CaseResult, where, "evaluate again")
-    for problem in _contradictions(result, template):
-        raise InputError(f"{where} was edited: {problem}; evaluate again")
-    if result.to_json() != entry:
-        raise InputError(f"{where} was edited: its keys or derived values are not those of an evaluation")
+    result = typed(_nested_case(case, entry), CaseResult, f"{where}case '{case}'", "evaluate again")
+    _refuse_edited(result, entry, template, where)
     return result
+
+
+def _refuse_edited(case: CaseResult, entry: Mapping[str, Any], template: Template, where: str) -> None:
+    where = f"{where}case '{case.case}'"
+    for problem in _contradictions(case, template):
+        raise InputError(f"{where} was edited: {problem}; evaluate again")
+    if case.to_json() != entry:
+        raise InputError(f"{where} was edited: its keys or derived values are not those of an evaluation")
+
+
+def _nested(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The content as :class:`ResultFile` has it: cases know their names, and challenges stand together."""
+    found = dict(content)
+    if isinstance(scores := content.get("scores"), dict):
+        found["scores"] = without_challenge_keys(scores)
+    if isinstance(cases := content.get("cases"), dict):
+        found["cases"] = {name: _nested_case(name, entry) for name, entry in cases.items()}
+    return found
+
+
+def _nested_case(case: str, entry: object) -> object:
+    return {**without_challenge_keys(entry, known_only=True), "case": case} if isinstance(entry, dict) else entry
 
 
 def _contradictions(case: CaseResult, template: Template) -> Iterator[str]:

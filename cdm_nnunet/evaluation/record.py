@@ -6,25 +6,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any
+from dataclasses import field
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
+from pydantic.dataclasses import dataclass
 
 from cdm_nnunet import __version__
-from cdm_nnunet.challenges import CHALLENGES, Terms
+from cdm_nnunet.challenges import Terms
+from cdm_nnunet.documents import STRICT, plain
 from cdm_nnunet.dvh import Template
 from cdm_nnunet.evaluation.gamma import Normalisation
 from cdm_nnunet.evaluation.roi_record import Count, Finite, NonNegative, Percent, Positive, RoiResult
+from cdm_nnunet.evaluation.score_record import Scores, with_challenge_keys
 from cdm_nnunet.prediction_record import Made
 
-FORMAT_VERSION = 3
+FORMAT_VERSION: Literal[3] = 3
 RESULT_FILE = "result.json"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Band:
-    """The dose error between two isodoses of the reference; the highest has no upper end, an empty one no error."""
+    """The dose error between two isodoses of the reference.
+
+    Attributes:
+        from_percent: Lower isodose, percent of the case's dose scale.
+        to_percent: Upper isodose; None for the highest band.
+        n_voxels: Number of voxels.
+        mae_gy: Mean absolute error, Gy; None where there is no voxel.
+        mean_signed_gy: Mean of predicted minus reference, Gy; None where there is no voxel.
+    """
 
     from_percent: NonNegative
     to_percent: NonNegative | None
@@ -33,7 +44,7 @@ class Band:
     mean_signed_gy: Finite | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class GammaResult:
     """A gamma pass rate of a case.
 
@@ -56,7 +67,7 @@ class GammaResult:
     pass_percent: Percent | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class DoseResult:
     """How the two doses of a case differ, apart from ROIs.
 
@@ -77,55 +88,124 @@ class DoseResult:
     gamma: tuple[GammaResult, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class CaseResult:
     """The result of one case.
 
     Attributes:
         case: Case name.
-        dose_mae_gy: Mean absolute difference in the dose region, Gy (``docs/conventions.md``, "Dose region").
-        rois: ROIs of the template that are present.
-        missing: ROIs of the template that are not, with the reason; they enter no score.
-        dose: The doses apart from ROIs.
-        challenges: What the case adds to the scores of each public challenge that it is of the data of, by its name; in
-            JSON, each known challenge has a key of its own.
-        undefined: Metrics that a present ROI can't have, as ``"ROI METRIC"``, with the reason; they enter no score,
-            and their goals are neither met nor missed.
-        patient: The patient, as the conversion knew it; several cases may be of one.
+        patient: The patient as the conversion knew it, else the case's name; several cases may be of one patient.
         prescription_gy: Highest prescription of the plan, Gy; None where there is none.
         fractions: Number of fractions; None where it is unknown.
         notes: What limits the verdicts of the case, in sentences.
+        dose_mae_gy: Mean absolute difference in the dose region, Gy (``docs/conventions.md``, "Dose region").
+        dose: The doses apart from ROIs.
+        challenges: What the case adds to the scores of each public challenge whose data it is of; None of others.
+        missing: ROIs of the template that are absent, with the reason; they enter no score.
+        undefined: Metrics that a present ROI can't have, as ``ROI METRIC``, with the reason; they enter no score, and
+            their goals are neither met nor missed.
+        rois: ROIs of the template that are present, by its names.
     """
 
-    case: str
-    dose_mae_gy: NonNegative
-    rois: Mapping[str, RoiResult]
-    missing: Mapping[str, str] = field(default_factory=dict)
-    dose: DoseResult | None = None
-    challenges: Mapping[str, Terms] = field(default_factory=dict)
-    undefined: Mapping[str, str] = field(default_factory=dict)
+    case: Annotated[str, Field(exclude=True)] = ""
     patient: str = ""
     prescription_gy: Positive | None = None
     fractions: Annotated[int, Field(ge=1)] | None = None
     notes: tuple[str, ...] = ()
+    dose_mae_gy: NonNegative
+    dose: DoseResult | None = None
+    challenges: Mapping[str, Terms] = field(default_factory=dict)
+    missing: Mapping[str, str] = field(default_factory=dict)
+    undefined: Mapping[str, str] = field(default_factory=dict)
+    rois: Mapping[str, RoiResult]
 
     def to_json(self) -> dict[str, Any]:
-        """JSON form in the record."""
-        return {
-            "patient": self.patient,
-            "prescription_gy": self.prescription_gy,
-            "fractions": self.fractions,
-            "notes": list(self.notes),
-            "dose_mae_gy": self.dose_mae_gy,
-            "dose": None if self.dose is None else _plain(asdict(self.dose)),
-            **{challenge.name: self.challenges.get(challenge.name) for challenge in CHALLENGES},
-            "missing": dict(self.missing),
-            "undefined": dict(self.undefined),
-            "rois": {name: roi.to_json() for name, roi in self.rois.items()},
-        }
+        """As it stands in the record, where each challenge has a key of its own."""
+        return with_challenge_keys(plain(self))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class TermCalibration:
+    """The calibration of one metric of one ROI.
+
+    Attributes:
+        n: Number of calibration cases that have it.
+        quantile: Half the width of the interval in spreads; None where ``n`` is too small for the nominal coverage.
+    """
+
+    n: Count
+    quantile: NonNegative | None
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Calibration:
+    """What intervals rest on.
+
+    Attributes:
+        nominal_percent: Share of the references that the intervals are to hold, percent.
+        n_cases: Number of calibration cases.
+        dataset: Data set of the calibration cases.
+        terms: By ``ROI METRIC``.
+    """
+
+    nominal_percent: Percent
+    n_cases: Count
+    dataset: str
+    terms: Mapping[str, TermCalibration]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Software:
+    """Versions.
+
+    Attributes:
+        cdm_nnunet: Of this software.
+    """
+
+    cdm_nnunet: str
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class ResultFile:
+    """The content of ``result.json``.
+
+    Attributes:
+        format_version: Version of this format.
+        software: What wrote it.
+        dataset: Name of the data set.
+        template: Name of the clinical template.
+        template_definition: The whole template (``docs/templates.md``).
+        dose_region: ROI in which the dose error is averaged; None for the whole grid.
+        n_cases: Number of cases that were evaluated.
+        n_dataset_cases: Number of cases of the data set, evaluated or not.
+        n_members: Number of ensemble members whose spread was taken; 0 without.
+        model: What made the predictions, by their records; None where they don't say. The model of means has the one
+            key ``mean_of``, the models that the doses came from.
+        notes: What is not known of the predictions, in sentences.
+        left_out: Cases that have a prediction and could not be scored, with the reason; no mean counts them.
+        calibration: What the intervals rest on; None without.
+        scores: Everything pooled over cases.
+        cases: By case name.
+    """
+
+    format_version: Literal[3]
+    software: Software
+    dataset: str
+    template: str
+    template_definition: Mapping[str, Any]
+    dose_region: str | None
+    n_cases: Count
+    n_dataset_cases: Count
+    n_members: Count
+    model: Made | None = None
+    notes: tuple[str, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    calibration: Calibration | None
+    scores: Scores
+    cases: Mapping[str, CaseResult]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Evaluation:
     """The result of evaluating a set of predictions.
 
@@ -137,7 +217,7 @@ class Evaluation:
         cases: The evaluated cases, in order of names.
         scores: As :func:`cdm_nnunet.evaluation.pooling.pooled_scores` gives them.
         n_members: Number of members whose spread was taken; 0 without.
-        calibration: What intervals rest on, as :meth:`cdm_nnunet.evaluation.uncertainty.Calibration.to_json` says it.
+        calibration: What intervals rest on; None without.
         software_version: Version of this software that made it.
         model: What the predictions were made with, by their records; None where it is not known.
         notes: What is not known of the predictions, in sentences.
@@ -149,9 +229,9 @@ class Evaluation:
     dose_region: str | None
     n_dataset_cases: int
     cases: tuple[CaseResult, ...]
-    scores: Mapping[str, Any]
+    scores: Scores
     n_members: int = 0
-    calibration: Mapping[str, Any] | None = None
+    calibration: Calibration | None = None
     software_version: str = __version__
     model: Made | None = None
     notes: tuple[str, ...] = ()
@@ -159,24 +239,24 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``result.json``."""
-        return {
-            "format_version": FORMAT_VERSION,
-            "software": {"cdm_nnunet": self.software_version},
-            "dataset": self.dataset,
-            "template": self.template.name,
-            "template_definition": self.template.to_json(),
-            "dose_region": self.dose_region,
-            "n_cases": len(self.cases),
-            "n_dataset_cases": self.n_dataset_cases,
-            "n_members": self.n_members,
-            "model": None if self.model is None else asdict(self.model),
-            "notes": list(self.notes),
-            "left_out": dict(self.left_out),
-            "calibration": self.calibration,
-            "scores": dict(self.scores),
-            "cases": {case.case: case.to_json() for case in self.cases},
-        }
-
-
-def _plain(entry: dict[str, Any]) -> dict[str, Any]:
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in entry.items()}
+        file = ResultFile(
+            format_version=FORMAT_VERSION,
+            software=Software(cdm_nnunet=self.software_version),
+            dataset=self.dataset,
+            template=self.template.name,
+            template_definition=self.template.to_json(),
+            dose_region=self.dose_region,
+            n_cases=len(self.cases),
+            n_dataset_cases=self.n_dataset_cases,
+            n_members=self.n_members,
+            model=self.model,
+            notes=self.notes,
+            left_out=self.left_out,
+            calibration=self.calibration,
+            scores=self.scores,
+            cases={case.case: case for case in self.cases},
+        )
+        content: dict[str, Any] = plain(file)
+        content["scores"] = with_challenge_keys(content["scores"])
+        content["cases"] = {name: with_challenge_keys(entry) for name, entry in content["cases"].items()}
+        return content

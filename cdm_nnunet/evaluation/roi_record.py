@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any, Literal
+from dataclasses import field
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, computed_field
+from pydantic.dataclasses import dataclass
 
+from cdm_nnunet.documents import STRICT
 from cdm_nnunet.dvh import MetricUnit, Verdict
 from cdm_nnunet.dvh.goal import Relation, judge
 from cdm_nnunet.dvh.matching import By
@@ -27,7 +29,7 @@ Percent = Annotated[float, Field(ge=0, le=100)]
 Count = Annotated[int, Field(ge=0)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class MetricResult:
     """A DVH metric in both doses.
 
@@ -53,12 +55,8 @@ class MetricResult:
         """Predicted minus reference."""
         return self.predicted - self.reference
 
-    def to_json(self) -> dict[str, Any]:
-        """JSON form in the record."""
-        return {**vars(self), "interval": None if self.interval is None else list(self.interval)}
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class GoalResult:
     """A goal with a limit, and how each dose stands to it.
 
@@ -95,11 +93,13 @@ class GoalResult:
         """Whether both doses have a verdict."""
         return NOT_EVALUABLE not in (self.reference, self.predicted)
 
+    @computed_field  # type: ignore[prop-decorator]  # (mypy knows no decorated properties)
     @property
     def agree(self) -> bool | None:
         """Whether both doses get the same verdict; None where one has none."""
         return self.reference == self.predicted if self.is_evaluable else None
 
+    @computed_field  # type: ignore[prop-decorator]  # (mypy knows no decorated properties)
     @property
     def reference_fails(self) -> bool:
         """Whether the reference plan itself misses the goal, its acceptable variation included."""
@@ -109,12 +109,8 @@ class GoalResult:
         """The verdict on a value of the metric, by these limits."""
         return judge(value, self.relation, self.limit, self.variation)
 
-    def to_json(self) -> dict[str, Any]:
-        """JSON form in the record; ``limit`` and ``variation`` are in the metric's unit."""
-        return {**vars(self), "agree": self.agree, "reference_fails": self.reference_fails}
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class IndexResult:
     """A plan index (conformity, gradient) of a target in both doses; None where it is not defined in a dose."""
 
@@ -122,7 +118,7 @@ class IndexResult:
     predicted: NonNegative | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class RoiResult:
     """An ROI that is present in a case.
 
@@ -156,18 +152,8 @@ class RoiResult:
     matched_by: By = "name"
     index_targets: tuple[str, ...] = ()
 
+    @computed_field  # type: ignore[prop-decorator]  # (mypy knows no decorated properties)
     @property
     def few_voxels(self) -> bool:
         """Whether it is so small that its near-maximum and near-minimum doses rest on single voxels."""
         return self.n_voxels < FEW_VOXELS
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON form in the record."""
-        return {
-            **vars(self),
-            "few_voxels": self.few_voxels,
-            "indices": {name: asdict(index) for name, index in self.indices.items()},
-            "metrics": {key: metric.to_json() for key, metric in self.metrics.items()},
-            "goals": [goal.to_json() for goal in self.goals],
-            "index_targets": list(self.index_targets),
-        }

@@ -22,7 +22,7 @@ from cdm_nnunet.evaluation.pooling import pooled_scores
 from cdm_nnunet.evaluation.record import RESULT_FILE, CaseResult, Evaluation
 from cdm_nnunet.evaluation.scores import score_case
 from cdm_nnunet.evaluation.tables import cases_csv, metrics_csv, scores_csv
-from cdm_nnunet.evaluation.uncertainty import Calibration, refuse_unfit
+from cdm_nnunet.evaluation.uncertainty import fit_calibration, refuse_unfit, with_intervals
 from cdm_nnunet.fence import Attempt, Refusals, Refused
 from cdm_nnunet.files import write_text
 from cdm_nnunet.parallel import unordered
@@ -91,7 +91,7 @@ def evaluate_folder(
 
     Raises:
         InputError: As :func:`find_cases`, :func:`origin_of_predictions`, :func:`load_pair`,
-            :func:`score_case` and :meth:`Calibration.fit`; or if no case is left.
+            :func:`score_case` and :func:`fit_calibration`; or if no case is left.
     """
     options = Options() if options is None else options
     template = dataset.template if template is None else template
@@ -99,7 +99,7 @@ def evaluate_folder(
     refuse_without_goal(template, template.goals_for("evaluation"), matched, dataset.catalogue.names)
     calibration = None
     if options.calibrated_on is not None:
-        calibration = Calibration.fit(options.calibrated_on, options.coverage_percent)
+        calibration = fit_calibration(options.calibrated_on, options.coverage_percent)
     cases = find_cases(
         dataset, predictions, only=options.cases, required=options.required, members=options.members, refusals=refusals
     )
@@ -114,26 +114,26 @@ def evaluate_folder(
     if refusals is not None and not results:
         raise InputError(refusals.told(len(left_out)))
     evaluation = Evaluation(
-        dataset.folder.name,
-        template,
-        dose_region_name(dataset.catalogue),
-        len(dataset.cases),
-        tuple(results),
-        {},
-        len(options.members),
+        dataset=dataset.folder.name,
+        template=template,
+        dose_region=dose_region_name(dataset.catalogue),
+        n_dataset_cases=len(dataset.cases),
+        cases=tuple(results),
+        scores=pooled_scores(results),
+        n_members=len(options.members),
         model=model,
         notes=notes,
         left_out=dict(sorted(left_out.items())),
     )
     if options.calibrated_on is None or calibration is None:
-        return replace(evaluation, scores=pooled_scores(results))
+        return evaluation
     refuse_unfit(options.calibrated_on, evaluation)
-    results = [calibration.apply(case) for case in results]
+    results = [with_intervals(case, calibration) for case in results]
     return replace(
         evaluation,
         cases=tuple(results),
         scores=pooled_scores(results, calibration.nominal_percent),
-        calibration=calibration.to_json(),
+        calibration=calibration,
     )
 
 

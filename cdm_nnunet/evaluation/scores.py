@@ -63,17 +63,17 @@ def score_case(pair: DosePair, template: Template, *, gamma: Sequence[GammaRule]
             undefined |= {f"{name} {metric}": reason for metric, reason in reasons.items()}
     dose_mae_gy, dose = compare_doses(pair, gamma=gamma)
     return CaseResult(
-        pair.case,
-        dose_mae_gy,
-        rois,
-        missing,
-        dose,
-        challenge_terms(pair, voxels),
-        undefined,
-        pair.patient or pair.case,
-        pair.course.prescription_gy,
-        pair.course.fractions,
-        () if template.regime is None else tuple(template.regime.unknown(pair.course)),
+        case=pair.case,
+        patient=pair.patient or pair.case,
+        prescription_gy=pair.course.prescription_gy,
+        fractions=pair.course.fractions,
+        notes=() if template.regime is None else tuple(template.regime.unknown(pair.course)),
+        dose_mae_gy=dose_mae_gy,
+        dose=dose,
+        challenges=challenge_terms(pair, voxels),
+        missing=missing,
+        undefined=undefined,
+        rois=rois,
     )
 
 
@@ -117,7 +117,9 @@ class _RoiScorer:
         reference, predicted, *members = values
         spreads = np.std(members, axis=0, ddof=1).tolist() if members else [None] * len(wanted)
         return {
-            str(metric): MetricResult(a, b, metric.unit, self._mask_error(metric, a), spread)
+            str(metric): MetricResult(
+                reference=a, predicted=b, unit=metric.unit, mask_error=self._mask_error(metric, a), spread=spread
+            )
             for metric, a, b, spread in zip(wanted, reference, predicted, spreads, strict=True)
         }
 
@@ -160,19 +162,19 @@ def _score_roi(
     metrics, reasons = scorer.metrics([goal.metric for goal in goals])
     judged = [goal for goal in goals if goal.has_limit and str(goal.metric) in metrics]
     result = RoiResult(
-        roi.kind,
-        found.n,
-        found.n * pair.voxel_volume_cc,
-        prescription_gy,
-        metrics,
-        tuple(scorer.judge(goal, metrics[str(goal.metric)], missing) for goal in judged),
-        found.cut_by_grid,
-        _outside_region_percent(pair, voxels, found),
-        dvh_distance_gy(found.reference_gy, found.predicted_gy),
-        target.indices(),
-        match.source,
-        match.by,
-        () if prescription_gy is None else target.joined,
+        kind=roi.kind,
+        n_voxels=found.n,
+        volume_cc=found.n * pair.voxel_volume_cc,
+        prescription_gy=prescription_gy,
+        metrics=metrics,
+        goals=tuple(scorer.judge(goal, metrics[str(goal.metric)], missing) for goal in judged),
+        cut_by_grid=found.cut_by_grid,
+        outside_region_percent=_outside_region_percent(pair, voxels, found),
+        dvh_distance_gy=dvh_distance_gy(found.reference_gy, found.predicted_gy),
+        indices=target.indices(),
+        source=match.source,
+        matched_by=match.by,
+        index_targets=() if prescription_gy is None else target.joined,
     )
     return result, reasons
 

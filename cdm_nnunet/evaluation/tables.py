@@ -8,6 +8,7 @@ from typing import Any
 
 from cdm_nnunet.challenges import CHALLENGES
 from cdm_nnunet.evaluation.record import DoseResult, Evaluation
+from cdm_nnunet.evaluation.score_record import Coverage, Difference, DoseScores, MetricDifference, Scores, Share
 from cdm_nnunet.files import csv_text
 
 METRIC_COLUMNS = (
@@ -118,45 +119,46 @@ def gamma_label(criterion: Mapping[str, Any]) -> str:
     return f"{criterion['dose_percent']:g} %/{criterion['distance_mm']:g} mm {mode} {from_percent}"
 
 
-def _score_rows(scores: Mapping[str, Any], n_cases: int) -> Iterator[tuple[object, ...]]:
-    yield ("dose_mae", None, None, "Gy", scores["dose_mae_gy"], None, n_cases)
+def _score_rows(scores: Scores, n_cases: int) -> Iterator[tuple[object, ...]]:
+    yield ("dose_mae", None, None, "Gy", scores.dose_mae_gy, None, n_cases)
     for challenge in CHALLENGES:
-        of_challenge = scores[challenge.name]
+        of_challenge = scores.challenges[challenge.name]
         for own in challenge.scores if of_challenge is not None else ():
-            yield (f"{challenge.name}_{own.key}", None, None, own.unit, of_challenge[own.key], None, n_cases)
-    for score, kind in (("ptv_score", "target"), ("oar_score", "oar")):
-        parts = scores["parts"][kind]
-        yield _part_row(score, "pooled", None, "Gy and %", parts["pooled"])
-        yield _part_row(score, "unit", "dose", "Gy", parts["dose_gy"])
-        yield _part_row(score, "unit", "volume", "%", parts["volume_percent"])
-        for metric, part in parts["by_metric"].items():
-            yield _part_row(score, "metric", metric, part["unit"], part)
-        for roi, part in parts["by_roi"].items():
-            yield _part_row(score, "roi", roi, "Gy and %", part)
-
-    if scores["dose"] is not None:
-        yield from _dose_score_rows(scores["dose"])
-    for roi, part in scores["dvh_distance_gy"].items():
-        yield ("dvh_distance", "roi", roi, "Gy", part["mean"], None, part["n"])
-    for name, part in scores["indices"].items():
-        yield _part_row("index", None, name, None, part)
-    if scores["coverage"] is not None:
-        for metric, part in {None: scores["coverage"], **scores["coverage"]["by_metric"]}.items():
-            yield ("coverage", "metric" if metric else "pooled", metric, "%", part["observed_percent"], None, part["n"])
+            yield (f"{challenge.name}_{own.key}", None, None, own.unit, (of_challenge or {})[own.key], None, n_cases)
+    for score, parts in (("ptv_score", scores.parts.target), ("oar_score", scores.parts.oar)):
+        yield _part_row(score, "pooled", None, "Gy and %", parts.pooled)
+        yield _part_row(score, "unit", "dose", "Gy", parts.dose_gy)
+        yield _part_row(score, "unit", "volume", "%", parts.volume_percent)
+        for metric, part in parts.by_metric.items():
+            yield _part_row(score, "metric", metric, part.unit, part)
+        for roi, part_of_roi in parts.by_roi.items():
+            yield _part_row(score, "roi", roi, "Gy and %", part_of_roi)
+    if scores.dose is not None:
+        yield from _dose_score_rows(scores.dose)
+    for roi, distance in scores.dvh_distance_gy.items():
+        yield ("dvh_distance", "roi", roi, "Gy", distance.mean, None, distance.n)
+    for name, difference in scores.indices.items():
+        yield _part_row("index", None, name, None, difference)
+    if scores.coverage is not None:
+        yield _coverage_row("pooled", None, scores.coverage)
+        yield from (_coverage_row("metric", metric, share) for metric, share in scores.coverage.by_metric.items())
 
 
-def _dose_score_rows(dose: Mapping[str, Any]) -> Iterator[tuple[object, ...]]:
-    yield ("body_mae", None, "from 5 Gy", "Gy", dose["body_mae_gy"]["mean"], None, dose["body_mae_gy"]["n"])
-    for band in dose["bands"]:
-        label = band_label(band["from_percent"], band["to_percent"])
-        yield ("band_mae", None, label, "Gy", band["mae_gy"], None, band["n"])
-    for level, part in dose["isodose_dice"].items():
-        yield ("isodose_dice", None, f"{level} %", None, part["mean"], None, part["n"])
-    for gamma in dose["gamma"]:
-        yield ("gamma", None, gamma_label(gamma), "%", gamma["mean_percent"], None, gamma["n"])
+def _dose_score_rows(dose: DoseScores) -> Iterator[tuple[object, ...]]:
+    yield ("body_mae", None, "from 5 Gy", "Gy", dose.body_mae_gy.mean, None, dose.body_mae_gy.n)
+    for band in dose.bands:
+        yield ("band_mae", None, band_label(band.from_percent, band.to_percent), "Gy", band.mae_gy, None, band.n)
+    for level, dice in dose.isodose_dice.items():
+        yield ("isodose_dice", None, f"{level} %", None, dice.mean, None, dice.n)
+    for gamma in dose.gamma:
+        yield ("gamma", None, gamma_label(asdict(gamma)), "%", gamma.mean_percent, None, gamma.n)
 
 
 def _part_row(
-    score: str, group: str | None, name: str | None, unit: str | None, part: Mapping[str, Any]
+    score: str, group: str | None, name: str | None, unit: str | None, part: Difference | MetricDifference
 ) -> tuple[object, ...]:
-    return (score, group, name, unit, part["mean_absolute"], part["mean_signed"], part["n"])
+    return (score, group, name, unit, part.mean_absolute, part.mean_signed, part.n)
+
+
+def _coverage_row(group: str, metric: str | None, share: Coverage | Share) -> tuple[object, ...]:
+    return ("coverage", group, metric, "%", share.observed_percent, None, share.n)

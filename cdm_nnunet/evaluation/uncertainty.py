@@ -7,94 +7,69 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 from cdm_nnunet.dvh import MetricUnit
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.evaluation.record import CaseResult, Evaluation
+from cdm_nnunet.evaluation.record import Calibration, CaseResult, Evaluation, TermCalibration
 from cdm_nnunet.evaluation.roi_record import Certainty, GoalResult, MetricResult, RoiResult
+from cdm_nnunet.evaluation.score_record import Coverage, Share
 
 SPREAD_FLOOR: Mapping[MetricUnit, float] = {"Gy": 0.1, "%": 0.1, "cc": 0.1, "": 0.001}
 MIN_MEMBERS = 2
 
 
-@dataclass(frozen=True)
-class TermCalibration:
-    """The calibration of one metric of one ROI.
+def fit_calibration(evaluation: Evaluation, nominal_percent: float = 90.0) -> Calibration:
+    """What turns a spread into an interval: calibrate on an evaluation with members of cases that none was trained on.
 
-    Attributes:
-        n: Number of calibration cases that have it.
-        quantile: Half the width of the interval in spreads; None where ``n`` is too small for the nominal coverage.
+    Args:
+        evaluation: Made with as many members, in the same way, as what the calibration is for.
+        nominal_percent: Wanted coverage, above 0 and below 100.
+
+    Raises:
+        InputError: If the evaluation has no members, or fewer cases than the coverage needs.
     """
+    needed = cases_needed(nominal_percent)
+    if evaluation.n_members < MIN_MEMBERS:
+        raise InputError("the evaluation to calibrate on has no spread; make it with --members")
+    if len(evaluation.cases) < needed:
+        raise InputError(
+            f"intervals of {nominal_percent:g} % need at least {needed} cases to calibrate on, "
+            f"and there are {len(evaluation.cases)}; add cases or ask for less coverage"
+        )
+    scores: dict[str, list[float]] = {}
+    for case in evaluation.cases:
+        for term, metric in _terms(case):
+            if metric.spread is not None:
+                scores.setdefault(term, []).append(abs(metric.difference) / _width(metric))
+    terms = {
+        term: TermCalibration(n=len(found), quantile=conformal_quantile(found, nominal_percent))
+        for term, found in scores.items()
+    }
+    return Calibration(
+        nominal_percent=nominal_percent, n_cases=len(evaluation.cases), dataset=evaluation.dataset, terms=terms
+    )
 
-    n: int
-    quantile: float | None
+
+def with_intervals(case: CaseResult, calibration: Calibration) -> CaseResult:
+    """The case with an interval for every metric that is calibrated, and the certainty of its goals."""
+    return replace(case, rois={name: _roi_with_intervals(name, roi, calibration) for name, roi in case.rois.items()})
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """What turns a spread into an interval.
+def _roi_with_intervals(name: str, roi: RoiResult, calibration: Calibration) -> RoiResult:
+    metrics = {
+        key: _with_interval(metric, calibration.terms.get(f"{name} {key}")) for key, metric in roi.metrics.items()
+    }
+    goals = tuple(_with_certainty(goal, metrics[goal.metric]) for goal in roi.goals)
+    return replace(roi, metrics=metrics, goals=goals)
 
-    Attributes:
-        nominal_percent: Share of the references that the intervals are to hold, percent.
-        n_cases: Number of calibration cases.
-        dataset: Data set of the calibration cases.
-        terms: By ``"ROI METRIC"``.
-    """
 
-    nominal_percent: float
-    n_cases: int
-    dataset: str
-    terms: Mapping[str, TermCalibration]
-
-    @classmethod
-    def fit(cls, evaluation: Evaluation, nominal_percent: float = 90.0) -> Calibration:
-        """Calibrate on an evaluation with members of cases that no member was trained on.
-
-        Args:
-            evaluation: Made with as many members, in the same way, as what the calibration is for.
-            nominal_percent: Wanted coverage, above 0 and below 100.
-
-        Raises:
-            InputError: If the evaluation has no members, or fewer cases than the coverage needs.
-        """
-        needed = cases_needed(nominal_percent)
-        if evaluation.n_members < MIN_MEMBERS:
-            raise InputError("the evaluation to calibrate on has no spread; make it with --members")
-        if len(evaluation.cases) < needed:
-            raise InputError(
-                f"intervals of {nominal_percent:g} % need at least {needed} cases to calibrate on, "
-                f"and there are {len(evaluation.cases)}; add cases or ask for less coverage"
-            )
-        scores: dict[str, list[float]] = {}
-        for case in evaluation.cases:
-            for term, metric in _terms(case):
-                if metric.spread is not None:
-                    scores.setdefault(term, []).append(abs(metric.difference) / _width(metric))
-        terms = {term: TermCalibration(len(s), conformal_quantile(s, nominal_percent)) for term, s in scores.items()}
-        return cls(nominal_percent, len(evaluation.cases), evaluation.dataset, terms)
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON form in the record."""
-        return asdict(self)
-
-    def apply(self, case: CaseResult) -> CaseResult:
-        """The case with an interval for every metric that is calibrated, and the certainty of its goals."""
-        return replace(case, rois={name: self._apply_to_roi(name, roi) for name, roi in case.rois.items()})
-
-    def _apply_to_roi(self, name: str, roi: RoiResult) -> RoiResult:
-        metrics = {key: self._with_interval(f"{name} {key}", metric) for key, metric in roi.metrics.items()}
-        goals = tuple(_with_certainty(goal, metrics[goal.metric]) for goal in roi.goals)
-        return replace(roi, metrics=metrics, goals=goals)
-
-    def _with_interval(self, term: str, metric: MetricResult) -> MetricResult:
-        calibrated = self.terms.get(term)
-        if metric.spread is None or calibrated is None or calibrated.quantile is None:
-            return metric
-        half = calibrated.quantile * _width(metric)
-        highest = 100.0 if metric.unit == "%" else math.inf
-        return replace(metric, interval=(max(0.0, metric.predicted - half), min(highest, metric.predicted + half)))
+def _with_interval(metric: MetricResult, calibrated: TermCalibration | None) -> MetricResult:
+    if metric.spread is None or calibrated is None or calibrated.quantile is None:
+        return metric
+    half = calibrated.quantile * _width(metric)
+    highest = 100.0 if metric.unit == "%" else math.inf
+    return replace(metric, interval=(max(0.0, metric.predicted - half), min(highest, metric.predicted + half)))
 
 
 def refuse_unfit(calibrated_on: Evaluation, evaluation: Evaluation) -> None:
@@ -155,7 +130,7 @@ def conformal_quantile(scores: Sequence[float], nominal_percent: float) -> float
     return sorted(scores)[k - 1] if k <= len(scores) else None
 
 
-def coverage(cases: Sequence[CaseResult], nominal_percent: float) -> dict[str, Any]:
+def coverage(cases: Sequence[CaseResult], nominal_percent: float) -> Coverage:
     """How often the reference lies in its interval, over all metrics that have one and by metric."""
     hits: dict[str, list[bool]] = {}
     for case in cases:
@@ -163,15 +138,17 @@ def coverage(cases: Sequence[CaseResult], nominal_percent: float) -> dict[str, A
             if metric.interval is not None:
                 low, high = metric.interval
                 hits.setdefault(term, []).append(low <= metric.reference <= high)
-    return {
-        "nominal_percent": nominal_percent,
-        **_share([hit for found in hits.values() for hit in found]),
-        "by_metric": {term: _share(found) for term, found in hits.items()},
-    }
+    pooled = _share([hit for found in hits.values() for hit in found])
+    return Coverage(
+        nominal_percent=nominal_percent,
+        observed_percent=pooled.observed_percent,
+        n=pooled.n,
+        by_metric={term: _share(found) for term, found in hits.items()},
+    )
 
 
-def _share(hits: Sequence[bool]) -> dict[str, Any]:
-    return {"observed_percent": 100.0 * sum(hits) / len(hits) if hits else None, "n": len(hits)}
+def _share(hits: Sequence[bool]) -> Share:
+    return Share(observed_percent=100.0 * sum(hits) / len(hits) if hits else None, n=len(hits))
 
 
 def _terms(case: CaseResult) -> Iterator[tuple[str, MetricResult]]:

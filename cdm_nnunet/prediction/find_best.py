@@ -130,12 +130,13 @@ def _scored(candidate: _Candidate, dataset: RawDataset, out: Path, processes: in
     links.mkdir(parents=True)
     for dose in candidate.doses.values():
         (links / dose.name).symlink_to(dose.resolve())
-    scores = evaluate_folder(dataset, links, processes=processes).to_json()["scores"]
+    scores = evaluate_folder(dataset, links, processes=processes).scores
     wanted = ("ptv_score", "oar_score", "dose_mae_gy")
-    lacking = [key for key in wanted if scores[key] is None]
+    found = {key: getattr(scores, key) for key in wanted}
+    lacking = [key for key, score in found.items() if score is None]
     if lacking:
         raise InputError(f"{' + '.join(candidate.models)} has no {lacking[0]}: the template has no such goals")
-    return {"models": list(candidate.models), **{key: float(scores[key]) for key in wanted}}
+    return {"models": list(candidate.models), **found}
 
 
 def _commands(models: Sequence[str], search: Search) -> list[str]:

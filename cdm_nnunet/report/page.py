@@ -139,7 +139,7 @@ def _page_data(evaluation: Evaluation) -> dict[str, Any]:
             for name, colour in roi_colours(evaluation.template).items()
         },
         "case_scores": {
-            case: {key: scores[key] for key in ("ptv_score", "oar_score")} for case, scores in per_case.items()
+            case: {"ptv_score": scores.ptv_score, "oar_score": scores.oar_score} for case, scores in per_case.items()
         },
         "challenges": [
             {

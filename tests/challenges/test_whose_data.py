@@ -41,13 +41,16 @@ def scored(converted_from: str) -> CaseResult:
 
 
 def evaluation(case: CaseResult) -> Evaluation:
-    return Evaluation("Dataset504_Test", TEMPLATE, "Body", 1, (case,), pooled_scores([case]))
+    return Evaluation(
+        dataset="Dataset504_Test", template=TEMPLATE, dose_region="Body", n_dataset_cases=1, cases=(case,),
+        scores=pooled_scores([case]),
+    )  # fmt: skip
 
 
 def test_errors_of_gdphmm_are_those_of_its_notebook():
     case = scored("gdphmm")
     assert case.challenges == {"gdphmm": {"example_mae_gy": 3.0, "leaderboard_mae_gy": 4.5}}
-    assert pooled_scores([case, case])["gdphmm"] == {"example_mae_gy": 3.0, "leaderboard_mae_gy": 4.5}
+    assert pooled_scores([case, case]).challenges["gdphmm"] == {"example_mae_gy": 3.0, "leaderboard_mae_gy": 4.5}
     assert case_from_json("case", case.to_json(), TEMPLATE, "") == case
     rows = [row for row in csv.DictReader(scores_csv(evaluation(case)).splitlines()) if "gdphmm" in row["score"]]
     assert [(row["score"], row["unit"], float(row["value"])) for row in rows] == [
@@ -66,7 +69,7 @@ def test_other_data_have_no_errors_of_gdphmm(converted_from):
     case = scored(converted_from)
     assert case.challenges == {}
     assert case.to_json()["gdphmm"] is None
-    assert pooled_scores([case])["gdphmm"] is None
+    assert pooled_scores([case]).challenges["gdphmm"] is None
     assert "gdphmm" not in scores_csv(evaluation(case)) + cases_csv(evaluation(case))
 
 

@@ -25,16 +25,16 @@ def evaluations(tmp_path):
     for name, factor in (("mae", 1.5), ("cdm", 1.0)):
         cases = []
         for i in range(1, 9):
-            metric = MetricResult(40.0, 40.0 + factor * i, "Gy")
-            cases.append(
-                CaseResult(
-                    f"pt_{i}", 0.2 * factor * i, {"SpinalCord": RoiResult("oar", 500, 9.0, None, {"Dmean": metric})}
-                )
-            )
+            metric = MetricResult(reference=40.0, predicted=40.0 + factor * i, unit="Gy")
+            cord = RoiResult(kind="oar", n_voxels=500, volume_cc=9.0, prescription_gy=None, metrics={"Dmean": metric})
+            cases.append(CaseResult(case=f"pt_{i}", dose_mae_gy=0.2 * factor * i, rois={"SpinalCord": cord}))
         mapping = Template.load("openkbp").to_json()
         mapping["goals"] = [{"roi": "SpinalCord", "metric": "Dmean"}]
         template = Template.from_json(mapping, "test")
-        record = Evaluation("Dataset501_Test", template, None, 8, tuple(cases), pooled_scores(cases))
+        record = Evaluation(
+            dataset="Dataset501_Test", template=template, dose_region=None, n_dataset_cases=8, cases=tuple(cases),
+            scores=pooled_scores(cases),
+        )  # fmt: skip
         (tmp_path / name).mkdir()
         (tmp_path / name / "result.json").write_text(json.dumps(record.to_json()), encoding="utf-8")
     return tmp_path

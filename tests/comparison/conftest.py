@@ -37,34 +37,40 @@ def roi_result(name, differences, references=REFERENCES):
     kind = TEMPLATE.roi(name).kind
     goals = {str(goal.metric): goal for goal in TEMPLATE.goals_for("evaluation") if goal.roi == name}
     metrics = {
-        key: MetricResult(references[key], references[key] + d, goals[key].metric.unit)
+        key: MetricResult(reference=references[key], predicted=references[key] + d, unit=goals[key].metric.unit)
         for key, d in differences.items()
     }
     judged = tuple(
         GoalResult(
-            key,
-            goals[key].relation,
-            goals[key].limit(),
-            None,
-            metric.unit,
-            goals[key].priority,
-            *map(goals[key].verdict, (metric.reference, metric.predicted)),
+            metric=key,
+            relation=goals[key].relation,
+            limit=goals[key].limit(),
+            variation=None,
+            unit=metric.unit,
+            priority=goals[key].priority,
+            reference=goals[key].verdict(metric.reference),
+            predicted=goals[key].verdict(metric.predicted),
         )
         for key, metric in metrics.items()
         if goals[key].has_limit
     )
-    return RoiResult(kind, 1000, 10.0, PRESCRIPTIONS[name], metrics, judged)
+    return RoiResult(
+        kind=kind, n_voxels=1000, volume_cc=10.0, prescription_gy=PRESCRIPTIONS[name], metrics=metrics, goals=judged
+    )
 
 
 def case_result(name, dose_mae_gy, differences, references=REFERENCES):
     """A case; ``differences`` by ROI and metric, ROIs that are not in it are missing."""
     rois = {roi: roi_result(roi, by_metric, references) for roi, by_metric in differences.items()}
     missing = {roi.name: "not contoured" for roi in TEMPLATE.rois if roi.name not in rois}
-    return CaseResult(name, dose_mae_gy, rois, missing)
+    return CaseResult(case=name, dose_mae_gy=dose_mae_gy, rois=rois, missing=missing)
 
 
 def evaluation(cases, dataset="Dataset501_Test", template=TEMPLATE):
-    return Evaluation(dataset, template, "External", 99, tuple(cases), pooled_scores(cases))
+    return Evaluation(
+        dataset=dataset, template=template, dose_region="External", n_dataset_cases=99, cases=tuple(cases),
+        scores=pooled_scores(cases),
+    )  # fmt: skip
 
 
 def model(name, cases, **kwargs):

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from cdm_nnunet.comparison.models import load_models, read_patients, shared_cases
-from cdm_nnunet.comparison.quantities import paired_quantities
 from cdm_nnunet.comparison.run import compare
 from cdm_nnunet.comparison.statistics import sign_flip
 from cdm_nnunet.dvh import Template
@@ -79,7 +79,7 @@ def test_pooled_means_are_those_of_the_evaluation():
     comparison = compare(models)
     score = find(comparison, "PTV score")
     for one in models:  # (terms of a: 3, of b: 2, so the mean of patients would be another number)
-        assert score.models[one.name].mean == pytest.approx(one.evaluation.scores["ptv_score"], rel=1e-12)
+        assert score.models[one.name].mean == pytest.approx(one.evaluation.scores.ptv_score, rel=1e-12)
     assert score.models["A"].mean == pytest.approx((1 + 2 + 6 + 1 + 4) / 5)
     assert score.paired["B"].mean_difference == pytest.approx((0.5 + 4 + 0.5) / -5)
     assert score.quantity.errors["A"] == (3.0, 2.5)
@@ -244,10 +244,10 @@ def test_a_metric_that_is_not_defined_in_one_model_is_left_out_of_that_case(two_
 
 
 def test_a_value_that_is_no_number_is_refused(two_models):
-    *cases, last = uniform("X", [1.0] * 7).evaluation.cases
-    bad = model("X", [*cases, replace(last, dose_mae_gy=float("inf"))])
-    with pytest.raises(InputError, match="'X', case 'pt_06': the error of Dose MAE is not finite"):
-        paired_quantities((two_models[0], bad))
+    case = two_models[0].evaluation.cases[0]
+    for dose_mae_gy in (float("inf"), float("nan"), -1.0, "2", None):
+        with pytest.raises(ValidationError, match=r"(?s)validation error for CaseResult\ndose_mae_gy"):
+            replace(case, dose_mae_gy=dose_mae_gy)
 
 
 def test_options_out_of_range(two_models):

@@ -60,8 +60,8 @@ def test_tables_say_what_the_record_says(evaluated, tmp_path):
     assert row["reference_verdict"] == ("pass" if metric.reference <= 45 else "fail")
     with open(files["scores"], newline="") as file:
         scores = {(r["score"], r["group"], r["part"]): r for r in csv.DictReader(file)}
-    assert float(scores["ptv_score", "pooled", ""]["value"]) == evaluation.scores["ptv_score"]
-    assert float(scores["openkbp_dvh_score", "", ""]["value"]) == evaluation.scores["openkbp"]["dvh_score"]
+    assert float(scores["ptv_score", "pooled", ""]["value"]) == evaluation.scores.ptv_score
+    assert float(scores["openkbp_dvh_score", "", ""]["value"]) == evaluation.scores.challenges["openkbp"]["dvh_score"]
     assert scores["ptv_score", "unit", "volume"]["unit"] == "%"
     assert int(scores["oar_score", "metric", "Dmean"]["n"]) == 13
 
@@ -99,7 +99,10 @@ def test_another_template_and_one_of_another_region(evaluated):
 
 
 def test_cases_to_draw_span_the_ranking():
-    cases = [CaseResult(name, error_gy, {}) for name, error_gy in zip("abcde", (3.0, 1.0, 5.0, 2.0, 4.0), strict=True)]
+    cases = [
+        CaseResult(case=name, dose_mae_gy=error_gy, rois={})
+        for name, error_gy in zip("abcde", (3.0, 1.0, 5.0, 2.0, 4.0), strict=True)
+    ]
     assert cases_to_draw(cases, 0) == ()
     assert cases_to_draw(cases, 1) == ("a",)  # the median
     assert cases_to_draw(cases, 3) == ("b", "a", "c")

@@ -36,6 +36,13 @@ def as_pair(case: Case, predicted_dose_gy, catalogue=OPENKBP_CATALOGUE, name="pt
     )
 
 
+def evaluation_of(result, template) -> Evaluation:
+    return Evaluation(
+        dataset="set", template=template, dose_region=None, n_dataset_cases=1, cases=(result,),
+        scores=pooled_scores([result]),
+    )  # fmt: skip
+
+
 def perturbed(case: Case, seed=0) -> np.ndarray:
     noise = gaussian_filter(np.random.default_rng(seed).normal(0, 1, case.dose_gy.shape), 2)
     return ((0.97 * case.dose_gy + 3 * noise / noise.std()).clip(0) * case.masks["DoseRegion"]).astype(np.float32)
@@ -82,7 +89,7 @@ def test_openkbp_scores_are_the_official_ones(spacing_mm):
 def test_openkbp_scores_of_a_real_patient(openkbp_case):
     predicted = perturbed(openkbp_case)
     result = score_case(as_pair(openkbp_case, predicted), OPENKBP)
-    scores = pooled_scores([result])
+    scores = pooled_scores([result]).to_json()
     dose_score, dvh_score = official_openkbp([(openkbp_case, predicted)])
     assert scores["openkbp"]["dose_score"] == pytest.approx(dose_score, abs=1e-5)
     assert scores["openkbp"]["dvh_score"] == pytest.approx(dvh_score, abs=1e-5)
@@ -102,7 +109,7 @@ def test_dose_outside_the_region_counts_for_openkbp_only():
 
 def test_a_perfect_prediction_scores_zero():
     case = synthetic_case(1)
-    scores = pooled_scores([score_case(as_pair(case, case.dose_gy.copy()), OPENKBP)])
+    scores = pooled_scores([score_case(as_pair(case, case.dose_gy.copy()), OPENKBP)]).to_json()
     assert (scores["dose_mae_gy"], scores["ptv_score"], scores["oar_score"]) == (0, 0, 0)
     assert scores["openkbp"] == {"dose_score": 0, "dvh_score": 0}
     assert all(row["agree"] == row["n"] == 1 for row in scores["goals"].values())
@@ -172,9 +179,9 @@ def test_a_metric_that_a_small_roi_cannot_have_is_listed_and_never_met():
     assert list(cord.metrics) == ["Dmax", "D2cc"]
     assert [goal.metric for goal in cord.goals] == ["Dmax", "D2cc"]
     assert (cord.metrics["D2cc"].reference, cord.metrics["D2cc"].predicted) == (10.0, 12.0)
-    assert "Cord D3cc" not in pooled_scores([result])["goals"]
+    assert "Cord D3cc" not in pooled_scores([result]).goals
     assert case_from_json(result.case, result.to_json(), Template.from_json(content, "test"), "") == result
-    evaluation = Evaluation("set", Template.from_json(content, "test"), None, 1, (result,), pooled_scores([result]))
+    evaluation = evaluation_of(result, Template.from_json(content, "test"))
     row = metrics_csv(evaluation).splitlines()[-1]
     assert row == "pt_1,Cord,Cord,oar,D3cc" + "," * 19 + ',"the ROI has 2 cc, less than 3 cc"'
 
@@ -187,7 +194,7 @@ def test_scores_pool_over_cases_and_leave_out_what_is_absent():
         score_case(as_pair(minus, minus.dose_gy - minus.dose_gy / 10, SMALL_CATALOGUE, "b"), template),
     ]
     # b: PTV 36, 45, 45, 54: mean 45, V47.5Gy 25 %
-    scores = pooled_scores(results)
+    scores = pooled_scores(results).to_json()
     assert scores["ptv_score"] == pytest.approx((2 + 0 + 5 + 50) / 4)
     assert scores["oar_score"] == pytest.approx(2.0)  # one cord, not half of one
     target = scores["parts"]["target"]
@@ -213,7 +220,7 @@ def test_scores_pool_over_cases_and_leave_out_what_is_absent():
 
 def test_a_score_without_a_term_is_none_not_zero():
     case = small_case(with_cord=False)
-    scores = pooled_scores([score_case(as_pair(case, case.dose_gy, SMALL_CATALOGUE), small_template())])
+    scores = pooled_scores([score_case(as_pair(case, case.dose_gy, SMALL_CATALOGUE), small_template())]).to_json()
     assert scores["oar_score"] is None
     assert scores["parts"]["oar"]["pooled"] == {"mean_absolute": None, "mean_signed": None, "n": 0}
 
@@ -262,7 +269,7 @@ def test_no_name_becomes_a_formula_in_a_table():
     case = small_case()
     template = Template.from_json(content, "test")
     result = score_case(as_pair(case, case.dose_gy + 2, SMALL_CATALOGUE), template)
-    table = metrics_csv(Evaluation("set", template, None, 1, (result,), pooled_scores([result])))
+    table = metrics_csv(evaluation_of(result, template))
     assert "pt_1,'=HYPERLINK(1),Cord,oar,Dmax,Gy,20.0,22.0,2.0," in table
 
 

@@ -5,9 +5,17 @@ import pytest
 
 from cdm_nnunet.dvh import Template
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.evaluation.record import CaseResult, Evaluation
+from cdm_nnunet.evaluation.pooling import pooled_scores
+from cdm_nnunet.evaluation.record import CaseResult, Evaluation, TermCalibration
 from cdm_nnunet.evaluation.roi_record import GoalResult, MetricResult, RoiResult
-from cdm_nnunet.evaluation.uncertainty import Calibration, cases_needed, conformal_quantile, coverage, refuse_unfit
+from cdm_nnunet.evaluation.uncertainty import (
+    cases_needed,
+    conformal_quantile,
+    coverage,
+    fit_calibration,
+    refuse_unfit,
+    with_intervals,
+)
 
 TEMPLATE = Template.from_json(
     {
@@ -25,15 +33,23 @@ TEMPLATE = Template.from_json(
 
 def case(name, reference, predicted, spread, v20=None):
     goal = TEMPLATE.goals[0]
-    judged = GoalResult("Dmax", "<=", 45.0, 50.0, "Gy", 1, goal.verdict(reference), goal.verdict(predicted))
-    metrics = {"Dmax": MetricResult(reference, predicted, "Gy", spread=spread)}
+    judged = GoalResult(
+        metric="Dmax", relation="<=", limit=45.0, variation=50.0, unit="Gy", priority=1,
+        reference=goal.verdict(reference), predicted=goal.verdict(predicted),
+    )  # fmt: skip
+    metrics = {"Dmax": MetricResult(reference=reference, predicted=predicted, unit="Gy", spread=spread)}
     if v20 is not None:
-        metrics["V20Gy"] = MetricResult(*v20, "%", spread=1.0)
-    return CaseResult(name, 1.0, {"Cord": RoiResult("oar", 200, 1.0, None, metrics, (judged,))})
+        metrics["V20Gy"] = MetricResult(reference=v20[0], predicted=v20[1], unit="%", spread=1.0)
+    roi = RoiResult(kind="oar", n_voxels=200, volume_cc=1.0, prescription_gy=None, metrics=metrics, goals=(judged,))
+    return CaseResult(case=name, dose_mae_gy=1.0, rois={"Cord": roi})
 
 
 def evaluation(cases, n_members=5, template=TEMPLATE, dataset="Dataset501_A"):
-    return Evaluation(dataset, template, None, 99, tuple(cases), {}, n_members)
+    cases = tuple(cases)
+    return Evaluation(
+        dataset=dataset, template=template, dose_region=None, n_dataset_cases=99, cases=cases,
+        scores=pooled_scores(cases), n_members=n_members,
+    )  # fmt: skip
 
 
 def simulated(rng, n, name):
@@ -50,10 +66,10 @@ def test_intervals_cover_as_they_promise(nominal, n):
     rng = np.random.default_rng(0)
     observed = []
     for _ in range(120):
-        calibration = Calibration.fit(evaluation(simulated(rng, n, "v")), nominal)
-        found = coverage([calibration.apply(c) for c in simulated(rng, 20, "t")], nominal)
-        assert found["n"] == 20
-        observed.append(found["observed_percent"])
+        calibration = fit_calibration(evaluation(simulated(rng, n, "v")), nominal)
+        found = coverage([with_intervals(c, calibration) for c in simulated(rng, 20, "t")], nominal)
+        assert found.n == 20
+        observed.append(found.observed_percent)
     sem = np.std(observed) / np.sqrt(len(observed))
     assert nominal - 3 * sem <= np.mean(observed) <= nominal + 100 / (n + 1) + 3 * sem
 
@@ -72,31 +88,31 @@ def test_the_quantile_is_the_finite_sample_one():
 
 def test_an_interval_by_hand_and_the_certainty_of_a_goal():
     # |error| = 2 Gy at a spread of 0.9 + 0.1 Gy: 2 spreads; the new case is 2 * (1.4 + 0.1) = 3 Gy to both sides
-    calibration = Calibration.fit(evaluation(case(f"v{i}", 42.0, 40.0, 0.9) for i in range(9)))
+    calibration = fit_calibration(evaluation(case(f"v{i}", 42.0, 40.0, 0.9) for i in range(9)))
     assert calibration.terms["Cord Dmax"].quantile == pytest.approx(2.0)
     certainties = {}
     for predicted in (41.9, 42.1, 48.0, 52.9, 53.1):
-        roi = calibration.apply(case("t", 40.0, predicted, 1.4)).rois["Cord"]
+        roi = with_intervals(case("t", 40.0, predicted, 1.4), calibration).rois["Cord"]
         assert roi.metrics["Dmax"].interval == pytest.approx((predicted - 3, predicted + 3))
         certainties[predicted] = roi.goals[0].certainty
     assert certainties == {41.9: "pass", 42.1: "uncertain", 48.0: "uncertain", 52.9: "uncertain", 53.1: "fail"}
-    narrow = calibration.apply(case("t", 40.0, 47.5, 0.9)).rois["Cord"].goals[0]
+    narrow = with_intervals(case("t", 40.0, 47.5, 0.9), calibration).rois["Cord"].goals[0]
     assert narrow.certainty == "acceptable"
 
 
 def test_intervals_stay_where_a_metric_can_be():
     cases = [case(f"v{i}", 42.0, 40.0, 0.0, v20=(60.0, 90.0)) for i in range(9)]
-    calibration = Calibration.fit(evaluation(cases))
-    metrics = calibration.apply(case("t", 1.0, 1.0, 0.0, v20=(100.0, 95.0))).rois["Cord"].metrics
+    calibration = fit_calibration(evaluation(cases))
+    metrics = with_intervals(case("t", 1.0, 1.0, 0.0, v20=(100.0, 95.0)), calibration).rois["Cord"].metrics
     assert metrics["Dmax"].interval == pytest.approx((0.0, 3.0))  # members that agree may be wrong together
     assert metrics["V20Gy"].interval == pytest.approx((65.0, 100.0))
 
 
 def test_a_metric_with_too_few_cases_gets_no_interval():
     cases = [case(f"v{i}", 42.0, 40.0, 0.9, v20=(60.0, 50.0) if i < 5 else None) for i in range(9)]
-    calibration = Calibration.fit(evaluation(cases))
-    assert calibration.to_json()["terms"]["Cord V20Gy"] == {"n": 5, "quantile": None}
-    roi = calibration.apply(case("t", 40.0, 41.0, 1.0, v20=(60.0, 50.0))).rois["Cord"]
+    calibration = fit_calibration(evaluation(cases))
+    assert calibration.terms["Cord V20Gy"] == TermCalibration(n=5, quantile=None)
+    roi = with_intervals(case("t", 40.0, 41.0, 1.0, v20=(60.0, 50.0)), calibration).rois["Cord"]
     assert roi.metrics["V20Gy"].interval is None
     assert roi.metrics["Dmax"].interval is not None
 
@@ -104,9 +120,9 @@ def test_a_metric_with_too_few_cases_gets_no_interval():
 def test_what_cannot_be_calibrated_is_refused():
     cases = [case(f"v{i}", 42.0, 40.0, 0.9) for i in range(9)]
     with pytest.raises(InputError, match="intervals of 90 % need at least 9 cases to calibrate on, and there are 8"):
-        Calibration.fit(evaluation(cases[:8]))
+        fit_calibration(evaluation(cases[:8]))
     with pytest.raises(InputError, match="the evaluation to calibrate on has no spread; make it with --members"):
-        Calibration.fit(evaluation(cases, n_members=0))
+        fit_calibration(evaluation(cases, n_members=0))
     good = evaluation(cases)
     refuse_unfit(good, evaluation([case("t", 1.0, 1.0, 1.0)]))
     refuse_unfit(good, evaluation(cases, dataset="Dataset502_B"))  # equal names of other patients

@@ -35,7 +35,7 @@ def number(text):
 def test_the_cohort_shows_the_record(window, report):
     page = window.show_cohort()
     text = page.locator("#cohort").inner_text()
-    scores = report.evaluation.scores
+    scores = report.evaluation.scores.to_json()
     for value in (scores["dose_mae_gy"], scores["openkbp"]["dose_score"], scores["openkbp"]["dvh_score"]):
         assert f"{value:.2f} Gy" in text
     assert f"{scores['ptv_score']:.2f}" in text
@@ -254,10 +254,10 @@ def test_intervals_and_gamma_are_shown_and_fit(browser, ensemble_report):
     evaluation = ensemble_report.evaluation
     window = Window(browser, ensemble_report)
     text = window.show_cohort().locator("#cohort").inner_text()
-    coverage = evaluation.scores["coverage"]
+    coverage = evaluation.scores.to_json()["coverage"]
     assert f"References in their 50 % interval\n{coverage['observed_percent']:.2f} %\nn = {coverage['n']}" in text
     assert f"calibrated on {len(evaluation.cases)} cases" in text
-    for gamma in evaluation.scores["dose"]["gamma"]:
+    for gamma in evaluation.scores.to_json()["dose"]["gamma"]:
         scope = "local" if gamma["local"] else "global"
         name = f"Gamma {gamma['dose_percent']:g} % / {gamma['distance_mm']:g} mm {scope}, from 10 %"
         assert f"{name}\n{gamma['mean_percent']:.2f} %" in text

@@ -1,0 +1,80 @@
+"""Records: typed data with one JSON form, and the JSON schema that describes it."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter
+from pydantic.json_schema import GenerateJsonSchema
+
+STRICT = ConfigDict(strict=True)
+"""Nothing is converted when a record is made: a text is no number, a list no tuple."""
+_ATTRIBUTE = re.compile(r"^ {4}(\w+): (.*?)(?=^ {4}\w+: |\Z)", re.MULTILINE | re.DOTALL)
+
+
+def plain(record: object) -> Any:
+    """The JSON form of a record: of its fields and computed fields, in their order.
+
+    Args:
+        record: A dataclass or model of pydantic, or a dataclass of plain types.
+    """
+    return _adapter(type(record)).dump_python(record, mode="json")
+
+
+def schema_of(kind: Any, title: str) -> dict[str, Any]:
+    """The JSON schema of a record, with the descriptions that stand in the docstrings of its classes.
+
+    Args:
+        kind: Its class.
+        title: What the schema is called.
+    """
+    schema = _adapter(kind).json_schema(mode="serialization", schema_generator=_Described)
+    return {"$schema": GenerateJsonSchema.schema_dialect, **schema, "title": title}
+
+
+def described(kind: type) -> dict[str, str]:
+    """What the docstring of a class, its section ``Attributes``, says of each field, in one line each."""
+    _, _, section = inspect.cleandoc(kind.__doc__ or "").partition("\nAttributes:\n")
+    section = re.split(r"^\w[\w ]*:$", section, maxsplit=1, flags=re.MULTILINE)[0]
+    return {name: _markdown(text) for name, text in _ATTRIBUTE.findall(section)}
+
+
+class _Described(GenerateJsonSchema):
+    """Descriptions of fields come from docstrings; titles that only repeat a name are left out."""
+
+    def dataclass_schema(self, schema: Any) -> dict[str, Any]:
+        return _with_descriptions(super().dataclass_schema(schema), schema["cls"])
+
+    def model_schema(self, schema: Any) -> dict[str, Any]:
+        return _with_descriptions(super().model_schema(schema), schema["cls"])
+
+    def get_title_from_name(self, name: str) -> str:
+        return ""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
+
+
+def _with_descriptions(entry: dict[str, Any], kind: type) -> dict[str, Any]:
+    texts = described(kind)
+    for name, content in entry.get("properties", {}).items():
+        prop = getattr(kind, name, None)
+        of_property = inspect.getdoc(prop.fget) if isinstance(prop, property) else None
+        if text := texts.get(name) or (of_property and _markdown(of_property)):
+            content["description"] = text
+    first = inspect.cleandoc(kind.__doc__ or "").partition("\n")[0]
+    return {**entry, "description": _markdown(first)}
+
+
+def _markdown(text: str) -> str:
+    """One line, with single backquotes, and None as JSON says it."""
+    text = re.sub(r":\w+:`~?([^`]*)`", r"`\1`", " ".join(text.split()))
+    return re.sub(r"\bNone\b", "null", text.replace("``", "`"))
+
+
+@functools.cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
