@@ -83,7 +83,9 @@ def write_cohort(folder: Path, n_patients: int, n_rois: int, size: int) -> tuple
             for path in paths:
                 os.link(path.with_name(path.name.format(first)), path.with_name(path.name.format(case)))
         prescriptions = {name: 70.0 - 7 * k for k, name in enumerate(n for n in names if n.startswith("PTV"))}
-        cases[case] = CaseRecord(prescriptions, tuple(names), SPACING_MM, "Tr").to_json()
+        cases[case] = CaseRecord(
+            prescriptions_gy=prescriptions, rois=tuple(names), spacing_mm=SPACING_MM, split="Tr"
+        ).to_json()
     section = {
         "format_version": 1,
         "units": {"dose": "Gy", "ct": "HU"},

@@ -22,11 +22,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.dataclasses import dataclass as record_class
 
-from cdm_nnunet.documents import parse_json, read_json, typed
+from cdm_nnunet.documents import STRICT, parse_json, plain, read_json, typed
 from cdm_nnunet.dvh.template import Template
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.roi import Catalogue
@@ -66,7 +67,7 @@ def case_of_image(path: str | Path) -> str:
     return _IMAGE_ENDING.sub("", Path(path).name)
 
 
-@dataclass(frozen=True)
+@record_class(frozen=True, kw_only=True, config=ConfigDict(**STRICT, extra="forbid"))
 class CaseRecord:
     """What is known of a case beyond its images; one entry of ``cdm_cases.json``.
 
@@ -78,8 +79,6 @@ class CaseRecord:
         source: Where the case came from: name in the source, checksums.
         fractions: Number of fractions of the plan; None where it is unknown.
     """
-
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     prescriptions_gy: Mapping[str, Positive]
     rois: tuple[str, ...]
@@ -94,15 +93,11 @@ class CaseRecord:
         return tuple(parse_json(self.source.get(NOTES, "[]"), list[str], f"the notes of a case in {CASES_FILE}"))
 
     def to_json(self) -> dict[str, Any]:
-        """JSON form in ``cdm_cases.json``."""
-        return {
-            "prescriptions_gy": dict(self.prescriptions_gy),
-            "rois": list(self.rois),
-            "spacing_mm": list(self.spacing_mm),
-            "split": self.split,
-            "source": dict(self.source),
-            **({} if self.fractions is None else {"fractions": self.fractions}),
-        }
+        """As it stands in ``cdm_cases.json``."""
+        content: dict[str, Any] = plain(self)
+        if self.fractions is None:
+            del content["fractions"]  # (as data sets were written before there was one)
+        return content
 
 
 class DatasetSection(BaseModel):

@@ -135,7 +135,14 @@ class Case:
         source = dict(self.source)
         if self.notes:
             source[NOTES] = json.dumps([*json.loads(source.get(NOTES, "[]")), *self.notes], ensure_ascii=False)
-        return CaseRecord(ordered, self.rois, (z, y, x), self.split, source, self.fractions)
+        return CaseRecord(
+            prescriptions_gy=ordered,
+            rois=self.rois,
+            spacing_mm=(z, y, x),
+            split=self.split,
+            source=source,
+            fractions=self.fractions,
+        )
 
     def _check_ct(self) -> None:
         if self.ct_hu.ndim != 3 or self.ct_hu.dtype not in (np.dtype(np.int16), np.dtype(np.float32)):

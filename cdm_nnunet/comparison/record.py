@@ -110,7 +110,7 @@ class QuantityResult:
 
     def as_written(self) -> QuantityEntry:
         """As it stands in the record."""
-        quantity = self.quantity
+        quantity, signed = self.quantity, self.quantity.signed
         return QuantityEntry(
             level=quantity.level,
             name=quantity.name,
@@ -123,9 +123,7 @@ class QuantityResult:
                 patient: PatientErrors(
                     n_terms=n,
                     errors={model: errors[i] for model, errors in quantity.errors.items()},
-                    signed=None
-                    if quantity.signed is None
-                    else {model: own[i] for model, own in quantity.signed.items()},
+                    signed=None if signed is None else {model: own[i] for model, own in signed.items()},
                 )
                 for i, (patient, n) in enumerate(quantity.n_terms.items())
             },

@@ -21,7 +21,8 @@ def plain(record: object) -> Any:
     Args:
         record: A dataclass or model of pydantic, or a dataclass of plain types.
     """
-    return _adapter(type(record)).dump_python(record, mode="json")
+    kind: Any = type(record)
+    return _adapter(kind).dump_python(record, mode="json")
 
 
 def schema_of(kind: Any, title: str) -> dict[str, Any]:
@@ -43,28 +44,32 @@ def described(kind: type) -> dict[str, str]:
 
 
 class _Described(GenerateJsonSchema):
-    """Descriptions of fields come from docstrings; titles that only repeat a name are left out."""
+    """Descriptions of fields come from docstrings."""
 
     def dataclass_schema(self, schema: Any) -> dict[str, Any]:
-        return _with_descriptions(super().dataclass_schema(schema), schema["cls"])
+        """Of a record: all of its keys are written, and no others."""
+        entry = _with_descriptions(super().dataclass_schema(schema), schema["cls"])
+        return {**entry, "required": list(entry.get("properties", {})), "additionalProperties": False}
 
     def model_schema(self, schema: Any) -> dict[str, Any]:
+        """Of a section that may stand among other keys."""
         return _with_descriptions(super().model_schema(schema), schema["cls"])
 
-    def get_title_from_name(self, name: str) -> str:
-        return ""
-
     def field_title_should_be_set(self, schema: Any) -> bool:
+        """Titles of fields only repeat their names."""
         return False
 
 
 def _with_descriptions(entry: dict[str, Any], kind: type) -> dict[str, Any]:
+    """An object whose keys are described; defaults are of no interest in a file."""
     texts = described(kind)
     for name, content in entry.get("properties", {}).items():
         prop = getattr(kind, name, None)
         of_property = inspect.getdoc(prop.fget) if isinstance(prop, property) else None
         if text := texts.get(name) or (of_property and _markdown(of_property)):
             content["description"] = text
+        for detail in ("default", "readOnly", "title"):
+            content.pop(detail, None)
     first = inspect.cleandoc(kind.__doc__ or "").partition("\n")[0]
     return {**entry, "description": _markdown(first)}
 

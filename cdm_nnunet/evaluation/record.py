@@ -100,7 +100,7 @@ class CaseResult:
         notes: What limits the verdicts of the case, in sentences.
         dose_mae_gy: Mean absolute difference in the dose region, Gy (``docs/conventions.md``, "Dose region").
         dose: The doses apart from ROIs.
-        challenges: What the case adds to the scores of each public challenge whose data it is of; None of others.
+        challenges: What the case adds to the scores of each public challenge; None where it is not of its data.
         missing: ROIs of the template that are absent, with the reason; they enter no score.
         undefined: Metrics that a present ROI can't have, as ``ROI METRIC``, with the reason; they enter no score, and
             their goals are neither met nor missed.

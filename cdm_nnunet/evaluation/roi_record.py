@@ -112,7 +112,12 @@ class GoalResult:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class IndexResult:
-    """A plan index (conformity, gradient) of a target in both doses; None where it is not defined in a dose."""
+    """A plan index (conformity, gradient) of a target in both doses.
+
+    Attributes:
+        reference: In the reference dose; None where it is not defined.
+        predicted: In the prediction, likewise.
+    """
 
     reference: NonNegative | None
     predicted: NonNegative | None

@@ -209,7 +209,7 @@ class Scores:
 
     Attributes:
         dose_mae_gy: Mean over cases of the dose error in the dose region, Gy.
-        challenges: Scores of each public challenge whose data these are; None of data that are not.
+        challenges: The scores of each public challenge; None where these are not its data.
         ptv_score: Mean |difference| of the metrics of targets; None without a term.
         oar_score: The same of organs at risk.
         parts: What the two scores are made of.

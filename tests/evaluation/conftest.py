@@ -70,12 +70,12 @@ def write_dataset(
         write_image(images / f"{name}_0002.nii.gz", pack(np.stack(masks)), case.spacing_mm)
         write_image(folder / f"labels{case.split}" / f"{name}.nii.gz", case.dose_gy.astype(np.float32), case.spacing_mm)
         records[name] = CaseRecord(
-            dict(case.prescriptions_gy),
-            tuple(roi for roi in catalogue.names if np.any(case.masks.get(roi, False))),
-            case.spacing_mm,
-            case.split,
-            case.source,
-            case.fractions,
+            prescriptions_gy=dict(case.prescriptions_gy),
+            rois=tuple(roi for roi in catalogue.names if np.any(case.masks.get(roi, False))),
+            spacing_mm=case.spacing_mm,
+            split=case.split,
+            source=case.source,
+            fractions=case.fractions,
         )
     template = Template.load("openkbp") if template is None else template
     section = {

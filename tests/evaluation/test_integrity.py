@@ -56,7 +56,7 @@ def test_patient_and_fractions_reach_the_record(cohort):
     dataset, folder = cohort
     found = [(case.patient, case.fractions) for case in evaluate_folder(dataset, folder).cases]
     assert found == [("a", None), ("p", 35)]
-    record = CaseRecord({}, (), (1.0, 1.0, 1.0), "Tr", {}, 35)
+    record = CaseRecord(prescriptions_gy={}, rois=(), spacing_mm=(1.0, 1.0, 1.0), split="Tr", fractions=35)
     assert typed(record.to_json(), CaseRecord, "test") == record
     assert "fractions" not in replace(record, fractions=None).to_json()  # (as it was written before)
 

@@ -75,10 +75,10 @@ def test_what_has_no_verdict_is_counted_apart():
     goal = template("Dmean", "<=", 26)
     _, without = judged(goal, 1)
     _, judged_case = judged(goal, 0)
-    row = pooled_scores([without, replace(judged_case, case="b")])["goals"]["Organ Dmean"]
-    assert (row["n"], row["not_evaluable"], row["agree"]) == (1, 1, 1)
-    assert row["reference"] == {"pass": 0, "acceptable": 0, "fail": 1}
-    assert pooled_scores([without])["goals"]["Organ Dmean"]["reference_fails"] == 0
+    row = pooled_scores([without, replace(judged_case, case="b")]).goals["Organ Dmean"]
+    assert (row.n, row.not_evaluable, row.agree) == (1, 1, 1)
+    assert row.reference == {"pass": 0, "acceptable": 0, "fail": 1}
+    assert pooled_scores([without]).goals["Organ Dmean"].reference_fails == 0
 
 
 def test_an_external_is_no_dose_region():

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from cdm_nnunet.documents import plain
 from cdm_nnunet.dvh import Metric, Template, evaluate
 from cdm_nnunet.dvh.values import evaluate_weighted
 from cdm_nnunet.errors import InputError
@@ -110,7 +111,7 @@ def test_goals_of_the_whole_plan():
     ]
     assert roi.index_targets == ("A",)
     assert result.undefined == {}
-    assert roi.to_json()["index_targets"] == ["A"]
+    assert plain(roi)["index_targets"] == ["A"]
     assert isinstance(result, CaseResult)
 
 

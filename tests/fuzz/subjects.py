@@ -108,7 +108,10 @@ def write_dataset(folder: Path) -> None:
     section = {"format_version": 1, "units": {"dose": "Gy", "ct": "HU"}, "catalogue": catalogue.to_json()}
     dataset = {"channel_names": {"0": "CT"}, "numTraining": 1, "cdm": {**section, "template": TEMPLATE.to_json()}}
     (folder / "dataset.json").write_text(json.dumps(dataset, indent=1))
-    record = CaseRecord({"PTV_6000": 60.0}, ("PTV_6000", "SpinalCord"), SPACING, "Tr", {"patient": "a"})
+    record = CaseRecord(
+        prescriptions_gy={"PTV_6000": 60.0}, rois=("PTV_6000", "SpinalCord"), spacing_mm=SPACING, split="Tr",
+        source={"patient": "a"},
+    )  # fmt: skip
     (folder / "cdm_cases.json").write_text(json.dumps({"a": record.to_json(), "b": record.to_json()}, indent=1))
 
 
