@@ -96,11 +96,12 @@ def test_a_record_fits_its_schema(written_result):
 def written_result(tmp_path) -> dict[str, Any]:
     """The record of two synthetic cases, with gamma."""
     from cdm_nnunet.dataset import RawDataset
-    from cdm_nnunet.dataset_conversion.synthetic import convert_synthetic
+    from cdm_nnunet.dataset_conversion.conversion import DatasetPlace, convert
+    from cdm_nnunet.dataset_conversion.synthetic import find_synthetic
     from cdm_nnunet.evaluation.gamma import GammaRule
     from cdm_nnunet.evaluation.run import Options, evaluate_folder
 
-    convert_synthetic(tmp_path, 501, "Synthetic", n_training=2, n_test=0, coarseness=2.0)
+    convert(find_synthetic(n_training=2, n_test=0, coarseness=2.0), DatasetPlace(tmp_path, 501, "Synthetic"))
     dataset = RawDataset(tmp_path / "Dataset501_Synthetic")
     folder = dataset.folder / "labelsTr"
     return json.loads(json.dumps(evaluate_folder(dataset, folder, options=Options(gamma=(GammaRule(),))).to_json()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from cdm_nnunet.evaluation.record import (
     FORMAT_VERSION,
     RESULT_FILE,
     CaseResult,
+    DoseResult,
     Evaluation,
     ResultFile,
 )
@@ -73,6 +75,8 @@ def evaluation_from_json(content: Mapping[str, Any], where: str) -> Evaluation:
     if file.left_out.keys() & file.cases.keys() or len(file.left_out) + len(file.cases) > file.n_dataset_cases:
         raise InputError(f"{where} was edited: its cases and those that were left out contradict each other")
     cases = tuple(file.cases.values())
+    if len({_measures(case.dose) for case in cases if case.dose is not None}) > 1:
+        raise InputError(f"{where} was edited: bands, isodoses or gamma criteria of its cases differ; evaluate again")
     wanted = pooled_scores(cases, None if file.calibration is None else file.calibration.nominal_percent)
     for place in _differences(file.scores.to_json(), wanted.to_json(), "scores"):
         raise InputError(f"{where} was edited: {place} is not that of its cases; evaluate again")
@@ -112,6 +116,13 @@ def _refuse_edited(case: CaseResult, entry: Mapping[str, Any], template: Templat
         raise InputError(f"{where} was edited: {problem}; evaluate again")
     if case.to_json() != entry:
         raise InputError(f"{where} was edited: its keys or derived values are not those of an evaluation")
+
+
+def _measures(dose: DoseResult) -> tuple[object, ...]:
+    """By which bands, isodoses and criteria two doses were compared."""
+    bands = tuple((band.from_percent, band.to_percent) for band in dose.bands)
+    criteria = tuple(replace(gamma, n_voxels=0, pass_percent=None) for gamma in dose.gamma)
+    return bands, tuple(dose.isodose_dice), criteria
 
 
 def _nested(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -41,17 +41,24 @@ CASES = [f"case_{k}" for k in range(5)]
 
 
 def write_result(folder: Path) -> None:
-    target = {"D95%": MetricResult(58.5, 56.25, "Gy", 0.5)}
-    goals = (GoalResult("D95%", ">=", 57.0, None, "Gy", 1, "pass", "fail"),)
+    target = {"D95%": MetricResult(reference=58.5, predicted=56.25, unit="Gy", mask_error=0.5)}
+    parotid = {"Dmean": MetricResult(reference=20.0, predicted=22.5, unit="Gy")}
+    goal = GoalResult(
+        metric="D95%", relation=">=", limit=57.0, variation=None, unit="Gy", priority=1, reference="pass",
+        predicted="fail",
+    )  # fmt: skip
     rois = {
-        "PTV_6000": RoiResult("target", 1000, 10.0, 60.0, target, goals),
-        "Parotid_L": RoiResult("oar", 500, 5.0, None, {"Dmean": MetricResult(20.0, 22.5, "Gy")}, ()),
+        "PTV_6000": RoiResult(
+            kind="target", n_voxels=1000, volume_cc=10.0, prescription_gy=60.0, metrics=target, goals=(goal,)
+        ),
+        "Parotid_L": RoiResult(kind="oar", n_voxels=500, volume_cc=5.0, prescription_gy=None, metrics=parotid),
     }
-    cases = [
-        CaseResult(name, 2.5, rois, patient=name, prescription_gy=60.0, fractions=30, notes=("a note",))
-        for name in CASES[:2]
-    ]
-    found = Evaluation("Dataset501_Small", TEMPLATE, "External", 5, tuple(cases), pooled_scores(cases))
+    known = {"dose_mae_gy": 2.5, "rois": rois, "prescription_gy": 60.0, "fractions": 30, "notes": ("a note",)}
+    cases = [CaseResult(case=name, patient=name, **known) for name in CASES[:2]]
+    found = Evaluation(
+        dataset="Dataset501_Small", template=TEMPLATE, dose_region="External", n_dataset_cases=5, cases=tuple(cases),
+        scores=pooled_scores(cases),
+    )  # fmt: skip
     (folder / "result.json").write_text(json.dumps(found.to_json(), indent=1))
 
 
