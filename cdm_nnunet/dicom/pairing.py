@@ -209,7 +209,8 @@ def with_damaged(
     """
     wanted = {"", "CT", "RTPLAN", *needed}
     problems = [
-        f"a file of this patient can't be read ({file.reason}); export it again, or remove it"
+        f"a file of this patient can't be read ({file.reason.removesuffix('; export it again')}); export it again, or "
+        "remove it"
         for file in sure
         if file.modality in wanted
     ]
