@@ -58,6 +58,7 @@ def dose_and_masks(number: int, n_rois: int, size: int) -> tuple[np.ndarray, np.
 def write_cohort(folder: Path, n_patients: int, n_rois: int, size: int) -> tuple[Path, Path]:
     """A raw data set, and predictions."""
     from cdm_nnunet.dataset import CaseRecord
+    from cdm_nnunet.geometry.grid import Grid
     from cdm_nnunet.images import Image, write_image
     from cdm_nnunet.roi import Catalogue, Roi, pack
 
@@ -78,7 +79,7 @@ def write_cohort(folder: Path, n_patients: int, n_rois: int, size: int) -> tuple
             predicted = (0.98 * dose + 0.5 * masks[0]).astype(np.float32)
             for path, values in zip(paths, (dose, predicted, pack(masks)), strict=True):
                 target = path.with_name(path.name.format(case))
-                write_image(Image(target, values, SPACING_MM, (0.0, 0.0, 0.0), (1.0, 0, 0, 0, 1, 0, 0, 0, 1)))
+                write_image(Image(values, Grid(values.shape, SPACING_MM), target))
         else:
             for path in paths:
                 os.link(path.with_name(path.name.format(first)), path.with_name(path.name.format(case)))

@@ -42,7 +42,7 @@ def main() -> None:
         reference = read_image(raw.dose_path(case))
         path = args.o / "doses" / (case + FILE_ENDING)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_image(Image(path, back_gy, reference.spacing_mm, reference.origin_mm, reference.direction))
+        write_image(Image(back_gy, reference.grid, path))
     evaluate = ("evaluate", "-d", str(args.d), "-i", str(args.o / "doses"), "-o", str(args.o / "evaluation"))
     subprocess.run([sys.executable, "-m", "cdm_nnunet.cli.main", *evaluate, "--pictures", "0"], check=True)
 

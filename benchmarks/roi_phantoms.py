@@ -131,8 +131,8 @@ def write_onehot(raw: Path, n_rois: int, n_patients: int) -> None:
 
 def _write(path: Path, values: NDArray[Any], case: Case) -> None:
     image = SimpleITK.GetImageFromArray(values)
-    image.SetSpacing(case.geometry.spacing_mm)
-    image.SetOrigin(case.geometry.origin_mm)
+    image.SetSpacing(case.grid.spacing_xyz_mm)
+    image.SetOrigin(case.grid.origin_xyz_mm.tolist())
     SimpleITK.WriteImage(image, str(path), useCompression=True)
 
 

@@ -7,7 +7,6 @@ unpacks, SimpleITK says where the voxels lie, and both must agree.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,45 +17,27 @@ from numpy.typing import NDArray
 
 from cdm_nnunet.errors import InputError, numbers
 from cdm_nnunet.files import raise_write_error, replacing
+from cdm_nnunet.geometry.grid import Grid, Volume
 from cdm_nnunet.nifti_header import NiftiHeader, read_voxels
 
 SPACING_TOLERANCE_MM = 1e-3
 ORIGIN_TOLERANCE_MM = 1e-2
 DIRECTION_TOLERANCE = 1e-4
-MAX_OBLIQUE_DEGREES = 25.0
 
 
 @dataclass(frozen=True, eq=False)
-class Image:
-    """A three-dimensional image.
+class Image(Volume):
+    """A three-dimensional image and its file; the values are in the type of the file.
 
     Attributes:
         path: The file.
-        values: Shape (Z, Y, X), in the type of the file.
-        spacing_mm: Voxel size (z, y, x) in mm.
-        origin_mm: Position (x, y, z) of the first voxel's centre in LPS, mm.
-        direction: Direction cosines of the array's x, y and z axes, nine numbers, row by row.
     """
 
     path: Path
-    values: NDArray[Any]
-    spacing_mm: tuple[float, float, float]
-    origin_mm: tuple[float, float, float]
-    direction: tuple[float, ...]
 
     def refuse_other_axes(self) -> None:
-        """Check that the array's x, y and z run to the patient's left, back and head, up to a small tilt.
-
-        Raises:
-            InputError: If not.
-        """
-        cosines = np.diag(np.reshape(self.direction, (3, 3)))
-        if cosines.min() < math.cos(math.radians(MAX_OBLIQUE_DEGREES)):
-            raise InputError(
-                f"{self.path} is not on an axial grid in LPS orientation: its x, y and z axes do not run to the "
-                f"patient's left, back and head (direction {numbers(self.direction)}); reorient or resample all images "
-                "of the case"
-            )
+        """Check the axes as :meth:`cdm_nnunet.geometry.grid.Grid.refuse_other_axes`."""
+        self.grid.refuse_other_axes(self.path)
 
     def refuse_other_grid(self, other: Image, *, rounding: float = 0.0) -> str:
         """Check that another image lies on the same grid.
@@ -71,14 +52,15 @@ class Image:
         Raises:
             InputError: If size, spacing, origin or direction differ, naming both files.
         """
-        off_mm = float(np.abs(np.subtract(other.origin_mm, self.origin_mm)).max())
-        is_rounded = ORIGIN_TOLERANCE_MM < off_mm <= rounding * min(self.spacing_mm)
-        origin_mm = self.origin_mm if is_rounded else other.origin_mm
+        mine, theirs = self.grid, other.grid
+        off_mm = float(np.abs(theirs.origin_xyz_mm - mine.origin_xyz_mm).max())
+        is_rounded = ORIGIN_TOLERANCE_MM < off_mm <= rounding * min(mine.spacing_zyx_mm)
+        origin_mm = mine.origin_xyz_mm if is_rounded else theirs.origin_xyz_mm
         checks: tuple[tuple[str, Any, Any, float], ...] = (
             ("size (z, y, x)", other.values.shape, self.values.shape, 0.0),
-            ("spacing (z, y, x)", other.spacing_mm, self.spacing_mm, SPACING_TOLERANCE_MM),
-            ("origin (x, y, z)", origin_mm, self.origin_mm, ORIGIN_TOLERANCE_MM),
-            ("direction", other.direction, self.direction, DIRECTION_TOLERANCE),
+            ("spacing (z, y, x)", theirs.spacing_zyx_mm, mine.spacing_zyx_mm, SPACING_TOLERANCE_MM),
+            ("origin (x, y, z)", origin_mm, mine.origin_xyz_mm, ORIGIN_TOLERANCE_MM),
+            ("direction", theirs.direction, mine.direction, DIRECTION_TOLERANCE),
         )
         for quantity, came, expected, tolerance in checks:
             if not np.allclose(came, expected, rtol=0, atol=tolerance):
@@ -110,8 +92,22 @@ def read_image(path: Path, *, patient_axes: bool = False) -> Image:
     if patient_axes:
         orient: Any = sitk.DICOMOrient
         image = orient(image, "LPS")
-    x, y, z = image.GetSpacing()
-    return Image(path, sitk.GetArrayFromImage(image), (z, y, x), image.GetOrigin(), image.GetDirection())
+    return image_of_itk(image, path)
+
+
+def image_of_itk(itk: Any, path: Path) -> Image:
+    """An image of SimpleITK with the file that it is from."""
+    values = sitk.GetArrayFromImage(itk)
+    return Image(values, Grid.of_image(values.shape, itk.GetSpacing()[::-1], itk.GetOrigin(), itk.GetDirection()), path)
+
+
+def itk_of_volume(volume: Volume) -> Any:
+    """An image of SimpleITK."""
+    itk: Any = sitk.GetImageFromArray(volume.values)
+    itk.SetSpacing(volume.grid.spacing_xyz_mm)
+    itk.SetOrigin(volume.grid.origin_xyz_mm.tolist())
+    itk.SetDirection(volume.grid.direction)
+    return itk
 
 
 def write_image(image: Image) -> None:
@@ -120,11 +116,7 @@ def write_image(image: Image) -> None:
     Raises:
         OSError: If it can't be written, for example because the disk is full. Nothing of it remains.
     """
-    z, y, x = image.spacing_mm
-    itk: Any = sitk.GetImageFromArray(image.values)
-    itk.SetSpacing((x, y, z))
-    itk.SetOrigin(image.origin_mm)
-    itk.SetDirection(image.direction)
+    itk = itk_of_volume(image)
     with replacing(image.path, "".join(image.path.suffixes[-2:])) as partial:
         try:
             sitk.WriteImage(itk, str(partial), useCompression=True)

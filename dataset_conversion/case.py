@@ -13,46 +13,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdm_nnunet.dataset import NOTES, CaseRecord, Split
-from cdm_nnunet.errors import InputError
+from cdm_nnunet.errors import InputError, numbers
+from cdm_nnunet.geometry.grid import Grid
 from cdm_nnunet.ranges import CT_HU, FRACTION_DOSE_GY, VOXEL_SIZE_MM, prescription_notes
 from cdm_nnunet.roi import Catalogue, add_mask, mask_of, refuse_stray_bits, used_bits
 
 from .plausibility import ct_notes, dose_notes
 
+_ORTHONORMAL = 1e-4
 CASE_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 
 
-@dataclass(frozen=True)
-class Geometry:
-    """Where a voxel grid lies in the patient, in SimpleITK's conventions: LPS coordinates, axis order (x, y, z).
-
-    Attributes:
-        spacing_mm: Voxel size (x, y, z).
-        origin_mm: Centre of voxel (0, 0, 0).
-        direction: Row-major 3 x 3 direction cosines.
+def refuse_grid(grid: Grid) -> None:
+    """Check that a case may lie on a grid.
 
     Raises:
-        InputError: If the voxel size is implausible or the axes do not run to the patient's left, back and head.
+        InputError: If the voxel size is implausible, planes are at unequal distances, or the axes do not run to the
+            patient's left, back and head.
     """
-
-    spacing_mm: tuple[float, float, float]
-    origin_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    direction: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
-
-    def __post_init__(self) -> None:
-        low, high = VOXEL_SIZE_MM.possible
-        if len(self.spacing_mm) != 3 or not all(VOXEL_SIZE_MM.is_possible(size) for size in self.spacing_mm):
-            raise InputError(f"voxel size {self.spacing_mm} mm is not plausible; expected three of {low} to {high} mm")
-        if len(self.origin_mm) != 3 or not np.isfinite(self.origin_mm).all():
-            raise InputError(f"the origin must be three numbers in mm, not {self.origin_mm}")
-        cosines = np.reshape(self.direction, (3, -1))
-        if cosines.shape != (3, 3) or not np.allclose(cosines @ cosines.T, np.eye(3), atol=1e-4):
-            raise InputError(f"direction cosines must be an orthonormal 3 x 3 matrix, not {self.direction}")
-        if not (np.diag(cosines) > 0.9).all():
-            raise InputError(
-                f"image axes must run to the patient's left, back and head, but the direction is {self.direction}; "
-                "reorient the image first: left-right mirroring and the network take the axes for anatomical"
-            )
+    low, high = VOXEL_SIZE_MM.possible
+    if not all(VOXEL_SIZE_MM.is_possible(size) for size in grid.spacing_zyx_mm):
+        raise InputError(
+            f"voxel size {numbers(grid.spacing_xyz_mm)} mm is not plausible; expected three of {low} to {high} mm"
+        )
+    if not grid.is_uniform:
+        raise InputError("the planes of the grid are at unequal distances")
+    if not np.allclose(grid.axes @ grid.axes.T, np.eye(3), atol=_ORTHONORMAL):
+        raise InputError(f"direction cosines must be an orthonormal 3 x 3 matrix, not {numbers(grid.direction)}")
+    grid.refuse_other_axes("the image")
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +55,7 @@ class Case:
         catalogue: Names the bits.
         dose_gy: Reference dose, shape (z, y, x), float32 Gy; None where there is none (``Ts`` only).
         prescriptions_gy: Prescribed dose by target name, Gy; for contoured targets only.
-        geometry: The grid that all images share.
+        grid: The grid that all images share.
         source: Where the case came from, without anything that identifies the patient.
         empty_rois: ROIs that the source names but whose masks have no voxel; they count as absent.
         fractions: Number of fractions of the plan; None where it is unknown.
@@ -84,7 +72,7 @@ class Case:
     catalogue: Catalogue
     dose_gy: NDArray[np.float32] | None
     prescriptions_gy: Mapping[str, float]
-    geometry: Geometry
+    grid: Grid
     source: Mapping[str, str] = field(default_factory=dict)
     empty_rois: tuple[str, ...] = ()
     fractions: int | None = None
@@ -97,8 +85,8 @@ class Case:
             raise InputError(f"the split is 'Tr' or 'Ts', not '{self.split}'")
         self._check_ct()
         self._check_rois()
-        x, y, z = self.geometry.spacing_mm
-        notes = ct_notes(self.ct_hu, self.catalogue, self.rois, self.mask, (z, y, x))
+        refuse_grid(self.grid)
+        notes = ct_notes(self.ct_hu, self.catalogue, self.rois, self.mask, self.grid.spacing_zyx_mm)
         self._check_prescriptions()
         notes += prescription_notes(self.prescriptions_gy)
         notes += self._fraction_notes()
@@ -130,7 +118,6 @@ class Case:
 
     def record(self) -> CaseRecord:
         """The entry of ``cdm_cases.json``."""
-        x, y, z = self.geometry.spacing_mm
         ordered = {name: float(self.prescriptions_gy[name]) for name in self.rois if name in self.prescriptions_gy}
         source = dict(self.source)
         if self.notes:
@@ -138,7 +125,7 @@ class Case:
         return CaseRecord(
             prescriptions_gy=ordered,
             rois=self.rois,
-            spacing_mm=(z, y, x),
+            spacing_mm=self.grid.spacing_zyx_mm,
             split=self.split,
             source=source,
             fractions=self.fractions,
@@ -147,6 +134,8 @@ class Case:
     def _check_ct(self) -> None:
         if self.ct_hu.ndim != 3 or self.ct_hu.dtype not in (np.dtype(np.int16), np.dtype(np.float32)):
             raise InputError(f"the CT must be 3D, int16 or float32, not {self.ct_hu.ndim}D {self.ct_hu.dtype}")
+        if self.ct_hu.shape != self.grid.shape:
+            raise InputError(f"the CT has shape {self.ct_hu.shape}, and its grid {self.grid.shape}")
 
     def _check_rois(self) -> None:
         if self.roi_bits.shape != self.ct_hu.shape:

@@ -128,13 +128,11 @@ def write_case(folder: Path, case: Case, checksums: Mapping[str, str]) -> Comple
     incomplete = folder / STATE_FOLDER / "incomplete"
     incomplete.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f"{case.name}-", dir=incomplete))
-    x, y, z = case.geometry.spacing_mm
-    spacing_mm = (z, y, x)
     try:
         files = {}
         for target, array in _images(case).items():
             aside = staging / target.replace("/", "-")
-            write_image(Image(aside, array, spacing_mm, case.geometry.origin_mm, case.geometry.direction))
+            write_image(Image(array, case.grid, aside))
             files[target] = (aside, sha256(aside))
         withdraw_case(folder, case.name)
         for target, (aside, _) in files.items():

@@ -29,7 +29,7 @@ from cdm_nnunet.geometry.slices import ct_slices
 from cdm_nnunet.ranges import FRACTION_DOSE_GY
 from cdm_nnunet.roi import Catalogue, mask_of
 
-from .case import Case, Geometry, clip_hu, pack_masks
+from .case import Case, clip_hu, pack_masks
 from .case_files import sha256
 from .dicom_mapping import DicomMapping
 from .raw_layout import template_catalogue
@@ -128,11 +128,7 @@ class DicomPatient:
             catalogue=catalogue,
             dose_gy=dose_gy,
             prescriptions_gy=prescribed.levels_gy,
-            geometry=Geometry(
-                grid.spacing_mm,
-                (float(grid.origin_mm[0]), float(grid.origin_mm[1]), float(grid.origin_mm[2])),
-                tuple(float(cosine) for cosine in grid.axes.T.ravel()),
-            ),
+            grid=grid,
             source={
                 "patient": self.files.patient_name,
                 "end caps": mapping.ends,
@@ -162,7 +158,7 @@ class DicomPatient:
             if self.grid == "dose":
                 raise InputError("the planes of the dose grid are at unequal distances; use --grid SPACING")
             even = even_grid(over)
-            notes.append(f"the grid of the CT was made even: planes every {even.spacing_mm[2]:.4g} mm")
+            notes.append(f"the grid of the CT was made even: planes every {even.spacing_zyx_mm[0]:.4g} mm")
             return even
         return uniform_grid(over, spacing_mm(self.grid))
 
@@ -306,7 +302,7 @@ def _masks(
     The part of each that lies outside the grid is added to ``lost``.
     """
     axes = ct.volume.grid.axes
-    slices = ct_slices(axes[2] @ ct.volume.grid.origin_mm + ct.volume.grid.offsets_mm[2], structures.rois, axes)
+    slices = ct_slices(axes[2] @ ct.volume.grid.origin_xyz_mm + ct.volume.grid.offsets_xyz_mm[2], structures.rois, axes)
     for roi, name in names.items():
         contours = structures.roi(name)
         if contours.problem:

@@ -84,7 +84,7 @@ def _attempt(patient: DicomPatient, catalogue: Catalogue, log: Path) -> dict[str
         "prescriptions_gy": dict(record.prescriptions_gy),
         "rois": list(record.rois),
         "size": list(reversed(case.ct_hu.shape)),
-        "spacing_mm": list(case.geometry.spacing_mm),
+        "spacing_mm": list(case.grid.spacing_xyz_mm),
     }
 
 

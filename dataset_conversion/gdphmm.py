@@ -25,8 +25,9 @@ from cdm_nnunet.dataset import Split
 from cdm_nnunet.documents import read_json
 from cdm_nnunet.dvh import Template, TemplateRoi, match_rois
 from cdm_nnunet.errors import InputError, numbers
+from cdm_nnunet.geometry.grid import Grid
 
-from .case import Case, Geometry, clip_hu, pack_masks
+from .case import Case, clip_hu, pack_masks
 from .case_files import sha256
 from .conversion import FoundPatients
 from .npz import read_dictionary
@@ -96,7 +97,7 @@ class GdpHmmPlan:
             catalogue=catalogue,
             dose_gy=dose_gy,
             prescriptions_gy={roi: prescribed_gy[level] for roi, level in self._levels().items() if roi in contoured},
-            geometry=self._geometry(content),
+            grid=self._grid(content, ct.shape),
             source={
                 "patient": self.patient,
                 "plan": self.path.stem,
@@ -209,11 +210,11 @@ class GdpHmmPlan:
             raise InputError(f"{self.path}: '{mapping.names[HIGH_DOSE_TARGET]}': {error}") from None
         return (dose_gy * factor).astype(np.float32), factor
 
-    def _geometry(self, content: Mapping[str, Any]) -> Geometry:
+    def _grid(self, content: Mapping[str, Any], shape: tuple[int, ...]) -> Grid:
         x, y, z = (float(size) for size in content.get("spacing", SPACING_MM))
-        origin = tuple(float(value) for value in content.get("origin", (0.0, 0.0, 0.0)))
-        direction = tuple(float(value) for value in content.get("direction", Geometry((1, 1, 1)).direction))
-        return Geometry((x, y, z), (origin[0], origin[1], origin[2]), direction)
+        origin = [float(value) for value in content.get("origin", (0.0, 0.0, 0.0))]
+        direction = [float(value) for value in content.get("direction", np.eye(3).ravel())]
+        return Grid.of_image(shape, (z, y, x), origin, direction)
 
 
 @dataclass(frozen=True)

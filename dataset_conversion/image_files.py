@@ -15,7 +15,7 @@ import SimpleITK as sitk  # noqa: N813  # the name by which SimpleITK is known
 from numpy.typing import NDArray
 
 from cdm_nnunet.errors import InputError, numbers
-from cdm_nnunet.images import Image, read_image
+from cdm_nnunet.images import Image, image_of_itk, itk_of_volume, read_image
 from cdm_nnunet.nifti_header import SAME_POSITION_VOXELS
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
@@ -95,20 +95,11 @@ def dose_of(image: Image, ct: Image, notes: list[str], *, resample: bool) -> NDA
 
 def _resampled(image: Image, ct: Image) -> Image:
     resampler: Any = sitk.ResampleImageFilter()
-    resampler.SetReferenceImage(_as_itk(ct))
+    resampler.SetReferenceImage(itk_of_volume(ct))
     resampler.SetInterpolator(sitk.sitkLinear)
     resampler.SetDefaultPixelValue(0.0)
-    moved: Any = resampler.Execute(sitk.Cast(_as_itk(image), sitk.sitkFloat32))
-    return Image(image.path, sitk.GetArrayFromImage(moved), ct.spacing_mm, ct.origin_mm, ct.direction)
-
-
-def _as_itk(image: Image) -> Any:
-    z, y, x = image.spacing_mm
-    itk: Any = sitk.GetImageFromArray(image.values)
-    itk.SetSpacing((x, y, z))
-    itk.SetOrigin(image.origin_mm)
-    itk.SetDirection(image.direction)
-    return itk
+    moved: Any = resampler.Execute(sitk.Cast(itk_of_volume(image), sitk.sitkFloat32))
+    return Image(sitk.GetArrayFromImage(moved), ct.grid, image.path)
 
 
 @dataclass(frozen=True)
@@ -138,8 +129,7 @@ def _read_with_text_header(path: Path) -> Image:
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         bad = np.count_nonzero(~np.isfinite(values))
         raise InputError(f"{path} has {bad} voxels that are not finite (NaN or infinite)")
-    x, y, z = image.GetSpacing()
-    return Image(path, values, (z, y, x), image.GetOrigin(), image.GetDirection())
+    return image_of_itk(image, path)
 
 
 def _nrrd_header(path: Path, content: bytes) -> tuple[_TextHeader, bool]:

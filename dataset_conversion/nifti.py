@@ -23,7 +23,7 @@ from cdm_nnunet.errors import InputError
 from cdm_nnunet.images import Image
 from cdm_nnunet.nifti_header import SAME_POSITION_VOXELS
 
-from .case import Case, Geometry, clip_hu, pack_masks
+from .case import Case, clip_hu, pack_masks
 from .case_files import sha256
 from .conversion import FoundPatients
 from .image_files import ENDINGS, dose_of, mask_of, read_on_patient_axes, stem_of
@@ -93,7 +93,6 @@ class NiftiPatient:
         roi_bits, empty = pack_masks(catalogue, self._read_masks(ct, notes), ct.values.shape)
         dose_gy = self._read_dose(ct, notes)
         contoured = [roi for roi in self._mapping.names if roi not in empty]
-        z, y, x = ct.spacing_mm
         return Case(
             name=self.name,
             split=self.split,
@@ -102,7 +101,7 @@ class NiftiPatient:
             catalogue=catalogue,
             dose_gy=dose_gy,
             prescriptions_gy=prescriptions_gy(self.template, self.prescriptions, contoured),
-            geometry=Geometry((x, y, z), ct.origin_mm, ct.direction),
+            grid=ct.grid,
             source={
                 "patient": self.patient or self.name,
                 **{f"sha256 {k}": v for k, v in self.checksums().items() if k not in _NO_CHECKSUM},

@@ -14,10 +14,11 @@ from cdm_nnunet.challenges.openkbp import DOSE_REGION_FILE, FRACTIONS, PRESCRIPT
 from cdm_nnunet.dataset import FILE_ENDING, ROI_CHANNEL, RawDataset, Split
 from cdm_nnunet.dvh.template import Template
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.geometry.grid import Grid
 from cdm_nnunet.images import read_image
 from cdm_nnunet.roi import Catalogue, mask_of
 
-from .case import Case, Geometry, clip_hu, pack_masks
+from .case import Case, clip_hu, pack_masks, refuse_grid
 from .case_files import sha256
 from .conversion import FoundPatients
 from .openkbp_csv import (
@@ -85,7 +86,7 @@ class OpenKbpPatient:
             catalogue=self.catalogue,
             dose_gy=self._dose_gy(files, region),
             prescriptions_gy={name: gy for name, gy in PRESCRIPTIONS_GY.items() if name in present},
-            geometry=self._geometry(),
+            grid=self._grid(),
             source={
                 "patient": self.name,
                 "folder": self.folder.parent.name,
@@ -121,13 +122,15 @@ class OpenKbpPatient:
             if stem in ROI_FILES:
                 yield ROI_FILES[stem], to_grid(read_mask(path), np.array(True))
 
-    def _geometry(self) -> Geometry:
+    def _grid(self) -> Grid:
         path = self._required("voxel_dimensions")
-        spacing_mm = read_spacing_mm(path)
+        x, y, z = read_spacing_mm(path)
         try:
-            return Geometry(spacing_mm)
+            grid = Grid(GRID, (z, y, x))
+            refuse_grid(grid)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
+        return grid
 
     def _ct_hu(self, region: NDArray[np.int64]) -> NDArray[np.int16]:
         path = self._required("ct")

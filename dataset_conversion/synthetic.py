@@ -12,10 +12,10 @@ from cdm_nnunet.dataset import Split
 from cdm_nnunet.dvh.template import Template
 from cdm_nnunet.errors import InputError
 
-from .case import Case, Geometry, clip_hu, pack_masks
+from .case import Case, clip_hu, pack_masks
 from .conversion import FoundPatients
 from .raw_layout import template_catalogue
-from .synthetic_anatomy import Grid, make_anatomy
+from .synthetic_anatomy import Canvas, make_anatomy
 from .synthetic_plan import FRACTIONS, LEVELS_GY, make_dose, make_targets
 
 # Fraction of the patients in which an organ was not contoured.
@@ -54,7 +54,6 @@ def synthetic_patient(seed: int, *, name: str | None = None, split: Split = "Tr"
 
     catalogue = template_catalogue(Template.load("openkbp"))
     roi_bits, empty = pack_masks(catalogue, masks(), grid.shape)
-    (dz, dy, dx), (oz, oy, ox) = grid.spacing_mm, grid.origin_mm
     return Case(
         name=name or f"phantom_{seed:03d}",
         split=split,
@@ -63,26 +62,28 @@ def synthetic_patient(seed: int, *, name: str | None = None, split: Split = "Tr"
         catalogue=catalogue,
         dose_gy=dose_gy,
         prescriptions_gy={roi: LEVELS_GY[roi] for roi in targets if roi not in empty},
-        geometry=Geometry((dx, dy, dz), (ox, oy, oz)),
+        grid=grid,
         source={"synthetic": f"seed {seed}"},
         empty_rois=empty,
         fractions=FRACTIONS,
     )
 
 
-def _draw_grid(rng: np.random.Generator, coarseness: float) -> Grid:
+def _draw_grid(rng: np.random.Generator, coarseness: float) -> Canvas:
     """A grid that shows the neck from the shoulders to the skull base, shifted by a few mm."""
     in_plane, slices = rng.uniform(3.6, 4.5) * coarseness, rng.uniform(2.7, 3.5) * coarseness
     n_plane = int(np.clip(rng.integers(330, 390) / in_plane, 72 / coarseness, 96 / coarseness))
     n_slices = int(np.clip(rng.integers(175, 200) / slices, 48 / coarseness, 64 / coarseness))
     centre_z, centre_y, centre_x = rng.normal((-2, 0, 0), 4)
-    return Grid(
+    return Canvas(
         (n_slices, n_plane, n_plane),
         (slices, in_plane, in_plane),
-        (
-            centre_z - slices * (n_slices - 1) / 2,
-            centre_y - in_plane * (n_plane - 1) / 2,
-            centre_x - in_plane * (n_plane - 1) / 2,
+        np.array(
+            (
+                centre_x - in_plane * (n_plane - 1) / 2,
+                centre_y - in_plane * (n_plane - 1) / 2,
+                centre_z - slices * (n_slices - 1) / 2,
+            )
         ),
     )
 

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from cdm_nnunet.geometry.grid import Grid
+
 Mask = NDArray[np.bool_]
 Field = NDArray[np.float64]
 
@@ -26,51 +28,40 @@ _CENTRE_Y_MM = (8, 8, 9, 9, 8, 4, -8, -12, -8, -4)
 _SQUARENESS = (2.8, 2.8, 2.6, 2.2, 2.0, 2.0, 2.1, 2.1, 2.0, 2.0)
 
 
-@dataclass(frozen=True)
-class Grid:
-    """A voxel grid in patient coordinates.
+class Canvas(Grid):
+    """A grid along the patient's axes, with shapes to draw on it."""
 
-    Attributes:
-        shape: Voxels (z, y, x).
-        spacing_mm: Voxel size (z, y, x).
-        origin_mm: Centre of the first voxel (z, y, x).
-    """
-
-    shape: tuple[int, int, int]
-    spacing_mm: tuple[float, float, float]
-    origin_mm: tuple[float, float, float]
-
-    def axes(self) -> tuple[Field, Field, Field]:
+    def coordinates(self) -> tuple[Field, Field, Field]:
         """Coordinates z (Z, 1, 1), y (1, Y, 1) and x (1, 1, X) in mm."""
         z, y, x = (
             origin + size * np.arange(n, dtype=np.float64)
-            for origin, size, n in zip(self.origin_mm, self.spacing_mm, self.shape, strict=True)
+            for origin, size, n in zip(self.origin_zyx_mm, self.spacing_zyx_mm, self.shape, strict=True)
         )
         return z[:, None, None], y[None, :, None], x[None, None, :]
 
     def ellipsoid(self, centre_xyz_mm: Sequence[float], radii_xyz_mm: Sequence[float] | Field) -> Mask:
         """Voxels inside an ellipsoid with its axes along the grid's, shape (Z, Y, X)."""
-        z, y, x = self.axes()
+        z, y, x = self.coordinates()
         (cx, cy, cz), (rx, ry, rz) = centre_xyz_mm, radii_xyz_mm
         inside: Mask = ((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2 + ((z - cz) / rz) ** 2 <= 1
         return inside
 
     def tube(self, z_range_mm: tuple[float, float], cx: Field, cy: Field, radii_xy_mm: tuple[float, float]) -> Mask:
         """Voxels inside an elliptic tube along z whose centre is given by level, shape (Z, Y, X)."""
-        z, y, x = self.axes()
+        z, y, x = self.coordinates()
         section = ((x - cx) / radii_xy_mm[0]) ** 2 + ((y - cy) / radii_xy_mm[1]) ** 2 <= 1
         inside: Mask = section & (z >= z_range_mm[0]) & (z <= z_range_mm[1])
         return inside
 
     def depth_mm(self, mask: Mask, z_weight: float = 1.0) -> Field:
         """Distance to the nearest voxel outside, 0 outside; distances along z count ``z_weight`` times."""
-        dz, dy, dx = self.spacing_mm
+        dz, dy, dx = self.spacing_zyx_mm
         depth: Field = ndimage.distance_transform_edt(mask, sampling=(dz * z_weight, dy, dx))
         return depth
 
     def blur(self, volume: NDArray[np.generic], sigma_mm: float) -> Field:
         """Gaussian blur."""
-        sigmas = [sigma_mm / size for size in self.spacing_mm]
+        sigmas = [sigma_mm / size for size in self.spacing_zyx_mm]
         blurred: Field = ndimage.gaussian_filter(volume.astype(np.float64), sigmas, mode="nearest")
         return blurred
 
@@ -88,7 +79,7 @@ class Anatomy:
         airway: Air-filled throat and windpipe.
     """
 
-    grid: Grid
+    grid: Canvas
     body: Mask
     ct_hu: Field
     organs: dict[str, Mask] = field(repr=False)
@@ -96,9 +87,9 @@ class Anatomy:
     airway: Mask
 
 
-def make_anatomy(rng: np.random.Generator, grid: Grid) -> Anatomy:
+def make_anatomy(rng: np.random.Generator, grid: Canvas) -> Anatomy:
     """Draw a patient: sizes vary by about 5 %, positions by a few mm."""
-    z, y, _ = grid.axes()
+    z, y, _ = grid.coordinates()
     width, depth = rng.normal(1.0, 0.05, 2).clip(0.9, 1.1)
     spine_y = 14 + 7 * np.cos((z - rng.normal(0, 6)) / 55) - 0.06 * z  # the neck's lordosis
     body = _outline(grid, width, depth)
@@ -150,9 +141,9 @@ def make_anatomy(rng: np.random.Generator, grid: Grid) -> Anatomy:
     return Anatomy(grid, body, ct_hu, {name: mask & body for name, mask in organs.items()}, spine_y, airway)
 
 
-def _outline(grid: Grid, width: float, depth: float) -> Mask:
+def _outline(grid: Canvas, width: float, depth: float) -> Mask:
     """Inside the skin: a superellipse at each level, with a nose."""
-    z, y, x = grid.axes()
+    z, y, x = grid.coordinates()
     half_width, half_depth, centre, power = (
         np.interp(z, _OUTLINE_Z_MM, values) for values in (_HALF_WIDTH_MM, _HALF_DEPTH_MM, _CENTRE_Y_MM, _SQUARENESS)
     )
@@ -162,9 +153,9 @@ def _outline(grid: Grid, width: float, depth: float) -> Mask:
     return inside
 
 
-def _skull(grid: Grid, body: Mask, inner_mm: Field) -> dict[str, Mask]:
+def _skull(grid: Canvas, body: Mask, inner_mm: Field) -> dict[str, Mask]:
     """Skull and brain, above a plane that rises to the front."""
-    z, y, _ = grid.axes()
+    z, y, _ = grid.coordinates()
     above = z > 66 - 0.28 * y - 5
     bone = body & above & (inner_mm > 6) & (inner_mm <= 13)
     base = body & (np.abs(z - (63 - 0.28 * y)) < 2.5) & (inner_mm > 6) & (y > -45)
@@ -172,9 +163,9 @@ def _skull(grid: Grid, body: Mask, inner_mm: Field) -> dict[str, Mask]:
     return {"bone": bone | base, "brain": brain}
 
 
-def _draw_bones(grid: Grid, ct_hu: Field, body: Mask, spine_y: Field, width: float) -> None:
+def _draw_bones(grid: Canvas, ct_hu: Field, body: Mask, spine_y: Field, width: float) -> None:
     """Spine with discs, arches and canal; shoulder bones."""
-    z, _, x = grid.axes()
+    z, _, x = grid.coordinates()
     no_shift = np.zeros_like(z)
     column = grid.tube((-200, 62), no_shift, spine_y + 9, (12.5 * width, 9.5))
     ct_hu[column & body] = 320
@@ -188,15 +179,15 @@ def _draw_bones(grid: Grid, ct_hu: Field, body: Mask, spine_y: Field, width: flo
     for side in (-1, 1):
         reach = np.clip((np.abs(x) - 25 * width) / (120 * width), 0, 1)
         collar_bone = (np.sign(x) == side) & (np.abs(x) > 25 * width) & (np.abs(x) < 150 * width)
-        y = grid.axes()[1]
+        y = grid.coordinates()[1]
         rod = collar_bone & ((y + 38 - 45 * reach) ** 2 + (z + 88 - 8 * reach) ** 2 < 7**2)
         head = grid.ellipsoid((side * 158 * width, 18, -105), (22, 22, 24))
         ct_hu[(rod | head) & body] = 420
 
 
-def _mandible(grid: Grid, width: float, depth: float) -> Mask:
+def _mandible(grid: Canvas, width: float, depth: float) -> Mask:
     """A horseshoe with two rami."""
-    z, y, x = grid.axes()
+    z, y, x = grid.coordinates()
     half = 46.0 * width
     arch_y = -80 * depth + 66 * np.clip(np.abs(x) / half, 0, 1) ** 2.2
     slope = 66 * 2.2 / half * np.clip(np.abs(x) / half, 0, 1) ** 1.2

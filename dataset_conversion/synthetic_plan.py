@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from .synthetic_anatomy import Anatomy, Field, Grid, Mask
+from .synthetic_anatomy import Anatomy, Canvas, Field, Mask
 
 FRACTIONS = 35
 LEVELS_GY: Mapping[str, float] = {"PTV_7000": 70.0, "PTV_6300": 63.0, "PTV_5600": 56.0}
@@ -49,7 +49,7 @@ def make_targets(rng: np.random.Generator, anatomy: Anatomy) -> dict[str, Mask]:
     necks = {s: _neck(rng, anatomy, s) for s in (side, -side)}
     taken = ptv_high
     if rng.random() < 0.55:
-        z = grid.axes()[0]
+        z = grid.coordinates()[0]
         upper_neck = necks[side] & (np.abs(z - 5) < 30)
         targets["PTV_6300"] = (_expand(grid, ptv_high, 8) | upper_neck) & allowed & ~taken & ~anatomy.airway
         taken = taken | targets["PTV_6300"]
@@ -85,7 +85,7 @@ def make_dose(
     high = targets["PTV_7000"]
     coverage = float(np.clip(1.005 - 1.3 * (grid.depth_mm(anatomy.body)[high] < 9).mean(), 0.985, 1.005))
     dose *= 70.0 * 1.028 * coverage * rng.normal(1, 0.004) / np.median(dose[high])
-    z = grid.axes()[0]
+    z = grid.coordinates()[0]
     levels = z[np.any(union, axis=(1, 2))]
     region: Mask = anatomy.body & (z > levels.min() - 42) & (z < levels.max() + 42)
     return np.where(region, dose, 0).astype(np.float32), region
@@ -94,7 +94,7 @@ def make_dose(
 def _tumour(rng: np.random.Generator, anatomy: Anatomy, side: int) -> Mask:
     """An irregular primary: an ellipsoid whose radius varies with direction."""
     (off_midline, in_front, level), radii = _SITES[int(rng.choice(len(_SITES), p=(0.4, 0.2, 0.25, 0.15)))]
-    z, y, x = anatomy.grid.axes()
+    z, y, x = anatomy.grid.coordinates()
     level += rng.normal(0, 4)
     front = float(np.interp(level, z[:, 0, 0], anatomy.spine_y_mm[:, 0, 0])) - in_front
     rx, ry, rz = rng.normal(1, 0.15, 3).clip(0.7, 1.3) * radii
@@ -107,7 +107,7 @@ def _tumour(rng: np.random.Generator, anatomy: Anatomy, side: int) -> Mask:
 
 def _node(rng: np.random.Generator, anatomy: Anatomy, side: int) -> Mask:
     """An involved lymph node beside the large vessels, level II to III."""
-    z = anatomy.grid.axes()[0]
+    z = anatomy.grid.coordinates()[0]
     level = rng.uniform(-30, 38)
     y = float(np.interp(level, z[:, 0, 0], anatomy.spine_y_mm[:, 0, 0])) - 2 + rng.normal(0, 4)
     return anatomy.grid.ellipsoid((side * (38 + rng.normal(0, 3)), y, level), rng.uniform((9, 9, 11), (14, 16, 20)))
@@ -116,13 +116,13 @@ def _node(rng: np.random.Generator, anatomy: Anatomy, side: int) -> Mask:
 def _neck(rng: np.random.Generator, anatomy: Anatomy, side: int) -> Mask:
     """The elective volume of one side, level II to IV: a tube that runs inwards to the collar bone."""
     grid = anatomy.grid
-    z = grid.axes()[0]
+    z = grid.coordinates()[0]
     centre_x = side * (37 + 0.07 * z + rng.normal(0, 1.5))
     top, bottom = 44 + rng.normal(0, 5), -66 + rng.normal(0, 6)
     return grid.tube((bottom, top), centre_x, anatomy.spine_y_mm + 1, (17 + rng.normal(0, 1), 23 + rng.normal(0, 1.5)))
 
 
-def _expand(grid: Grid, mask: Mask, margin_mm: float) -> Mask:
+def _expand(grid: Canvas, mask: Mask, margin_mm: float) -> Mask:
     """The mask with a margin in 3D."""
     if margin_mm <= 0:
         return mask
@@ -130,7 +130,7 @@ def _expand(grid: Grid, mask: Mask, margin_mm: float) -> Mask:
     return expanded
 
 
-def _falloff(grid: Grid, target: Mask) -> Field:
+def _falloff(grid: Canvas, target: Mask) -> Field:
     """Relative dose around a target by distance: about 1 Gy/mm to 3 Gy/mm at its edge, faster along z further out."""
     near_mm, far_mm = grid.depth_mm(~target), grid.depth_mm(~target, z_weight=2.0)
     return 0.40 * np.exp(-((near_mm / 13.0) ** 1.6)) + 0.60 * np.exp(-far_mm / 48.0)
@@ -144,9 +144,9 @@ def _tissue_deviation(anatomy: Anatomy) -> Field:
     return deviation
 
 
-def _arc_ripple(grid: Grid, target: Mask) -> Field:
+def _arc_ripple(grid: Canvas, target: Mask) -> Field:
     """The faint star that the control points of an arc leave outside the target."""
-    z, y, x = grid.axes()
+    z, y, x = grid.coordinates()
     weights = target / target.sum()
     centre_y, centre_x = float((weights * y).sum()), float((weights * x).sum())
     radius = np.hypot(y - centre_y, x - centre_x) + 0 * z

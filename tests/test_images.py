@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from cdm_nnunet import nifti_header
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.geometry.grid import Grid
 from cdm_nnunet.images import Image, read_image, write_image
 from cdm_nnunet.nifti_header import read_voxels
 
@@ -27,7 +28,7 @@ UNITS, CODES, QUATERNION, Q_OFFSET, SFORM, EXTENSION = 123, 252, 256, 268, 280, 
 def path(tmp_path):
     path = tmp_path / "ct.nii.gz"
     values = np.arange(math.prod(SHAPE), dtype=np.int16).reshape(SHAPE)
-    write_image(Image(path, values, SPACING, ORIGIN, LPS))
+    write_image(Image(values, Grid.of_image(values.shape, SPACING, ORIGIN, LPS), path))
     return path
 
 
@@ -210,7 +211,7 @@ def test_every_orientation_is_understood_as_simpleitk_does(tmp_path_factory, ord
     sitk.WriteImage(image, str(path))
     edit(path, (CODES, "2h", *codes))
     found = read_image(path)
-    np.testing.assert_allclose(found.direction, direction.ravel(), atol=1e-5)
-    np.testing.assert_allclose(found.origin_mm, ORIGIN, rtol=1e-5)
+    np.testing.assert_allclose(found.grid.direction, direction.ravel(), atol=1e-5)
+    np.testing.assert_allclose(found.grid.origin_xyz_mm, ORIGIN, rtol=1e-5)
     header, stored = read_voxels(path)
     assert (header.shape, stored.shape) == ((90, 30, 7), (7, 30, 90))

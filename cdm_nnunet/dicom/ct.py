@@ -114,7 +114,7 @@ def _order_notes(ordered: Sequence[CtSlice], volume: Volume) -> list[str]:
     series = [image.text("SeriesInstanceUID") for image in ordered]
     n_series = len(set(series))
     order = CtOrder(
-        volume.grid.origin_mm[2] + volume.grid.offsets_mm[2],
+        volume.grid.origin_xyz_mm[2] + volume.grid.offsets_xyz_mm[2],
         {
             "SeriesInstanceUID": series,
             "AcquisitionNumber": [image.text("AcquisitionNumber") for image in ordered],

@@ -30,8 +30,9 @@ def refuse_odd_images(volume: Volume, where: Path) -> None:
     """
     values_hu = volume.values
     varies = np.ptp(values_hu.reshape(len(values_hu), -1), axis=1) > 0
+    z_mm = volume.grid.origin_xyz_mm[2] + volume.grid.offsets_xyz_mm[2]
     for k in range(1, len(values_hu) - 1):
-        said = f"CT series of {where}: the image at z = {volume.grid.origin_mm[2] + volume.grid.offsets_mm[2][k]:g} mm"
+        said = f"CT series of {where}: the image at z = {z_mm[k]:g} mm"
         below, above = values_hu[k - 1], values_hu[k + 1]
         if varies[k - 1] and varies[k + 1] and not varies[k]:
             raise InputError(f"{said} has one value everywhere, and those beside it have not; is it damaged?")
@@ -63,7 +64,7 @@ def refuse_two_scans(volume: Volume, where: Path) -> None:
     if unlike.size < _FEWEST or np.lib.stride_tricks.sliding_window_view(unlike, _FEWEST).mean(1).max() < _UNLIKE_PART:
         return
     at = int(np.lib.stride_tricks.sliding_window_view(unlike, _FEWEST).mean(1).argmax())
-    z_mm = volume.grid.origin_mm[2] + volume.grid.offsets_mm[2]
+    z_mm = volume.grid.origin_xyz_mm[2] + volume.grid.offsets_xyz_mm[2]
     raise InputError(
         f"CT series of {where}: from z = {z_mm[at]:g} mm on, images are less like their neighbours than like those "
         "two places on: two scans lie between each other; keep the images of one"

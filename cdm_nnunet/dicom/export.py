@@ -140,21 +140,16 @@ def _refuse_implausible(image: Image) -> None:
         raise InputError(f"{image.path}: the dose reaches {maximum_gy:g} Gy, which is not plausible; is it in cGy?")
 
 
-def _axes(image: Image) -> NDArray[np.float64]:
-    """Unit vectors of the array's x, y and z axes, one a row."""
-    return np.reshape(image.direction, (3, 3)).T
-
-
 def _refuse_misplaced(image: Image, patient: Destination) -> None:
     """Check that the grid is parallel to the CT and that the dose lies on it."""
-    cosines = np.abs(patient.directions @ _axes(image).T)
+    cosines = np.abs(patient.directions @ image.grid.axes.T)
     if cosines.max(axis=1).min() < math.cos(math.radians(_MAX_ANGLE_DEGREES)):
         raise InputError(f"{image.path} is turned against the patient's CT; is it this patient's prediction?")
     z, y, x = np.nonzero(image.values >= _LOW_DOSE * image.values.max())
     index = np.array([[axis.min(), axis.max()] for axis in (x, y, z)])  # (3, 2)
-    spacing_mm = np.array(image.spacing_mm[::-1])
+    spacing_mm = np.array(image.grid.spacing_xyz_mm)
     corners = np.stack(np.meshgrid(*(index * spacing_mm[:, None]), indexing="ij"), -1).reshape(-1, 3)
-    along = (np.array(image.origin_mm) + corners @ _axes(image)) @ patient.directions.T
+    along = (image.grid.origin_xyz_mm + corners @ image.grid.axes) @ patient.directions.T
     margin_mm = float(spacing_mm.max())
     excess_mm = max(float((patient.low_mm - along.min(0)).max()), float((along.max(0) - patient.high_mm).max()))
     if excess_mm > margin_mm:
@@ -194,8 +189,8 @@ def _as_ct_planes(
         Dose (frames, rows, columns), the position of its first voxel, and along rows, columns and normal the directions
         (3, 3) and the steps (3,) in mm.
     """
-    axes, steps_mm = _axes(image), np.array(image.spacing_mm[::-1])
-    values, origin_mm = image.values.astype(np.float64), np.array(image.origin_mm)
+    axes, steps_mm = image.grid.axes, np.array(image.grid.spacing_xyz_mm)
+    values, origin_mm = image.values.astype(np.float64), image.grid.origin_xyz_mm
     order = [int(np.argmax(np.abs(axes @ direction))) for direction in ct_directions]  # of x, y, z
     directions = axes[order].copy()
     for position, axis in enumerate(order):
@@ -259,13 +254,12 @@ def _refuse_difference(path: Path, image: Image, step_gy: float) -> None:
     grid = volume.grid
     if grid.shape != image.values.shape:
         raise OSError(f"{path} reads back with {grid.shape} voxels, not {image.values.shape}")
-    axes, steps_mm = _axes(image), np.array(image.spacing_mm[::-1])
+    axes, steps_mm = image.grid.axes, np.array(image.grid.spacing_xyz_mm)
     last = np.array(image.values.shape[::-1]) - 1
-    end_mm = np.array([offsets_mm[-1] for offsets_mm in grid.offsets_mm])
-    shift_mm = max(
-        float(np.abs(grid.origin_mm - image.origin_mm).max()),
-        float(np.abs(grid.origin_mm + end_mm @ grid.axes - image.origin_mm - (last * steps_mm) @ axes).max()),
-    )
+    end_mm = np.array([offsets_mm[-1] for offsets_mm in grid.offsets_xyz_mm])
+    off_mm = grid.origin_xyz_mm - image.grid.origin_xyz_mm
+    end_off_mm = off_mm + end_mm @ grid.axes - (last * steps_mm) @ axes
+    shift_mm = max(float(np.abs(off_mm).max()), float(np.abs(end_off_mm).max()))
     off_gy = float(np.abs(volume.values - image.values).max())
     rounding_gy = 1e-6 * float(image.values.max())  # of float32
     if not (shift_mm <= POINT_TOLERANCE_MM and off_gy <= step_gy / 2 + rounding_gy):

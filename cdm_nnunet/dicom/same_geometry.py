@@ -26,7 +26,7 @@ def why_other_geometry(structures: StructureSet, ct: CtVolume) -> str:
     if not all(is_flat(roi, grid.axes) for roi in drawn):
         return "the contours are not parallel to its slices"
     planes_mm = clusters(np.concatenate([heights_mm(roi, grid.axes) for roi in drawn]))[0]
-    slices_mm = grid.axes[2] @ grid.origin_mm + grid.offsets_mm[2]
+    slices_mm = grid.axes[2] @ grid.origin_xyz_mm + grid.offsets_xyz_mm[2]
     off = np.abs(planes_mm[:, None] - slices_mm).min(1) > _ON_SLICE_MM
     if np.count_nonzero(off) > _MOST_OFF * planes_mm.size:
         return f"{np.count_nonzero(off)} of {planes_mm.size} planes of contours are on none of its slices"

@@ -186,9 +186,9 @@ def _load_pair(files: CaseFiles) -> DosePair:
     reference, predicted, roi_bits, *members = (
         read_image(path) for path in (files.reference, files.predicted, files.roi_bits, *files.members)
     )
-    if not np.allclose(reference.spacing_mm, files.spacing_mm, rtol=0, atol=SPACING_TOLERANCE_MM):
+    if not np.allclose(reference.grid.spacing_zyx_mm, files.spacing_mm, rtol=0, atol=SPACING_TOLERANCE_MM):
         raise InputError(
-            f"{files.reference} has spacing {numbers(reference.spacing_mm)} mm (z, y, x), "
+            f"{files.reference} has spacing {numbers(reference.grid.spacing_zyx_mm)} mm (z, y, x), "
             f"the data set records {numbers(files.spacing_mm)}; convert the data again"
         )
     reference.refuse_other_grid(roi_bits)

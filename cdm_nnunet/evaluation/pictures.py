@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from cdm_nnunet.dvh import Template, cumulative_dvh, match_rois
 from cdm_nnunet.evaluation.pairing import CaseFiles, DosePair
 from cdm_nnunet.files import replacing
+from cdm_nnunet.geometry.grid import Grid
 from cdm_nnunet.images import read_image
 
 CT_WINDOW_HU = (-160.0, 240.0)
@@ -59,8 +60,7 @@ class Scene:
         masks: Boolean, by ROI name, targets first; present ROIs only.
         n_targets: How many of them are targets.
         colours: By ROI name; set by the template, so that an ROI has one colour in all cases.
-        spacing_mm: Voxel size (z, y, x) in mm.
-        origin_mm: Position (z, y, x) of the first voxel's centre in mm.
+        grid: Where the voxels lie.
         prescription_gy: Highest prescription of the case; where there is none, the highest reference dose.
     """
 
@@ -70,8 +70,7 @@ class Scene:
     masks: Mapping[str, NDArray[np.bool_]]
     n_targets: int
     colours: Mapping[str, str]
-    spacing_mm: tuple[float, float, float]
-    origin_mm: tuple[float, float, float]
+    grid: Grid
     prescription_gy: float
 
 
@@ -122,11 +121,10 @@ def load_scene(files: CaseFiles, template: Template) -> Scene:
         predicted.values,
         bits.values,
         files.catalogue,
-        reference.spacing_mm,
+        reference.grid.spacing_zyx_mm,
         files.contoured,
         files.prescriptions_gy,
     )
-    x, y, z = reference.origin_mm
     masks, n_targets = _present_masks(pair, template)
     prescription_gy = max(files.prescriptions_gy.values(), default=float(reference.values.max()))
     return Scene(
@@ -136,8 +134,7 @@ def load_scene(files: CaseFiles, template: Template) -> Scene:
         masks,
         n_targets,
         roi_colours(template),
-        reference.spacing_mm,
-        (z, y, x),
+        reference.grid,
         prescription_gy,
     )
 
@@ -196,7 +193,8 @@ def slices_figure(scene: Scene) -> Figure:
             axes = figure.add_subplot(grid[row, column])
             shown = _draw_slice(axes, scene, view, centre[view.axis], crop, volume, style)
             if row == 0:
-                position_mm = scene.origin_mm[view.axis] + centre[view.axis] * scene.spacing_mm[view.axis]
+                first_mm, step_mm = scene.grid.origin_zyx_mm[view.axis], scene.grid.spacing_zyx_mm[view.axis]
+                position_mm = first_mm + centre[view.axis] * step_mm
                 axes.set_title(f"{view.name}, {'zyx'[view.axis]} = {position_mm:.0f} mm", fontsize=10)
             if column == 0:
                 axes.set_ylabel(label, fontsize=11)
@@ -258,7 +256,7 @@ def _draw_slice(
     axes.imshow(ct_hu, cmap="gray", vmin=darkest, vmax=brightest, interpolation="bilinear", **common)
     shown = axes.imshow(_cut(volume, view, index, *crop), interpolation="nearest", **style, **common)
     horizontal_mm, vertical_mm = (
-        scene.origin_mm[axis] + np.arange(part.start, part.stop) * scene.spacing_mm[axis]
+        scene.grid.origin_zyx_mm[axis] + np.arange(part.start, part.stop) * scene.grid.spacing_zyx_mm[axis]
         for axis, part in ((view.horizontal, columns), (view.vertical, rows))
     )
     for name, mask in reversed(list(scene.masks.items())):  # targets last, the highest on top: their edges may coincide
@@ -288,8 +286,8 @@ def _cut(array: NDArray[Any], view: _View, index: int, rows: slice, columns: sli
 
 
 def _edges_mm(scene: Scene, axis: int, part: slice) -> tuple[float, float]:
-    step = scene.spacing_mm[axis]
-    first = scene.origin_mm[axis] + (part.start - 0.5) * step
+    step = scene.grid.spacing_zyx_mm[axis]
+    first = scene.grid.origin_zyx_mm[axis] + (part.start - 0.5) * step
     return first, first + (part.stop - part.start) * step
 
 
@@ -316,8 +314,8 @@ def _crop(scene: Scene, view: _View, index: int) -> tuple[slice, slice]:
     for mask in scene.masks.values():
         filled = filled | _cut(mask, view, index, *whole)
     return (
-        _filled_range(np.any(filled, axis=1), scene.spacing_mm[view.vertical]),
-        _filled_range(np.any(filled, axis=0), scene.spacing_mm[view.horizontal]),
+        _filled_range(np.any(filled, axis=1), scene.grid.spacing_zyx_mm[view.vertical]),
+        _filled_range(np.any(filled, axis=0), scene.grid.spacing_zyx_mm[view.horizontal]),
     )
 
 

@@ -45,7 +45,7 @@ def _beyond_mm(roi: RoiContours, grid: Grid) -> tuple[float, ...]:
     points_mm = grid.local_mm(np.concatenate(roi.contours))
     low_mm, high_mm = points_mm.min(0), points_mm.max(0)
     beyond = []
-    for axis, offsets_mm in enumerate(grid.offsets_mm):
+    for axis, offsets_mm in enumerate(grid.offsets_xyz_mm):
         half_mm = float(np.diff(offsets_mm).max()) / 2 if offsets_mm.size > 1 else 0.0
         beyond.append(max(-half_mm - low_mm[axis], high_mm[axis] - offsets_mm[-1] - half_mm, 0.0))
     return tuple(float(mm) for mm in beyond)

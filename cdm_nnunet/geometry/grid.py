@@ -5,19 +5,22 @@ Definitions: ``docs/conventions.md``, "Axes, orientation, units".
 
 from __future__ import annotations
 
+import functools
 import itertools
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cdm_nnunet.errors import InputError
+from cdm_nnunet.errors import InputError, numbers
 
 POSITION_TOLERANCE_MM = 0.01
-MIN_COSINE = 0.9  # of a grid's axis with the patient's: about 25 degrees of tilt
+MAX_TILT_DEGREES = 25.0  # of a grid's axes against the patient's
+Offsets = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
 _UNIFORM_TOLERANCE = 0.01  # of the spacing
-_AXIS_NAMES = ("x", "y", "z")
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,54 +28,127 @@ class Grid:
     """Where the voxels of an array of shape (z, y, x) lie in the patient, LPS.
 
     Attributes:
-        origin_mm: Centre of the first voxel (x, y, z), shape (3,).
+        shape: Number of voxels (z, y, x).
+        spacing_zyx_mm: Voxel size, the median one where it changes. It may be NaN along an axis of one voxel.
+        origin_xyz_mm: Centre of the first voxel, shape (3,).
         axes: Unit vectors of the array's x, y and z axes, one a row, shape (3, 3).
-        offsets_mm: Distance of the voxel centres from the origin along the x, y and z axis, ascending from 0. Those
-            along x and y are uniform; those along z need not be.
+        own_offsets_xyz_mm: Distance of the voxel centres from the first along each axis, ascending from 0, where they
+            don't follow from the voxel size: the planes of a CT may be at unequal distances.
 
     Raises:
-        InputError: If the axes are not orthonormal or not close to the patient's, or the offsets do not ascend.
+        InputError: If the axes are not orthonormal, the origin is not finite, a voxel size is not above zero, or the
+            voxel centres do not ascend.
     """
 
-    origin_mm: NDArray[np.float64]
-    axes: NDArray[np.float64]
-    offsets_mm: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
+    shape: tuple[int, int, int]
+    spacing_zyx_mm: tuple[float, float, float]
+    origin_xyz_mm: NDArray[np.float64] = field(default_factory=lambda: np.zeros(3))
+    axes: NDArray[np.float64] = field(default_factory=lambda: np.eye(3))
+    own_offsets_xyz_mm: Offsets | None = None
 
     def __post_init__(self) -> None:
-        if not np.allclose(self.axes @ self.axes.T, np.eye(3), atol=1e-3):
+        if self.axes.shape != (3, 3) or not np.allclose(self.axes @ self.axes.T, np.eye(3), atol=1e-3):
             raise InputError(f"the axes of the image are not at right angles: {np.round(self.axes, 4).tolist()}")
-        if np.diag(self.axes).min() < MIN_COSINE:
-            raise InputError(
-                "the image is tilted by more than 25 degrees from the patient's axes; resample it to an axial grid"
-            )
-        for name, offsets_mm in zip(_AXIS_NAMES, self.offsets_mm, strict=True):
-            if offsets_mm.size == 0 or offsets_mm[0] != 0 or (np.diff(offsets_mm) <= 0).any():
+        if self.origin_xyz_mm.shape != (3,) or not np.isfinite(self.origin_xyz_mm).all():
+            raise InputError(f"the origin must be three numbers in mm, not {self.origin_xyz_mm.tolist()}")
+        if any(n > 1 and not mm > 0 for n, mm in zip(self.shape, self.spacing_zyx_mm, strict=True)):
+            raise InputError(f"voxel size {numbers(self.spacing_xyz_mm)} mm is not plausible; it is above zero")
+        for name, n, offsets_mm in zip("xyz", self.shape[::-1], self.offsets_xyz_mm, strict=True):
+            if offsets_mm.size != n or n == 0 or offsets_mm[0] != 0 or not (np.diff(offsets_mm) > 0).all():
                 raise InputError(f"the voxel positions along {name} do not ascend: {offsets_mm[:5].tolist()} ...")
 
+    @classmethod
+    def of_image(
+        cls,
+        shape: tuple[int, ...],
+        spacing_zyx_mm: Sequence[float],
+        origin_xyz_mm: Sequence[float] | NDArray[np.float64],
+        direction: Sequence[float],
+    ) -> Grid:
+        """A grid in the terms of image files.
+
+        Args:
+            shape: Number of voxels (z, y, x).
+            spacing_zyx_mm: Voxel size.
+            origin_xyz_mm: Centre of the first voxel.
+            direction: Direction cosines of x, y and z as the columns of a matrix, nine numbers row by row.
+
+        Raises:
+            InputError: As the class; or if the direction has other than nine numbers.
+        """
+        if len(direction) != 9:
+            raise InputError(f"direction cosines are nine numbers, not {len(direction)}")
+        (nz, ny, nx), (z, y, x) = shape, spacing_zyx_mm
+        axes = np.reshape(np.asarray(direction, np.float64), (3, 3)).T
+        return cls((nz, ny, nx), (z, y, x), np.asarray(origin_xyz_mm, np.float64), axes)
+
+    @classmethod
+    def of_offsets(
+        cls,
+        origin_xyz_mm: NDArray[np.float64],
+        axes: NDArray[np.float64],
+        offsets_xyz_mm: Sequence[NDArray[np.float64]],
+    ) -> Grid:
+        """A grid by the distance of its voxel centres from the first, along each axis."""
+        x_mm, y_mm, z_mm = offsets_xyz_mm
+        z, y, x = (
+            float(np.median(np.diff(offsets))) if offsets.size > 1 else math.nan for offsets in (z_mm, y_mm, x_mm)
+        )
+        return cls((z_mm.size, y_mm.size, x_mm.size), (z, y, x), origin_xyz_mm, axes, (x_mm, y_mm, z_mm))
+
+    @functools.cached_property
+    def offsets_xyz_mm(self) -> Offsets:
+        """Distance of the voxel centres from the origin along the x, y and z axis, ascending from 0."""
+        if self.own_offsets_xyz_mm is not None:
+            return self.own_offsets_xyz_mm
+        z, y, x = (
+            np.arange(n, dtype=np.float64) * step if n > 1 else np.zeros(1)
+            for n, step in zip(self.shape, self.spacing_zyx_mm, strict=True)
+        )
+        return x, y, z
+
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """Number of voxels (z, y, x)."""
-        x, y, z = (offsets_mm.size for offsets_mm in self.offsets_mm)
+    def spacing_xyz_mm(self) -> tuple[float, float, float]:
+        """The voxel size in the order of DICOM and SimpleITK."""
+        z, y, x = self.spacing_zyx_mm
+        return x, y, z
+
+    @property
+    def origin_zyx_mm(self) -> tuple[float, float, float]:
+        """The centre of the first voxel in the order of the array's axes."""
+        x, y, z = (float(mm) for mm in self.origin_xyz_mm)
         return z, y, x
+
+    @property
+    def direction(self) -> tuple[float, ...]:
+        """Direction cosines of x, y and z as the columns of a matrix, nine numbers row by row."""
+        return tuple(float(cosine) for cosine in self.axes.T.ravel())
 
     @property
     def is_uniform(self) -> bool:
         """Whether the planes along z are at equal distances."""
-        steps_mm = np.diff(self.offsets_mm[2])
+        steps_mm = np.diff(self.offsets_xyz_mm[2])
         return steps_mm.size < 2 or bool(np.ptp(steps_mm) <= _UNIFORM_TOLERANCE * steps_mm.mean())
 
-    @property
-    def spacing_mm(self) -> tuple[float, float, float]:
-        """Voxel size (x, y, z); along z the median distance of the planes. It is NaN along an axis of one voxel."""
-        x, y, z = (
-            float(np.median(np.diff(offsets_mm))) if offsets_mm.size > 1 else float("nan")
-            for offsets_mm in self.offsets_mm
-        )
-        return x, y, z
+    def refuse_other_axes(self, what: object) -> None:
+        """Check that the array's x, y and z run to the patient's left, back and head, up to a small tilt.
+
+        Args:
+            what: What lies on the grid, for the message.
+
+        Raises:
+            InputError: If not.
+        """
+        if np.diag(self.axes).min() < math.cos(math.radians(MAX_TILT_DEGREES)):
+            raise InputError(
+                f"{what} is not on an axial grid in LPS orientation: its x, y and z axes do not run to the patient's "
+                f"left, back and head to within {MAX_TILT_DEGREES:g} degrees (direction {numbers(self.direction)}); "
+                "reorient or resample all images of the case"
+            )
 
     def local_mm(self, points_mm: NDArray[np.float64]) -> NDArray[np.float64]:
         """Offsets along the grid's axes of points in the patient; both of shape (..., 3), order (x, y, z)."""
-        local: NDArray[np.float64] = (points_mm - self.origin_mm) @ self.axes.T
+        local: NDArray[np.float64] = (points_mm - self.origin_xyz_mm) @ self.axes.T
         return local
 
     def index(self, points_mm: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -86,29 +162,29 @@ class Grid:
 
     def axis_index(self, axis: int, offset_mm: NDArray[np.float64]) -> NDArray[np.float64]:
         """Fractional index along one axis (0 x, 1 y, 2 z) of offsets from the origin, NaN outside the voxel centres."""
-        centres_mm = self.offsets_mm[axis]
+        centres_mm = self.offsets_xyz_mm[axis]
         clipped_mm = np.clip(offset_mm, 0.0, centres_mm[-1])
         index = np.interp(clipped_mm, centres_mm, np.arange(centres_mm.size, dtype=np.float64))
         return np.where(np.abs(clipped_mm - offset_mm) <= POSITION_TOLERANCE_MM, index, np.nan)
 
     def same_as(self, other: Grid) -> bool:
         """Whether another grid has the same voxels, to 0.01 mm."""
-        pairs = zip((self.corners_mm(), *self.offsets_mm), (other.corners_mm(), *other.offsets_mm), strict=True)
+        pairs = zip((self.corners_mm(), *self.offsets_xyz_mm), (other.corners_mm(), *other.offsets_xyz_mm), strict=True)
         return self.shape == other.shape and all(
             np.allclose(mine, theirs, atol=POSITION_TOLERANCE_MM) for mine, theirs in pairs
         )
 
     def corners_mm(self) -> NDArray[np.float64]:
         """Centres of the eight outermost voxels, shape (8, 3)."""
-        ends = itertools.product(*((0.0, offsets_mm[-1]) for offsets_mm in self.offsets_mm))
-        corners: NDArray[np.float64] = self.origin_mm + np.array(list(ends)) @ self.axes
+        ends = itertools.product(*((0.0, offsets_mm[-1]) for offsets_mm in self.offsets_xyz_mm))
+        corners: NDArray[np.float64] = self.origin_xyz_mm + np.array(list(ends)) @ self.axes
         return corners
 
     def describe(self) -> str:
         """Size, spacing and origin as text."""
         size = " x ".join(str(n) for n in reversed(self.shape))
-        spacing = " x ".join(f"{step:g}" for step in np.round(self.spacing_mm, 4))
-        return f"{size} voxels of {spacing} mm from ({', '.join(f'{x:g}' for x in np.round(self.origin_mm, 3))})"
+        spacing = " x ".join(f"{step:g}" for step in np.round(self.spacing_xyz_mm, 4))
+        return f"{size} voxels of {spacing} mm from ({', '.join(f'{x:g}' for x in np.round(self.origin_xyz_mm, 3))})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,6 +259,6 @@ def volume_from_frames(
             origin_mm = origin_mm + offsets[axis][-1] * directions[axis]
             directions[axis] *= -1
             offsets[axis] = offsets[axis][-1] - offsets[axis][::-1]
-    x_mm, y_mm, z_mm = offsets
-    # (adding zero turns -0.0 into 0.0)
-    return Volume(np.ascontiguousarray(values), Grid(origin_mm + 0.0, directions + 0.0, (x_mm, y_mm, z_mm)))
+    grid = Grid.of_offsets(origin_mm + 0.0, directions + 0.0, offsets)  # (adding zero turns -0.0 into 0.0)
+    grid.refuse_other_axes("the image")
+    return Volume(np.ascontiguousarray(values), grid)

@@ -75,7 +75,7 @@ def rasterise(
     aligned = is_flat(roi, grid.axes)
     axes = grid.axes if aligned else axes_of(roi)
     if slices is None and aligned and float(np.ptp(heights_mm(roi, axes))) <= PLANE_TOLERANCE_MM:
-        slices = Slices(grid.origin_mm @ axes[2] + grid.offsets_mm[2])
+        slices = Slices(grid.origin_xyz_mm @ axes[2] + grid.offsets_xyz_mm[2])
     stack = stack_of(roi, slices, end_caps=end_caps, axes=axes)
     parts = slabs(stack) if aligned and _on_planes(stack, grid) else _interpolated(stack, grid)
     made = (_aligned if aligned else _oblique)(stack, parts, grid)
@@ -100,7 +100,7 @@ def voxel_bounds_mm(offsets_mm: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _on_planes(stack: ContourStack, grid: Grid) -> bool:
     """Whether the grid's planes, where the ROI is, are those that were drawn on."""
-    planes_mm = grid.axes[2] @ grid.origin_mm + grid.offsets_mm[2]
+    planes_mm = grid.axes[2] @ grid.origin_xyz_mm + grid.offsets_xyz_mm[2]
     apart_mm = np.abs(planes_mm[:, None] - stack.planes_mm)  # (planes of the grid, planes drawn on)
     # (a plane where two slabs meet is one that nothing was drawn on)
     low_mm, high_mm = stack.low_mm - PLANE_TOLERANCE_MM, stack.high_mm + PLANE_TOLERANCE_MM
@@ -113,25 +113,25 @@ def _on_planes(stack: ContourStack, grid: Grid) -> bool:
 
 
 def _interpolated(stack: ContourStack, grid: Grid) -> Iterator[Layer]:
-    height_mm = float(np.diff(voxel_bounds_mm(grid.offsets_mm[2])).min())
+    height_mm = float(np.diff(voxel_bounds_mm(grid.offsets_xyz_mm[2])).min())
     low, high = stack.box_mm
-    pixel_mm = float(np.nanmin(grid.spacing_mm[:2]))
+    pixel_mm = float(np.nanmin(grid.spacing_xyz_mm[:2]))
     step_mm = float(np.clip((high - low).max() / _FINE_STEPS, pixel_mm / 4, pixel_mm))
     return layers(stack, height_mm / _LAYERS_PER_VOXEL, step_mm, _TIE * height_mm)
 
 
 def _aligned(stack: ContourStack, parts: Iterable[Layer], grid: Grid) -> RoiMask:
     """The grid's planes are parallel to the contours'."""
-    origin = grid.axes @ grid.origin_mm
-    step = np.array([offsets[1] - offsets[0] if offsets.size > 1 else 1.0 for offsets in grid.offsets_mm[:2]])
+    origin = grid.axes @ grid.origin_xyz_mm
+    step = np.array([offsets[1] - offsets[0] if offsets.size > 1 else 1.0 for offsets in grid.offsets_xyz_mm[:2]])
     shift = _TIE * step
     # The box of the ROI in voxels (u, v), which may reach beyond the grid.
     low, high = (np.floor((edge - shift - origin[:2]) / step + 0.5).astype(int) for edge in stack.box_mm)
     n_u, n_v = (int(n) for n in high - low + 1)
     corner = origin[:2] + (low - 0.5) * step + shift
-    inside = [(max(0, -low[k]), min(n, grid.offsets_mm[k].size - low[k])) for k, n in ((0, n_u), (1, n_v))]
+    inside = [(max(0, -low[k]), min(n, grid.offsets_xyz_mm[k].size - low[k])) for k, n in ((0, n_u), (1, n_v))]
     (u0, u1), (v0, v1) = ((start, max(start, end)) for start, end in inside)
-    bounds_mm = origin[2] + voxel_bounds_mm(grid.offsets_mm[2])
+    bounds_mm = origin[2] + voxel_bounds_mm(grid.offsets_xyz_mm[2])
     covered: dict[int, NDArray[np.float64]] = {}  # by z: coverage times height
     height_mm = np.zeros(grid.shape[0])
     total = kept = 0.0
@@ -155,7 +155,7 @@ def _aligned(stack: ContourStack, parts: Iterable[Layer], grid: Grid) -> RoiMask
 
 def _oblique(stack: ContourStack, parts: Iterable[Layer], grid: Grid) -> RoiMask:
     """The grid is tilted against the contours: points in every voxel are looked up in a fine raster of the layers."""
-    step_mm = min(grid.spacing_mm) / 2
+    step_mm = min(grid.spacing_xyz_mm) / 2
     low, high = stack.box_mm
     shape = tuple(int(n) for n in np.ceil((high - low) / step_mm)[::-1] + 1)
     first = (float(low[0]), float(low[1]))
@@ -167,7 +167,7 @@ def _oblique(stack: ContourStack, parts: Iterable[Layer], grid: Grid) -> RoiMask
         ends_mm.append((part.low_mm, part.high_mm))
     inside = np.stack(fine)
     low_mm, high_mm = np.array(ends_mm).T
-    bounds = [voxel_bounds_mm(offsets) for offsets in grid.offsets_mm]
+    bounds = [voxel_bounds_mm(offsets) for offsets in grid.offsets_xyz_mm]
     fractions = (np.arange(_OBLIQUE_SAMPLES) + 0.5) / _OBLIQUE_SAMPLES
     x, y, z = ((edge[:-1, None] + np.diff(edge)[:, None] * fractions).ravel() for edge in bounds)
     mask = np.zeros(grid.shape, bool)
@@ -175,7 +175,9 @@ def _oblique(stack: ContourStack, parts: Iterable[Layer], grid: Grid) -> RoiMask
     for k in range(grid.shape[0]):
         count = np.zeros(grid.shape[1:], np.int64)
         for z_mm in z[k * _OBLIQUE_SAMPLES : (k + 1) * _OBLIQUE_SAMPLES]:
-            points = grid.origin_mm + z_mm * grid.axes[2] + y[:, None, None] * grid.axes[1] + x[:, None] * grid.axes[0]
+            points = (
+                grid.origin_xyz_mm + z_mm * grid.axes[2] + y[:, None, None] * grid.axes[1] + x[:, None] * grid.axes[0]
+            )
             local = points @ stack.axes.T
             layer = np.searchsorted(low_mm, local[..., 2], side="right") - 1
             column, row = (np.floor((local[..., axis] - first[axis]) / step_mm).astype(int) for axis in (0, 1))

@@ -32,10 +32,10 @@ def resample(volume: Volume, grid: Grid, outside: float, *, average: bool = Fals
     """
     if not np.allclose(volume.grid.axes, grid.axes, atol=1e-4):
         raise InputError("the axes of CT and dose grid are tilted against each other; resample one of them first")
-    shift_mm = volume.grid.local_mm(grid.origin_mm)
+    shift_mm = volume.grid.local_mm(grid.origin_xyz_mm)
     values = volume.values.astype(np.float64)
     for axis in range(3):
-        centres_mm = grid.offsets_mm[axis] + shift_mm[axis]
+        centres_mm = grid.offsets_xyz_mm[axis] + shift_mm[axis]
         weights = _weights(volume.grid, axis, centres_mm, average)
         values = np.moveaxis(np.tensordot(weights, values, (1, 2 - axis)), 0, 2 - axis)
     return np.where(covered_by(volume.grid, grid), values, outside).astype(np.float32)
@@ -43,10 +43,10 @@ def resample(volume: Volume, grid: Grid, outside: float, *, average: bool = Fals
 
 def covered_by(given: Grid, grid: Grid) -> NDArray[np.bool_]:
     """Voxels of a grid whose centres lie in the box of another one's voxel centres; shape of the grid (z, y, x)."""
-    shift_mm = given.local_mm(grid.origin_mm)
+    shift_mm = given.local_mm(grid.origin_xyz_mm)
     inside = np.ones(grid.shape, bool)
     for axis in range(3):
-        known = ~np.isnan(given.axis_index(axis, grid.offsets_mm[axis] + shift_mm[axis]))
+        known = ~np.isnan(given.axis_index(axis, grid.offsets_xyz_mm[axis] + shift_mm[axis]))
         inside &= known.reshape([-1 if 2 - axis == k else 1 for k in range(3)])
     return inside
 
@@ -72,8 +72,8 @@ def sum_volumes(volumes: Sequence[Volume], labels: Sequence[object]) -> tuple[Vo
     first = volumes[0]
     if all(first.grid.same_as(volume.grid) for volume in volumes[1:]):
         return Volume(np.sum([volume.values for volume in volumes], axis=0), first.grid), ""
-    finest = min((volume.grid for volume in volumes), key=lambda grid: float(np.prod(grid.spacing_mm)))
-    if not (finest.is_uniform and np.isfinite(finest.spacing_mm).all()):
+    finest = min((volume.grid for volume in volumes), key=lambda grid: float(np.prod(grid.spacing_xyz_mm)))
+    if not (finest.is_uniform and np.isfinite(finest.spacing_xyz_mm).all()):
         raise InputError(
             f"{labels[0]} and {len(labels) - 1} others lie on different grids, of planes that are not even"
         )
@@ -82,22 +82,22 @@ def sum_volumes(volumes: Sequence[Volume], labels: Sequence[object]) -> tuple[Vo
     for volume in volumes:
         total += resample(volume, grid, 0.0)
     limit_gy = EDGE_DOSE_FRACTION * float(total.max())
-    low_mm, high_mm = np.zeros(3), np.array([offsets_mm[-1] for offsets_mm in grid.offsets_mm])
+    low_mm, high_mm = np.zeros(3), np.array([offsets_mm[-1] for offsets_mm in grid.offsets_xyz_mm])
     left_gy = 0.0
     for volume, label in zip(volumes, labels, strict=True):
         for axis, at_end, short_mm, edge_gy in _faces(volume, grid):
             if edge_gy <= limit_gy:
                 left_gy = max(left_gy, edge_gy)
-            elif short_mm > max(other.grid.spacing_mm[axis] for other in volumes):
+            elif short_mm > max(other.grid.spacing_xyz_mm[axis] for other in volumes):
                 raise InputError(
                     f"{label}: the dose is {edge_gy:.2f} Gy where its grid ends, {short_mm:.1f} mm short of the other "
                     "grids; what it is beyond is not known. Calculate all on one grid"
                 )
             elif at_end:
-                high_mm[axis] = min(high_mm[axis], grid.offsets_mm[axis][-1] - short_mm)
+                high_mm[axis] = min(high_mm[axis], grid.offsets_xyz_mm[axis][-1] - short_mm)
             else:
                 low_mm[axis] = max(low_mm[axis], short_mm)
-    spacing = " x ".join(f"{step:g}" for step in np.round(grid.spacing_mm, 3))
+    spacing = " x ".join(f"{step:g}" for step in np.round(grid.spacing_xyz_mm, 3))
     n_grids = sum(not any(v.grid.same_as(w.grid) for w in volumes[:k]) for k, v in enumerate(volumes))
     text = f" on {n_grids} different grids, on voxels of {spacing} mm; up to {left_gy:.2g} Gy where a grid ends"
     return _cropped(Volume(total, grid), low_mm, high_mm), text
@@ -107,7 +107,7 @@ def _faces(volume: Volume, grid: Grid) -> Iterator[tuple[int, bool, float, float
     """Faces of a volume that end short of a grid: axis, whether the end of it, by how much, and the highest dose."""
     corners = grid.local_mm(volume.grid.corners_mm())
     for axis in range(3):
-        ends = np.array([corners[:, axis].min(), grid.offsets_mm[axis][-1] - corners[:, axis].max()])
+        ends = np.array([corners[:, axis].min(), grid.offsets_xyz_mm[axis][-1] - corners[:, axis].max()])
         for at_end in (False, True):
             if ends[int(at_end)] > POSITION_TOLERANCE_MM:
                 face = np.moveaxis(volume.values, 2 - axis, 0)[-1 if at_end else 0]
@@ -116,8 +116,8 @@ def _faces(volume: Volume, grid: Grid) -> Iterator[tuple[int, bool, float, float
 
 def _cropped(volume: Volume, low_mm: NDArray[np.float64], high_mm: NDArray[np.float64]) -> Volume:
     """The part between two offsets along each axis (x, y, z)."""
-    values, start, kept = volume.values, volume.grid.origin_mm.copy(), []
-    for axis, offsets_mm in enumerate(volume.grid.offsets_mm):
+    values, start, kept = volume.values, volume.grid.origin_xyz_mm.copy(), []
+    for axis, offsets_mm in enumerate(volume.grid.offsets_xyz_mm):
         inside = np.flatnonzero(
             (offsets_mm >= low_mm[axis] - POSITION_TOLERANCE_MM) & (offsets_mm <= high_mm[axis] + POSITION_TOLERANCE_MM)
         )
@@ -125,37 +125,37 @@ def _cropped(volume: Volume, low_mm: NDArray[np.float64], high_mm: NDArray[np.fl
         start = start + offsets_mm[inside[0]] * volume.grid.axes[axis]
         kept.append(offsets_mm[inside] - offsets_mm[inside[0]])
     x_mm, y_mm, z_mm = kept
-    return Volume(values, Grid(start, volume.grid.axes, (x_mm, y_mm, z_mm)))
+    return Volume(values, Grid.of_offsets(start, volume.grid.axes, (x_mm, y_mm, z_mm)))
 
 
 def _continued(grid: Grid, others: Sequence[Grid]) -> Grid:
     """A uniform grid, continued as far as the box of all grids' voxel centres reaches."""
     corners = np.concatenate([grid.local_mm(other.corners_mm()) for other in others])
-    offsets, start = [], grid.origin_mm.copy()
-    for axis, (centres_mm, step) in enumerate(zip(grid.offsets_mm, grid.spacing_mm, strict=True)):
+    offsets, start = [], grid.origin_xyz_mm.copy()
+    for axis, (centres_mm, step) in enumerate(zip(grid.offsets_xyz_mm, grid.spacing_xyz_mm, strict=True)):
         before = int(np.floor(-corners[:, axis].min() / step + 1e-3))
         after = int(np.floor((corners[:, axis].max() - centres_mm[-1]) / step + 1e-3))
         offsets.append(np.arange(centres_mm.size + before + after, dtype=np.float64) * step)
         start = start - before * step * grid.axes[axis]
     x_mm, y_mm, z_mm = offsets
-    return Grid(start, grid.axes, (x_mm, y_mm, z_mm))
+    return Grid.of_offsets(start, grid.axes, (x_mm, y_mm, z_mm))
 
 
 def uniform_grid(grid: Grid, spacing_mm: Sequence[float]) -> Grid:
     """A grid of equal voxels, of the size (x, y, z), over the box of another one's voxel centres, in its middle."""
-    offsets, start = [], grid.origin_mm.copy()
-    for axis, centres_mm in enumerate(grid.offsets_mm):
+    offsets, start = [], grid.origin_xyz_mm.copy()
+    for axis, centres_mm in enumerate(grid.offsets_xyz_mm):
         n = int(np.floor(centres_mm[-1] / spacing_mm[axis] + 1e-6)) + 1
         offsets.append(np.arange(n, dtype=np.float64) * spacing_mm[axis])
         start = start + (centres_mm[-1] - offsets[-1][-1]) / 2 * grid.axes[axis]
     x_mm, y_mm, z_mm = offsets
-    return Grid(start, grid.axes, (x_mm, y_mm, z_mm))
+    return Grid.of_offsets(start, grid.axes, (x_mm, y_mm, z_mm))
 
 
 def even_grid(grid: Grid) -> Grid:
     """A grid with planes at equal distances, the smallest that come twice in a row, over the box of another one."""
-    x_mm, y_mm, z_mm = grid.spacing_mm
-    steps_mm = np.diff(grid.offsets_mm[2])
+    x_mm, y_mm, z_mm = grid.spacing_xyz_mm
+    steps_mm = np.diff(grid.offsets_xyz_mm[2])
     repeated = np.abs(np.diff(steps_mm)) <= _EQUAL_MM
     if repeated.any():
         z_mm = float(np.minimum(steps_mm[1:], steps_mm[:-1])[repeated].min())
@@ -164,7 +164,7 @@ def even_grid(grid: Grid) -> Grid:
 
 def _weights(grid: Grid, axis: int, centres_mm: NDArray[np.float64], average: bool) -> NDArray[np.float64]:
     """Linear interpolation along one axis as a matrix, shape (new, old)."""
-    old_mm = grid.offsets_mm[axis]
+    old_mm = grid.offsets_xyz_mm[axis]
     new_step = float(np.median(np.diff(centres_mm))) if centres_mm.size > 1 else 0.0
     old_step = float(np.median(np.diff(old_mm))) if old_mm.size > 1 else 1.0
     n = max(1, int(np.ceil(new_step / old_step - 1e-6))) if average else 1

@@ -139,10 +139,10 @@ def refuse_bare_array(data: NDArray[np.float32], properties: Mapping[str, Any], 
         )
     image = image_of("the array", data[0], properties)
     image.refuse_other_axes()
-    if not np.allclose(image.spacing_mm, properties["spacing"], rtol=0, atol=SPACING_TOLERANCE_MM):
+    if not np.allclose(image.grid.spacing_zyx_mm, properties["spacing"], rtol=0, atol=SPACING_TOLERANCE_MM):
         raise InputError(
-            f"the array's spacing is {numbers(properties['spacing'])} mm (z, y, x) and {numbers(image.spacing_mm)} in "
-            "'sitk_stuff'"
+            f"the array's spacing is {numbers(properties['spacing'])} mm (z, y, x) and "
+            f"{numbers(image.grid.spacing_zyx_mm)} in 'sitk_stuff'"
         )
     found = Catalogue.from_json(properties["catalogue"])
     if found != plans.catalogue:

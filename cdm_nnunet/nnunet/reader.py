@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from cdm_nnunet.dataset import CHANNEL_NAMES, FILE_ENDING
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.geometry.grid import Grid
 from cdm_nnunet.images import Image, read_image, write_image
 from cdm_nnunet.roi import to_words
 
@@ -110,16 +111,16 @@ class CDMReaderWriter(BaseReaderWriter):
 def _properties(image: Image) -> dict[str, Any]:
     return {
         "sitk_stuff": {
-            "spacing": image.spacing_mm[::-1],
-            "origin": image.origin_mm,
-            "direction": image.direction,
+            "spacing": image.grid.spacing_xyz_mm,
+            "origin": tuple(image.grid.origin_xyz_mm.tolist()),
+            "direction": image.grid.direction,
         },
-        "spacing": list(image.spacing_mm),
+        "spacing": list(image.grid.spacing_zyx_mm),
     }
 
 
 def image_of(path: str, values: NDArray[np.float32], properties: Mapping[str, Any]) -> Image:
     """An array, (Z, Y, X), with the geometry that the reader's properties hold."""
     geometry = properties["sitk_stuff"]
-    x, y, z = geometry["spacing"]
-    return Image(Path(path), values, (z, y, x), geometry["origin"], geometry["direction"])
+    grid = Grid.of_image(values.shape, geometry["spacing"][::-1], geometry["origin"], geometry["direction"])
+    return Image(values, grid, Path(path))

@@ -57,7 +57,7 @@ def display_volume(scene: Scene, max_bytes: int) -> DisplayVolume:
         axes = [axis for axis in range(3) if volume.header["shape"][axis] >= 8]
         if not axes:
             return volume
-        stride[min(axes, key=lambda axis: stride[axis] * scene.spacing_mm[axis])] += 1
+        stride[min(axes, key=lambda axis: stride[axis] * scene.grid.spacing_zyx_mm[axis])] += 1
 
 
 def _shown_box(scene: Scene) -> tuple[slice, slice, slice]:
@@ -65,7 +65,7 @@ def _shown_box(scene: Scene) -> tuple[slice, slice, slice]:
     shown = np.maximum(reference, predicted) >= SHOWN_FROM_FRACTION * scene.prescription_gy
     for mask in scene.masks.values():
         shown |= mask
-    z, y, x = (_range(shown, axis, scene.spacing_mm[axis]) for axis in range(3))
+    z, y, x = (_range(shown, axis, scene.grid.spacing_zyx_mm[axis]) for axis in range(3))
     return z, y, x
 
 
@@ -91,8 +91,10 @@ def _pack(scene: Scene, parts: tuple[slice, ...], stride: list[int]) -> DisplayV
     ]
     header = {
         "shape": list(shape),
-        "spacing_mm": [mm * step for mm, step in zip(scene.spacing_mm, stride, strict=True)],
-        "origin_mm": [o + s * mm for o, s, mm in zip(scene.origin_mm, starts, scene.spacing_mm, strict=True)],
+        "spacing_mm": [mm * step for mm, step in zip(scene.grid.spacing_zyx_mm, stride, strict=True)],
+        "origin_mm": [
+            o + s * mm for o, s, mm in zip(scene.grid.origin_zyx_mm, starts, scene.grid.spacing_zyx_mm, strict=True)
+        ],
         "stride": list(stride),
         "dose_step_gy": step_gy,
         "prescription_gy": scene.prescription_gy,

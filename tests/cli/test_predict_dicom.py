@@ -165,8 +165,8 @@ def test_the_rtdose_is_the_prediction(new, tmp_path, capfd, grid, spacing):
         step_gy = float(written.DoseGridScaling)
         assert expected.values.max() > 1
         assert np.abs(volume.values - expected.values).max() <= step_gy * 0.51
-        assert np.allclose(volume.grid.origin_mm, expected.origin_mm, atol=0.01)
-        assert np.allclose(volume.grid.spacing_mm, expected.spacing_mm[::-1], atol=1e-3)
+        assert np.allclose(volume.grid.origin_xyz_mm, expected.grid.origin_xyz_mm, atol=0.01)
+        assert np.allclose(volume.grid.spacing_zyx_mm, expected.grid.spacing_zyx_mm, atol=1e-3)
         assert written.PatientID == files.patient
         assert patient["prescriptions_gy"] == {"PTV_High": 60.0}
         assert patient["absent_rois"] == ["PTV_Low"]

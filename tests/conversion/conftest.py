@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cdm_nnunet.dataset_conversion.case import Case, Geometry, pack_masks
+from cdm_nnunet.dataset_conversion.case import Case, pack_masks
 from cdm_nnunet.dataset_conversion.gdphmm import find_plans
 from cdm_nnunet.dataset_conversion.raw_layout import DatasetSpec, template_catalogue
 from cdm_nnunet.dvh import Template
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.geometry.grid import Grid
 
 SHAPE = (5, 6, 7)
 GDPHMM_SHAPE = (7, 9, 8)
@@ -40,7 +41,7 @@ def case_fields(name: str = "case_1", seed: int = 0) -> dict:
         "catalogue": catalogue,
         "dose_gy": dose_gy,
         "prescriptions_gy": {"PTV_7000": 70.0, "PTV_5600": 56.0},
-        "geometry": Geometry((3.5, 4.0, 2.5), (-10.0, 20.0, -35.5)),
+        "grid": Grid(SHAPE, (2.5, 4.0, 3.5), np.array((-10.0, 20.0, -35.5))),
         "source": {"patient": name},
     }
 

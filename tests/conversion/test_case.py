@@ -1,9 +1,14 @@
+import contextlib
+
 import numpy as np
 import pytest
 
-from cdm_nnunet.dataset_conversion.case import Case, Geometry, clip_hu, pack_masks
+from cdm_nnunet.dataset_conversion.case import Case, clip_hu, pack_masks, refuse_grid
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.geometry.grid import Grid
 from cdm_nnunet.roi import unpack
+
+IDENTITY = (1, 0, 0, 0, 1, 0, 0, 0, 1)
 
 
 def test_a_case_knows_its_masks(fields):
@@ -98,28 +103,42 @@ def test_a_test_case_may_lack_the_dose(fields):
     assert Case(**{**fields(), "split": "Ts", "dose_gy": None}).dose_gy is None
 
 
+def grid(spacing_zyx_mm=(1, 1, 1), origin_xyz_mm=(0, 0, 0), direction=IDENTITY):
+    return Grid.of_image((4, 5, 6), spacing_zyx_mm, origin_xyz_mm, direction)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (((0.1, 1, 1),), "voxel size .* is not plausible; expected three of 0.3 to 10.0 mm"),
         (((1, 1, float("nan")),), "is not plausible"),
-        (((1, 1),), "is not plausible"),
         (((1, 1, 25.0),), "is not plausible"),
         (((1, 1, 1), (0, 0, float("inf"))), "origin must be three numbers"),
-        (((1, 1, 1), (0, 0, 0), (-1, 0, 0, 0, 1, 0, 0, 0, 1)), "axes must run to the patient's left, back and head"),
-        (((1, 1, 1), (0, 0, 0), (1, 0, 0, 0, -1, 0, 0, 0, -1)), "axes must run to the patient's left"),
-        (((1, 1, 1), (0, 0, 0), (0, 1, 0, 1, 0, 0, 0, 0, 1)), "axes must run to the patient's left"),
-        (((1, 1, 1), (0, 0, 0), (2, 0, 0, 0, 1, 0, 0, 0, 1)), "orthonormal 3 x 3 matrix"),
+        (((1, 1, 1), (0, 0, 0), (-1, 0, 0, 0, 1, 0, 0, 0, 1)), "axes do not run to the patient's left, back and head"),
+        (((1, 1, 1), (0, 0, 0), (1, 0, 0, 0, -1, 0, 0, 0, -1)), "axes do not run to the patient's left"),
+        (((1, 1, 1), (0, 0, 0), (0, 1, 0, 1, 0, 0, 0, 0, 1)), "axes do not run to the patient's left"),
+        (((1, 1, 1), (0, 0, 0), (2, 0, 0, 0, 1, 0, 0, 0, 1)), "axes of the image are not at right angles"),
+        (((1, 1, 1), (0, 0, 0), (1, 0.0005, 0, 0, 1, 0, 0, 0, 1)), "orthonormal 3 x 3 matrix"),
+        (((1, 1, 1), (0, 0, 0), (1, 0, 0, 1)), "direction cosines are nine numbers, not 4"),
     ],
 )
 def test_grids_that_are_not_anatomical_are_refused(arguments, message):
     with pytest.raises(InputError, match=message):
-        Geometry(*arguments)
+        refuse_grid(grid(*arguments))
 
 
-def test_a_slightly_tilted_grid_is_accepted():
-    c, s = np.cos(0.1), np.sin(0.1)
-    assert Geometry((1, 1, 1), (0, 0, 0), (c, -s, 0, s, c, 0, 0, 0, 1)).direction[1] == pytest.approx(-0.0998, abs=1e-4)
+@pytest.mark.parametrize(("degrees", "accepted"), [(6, True), (24.9, True), (25.1, False)])
+def test_one_rule_says_how_far_a_grid_may_be_tilted(degrees, accepted):
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    tilted = grid(direction=(c, -s, 0, s, c, 0, 0, 0, 1))
+    assert tilted.direction[1] == pytest.approx(-s)
+    with contextlib.nullcontext() if accepted else pytest.raises(InputError, match="to within 25 degrees"):
+        refuse_grid(tilted)
+
+
+def test_a_grid_of_another_shape_than_the_ct_is_refused(fields):
+    with pytest.raises(InputError, match=r"the CT has shape \(.*\), and its grid \(4, 5, 6\)"):
+        Case(**{**fields(), "grid": grid()})
 
 
 def test_masks_without_a_voxel_are_named(fields):

@@ -23,7 +23,7 @@ def test_a_plan_of_the_head_and_neck(challenge):
     np.testing.assert_array_equal(case.ct_hu, given["img"])
     np.testing.assert_array_equal(case.mask("PTV_High"), given["PTVHighOPT"] == 1)
     np.testing.assert_array_equal(case.mask("OpticChiasm"), given["Chiasim"] == 1)
-    assert case.geometry.spacing_mm == (2.5, 2.5, 2.0)
+    assert case.grid.spacing_xyz_mm == (2.5, 2.5, 2.0)
     # The challenge's own formula (data_loader.py, evaluation.ipynb).
     dose = given["dose"] * given["dose_scale"]
     dose = dose * (70 / (np.percentile(dose[given["PTVHighOPT"].astype(bool)], 3) + 1e-5))
@@ -74,8 +74,8 @@ def test_one_list_of_structures_a_plan_is_understood(challenge):
 
 def test_spacing_and_origin_in_the_file_are_used(challenge):
     challenge.plan(spacing=(1.25, 1.5, 3.0), origin=(-10.0, 5.0, np.float64(7.0)))
-    geometry = challenge.only().load().geometry
-    assert (geometry.spacing_mm, geometry.origin_mm) == ((1.25, 1.5, 3.0), (-10.0, 5.0, 7.0))
+    grid = challenge.only().load().grid
+    assert (grid.spacing_zyx_mm, grid.origin_zyx_mm) == ((3.0, 1.5, 1.25), (7.0, 5.0, -10.0))
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_spacing_and_origin_in_the_file_are_used(challenge):
         ({"Body": np.ones((2, 2, 2))}, r"'Body' has shape \(2, 2, 2\)"),
         (
             {"direction": (-1.0, 0, 0, 0, -1.0, 0, 0, 0, 1.0)},
-            "image axes must run to the patient's left, back and head",
+            "its x, y and z axes do not run to the patient's left, back and head",
         ),
     ],
 )

@@ -81,8 +81,8 @@ def test_a_patient_in_any_orientation(tmp_path, orientation):
     for roi, name in {"PTV_High": "PTV 70", "PTV_Low": "ptv_low", "Parotid_L": "Parotis li"}.items():
         np.testing.assert_array_equal(case.mask(roi), expected[name] == 1)
     assert case.prescriptions_gy == {"PTV_High": 70.0, "PTV_Low": 54.0}
-    assert case.geometry.spacing_mm == pytest.approx(SPACING)
-    assert case.geometry.origin_mm == pytest.approx(ORIGIN)
+    assert case.grid.spacing_xyz_mm == pytest.approx(SPACING)
+    assert case.grid.origin_xyz_mm == pytest.approx(ORIGIN)
     assert case.source["unused masks"] == '["Zahn 3"]'
 
 
@@ -399,7 +399,7 @@ class TestAccepted:
         case = load(folder)
         for name in ("ct_hu", "roi_bits", "dose_gy"):
             np.testing.assert_array_equal(getattr(case, name), getattr(expected, name))
-        assert case.geometry == expected.geometry
+        assert case.grid.same_as(expected.grid)
         assert notes_of(case) == notes_of(expected)
 
     def test_one_image_in_two_files_is_refused(self, tmp_path):

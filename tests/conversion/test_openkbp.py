@@ -48,7 +48,7 @@ def test_a_patient_is_read_as_published(openkbp):
     assert case.name == "pt_1"
     assert case.rois == ("PTV_7000", "Parotid_R", "Parotid_L", "DoseRegion")
     assert case.prescriptions_gy == {"PTV_7000": 70.0}
-    assert case.geometry.spacing_mm == (4.25, 3.5, 2.5)  # axis 0 runs to the back (y), axis 1 to the left (x)
+    assert case.grid.spacing_xyz_mm == (4.25, 3.5, 2.5)  # axis 0 runs to the back (y), axis 1 to the left (x)
     first = index(60, 50, 40)
     assert case.dose_gy[127 - 40, 60, 50] == np.float32(60 + (first % 151) / 10)
     assert case.ct_hu[127 - 40, 60, 50] == first % 90
@@ -102,7 +102,7 @@ def append(name, line):
         (append("possible_dose_mask.csv", "7,\n"), "1 of them have none, and 0 other voxels have one"),
         (text("voxel_dimensions.csv", "3.5\n3.5\n"), "voxel_dimensions.csv: expected three lines"),
         (text("voxel_dimensions.csv", "3.5\n3.5\nthick\n"), "voxel_dimensions.csv: expected three lines"),
-        (text("voxel_dimensions.csv", "3.5\n3.5\n0\n"), r"voxel_dimensions.csv: voxel size .*, 0.0\) mm is not plaus"),
+        (text("voxel_dimensions.csv", "3.5\n3.5\n0\n"), r"voxel_dimensions.csv: voxel size .*, 0\) mm is not plaus"),
         (text("voxel_dimensions.csv", "3.5\n3.5\n25\n"), "voxel_dimensions.csv: voxel size .* is not plausible"),
         (text("Chiasm.csv", ",data\n7,\n"), "unknown files Chiasm.csv; known are ct, dose, voxel_dimensions, PTV70"),
     ],

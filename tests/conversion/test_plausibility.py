@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from cdm_nnunet import ranges
-from cdm_nnunet.dataset_conversion.case import Case, Geometry, pack_masks
+from cdm_nnunet.dataset_conversion.case import Case, pack_masks
 from cdm_nnunet.dataset_conversion.raw_layout import template_catalogue
 from cdm_nnunet.dvh import Template
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.geometry.grid import Grid
 
 SHAPE = (30, 32, 34)  # voxels of 3 mm
 CATALOGUE = template_catalogue(Template.load("head_neck"))
@@ -37,7 +38,7 @@ def fields() -> dict:
         "catalogue": CATALOGUE,
         "dose_gy": dose_gy.astype(np.float32),
         "prescriptions_gy": {TARGET_A: 70.0, TARGET_B: 54.0},
-        "geometry": Geometry((3.0, 3.0, 3.0)),
+        "grid": Grid(SHAPE, (3.0, 3.0, 3.0)),
     }
 
 
@@ -157,8 +158,8 @@ def test_air_within_the_external_is_told(fields):
 
 def test_voxels_ten_times_too_large_or_small_are_refused(fields):
     with pytest.raises(InputError, match=r"is not plausible; expected three of 0.3 to 10.0 mm"):
-        Geometry((30.0, 30.0, 30.0))
-    fields["geometry"] = Geometry((0.3, 0.3, 0.3))
+        Case(**{**fields, "grid": Grid(SHAPE, (30.0, 30.0, 30.0))})
+    fields["grid"] = Grid(SHAPE, (0.3, 0.3, 0.3))
     with pytest.raises(InputError, match=f"the volume of '{EXTERNAL}' is 0.4.* cc, which is not plausible"):
         Case(**fields)
 

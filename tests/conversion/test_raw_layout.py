@@ -12,6 +12,7 @@ from cdm_nnunet.dataset import RawDataset
 from cdm_nnunet.dataset_conversion.raw_layout import template_catalogue, write_dataset
 from cdm_nnunet.dataset_conversion.synthetic import SyntheticSource
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.geometry.grid import Grid
 from cdm_nnunet.images import Image, write_image
 
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
@@ -34,7 +35,9 @@ def data_files(folder):
 def test_every_bit_survives_the_file(tmp_path, dtype):
     values = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (4, 5, 6), dtype=dtype, endpoint=True)
     values[0, 0, :2] = 0, np.iinfo(dtype).max
-    write_image(Image(tmp_path / "bits.nii.gz", values, (3.5, 2.5, 1.5), (1.0, -2.0, 3.0), IDENTITY))
+    write_image(
+        Image(values, Grid(values.shape, (3.5, 2.5, 1.5), np.array((1.0, -2.0, 3.0))), tmp_path / "bits.nii.gz")
+    )
     assert read(tmp_path / "bits.nii.gz").dtype == dtype
     np.testing.assert_array_equal(read(tmp_path / "bits.nii.gz"), values)
 
@@ -281,6 +284,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, spec, memory_source, 
         "roi_bits": np.full(shape, everywhere),
         "prescriptions_gy": {"PTV_7000": 70.0},
         "dose_gy": rng.uniform(60, 75, shape).astype(np.float32),
+        "grid": Grid(shape, (2.5, 4.0, 3.5)),
     }
     sources = [memory_source("a"), memory_source("big", changes=changes), memory_source("c")]
     folder = tmp_path / "Dataset501_Test"

@@ -20,11 +20,11 @@ def patients():
 def centre_mm(case, roi):
     """Centre (x, y, z) in LPS."""
     z, y, x = np.argwhere(case.mask(roi)).mean(0)
-    return np.array(case.geometry.origin_mm) + np.array([x, y, z]) * case.geometry.spacing_mm
+    return case.grid.origin_xyz_mm + np.array([x, y, z]) * case.grid.spacing_xyz_mm
 
 
 def zyx_mm(case):
-    return case.geometry.spacing_mm[::-1]
+    return case.grid.spacing_zyx_mm
 
 
 def test_the_same_seed_gives_the_same_patient_and_another_seed_another():
@@ -32,7 +32,7 @@ def test_the_same_seed_gives_the_same_patient_and_another_seed_another():
     np.testing.assert_array_equal(first.ct_hu, again.ct_hu)
     np.testing.assert_array_equal(first.dose_gy, again.dose_gy)
     np.testing.assert_array_equal(first.roi_bits, again.roi_bits)
-    assert first.geometry != other.geometry
+    assert not first.grid.same_as(other.grid)
 
 
 def test_grids_are_modest_and_differ(patients):
@@ -40,10 +40,10 @@ def test_grids_are_modest_and_differ(patients):
         n_z, n_y, n_x = case.ct_hu.shape
         assert 48 <= n_z <= 64
         assert 72 <= n_y == n_x <= 96
-        x_mm, y_mm, z_mm = case.geometry.spacing_mm
+        z_mm, y_mm, x_mm = case.grid.spacing_zyx_mm
         assert 3.0 <= x_mm == y_mm <= 4.5
         assert 2.5 <= z_mm <= 3.5
-    assert len({case.geometry.spacing_mm for case in patients}) == len(patients)
+    assert len({case.grid.spacing_zyx_mm for case in patients}) == len(patients)
 
 
 def test_anatomy_lies_as_in_a_patient(patients):

@@ -201,9 +201,7 @@ def test_an_effective_dose_and_ions_leave_a_trace(tmp_path, files, clinic):
     assert (told.count("a plan of ions (RT Ion Plan)"), told.count(effective)) == (1, 2)
     dose = read_dose(files.doses)
     path = tmp_path / "dose.nii.gz"
-    write_image(
-        Image(path, dose.volume.values, (2.5,) * 3, tuple(dose.volume.grid.origin_mm), tuple(np.eye(3).ravel()))
-    )
+    write_image(Image(dose.volume.values, dose.volume.grid, path))
     with pytest.raises(InputError, match=r"is a plan of ions, whose dose may be PHYSICAL or EFFECTIVE"):
         export_dose(path, find_destination(files.folder), tmp_path / "out.dcm")
     for kind in ("PHYSICAL", "EFFECTIVE"):
@@ -240,9 +238,7 @@ def test_a_missing_type_is_told(files):
 def test_own_predictions_are_left_aside(tmp_path, files):
     dose = read_dose(files.doses)
     path = tmp_path / "dose.nii.gz"
-    write_image(
-        Image(path, dose.volume.values, (2.5,) * 3, tuple(dose.volume.grid.origin_mm), tuple(np.eye(3).ravel()))
-    )
+    write_image(Image(dose.volume.values, dose.volume.grid, path))
     own = files.folder / "RD.1.2.3.dcm"
     export_dose(path, find_destination(files.folder), own)
     for edit in (

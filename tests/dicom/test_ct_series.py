@@ -34,7 +34,7 @@ def edit(paths, change):
 
 
 def heights(ct):
-    return ct.volume.grid.origin_mm[2] + ct.volume.grid.offsets_mm[2]
+    return ct.volume.grid.origin_xyz_mm[2] + ct.volume.grid.offsets_xyz_mm[2]
 
 
 def without_numbers(paths):
@@ -86,7 +86,7 @@ def test_a_regular_change_of_the_spacing_is_read_and_made_even(tmp_path, z_mm):
         assert ct.notes[1:] == (expected,)
     even = even_grid(ct.volume.grid)
     assert even.is_uniform
-    assert even.spacing_mm == (2.0, 2.0, steps[0])
+    assert even.spacing_xyz_mm == (2.0, 2.0, steps[0])
     assert read_ct(paths, pixels=False).notes == ct.notes
     if min(np.count_nonzero(np.diff(z_mm) == step) for step in steps) >= 3:
         without_numbers(paths)
@@ -112,7 +112,7 @@ def test_positions_that_were_rounded_are_equal(tmp_path):
     z_mm = (np.arange(30) * 0.625).round(1)
     ct = read_ct(written(tmp_path, z_mm))
     assert ct.notes == ()
-    assert even_grid(ct.volume.grid).spacing_mm[2] == pytest.approx(0.6)
+    assert even_grid(ct.volume.grid).spacing_xyz_mm[2] == pytest.approx(0.6)
 
 
 def second_scan(folder, paths, shift_mm, number, keep=slice(None), **elements):
@@ -302,7 +302,7 @@ def test_an_unspecified_unit_with_the_rescaling_of_ct_is_hu(tmp_path, intercept)
 
 def test_an_even_grid_stays_as_it_is():
     offsets = (np.arange(4.0), np.arange(5.0), np.arange(6.0) * 2.5)
-    grid = Grid(np.array([1.0, 2.0, 3.0]), np.eye(3), offsets)
+    grid = Grid.of_offsets(np.array([1.0, 2.0, 3.0]), np.eye(3), offsets)
     assert even_grid(grid).same_as(grid)
 
 

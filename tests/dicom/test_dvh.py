@@ -141,7 +141,9 @@ def test_prone_and_tilted_slices(tmp_path, name):
 def test_it_agrees_with_evaluate_on_a_fine_mask(written):
     structures, dose = read_structures(written[2].structures), read_dose(written[2].doses)
     x_mm, z_mm = np.arange(-17.5, 18), np.arange(-17.9, 18, 0.2)  # fine along the gradient
-    grid = Grid(np.array([x_mm[0], x_mm[0], z_mm[0]]), np.eye(3), (x_mm - x_mm[0], x_mm - x_mm[0], z_mm - z_mm[0]))
+    grid = Grid.of_offsets(
+        np.array([x_mm[0], x_mm[0], z_mm[0]]), np.eye(3), (x_mm - x_mm[0], x_mm - x_mm[0], z_mm - z_mm[0])
+    )
     for name in ("sphere", "shell", "torus"):
         z, y, x = np.nonzero(rasterise(structures.roi(name), grid).mask)
         doses_gy = interpolate(dose.volume, np.stack([x_mm[x], x_mm[y], z_mm[z]], axis=1))
@@ -155,7 +157,7 @@ def test_what_lies_outside_the_dose_grid_is_lost_and_told(tmp_path):
     )
     files = write_phantom(dataclasses.replace(phantom, dose_margin_mm=2.0), tmp_path)
     grid = read_dose(files.doses).volume.grid
-    edge_mm = grid.origin_mm[0] + grid.offsets_mm[0][-1]
+    edge_mm = grid.origin_xyz_mm[0] + grid.offsets_xyz_mm[0][-1]
     result = evaluated(files, "half")
     assert result.lost_cc == pytest.approx((35 - edge_mm) * 64 / 1000, rel=0.01)
     assert result.values["Dmean"] == pytest.approx(60 + (15 + edge_mm) / 2, abs=0.05)

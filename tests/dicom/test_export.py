@@ -18,6 +18,7 @@ from cdm_nnunet.dicom.export import export_dose
 from cdm_nnunet.dicom.phantom import ORIENTATIONS, GaussianDose, LinearDose, Phantom, write_phantom
 from cdm_nnunet.dicom.phantom_shapes import Box
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.geometry.grid import Grid
 from cdm_nnunet.images import Image, write_image
 
 PHANTOM = Phantom(
@@ -43,7 +44,7 @@ def prediction(
     turn[a, a], turn[a, b], turn[b, a], turn[b, b] = c, -s, s, c
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "prediction.nii.gz"
-    write_image(Image(path, values.astype(np.float32), spacing, origin, tuple(turn.ravel())))
+    write_image(Image(values.astype(np.float32), Grid.of_image(values.shape, spacing, origin, turn.ravel()), path))
     return path
 
 
@@ -197,9 +198,9 @@ def test_a_tilted_grid_keeps_its_tilt(tmp_path):
 def test_the_planned_dose_of_a_phantom_goes_there_and_back(tmp_path):
     files = write_phantom(dataclasses.replace(PHANTOM, dose=LinearDose(1, 0.3, 30.0), position="FFP"), tmp_path / "p")
     planned = read_dose(files.doses).volume
-    x, y, z = planned.grid.spacing_mm
+    x, y, z = planned.grid.spacing_xyz_mm
     path = tmp_path / "planned.nii.gz"
-    origin = tuple(planned.grid.origin_mm)
+    origin = tuple(planned.grid.origin_xyz_mm)
     write_image(Image(path, planned.values, (z, y, x), origin, tuple(planned.grid.axes.T.ravel())))
     exported = export_dose(path, find_destination(files.folder), tmp_path / "out.dcm")
     again = read_dose([exported.path]).volume

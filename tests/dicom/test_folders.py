@@ -9,6 +9,7 @@ import pydicom
 import pytest
 import yaml
 
+from cdm_nnunet import kept_rows
 from cdm_nnunet.cli import main as cli
 from cdm_nnunet.dataset import CT_CHANNEL, ROI_CHANNEL, RawDataset
 from cdm_nnunet.dataset_conversion.conversion import DatasetPlace
@@ -16,7 +17,6 @@ from cdm_nnunet.dataset_conversion.dicom import DicomRules, convert_dicom
 from cdm_nnunet.dataset_conversion.dicom_mapping import DicomMapping, mapping_from, read_mapping
 from cdm_nnunet.dataset_conversion.dicom_patient import DicomPatient
 from cdm_nnunet.dataset_conversion.mapping_file import mapping_text
-from cdm_nnunet.dicom import kept_rows
 from cdm_nnunet.dicom.index import index_folder
 from cdm_nnunet.dicom.inspection import inspect_index
 from cdm_nnunet.dicom.phantom import LinearDose, Phantom, write_phantom
@@ -292,15 +292,15 @@ def test_conversion(exports, tmp_path, grid):
         assert record.prescriptions_gy == {"PTV_6000": 60.0}
         dose, ct = read_image(dataset.dose_path(name)), read_image(dataset.image_path(name, CT_CHANNEL))
         x = np.indices(dose.values.shape)[2]
-        x_mm = dose.origin_mm[0] + x * dose.spacing_mm[2]
+        x_mm = dose.grid.origin_xyz_mm[0] + x * dose.grid.spacing_zyx_mm[2]
         has_dose = dose.values > 0
         assert has_dose.mean() > 0.8
         assert np.abs(dose.values - (55 + 0.5 * x_mm))[has_dose].max() < 0.01
         bits = read_image(dataset.image_path(name, ROI_CHANNEL)).values
-        voxel_cc = np.prod(dose.spacing_mm) / 1000
+        voxel_cc = np.prod(dose.grid.spacing_zyx_mm) / 1000
         assert (bits & 1 > 0).sum() * voxel_cc == pytest.approx(PHANTOM.solids["PTV60"].volume_cc, rel=0.08)
         assert ct.values[bits & 1 > 0].min() > -900
-        assert ct.spacing_mm == {"dose": (2.5, 2.5, 2.5), "ct": (2.0, 2.0, 2.0), "3": (3.0, 3.0, 3.0)}[grid]
+        assert ct.grid.spacing_zyx_mm == {"dose": (2.5, 2.5, 2.5), "ct": (2.0, 2.0, 2.0), "3": (3.0, 3.0, 3.0)}[grid]
     everything = "".join(p.read_text() for p in conversion.folder.glob("*.json"))
     assert "phantom_00" not in everything
     assert convert(exports, tmp_path, grid=grid).converted == ()
@@ -322,7 +322,7 @@ def test_a_ct_with_a_change_of_the_spacing_is_converted_on_even_planes(tmp_path)
             assert ("the grid of the CT was made even: planes every 2 mm" in notes) == (grid == "ct")
             assert not any("gap" in note for note in notes)
             bits = read_image(dataset.image_path(name, ROI_CHANNEL))
-            assert bits.spacing_mm == spacing_mm
+            assert bits.grid.spacing_zyx_mm == spacing_mm
             volume_cc = (bits.values & 1 > 0).sum() * np.prod(spacing_mm) / 1000
             assert volume_cc == pytest.approx(PHANTOM.solids["PTV60"].volume_cc, rel=0.08)
 
@@ -390,7 +390,7 @@ def test_a_new_patient_needs_no_dose(exports, tmp_path):
     assert (files.problems, files.doses) == ((), ())
     case = DicomPatient(files, MAPPING, TEMPLATE, "2.5x4x5", "Ts").load()
     assert case.dose_gy is None
-    assert case.geometry.spacing_mm == (2.5, 4.0, 5.0)
+    assert case.grid.spacing_xyz_mm == (2.5, 4.0, 5.0)
     assert case.ct_hu.shape == (7, 14, 22)  # within the voxel centres of the CT: 54 x 54 x 32 mm
     with pytest.raises(InputError, match="a new patient has no dose grid"):
         DicomPatient(files, MAPPING, TEMPLATE, "dose", "Ts").load()

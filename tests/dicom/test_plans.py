@@ -50,8 +50,8 @@ def doses(conversion):
 
 def points(image):
     z, y, x = np.indices(image.values.shape)
-    steps = np.array(image.spacing_mm[::-1])
-    return np.array(image.origin_mm) + np.stack([x, y, z], -1) * steps
+    steps = np.array(image.grid.spacing_xyz_mm)
+    return image.grid.origin_xyz_mm + np.stack([x, y, z], -1) * steps
 
 
 def test_several_plans_are_refused_with_their_names(exports, tmp_path, clinic):
@@ -231,15 +231,15 @@ def beams(tmp_path, grids, dose=FIRST.dose):
 
 
 def places_of(volume):
-    z, y, x = np.meshgrid(*(volume.grid.offsets_mm[axis] for axis in (2, 1, 0)), indexing="ij")
-    return volume.grid.origin_mm + np.stack([x, y, z], -1) @ volume.grid.axes
+    z, y, x = np.meshgrid(*(volume.grid.offsets_xyz_mm[axis] for axis in (2, 1, 0)), indexing="ij")
+    return volume.grid.origin_xyz_mm + np.stack([x, y, z], -1) @ volume.grid.axes
 
 
 def test_beams_on_different_grids_are_summed_in_space(tmp_path):
     files, plan = beams(tmp_path, [(2.0, 0.0), (3.0, 0.0)])
     summed = read_dose(files, plan)
     assert np.abs(summed.volume.values - FIRST.dose(places_of(summed.volume))).max() < 2e-3  # two steps of 16 bits
-    assert summed.volume.grid.spacing_mm == (2.0, 2.0, 2.0)
+    assert summed.volume.grid.spacing_xyz_mm == (2.0, 2.0, 2.0)
     reach = summed.volume.grid.corners_mm()
     assert (reach[0] <= -12).all()  # a rim of less than a voxel is gone
     assert (reach[-1] >= 12).all()
@@ -254,7 +254,7 @@ def test_a_small_grid_is_zero_beyond_its_edge(tmp_path, fine_first):
     grids = [(1.0, 5.0), (1.5, 0.0)]
     files, plan = beams(tmp_path, grids if fine_first else grids[::-1], dose)
     summed = read_dose(files, plan).volume
-    assert summed.grid.spacing_mm == pytest.approx((1.0, 1.0, 1.0))
+    assert summed.grid.spacing_xyz_mm == pytest.approx((1.0, 1.0, 1.0))
     assert (summed.grid.corners_mm()[0] <= -15).all()
     assert (summed.grid.corners_mm()[-1] >= 15).all()
     assert np.abs(summed.values - dose(places_of(summed))).max() < 3 * 1.5**2 / 8 * 40 / 3**2  # h^2 f" / 8 an axis

@@ -52,8 +52,8 @@ def test_scene_turns_images_to_the_patients_axes(files, case):
     after = load_scene(files, OPENKBP)
     np.testing.assert_array_equal(after.doses_gy["reference"], before.doses_gy["reference"])
     np.testing.assert_array_equal(after.masks["Parotid_L"], before.masks["Parotid_L"])
-    assert after.origin_mm == pytest.approx(before.origin_mm) == (5.0, 10.0, -30.0)
-    assert after.spacing_mm == pytest.approx((2.5, 4.0, 3.0))
+    assert after.grid.origin_zyx_mm == pytest.approx(before.grid.origin_zyx_mm) == (5.0, 10.0, -30.0)
+    assert after.grid.spacing_zyx_mm == pytest.approx((2.5, 4.0, 3.0))
 
 
 def test_slices_show_the_patient_as_radiologists_do(scene):

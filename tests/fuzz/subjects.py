@@ -25,6 +25,7 @@ from cdm_nnunet.dicom.phantom_shapes import Cylinder, Sphere
 from cdm_nnunet.documents import check, json_document, yaml_document
 from cdm_nnunet.dvh import Template, match_rois
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.geometry.grid import Grid
 from cdm_nnunet.images import Image, read_image, write_image
 
 NAMES = ("PTV 60", "cord", "Spinal_cord 2", "MYELON", "Rectum")
@@ -46,7 +47,7 @@ plans: {default: latest, case_1a2b: "Boost"}
 patients: {case_1a2b3c4d5e: {rois: {PTV_60: PTV_6000}}}
 """
 SHAPE, SPACING, ORIGIN = (6, 9, 10), (3.0, 2.5, 2.0), (-11.5, 20.25, -300.0)
-LPS = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+GRID = Grid(SHAPE, SPACING, np.array(ORIGIN))
 PHANTOM = Phantom(
     {"BODY": Cylinder((0, 0, 0), 16, 20), "PTV60": Sphere((3, 0, 0), 6), "Cord": Cylinder((0, 9, 0), 3, 20)},
     LinearDose(0, 0.5, 55.0),
@@ -79,15 +80,18 @@ def write_nifti_patient(folder: Path) -> None:
     (patient / "masks").mkdir(parents=True)
     images = {"ct": ct_hu(), "dose": dose_gy(), **{f"masks/{k}": v.astype(np.uint8) for k, v in masks().items()}}
     for name, values in images.items():
-        write_image(Image(patient / f"{name}.nii.gz", values, SPACING, ORIGIN, LPS))
+        write_image(Image(values, GRID, patient / f"{name}.nii.gz"))
     (patient / "prescriptions.json").write_text(json.dumps({"PTV_6000": 60}))
 
 
+def geometry_of(grid: Grid) -> tuple[Any, ...]:
+    return grid.spacing_zyx_mm, grid.origin_zyx_mm, grid.direction
+
+
 def content_of(case: Case) -> dict[str, Any]:
-    geometry = case.geometry
     return {
         "values": (case.ct_hu, case.roi_bits, case.dose_gy),
-        "geometry": (geometry.spacing_mm, geometry.origin_mm, geometry.direction),
+        "geometry": geometry_of(case.grid),
         "prescriptions_gy": dict(case.prescriptions_gy),
         "rois": case.rois,
     }
@@ -100,7 +104,7 @@ def read_nifti_patient(folder: Path) -> dict[str, Any]:
 
 def read_one_image(folder: Path) -> dict[str, Any]:
     image = read_image(folder / "ct.nii.gz")
-    return {"values": image.values, "geometry": (image.spacing_mm, image.origin_mm, image.direction)}
+    return {"values": image.values, "geometry": geometry_of(image.grid)}
 
 
 def write_dataset(folder: Path) -> None:
@@ -231,7 +235,7 @@ SUBJECTS = {
             "image",
             "nifti",
             "ct.nii.gz",
-            lambda folder: write_image(Image(folder / "ct.nii.gz", ct_hu(), SPACING, ORIGIN, LPS)),
+            lambda folder: write_image(Image(ct_hu(), GRID, folder / "ct.nii.gz")),
             read_one_image,
         ),
         Subject("NIfTI patient", "nifti", "patients/case_1/**/*.nii.gz", write_nifti_patient, read_nifti_patient),

@@ -162,7 +162,9 @@ def test_single_planes_are_measured_by_the_distance_of_the_slices(heights, known
     slices = of_ct if known == "ct" else drawn_slices(everything, np.eye(3))
     assert volume_cc(drawn, slices) == pytest.approx(0.8 * len(heights), rel=0.01)
     z_mm = np.arange(-60.0, 61.0, 2.0)
-    grid = Grid(np.array([-5.5, -5.5, z_mm[0]]), np.eye(3), (np.arange(40.0), np.arange(40.0), z_mm - z_mm[0]))
+    grid = Grid.of_offsets(
+        np.array([-5.5, -5.5, z_mm[0]]), np.eye(3), (np.arange(40.0), np.arange(40.0), z_mm - z_mm[0])
+    )
     mask = rasterise(drawn, grid, slices).mask
     assert z_mm[mask.any((1, 2))].tolist() == list(heights)
 

@@ -34,7 +34,7 @@ def cubic_grid(n=40, step=1.0, z_mm=None):
     centred = (np.arange(n) - (n - 1) / 2) * step
     z_mm = centred if z_mm is None else np.asarray(z_mm, float)
     origin = np.array([centred[0], centred[0], z_mm[0]])
-    return Grid(origin, np.eye(3), (centred - centred[0], centred - centred[0], z_mm - z_mm[0]))
+    return Grid.of_offsets(origin, np.eye(3), (centred - centred[0], centred - centred[0], z_mm - z_mm[0]))
 
 
 def drawn(solid, z_mm, name="ROI"):
@@ -55,8 +55,8 @@ def box_roi(x, y, size, heights, name="ROI"):
 
 
 def centres(grid):
-    z, y, x = np.meshgrid(*(grid.offsets_mm[axis] for axis in (2, 1, 0)), indexing="ij")
-    return grid.origin_mm + np.stack([x, y, z], -1)
+    z, y, x = np.meshgrid(*(grid.offsets_xyz_mm[axis] for axis in (2, 1, 0)), indexing="ij")
+    return grid.origin_xyz_mm + np.stack([x, y, z], -1)
 
 
 def majority(solid, grid, n=9):
@@ -265,7 +265,8 @@ def test_of_two_faces_through_voxel_centres_one_counts_between_contours_too(size
     n = int(size_mm / 2)
     assert made.volume_cc == pytest.approx(size_mm**2 * 28 / 1000)
     assert made.mask.sum((1, 2)).tolist() == [
-        n * n - all(faces) if -14 <= z - shift_mm < 14 - shift_mm else 0 for z in grid.origin_mm[2] + grid.offsets_mm[2]
+        n * n - all(faces) if -14 <= z - shift_mm < 14 - shift_mm else 0
+        for z in grid.origin_xyz_mm[2] + grid.offsets_xyz_mm[2]
     ]
 
 
@@ -276,7 +277,7 @@ def test_a_face_that_two_planes_share_stays_between_them(growth_mm):
         for k, z in enumerate(np.arange(-16.0, 17, 4))
     ]
     grid = cubic_grid(n=61, step=2.0, z_mm=np.arange(-40.0, 41, 2))
-    made = rasterise(roi(contours), grid, Slices(grid.origin_mm[2] + grid.offsets_mm[2]))
+    made = rasterise(roi(contours), grid, Slices(grid.origin_xyz_mm[2] + grid.offsets_xyz_mm[2]))
     assert {int(n) for n in made.mask.any(2).sum(1)} == {0, 6}
     assert made.volume_cc == pytest.approx(12 * (2 * (6 + 4 * growth_mm)) * 36 / 1000, rel=0.005)
 
@@ -286,7 +287,7 @@ def test_what_ends_between_planes_counts_once_in_the_middle_of_voxels(inner):
     z_mm, low = np.arange(-12.0, 13, 4), -4.0 if inner == "hole" else 20.0
     contours = [square(-10, -10, 20, z) for z in z_mm] + [square(low, low, 8, z) for z in z_mm if abs(z) <= 4]
     grid = cubic_grid(step=2.0, n=40, z_mm=np.arange(-20.0, 21, 2))
-    planes = rasterise(roi(contours), grid, Slices(grid.origin_mm[2] + grid.offsets_mm[2])).mask.sum((1, 2))
+    planes = rasterise(roi(contours), grid, Slices(grid.origin_xyz_mm[2] + grid.offsets_xyz_mm[2])).mask.sum((1, 2))
     inside = 100 + (16 if inner == "island" else -16)
     expected = [0] * 3 + [100] * 4 + [inside] * 6 + [100] * 4 + [0] * 4
     np.testing.assert_allclose(planes, expected, atol=3)  # (of the four corners, which are round between planes)

@@ -13,9 +13,10 @@ import torch
 
 import cdm_nnunet
 from cdm_nnunet.dataset import RawDataset
-from cdm_nnunet.dataset_conversion.case import Case, Geometry, pack_masks
+from cdm_nnunet.dataset_conversion.case import Case, pack_masks
 from cdm_nnunet.dataset_conversion.raw_layout import DatasetSpec, template_catalogue, write_dataset
 from cdm_nnunet.dvh import Template
+from cdm_nnunet.geometry.grid import Grid
 
 DATASET_ID = 531
 MODEL_NAME = "Dataset531_Small/nnUNetTrainerDoseMAE__nnUNetPlans__3d_fullres"
@@ -89,7 +90,6 @@ def small_case(name: str, seed: int, split: str = "Tr", used: Template = TEMPLAT
     distance = np.linalg.norm((np.stack(np.indices(SHAPE), -1) - (11, 11, 14)) * SPACING_MM, axis=-1)
     dose = np.where(region, np.clip(75 - distance * rng.uniform(0.9, 1.3), 2, 72) + rng.random(SHAPE), 0)
     body = sphere((10, 12, 14), (40, 11, 13))
-    z, y, x = SPACING_MM
     fields = {
         "name": name,
         "split": split,
@@ -98,7 +98,7 @@ def small_case(name: str, seed: int, split: str = "Tr", used: Template = TEMPLAT
         "catalogue": catalogue,
         "dose_gy": dose.astype(np.float32),
         "prescriptions_gy": {"PTV_High": 70.0, "PTV_Low": 56.0},
-        "geometry": Geometry((x, y, z), ORIGIN_MM),
+        "grid": Grid(SHAPE, SPACING_MM, np.array(ORIGIN_MM)),
         "empty_rois": empty,
     }
     return Case(**{**fields, **changes})

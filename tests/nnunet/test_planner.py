@@ -1,5 +1,6 @@
 """Plans fit the data and the budget, name our classes, and other plans and data are refused."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -302,7 +303,7 @@ def test_a_dose_of_zero_is_refused(fresh):
 
     folders = fresh(2)
     image = read_image(folders.raw.dose_path("case_1"))
-    write_image(type(image)(image.path, image.values * 0, image.spacing_mm, image.origin_mm, image.direction))
+    write_image(dataclasses.replace(image, values=image.values * 0))
     with pytest.raises(InputError, match=r"case_1\.nii\.gz is zero everywhere"):
         plan_and_preprocess(531, PlanChoices(base_features=4), n_processes=1)
 

@@ -1,5 +1,6 @@
 """Preprocessing loses no bit, invents none, and can be undone for the dose."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -288,7 +289,7 @@ def test_a_dose_that_was_moved_is_refused_by_case(fresh):
 
     folders = fresh(2)
     image = read_image(folders.raw.dose_path("case_1"))
-    write_image(type(image)(image.path, image.values, image.spacing_mm, (0.0, 0.0, 0.0), image.direction))
+    write_image(dataclasses.replace(image, grid=dataclasses.replace(image.grid, origin_xyz_mm=np.zeros(3))))
     with pytest.raises(InputError, match=r"case_1\.nii\.gz has origin \(x, y, z\) \(0, 0, 0\)"):
         plan_and_preprocess(531, PlanChoices(base_features=4), n_processes=1)
 

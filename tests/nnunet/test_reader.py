@@ -10,6 +10,7 @@ import pytest
 import SimpleITK as sitk
 
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.geometry.grid import Grid
 from cdm_nnunet.images import Image, read_image, write_image
 from cdm_nnunet.nnunet.reader import CDMReaderWriter
 from cdm_nnunet.roi import from_words, pack
@@ -21,7 +22,7 @@ LPS = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
 
 def write(path: Path, values: np.ndarray, spacing=SPACING, origin=ORIGIN, direction=LPS) -> str:
-    write_image(Image(path, values, spacing, origin, direction))
+    write_image(Image(values, Grid.of_image(values.shape, spacing, origin, direction), path))
     return str(path)
 
 

@@ -185,7 +185,9 @@ def test_the_readout_is_the_dose_at_that_place(window, report, view):
         position = [float(text) for text in re.findall(r"-?[\d.]+", texts[4].replace(MINUS, "-"))]
         where = [
             round((mm - origin) / step)
-            for mm, origin, step in zip(position, images[0].origin_mm, reversed(images[0].spacing_mm), strict=True)
+            for mm, origin, step in zip(
+                position, images[0].grid.origin_xyz_mm, images[0].grid.spacing_xyz_mm, strict=True
+            )
         ]
         reference, predicted, ct = (image.values[tuple(reversed(where))] for image in images)
         assert abs(number(texts[0]) - reference) <= DOSE_STEP_GY / 2 + 0.051

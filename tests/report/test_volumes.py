@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from cdm_nnunet.evaluation.pictures import Scene
+from cdm_nnunet.geometry.grid import Grid
 from cdm_nnunet.report.volumes import DOSE_STEP_GY, HU_TABLE, display_volume, hu_codes
 
 SPACING_MM, ORIGIN_MM = (2.0, 3.0, 4.0), (-10.0, 20.0, 30.0)
@@ -22,8 +23,7 @@ def scene(shape=(20, 30, 26), highest_gy=70.0):
         {"PTV": mask, "Cord": np.roll(mask, 3, axis=2)},
         1,
         {"PTV": "#ff0000", "Cord": "#00ff00"},
-        SPACING_MM,
-        ORIGIN_MM,
+        Grid(shape, SPACING_MM, np.array(ORIGIN_MM[::-1])),
         70.0,
     )
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from cdm_nnunet.cli.main import main
+from cdm_nnunet.geometry.grid import Grid
 from cdm_nnunet.images import Image, read_image, write_image
 from cdm_nnunet.prediction_record import MeanOrigin, Origin, PredictionRecord
 
@@ -42,7 +43,7 @@ def write_dose(
     levels, notes = {"PTV": prescription_gy}, [f"note of {folder.name}"]
     known = {"prescriptions_gy": levels, "notes": notes, "inputs_sha256": {"ct": ct}, "origin": origin}
     with PredictionRecord(case=case, **known).beside(path) if record else nullcontext():
-        write_image(Image(path, values, spacing_mm, (0.0, 0.0, 0.0), (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0)))
+        write_image(Image(values, Grid(values.shape, spacing_mm), path))
 
 
 def refusal(capfd) -> str:
