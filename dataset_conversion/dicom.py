@@ -15,12 +15,13 @@ from cdm_nnunet.dicom.pseudonyms import Pseudonyms, read_pseudonyms
 from cdm_nnunet.dicom.unread import unread_lines
 from cdm_nnunet.dvh.template import Template
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.geometry.voxel_size import voxel_size_zyx_mm
 
 from .case import CASE_NAME
 from .case_files import STATE_FOLDER
 from .conversion import DatasetPlace, FoundPatients, convert
 from .dicom_mapping import DicomMapping
-from .dicom_patient import DicomPatient, spacing_mm
+from .dicom_patient import GRID_OPTION, DicomPatient
 from .dicom_sources import sources_path, write_sources
 from .raw_layout import Conversion, template_catalogue
 
@@ -46,7 +47,7 @@ class DicomRules:
             InputError: If the grid is unknown, or the template has more than 64 ROIs or lacks one of the mapping.
         """
         if self.grid not in ("dose", "ct"):
-            spacing_mm(self.grid)
+            voxel_size_zyx_mm(self.grid, GRID_OPTION)
         template_catalogue(self.template)
         self.mapping.refuse_unknown_rois(self.template)
 

@@ -26,6 +26,7 @@ from cdm_nnunet.geometry.grid import Grid
 from cdm_nnunet.geometry.rasteriser import rasterise
 from cdm_nnunet.geometry.resampling import covered_by, even_grid, resample, uniform_grid
 from cdm_nnunet.geometry.slices import ct_slices
+from cdm_nnunet.geometry.voxel_size import voxel_size_zyx_mm
 from cdm_nnunet.ranges import FRACTION_DOSE_GY
 from cdm_nnunet.roi import Catalogue, mask_of
 
@@ -36,6 +37,7 @@ from .raw_layout import template_catalogue
 from .roi_mapping import prescriptions_gy
 
 AIR_HU = -1000.0
+GRID_OPTION = "--grid takes 'dose', 'ct' or"
 _RIM = 0.01  # of a target, beyond the dose grid: as much as the ends of contours are uncertain
 
 
@@ -160,7 +162,7 @@ class DicomPatient:
             even = even_grid(over)
             notes.append(f"the grid of the CT was made even: planes every {even.spacing_zyx_mm[0]:.4g} mm")
             return even
-        return uniform_grid(over, spacing_mm(self.grid))
+        return uniform_grid(over, voxel_size_zyx_mm(self.grid, GRID_OPTION))
 
     def _dose(self, plans: Sequence[Sequence[Plan]]) -> DoseVolume:
         """The plan's dose, or the sum over the plans of a course."""
@@ -227,26 +229,6 @@ def _refuse_fractions(plans: Sequence[Sequence[Plan]], levels_gy: Mapping[str, f
             FRACTION_DOSE_GY.refuse_impossible(
                 level_gy / n_fractions, f"'{roi}' ({level_gy:g} Gy in {n_fractions} fractions)"
             )
-
-
-def spacing_mm(grid: str) -> tuple[float, float, float]:
-    """Voxel size (x, y, z) from ``3`` or ``2.5x2.5x2``.
-
-    Raises:
-        InputError: If it is neither, or a size is not from 0.5 to 10 mm.
-
-    Example:
-        >>> spacing_mm("3"), spacing_mm("2.5x2.5x2")
-        ((3.0, 3.0, 3.0), (2.5, 2.5, 2.0))
-    """
-    try:
-        sizes = [float(size) for size in grid.split("x")]
-    except ValueError:
-        sizes = []
-    if len(sizes) not in (1, 3) or not all(0.5 <= size <= 10 for size in sizes):
-        raise InputError(f"--grid takes 'dose', 'ct' or a voxel size of 0.5 to 10 mm, not '{grid}'")
-    x, y, z = sizes if len(sizes) == 3 else sizes * 3
-    return x, y, z
 
 
 def _beyond_dose_notes(

@@ -91,7 +91,7 @@ def add_dicom_rules(parser: argparse.ArgumentParser, use: str = "") -> None:
         "--grid",
         default="dose",
         metavar="dose|ct|MM|MMxMMxMM",
-        help=use or "grid of the data set, or size of its voxels in mm",
+        help=use or "grid of the data set, or size of its voxels (x, y, z) in mm",
     )
     add_end_caps(parser, None, "'end_caps' of the mapping, else ")
     add_match_geometry(parser)

@@ -10,6 +10,7 @@ from typing import Any
 from cdm_nnunet.cli import _options
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.folders import configuration_in, find_dataset, folder
+from cdm_nnunet.geometry.voxel_size import voxel_size_zyx_mm
 
 SUMMARY = "configure patch size, batch size and network for a data set and a GPU budget, and preprocess"
 EXAMPLE = "cdm-nnunet plan -d 501 --gpu-memory 8 -c 3d_fullres 3d_coarse"
@@ -30,10 +31,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--spacing",
-        type=float,
-        nargs=3,
-        metavar=("Z", "Y", "X"),
-        help="voxel size of 3d_fullres in mm (default: median)",
+        nargs="+",
+        metavar="MM|MMxMMxMM",
+        help="voxel size of 3d_fullres, in the order x, y, z: 3, or 2.5x2.5x2 (default: the median)",
     )
     parser.add_argument("--coarse-spacing", type=float, metavar="MM", help="voxel size of 3d_coarse in mm (default: 6)")
     parser.add_argument(
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
 
     choices = {
         "gpu_memory_gb": args.gpu_memory,
-        "spacing_mm": None if args.spacing is None else tuple(args.spacing),
+        "spacing_mm": None if args.spacing is None else _spacing_zyx_mm(args.spacing),
         "coarse_spacing_mm": args.coarse_spacing,
         "base_features": args.base_features,
         "batch_size": args.batch_size,
@@ -100,12 +100,25 @@ def _check(args: argparse.Namespace) -> None:
     for name, value in amounts.items():
         if value is not None and not 0 < value < math.inf:
             raise InputError(f"{name} must be above zero, not {value}")
-    if args.spacing is not None and not all(0 < mm < math.inf for mm in args.spacing):
-        raise InputError(f"--spacing must be above zero, not {args.spacing}")
+    if args.spacing is not None:
+        _spacing_zyx_mm(args.spacing)
     counts = (("-np", args.np), ("--base-features", args.base_features), ("--batch-size", args.batch_size))
     for name, number in counts:
         if number is not None and number < 1:
             raise InputError(f"{name} must be at least 1, not {number}")
+
+
+def _spacing_zyx_mm(words: Sequence[str]) -> tuple[float, float, float]:
+    """The voxel size, given as ``--grid`` of ``convert dicom`` takes it.
+
+    Earlier versions took three numbers, of which the first was along z.
+    """
+    if len(words) > 1:
+        raise InputError(
+            f"--spacing takes one word, as --grid of 'convert dicom' does, in the order x, y, z: for the z, y and x of "
+            f"earlier versions write --spacing {'x'.join(reversed(words))}"
+        )
+    return voxel_size_zyx_mm(words[0], "--spacing takes", None)
 
 
 def _record(plans: Mapping[str, Any], preprocessed: Sequence[str]) -> dict[str, Any]:
@@ -154,13 +167,13 @@ def render(record: Mapping[str, Any]) -> str:
         cells = f" on cells of {_by(chosen['cell'])} voxels" if max(chosen["cell"]) > 1 else ""
         done = "preprocessed" if chosen["data"] in preprocessed else "not preprocessed"
         lines += [
-            f"{name} ({done}): voxels {_by(chosen['spacing_mm'], 2)} mm (z, y, x); median patient "
-            f"{_by(chosen['median_shape'])} voxels",
+            f"{name} ({done}): voxels {_by(chosen['spacing_mm'], 2)} mm (all sizes: x, y, z); median "
+            f"patient {_by(chosen['median_shape'])} voxels",
             f"  patch {_by(chosen['patch_size'])} holds {why}; batch size {chosen['batch_size']}; U-Net of "
             f"{chosen['n_stages']} stages{cells}, {features[0]} to {features[-1]} features",
         ]
     return "\n".join(lines)
 
 
-def _by(numbers: list[float], digits: int = 0) -> str:
-    return " x ".join(f"{number:.{digits}f}" for number in numbers)
+def _by(numbers_zyx: list[float], digits: int = 0) -> str:
+    return " x ".join(f"{number:.{digits}f}" for number in reversed(numbers_zyx))

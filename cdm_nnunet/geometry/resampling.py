@@ -141,9 +141,9 @@ def _continued(grid: Grid, others: Sequence[Grid]) -> Grid:
     return Grid.of_offsets(start, grid.axes, (x_mm, y_mm, z_mm))
 
 
-def uniform_grid(grid: Grid, spacing_mm: Sequence[float]) -> Grid:
-    """A grid of equal voxels, of the size (x, y, z), over the box of another one's voxel centres, in its middle."""
-    offsets, start = [], grid.origin_xyz_mm.copy()
+def uniform_grid(grid: Grid, spacing_zyx_mm: Sequence[float]) -> Grid:
+    """A grid of equal voxels over the box of another one's voxel centres, in its middle."""
+    offsets, start, spacing_mm = [], grid.origin_xyz_mm.copy(), spacing_zyx_mm[::-1]
     for axis, centres_mm in enumerate(grid.offsets_xyz_mm):
         n = int(np.floor(centres_mm[-1] / spacing_mm[axis] + 1e-6)) + 1
         offsets.append(np.arange(n, dtype=np.float64) * spacing_mm[axis])
@@ -154,12 +154,12 @@ def uniform_grid(grid: Grid, spacing_mm: Sequence[float]) -> Grid:
 
 def even_grid(grid: Grid) -> Grid:
     """A grid with planes at equal distances, the smallest that come twice in a row, over the box of another one."""
-    x_mm, y_mm, z_mm = grid.spacing_xyz_mm
+    z_mm, y_mm, x_mm = grid.spacing_zyx_mm
     steps_mm = np.diff(grid.offsets_xyz_mm[2])
     repeated = np.abs(np.diff(steps_mm)) <= _EQUAL_MM
     if repeated.any():
         z_mm = float(np.minimum(steps_mm[1:], steps_mm[:-1])[repeated].min())
-    return uniform_grid(grid, (x_mm, y_mm, z_mm))
+    return uniform_grid(grid, (z_mm, y_mm, x_mm))
 
 
 def _weights(grid: Grid, axis: int, centres_mm: NDArray[np.float64], average: bool) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ from cdm_nnunet.dataset import FILE_ENDING, case_of_image
 from cdm_nnunet.dataset_conversion.case import Case
 from cdm_nnunet.dataset_conversion.case_files import write_case
 from cdm_nnunet.dataset_conversion.dicom_mapping import DicomMapping, read_mapping
-from cdm_nnunet.dataset_conversion.dicom_patient import DicomPatient, spacing_mm
+from cdm_nnunet.dataset_conversion.dicom_patient import DicomPatient
 from cdm_nnunet.dataset_conversion.raw_layout import template_catalogue
 from cdm_nnunet.dicom.destination import Destination, destination_of
 from cdm_nnunet.dicom.export import dose_type_for, export_dose
@@ -21,6 +21,7 @@ from cdm_nnunet.dicom.unread import unread_lines
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.fence import Refusals, fenced
 from cdm_nnunet.files import passing_folder
+from cdm_nnunet.geometry.voxel_size import voxel_size_zyx_mm
 from cdm_nnunet.nnunet.inputs import find_cases, write_catalogue
 from cdm_nnunet.nnunet.predictor import CasesRefusedError
 from cdm_nnunet.prediction.models import TrainedOn
@@ -145,7 +146,7 @@ def _patients(request: NewPatients, trained: TrainedOn) -> tuple[list[DicomPatie
     if grid == "dose":
         raise InputError("a new patient has no dose grid; --grid takes 'ct' or a voxel size")
     if grid != "ct":
-        spacing_mm(grid)
+        voxel_size_zyx_mm(grid, "--grid takes 'ct' or")
     own = None if request.mapping is None else read_mapping(request.mapping)
     mapping = replace(trained.mapping_for(own), match_geometry=request.match_geometry)
     _refuse_prescriptions(request, own, trained)

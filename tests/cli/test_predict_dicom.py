@@ -311,8 +311,8 @@ def test_what_the_model_refuses_does_not_end_the_run_and_what_is_unusual_is_told
         (["--prescription", "PTV_High"], "--prescription takes ROI=GY, for example PTV_High=70, not 'PTV_High'"),
         (["--prescription", "PTV_High=60", "PTV_High=61"], "--prescription gives 'PTV_High' twice"),
         (["--grid", "dose"], "a new patient has no dose grid; --grid takes 'ct' or a voxel size"),
-        (["--grid", ""], "or a voxel size of 0.5 to 10 mm, not ''"),
-        (["--grid", "2x2"], "or a voxel size of 0.5 to 10 mm, not '2x2'"),
+        (["--grid", ""], "or a voxel size of 0.5 to 10 mm, as 3 or 2.5x2.5x2 (x, y, z), not ''"),
+        (["--grid", "2x2"], "or a voxel size of 0.5 to 10 mm, as 3 or 2.5x2.5x2 (x, y, z), not '2x2'"),
         (["--continue_prediction"], "--continue_prediction goes with -i"),
     ],
 )

@@ -32,7 +32,7 @@ def folder(tmp_path_factory):
             patch.setenv(name, str(root / name))
         patients = ["--patients", "3", "--test-patients", "1", "-np", "1"]
         assert main(["convert", "synthetic", "-d", "500", "-n", "Demo", *patients]) == 0
-        size = ["--spacing", "12", "12", "12", "--base-features", "4", "--gpu-memory", "4"]
+        size = ["--spacing", "12", "--base-features", "4", "--gpu-memory", "4"]
         assert main(["plan", "-d", "500", "-c", "3d_coarse", *size, "-np", "1"]) == 0
     (root / "study.yaml").write_text(STUDY)
     return root

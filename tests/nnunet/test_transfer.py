@@ -147,7 +147,7 @@ def test_the_plans_of_a_model_from_elsewhere(two):
         (("--plans-from", "531:Part", "-c", "3d_coarse"), "the plans Dataset531_Small:Part have no configuration '3d_"),
         (("--plans-from", "531:Stock"), "were not made by this software"),
         (("--plans-from", "531:Cut"), "Cut.json"),
-        (("--plans-from", "531", "--spacing", "3", "3", "3"), "--spacing and --plans-from exclude each other"),
+        (("--plans-from", "531", "--spacing", "3"), "--spacing and --plans-from exclude each other"),
         (("--plans-from", "531", "--gpu-memory", "8"), "--gpu-memory and --plans-from exclude each other"),
         (("--dose-scale", "60"), "--dose-scale 60 is below the highest prescription of the training cases, 70 Gy"),
         (("--plans-from", "531", "--dose-scale", "60"), "--dose-scale 60 is below the highest prescription"),
