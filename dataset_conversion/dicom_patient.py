@@ -121,7 +121,8 @@ class DicomPatient:
         ct_hu = resample(ct.volume, grid, AIR_HU, average=True)
         dose_gy = None if dose is None else resample(dose.volume, grid, 0.0)
         if dose is not None:
-            notes += _beyond_dose_notes(roi_bits, covered_by(dose.volume.grid, grid), catalogue, lost)
+            beyond = {} if self.grid == "ct" else lost  # (what lies beyond the CT may have a dose)
+            notes += _beyond_dose_notes(roi_bits, covered_by(dose.volume.grid, grid), catalogue, beyond)
         return Case(
             name=self.name,
             split=self.split,

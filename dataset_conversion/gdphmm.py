@@ -211,10 +211,20 @@ class GdpHmmPlan:
         return (dose_gy * factor).astype(np.float32), factor
 
     def _grid(self, content: Mapping[str, Any], shape: tuple[int, ...]) -> Grid:
-        x, y, z = (float(size) for size in content.get("spacing", SPACING_MM))
-        origin = [float(value) for value in content.get("origin", (0.0, 0.0, 0.0))]
-        direction = [float(value) for value in content.get("direction", np.eye(3).ravel())]
+        x, y, z = self._numbers(content, "spacing", SPACING_MM)
+        origin = self._numbers(content, "origin", (0.0, 0.0, 0.0))
+        direction = self._numbers(content, "direction", tuple(np.eye(3).ravel()))
         return Grid.of_image(shape, (z, y, x), origin, direction)
+
+    def _numbers(self, content: Mapping[str, Any], key: str, default: Sequence[float]) -> list[float]:
+        """Numbers of an entry, as many as its default has."""
+        try:
+            values = [float(value) for value in np.ravel(content.get(key, default))]
+        except (TypeError, ValueError):
+            values = []
+        if len(values) != len(default):
+            raise InputError(f"{self.path}: '{key}' is {content[key]!r}, expected {len(default)} numbers")
+        return values
 
 
 @dataclass(frozen=True)

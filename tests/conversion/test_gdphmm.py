@@ -103,6 +103,12 @@ def test_spacing_and_origin_in_the_file_are_used(challenge):
             {"direction": (-1.0, 0, 0, 0, -1.0, 0, 0, 0, 1.0)},
             "its x, y and z axes do not run to the patient's left, back and head",
         ),
+        ({"spacing": (2.5, 2.5)}, r"'spacing' is \(2.5, 2.5\), expected 3 numbers"),
+        ({"spacing": 2.5}, "'spacing' is 2.5, expected 3 numbers"),
+        ({"spacing": (2.5, 0.0, 2.0)}, r"voxel size \(2.5, 0, 2\) mm is not plausible"),
+        ({"origin": (0.0, 0.0)}, "'origin' is .*, expected 3 numbers"),
+        ({"origin": ("a", "b", "c")}, "'origin' is .*, expected 3 numbers"),
+        ({"direction": (1.0, 0.0, 0.0, 1.0)}, "'direction' is .*, expected 9 numbers"),
     ],
 )
 def test_damaged_plans_are_refused(challenge, changes, message):
