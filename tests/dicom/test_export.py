@@ -198,10 +198,8 @@ def test_a_tilted_grid_keeps_its_tilt(tmp_path):
 def test_the_planned_dose_of_a_phantom_goes_there_and_back(tmp_path):
     files = write_phantom(dataclasses.replace(PHANTOM, dose=LinearDose(1, 0.3, 30.0), position="FFP"), tmp_path / "p")
     planned = read_dose(files.doses).volume
-    x, y, z = planned.grid.spacing_xyz_mm
     path = tmp_path / "planned.nii.gz"
-    origin = tuple(planned.grid.origin_xyz_mm)
-    write_image(Image(path, planned.values, (z, y, x), origin, tuple(planned.grid.axes.T.ravel())))
+    write_image(Image(planned.values, planned.grid, path))
     exported = export_dose(path, find_destination(files.folder), tmp_path / "out.dcm")
     again = read_dose([exported.path]).volume
     assert planned.grid.same_as(again.grid)
