@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from cdm_nnunet import ranges
 from cdm_nnunet.cli.convert import note_lines
 from cdm_nnunet.cli.main import main
 from cdm_nnunet.dataset import RawDataset
-from cdm_nnunet.dataset_conversion import plausibility, synthetic
+from cdm_nnunet.dataset_conversion import synthetic
 
 
 @pytest.fixture(autouse=True)
@@ -141,8 +142,8 @@ def test_notes_are_printed_once_with_their_cases():
 
 @pytest.mark.usefixtures("coarse")
 def test_the_conversion_prints_what_is_unusual(raw_folder, monkeypatch, capfd):
-    unusual = dataclasses.replace(plausibility.PRESCRIPTION_GY, usual=(12.0, 65.0))
-    monkeypatch.setattr(plausibility, "PRESCRIPTION_GY", unusual)
+    unusual = dataclasses.replace(ranges.PRESCRIPTION_GY, usual=(12.0, 65.0))
+    monkeypatch.setattr(ranges, "PRESCRIPTION_GY", unusual)
     for _ in range(2):  # converted, and unchanged
         assert main(SYNTHETIC) == 0
         out = capfd.readouterr().out
