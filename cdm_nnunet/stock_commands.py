@@ -12,7 +12,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NoReturn, TypeVar
@@ -34,6 +34,7 @@ class _Command:
         data_sets: Those of them that name a data set.
         places: Those of them that name a file or folder.
         trainer: The one that names a trainer, where only a trainer for segmentation is refused.
+        without: Options that make no sense for dose, each with the reason.
     """
 
     use: str
@@ -41,6 +42,7 @@ class _Command:
     data_sets: tuple[str, ...] = ()
     places: tuple[str, ...] = ()
     trainer: str = ""
+    without: Mapping[str, str] = field(default_factory=dict)
 
 
 _PLAN = "use: cdm-nnunet plan -d {number}"
@@ -65,6 +67,7 @@ _COMMANDS: Mapping[str, _Command] = MappingProxyType(
             ),
             ("data_set",),
             trainer="tr",
+            without={"--npz": "a dose has no class probabilities"},
         ),
         "nnUNetv2_find_best_configuration": _Command(
             "use: cdm-nnunet find-best -d {number}",
@@ -126,13 +129,23 @@ def _refusal(command: _Command, arguments: Sequence[str]) -> str | None:
     for key in command.data_sets:
         for data_set in _listed(given.get(key)):
             found = _dose_data_set(data_set)
-            if found and not (command.trainer and _is_not_stock(given.get(command.trainer))):
+            if found and command.trainer and _is_not_stock(given.get(command.trainer)):
+                return _senseless(command, arguments)
+            if found:
                 use = command.use.format(number=int(found[7:10]))
                 return f"{found} is for dose prediction, and this command is for segmentation; {use}"
     for key in command.places:
         for place in _listed(given.get(key)):
             if _is_of_dose(Path(place)):
                 return f"{place} is of dose prediction, and this command is for segmentation; {command.use}"
+    return None
+
+
+def _senseless(command: _Command, arguments: Sequence[str]) -> str | None:
+    """The first option that makes no sense for dose; it may be abbreviated."""
+    for option, reason in command.without.items():
+        if any(len(argument) > 2 and option.startswith(argument) for argument in arguments):
+            return f"{option}: {reason}; leave the option out"
     return None
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from time import perf_counter, time
 from typing import Any
 
 import numpy as np
 import torch
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch import Tensor
 from torch import distributed as dist
 from torch.nn.functional import interpolate
@@ -22,33 +21,28 @@ from cdm_nnunet.folders import configuration_in
 from cdm_nnunet.losses.bits import roi_mask
 from cdm_nnunet.losses.dose import DeepSupervisedLoss, region_mae
 from cdm_nnunet.losses.terms import Terms
-from cdm_nnunet.nnunet.checkpoint import BEST, LATEST
 from cdm_nnunet.nnunet.compute import autocast, prepare_network, to_device
-from cdm_nnunet.nnunet.facts import loss_arguments
-from cdm_nnunet.nnunet.logger import DoseLogger, loader_hint
+from cdm_nnunet.nnunet.facts import PatchFacts, loss_arguments
+from cdm_nnunet.nnunet.loader import DoseDataLoader
 from cdm_nnunet.nnunet.plans import FIRST_WORD, DosePlans, model_plans, plan_command
+from cdm_nnunet.nnunet.prediction_record import Training, origin_of
+from cdm_nnunet.nnunet.predictor import DosePredictor
 from cdm_nnunet.nnunet.pretrained import let_trainers_load_weights, load_weights
 from cdm_nnunet.nnunet.splits import SPLITS_FILE, Folds, patients_of
-from cdm_nnunet.trainers.final_validation import validate_whole_cases
-from cdm_nnunet.trainers.loaders import patch_loaders
-from cdm_nnunet.trainers.progress import (
-    STEPS_FOR_FIRST_ESTIMATE,
-    first_estimate_text,
-    loss_schedule_text,
-    losses_text,
-    remaining_text,
-)
-from cdm_nnunet.trainers.resumable import ResumableTrainer
+from cdm_nnunet.trainers.final_validation import WholeCaseValidation
+from cdm_nnunet.trainers.loaders import Patches, running, seed_generators
+from cdm_nnunet.trainers.logged import LoggedTrainer
+from cdm_nnunet.trainers.progress import loss_schedule_text
 from cdm_nnunet.trainers.settings import TrainingSettings, other_variables
-from cdm_nnunet.trainers.validation import PatchErrors, patch_errors
+from cdm_nnunet.trainers.step import StepResult
+from cdm_nnunet.trainers.validation import patch_errors
 
 let_trainers_load_weights()  # (here, not where the plugin is registered: it imports nnU-Net's training command)
 
 _GRADIENT_NORM = 12
-_UNSUPPORTED = {"--npz": "a dose has no class probabilities"}
 
 
-class DoseTrainer(ResumableTrainer):
+class DoseTrainer(LoggedTrainer):
     """nnU-Net trainer that regresses dose. Variants set ``voxel_error``, or add a loss by :meth:`build_dvh_loss`.
 
     Attributes:
@@ -74,9 +68,6 @@ class DoseTrainer(ResumableTrainer):
         dataset_json: dict[str, Any],
         device: torch.device = torch.device("cuda"),  # noqa: B008  # nnU-Net reads this signature
     ):
-        for option, reason in _UNSUPPORTED.items():
-            if option in sys.argv:
-                raise InputError(f"{option}: {reason}; leave the option out")
         if device.type == "cuda" and not torch.cuda.is_available():
             raise InputError("no CUDA device is available (no GPU, or no driver for it); train with -device cpu")
         self.settings = TrainingSettings.from_environment().with_epochs(self.n_epochs)
@@ -89,16 +80,10 @@ class DoseTrainer(ResumableTrainer):
             raise InputError("dataset.json and plans have different ROI catalogues; run 'cdm-nnunet plan' again")
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.digest = self.dose_plans.digest(configuration)
-        self.logger.local_logger = DoseLogger()
         self.evaluation_terms = Terms.of(self.dose_plans.template, self.dose_plans.catalogue, "evaluation")
         self.oversample_foreground_percent = 0.5
         # goes into checkpoints: nnU-Net's own predictor must never flip an input without swapping paired ROIs' bits
         self.inference_allowed_mirroring_axes = None
-        self.save_every = 10
-        self._loader_wait_s = 0.0
-        self._step_ended_at: float | None = None
-        self._first_steps_s: list[float] | None = []
-        self._step_began_at = 0.0
         self._use(self.settings)
 
     # --- set-up -------------------------------------------------------------------------------------------------------
@@ -176,7 +161,28 @@ class DoseTrainer(ResumableTrainer):
         Raises:
             InputError: If preprocessed data are not ours or stale.
         """
-        return patch_loaders(self)
+        training, validation = self.get_tr_and_val_datasets()
+        patches = Patches(
+            self.dose_plans, self.digest, self.batch_size, self.configuration_manager.patch_size, self.label_manager
+        )
+        for dataset in (training, validation):
+            patches.refuse_foreign_cases(dataset)
+        n = get_allowed_n_proc_DA()
+        if drawn_here := self._seeds(1):
+            seed_generators(drawn_here[0])
+        loaders = (
+            self._loader(patches.of(training, self.oversample_foreground_percent, augment=True), n),
+            self._loader(patches.of(validation, 1.0, augment=False), (n + 1) // 2),
+        )
+        for one in loaders:
+            next(one)  # starts the worker processes before the device is busy
+        return loaders
+
+    def _loader(self, source: DoseDataLoader, n_processes: int) -> Any:
+        return running(source, n_processes, self._seeds(n_processes), pinned=self.device.type == "cuda")
+
+    def _seeds(self, n: int) -> list[int] | None:
+        return self.settings.seeds(n, self.current_epoch, self.local_rank)
 
     def print_plans(self) -> None:
         """The configuration and the settings in a few lines; nnU-Net's version prints the whole template."""
@@ -203,7 +209,9 @@ class DoseTrainer(ResumableTrainer):
 
     # --- steps --------------------------------------------------------------------------------------------------------
 
-    def additional_loss(self, doses_gy: Sequence[Tensor], reference_gy: Tensor, words: Tensor, batch: Any) -> Any:
+    def additional_loss(
+        self, doses_gy: Sequence[Tensor], reference_gy: Tensor, words: Tensor, facts: Sequence[PatchFacts]
+    ) -> Tensor | None:
         """The weighted DVH loss, or None while its weight is zero.
 
         Args:
@@ -211,7 +219,7 @@ class DoseTrainer(ResumableTrainer):
                 only the first is used unless ``CDM_DEEP_SUPERVISION`` says otherwise.
             reference_gy: Same shape, Gy.
             words: ROI words, (B, L, Z, Y, X).
-            batch: As :class:`DoseDataLoader` makes it.
+            facts: Of the B samples.
 
         Returns:
             Scalar, or None for nothing.
@@ -219,12 +227,13 @@ class DoseTrainer(ResumableTrainer):
         weight = self.settings.dvh_weight(self.current_epoch, self.dvh_weight)
         if self.dvh_loss is None or weight == 0:
             return None
-        facts = loss_arguments(batch["facts"])
-        return weight * sum(
-            share * self.dvh_loss(dose_gy, reference_gy, words, *facts)
+        arguments = loss_arguments(facts)
+        loss: Tensor = weight * sum(
+            share * self.dvh_loss(dose_gy, reference_gy, words, *arguments)
             for share, dose_gy in zip(self._dvh_shares(), doses_gy, strict=False)
             if share > 0
         )
+        return loss
 
     def _dvh_shares(self) -> tuple[float, ...]:
         return self.loss.weights if self.settings.deep_supervision == "all" else (1.0,)
@@ -236,8 +245,8 @@ class DoseTrainer(ResumableTrainer):
             return torch.ones_like(words[:, :1])
         return roi_mask(words, bit)[:, None].float()
 
-    def _forward(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None]:
-        """Network and losses of a batch: predicted and reference dose in Gy, region, words, voxel-wise and DVH loss."""
+    def _forward(self, batch: dict[str, Any]) -> StepResult:
+        """Network and losses of a batch."""
         data = to_device(batch["data"], self.device)
         reference_gy = batch["target"].to(self.device, non_blocking=True)
         scale_gy = self.dose_plans.dose_scale_gy
@@ -252,17 +261,15 @@ class DoseTrainer(ResumableTrainer):
             for output in outputs[: len(self._dvh_shares())]
         ]
         error = self.loss(outputs, reference_gy / scale_gy, region)
-        additional = self.additional_loss(doses_gy, reference_gy, words, batch)
-        return doses_gy[0], reference_gy, region, words, error, additional
+        dvh_loss = self.additional_loss(doses_gy, reference_gy, words, batch["facts"])
+        return StepResult(doses_gy[0], reference_gy, region, words, error, dvh_loss)
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """One step of the optimizer."""
-        self._stop.check()
-        if self._step_ended_at is not None:
-            self._loader_wait_s += perf_counter() - self._step_ended_at
+        self._begin_step()
         self.optimizer.zero_grad(set_to_none=True)
-        *_, error, additional = self._forward(batch)
-        loss = error if additional is None else error + additional
+        step = self._forward(batch)
+        loss = step.loss
         if self.grad_scaler is not None:
             self.grad_scaler.scale(loss).backward()
             self.grad_scaler.unscale_(self.optimizer)
@@ -276,107 +283,25 @@ class DoseTrainer(ResumableTrainer):
         value = loss.detach().cpu().numpy()
         if not np.isfinite(value) and self.grad_scaler is None:
             raise RuntimeError(f"the loss is {value} in epoch {self.current_epoch}: the training has diverged")
-        self._step_ended_at = perf_counter()
-        self._tell_estimate()
-        parts = {"voxel_error": error, "dvh_loss": additional}
+        self._end_step()
         return {
             "loss": value,
-            **{name: float("nan") if part is None else float(part.detach()) for name, part in parts.items()},
+            "voxel_error": float(step.voxel_error.detach()),
+            "dvh_loss": float("nan") if step.dvh_loss is None else float(step.dvh_loss.detach()),
         }
-
-    def _tell_estimate(self) -> None:
-        """Log the expected duration after the first steps of this run."""
-        if self._first_steps_s is None:
-            return
-        self._first_steps_s.append(perf_counter() - self._step_began_at)
-        self._step_began_at = perf_counter()
-        if len(self._first_steps_s) == STEPS_FOR_FIRST_ESTIMATE:
-            left = self.num_epochs - self.current_epoch
-            self.print_to_log_file(first_estimate_text(self._first_steps_s, self.settings, left))
-            self._first_steps_s = None
 
     def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Loss and metric errors of a validation batch."""
         self._stop.check()
-        dose_gy, reference_gy, region, words, error, additional = self._forward(batch)
-        errors = patch_errors(dose_gy.clamp(min=0), reference_gy, region, words, self.evaluation_terms, batch["facts"])
+        step = self._forward(batch)
         return {
-            "loss": float(error if additional is None else error + additional),
-            "cdm": float("nan") if additional is None else float(additional),
-            "errors": errors,
-        }
-
-    # --- epochs -------------------------------------------------------------------------------------------------------
-
-    def on_train_epoch_start(self) -> None:
-        """Start the clock that tells waiting for the loader from computing."""
-        super().on_train_epoch_start()
-        self._loader_wait_s, self._step_ended_at = 0.0, perf_counter()
-        self._step_began_at = perf_counter()
-
-    def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
-        """Log the loss, its parts and the wait."""
-        super().on_train_epoch_end(train_outputs)
-        for key, part in (("train_voxel_error", "voxel_error"), ("train_dvh_loss", "dvh_loss")):
-            self.logger.log(key, float(np.mean([output[part] for output in train_outputs])), self.current_epoch)
-        self._step_ended_at = None
-        self.logger.log("loader_wait_s", self._loader_wait_s, self.current_epoch)
-
-    def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
-        """Pool the validation batches of all processes and log them."""
-        if self.is_ddp:
-            gathered: list[Any] = [None] * dist.get_world_size()
-            dist.all_gather_object(gathered, val_outputs)
-            val_outputs = [output for outputs in gathered for output in outputs]
-        errors = PatchErrors.pooled([output["errors"] for output in val_outputs])
-        earlier = self.logger.get_value("ema_score", step=None)[: self.current_epoch]
-        ema = 0.9 * earlier[-1] + 0.1 * errors.score if earlier else errors.score
-        cdm = [output["cdm"] for output in val_outputs]
-        logged = {
-            "val_losses": float(np.mean([output["loss"] for output in val_outputs])),
-            "val_cdm": float(np.mean(cdm)),
-            "val_mae_gy": errors.mae_gy,
-            "val_ptv_error": errors.ptv,
-            "val_oar_error": errors.oar,
-            "val_score": errors.score,
-            "ema_score": ema,
-        }
-        for key, value in logged.items():
-            self.logger.log(key, value, self.current_epoch)
-
-    def on_epoch_end(self) -> None:
-        """Write the log, the picture and the checkpoints; the best has the lowest score."""
-        self.logger.log("epoch_end_timestamps", time(), self.current_epoch)
-
-        def last(key: str) -> float:
-            return float(self.logger.get_value(key, step=-1))
-
-        seconds = last("epoch_end_timestamps") - last("epoch_start_timestamps")
-        keys = ("train_losses", "train_voxel_error", "train_dvh_loss", "val_losses")
-        self.print_to_log_file(losses_text({key: last(key) for key in keys}))
-        self.print_to_log_file(
-            f"validation patches: dose MAE {last('val_mae_gy'):.3f} Gy; metric errors (Gy or % of volume): "
-            f"PTV {last('val_ptv_error'):.3f}, OAR {last('val_oar_error'):.3f}; score {last('val_score'):.3f}"
-        )
-        waiting_share = last("loader_wait_s") / max(seconds, 1e-9)
-        self.print_to_log_file(
-            f"epoch: {seconds:.1f} s, of it waiting for the data loader {last('loader_wait_s'):.1f} s "
-            f"({100 * waiting_share:.0f} %)"
-        )
-        starts, ends = (self.logger.get_value(f"epoch_{end}_timestamps", step=None) for end in ("start", "end"))
-        self.print_to_log_file(remaining_text(starts, ends, self.num_epochs))
-        if hint := loader_hint(waiting_share, self.device.type):
-            self.print_to_log_file(hint)
-        if (self.current_epoch + 1) % self.save_every == 0 and self.current_epoch != self.num_epochs - 1:
-            self.save_checkpoint(str(Path(self.output_folder) / LATEST))
-        score = last("ema_score")
-        if self._best_ema is None or score < self._best_ema:
-            self._best_ema = score
-            self.print_to_log_file(f"new best score (moving average): {score:.3f}")
-            self.save_checkpoint(str(Path(self.output_folder) / BEST))
-        if self.local_rank == 0:
-            self.logger.plot_progress_png(self.output_folder)
-        self.current_epoch += 1
+            "loss": float(step.loss),
+            "cdm": float("nan") if step.dvh_loss is None else float(step.dvh_loss),
+            "errors": patch_errors(
+                step.dose_gy.clamp(min=0), step.reference_gy, step.region, step.words, self.evaluation_terms,
+                batch["facts"],
+            ),
+        }  # fmt: skip
 
     # --- final validation ---------------------------------------------------------------------------------------------
 
@@ -384,12 +309,35 @@ class DoseTrainer(ResumableTrainer):
         """Predict the validation cases of the fold whole, write their doses and a summary.
 
         The summary's metrics are those of the network's grid; ``cdm-nnunet evaluate`` gives them on the patients' own.
-
-        Raises:
-            InputError: If probabilities are asked for.
         """
-        if save_probabilities:
-            raise InputError(f"--npz: {_UNSUPPORTED['--npz']}; run the validation again with --val and without --npz")
+        if save_probabilities:  # (after days of training, no reason to do without the rest)
+            self.print_to_log_file("--npz is left out: a dose has no class probabilities")
         self.set_deep_supervision_enabled(False)
-        validate_whole_cases(self)
+        _, cases = self.do_split()
+        mine = cases[self.local_rank :: dist.get_world_size()] if self.is_ddp else cases
+        validation = self._whole_case_validation(cases)
+        errors = {case: validation.of(case) for case in sorted(mine)}
+        if self.is_ddp:
+            gathered: list[Any] = [None] * dist.get_world_size()
+            dist.all_gather_object(gathered, errors)
+            errors = {case: error for part in gathered for case, error in part.items()}
+        if self.local_rank == 0:
+            for line in validation.write_summary(errors, self.plans_manager.dataset_name):
+                self.print_to_log_file(line)
         self.set_deep_supervision_enabled(True)
+
+    def _whole_case_validation(self, cases: Sequence[str]) -> WholeCaseValidation:
+        predictor = DosePredictor(device=self.device, perform_everything_on_device=True, allow_tqdm=False)
+        predictor.manual_initialization(
+            self.network, self.plans_manager, self.configuration_manager, None, self.dataset_json,
+            self.__class__.__name__, None,
+        )  # fmt: skip
+        training = Training(self.configuration_name, {str(self.fold): dict(self.settings.to_json())})
+        return WholeCaseValidation(
+            predictor,
+            self.dataset_class(self.preprocessed_dataset_folder, sorted(cases)),
+            Path(self.output_folder) / "validation",
+            origin_of(predictor, training),
+            self.dose_region,
+            self.evaluation_terms,
+        )

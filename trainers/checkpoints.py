@@ -1,4 +1,4 @@
-"""Content of checkpoints, choice of the one to resume from, and the lock of a fold's folder."""
+"""Choice of the checkpoint to resume from, and the lock of a fold's folder."""
 
 from __future__ import annotations
 
@@ -6,72 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from cdm_nnunet.documents import differences
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.files import locked
 from cdm_nnunet.nnunet.checkpoint import BEST, FINAL, LATEST, Checkpoint, read_checkpoint
-from cdm_nnunet.nnunet.compute import bare
-from cdm_nnunet.nnunet.model import facts_of, model_facts
-
-if TYPE_CHECKING:
-    from cdm_nnunet.trainers.base import DoseTrainer
 
 _LOCK = ".training_lock"
-
-
-def checkpoint_content(trainer: DoseTrainer, epochs_done: int) -> dict[str, Any]:
-    """What a checkpoint holds: nnU-Net's entries, and the settings of the training.
-
-    Args:
-        trainer: With its network built.
-        epochs_done: Number of the epochs whose record it keeps; a training that goes on from it begins with the next.
-    """
-    scaler = trainer.grad_scaler
-    return {
-        "network_weights": bare(trainer.network).state_dict(),
-        "optimizer_state": trainer.optimizer.state_dict(),
-        "grad_scaler_state": None if scaler is None else scaler.state_dict(),
-        "logging": {key: values[:epochs_done] for key, values in trainer.logger.get_checkpoint().items()},
-        "_best_ema": trainer._best_ema,
-        "current_epoch": epochs_done,
-        "init_args": trainer.my_init_kwargs,
-        "trainer_name": trainer.__class__.__name__,
-        "inference_allowed_mirroring_axes": trainer.inference_allowed_mirroring_axes,
-        "cdm": {"settings": trainer.settings.to_json()},
-    }
-
-
-def restore(trainer: DoseTrainer, checkpoint: Checkpoint) -> None:
-    """Set a trainer, its network built, to where a checkpoint of the same model and fold was written.
-
-    Raises:
-        InputError: If the checkpoint is of another trainer, configuration or fold, or does not fit the network.
-    """
-    content = checkpoint.content
-    own = (trainer.__class__.__name__, trainer.configuration_name, str(trainer.fold))
-    other = (checkpoint.trainer_name, checkpoint.configuration, checkpoint.fold)
-    for name, here, there in zip(("trainer", "configuration", "fold"), own, other, strict=True):
-        if here != there:
-            raise InputError(f"{checkpoint.path} is of {name} {there}, not of {here}; was it put there by hand?")
-    trained, now = facts_of(checkpoint), model_facts(trainer.plans_manager.plans, trainer.dataset_json)
-    if unlike := differences(trained, now):
-        raise InputError(
-            f"{checkpoint.path} was trained with other plans ({unlike}): plan as then to go on, or give the new plans "
-            "another name ('cdm-nnunet plan -p NAME') and train with -p NAME"
-        )
-    try:
-        bare(trainer.network).load_state_dict(checkpoint.weights)
-        trainer.optimizer.load_state_dict(content["optimizer_state"])
-        if trainer.grad_scaler is not None and content["grad_scaler_state"] is not None:
-            trainer.grad_scaler.load_state_dict(content["grad_scaler_state"])
-        trainer._best_ema = content["_best_ema"]
-    except (KeyError, RuntimeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{checkpoint.path} does not fit this training: {reason}") from None
-    trainer.current_epoch = checkpoint.epoch
-    trainer.logger.load_checkpoint(content["logging"])
 
 
 def newest_whole(folder: Path) -> tuple[Checkpoint, list[str]] | None:

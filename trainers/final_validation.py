@@ -3,91 +3,90 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
-from torch import distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor
 
 from cdm_nnunet.dataset import FILE_ENDING
 from cdm_nnunet.files import write_json
 from cdm_nnunet.folders import dataset_number
+from cdm_nnunet.losses.terms import Terms
 from cdm_nnunet.nnunet.export import dose_on_patient_grid
 from cdm_nnunet.nnunet.facts import PatchFacts
 from cdm_nnunet.nnunet.plans import FIRST_WORD
-from cdm_nnunet.nnunet.prediction_record import Training, origin_of
 from cdm_nnunet.nnunet.predictor import DosePredictor
 from cdm_nnunet.nnunet.reader import CDMReaderWriter
 from cdm_nnunet.prediction_record import Origin, PredictionRecord
 from cdm_nnunet.trainers.validation import PatchErrors, patch_errors
 
-if TYPE_CHECKING:
-    from cdm_nnunet.trainers.base import DoseTrainer
 
+@dataclass(frozen=True)
+class WholeCaseValidation:
+    """Predicts whole cases, writes their doses and measures them.
 
-def validate_whole_cases(trainer: DoseTrainer) -> None:
-    """Predict the validation cases of a trainer's fold, write their doses and a summary.
-
-    Args:
-        trainer: With its network trained, and deep supervision off.
+    Attributes:
+        predictor: With the trained network.
+        dataset: The preprocessed cases.
+        folder: Where doses and summary go.
+        origin: What the doses depend on besides their case.
+        dose_region: 1 inside the dose region by ROI words: (B, L, Z, Y, X) -> (B, 1, Z, Y, X).
+        terms: Metrics to compare.
     """
-    predictor = DosePredictor(device=trainer.device, perform_everything_on_device=True, allow_tqdm=False)
-    predictor.manual_initialization(
-        trainer.network, trainer.plans_manager, trainer.configuration_manager, None, trainer.dataset_json,
-        trainer.__class__.__name__, None,
-    )  # fmt: skip
-    training = Training(trainer.configuration_name, {str(trainer.fold): dict(trainer.settings.to_json())})
-    origin = origin_of(predictor, training)
-    folder = Path(trainer.output_folder) / "validation"
-    folder.mkdir(parents=True, exist_ok=True)
-    _, cases = trainer.do_split()
-    dataset = trainer.dataset_class(trainer.preprocessed_dataset_folder, sorted(cases))
-    mine = cases[trainer.local_rank :: dist.get_world_size()] if trainer.is_ddp else cases
-    errors = {case: _validate(case, trainer, dataset, predictor, folder, origin) for case in sorted(mine)}
-    if trainer.is_ddp:
-        gathered: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(gathered, errors)
-        errors = {case: error for part in gathered for case, error in part.items()}
-    if trainer.local_rank != 0:
-        return
-    pooled = PatchErrors.pooled(list(errors.values()))
-    summary = {
-        "grid": "network",
-        "n_cases": len(errors),
-        "mean": pooled.to_json(),
-        "cases": {case: error.to_json() for case, error in sorted(errors.items())},
-    }
-    write_json(folder / "summary.json", summary)
-    trainer.print_to_log_file(
-        f"validation of {len(errors)} cases on the network's grid: dose MAE {pooled.mae_gy:.3f} Gy; metric "
-        f"errors (Gy or % of volume): PTV {pooled.ptv:.3f}, OAR {pooled.oar:.3f}"
-    )
-    dataset_id = dataset_number(trainer.plans_manager.dataset_name)
-    trainer.print_to_log_file(f"scores on the patients' grid: cdm-nnunet evaluate -d {dataset_id} -i {folder} -o OUT")
 
+    predictor: DosePredictor
+    dataset: Any
+    folder: Path
+    origin: Origin
+    dose_region: Callable[[Tensor], Tensor]
+    terms: Terms
 
-@torch.inference_mode()
-def _validate(
-    case: str, trainer: DoseTrainer, dataset: Any, predictor: DosePredictor, folder: Path, origin: Origin
-) -> PatchErrors:
-    data, reference, _, properties = dataset.load_case(case)
-    image = torch.from_numpy(np.array(data[:]))
-    output = predictor.predict_sliding_window_return_logits(image).cpu()
-    dose_gy = dose_on_patient_grid(output.numpy(), properties, trainer.dose_plans)
-    facts = PatchFacts.of_case(properties)
-    levels = zip(trainer.dose_plans.catalogue.names, facts.prescription_gy, strict=True)
-    known = {name: level_gy for name, level_gy in levels if not math.isnan(level_gy)}
-    dose = folder / f"{case}{FILE_ENDING}"
-    with PredictionRecord(case=case, prescriptions_gy=known, notes=[], origin=origin).beside(dose):
-        CDMReaderWriter().write_seg(dose_gy, str(dose), properties)
-    words = image[None, FIRST_WORD:]
-    region = trainer.dose_region(words)
-    return patch_errors(
-        (output[None] * trainer.dose_plans.dose_scale_gy).clamp(min=0) * region,
-        torch.from_numpy(np.array(reference[:]))[None],
-        region,
-        words,
-        trainer.evaluation_terms,
-        [facts],
-    )
+    @torch.inference_mode()
+    def of(self, case: str) -> PatchErrors:
+        """Predict a case, write its dose with a record, and measure it."""
+        data, reference, _, properties = self.dataset.load_case(case)
+        image = torch.from_numpy(np.array(data[:]))
+        output = self.predictor.predict_sliding_window_return_logits(image).cpu()
+        plans = self.predictor.dose_plans
+        facts = PatchFacts.of_case(properties)
+        self._write(case, dose_on_patient_grid(output.numpy(), properties, plans), facts, properties)
+        words = image[None, FIRST_WORD:]
+        region = self.dose_region(words)
+        return patch_errors(
+            (output[None] * plans.dose_scale_gy).clamp(min=0) * region,
+            torch.from_numpy(np.array(reference[:]))[None],
+            region,
+            words,
+            self.terms,
+            [facts],
+        )
+
+    def _write(self, case: str, dose_gy: NDArray[np.float32], facts: PatchFacts, properties: dict[str, Any]) -> None:
+        levels = zip(self.predictor.dose_plans.catalogue.names, facts.prescription_gy, strict=True)
+        known = {name: level_gy for name, level_gy in levels if not math.isnan(level_gy)}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        dose = self.folder / f"{case}{FILE_ENDING}"
+        with PredictionRecord(case=case, prescriptions_gy=known, notes=[], origin=self.origin).beside(dose):
+            CDMReaderWriter().write_seg(dose_gy, str(dose), properties)
+
+    def write_summary(self, errors: Mapping[str, PatchErrors], dataset_name: str) -> tuple[str, str]:
+        """Write the errors of all cases; returns what to tell of them, in lines."""
+        pooled = PatchErrors.pooled(list(errors.values()))
+        summary = {
+            "grid": "network",
+            "n_cases": len(errors),
+            "mean": pooled.to_json(),
+            "cases": {case: error.to_json() for case, error in sorted(errors.items())},
+        }
+        write_json(self.folder / "summary.json", summary)
+        command = f"cdm-nnunet evaluate -d {dataset_number(dataset_name)} -i {self.folder} -o OUT"
+        return (
+            f"validation of {len(errors)} cases on the network's grid: dose MAE {pooled.mae_gy:.3f} Gy; metric "
+            f"errors (Gy or % of volume): PTV {pooled.ptv:.3f}, OAR {pooled.oar:.3f}",
+            f"scores on the patients' grid: {command}",
+        )

@@ -3,64 +3,75 @@
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
-from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 from cdm_nnunet.nnunet.loader import DoseDataLoader, refuse_foreign_case
-
-if TYPE_CHECKING:
-    from cdm_nnunet.trainers.base import DoseTrainer
+from cdm_nnunet.nnunet.plans import DosePlans
 
 
-def patch_loaders(trainer: DoseTrainer) -> tuple[Any, Any]:
-    """Start the loaders of a trainer's training and validation patches.
+@dataclass(frozen=True)
+class Patches:
+    """How patches of a data set are drawn.
 
-    Raises:
-        InputError: If preprocessed data are not ours or stale.
+    Attributes:
+        plans: The plans that the cases were preprocessed with.
+        digest: :meth:`DosePlans.digest` of the configuration.
+        batch_size: Samples in a batch.
+        patch_size: Size of a patch (z, y, x).
+        label_manager: Of the plans.
     """
-    training, validation = trainer.get_tr_and_val_datasets()
-    for dataset in (training, validation):
+
+    plans: DosePlans
+    digest: str
+    batch_size: int
+    patch_size: Sequence[int]
+    label_manager: Any
+
+    def refuse_foreign_cases(self, dataset: Any) -> None:
+        """Check all preprocessed cases of a data set.
+
+        Raises:
+            InputError: If one is not ours or stale.
+        """
         for case in dataset.identifiers:
             data, _, _, properties = dataset.load_case(case)
-            refuse_foreign_case(case, properties, trainer.digest, data.shape[0], trainer.dose_plans)
-    n = get_allowed_n_proc_DA()
-    if drawn_here := _seeds(trainer, 1):
-        seed_generators(drawn_here[0])
-    loaders = (
-        _loader(trainer, training, trainer.oversample_foreground_percent, True, n),
-        _loader(trainer, validation, 1.0, False, (n + 1) // 2),
-    )
-    for one in loaders:
-        next(one)  # starts the worker processes before the device is busy
-    return loaders
+            refuse_foreign_case(case, properties, self.digest, data.shape[0], self.plans)
+
+    def of(self, dataset: Any, target_share: float, *, augment: bool) -> DoseDataLoader:
+        """A loader of a data set; arguments as of :class:`DoseDataLoader`."""
+        return DoseDataLoader(
+            dataset,
+            self.plans,
+            self.digest,
+            self.batch_size,
+            self.patch_size,
+            self.label_manager,
+            target_share,
+            augment,
+        )
 
 
-def _loader(trainer: DoseTrainer, dataset: Any, target_share: float, augment: bool, n_processes: int) -> Any:
-    source = DoseDataLoader(
-        dataset,
-        trainer.dose_plans,
-        trainer.digest,
-        trainer.batch_size,
-        trainer.configuration_manager.patch_size,
-        trainer.label_manager,
-        target_share,
-        augment,
-    )
+def running(source: DoseDataLoader, n_processes: int, seeds: Sequence[int] | None, *, pinned: bool) -> Any:
+    """A loader in processes of its own.
+
+    Args:
+        source: The loader.
+        n_processes: How many; 0 for this process.
+        seeds: One for each process; None for none.
+        pinned: Whether batches lie in memory from which a GPU copies fast.
+    """
     if n_processes == 0:
         return SingleThreadedAugmenter(source, None)
-    seeds, pinned = _seeds(trainer, n_processes), trainer.device.type == "cuda"
     return NonDetMultiThreadedAugmenter(
         source, None, n_processes, max(3, n_processes // 2), seeds, pinned, wait_time=0.002
     )
-
-
-def _seeds(trainer: DoseTrainer, n: int) -> list[int] | None:
-    return trainer.settings.seeds(n, trainer.current_epoch, trainer.local_rank)
 
 
 def seed_generators(seed: int) -> None:

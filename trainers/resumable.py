@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import signal
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from cdm_nnunet.documents import differences
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.nnunet.checkpoint import FINAL, LATEST, Checkpoint, read_checkpoint, write_checkpoint
-from cdm_nnunet.nnunet.model import mark, refuse_other_folds
-from cdm_nnunet.trainers.checkpoints import checkpoint_content, fold_claimed, newest_whole, restore
+from cdm_nnunet.nnunet.compute import bare
+from cdm_nnunet.nnunet.model import facts_of, mark, model_facts, refuse_other_folds
+from cdm_nnunet.trainers.checkpoints import fold_claimed, newest_whole
 from cdm_nnunet.trainers.loaders import seed_generators
 from cdm_nnunet.trainers.settings import CHANGE_SETTINGS, RESTART, TrainingSettings, is_allowed
 from cdm_nnunet.trainers.stopping import Stopped, StopRequest
@@ -82,8 +84,33 @@ class ResumableTrainer(nnUNetTrainer):
     def _restore(self, checkpoint: Checkpoint) -> None:
         if not self.was_initialized:
             self.initialize()
-        restore(self, checkpoint)
+        self._refuse_other_training(checkpoint)
+        content = checkpoint.content
+        try:
+            bare(self.network).load_state_dict(checkpoint.weights)
+            self.optimizer.load_state_dict(content["optimizer_state"])
+            if self.grad_scaler is not None and content["grad_scaler_state"] is not None:
+                self.grad_scaler.load_state_dict(content["grad_scaler_state"])
+            self._best_ema = content["_best_ema"]
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"{checkpoint.path} does not fit this training: {reason}") from None
+        self.current_epoch = checkpoint.epoch
+        self.logger.load_checkpoint(content["logging"])
         self._goes_on = True
+
+    def _refuse_other_training(self, checkpoint: Checkpoint) -> None:
+        own = (self.__class__.__name__, self.configuration_name, str(self.fold))
+        other = (checkpoint.trainer_name, checkpoint.configuration, checkpoint.fold)
+        for name, here, there in zip(("trainer", "configuration", "fold"), own, other, strict=True):
+            if here != there:
+                raise InputError(f"{checkpoint.path} is of {name} {there}, not of {here}; was it put there by hand?")
+        trained, now = facts_of(checkpoint), model_facts(self.plans_manager.plans, self.dataset_json)
+        if unlike := differences(trained, now):
+            raise InputError(
+                f"{checkpoint.path} was trained with other plans ({unlike}): plan as then to go on, or give the new "
+                "plans another name ('cdm-nnunet plan -p NAME') and train with -p NAME"
+            )
 
     def save_checkpoint(self, filename: str) -> None:
         """Write a checkpoint whole, or leave what was there.
@@ -95,8 +122,28 @@ class ResumableTrainer(nnUNetTrainer):
             self._write(Path(filename), self.current_epoch + 1)
 
     def _write(self, path: Path, epochs_done: int) -> None:
-        content = checkpoint_content(self, epochs_done)
+        content = self._content(epochs_done)
         write_checkpoint(path, content, mark(content["network_weights"], self.plans_manager.plans, self.dataset_json))
+
+    def _content(self, epochs_done: int) -> dict[str, Any]:
+        """What a checkpoint holds: nnU-Net's entries, and the settings of the training.
+
+        Args:
+            epochs_done: Number of the epochs whose record it keeps; a training that goes on begins with the next.
+        """
+        scaler = self.grad_scaler
+        return {
+            "network_weights": bare(self.network).state_dict(),
+            "optimizer_state": self.optimizer.state_dict(),
+            "grad_scaler_state": None if scaler is None else scaler.state_dict(),
+            "logging": {key: values[:epochs_done] for key, values in self.logger.get_checkpoint().items()},
+            "_best_ema": self._best_ema,
+            "current_epoch": epochs_done,
+            "init_args": self.my_init_kwargs,
+            "trainer_name": self.__class__.__name__,
+            "inference_allowed_mirroring_axes": self.inference_allowed_mirroring_axes,
+            "cdm": {"settings": self.settings.to_json()},
+        }
 
     def run_training(self) -> None:
         """Train the epochs that are left. SIGTERM writes a checkpoint from which ``--c`` goes on.

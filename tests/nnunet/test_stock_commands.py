@@ -139,6 +139,15 @@ def test_all_others_are_left_alone(planned, monkeypatch, tmp_path, arguments):
     quiet(monkeypatch, *arguments.split())
 
 
+@pytest.mark.parametrize("option", ["--npz", "--n"])
+def test_probabilities_of_a_dose_are_refused_before_the_training(planned, monkeypatch, capfd, option):
+    import nnunetv2  # noqa: F401  # (as in nnU-Net's commands)
+
+    with pytest.raises(SystemExit):
+        quiet(monkeypatch, "nnUNetv2_train", "531", "3d_fullres", "0", "-tr", "nnUNetTrainerCDM", option)
+    assert "--npz: a dose has no class probabilities; leave the option out" in capfd.readouterr().err
+
+
 def test_without_folders_and_arguments_it_says_nothing(monkeypatch):
     for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         monkeypatch.delenv(variable, raising=False)

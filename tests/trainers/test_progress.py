@@ -113,7 +113,7 @@ def test_options_of_train(preprocessed, capfd, options, message):
 
 
 def test_a_training_says_what_it_trains_and_nothing_of_other_plans(preprocessed, capfd, monkeypatch):
-    monkeypatch.setattr("cdm_nnunet.trainers.base.STEPS_FOR_FIRST_ESTIMATE", 2)
+    monkeypatch.setattr("cdm_nnunet.trainers.logged.STEPS_FOR_FIRST_ESTIMATE", 2)
     assert main(["train", "-d", "532", "-c", "3d_fullres", "-f", "0", "-device", "cpu"]) == 0
     said = capfd.readouterr().err
     assert "training nnUNetTrainerCDM on Dataset532_Phantoms, 3d_fullres, fold 0, into " in said

@@ -1,7 +1,6 @@
 """What a trainer does in a step, an epoch and a validation, on phantoms."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +51,9 @@ def test_a_step_lowers_the_loss_and_every_part_counts(started):
 def test_the_loss_is_mae_plus_weighted_cdm(started):
     trainer, batch = started(LOSS_START="0", LOSS_WEIGHT="0.4")
     with torch.no_grad():
-        dose, reference, region, words, mae, additional = trainer._forward(batch)
+        step = trainer._forward(batch)
+        dose, reference, region, words = step.dose_gy, step.reference_gy, step.region, step.words
+        mae, additional = step.voxel_error, step.dvh_loss
         cdm = trainer.dvh_loss(dose, reference, words, *loss_arguments(batch["facts"]))
     assert dose.dtype == reference.dtype == mae.dtype == additional.dtype == torch.float32
     assert float(additional) == pytest.approx(0.4 * float(cdm), rel=1e-6)
@@ -65,14 +66,14 @@ def test_the_loss_is_mae_plus_weighted_cdm(started):
 def test_cdm_sets_in_when_its_setting_says(started):
     trainer, batch = started(NUM_EPOCHS="10", LOSS_START="0.5")
     trainer.current_epoch = 4
-    assert trainer._forward(batch)[-1] is None
+    assert trainer._forward(batch).dvh_loss is None
     trainer.current_epoch = 5
-    assert trainer._forward(batch)[-1] is not None
+    assert trainer._forward(batch).dvh_loss is not None
 
 
 def test_the_baseline_has_no_other_loss(started):
     trainer, batch = started("nnUNetTrainerDoseMAE", LOSS_START="0")
-    assert trainer._forward(batch)[-1] is None
+    assert trainer._forward(batch).dvh_loss is None
     assert trainer.dvh_loss is None
 
 
@@ -260,18 +261,6 @@ def test_patients_stay_on_one_side(make_trainer):
         trainer.initialize()
 
 
-def test_npz_is_refused_at_once(make_trainer, monkeypatch, tmp_path):
-    monkeypatch.setattr(sys, "argv", ["nnUNetv2_train", "532", "3d_fullres", "0", "--npz"])
-    with pytest.raises(InputError, match="--npz: a dose has no class probabilities; leave the option out"):
-        make_trainer()
-    assert not (tmp_path / "results").exists()
-
-
-def test_probabilities_of_the_validation_are_refused(make_trainer):
-    with pytest.raises(InputError, match="--npz: a dose has no class probabilities"):
-        make_trainer().perform_actual_validation(save_probabilities=True)
-
-
 def test_a_variable_out_of_range_is_refused_before_anything_is_written(make_trainer, tmp_path):
     with pytest.raises(InputError, match="CDM_NUM_EPOCHS must be at least 1"):
         make_trainer(NUM_EPOCHS="0")
@@ -292,9 +281,9 @@ def test_a_trainer_adds_its_loss_with_its_own_weight(started, name, loss, weight
     assert type(trainer.dvh_loss) is loss
     facts = loss_arguments(batch["facts"])
     with torch.no_grad():
-        dose, reference, _, words, _, additional = trainer._forward(batch)
-        value = trainer.dvh_loss(dose, reference, words, *facts)
-    assert float(additional) == pytest.approx(weight * float(value), rel=1e-6)
+        step = trainer._forward(batch)
+        value = trainer.dvh_loss(step.dose_gy, step.reference_gy, step.words, *facts)
+    assert float(step.dvh_loss) == pytest.approx(weight * float(value), rel=1e-6)
     assert float(value) > 0
     assert np.isfinite(trainer.train_step(batch)["loss"])
 
@@ -305,10 +294,12 @@ def test_mse_is_the_square_of_what_mae_is_the_size_of(started):
         trainer.loss.weights = tuple(1.0 if k == 0 else 0.0 for k in range(len(trainer.loss.weights)))
         trainer.network = Oracle(trainer, batch, offset_gy=3.5)
         with torch.no_grad():
-            *_, error, additional = trainer._forward(batch)
+            step = trainer._forward(batch)
         scale = trainer.dose_plans.dose_scale_gy / 70
-        assert float(error) == pytest.approx(expected / scale ** (1 + (name[-1] == "E" and name[-2] == "S")), rel=1e-3)
-        assert additional is None
+        assert float(step.voxel_error) == pytest.approx(
+            expected / scale ** (1 + (name[-1] == "E" and name[-2] == "S")), rel=1e-3
+        )
+        assert step.dvh_loss is None
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")  # nnU-Net's search for a trainer imports timm
@@ -344,7 +335,8 @@ def test_deep_supervision_of_the_dvh_loss(started):
     assert len(trainer.loss.weights) > 2
     facts = loss_arguments(batch["facts"])
     with torch.no_grad():
-        _, reference, region, words, _, additional = trainer._forward(batch)
+        step = trainer._forward(batch)
+        reference, region, words, additional = step.reference_gy, step.region, step.words, step.dvh_loss
         outputs = trainer.network(batch["data"])
         expected = 0.0
         for weight, output in zip(trainer.loss.weights, outputs, strict=True):
