@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,7 @@ def read_sources(path: Path, case: str) -> tuple[Path, ...]:
     record = content[case]
     structures = () if record.structures is None else (record.structures,)
     files = tuple(Path(file) for file in (*record.ct, *structures, *record.plans))
-    gone = [file for file in files if not file.is_file()]
+    gone = [file for file in files if not os.path.isfile(file)]  # (a name may be too long for the system)
     if gone:
         raise InputError(f"{len(gone)} files of case '{case}' are not where they were, for example {gone[0]}")
     return files

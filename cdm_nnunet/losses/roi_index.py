@@ -12,17 +12,13 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from cdm_nnunet.cpu.sparse_rois import find_voxels, sort_voxels, used_bits
 from cdm_nnunet.roi import WORD_BITS
-
-_LOW_32 = 0xFFFFFFFF
-_CHUNK = 1 << 16  # voxels at a time, so that what is made of them stays in the cache
 
 
 @dataclass(frozen=True)
@@ -50,7 +46,7 @@ class RoiIndex:
         """
         flat = words.detach().flatten(2)
         if flat.device.type == "cpu":
-            samples = [_find_in_numpy(sample, bits) for sample in flat.numpy()]
+            samples = [find_voxels(sample, bits) for sample in flat.numpy()]
             n_voxels = flat.shape[2]
             parts = [found[r] + b * n_voxels for r in range(len(bits)) for b, found in enumerate(samples)]
             return cls(torch.from_numpy(np.concatenate(parts)), tuple(map(len, parts)))
@@ -60,7 +56,7 @@ class RoiIndex:
     def _of_torch(cls, words: Tensor, bits: Sequence[int]) -> RoiIndex:
         n_samples, n_words, n_voxels = words.shape
         words = words.to(torch.int32).movedim(1, 0).flatten(1)  # (L, B * V)
-        used = torch.tensor(list(_used_bits(n_words, bits)), dtype=torch.int32, device=words.device)[:, None]
+        used = torch.tensor(list(used_bits(n_words, bits)), dtype=torch.int32, device=words.device)[:, None]
         union = ((words & used) != 0).any(0).nonzero().squeeze(1)
         words = words.index_select(1, union)
         member = torch.stack([((words[bit // WORD_BITS] >> (bit % WORD_BITS)) & 1).bool() for bit in bits])
@@ -85,7 +81,7 @@ class RoiIndex:
             Shape (M,), int64.
         """
         if dose.device.type == "cpu":
-            sorted_index = _sort_in_numpy(dose.detach().numpy(), self.index.numpy(), self.starts)
+            sorted_index = sort_voxels(dose.detach().numpy(), self.index.numpy(), self.starts)
             return torch.from_numpy(sorted_index)
         return self._ascending_torch(dose.detach())
 
@@ -95,38 +91,3 @@ class RoiIndex:
         row = torch.repeat_interleave(counts, output_size=len(self.index))
         by_row = row.index_select(0, by_dose).argsort(stable=True)
         return self.index.index_select(0, by_dose.index_select(0, by_row))
-
-
-def _used_bits(n_words: int, bits: Sequence[int]) -> list[int]:
-    used = [0] * n_words
-    for bit in bits:
-        used[bit // WORD_BITS] |= 1 << (bit % WORD_BITS)
-    return used
-
-
-def _find_in_numpy(words: NDArray[Any], bits: Sequence[int]) -> list[NDArray[np.intp]]:
-    used = _used_bits(len(words), bits)
-    in_any = np.zeros(words.shape[1], bool)
-    for start in range(0, len(in_any), _CHUNK):
-        part = in_any[start : start + _CHUNK]
-        for word, mask in zip(words, used, strict=True):
-            if mask:
-                part |= (word[start : start + _CHUNK].astype(np.uint16) & np.uint16(mask)) != 0
-    union = np.flatnonzero(in_any)
-    of_union = {k: words[k].take(union).astype(np.uint16) for k, mask in enumerate(used) if mask}
-    return [union[(of_union[bit // WORD_BITS] & np.uint16(1 << (bit % WORD_BITS))) != 0] for bit in bits]
-
-
-def _sort_in_numpy(dose: NDArray[Any], index: NDArray[np.intp], starts: Sequence[int]) -> NDArray[np.int64]:
-    """One integer holds a dose and its place, so that a plain sort moves both."""
-    values = dose.take(index)
-    if values.dtype != np.float32:
-        parts = [index[a:b][np.argsort(values[a:b], kind="stable")] for a, b in itertools.pairwise(starts)]
-        return np.concatenate(parts).astype(np.int64)
-    keys = values.view(np.int32)
-    keys ^= (keys >> 31) & 0x7FFFFFFF  # the integers of negative floats descend: turn them round
-    packed = (keys.astype(np.int64) << 32) | index
-    for a, b in itertools.pairwise(starts):
-        packed[a:b].sort()
-    packed &= _LOW_32
-    return packed

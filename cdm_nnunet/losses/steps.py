@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from cdm_nnunet.cpu.step_sums import SliceSums
 
 
 def step_sums(voxels_gy: Tensor, first: Tensor, end: Tensor, thresholds_gy: Sequence[float], width_gy: float) -> Tensor:
@@ -25,7 +24,7 @@ def step_sums(voxels_gy: Tensor, first: Tensor, end: Tensor, thresholds_gy: Sequ
         Shape (n,), float64.
     """
     if voxels_gy.device.type == "cpu":
-        sums: Tensor = _Slices.apply(voxels_gy, first.tolist(), end.tolist(), thresholds_gy, width_gy)
+        sums: Tensor = SliceSums.apply(voxels_gy, first.tolist(), end.tolist(), thresholds_gy, width_gy)
         return sums
     return _of_all(voxels_gy, first, end, thresholds_gy, width_gy)
 
@@ -39,42 +38,3 @@ def _of_all(voxels_gy: Tensor, first: Tensor, end: Tensor, thresholds_gy: Sequen
     threshold_gy = voxels_gy.new_tensor(list(thresholds_gy)).index_select(0, term)
     step = torch.sigmoid((voxels_gy.index_select(0, place) - threshold_gy) / width_gy)
     return torch.zeros_like(end, dtype=torch.float64).index_add(0, term, step.double())
-
-
-class _Slices(torch.autograd.Function):
-    """Slice after slice in NumPy, whose calls cost little beside some thousand voxels.
-
-    There is no index of all places, and no gradient of the size of all doses for each term.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        voxels_gy: Tensor,
-        first: Sequence[int],
-        end: Sequence[int],
-        thresholds_gy: Sequence[float],
-        width_gy: float,
-    ) -> Tensor:
-        doses_gy = voxels_gy.detach().numpy()
-        ctx.slices = [slice(*ends) for ends in zip(first, end, strict=True)]
-        ctx.shape, ctx.dtype, ctx.width_gy = doses_gy.shape, doses_gy.dtype, width_gy
-        ctx.steps = []
-        for near, threshold_gy in zip(ctx.slices, thresholds_gy, strict=True):
-            step = doses_gy[near] - doses_gy.dtype.type(threshold_gy)
-            step *= -1 / width_gy
-            np.exp(step, out=step)
-            step += 1
-            ctx.steps.append(np.reciprocal(step, out=step))
-        return torch.tensor([step.sum(dtype=np.float64) for step in ctx.steps], dtype=torch.float64)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
-        of_voxels = np.zeros(ctx.shape, ctx.dtype)
-        for near, step, factor in zip(ctx.slices, ctx.steps, (gradient / ctx.width_gy).tolist(), strict=True):
-            slope = 1 - step
-            slope *= step
-            slope *= factor
-            of_voxels[near] += slope
-        return torch.from_numpy(of_voxels), None, None, None, None

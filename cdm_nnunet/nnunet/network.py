@@ -12,9 +12,9 @@ from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool3d, linear
 
+from cdm_nnunet.cpu.instance_norm import InstanceNorm3d
+from cdm_nnunet.cpu.layout import is_channels_last_on_cpu
 from cdm_nnunet.losses.bits import unpack_words
-from cdm_nnunet.nnunet.compute import is_channels_last_on_cpu
-from cdm_nnunet.nnunet.instance_norm import InstanceNorm3d
 from cdm_nnunet.nnunet.plans import FIRST_WORD, PRESCRIPTION
 
 # Memory of a training step beyond nnU-Net's estimate, in the estimate's unit: feature map values that are kept for the

@@ -30,6 +30,7 @@ PAST = [
     ("template", 0, [("word", 0, b"[")], "refused"),
     ("data set", 0, [("end", 30_000, None)], "refused"),
     ("side file", 0, [("set", 0, b"[")], "refused"),
+    ("side file", 0, [("word", 38_327, b"1" * 5000)], "refused"),  # a path that is too long for the system
     ("DICOM patient", 0, [("vr", 2750, b"FD")], "refused"),
     ("DICOM patient", -1, [("vr", 31425, b"US")], "refused"),  # CLOSUS_PLANAR was left out without a word
     ("OpenKBP files", 0, [("flip", 47343, 6)], "refused"),  # two lines of a mask became one, and a voxel was lost

@@ -10,9 +10,9 @@ from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import nn
 
+from cdm_nnunet.cpu.instance_norm import InstanceNorm3d
 from cdm_nnunet.losses.bits import pack_words
 from cdm_nnunet.nnunet.compute import prepare_network, to_device
-from cdm_nnunet.nnunet.instance_norm import InstanceNorm3d
 from cdm_nnunet.nnunet.network import BitDecodeUNet, Float32Conv3d, depth_to_space, falling_off
 from cdm_nnunet.roi import pack, to_words, unpack
 

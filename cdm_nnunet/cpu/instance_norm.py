@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from cdm_nnunet.nnunet.compute import is_channels_last_on_cpu
+from cdm_nnunet.cpu.layout import is_channels_last_on_cpu
 
 _GROUPS = 1024  # a power of two: the sizes of patches, and of their halves, have many as divisors
 
