@@ -25,9 +25,6 @@ from cdm_nnunet.evaluation.reading import case_from_json
 from cdm_nnunet.evaluation.record import FORMAT_VERSION, CaseResult
 from cdm_nnunet.files import write_text
 
-# what a result depends on, beside its inputs
-_CODE = ("challenges", "dvh", "roi", "evaluation", "dataset.py", "images.py", "nifti_header.py")
-
 
 @dataclass(frozen=True)
 class _Kept:
@@ -111,11 +108,12 @@ def case_digest(files: CaseFiles, template: Template, *, gamma: Sequence[GammaRu
 
 @cache
 def code_digest() -> str:
-    """SHA-256 of the source files that make a result, the format of the record and the version of NumPy."""
+    """SHA-256 of the whole package's source, the format of the record and the version of NumPy.
+
+    Not of chosen modules: a list of them can lack one, and a result that is kept too long is wrong in silence.
+    """
     digest = hashlib.sha256(f"{FORMAT_VERSION} {np.__version__}".encode())
     root = Path(str(resources.files("cdm_nnunet")))
-    for name in _CODE:
-        paths = sorted((root / name).glob("*.py")) if (root / name).is_dir() else [root / name]
-        for path in paths:
-            digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    for path in sorted(root.rglob("*.py")):
+        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()

@@ -6,6 +6,7 @@ import pytest
 
 from cdm_nnunet.dvh import Template
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.evaluation import finished
 from cdm_nnunet.evaluation import run as module
 from cdm_nnunet.evaluation.gamma import GammaRule
 from cdm_nnunet.evaluation.reading import evaluation_from_json, load_evaluation
@@ -71,6 +72,16 @@ def test_another_template_options_or_code_are_scored_again(cohort, scored, monke
     monkeypatch.setattr("cdm_nnunet.evaluation.finished.code_digest", lambda: "other code")
     evaluate_folder(dataset, folder, options=only, finished=kept)
     assert scored == ["a"] * 5
+
+
+def test_a_change_anywhere_in_the_source_counts(tmp_path, monkeypatch):
+    (tmp_path / "part").mkdir()
+    monkeypatch.setattr(finished.resources, "files", lambda package: tmp_path)
+    digests = set()
+    for path, text in (("part/a.py", "1"), ("part/a.py", "2"), ("b.py", ""), ("part/b.py", ""), ("part/c.txt", "")):
+        (tmp_path / path).write_text(text)
+        digests.add(finished.code_digest.__wrapped__())
+    assert len(digests) == 4
 
 
 def test_a_run_that_stopped_goes_on(cohort, scored):
