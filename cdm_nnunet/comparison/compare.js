@@ -126,7 +126,7 @@ const literal = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").repl
 const draw = (node, traces, more) => Plotly.react(node, traces, layout(more), CHART_CONFIG);
 // An axis with zero in its middle, where the words under it change from better to worse.
 const aroundZero = (values) => {
-  const reach = 1.08 * Math.max(1e-6, ...values.filter((value) => value !== null).map(Math.abs));
+  const reach = 1.08 * (Math.max(...values.map(Math.abs)) || 1);
   return { range: [-reach, reach], zeroline: true, zerolinewidth: 2 };
 };
 const FEWEST_FOR_A_SHAPE = 6;  // below, a box or a violin would draw a spread that nobody knows
@@ -199,7 +199,7 @@ function drawPatients(slopes, differences) {
     hovertemplate: `mean ${signed(paired.mean_difference, 3)} ${range(paired.interval, 3)}<extra></extra>`,
   };
   draw(differences, [strip, mean], {
-    xaxis: { title: { text: `${literal(state.candidate)} \u2212 ${literal(baseline)}${unitText(quantity.unit)}<br>${isFew ? `${cases.length} patients: too few to tell` : "negative is better"}` }, ...aroundZero([...values, ...(paired.interval ?? [])]) },
+    xaxis: { title: { text: `${literal(state.candidate)} \u2212 ${literal(baseline)}${unitText(quantity.unit)}<br>${isFew ? `${cases.length} ${cases.length === 1 ? "patient" : "patients"}: too few to tell` : "negative is better"}` }, ...aroundZero([...values, ...(paired.interval ?? [])]) },
     yaxis: { type: "category", categoryorder: "array", categoryarray: ["mean", "patients"] },
   });
 }
@@ -223,7 +223,8 @@ function render() {
   const differences = el("div", { class: "chart", id: "differences" });
   const paired = of(record.quantities[state.quantity]);
   const names = record.quantities.map((quantity, i) => [String(i), quantity.name]);
-  byId("content").replaceChildren(
+  // Flat and without nulls: of these the page would show their text.
+  byId("content").replaceChildren(...[
     el("div", { class: "controls" }, candidates.length > 1
       ? select("Model", candidates.map((name) => [name, name]), (name) => set("candidate", name), state.candidate) : null),
     page.dropped.map((sentence) => el("p", { class: "notice" }, sentence)),
@@ -247,7 +248,8 @@ function render() {
       quantityTable()),
     record.goals.length ? card("Goals", goalTable()) : null,
     card(page.models.title, modelTable()),
-    card("Methods", el("ul", {}, page.methods.map((sentence) => el("li", {}, sentence)))));
+    card("Methods", el("ul", {}, page.methods.map((sentence) => el("li", {}, sentence)))),
+  ].flat().filter(Boolean));
   drawForest(forest);
   drawPatients(slopes, differences);
 }

@@ -103,4 +103,6 @@ def _text(value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, Sequence) and not isinstance(value, str):
         return ", ".join(map(_text, value))
+    if isinstance(value, float):
+        return f"{value:.6g}"
     return "default" if value is None else str(value)

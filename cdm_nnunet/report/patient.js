@@ -17,16 +17,17 @@ function remarks(goal, roi, metric) {
     reference && goal.predicted === "fail" ? "reference fails too" : null,
     reference && ["pass", "acceptable"].includes(goal.predicted) ? "reference fails" : null,
     goal.within_mask_error ? `limit within the mask error (${withUnit(metric.mask_error, metric.unit)})` : null,
-    ...roiFlags(roi),
+    ...roiFlags(roi, goal.reason),
   ].filter(Boolean).join("; ");
 }
 
-function roiFlags(roi) {
+// What is unusual about an ROI, but for what a reason beside it says already.
+function roiFlags(roi, reason = null) {
   return [
     roi.matched_by && roi.matched_by !== "name" ? `in the data set: ${roi.source} (${roi.matched_by})` : null,
     roi.few_voxels ? `few voxels (${roi.n_voxels})` : null,
     roi.cut_by_grid ? "cut by the dose grid" : null,
-    roi.outside_region_percent > 0 ? `${fixed(roi.outside_region_percent, 1)} % outside the dose region` : null,
+    roi.outside_region_percent > 0 && !reason?.includes("outside the dose region") ? `${fixed(roi.outside_region_percent, 1)} % outside the dose region` : null,
   ].filter(Boolean);
 }
 

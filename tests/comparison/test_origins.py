@@ -15,7 +15,7 @@ from cdm_nnunet.prediction_record import MeanOrigin, Origin
 
 MAE = Origin(
     dataset="Dataset501_Test", trainer="nnUNetTrainerDose", plans="nnUNetPlans", plans_sha256="ab" * 32,
-    spacing_mm=[2.5, 4.0, 3.0], weights_sha256=["cd" * 32], tile_step_size=0.5, mirroring=True, gaussian=True,
+    spacing_mm=[2.5, 4, 3], weights_sha256=["cd" * 32], tile_step_size=0.5, mirroring=True, gaussian=True,
     configuration="3d_fullres", folds=["0", "1"], settings={"0": {"num_epochs": 160, "loss_weight": None}, "1": None},
 )  # fmt: skip
 CDM = replace(
@@ -42,7 +42,7 @@ def test_plans_options_and_settings_stand_side_by_side(two_models):
     assert found["digest of the plans"] == ["abababababab", "efefefefefef", "differs"]
     assert found["folds"] == ["0, 1", "0", "differs"]
     assert found["mean of mirrored predictions"] == ["yes", "no", "differs"]
-    assert found["network grid (z, y, x), mm"] == ["2.5, 4.0, 3.0", "2.5, 4.0, 3.0", ""]
+    assert found["network grid (z, y, x), mm"] == ["2.5, 4, 3", "2.5, 4, 3", ""]
     assert found["setting num_epochs"] == ["fold 0: 160; fold 1: not known", "160", "differs"]
     assert found["setting loss_weight"] == ["fold 0: default; fold 1: not known", "0.5", "differs"]
     assert found["setting seed"] == ["not known", "1", "not known"]

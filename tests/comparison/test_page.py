@@ -78,6 +78,21 @@ def test_better_and_worse_lie_on_the_two_sides_of_zero(opened):
     assert -low == high > 0
 
 
+def test_cases_that_were_left_out_are_told(browser, tmp_path):
+    models = (uniform("MAE", [-2.0, 1.5, 0.5]), uniform("CDM", [-1.0, 1.0]))
+    (tmp_path / "left.html").write_text(page(compare(models, common_cases=True)), encoding="utf-8")
+    context = browser.new_context()
+    view = context.new_page()
+    view.goto((tmp_path / "left.html").as_uri())
+    view.wait_for_selector("#differences .main-svg")
+    text = view.locator("#content").inner_text()
+    assert view.locator(".notice").count() == 1
+    assert "1 cases of MAE (pt_02)" in view.locator(".notice").inner_text()
+    assert "[object" not in text
+    assert "null" not in text
+    context.close()
+
+
 def test_few_patients_are_points_only(comparison, browser, tmp_path):
     few = compare((uniform("MAE", [-2.0, 1.5, 0.5]), uniform("CDM", [-1.0, 1.0, 0.5])))
     (tmp_path / "few.html").write_text(page(few), encoding="utf-8")
