@@ -6,6 +6,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pydicom.dataset import Dataset
+
 from cdm_nnunet.dicom.drawn import DrawnContours, drawn_contours, images_of
 from cdm_nnunet.dicom.files import items_of, named, number_of, read_file, text_of
 from cdm_nnunet.errors import InputError
@@ -131,33 +133,18 @@ def read_structures(path: Path) -> StructureSet:
     modality = text_of(dataset, "Modality", path)
     if modality != "RTSTRUCT":
         raise InputError(f"{path} is of modality {modality}, not RTSTRUCT")
-    listed: dict[str, frozenset[str]] = {}
-    frames: set[str] = set()
-    for frame in items_of(dataset, "ReferencedFrameOfReferenceSequence", path):
-        frames.add(text_of(frame, "FrameOfReferenceUID", path, ""))
-        for study in items_of(frame, "RTReferencedStudySequence", path):
-            for series in items_of(study, "RTReferencedSeriesSequence", path):
-                uid = text_of(series, "SeriesInstanceUID", path, "")
-                images = items_of(series, "ContourImageSequence", path)
-                listed[uid] = listed.get(uid, frozenset()) | images_of(images, path)[0]
+    listed, only_frame = _referenced(dataset, path)
     kinds = {
         int(number_of(item, "ReferencedROINumber", path)): text_of(item, "RTROIInterpretedType", path, "")
         for item in items_of(dataset, "RTROIObservationsSequence", path)
     }
-    drawn: dict[int, DrawnContours] = {}
-    for item in items_of(dataset, "ROIContourSequence", path):
-        number = int(number_of(item, "ReferencedROINumber", path))
-        if number in drawn:
-            raise InputError(f"{path} has contours of ROI number {number} in two places")
-        drawn[number] = drawn_contours(items_of(item, "ContourSequence", path), f"{path}: ROI number {number}")
+    drawn = _drawn(dataset, path)
     rois = []
     drawn_on, elsewhere = (
         (frozenset().union(*uids) for uids in zip(*(own.image_uids for own in drawn.values()), strict=True))
         if drawn
         else (frozenset(), frozenset())
     )
-    frames.discard("")
-    only_frame = next(iter(frames)) if len(frames) == 1 else ""
     for item in items_of(dataset, "StructureSetROISequence", path):
         number = int(number_of(item, "ROINumber", path))
         own = drawn.pop(number, DrawnContours())
@@ -184,3 +171,29 @@ def read_structures(path: Path) -> StructureSet:
         drawn_on,
         elsewhere,
     )
+
+
+def _referenced(dataset: Dataset, path: Path) -> tuple[dict[str, frozenset[str]], str]:
+    """Images that are listed, by series, and the frame of reference where there is one only."""
+    listed: dict[str, frozenset[str]] = {}
+    frames: set[str] = set()
+    for frame in items_of(dataset, "ReferencedFrameOfReferenceSequence", path):
+        frames.add(text_of(frame, "FrameOfReferenceUID", path, ""))
+        for study in items_of(frame, "RTReferencedStudySequence", path):
+            for series in items_of(study, "RTReferencedSeriesSequence", path):
+                uid = text_of(series, "SeriesInstanceUID", path, "")
+                images = items_of(series, "ContourImageSequence", path)
+                listed[uid] = listed.get(uid, frozenset()) | images_of(images, path)[0]
+    frames.discard("")
+    return listed, next(iter(frames)) if len(frames) == 1 else ""
+
+
+def _drawn(dataset: Dataset, path: Path) -> dict[int, DrawnContours]:
+    """Contours by ROI number."""
+    drawn: dict[int, DrawnContours] = {}
+    for item in items_of(dataset, "ROIContourSequence", path):
+        number = int(number_of(item, "ReferencedROINumber", path))
+        if number in drawn:
+            raise InputError(f"{path} has contours of ROI number {number} in two places")
+        drawn[number] = drawn_contours(items_of(item, "ContourSequence", path), f"{path}: ROI number {number}")
+    return drawn

@@ -66,6 +66,24 @@ class Options:
             raise InputError("a calibration turns the spread of members into intervals; give their folders too")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """How the work on many cases is done.
+
+    Attributes:
+        processes: Number of cases at a time.
+        progress: Called with what is being done (such as ``"scoring"``), the number of cases done and of all.
+        refusals: Takes the cases that can't be worked on; without it the first ends the run.
+    """
+
+    processes: int = 1
+    progress: Progress | None = None
+    refusals: Refusals | None = None
+
+
+_ONE_BY_ONE = Work()
+
+
 def evaluate_folder(
     dataset: RawDataset,
     predictions: Path,
@@ -73,9 +91,7 @@ def evaluate_folder(
     options: Options | None = None,
     *,
     finished: Path | None = None,
-    processes: int = 1,
-    progress: Progress | None = None,
-    refusals: Refusals | None = None,
+    work: Work = _ONE_BY_ONE,
 ) -> Evaluation:
     """Score the predictions in a folder against the reference doses of a data set.
 
@@ -85,14 +101,13 @@ def evaluate_folder(
         template: The clinical template; None takes the data set's own.
         options: What is evaluated, and how.
         finished: Folder where each case's result is kept; one that is there and up to date is not scored again.
-        processes: Number of cases that are scored at a time.
-        progress: Called with ``"scoring"``, the number of cases done and of all.
-        refusals: Takes the cases that can't be scored, which the result then lists; without it the first ends the run.
+        work: How the cases are scored; the result lists those that are refused.
 
     Raises:
         InputError: As :func:`find_cases`, :func:`origin_of_predictions`, :func:`load_pair`,
             :func:`score_case` and :func:`fit_calibration`; or if no case is left.
     """
+    refusals = work.refusals
     options = Options() if options is None else options
     template = dataset.template if template is None else template
     matched = match_rois(template, dataset.catalogue)
@@ -107,10 +122,10 @@ def evaluate_folder(
     for number in range(len(options.members)):
         origin_of_predictions(dataset, {files.case: files.members[number] for files in cases}, refusals)
     kept = None if finished is None else FinishedCases(finished)
-    work = partial(_score, template=template, gamma=options.gamma, finished=kept)
+    job = partial(_score, template=template, gamma=options.gamma, finished=kept)
     left_out = {} if refusals is None else refusals.reasons
     cases = tuple(files for files in cases if files.case not in left_out)
-    results = list(_map(work, cases, processes, "scoring", progress, refusals).values())
+    results = list(_map(job, cases, "scoring", work).values())
     if refusals is not None and not results:
         raise InputError(refusals.told(len(left_out)))
     evaluation = Evaluation(
@@ -161,9 +176,7 @@ def draw_pictures(
     out: Path,
     *,
     n_cases: int,
-    processes: int = 1,
-    progress: Progress | None = None,
-    refusals: Refusals | None = None,
+    work: Work = _ONE_BY_ONE,
 ) -> dict[str, list[str]]:
     """Draw cases from the best to the worst dose error, evenly spread: for three, the best, the median and the worst.
 
@@ -173,9 +186,7 @@ def draw_pictures(
         predictions: The folder that was evaluated.
         out: Where the folder of pictures goes.
         n_cases: How many cases at most.
-        processes: Number of cases that are drawn at a time.
-        progress: Called with ``"drawing"``, the number of cases done and of all.
-        refusals: Takes the cases that can't be drawn; without it the first ends the run.
+        work: How the cases are drawn.
 
     Returns:
         Paths of the pictures by case, best first.
@@ -183,9 +194,9 @@ def draw_pictures(
     chosen = cases_to_draw(evaluation.cases, n_cases)
     if not chosen:
         return {}
-    files = {files.case: files for files in find_cases(dataset, predictions, only=chosen, refusals=refusals)}
+    files = {files.case: files for files in find_cases(dataset, predictions, only=chosen, refusals=work.refusals)}
     job = partial(_draw, template=evaluation.template, folder=out / PICTURES_FOLDER)
-    return _map(job, [files[case] for case in chosen if case in files], processes, "drawing", progress, refusals)
+    return _map(job, [files[case] for case in chosen if case in files], "drawing", work)
 
 
 def cases_to_draw(cases: Sequence[CaseResult], n: int) -> tuple[str, ...]:
@@ -217,23 +228,17 @@ def _draw(files: CaseFiles, *, template: Template, folder: Path) -> list[str]:
     return [str(path) for path in draw_case(files, template, folder)]
 
 
-def _map(
-    work: Callable[[CaseFiles], _Result],
-    cases: Sequence[CaseFiles],
-    processes: int,
-    verb: str,
-    progress: Progress | None,
-    refusals: Refusals | None,
-) -> dict[str, _Result]:
+def _map(job: Callable[[CaseFiles], _Result], cases: Sequence[CaseFiles], verb: str, work: Work) -> dict[str, _Result]:
     """The results by case, in the order of the cases; those that are refused have none."""
-    job = work if refusals is None else Attempt(work, refusals.log)
+    refusals = work.refusals
+    attempt = job if refusals is None else Attempt(job, refusals.log)
     results: dict[str, _Result] = {}
-    for done, (position, result) in enumerate(unordered(job, cases, processes), 1):
+    for done, (position, result) in enumerate(unordered(attempt, cases, work.processes), 1):
         case = cases[position].case
         if isinstance(result, Refused) and refusals is not None:
             refusals.add(case, result.reason)
         elif not isinstance(result, Refused):
             results[case] = result
-        if progress is not None:
-            progress(verb, done, len(cases))
+        if work.progress is not None:
+            work.progress(verb, done, len(cases))
     return {files.case: results[files.case] for files in cases if files.case in results}

@@ -12,7 +12,7 @@ from typing import Any
 
 from cdm_nnunet.dataset import RawDataset
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.evaluation.run import evaluate_folder
+from cdm_nnunet.evaluation.run import Work, evaluate_folder
 from cdm_nnunet.files import write_json
 from cdm_nnunet.folders import configuration_in, find_dataset, folder
 from cdm_nnunet.nnunet.ensemble import average_doses, dose_files
@@ -130,7 +130,7 @@ def _scored(candidate: _Candidate, dataset: RawDataset, out: Path, processes: in
     links.mkdir(parents=True)
     for dose in candidate.doses.values():
         (links / dose.name).symlink_to(dose.resolve())
-    scores = evaluate_folder(dataset, links, processes=processes).scores
+    scores = evaluate_folder(dataset, links, work=Work(processes=processes)).scores
     wanted = ("ptv_score", "oar_score", "dose_mae_gy")
     found = {key: getattr(scores, key) for key in wanted}
     lacking = [key for key, score in found.items() if score is None]

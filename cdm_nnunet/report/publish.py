@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from cdm_nnunet.dataset import RawDataset
 from cdm_nnunet.dvh import Template
@@ -19,6 +18,7 @@ from cdm_nnunet.evaluation.run import (
     SCORES_FILE,
     Options,
     Progress,
+    Work,
     draw_pictures,
     evaluate_folder,
     write_outputs,
@@ -88,7 +88,7 @@ def evaluate_and_publish(
     """
     log = request.out.resolve() / "errors.log"
     unscored, undrawn, unshown = Refusals(log), Refusals(log), Refusals(log)
-    shared: dict[str, Any] = {"processes": request.n_processes, "progress": progress}
+    work = Work(processes=request.n_processes, progress=progress)
     with publishing(request.out, _OUTPUTS) as aside:
         evaluation = evaluate_folder(
             dataset,
@@ -96,16 +96,28 @@ def evaluate_and_publish(
             request.template,
             request.options,
             finished=request.out / FINISHED_FOLDER,
-            refusals=unscored,
-            **shared,
+            work=replace(work, refusals=unscored),
         )
         pictures = draw_pictures(
-            evaluation, dataset, request.predictions, aside, n_cases=request.n_pictures, refusals=undrawn, **shared
+            evaluation,
+            dataset,
+            request.predictions,
+            aside,
+            n_cases=request.n_pictures,
+            work=replace(work, refusals=undrawn),
         )
         files = write_outputs(evaluation, aside)
         if request.with_report:
             files["report"] = str(aside / REPORT_FILE)
-            write_report(evaluation, dataset, request.predictions, aside / REPORT_FILE, refusals=unshown, **shared)
+            write_report(
+                evaluation,
+                dataset,
+                request.predictions,
+                aside / REPORT_FILE,
+                processes=request.n_processes,
+                progress=progress,
+                refusals=unshown,
+            )
     return Published(
         evaluation,
         {key: str(request.out / Path(path).name) for key, path in files.items()},

@@ -14,7 +14,7 @@ from cdm_nnunet.comparison.run import compare
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.evaluation import run as module
 from cdm_nnunet.evaluation.reading import evaluation_from_json, load_evaluation
-from cdm_nnunet.evaluation.run import Options, evaluate_folder
+from cdm_nnunet.evaluation.run import Options, Work, evaluate_folder
 from cdm_nnunet.fence import Refusals
 from cdm_nnunet.folders import FOLDER_VARIABLES
 from cdm_nnunet.prediction_record import PredictionRecord
@@ -148,7 +148,7 @@ def test_records_of_predictions_are_the_case_s_own(cohort, tmp_path):
             pass
     write_image(folder / "b.nii.gz", np.ones(SHAPE, np.float32))
     refusals = Refusals(tmp_path / "errors.log")
-    found = evaluate_folder(dataset, folder, refusals=refusals)
+    found = evaluate_folder(dataset, folder, work=Work(refusals=refusals))
     assert [case.case for case in found.cases] == ["a"]
     assert found.left_out == refusals.reasons
     assert found.left_out["b"].startswith(f"{folder / 'b.nii.gz'} is not the dose of its record")
@@ -162,7 +162,9 @@ def test_a_member_that_lacks_a_case_leaves_it_out(cohort, tmp_path):
         shutil.copytree(folder, member)
     (members[1] / "c.nii.gz").unlink()
     options = Options(members=tuple(members))
-    found = evaluate_folder(dataset, folder, options=options, refusals=Refusals(tmp_path / "errors.log"), processes=2)
+    found = evaluate_folder(
+        dataset, folder, options=options, work=Work(refusals=Refusals(tmp_path / "errors.log"), processes=2)
+    )
     assert [case.case for case in found.cases] == ["a", "b"]
     assert "no dose of a member" in found.left_out["c"]
 

@@ -7,7 +7,7 @@ import pytest
 from cdm_nnunet.dvh import Template
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.evaluation.record import CaseResult
-from cdm_nnunet.evaluation.run import cases_to_draw, draw_pictures, evaluate_folder, write_outputs
+from cdm_nnunet.evaluation.run import Work, cases_to_draw, draw_pictures, evaluate_folder, write_outputs
 
 from .conftest import synthetic_case
 
@@ -69,7 +69,7 @@ def test_tables_say_what_the_record_says(evaluated, tmp_path):
 def test_processes_do_not_change_the_result(evaluated):
     dataset, folder, one = evaluated
     calls = []
-    two = evaluate_folder(dataset, folder, processes=2, progress=lambda *call: calls.append(call))
+    two = evaluate_folder(dataset, folder, work=Work(processes=2, progress=lambda *call: calls.append(call)))
     assert two.to_json() == one.to_json()
     assert calls == [("scoring", 1, 2), ("scoring", 2, 2)]
 
@@ -78,9 +78,9 @@ def test_a_mistake_in_a_worker_is_told(evaluated):
     dataset, folder, _ = evaluated
     (folder / "b.nii.gz").write_bytes(b"nothing")
     with pytest.raises(InputError, match=r"case 'b': .*b\.nii\.gz is damaged or cut off"):
-        evaluate_folder(dataset, folder, processes=2)
+        evaluate_folder(dataset, folder, work=Work(processes=2))
     with pytest.raises(InputError, match="number of processes must be at least 1, not 0"):
-        evaluate_folder(dataset, folder, processes=0)
+        evaluate_folder(dataset, folder, work=Work(processes=0))
 
 
 def test_another_template_and_one_of_another_region(evaluated):
