@@ -7,10 +7,11 @@ import pytest
 from cdm_nnunet.cli.main import main
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.folders import configuration_in
+from cdm_nnunet.nnunet.plan_choices import PlanChoices
 from cdm_nnunet.nnunet.planner import plan_and_preprocess, preprocess
 from cdm_nnunet.prediction.models import ModelChoice
 
-CHOICES = {"coarse_spacing_mm": 6.0, "base_features": 4, "n_processes": 1}
+CHOICES = PlanChoices(coarse_spacing_mm=6.0, base_features=4)
 
 
 @pytest.mark.parametrize(
@@ -37,12 +38,12 @@ def rename(path):
 
 def test_plans_are_made_and_made_again_under_either_name(fresh, capfd):
     folders = fresh()
-    plans = plan_and_preprocess(531, configurations=["3d_folded"], **CHOICES)
+    plans = plan_and_preprocess(531, CHOICES, configurations=["3d_folded"], n_processes=1)
     assert set(plans["configurations"]) == {"3d_fullres", "3d_packed", "3d_coarse"}
     assert (folders.preprocessed / "nnUNetPlans_3d_fullres").is_dir()
     earlier = rename(folders.preprocessed / "nnUNetPlans.json")
     for asked in ("3d_packed", "3d_folded"):
-        plan_and_preprocess(531, configurations=[asked], **CHOICES)
+        plan_and_preprocess(531, CHOICES, configurations=[asked], n_processes=1)
         assert json.loads((folders.preprocessed / "nnUNetPlans.json").read_text()) == earlier
         assert preprocess(531, "nnUNetPlans", [asked], 1) == ["3d_folded"]
     command = ["plan", "-d", "531", "-c", "3d_packed", "--coarse-spacing", "6", "--base-features", "4", "--json"]
@@ -50,8 +51,8 @@ def test_plans_are_made_and_made_again_under_either_name(fresh, capfd):
     assert json.loads(capfd.readouterr().out)["preprocessed"] == ["3d_folded"]
     (folders.preprocessed / "nnUNetPlans.json").unlink()
     (folders.root / "results" / folders.raw.folder.name / "T__nnUNetPlans__3d_folded").mkdir(parents=True)
-    assert set(plan_and_preprocess(531, **CHOICES)["configurations"]) == set(earlier["configurations"])
-    other = plan_and_preprocess(531, plans_name="Small", configurations=["3d_folded"], **CHOICES)
+    assert set(plan_and_preprocess(531, CHOICES, n_processes=1)["configurations"]) == set(earlier["configurations"])
+    other = plan_and_preprocess(531, CHOICES, plans_name="Small", configurations=["3d_folded"], n_processes=1)
     assert "3d_packed" in other["configurations"]
 
 

@@ -56,4 +56,4 @@ def test_segmentation_entries_are_unknown():
 def test_a_gpu_that_waits_is_worth_a_hint(share, device, hint):
     text = loader_hint(share, device)
     assert bool(text) is hint
-    assert ("idle 21 % of the time" in text and "nnUNet_n_proc_DA" in text) is hint
+    assert ("waits for patches 21 % of the time" in text and "nnUNet_n_proc_DA" in text) is hint

@@ -275,7 +275,7 @@ def test_a_split_that_can_not_be_trained_on_is_refused_before_any_work(fresh):
     folders.preprocessed.mkdir(parents=True)
     path = folders.preprocessed / "splits_final.json"
     path.write_text(json.dumps([{"train": ["case_0", "case_9"], "val": ["case_2"]}]))
-    with pytest.raises(InputError, match="fold 0 has 1 training cases that the data set has not"):
+    with pytest.raises(InputError, match="fold 0 has 1 training cases that are not in the data set"):
         plan_and_preprocess(531, PlanChoices(base_features=4), n_processes=1)
     assert {file.name for file in folders.preprocessed.iterdir()} <= {"splits_final.json", ".plan_lock"}
 

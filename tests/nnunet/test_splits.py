@@ -75,7 +75,7 @@ def test_the_same_split_in_another_layout_is_no_change(settle, tmp_path):
         ([{"train": ["c0", "c0"], "val": ["c1"]}], "has the training case 'c0' 2 times"),
         ([{"train": ["c0", "c1"], "val": ["c1", "c2"]}], r"case 'c1' is on both sides \(1 in all\)"),
         ([{"train": ["c0"], "val": []}], "fold 0 has no validation case"),
-        ([OWN[0], {"train": ["c0", "zz"], "val": ["c1"]}], "fold 1 has 1 training cases that the data set has not"),
+        ([OWN[0], {"train": ["c0", "zz"], "val": ["c1"]}], "fold 1 has 1 training cases that are not in the data set"),
         ([{"train": ["c0"], "val": ["c3"]}], "'c0' and 'c3' are the same patient, who is on both sides"),
     ],
 )

@@ -153,7 +153,7 @@ def test_an_unknown_configuration_is_refused(planned):
 
     plans = {**plans_of(planned), "continue_training": False}
     with pytest.raises(
-        InputError, match="unknown configuration '3d_lowres'; the plans 'nnUNetPlans' have 3d_fullres, 3d_f"
+        InputError, match="unknown configuration '3d_lowres'; the plans 'nnUNetPlans' have 3d_fullres, 3d_p"
     ):
         nnUNetTrainerCDM(plans, "3d_lowres", 0, dataset_json_of(planned), torch.device("cpu"))
 
