@@ -55,17 +55,13 @@ def blocks(document):
 def write_files(folder):
     """Write the files that documents show as YAML under their names; a study with one short training each."""
     for document in DOCUMENTS:
-        for language, lines in blocks(document):
-            if language == "yaml" and (name := re.fullmatch(r"# (\w+\.yaml)", lines[0])):
-                content = yaml.safe_load("\n".join(lines))
-                if "trainings" in content:
-                    content |= {
-                        "seeds": [0],
-                        "settings": {"num_epochs": 1, "num_iterations": 1, "num_val_iterations": 1},
-                    }
-                    for training in content["trainings"].values():
-                        training.update(settings={"learning_rate": 0.05}, seeds=[0])
-                (folder / name[1]).write_text(yaml.safe_dump(content))
+        for name, text in re.findall(r"(?ms)^```yaml\n# (\w+\.yaml)\n(.*?)^```$", document.read_text(encoding="utf-8")):
+            content = yaml.safe_load(text)
+            if "trainings" in content:
+                content |= {"seeds": [0], "settings": {"num_epochs": 1, "num_iterations": 1, "num_val_iterations": 1}}
+                for training in content["trainings"].values():
+                    training.update(settings={"learning_rate": 0.05}, seeds=[0])
+            (folder / name).write_text(yaml.safe_dump(content))
 
 
 def documented_commands():
