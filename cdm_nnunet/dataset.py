@@ -179,7 +179,10 @@ class RawDataset:
     @cached_property
     def template(self) -> Template:
         """The clinical template that came with the data set."""
-        return Template.from_json(self.dataset_json["cdm"]["template"], f"{self.folder / 'dataset.json'}: template")
+        where = f"{self.folder / 'dataset.json'}: template"
+        if "template" not in self.dataset_json["cdm"]:
+            raise InputError(f"{where} is missing; {_AGAIN}")
+        return Template.from_json(self.dataset_json["cdm"]["template"], where)
 
     @property
     def converted_from(self) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -23,6 +24,11 @@ from cdm_nnunet.errors import InputError
 MAX_BYTES = 4 * 2**30
 _MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")
 _DAMAGE = (EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError, ImportError, MemoryError)
+
+_UNREADABLE = (  # what damaged files make zipfile and NumPy's header raise
+    *(zipfile.BadZipFile, zlib.error, OSError, NotImplementedError, RuntimeError, RecursionError),
+    *(tokenize.TokenError, SyntaxError),
+)
 
 
 def read_dictionary(path: Path, member: str = "arr_0") -> dict[str, Any]:
@@ -51,7 +57,7 @@ def read_dictionary(path: Path, member: str = "arr_0") -> dict[str, Any]:
         raise InputError(f"{path} is missing") from None
     except PermissionError as error:
         raise InputError(f"{path} may not be read ({error.strerror})") from None
-    except (zipfile.BadZipFile, zlib.error, OSError, NotImplementedError, RuntimeError, RecursionError) as error:
+    except _UNREADABLE as error:
         raise InputError(f"{path} is damaged, cut off or no NPZ file ({error})") from error
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise InputError(f"{path} holds no dictionary with names for keys but {type(content).__name__}")

@@ -29,6 +29,8 @@ PAST = [
     ("template", 0, [("double line", 4000, None)], "refused"),
     ("template", 0, [("word", 0, b"[")], "refused"),
     ("data set", 0, [("end", 30_000, None)], "refused"),
+    ("data set", 0, [("cut", 18_750, 1), ("cut", 18_750, 1)], "refused"),
+    ("GDP-HMM plan", 0, [("zero", 5122, 158), ("zero", 5122, 158)], "refused"),
     ("side file", 0, [("set", 0, b"[")], "refused"),
     ("side file", 0, [("word", 38_327, b"1" * 5000)], "refused"),  # a path that is too long for the system
     ("DICOM patient", 0, [("vr", 2750, b"FD")], "refused"),
