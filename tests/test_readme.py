@@ -59,7 +59,9 @@ def write_files(folder):
             content = yaml.safe_load(text)
             if "trainings" in content:
                 content |= {"seeds": [0], "settings": {"num_epochs": 1, "num_iterations": 1, "num_val_iterations": 1}}
-                for training in content["trainings"].values():
+                short = {name: one for name, one in content["trainings"].items() if "starts_from" not in one}
+                content["trainings"] = short
+                for training in short.values():
                     training.update(settings={"learning_rate": 0.05}, seeds=[0])
             (folder / name).write_text(yaml.safe_dump(content))
 
