@@ -70,16 +70,8 @@ def unordered(work: Callable[[_Job], _Result], jobs: Sequence[_Job], n_processes
 def ordered(work: Callable[[_Job], _Result], jobs: Sequence[_Job], n_processes: int) -> Iterator[_Result]:
     """Results in the order of the jobs, only a few ahead of the caller: each may take a gigabyte.
 
-    Also a single process is another one, which works while the caller does. Else as :func:`unordered`.
-
-    Args:
-        work: A function that can be pickled.
-        jobs: Its arguments.
-        n_processes: How many processes at most; an engine has its own number of workers.
-
-    Raises:
-        InputError: If ``n_processes`` is below 1, or a process or a worker was killed.
-        Exception: What a job raised.
+    Also a single process is another one, which works while the caller does. Arguments and errors are those of
+    :func:`unordered`.
     """
     _check(n_processes)
     if (engine := active_engine()) is not None:

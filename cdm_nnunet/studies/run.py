@@ -101,7 +101,7 @@ class Study:
         return faults
 
     def _compare(self) -> None:
-        scored = [member.name for member in self.members if self._scores(member.name).is_file()]
+        scored = self._scored()
         if len(scored) < 2 or scored[0] != self.members[0].name:
             return
         models = [f"{name}={self.layout.evaluation(name)}" for name in scored]
@@ -111,17 +111,17 @@ class Study:
             if subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode:
                 raise InputError(f"the models could not be compared, see {log.name}")
 
-    def _scores(self, name: str) -> Path:
-        return self.layout.evaluation(name) / RESULT_FILE
+    def _scored(self) -> list[str]:
+        """Members whose scores are of what the study asks for now, and not of other folds or cases."""
+        return [job.member.name for job in self.jobs if job.fold is None and job.is_done]
 
     def scores(self) -> dict[str, dict[str, float | None]]:
         """Dose MAE, PTV score and OAR score of each member that is scored."""
         found: dict[str, dict[str, float | None]] = {}
-        for member in self.members:
-            path = self._scores(member.name)
-            if path.is_file():
-                scores = json.loads(path.read_text(encoding="utf-8"))["scores"]
-                found[member.name] = {key: scores[key] for key in ("dose_mae_gy", "ptv_score", "oar_score")}
+        for name in self._scored():
+            path = self.layout.evaluation(name) / RESULT_FILE
+            scores = json.loads(path.read_text(encoding="utf-8"))["scores"]
+            found[name] = {key: scores[key] for key in ("dose_mae_gy", "ptv_score", "oar_score")}
         return found
 
     def estimated_hours(self, places: Sequence[Place]) -> float:

@@ -10,6 +10,7 @@ from cdm_nnunet.errors import InputError
 from cdm_nnunet.studies import jobs as jobs_module
 from cdm_nnunet.studies.definition import StudyFile, members_of
 from cdm_nnunet.studies.jobs import Job, Layout, Place, jobs_of
+from cdm_nnunet.studies.run import Study
 from cdm_nnunet.studies.running import run_jobs
 from cdm_nnunet.studies.status import status_rows
 
@@ -136,3 +137,17 @@ def test_settings_of_the_study_alone_reach_a_training(tmp_path, monkeypatch):
     assert ours == {"CDM_NUM_EPOCHS": "7", "CDM_SEED": "0"}
     assert environment["CUDA_VISIBLE_DEVICES"] == "3"
     assert environment["nnUNet_results"] == str(tmp_path / "mae" / "results")
+
+
+def test_scores_of_other_folds_are_not_shown(tmp_path, commands):
+    run_jobs(study(tmp_path), PLACES, None, lambda job, state: None)
+    for name in ("mae", "cdm"):
+        (tmp_path / name / "evaluation").mkdir()
+        text = '{"scores": {"dose_mae_gy": 2.5, "ptv_score": 1.5, "oar_score": null}}'
+        (tmp_path / name / "evaluation" / "result.json").write_text(text)
+    shown = {}
+    for folds in ([0, 1], [0]):
+        jobs = study(tmp_path, STUDY.model_copy(update={"folds": folds}))
+        shown[len(folds)] = Study(jobs[0].layout, members_of(STUDY), jobs).scores()
+    assert list(shown[2]) == ["mae", "cdm"]
+    assert shown[1] == {}
