@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdm_nnunet.dataset import FILE_ENDING, NOTES, Split
-from cdm_nnunet.documents import read_json
+from cdm_nnunet.documents import read_json, read_number
 from cdm_nnunet.dvh.template import Template
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.images import Image
@@ -287,7 +287,7 @@ def _read_row(row: Mapping[str, str], folder: Path, template: Template, test_onl
             masks[roi] = folder / value
             continue
         try:
-            prescriptions[roi] = float(value)
+            prescriptions[roi] = read_number(value)
         except ValueError:
             raise InputError(f"{where}: the prescription of '{roi}' is '{value}', expected a number in Gy") from None
     if not masks:

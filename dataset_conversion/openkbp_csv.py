@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from cdm_nnunet.documents import read_number
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.files import write_text
 
@@ -59,7 +60,7 @@ def read_spacing_mm(path: Path) -> tuple[float, float, float]:
         InputError: If the file is missing or is not three numbers.
     """
     try:
-        back, left, feet = (float(line) for line in _read(path).decode("ascii").split())
+        back, left, feet = (read_number(line) for line in _read(path).decode("ascii").split())
     except ValueError as error:
         raise InputError(f"{path}: expected three lines with a voxel size in mm each ({error})") from None
     return left, back, feet

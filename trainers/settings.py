@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from cdm_nnunet.documents import read_number
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.losses.cdm import PartialRois, VForm
 from cdm_nnunet.losses.terms import Smoothing
@@ -113,6 +114,8 @@ class TrainingSettings:
                 continue
             kind = next((k for k in (int, float, str) if isinstance(field.default, k)), float)  # (None: a float)
             try:
+                if kind is not str:
+                    read_number(text)
                 values[field.name] = kind(text)
             except ValueError:
                 raise InputError(f"{_variable(field.name)} must be of type {kind.__name__}, not '{text}'") from None

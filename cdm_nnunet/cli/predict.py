@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cdm_nnunet.cli import _options
+from cdm_nnunet.documents import read_number
 from cdm_nnunet.errors import InputError
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def _prescriptions_gy(given: Sequence[str]) -> dict[str, float]:
     for text in given:
         name, _, level = text.rpartition("=")
         try:
-            level_gy = float(level)
+            level_gy = read_number(level)
         except ValueError:
             raise InputError(f"--prescription takes ROI=GY, for example PTV_High=70, not '{text}'") from None
         if name in found:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from pydicom.dataset import Dataset
 from cdm_nnunet.dicom.ct_steps import CtOrder, step_notes
 from cdm_nnunet.dicom.ct_values import refuse_odd_images, refuse_two_scans
 from cdm_nnunet.dicom.files import items_of, named, number_of, numbers_of, pixels_of, read_file, text_of
+from cdm_nnunet.documents import read_number
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.geometry.grid import Volume, directions_of, volume_from_frames
 from cdm_nnunet.ranges import RESCALE_SLOPE
@@ -140,7 +142,7 @@ def _seconds(time: str) -> float:
 
 def _number_or_nan(text: str) -> float:
     try:
-        return float(text)
+        return read_number(text)
     except ValueError:
         return np.nan
 
@@ -200,7 +202,7 @@ class CtSlice:
     def instance_number(self) -> int | None:
         """InstanceNumber, where it is given."""
         text = self.text("InstanceNumber")
-        return int(text) if text.lstrip("-").isdigit() else None
+        return int(text) if re.fullmatch("-?[0-9]+", text) else None
 
     def text(self, keyword: str) -> str:
         """Text of an element of the header; empty where it is not given."""

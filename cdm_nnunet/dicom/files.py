@@ -22,6 +22,7 @@ from pydicom.tag import Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from cdm_nnunet.dicom.decoding import stored_pixels
+from cdm_nnunet.documents import read_number, stray_character
 from cdm_nnunet.errors import InputError
 
 _UNDEFINED = 0xFFFFFFFF
@@ -182,6 +183,9 @@ def numbers_of(dataset: Dataset, keyword: str, where: object, count: int | None 
     if value is None or value == "":
         raise InputError(f"{where} lacks {named(keyword)}")
     try:
+        for part in value if isinstance(value, MultiValue) else (value,):
+            if written := getattr(part, "original_string", None):
+                read_number(written)
         numbers = np.atleast_1d(np.asarray(value, np.float64))
     except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{where}: {named(keyword)} is not a number: {str(value)[:_SHOWN_CHARACTERS]!r}") from error
@@ -223,6 +227,8 @@ def raw_numbers(dataset: Dataset, keyword: str, where: object) -> NDArray[np.flo
         _refuse_other_kind(raw.VR, keyword, where)
         if isinstance(raw.value, bytes):
             text = raw.value.decode("ascii").strip(" \0")
+            if (stray := stray_character(text.replace("\\", " "))) is not None:
+                raise InputError(f"{where}: {named(keyword)} has {stray!r} among its numbers; export the file again")
             numbers = np.array(text.split("\\"), np.float64) if text else np.empty(0)
         else:
             numbers = np.atleast_1d(np.asarray(raw.value, np.float64))

@@ -2,6 +2,7 @@
 
 from cdm_nnunet.documents.differing import differences
 from cdm_nnunet.documents.faults import TAG_MARK, Fault, faults_of, field_name, refuse, summary
+from cdm_nnunet.documents.numbers import read_number, stray_character
 from cdm_nnunet.documents.places import Path, Place
 from cdm_nnunet.documents.reading import (
     Checked,
@@ -37,10 +38,12 @@ __all__ = [
     "plain",
     "plain_document",
     "read_json",
+    "read_number",
     "read_text",
     "read_yaml",
     "refuse",
     "schema_of",
+    "stray_character",
     "summary",
     "typed",
     "yaml_document",

@@ -37,6 +37,7 @@ PAST = [
     ("DICOM patient", -1, [("vr", 31425, b"US")], "refused"),  # CLOSUS_PLANAR was left out without a word
     ("OpenKBP files", 0, [("flip", 47343, 6)], "refused"),  # two lines of a mask became one, and a voxel was lost
     ("OpenKBP files", 0, [("word", 20_000, b"12.7")], "refused"),
+    ("OpenKBP files", -1, [("word", 7868, b"1_0"), ("flip", 1132, 3), ("flip", 1132, 3)], "refused"),
     ("index", 0, [("word", 30_000, b"1" * 5000)], "same"),
 ]
 
