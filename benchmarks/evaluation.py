@@ -126,7 +126,7 @@ def time_cohort(args: argparse.Namespace) -> dict[str, Any]:
                 RawDataset(raw),
                 predictions,
                 options=Options(gamma=(GammaRule(),) if args.gamma else ()),
-                finished=Path(folder, "out", "cases"),
+                finished=Path(folder, "out", ".scored_cases"),
                 processes=args.processes,
             )
             write_outputs(evaluation, Path(folder, "out"))

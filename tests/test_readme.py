@@ -140,7 +140,10 @@ def test_the_documented_commands_run_in_their_order(tmp_path):
     assert out.count("dose MAE") >= 5
     assert (tmp_path / "study" / "comparison" / "compare.html").is_file()
     assert (tmp_path / "against_vanilla" / "comparison" / "compare.html").is_file()
-    for evaluation in (tmp_path / "evaluation" / "cdm", *(tmp_path / "against_vanilla" / name / "evaluation" for name in ("cdm", "vanilla"))):
+    for evaluation in (
+        tmp_path / "evaluation" / "cdm",
+        *(tmp_path / "against_vanilla" / name / "evaluation" for name in ("cdm", "vanilla")),
+    ):
         assert {"result.json", "metrics.csv", "scores.csv", "pictures"} <= {path.name for path in evaluation.iterdir()}
         assert len(list((evaluation / "pictures").glob("*.png"))) == 2
 

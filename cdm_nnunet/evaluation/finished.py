@@ -1,4 +1,4 @@
-"""Cache of evaluated cases, so that another run scores only what has changed."""
+"""What the result of a case depends on, as one digest, so that another run scores only what has changed."""
 
 from __future__ import annotations
 
@@ -8,56 +8,18 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from cdm_nnunet.documents import read_json
 from cdm_nnunet.dvh import Template
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.evaluation.gamma import GammaRule
 from cdm_nnunet.evaluation.pairing import CaseFiles
-from cdm_nnunet.evaluation.reading import case_from_json
-from cdm_nnunet.evaluation.record import FORMAT_VERSION, CaseResult
-from cdm_nnunet.files import write_text
-
-
-@dataclass(frozen=True)
-class _Kept:
-    digest: str
-    result: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class FinishedCases:
-    """A folder of ``CASE.json``, each with a digest of all that its result depends on.
-
-    Attributes:
-        folder: The folder; it is made when the first case is kept.
-    """
-
-    folder: Path
-
-    def load(self, case: str, digest: str, template: Template) -> CaseResult | None:
-        """The result of a case, if it was kept with this digest; what can't be read counts as not kept."""
-        try:
-            kept = read_json(self.folder / f"{case}.json", _Kept)
-            return case_from_json(case, kept.result, template, "") if kept.digest == digest else None
-        except (OSError, InputError):
-            return None
-
-    def save(self, result: CaseResult, digest: str) -> None:
-        """Keep a result.
-
-        Raises:
-            OSError: If it can't be written.
-        """
-        content = {"digest": digest, "result": result.to_json()}
-        write_text(self.folder / f"{result.case}.json", json.dumps(content, allow_nan=False) + "\n")
+from cdm_nnunet.evaluation.record import FORMAT_VERSION
 
 
 @contextlib.contextmanager

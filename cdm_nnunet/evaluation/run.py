@@ -3,35 +3,37 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from cdm_nnunet.dataset import RawDataset
 from cdm_nnunet.dvh import Template, match_rois
 from cdm_nnunet.dvh.matching import refuse_without_goal
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.evaluation.doses import dose_region_name
-from cdm_nnunet.evaluation.finished import FinishedCases, case_digest, snapshot
+from cdm_nnunet.evaluation.finished import case_digest, snapshot
 from cdm_nnunet.evaluation.gamma import GammaRule
 from cdm_nnunet.evaluation.origin import origin_of_predictions
 from cdm_nnunet.evaluation.pairing import CaseFiles, Required, find_cases, load_pair
 from cdm_nnunet.evaluation.pooling import pooled_scores
+from cdm_nnunet.evaluation.reading import case_from_json
 from cdm_nnunet.evaluation.record import RESULT_FILE, CaseResult, Evaluation
 from cdm_nnunet.evaluation.scores import score_case
 from cdm_nnunet.evaluation.tables import cases_csv, metrics_csv, scores_csv
 from cdm_nnunet.evaluation.uncertainty import fit_calibration, refuse_unfit, with_intervals
 from cdm_nnunet.fence import Attempt, Refusals, Refused
 from cdm_nnunet.files import write_text
+from cdm_nnunet.kept_rows import KeptRows
 from cdm_nnunet.parallel import unordered
 
 METRICS_FILE = "metrics.csv"
 CASES_FILE = "cases.csv"
 SCORES_FILE = "scores.csv"
 PICTURES_FOLDER = "pictures"
-FINISHED_FOLDER = "cases"
+FINISHED_FILE = ".scored_cases"
 Progress = Callable[[str, int, int], None]
 _Result = TypeVar("_Result")
 
@@ -100,7 +102,7 @@ def evaluate_folder(
         predictions: Folder of ``CASE.nii.gz``; cases without a prediction are left out, and their number is stated.
         template: The clinical template; None takes the data set's own.
         options: What is evaluated, and how.
-        finished: Folder where each case's result is kept; one that is there and up to date is not scored again.
+        finished: File in which each case's result is kept; one that is up to date is not scored again.
         work: How the cases are scored; the result lists those that are refused.
 
     Raises:
@@ -121,11 +123,9 @@ def evaluate_folder(
     model, notes = origin_of_predictions(dataset, {files.case: files.predicted for files in cases}, refusals)
     for number in range(len(options.members)):
         origin_of_predictions(dataset, {files.case: files.members[number] for files in cases}, refusals)
-    kept = None if finished is None else FinishedCases(finished)
-    job = partial(_score, template=template, gamma=options.gamma, finished=kept)
     left_out = {} if refusals is None else refusals.reasons
     cases = tuple(files for files in cases if files.case not in left_out)
-    results = list(_map(job, cases, "scoring", work).values())
+    results = _scored(cases, template, options.gamma, finished, work)
     if refusals is not None and not results:
         raise InputError(refusals.told(len(left_out)))
     evaluation = Evaluation(
@@ -196,7 +196,8 @@ def draw_pictures(
         return {}
     files = {files.case: files for files in find_cases(dataset, predictions, only=chosen, refusals=work.refusals)}
     job = partial(_draw, template=evaluation.template, folder=out / PICTURES_FOLDER)
-    return _map(job, [files[case] for case in chosen if case in files], "drawing", work)
+    drawn = dict(_as_they_come(job, [files[case] for case in chosen if case in files], "drawing", work))
+    return {case: drawn[case] for case in chosen if case in drawn}
 
 
 def cases_to_draw(cases: Sequence[CaseResult], n: int) -> tuple[str, ...]:
@@ -208,18 +209,37 @@ def cases_to_draw(cases: Sequence[CaseResult], n: int) -> tuple[str, ...]:
     return tuple(ranked[round(i * (len(ranked) - 1) / (n - 1))] for i in range(n))
 
 
-def _score(
-    files: CaseFiles, *, template: Template, gamma: tuple[GammaRule, ...], finished: FinishedCases | None
-) -> CaseResult:
-    if finished is None:
-        return score_case(load_pair(files), template, gamma=gamma)
-    kept = finished.load(files.case, case_digest(files, template, gamma=gamma), template)
-    if kept is not None:
-        return kept
+@dataclass(frozen=True)
+class _Scored:
+    """Of a case: the digest of all that its result depends on, and the result, or None where it is kept already."""
+
+    digest: str
+    result: CaseResult | None
+
+
+def _scored(
+    cases: Sequence[CaseFiles], template: Template, gamma: tuple[GammaRule, ...], finished: Path | None, work: Work
+) -> list[CaseResult]:
+    """Results of the cases, in their order, without those that are refused."""
+    results = {}
+    with KeptRows(finished, {"scored cases": 1}, keep_others=True) as kept:
+        job = partial(_score, template=template, gamma=gamma, kept=kept.stamps)
+        for case, scored in _as_they_come(job, cases, "scoring", work):
+            result = scored.result
+            if result is not None:
+                kept.set(case, scored.digest, result.to_json())
+            else:
+                row = kept.get(case, scored.digest) or {}
+                result = case_from_json(case, row, template, f"{finished}: ")
+            results[case] = result
+    return [results[files.case] for files in cases if files.case in results]
+
+
+def _score(files: CaseFiles, *, template: Template, gamma: tuple[GammaRule, ...], kept: Mapping[str, Any]) -> _Scored:
+    if files.case in kept and kept[files.case] == (digest := case_digest(files, template, gamma=gamma)):
+        return _Scored(digest, None)
     with snapshot(files) as copies:
-        result = score_case(load_pair(copies), template, gamma=gamma)
-        finished.save(result, case_digest(copies, template, gamma=gamma))
-    return result
+        return _Scored(case_digest(copies, template, gamma=gamma), score_case(load_pair(copies), template, gamma=gamma))
 
 
 def _draw(files: CaseFiles, *, template: Template, folder: Path) -> list[str]:
@@ -228,17 +248,17 @@ def _draw(files: CaseFiles, *, template: Template, folder: Path) -> list[str]:
     return [str(path) for path in draw_case(files, template, folder)]
 
 
-def _map(job: Callable[[CaseFiles], _Result], cases: Sequence[CaseFiles], verb: str, work: Work) -> dict[str, _Result]:
-    """The results by case, in the order of the cases; those that are refused have none."""
+def _as_they_come(
+    job: Callable[[CaseFiles], _Result], cases: Sequence[CaseFiles], verb: str, work: Work
+) -> Iterator[tuple[str, _Result]]:
+    """Case and result, as they are ready; those that are refused have none."""
     refusals = work.refusals
     attempt = job if refusals is None else Attempt(job, refusals.log)
-    results: dict[str, _Result] = {}
     for done, (position, result) in enumerate(unordered(attempt, cases, work.processes), 1):
         case = cases[position].case
         if isinstance(result, Refused) and refusals is not None:
             refusals.add(case, result.reason)
         elif not isinstance(result, Refused):
-            results[case] = result
+            yield case, result
         if work.progress is not None:
             work.progress(verb, done, len(cases))
-    return {files.case: results[files.case] for files in cases if files.case in results}

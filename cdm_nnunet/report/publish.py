@@ -12,7 +12,7 @@ from cdm_nnunet.evaluation.publishing import publishing
 from cdm_nnunet.evaluation.record import Evaluation
 from cdm_nnunet.evaluation.run import (
     CASES_FILE,
-    FINISHED_FOLDER,
+    FINISHED_FILE,
     METRICS_FILE,
     PICTURES_FOLDER,
     SCORES_FILE,
@@ -95,7 +95,7 @@ def evaluate_and_publish(
             request.predictions,
             request.template,
             request.options,
-            finished=request.out / FINISHED_FOLDER,
+            finished=request.out / FINISHED_FILE,
             work=replace(work, refusals=unscored),
         )
         pictures = draw_pictures(
