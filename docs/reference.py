@@ -18,6 +18,7 @@ from cdm_nnunet.comparison.record import ComparisonFile
 from cdm_nnunet.dataset import CaseRecord, DatasetSection
 from cdm_nnunet.documents import schema_of
 from cdm_nnunet.evaluation.record import ResultFile
+from cdm_nnunet.nnunet.plans_entries import PlansSection
 from cdm_nnunet.prediction_record import PredictionRecord
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -60,6 +61,7 @@ SCHEMAS: dict[str, Callable[[], dict[str, Any]]] = {
     "comparison": lambda: schema_of(ComparisonFile, "comparison.json"),
     "case": lambda: _without_required(schema_of(CaseRecord, "an entry of cdm_cases.json"), "fractions"),
     "dataset": lambda: schema_of(DatasetSection, "the section cdm of dataset.json"),
+    "plans": lambda: schema_of(PlansSection, "the section cdm of plans"),
     "prediction": lambda: schema_of(PredictionRecord, "CASE.prediction.json"),
 }
 

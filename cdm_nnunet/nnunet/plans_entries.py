@@ -51,10 +51,28 @@ class _CTStatistics(_Entries):
     percentile_99_5: _Finite
 
 
-class _Section(_Entries):
+class PlansSection(_Entries):
+    """Our section of the plans; it travels with every checkpoint.
+
+    Attributes:
+        format_version: Version of the data set's format.
+        units: Of dose and CT.
+        catalogue: The ROIs in bit order, as :meth:`cdm_nnunet.roi.Catalogue.from_json` takes them.
+        template: The clinical template, as :meth:`cdm_nnunet.dvh.Template.from_json` takes it.
+        dose_scale_gy: Dose that the network's output 1 stands for, Gy.
+        gpu_memory_gb: GPU memory that the configurations were planned for, GB; null where that is not known.
+        cohort: Ranges of the training cases, which new patients are compared with.
+        plans_from: Name of the plans that the configurations were taken from.
+    """
+
+    format_version: int
+    units: dict[str, str]
     catalogue: Annotated[list[dict[str, Any]], Field(min_length=1)]
     template: dict[str, Any]
     dose_scale_gy: _Positive
+    gpu_memory_gb: _Positive | None = None
+    cohort: dict[str, Any] | None = None
+    plans_from: str | None = None
 
 
 class _Intensities(_Entries):
@@ -69,4 +87,4 @@ class PlansEntries(_Entries):
     original_median_spacing_after_transp: Annotated[list[_Positive], Field(min_length=3, max_length=3)]
     configurations: Annotated[dict[str, _Configuration], Field(min_length=1)]
     foreground_intensity_properties_per_channel: _Intensities
-    cdm: _Section
+    cdm: PlansSection
