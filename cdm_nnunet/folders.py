@@ -74,6 +74,12 @@ def dataset_number(name: str) -> int | None:
     return int(found[1]) if found else None
 
 
+def dataset_names(number: int) -> set[str]:
+    """The names that the folders of nnU-Net hold for the number of a data set."""
+    roots = [Path(os.environ[variable]) for variable in FOLDER_VARIABLES if os.environ.get(variable)]
+    return {path.name for root in roots for path in root.glob(f"Dataset{number:03d}_*") if path.is_dir()}
+
+
 def configuration_in(there: Collection[str], name: str) -> str:
     """The name that plans or models have for a configuration: an earlier name and the present one mean the same.
 

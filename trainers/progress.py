@@ -4,25 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from cdm_nnunet.progress import duration_text
 from cdm_nnunet.trainers.settings import TrainingSettings
 
 _EPOCHS_FOR_PACE = 10
 STEPS_FOR_FIRST_ESTIMATE = 20
-
-
-def duration_text(seconds: float) -> str:
-    """A time for a person.
-
-    Example:
-        >>> duration_text(42), duration_text(60 * 90), duration_text(3 * 86400 + 5 * 3600)
-        ('42 s', '1 h 30 min', '3 d 5 h')
-    """
-    whole = round(seconds)
-    for unit, name, smaller, smaller_name in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
-        if whole >= unit:
-            rest = whole % unit // smaller
-            return f"{whole // unit} {name}" + (f" {rest} {smaller_name}" if rest else "")
-    return f"{whole} s"
 
 
 def remaining_text(starts: Sequence[float], ends: Sequence[float], n_epochs: int) -> str:

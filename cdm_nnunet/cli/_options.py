@@ -3,20 +3,56 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import get_args
 
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.folders import DEFAULT_PLANS
+from cdm_nnunet.folders import DEFAULT_PLANS, dataset_name, dataset_names, dataset_number
 from cdm_nnunet.geometry.end_caps import DEFAULT_END_CAPS, EndCaps
 from cdm_nnunet.parallel import usable_cores
 
 _MOST_PROCESSES = 8
 
 
-def add_dataset_id(parser: argparse.ArgumentParser, *, required: bool = True, use: str = "dataset id") -> None:
-    """Add ``-d``, the number of a data set that is there."""
-    parser.add_argument("-d", type=int, required=required, metavar="ID", help=use)
+def add_dataset_id(
+    parser: argparse.ArgumentParser, *, required: bool = True, use: str = "data set: 501, or Dataset501_OpenKBP"
+) -> None:
+    """Add ``-d``, the number or the whole name of a data set."""
+    parser.add_argument("-d", type=dataset_id, required=required, metavar="ID", help=use)
+
+
+def dataset_id(word: str) -> int | str:
+    """The number of a data set, or its whole name as it was given; :func:`numbers_of_datasets` makes it a number.
+
+    Raises:
+        ArgumentTypeError: If it is neither.
+    """
+    if dataset_number(word) is not None:
+        return word
+    if not re.fullmatch("[0-9]+", word):
+        raise argparse.ArgumentTypeError(
+            f"a data set is given by its number or name, 501 or Dataset501_OpenKBP, not '{word}'"
+        )
+    return int(word)
+
+
+def numbers_of_datasets(args: argparse.Namespace) -> None:
+    """Put numbers in the place of names of data sets, which must be those of folders that are there.
+
+    Raises:
+        InputError: If another data set has the number, or a new one is to get another name.
+    """
+    for option in ("d", "dataset", "dataset_option"):
+        name = getattr(args, option, None)
+        number = dataset_number(name) if isinstance(name, str) else None
+        if number is None:
+            continue
+        new_name = getattr(args, "n", None)
+        there = dataset_names(number) if new_name is None else {dataset_name(number, new_name)}
+        if there and name not in there:
+            raise InputError(f"there is no {name}; data set {number} is called {', '.join(sorted(there))}")
+        setattr(args, option, number)
 
 
 def add_trainer(parser: argparse.ArgumentParser) -> None:

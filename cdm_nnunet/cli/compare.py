@@ -44,7 +44,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     Returns:
         The record of ``comparison.json`` without the template and the errors of each case, sentences that word the
-        scores and what was left out, by candidate the table of what both models are, and the paths of what was written.
+        scores and what was left out, by candidate the table of scores and that of what both models are, and the paths
+        of what was written.
     """
     from cdm_nnunet.comparison import origins, sentences
     from cdm_nnunet.comparison.models import load_models, read_patients
@@ -69,6 +70,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return {
         **record,
         "summary": summary,
+        "scores": {name: list(map(list, sentences.score_table(comparison, name))) for name in comparison.candidates},
         "not_compared": sentences.dropped(comparison),
         "what_models_are": {
             name: [origins.columns(comparison.baseline, name), *rows]
@@ -91,8 +93,8 @@ def render(record: Mapping[str, Any]) -> str:
         *record["not_compared"],
         *record["unknown_models"],
     ]
-    for candidate, said in record["summary"].items():
-        lines += ["", f"{candidate} against {record['baseline']}:", *(f"  {sentence}" for sentence in said)]
+    for candidate, table in record["scores"].items():
+        lines += ["", f"{candidate} against {record['baseline']}, lower is better:", *_aligned(table)]
         lines += ["", *_aligned(record["what_models_are"][candidate])]
     return "\n".join([*lines, "", f"comparison: {record['files']['html']}"])
 

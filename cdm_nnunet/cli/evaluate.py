@@ -20,7 +20,7 @@ WRITES = ("o",)
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
-    _options.add_dataset_id(parser, use="dataset id, for example 501")
+    _options.add_dataset_id(parser)
     parser.add_argument("-i", type=Path, required=True, metavar="FOLDER", help="folder of predictions, CASE.nii.gz")
     parser.add_argument("-o", type=Path, required=True, metavar="FOLDER", help="where result.json and tables go")
     parser.add_argument(
@@ -103,6 +103,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         **record,
         "missing": {case.case: dict(case.missing) for case in evaluation.cases if case.missing},
         "undefined": {case.case: dict(case.undefined) for case in evaluation.cases if case.undefined},
+        "goal_limits": {f"{goal.roi} {goal.metric}": goal.limit_text for goal in evaluation.template.goals},
         "not_drawn": done.not_drawn,
         "files": {**done.files, "pictures": done.pictures},
         **_error(evaluation.left_out, done.not_drawn),
@@ -137,7 +138,7 @@ def render(record: Mapping[str, Any]) -> str:
                 f"{label + ' ' + metric:<24}{part['mean_absolute']:>15.3f} {part['unit']:<2}"
                 f"{part['mean_signed']:>+14.3f} {part['unit']:<2}{part['n']:>7}"
             )
-    lines += _goal_lines(scores["goals"])
+    lines += _goal_lines(scores["goals"], record["goal_limits"])
     lines += _gamma_lines(scores["dose"]["gamma"])
     if scores["coverage"] is not None:
         lines += ["", _coverage_line(scores["coverage"], record["calibration"])]
@@ -167,18 +168,20 @@ def _each(reasons: Mapping[str, str]) -> str:
     return "; ".join(f"[{case}] {reason}" for case, reason in reasons.items())
 
 
-def _goal_lines(goals: Mapping[str, Any]) -> Iterator[str]:
+def _goal_lines(goals: Mapping[str, Any], limits: Mapping[str, str]) -> Iterator[str]:
     if not goals:
         return
+    labels = {name: f"{name} {limits[name]}" for name in goals}
+    width = max(24, *(len(label) + 2 for label in labels.values()))
     certain = any(row["certainty"] for row in goals.values())
     yield ""
-    yield f"{'goal':<24}{'met by reference':>18}{'by prediction':>17}{'n':>7}{'same verdict':>15}" + (
+    yield f"{'goal':<{width}}{'met by reference':>18}{'by prediction':>17}{'n':>7}{'same verdict':>15}" + (
         f"{'uncertain':>12}" if certain else ""
     )
     for name, row in goals.items():
         met = [row["n"] - row[dose]["fail"] for dose in ("reference", "predicted")]
         uncertain = row["certainty"]["uncertain"] if row["certainty"] else "-"
-        yield f"{name:<24}{met[0]:>18}{met[1]:>17}{row['n']:>7}{row['agree']:>15}" + (
+        yield f"{labels[name]:<{width}}{met[0]:>18}{met[1]:>17}{row['n']:>7}{row['agree']:>15}" + (
             f"{uncertain:>12}" if certain else ""
         )
 
@@ -229,13 +232,13 @@ def _plain(value: float | None) -> str:
 
 @contextmanager
 def _progress_bar() -> Iterator[Callable[[str, int, int], None]]:
-    from tqdm import tqdm
+    from cdm_nnunet.progress import progress as bar_of
 
     bars: dict[str, Any] = {}
 
     def progress(verb: str, done: int, total: int) -> None:
         if verb not in bars:
-            bars[verb] = tqdm(total=total, desc=verb, unit="case", leave=False)
+            bars[verb] = bar_of(total=total, desc=verb, leave=False)
         bars[verb].update(done - bars[verb].n)
 
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -69,15 +68,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _bar(label: str) -> Callable[[int, int], None]:
-    from tqdm import tqdm
+    from cdm_nnunet.progress import progress
 
-    shown = tqdm(desc=label, leave=False, file=sys.stderr)
+    shown = progress(desc=label, unit="item", leave=False)
 
-    def progress(done: int, total: int) -> None:
+    def tell(done: int, total: int) -> None:
         shown.total = total
         shown.update(done - shown.n)
 
-    return progress
+    return tell
 
 
 def render(record: Mapping[str, Any]) -> str:

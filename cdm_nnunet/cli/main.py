@@ -20,10 +20,13 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from cdm_nnunet import __version__
-from cdm_nnunet.cli import _options
+from cdm_nnunet.cli import _guide, _options
+from cdm_nnunet.cli._options import numbers_of_datasets
+from cdm_nnunet.cli._parser import Parser
 from cdm_nnunet.cli._screen import printable
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.folders import FOLDER_VARIABLES, set_environment
+from cdm_nnunet.progress import wrapped
 
 VERBS = (
     "demo",
@@ -71,14 +74,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit status: 0 when all was done, 2 for bad input.
     """
     parser, verbs = _parser()
+    _complete(parser)
     args = parser.parse_args(argv)
+    if args.verb is None:
+        print(_guide.START)
+        return 0
     verb = verbs[args.verb]
     set_environment()
     try:
+        numbers_of_datasets(args)
+        _tell_start(verb, args)
         with _stdout_to_stderr() as stdout:
             with _spread(verb, args):
                 record = verb.run(args)
-            print(json.dumps(record, indent=2) if args.json else _worded(verb, record), file=stdout, flush=True)
+            text = json.dumps(record, indent=2) if args.json else wrapped(_worded(verb, record), stdout)
+            print(text, file=stdout, flush=True)
+        _tell_next(args, record)
     except InputError as error:
         return _refuse(str(error))
     except OSError as error:
@@ -100,12 +111,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     return int(record.get("exit_status", 0))  # (a check that found faults did its work)
 
 
+def _complete(parser: argparse.ArgumentParser) -> None:
+    """Answer a shell that asks how a word may go on, and end; do nothing otherwise."""
+    if "_ARGCOMPLETE" in os.environ:
+        import argcomplete
+
+        argcomplete.autocomplete(parser)
+
+
+def _tell_start(verb: Verb, args: argparse.Namespace) -> None:
+    """Say in a terminal what begins; 'env' is silent, for a shell reads it."""
+    if args.verb != "env" and sys.stderr.isatty():
+        _tell(_guide.starting(args.verb, verb.SUMMARY, args))
+
+
+def _tell_next(args: argparse.Namespace, record: Mapping[str, Any]) -> None:
+    """Name what comes next, unless a script reads the result or a part of the work is not done."""
+    if not args.json and "error" not in record and (command := _guide.next_command(args.verb, args, record)):
+        print(f"next: {printable(command)}", file=sys.stderr)  # (not wrapped: it is copied)
+
+
+def _tell(text: str) -> None:
+    print(wrapped(printable(text), sys.stderr), file=sys.stderr, flush=True)
+
+
 def _parser() -> tuple[argparse.ArgumentParser, dict[str, Verb]]:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="cdm-nnunet", description="nnU-Net for radiotherapy dose prediction, trained on clinical DVH metrics."
     )
     parser.add_argument("--version", action="version", version=f"cdm-nnunet {__version__}")
-    subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    subparsers = parser.add_subparsers(dest="verb", metavar="VERB")
     verbs: dict[str, Verb] = {}
     for name in VERBS:
         verb: Verb = importlib.import_module(
@@ -123,6 +158,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, Verb]]:
         if hasattr(verb, "WRITES"):
             _options.add_scheduler(sub)
         sub.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
+        sub.add_long_names()
     return parser, verbs
 
 
@@ -165,7 +201,7 @@ def _worded(verb: Verb, record: Mapping[str, Any]) -> str:
 
 
 def _refuse(message: str) -> int:
-    print(f"cdm-nnunet: error: {printable(' '.join(message.split()))}", file=sys.stderr)
+    _tell(f"cdm-nnunet: error: {' '.join(message.split())}")
     return 2
 
 

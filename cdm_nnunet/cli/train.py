@@ -16,11 +16,15 @@ EXAMPLE = "cdm-nnunet train 501 3d_fullres 0 -tr nnUNetTrainerCDM"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments, spelled as nnUNetv2_train spells them."""
-    parser.add_argument("dataset", nargs="?", type=int, help="dataset id")
+    parser.add_argument("dataset", nargs="?", type=_options.dataset_id, help="data set: 501, or Dataset501_OpenKBP")
     parser.add_argument("configuration", nargs="?", help="3d_fullres, 3d_packed or 3d_coarse")
     parser.add_argument("fold", nargs="?", help="0 to 4, or all")
     parser.add_argument(
-        "-d", dest="dataset_option", type=int, metavar="ID", help="dataset id, as the other commands take it"
+        "-d",
+        dest="dataset_option",
+        type=_options.dataset_id,
+        metavar="ID",
+        help="data set, as other commands take it",
     )
     parser.add_argument(
         "-c", dest="configuration_option", metavar="CONFIGURATION", help="configuration, as the other commands take it"

@@ -142,6 +142,32 @@ def headline(result: QuantityResult, candidate: str) -> str:
     return f"{sentence}{_change(paired)}; {_tested(paired)}."
 
 
+def verdict(paired: Paired) -> str:
+    """What a comparison shows, in the words of all tables.
+
+    Returns:
+        ``better``, ``worse``, ``no difference shown`` or ``too few to tell``.
+    """
+    if paired.n < MIN_PATIENTS:
+        return "too few to tell"
+    if not paired.is_significant:
+        return "no difference shown"
+    return "better" if paired.mean_difference < 0 else "worse"
+
+
+def score_table(comparison: Comparison, candidate: str) -> list[tuple[str, ...]]:
+    """The scores of a model against the baseline, heads first, for a screen."""
+    table: list[tuple[str, ...]] = [("", comparison.baseline, candidate, f"difference [{INTERVAL}]", "p (Holm)", "")]
+    for result in comparison.at("score"):
+        paired, unit = result.paired[candidate], result.quantity.unit
+        means = [
+            f"{result.models[name].mean:.3f}{f' {unit}' if unit else ''}" for name in (comparison.baseline, candidate)
+        ]
+        difference = f"{signed(paired.mean_difference)} {interval(paired.interval)}".removesuffix(f" {NONE}")
+        table.append((result.quantity.name, *means, difference, p_value(paired.p_holm), verdict(paired)))
+    return table
+
+
 def methods(comparison: Comparison) -> list[str]:
     """How the numbers were found, in sentences."""
     families = comparison.families

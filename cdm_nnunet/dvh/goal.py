@@ -209,6 +209,20 @@ class Goal(Frozen):
         """Whether the goal can be met or missed."""
         return self.value is not None
 
+    @property
+    def limit_text(self) -> str:
+        """The limit as a person writes it, with the acceptable variation; empty where the goal has none.
+
+        Example:
+            >>> Goal(roi="SpinalCord", metric="D0.1cc", relation="<=", value=45, unit="Gy", variation=48).limit_text
+            '≤ 45 Gy (acceptable to 48)'
+        """
+        if self.value is None:
+            return ""
+        sign = "\N{LESS-THAN OR EQUAL TO}" if self.relation == "<=" else "\N{GREATER-THAN OR EQUAL TO}"
+        looser = "" if self.variation is None else f" (acceptable to {self.variation:g})"
+        return f"{sign} {self.value:g} {self.unit}".rstrip() + looser
+
     def limit(self, prescription_gy: float | None = None) -> float:
         """The limit in the metric's unit.
 

@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from cdm_nnunet.dataset import FILE_ENDING
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.images import Image, read_image, write_image
 from cdm_nnunet.prediction_record import MeanOrigin, PredictionRecord, record_path
+from cdm_nnunet.progress import progress
 
 
 def dose_files(folder: Path) -> dict[str, Path]:
@@ -51,7 +51,7 @@ def average_doses(members: Sequence[dict[str, Path]], out: Path, names: Sequence
         if differing:
             raise InputError(f"{names[0]} and {name} have not the same cases: '{differing[0]}' is in one of them only")
     out.mkdir(parents=True, exist_ok=True)
-    for case in tqdm(members[0], desc="ensemble", unit="case"):
+    for case in progress(members[0], desc="ensemble"):
         files = [member[case] for member in members]
         mean = _mean_of([read_image(file) for file in files], out / f"{case}{FILE_ENDING}")
         with _record_of(case, files, names).beside(mean.path):

@@ -11,7 +11,6 @@ import numpy as np
 from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
 from nnunetv2.paths import nnUNet_preprocessed
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from cdm_nnunet.dataset import CT_CHANNEL, PRESCRIPTION_CHANNEL, RawDataset
 from cdm_nnunet.errors import InputError
@@ -23,6 +22,7 @@ from cdm_nnunet.nnunet.plans import FIRST_WORD
 from cdm_nnunet.nnunet.preprocessor import crop_box, take_words
 from cdm_nnunet.nnunet.reader import CDMReaderWriter
 from cdm_nnunet.parallel import unordered
+from cdm_nnunet.progress import progress
 from cdm_nnunet.roi import Catalogue
 
 SPACINGS = "spacings_mm"  # nnU-Net's name for it is "spacings"
@@ -61,7 +61,7 @@ class DoseFingerprintExtractor(DatasetFingerprintExtractor):
         work = functools.partial(_analyse, catalogue=raw.catalogue, n_samples=samples)
         facts: list[Mapping[str, Any]] = [{}] * len(jobs)
         done = unordered(work, jobs, self.num_processes)
-        for position, fact in tqdm(done, desc="fingerprint", total=len(jobs), unit="case"):
+        for position, fact in progress(done, desc="fingerprint", total=len(jobs)):
             facts[position] = fact
         fingerprint = {
             SPACINGS: [fact["spacing"] for fact in facts],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_datas
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from cdm_nnunet.dataset import FORMAT_VERSION, READER_NAME, UNITS, RawDataset, StockEntries
 from cdm_nnunet.documents import differences, typed
@@ -46,6 +44,7 @@ from cdm_nnunet.nnunet.reader import CDMReaderWriter
 from cdm_nnunet.nnunet.splits import patients_of, settle_splits
 from cdm_nnunet.nnunet.transfer import SECTION as PLANS_FROM
 from cdm_nnunet.nnunet.transfer import OtherPlans, read_other_plans, settled_dose_scale_gy
+from cdm_nnunet.progress import note_beside
 from cdm_nnunet.roi import Catalogue
 
 _LOCK = ".plan_lock"
@@ -196,7 +195,7 @@ class DosePlanner(ExperimentPlanner):
         if other is None:
             return section
         for note in other.notes(self.catalogue, scale_gy):
-            tqdm.write(f"note: {note}", file=sys.stderr)
+            note_beside(f"note: {note}")
         return section | {PLANS_FROM: other.name, "gpu_memory_gb": other.plans.plans["cdm"].get("gpu_memory_gb")}
 
     def _configurations_of(self, other: OtherPlans) -> dict[str, dict[str, Any]]:
@@ -220,7 +219,7 @@ class DosePlanner(ExperimentPlanner):
             except InputError as error:
                 if name in self.required:
                     raise
-                tqdm.write(f"left out of the plans: {error}", file=sys.stderr)
+                note_beside(f"left out of the plans: {error}")
         return found
 
     def _too_small(self) -> InputError:
@@ -359,7 +358,7 @@ def _settle_splits(dataset_name: str) -> None:
     cases = [case for case, record in raw.cases.items() if record.split == "Tr"]
     preprocessed = folder("nnUNet_preprocessed") / dataset_name
     if told := settle_splits(raw.folder, preprocessed, cases, patients_of(raw.dataset_json)):
-        tqdm.write(told, file=sys.stderr)
+        note_beside(told)
 
 
 def _refuse_to_replace(plans: Mapping[str, Any], dataset_json: Mapping[str, Any]) -> None:

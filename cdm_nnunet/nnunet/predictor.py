@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,6 @@ from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from cdm_nnunet.dataset import FILE_ENDING
 from cdm_nnunet.errors import InputError
@@ -32,6 +30,7 @@ from cdm_nnunet.nnunet.prediction_record import Training, origin_of, unfinished
 from cdm_nnunet.nnunet.reader import CDMReaderWriter
 from cdm_nnunet.parallel import ordered
 from cdm_nnunet.prediction_record import Origin, PredictionRecord
+from cdm_nnunet.progress import note_beside, progress
 
 _LOCKS: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
 _LOCKS_LOCK = threading.Lock()
@@ -208,7 +207,7 @@ class DosePredictor(nnUNetPredictor):
         origin = self.origin
         results: list[NDArray[np.float32] | None] = []
         refused: dict[str, str] = {}
-        for item in tqdm(data_iterator, desc="predict", unit="case", disable=not self.allow_tqdm):
+        for item in progress(data_iterator, desc="predict", disable=not self.allow_tqdm):
             case = Path(item["ofile"] or item.get("case", "?")).name
             try:
                 if "refusal" in item:
@@ -218,8 +217,7 @@ class DosePredictor(nnUNetPredictor):
             except InputError as error:
                 refused[case] = str(error)
                 continue
-            for note in item.get("notes", ()) if self.tells_notes else ():
-                tqdm.write(f"case '{case}': {note}", file=sys.stderr)
+            note_beside(*(f"case '{case}': {note}" for note in item.get("notes", ()) if self.tells_notes))
             if item["ofile"] is None:
                 results.append(dose_gy)
                 continue
@@ -365,7 +363,9 @@ class DosePredictor(nnUNetPredictor):
         )
         total = torch.zeros((1, *data.shape[1:]), dtype=torch.float32, device=sums_on)
         weight_sum = torch.zeros(data.shape[1:], dtype=torch.float32, device=sums_on)
-        for slicer in tqdm(slicers, desc="windows", leave=False, disable=not (self.allow_tqdm and len(slicers) > 8)):
+        for slicer in progress(
+            slicers, desc="windows", unit="window", leave=False, disable=not (self.allow_tqdm and len(slicers) > 8)
+        ):
             window = to_device(data[slicer][None], self.device)
             total[slicer] += self._internal_maybe_mirror_and_predict(window)[0].to(sums_on) * weight
             weight_sum[slicer[1:]] += weight

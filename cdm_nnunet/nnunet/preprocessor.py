@@ -19,7 +19,6 @@ from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_datas
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from cdm_nnunet.dataset import RawDataset, case_of_image
 from cdm_nnunet.documents import read_json
@@ -28,6 +27,7 @@ from cdm_nnunet.files import raise_write_error
 from cdm_nnunet.nnunet.plans import CT, FIRST_WORD, PRESCRIPTION, DosePlans, plan_command
 from cdm_nnunet.nnunet.resampling import resample_ct, resample_dose, resample_nearest
 from cdm_nnunet.parallel import unordered
+from cdm_nnunet.progress import progress
 from cdm_nnunet.roi import WORD_BITS, Catalogue, from_words, mask_from_words
 
 _LOCATIONS_PER_ROI = 1000
@@ -270,7 +270,7 @@ class DosePreprocessor(DefaultPreprocessor):
         )
         try:
             done = unordered(work, jobs, num_processes)
-            for _ in tqdm(done, desc=f"preprocess {configuration_name}", total=len(jobs), unit="case"):
+            for _ in progress(done, desc=f"preprocess {configuration_name}", total=len(jobs)):
                 pass
             shutil.rmtree(target, ignore_errors=True)
             os.replace(partial, target)

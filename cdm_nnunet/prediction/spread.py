@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.nnunet.items import Item, preprocess_files
 from cdm_nnunet.nnunet.predictor import CasesRefusedError, DosePredictor
 from cdm_nnunet.parallel import ordered, usable_cores
+from cdm_nnunet.progress import note_beside, progress
 
 
 @dataclass(frozen=True)
@@ -104,9 +103,9 @@ class SpreadPredictor(DosePredictor):
         jobs = [(item["files"], item["ofile"]) for item in data_iterator]
         work = functools.partial(_predict_case, model=self.model, stamps=self.model.stamps())
         refused: dict[str, str] = {}
-        for outcome in tqdm(ordered(work, jobs, 1), desc="predict", unit="case", total=len(jobs)):
+        for outcome in progress(ordered(work, jobs, 1), desc="predict", total=len(jobs)):
             for note in outcome.notes:
-                tqdm.write(f"case '{outcome.case}': {note}", file=sys.stderr)
+                note_beside(f"case '{outcome.case}': {note}")
             if outcome.refusal is not None:
                 refused[outcome.case] = outcome.refusal
         if refused:

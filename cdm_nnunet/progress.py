@@ -1,0 +1,148 @@
+"""What long work says on stderr: a bar in a terminal, a line a minute in a pipe or a log, and notes."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Sized
+from time import monotonic
+from typing import Any, Generic, TextIO, TypeVar
+
+Item = TypeVar("Item")
+SECONDS_BETWEEN_LINES = 60.0
+
+
+def progress(
+    items: Iterable[Item] | None = None,
+    *,
+    desc: str,
+    total: int | None = None,
+    unit: str = "case",
+    leave: bool = True,
+    disable: bool = False,
+) -> Any:
+    """Show how far work is, on stderr.
+
+    Args:
+        items: What is iterated over; None where ``update`` is called.
+        desc: What is being done.
+        total: Number of items; None where it is not known, or where ``items`` tells it.
+        unit: What an item is.
+        leave: Whether a bar stays when the work is done.
+        disable: Show nothing.
+
+    Returns:
+        A bar of tqdm where stderr is a terminal, else :class:`Lines`, which has what is used of it here: iteration,
+        ``update``, ``close``, ``n`` and ``total``.
+    """
+    if sys.stderr.isatty():
+        from tqdm import tqdm
+
+        return tqdm(items, desc=desc, total=total, unit=unit, leave=leave, disable=disable)
+    return Lines(items, desc=desc, total=total, unit=unit, disable=disable)
+
+
+def note_beside(*notes: str) -> None:
+    """Write notes to stderr, above a bar where one is shown; in a terminal they are wrapped."""
+    from tqdm import tqdm
+
+    for text in notes:
+        tqdm.write(wrapped(text, sys.stderr), file=sys.stderr)
+
+
+def wrapped(text: str, file: TextIO) -> str:
+    """Text whose lines break between words where the terminal ends; as it is where the file is no terminal."""
+    if not file.isatty():
+        return text
+    width = shutil.get_terminal_size().columns
+    return "\n".join(part for line in text.split("\n") for part in wrap_line(line, width))
+
+
+def wrap_line(line: str, width: int) -> list[str]:
+    """A line as lines of at most a width, which keep its indentation; words, and so paths, stay whole.
+
+    Example:
+        >>> wrap_line("  the dose of the plan is in cGy", 24)
+        ['  the dose of the plan', '    is in cGy']
+    """
+    if len(line) <= width:
+        return [line]
+    body = line.lstrip(" ")
+    indent = " " * (len(line) - len(body))
+    return textwrap.wrap(
+        body,
+        max(width, len(indent) + 20),
+        initial_indent=indent,
+        subsequent_indent=f"{indent}  ",
+        replace_whitespace=False,
+        drop_whitespace=True,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+class Lines(Generic[Item]):
+    """Progress as lines of text, one a minute: nothing is written over, and short work says nothing."""
+
+    def __init__(
+        self,
+        items: Iterable[Item] | None = None,
+        *,
+        desc: str,
+        total: int | None = None,
+        unit: str = "case",
+        disable: bool = False,
+        file: TextIO | None = None,
+        clock: Callable[[], float] = monotonic,
+    ):
+        self.n = 0
+        self.total = len(items) if total is None and isinstance(items, Sized) else total
+        self._items, self._desc, self._unit, self._disable = items, desc, unit, disable
+        self._file, self._clock = file, clock
+        self._began = self._told = clock()
+
+    def __iter__(self) -> Iterator[Item]:
+        for item in self._items or ():
+            yield item
+            self.update()
+        self.close()
+
+    def update(self, n: int = 1) -> None:
+        """Count items that are done."""
+        self.n += n
+        if not self._disable and self._clock() - self._told >= SECONDS_BETWEEN_LINES and self.n != self.total:
+            self._tell()
+
+    def close(self) -> None:
+        """Say how long it took, where lines told about it before."""
+        if self._told > self._began:
+            self._tell()
+        self._disable, self._began = True, self._told
+
+    def _tell(self) -> None:
+        self._told = self._clock()
+        print(self._line(self._told - self._began), file=self._file or sys.stderr, flush=True)
+
+    def _line(self, seconds: float) -> str:
+        plural = "" if (self.total or self.n) == 1 else "s"
+        of = "" if self.total is None else f" of {self.total}"
+        line = f"{self._desc}: {self.n}{of} {self._unit}{plural} after {duration_text(seconds)}"
+        if self.total is None or not 0 < self.n < self.total:
+            return line
+        return f"{line}, about {duration_text(seconds / self.n * (self.total - self.n))} to go"
+
+
+def duration_text(seconds: float) -> str:
+    """A time for a person.
+
+    Example:
+        >>> duration_text(42), duration_text(60 * 90), duration_text(3 * 86400 + 5 * 3600)
+        ('42 s', '1 h 30 min', '3 d 5 h')
+    """
+    whole = round(seconds)
+    for unit, name, smaller, smaller_name in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= unit:
+            rest = whole % unit // smaller
+            return f"{whole // unit} {name}" + (f" {rest} {smaller_name}" if rest else "")
+    return f"{whole} s"
