@@ -142,6 +142,18 @@ class DicomPatient:
             fractions=_n_fractions(plans),
         )
 
+    def roi_names(self) -> dict[str, str]:
+        """Name in the structure set by name in the template, of the mapped ROIs.
+
+        Raises:
+            InputError: If there is no structure set, it is damaged, or an ROI is not in the mapping.
+        """
+        if self.files.structures is None:
+            raise InputError("no structure set")
+        structures = read_structures(self.files.structures)
+        mapping, _ = self.mapping.of(self.files.patient_name, self.name)
+        return mapping.names(structures.names, structures.path, structures.empty_names)
+
     def _refuse_other_frame(
         self, structures: StructureSet, names: Collection[str], ct: CtVolume, dose: DoseVolume | None
     ) -> None:

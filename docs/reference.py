@@ -19,6 +19,8 @@ from cdm_nnunet.dataset import CaseRecord, DatasetSection
 from cdm_nnunet.documents import schema_of
 from cdm_nnunet.evaluation.record import ResultFile
 from cdm_nnunet.nnunet.plans_entries import PlansSection
+from cdm_nnunet.patient.objectives import ObjectiveFile
+from cdm_nnunet.patient.record import PatientRecord
 from cdm_nnunet.prediction_record import PredictionRecord
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -63,6 +65,8 @@ SCHEMAS: dict[str, Callable[[], dict[str, Any]]] = {
     "dataset": lambda: schema_of(DatasetSection, "the section cdm of dataset.json"),
     "plans": lambda: schema_of(PlansSection, "the section cdm of plans"),
     "prediction": lambda: schema_of(PredictionRecord, "CASE.prediction.json"),
+    "patient": lambda: schema_of(PatientRecord, "CASE.patient.json"),
+    "objectives": lambda: schema_of(ObjectiveFile, "CASE.objectives.json"),
 }
 
 

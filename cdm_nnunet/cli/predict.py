@@ -14,6 +14,7 @@ from cdm_nnunet.errors import InputError
 
 if TYPE_CHECKING:
     from cdm_nnunet.prediction.cases import CasePredictor
+    from cdm_nnunet.prediction.described import Describer, Extras
 
 SUMMARY = "predict the dose of every case in a folder"
 EXAMPLE = "cdm-nnunet predict -i imagesTs -o predictions -d 501 -c 3d_fullres -f 0 -tr nnUNetTrainerCDM"
@@ -52,7 +53,31 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-num_parts", type=int, default=1, metavar="N", help="predict only one of N parts of the cases")
     parser.add_argument("-part_id", type=int, default=0, metavar="K", help="which part, from 0 (default: 0)")
     _options.add_processes(parser, 2, "processes that preprocess")
+    _configure_extras(parser)
     _configure_dicom(parser)
+
+
+def _configure_extras(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what stands beside each dose (CASE.patient.json always does)")
+    group.add_argument(
+        "--report", action="store_true", help="CASE.report.html: goals, DVH curves, slices (it holds CT and dose)"
+    )
+    group.add_argument(
+        "--objectives",
+        choices=("csv", "json"),
+        help="CASE.objectives.csv or .json: the predicted DVH points as optimisation objectives",
+    )
+    group.add_argument(
+        "--template", metavar="NAME|FILE", help="clinical template that judges the dose (default: the model's)"
+    )
+    group.add_argument(
+        "--calibrate",
+        type=Path,
+        metavar="RESULT",
+        help="result.json of 'cdm-nnunet evaluate --members' with the same folds: intervals; each fold predicts alone "
+        "as well, which takes twice the time",
+    )
+    group.add_argument("--coverage", type=float, default=90.0, metavar="PERCENT", help="of the intervals (default: 90)")
 
 
 def _configure_dicom(parser: argparse.ArgumentParser) -> None:
@@ -81,22 +106,46 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     prescriptions_gy = _prescriptions_gy(args.prescription or [])
 
     from cdm_nnunet.prediction.cases import CasePredictor
-    from cdm_nnunet.prediction.models import ModelChoice
+    from cdm_nnunet.prediction.described import Describer
+    from cdm_nnunet.prediction.folders import CaseFolder, predict_and_describe
+    from cdm_nnunet.prediction.models import ModelChoice, model_plans
 
     model = ModelChoice(args.d, args.c, args.tr, args.p, tuple(args.f), args.chk)
     predictor = CasePredictor(
         model, args.device, args.step_size, not args.disable_tta, args.continue_prediction, args.np
     )
     record: dict[str, Any] = {"model": str(model.find()), "folds": args.f, "output": str(args.o)}
+    plans = model_plans(model)
+    describer = Describer.of(plans, _extras(args), len(model.folds))
     if args.dicom is not None:
-        return {**record, **_of_patients(args, predictor, prescriptions_gy)}
-    return {**record, "n_cases": predictor.predict_folder(args.i, args.o, args.part_id, args.num_parts)}
+        return {**record, **_of_patients(args, predictor, prescriptions_gy, describer)}
+    source = CaseFolder(args.i, args.o, args.part_id, args.num_parts)
+    done = predict_and_describe(predictor, source, describer, plans.catalogue)
+    return {
+        **record,
+        "n_cases": done.n_cases,
+        "described": [asdict(one) for one in done.described],
+        **_error(done.undescribed),
+    }
 
 
 def render(record: Mapping[str, Any]) -> str:
-    """The doses with their files, and what each was predicted from."""
+    """The doses with their files, what each was predicted from, and which goals it meets."""
     patients = [_patient(patient) for patient in record.get("patients", ())]
-    return "\n".join([*patients, *record.get("remarks", ()), f"{record['n_cases']} doses in {record['output']}"])
+    described = [_goals(one) for one in record.get("described", ())]
+    last = f"{record['n_cases']} doses in {record['output']}"
+    return "\n".join([*patients, *described, *record.get("remarks", ()), last])
+
+
+def _extras(args: argparse.Namespace) -> Extras:
+    from cdm_nnunet.prediction.described import Extras
+
+    return Extras(args.template, args.report, args.objectives, args.calibrate, args.coverage)
+
+
+def _error(*reasons: str) -> dict[str, str]:
+    told = "; ".join(filter(None, reasons))
+    return {"error": told} if told else {}
 
 
 def _refuse_contradictions(args: argparse.Namespace) -> None:
@@ -127,8 +176,10 @@ def _prescriptions_gy(given: Sequence[str]) -> dict[str, float]:
 
 
 def _of_patients(
-    args: argparse.Namespace, predictor: CasePredictor, prescriptions_gy: Mapping[str, float]
+    args: argparse.Namespace, predictor: CasePredictor, prescriptions_gy: Mapping[str, float], describer: Describer
 ) -> dict[str, Any]:
+    from cdm_nnunet.prediction.described import WITHOUT_FOLDS
+    from cdm_nnunet.prediction.folders import fold_doses
     from cdm_nnunet.prediction.models import TrainedOn
     from cdm_nnunet.prediction.patients import NewPatients, predict_patients
 
@@ -136,14 +187,15 @@ def _of_patients(
         args.dicom, args.o, args.mapping, prescriptions_gy, args.grid, args.bits or 16, args.match_geometry
     )
     trained = TrainedOn.read(predictor.model.find(), predictor.model)
-    done = predict_patients(request, trained, predictor.predict)
+    folds = WITHOUT_FOLDS if describer.calibrated is None else fold_doses(predictor)
+    done = predict_patients(request, trained, predictor.predict, describer, folds)
     files = [patient.file for patient in done.patients]
     return {
         "n_cases": len(files),
         "files": files,
         "patients": [asdict(patient) for patient in done.patients],
         "remarks": list(done.remarks),
-        **({"error": done.refused} if done.refused else {}),
+        **_error(done.refused, done.undescribed),
     }
 
 
@@ -151,4 +203,13 @@ def _patient(record: Mapping[str, Any]) -> str:
     levels = ", ".join(f"{roi} {gy:g} Gy" for roi, gy in record["prescriptions_gy"].items())
     absent = f"; without {', '.join(record['absent_rois'])}" if record["absent_rois"] else ""
     line = f"{record['file']}: up to {record['maximum_gy']:.2f} Gy, prescribed {levels}{absent}; not for treatment"
-    return "\n".join([line, *(f"  {note}" for note in record["notes"])])
+    goals = [] if record["described"] is None else [f"  {_goals(record['described'])}"]
+    return "\n".join([line, *goals, *(f"  {note}" for note in record["notes"])])
+
+
+def _goals(record: Mapping[str, Any]) -> str:
+    counts = [f"{n} {verdict}" for verdict, n in sorted(record["verdicts"].items())]
+    if record["uncertain"] is not None:
+        counts.append(f"{record['uncertain']} uncertain by their interval")
+    files = [record[key] for key in ("record", "report", "objectives") if record[key] is not None]
+    return f"[{record['case']}] goals: {', '.join(counts) or 'none with a limit'}; {', '.join(files)}"

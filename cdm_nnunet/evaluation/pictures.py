@@ -56,7 +56,7 @@ class Scene:
     Attributes:
         case: Case name.
         ct_hu: Shape (Z, Y, X).
-        doses_gy: ``reference`` and ``predicted``, same shape.
+        doses_gy: ``reference`` and ``predicted``, same shape; of a new patient ``predicted`` alone.
         masks: Boolean, by ROI name, targets first; present ROIs only.
         n_targets: How many of them are targets.
         colours: By ROI name; set by the template, so that an ROI has one colour in all cases.
@@ -299,8 +299,8 @@ def _size_mm(scene: Scene, view: _View, rows: slice, columns: slice) -> tuple[fl
 def central_slices(scene: Scene) -> tuple[int, int, int]:
     """Slice (z, y, x) with the largest cross-section of the first target; through the hottest voxel without target."""
     if scene.n_targets == 0:
-        reference = scene.doses_gy["reference"]
-        z, y, x = (int(i) for i in np.unravel_index(int(np.argmax(reference)), reference.shape))
+        first_gy = next(iter(scene.doses_gy.values()))
+        z, y, x = (int(i) for i in np.unravel_index(int(np.argmax(first_gy)), first_gy.shape))
         return z, y, x
     mask = next(iter(scene.masks.values()))
     z, y, x = (int(np.argmax(mask.sum(axis=tuple({0, 1, 2} - {axis})))) for axis in range(3))

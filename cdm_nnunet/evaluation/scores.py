@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,21 @@ from cdm_nnunet.evaluation.roi_record import GoalResult, MetricResult, RoiResult
 from cdm_nnunet.evaluation.rois import CaseRois, RoiVoxels
 
 
+@dataclass(frozen=True)
+class ScoredRois:
+    """What the goals of a template say of a case, without the rest of the dose.
+
+    Attributes:
+        missing: ROIs of the template that are absent, with the reason.
+        undefined: Metrics that a present ROI can't have, as ``ROI METRIC``, with the reason.
+        rois: ROIs of the template that are present, by its names.
+    """
+
+    missing: Mapping[str, str]
+    undefined: Mapping[str, str]
+    rois: Mapping[str, RoiResult]
+
+
 def score_case(pair: DosePair, template: Template, *, gamma: Sequence[GammaRule] = ()) -> CaseResult:
     """Evaluate one case.
 
@@ -43,6 +59,40 @@ def score_case(pair: DosePair, template: Template, *, gamma: Sequence[GammaRule]
     Raises:
         InputError: If the dose region is empty, or a present target lacks the prescription that a metric needs.
     """
+    voxels = CaseRois(pair)
+    scored = score_rois(pair, template, voxels)
+    dose_mae_gy, dose = compare_doses(pair, gamma=gamma)
+    return CaseResult(
+        case=pair.case,
+        patient=pair.patient or pair.case,
+        prescription_gy=pair.course.prescription_gy,
+        fractions=pair.course.fractions,
+        notes=course_notes(pair, template),
+        dose_mae_gy=dose_mae_gy,
+        dose=dose,
+        challenges=challenge_terms(pair, voxels),
+        missing=scored.missing,
+        undefined=scored.undefined,
+        rois=scored.rois,
+    )
+
+
+def course_notes(pair: DosePair, template: Template) -> tuple[str, ...]:
+    """What is not known of a case's course of treatment and limits its verdicts, in sentences."""
+    return () if template.regime is None else tuple(template.regime.unknown(pair.course))
+
+
+def score_rois(pair: DosePair, template: Template, voxels: CaseRois | None = None) -> ScoredRois:
+    """The metrics and goals of a case.
+
+    Args:
+        pair: The doses and ROI masks of the case.
+        template: Its goals with the use ``evaluation`` say which metrics.
+        voxels: The ROIs of the pair, where they are cut out already.
+
+    Raises:
+        InputError: If a present target lacks the prescription that a metric needs.
+    """
     rois: dict[str, RoiResult] = {}
     missing: dict[str, str] = {}
     undefined: dict[str, str] = {}
@@ -50,7 +100,7 @@ def score_case(pair: DosePair, template: Template, *, gamma: Sequence[GammaRule]
     goals: dict[str, list[Goal]] = {}
     for goal in template.goals_for("evaluation"):
         goals.setdefault(goal.roi, []).append(goal)
-    voxels = CaseRois(pair)
+    voxels = CaseRois(pair) if voxels is None else voxels
     for name, roi_goals in goals.items():
         match = matched.get(name)
         found = None if match is None else voxels.get(match.source)
@@ -61,20 +111,7 @@ def score_case(pair: DosePair, template: Template, *, gamma: Sequence[GammaRule]
         else:
             rois[name], reasons = _score_roi(pair, voxels, template, name, match, found, roi_goals)
             undefined |= {f"{name} {metric}": reason for metric, reason in reasons.items()}
-    dose_mae_gy, dose = compare_doses(pair, gamma=gamma)
-    return CaseResult(
-        case=pair.case,
-        patient=pair.patient or pair.case,
-        prescription_gy=pair.course.prescription_gy,
-        fractions=pair.course.fractions,
-        notes=() if template.regime is None else tuple(template.regime.unknown(pair.course)),
-        dose_mae_gy=dose_mae_gy,
-        dose=dose,
-        challenges=challenge_terms(pair, voxels),
-        missing=missing,
-        undefined=undefined,
-        rois=rois,
-    )
+    return ScoredRois(missing, undefined, rois)
 
 
 class _RoiScorer:

@@ -53,10 +53,17 @@ def fit_calibration(evaluation: Evaluation, nominal_percent: float = 90.0) -> Ca
 
 def with_intervals(case: CaseResult, calibration: Calibration) -> CaseResult:
     """The case with an interval for every metric that is calibrated, and the certainty of its goals."""
-    return replace(case, rois={name: _roi_with_intervals(name, roi, calibration) for name, roi in case.rois.items()})
+    return replace(case, rois={name: roi_with_intervals(name, roi, calibration) for name, roi in case.rois.items()})
 
 
-def _roi_with_intervals(name: str, roi: RoiResult, calibration: Calibration) -> RoiResult:
+def roi_with_intervals(name: str, roi: RoiResult, calibration: Calibration) -> RoiResult:
+    """An ROI with an interval for every metric that is calibrated, and the certainty of its goals.
+
+    Args:
+        name: Of the ROI in the template.
+        roi: The ROI, with the spread of its metrics.
+        calibration: Made with the same template.
+    """
     metrics = {
         key: _with_interval(metric, calibration.terms.get(f"{name} {key}")) for key, metric in roi.metrics.items()
     }

@@ -80,9 +80,18 @@ class CasePredictor:
         Raises:
             InputError: As :meth:`predict`, or if there is no case or no such part.
         """
-        if not 0 <= part < n_parts:
-            raise InputError(f"-part_id is a number from 0 to -num_parts - 1 ({n_parts - 1}), not {part}")
-        cases = find_cases(folder)[part::n_parts]
+        cases = self.cases_in(folder, part, n_parts)
         if cases:
             self.predict(cases, out)
         return len(cases)
+
+    @staticmethod
+    def cases_in(folder: Path, part: int = 0, n_parts: int = 1) -> list[list[str]]:
+        """The files of the cases of a folder, or of one part of them; arguments as of :meth:`predict_folder`.
+
+        Raises:
+            InputError: If there is no case or no such part.
+        """
+        if not 0 <= part < n_parts:
+            raise InputError(f"-part_id is a number from 0 to -num_parts - 1 ({n_parts - 1}), not {part}")
+        return find_cases(folder)[part::n_parts]

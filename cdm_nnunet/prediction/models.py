@@ -66,6 +66,15 @@ class ModelChoice:
         return found[0]
 
 
+def model_plans(choice: ModelChoice) -> DosePlans:
+    """The plans that a model was trained with.
+
+    Raises:
+        InputError: As :meth:`ModelChoice.find` and :func:`cdm_nnunet.nnunet.model.read_model`.
+    """
+    return DosePlans(read_model(choice.find(), choice.folds[:1], choice.checkpoint).plans)
+
+
 @dataclass(frozen=True)
 class TrainedOn:
     """What a model says of its training data.

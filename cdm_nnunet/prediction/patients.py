@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from cdm_nnunet.dataset import FILE_ENDING, case_of_image
+from cdm_nnunet.dataset import CHANNEL_NAMES, FILE_ENDING, CaseRecord, case_of_image, image_name
 from cdm_nnunet.dataset_conversion.case import Case
 from cdm_nnunet.dataset_conversion.case_files import write_case
 from cdm_nnunet.dataset_conversion.dicom_mapping import DicomMapping, read_mapping
@@ -19,15 +19,26 @@ from cdm_nnunet.dicom.plan_choice import DEFAULT
 from cdm_nnunet.dicom.pseudonyms import Pseudonyms, read_pseudonyms
 from cdm_nnunet.dicom.unread import unread_lines
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.evaluation.pairing import CaseFiles
 from cdm_nnunet.fence import Refusals, fenced
 from cdm_nnunet.files import passing_folder
 from cdm_nnunet.geometry.voxel_size import voxel_size_zyx_mm
 from cdm_nnunet.nnunet.inputs import find_cases, write_catalogue
 from cdm_nnunet.nnunet.predictor import CasesRefusedError
+from cdm_nnunet.patient.scoring import NewDose
+from cdm_nnunet.prediction.described import (
+    WITHOUT_FOLDS,
+    Described,
+    Describer,
+    FoldDoses,
+    Predict,
+    clear,
+    describe_all,
+    told,
+)
 from cdm_nnunet.prediction.models import TrainedOn
-from cdm_nnunet.prediction_record import PredictionRecord
-
-Predict = Callable[[Sequence[Sequence[str]], Path], None]  # channels of the cases, folder for their doses (NIfTI)
+from cdm_nnunet.prediction_record import PredictionRecord, digest_of
+from cdm_nnunet.roi import Catalogue
 
 
 @dataclass(frozen=True)
@@ -71,6 +82,7 @@ class PredictedPatient:
         notes: What a person should know.
         file: The RTDOSE.
         maximum_gy: Highest dose.
+        described: What was written beside it; None where that could not be.
     """
 
     case: str
@@ -80,6 +92,7 @@ class PredictedPatient:
     notes: list[str]
     file: str = ""
     maximum_gy: float = 0.0
+    described: Described | None = None
 
 
 @dataclass(frozen=True)
@@ -90,23 +103,30 @@ class PredictedPatients:
         patients: Those with a dose.
         refused: Why the others have none, in one line; empty where there are no others.
         remarks: What was left aside or not used.
+        undescribed: Which doses have no record, and why; empty where all have one.
     """
 
     patients: tuple[PredictedPatient, ...]
     refused: str
     remarks: tuple[str, ...]
+    undescribed: str = ""
 
 
 @dataclass(frozen=True)
 class _Ready:
-    """A patient whose images are written, and where the dose will belong."""
+    """A patient whose images are written, what is known of the case, and where the dose will belong."""
 
     record: PredictedPatient
     destination: Destination
+    known: CaseRecord
+    catalogue: Catalogue
+    names: Mapping[str, str]
 
 
-def predict_patients(request: NewPatients, trained: TrainedOn, predict: Predict) -> PredictedPatients:
-    """Predict the patients of a folder.
+def predict_patients(
+    request: NewPatients, trained: TrainedOn, predict: Predict, describer: Describer, folds: FoldDoses = WITHOUT_FOLDS
+) -> PredictedPatients:
+    """Predict the patients of a folder, and write the record of each.
 
     Everything that is known of a patient is checked before anything is predicted; one that can't be used does not stop
     the others.
@@ -115,13 +135,15 @@ def predict_patients(request: NewPatients, trained: TrainedOn, predict: Predict)
         request: The patients.
         trained: What the model says of its training data.
         predict: Writes the doses of cases.
+        describer: Says what stands beside a dose.
+        folds: Predicts with each fold, for a describer that gives intervals.
 
     Raises:
         InputError: If no patient can be used.
     """
     patients, remarks = _patients(request, trained)
     refusals = Refusals(request.out / "errors.log")
-    done = []
+    clear(request.out, (patient.name for patient in patients))
     with passing_folder(request.out, ".predict_") as work:  # (beside the results: it holds the patients' images)
         ready = {}
         for patient in patients:
@@ -131,13 +153,20 @@ def predict_patients(request: NewPatients, trained: TrainedOn, predict: Predict)
             raise InputError(_told(refusals, request.out, len(patients)))
         write_catalogue(work, template_catalogue(trained.template))
         _predict(find_cases(work / "imagesTs"), work / "doses", predict, refusals)
-        if not set(ready) - set(refusals.reasons):
-            raise InputError(_told(refusals, request.out, len(patients)))
+        done = {}
         for name, one in ready.items():
             if name not in refusals.reasons:
                 with refusals.of(name):
-                    done.append(_export(work / "doses" / f"{name}{FILE_ENDING}", one, request, trained))
-    return PredictedPatients(tuple(done), _told(refusals, request.out, len(patients)), remarks)
+                    done[name] = _export(work / "doses" / f"{name}{FILE_ENDING}", one, request, trained)
+        if not done:
+            raise InputError(_told(refusals, request.out, len(patients)))
+        cases = [files for files in find_cases(work / "imagesTs") if case_of_image(files[0]) in done]
+        with folds.of(cases, work) as members:
+            jobs = [(_new_dose(ready[name], one, work, members), "") for name, one in done.items()]
+            described, undescribed = describe_all(describer, jobs, request.out)
+    texts = {one.case: one for one in described}
+    found = tuple(replace(one, described=texts.get(name)) for name, one in done.items())
+    return PredictedPatients(found, _told(refusals, request.out, len(patients)), remarks, told(undescribed))
 
 
 def _patients(request: NewPatients, trained: TrainedOn) -> tuple[list[DicomPatient], tuple[str, ...]]:
@@ -198,7 +227,7 @@ def _prepare(patient: DicomPatient, trained: TrainedOn, work: Path) -> _Ready:
     record = PredictedPatient(
         case.name, dict(known.prescriptions_gy), list(case.rois), absent, [*known.notes, *destination.notes]
     )
-    return _Ready(record, destination)
+    return _Ready(record, destination, known, case.catalogue, patient.roi_names())
 
 
 def _refuse_missing_outline(case: Case, trained: TrainedOn) -> None:
@@ -246,3 +275,25 @@ def _export(dose: Path, ready: _Ready, request: NewPatients, trained: TrainedOn)
     written = export_dose(dose, ready.destination, out, bits=request.bits, dose_type=trained.dose_type)
     notes = [*ready.record.notes, *PredictionRecord.read(dose).notes]
     return replace(ready.record, notes=notes, file=str(out), maximum_gy=written.maximum_gy)
+
+
+def _new_dose(ready: _Ready, patient: PredictedPatient, work: Path, members: tuple[Path, ...]) -> NewDose:
+    """The dose as the model gave it; that in the RTDOSE is rounded to multiples of its scaling."""
+    dose, known = work / "doses" / f"{patient.case}{FILE_ENDING}", ready.known
+    ct, _, bits = (work / "imagesTs" / image_name(patient.case, channel) for channel in range(len(CHANNEL_NAMES)))
+    files = CaseFiles(
+        patient.case,
+        dose,
+        dose,
+        ct,
+        bits,
+        ready.catalogue,
+        known.spacing_mm,
+        known.rois,
+        known.prescriptions_gy,
+        tuple(member / dose.name for member in members),
+        known.source.get("patient", ""),
+        known.fractions,
+    )
+    delivered = (Path(patient.file).name, digest_of(Path(patient.file)))
+    return NewDose(files, delivered, PredictionRecord.read(dose).origin, ready.names, patient.notes)

@@ -35,7 +35,9 @@ function volumeAt([doses, volumes], dose) {
   return volumes[right - 1] + share * (volumes[right] - volumes[right - 1]);
 }
 
-const DOSES = [["reference", "solid", "reference"], ["predicted", "dash", "predicted"]];
+// The doses that the page has: reference and prediction, or for a new patient the prediction alone.
+const isAlone = page.doses.length === 1;
+const DOSES = page.doses.map((dose) => [dose, dose === "predicted" && !isAlone ? "dash" : "solid"]);
 
 function dvhTraces(curves, hidden) {
   return Object.entries(curves).flatMap(([roi, both]) => DOSES.map(([dose, dash]) => {
@@ -43,9 +45,9 @@ function dvhTraces(curves, hidden) {
     return {
       x, y, type: "scatter", mode: "lines", name: asText(roi), meta: { roi, dose }, visible: !hidden.has(roi),
       line: { color: roiColour(roi), dash, width: page.targets.includes(roi) ? 2.6 : 1.9 },
-      customdata: x.map((d) => [volumeAt(both.reference, d), volumeAt(both.predicted, d)]),
+      customdata: x.map((d) => page.doses.map((name) => volumeAt(both[name], d))),
       hovertemplate: `<b>${asText(roi).replaceAll("%{", "% {")}</b> (${dose})<br>` +
-        "at %{x:.2f} Gy: reference %{customdata[0]:.1f} %, predicted %{customdata[1]:.1f} %<extra></extra>",
+        `at %{x:.2f} Gy: ${page.doses.map((name, k) => `${name} %{customdata[${k}]:.1f} %`).join(", ")}<extra></extra>`,
     };
   }));
 }

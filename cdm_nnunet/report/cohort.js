@@ -40,13 +40,6 @@ function missingSection() {
   ], rows, { sortBy: 2, descending: true, caption: "ROIs of the template that are absent, and metrics that are not defined" })) : null);
 }
 
-function limitText({ relation, unit, variation }, limits) {
-  const all = [...limits].sort((a, b) => a - b);
-  const range = all.length === 1 ? plain(all[0]) : `${plain(all[0])} to ${plain(all.at(-1))}`;
-  const looser = all.length === 1 && isNumber(variation) ? ` (acceptable ${plain(variation)})` : "";
-  return `${relation === ">=" ? "\u2265" : "\u2264"} ${range} ${unit}${looser}`;
-}
-
 function metricTerms(name) {
   return Object.entries(record.cases[name].rois).flatMap(([roi, entry]) => Object.entries(entry.metrics).map(([metric, m]) => (
     { name, roi, kind: entry.kind, metric, ...m, difference: m.predicted - m.reference })));

@@ -17,7 +17,7 @@ const readJson = (id) => JSON.parse(byId(id).textContent);
 
 const record = readJson("record");
 const page = readJson("page");
-const caseNames = Object.keys(record.cases);
+const caseNames = Object.keys(record.cases ?? {}); // (a new patient has a record of one's own)
 
 // A part that stands behind this script in the file, once it has been read whole.
 async function part(id) {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from importlib import resources
@@ -33,7 +33,7 @@ MAX_REPORT_BYTES = 50_000_000
 LEAST_CASE_BYTES, MOST_CASE_BYTES = 300_000, 4_000_000
 VOLUME_SHARE = 0.8  # of the report; the rest is Plotly, the record and DVH curves
 WASH_COLOURS, DIFFERENCE_COLOURS = "jet", "RdBu_r"
-SCRIPTS = ("dom.js", "charts.js", "viewer.js", "cohort.js", "patient.js")
+SCRIPTS = ("dom.js", "words.js", "charts.js", "viewer.js", "pictures.js", "cohort.js", "patient.js")
 LAST_SCRIPT = "report.js"
 PANEL_FOLDERS: list[Traversable] = [resources.files("cdm_nnunet.report") / "panels"]
 """Where the report's panels lie, one module of JavaScript each (``docs/extending.md``)."""
@@ -94,7 +94,11 @@ def case_bytes(n_cases: int) -> int:
 
 
 def _case_parts(files: CaseFiles, *, template: Template, max_bytes: int) -> _Parts:
-    scene = load_scene(files, template)
+    return scene_parts(load_scene(files, template), max_bytes)
+
+
+def scene_parts(scene: Scene, max_bytes: int) -> _Parts:
+    """The DVH curves and the volume's header of a scene, and the packed volume."""
     volume = display_volume(scene, max_bytes)
     return {"volume": volume.header, **_curves(scene)}, volume.packed
 
@@ -133,11 +137,7 @@ def _frame(evaluation: Evaluation) -> tuple[str, str]:
 def _page_data(evaluation: Evaluation) -> dict[str, Any]:
     per_case = {case.case: pooled_scores([case]) for case in evaluation.cases}
     return {
-        "generated": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "colours": {
-            name: {"dark": colour, "light": "#" + "".join(f"{round(255 * c):02x}" for c in on_white(colour))}
-            for name, colour in roi_colours(evaluation.template).items()
-        },
+        **page_data(evaluation.template, ("reference", "predicted")),
         "case_scores": {
             case: {"ptv_score": scores.ptv_score, "oar_score": scores.oar_score} for case, scores in per_case.items()
         },
@@ -150,8 +150,25 @@ def _page_data(evaluation: Evaluation) -> dict[str, Any]:
             }
             for challenge in CHALLENGES
         ],
+    }
+
+
+def page_data(template: Template, doses: Sequence[str]) -> dict[str, Any]:
+    """What the scripts of a page with DVH curves and slices need beside the record.
+
+    Args:
+        template: Gives each ROI its colour.
+        doses: Names of the doses that are shown, in the order of the packed volumes.
+    """
+    return {
+        "doses": list(doses),
+        "generated": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "colours": {
+            name: {"dark": colour, "light": "#" + "".join(f"{round(255 * c):02x}" for c in on_white(colour))}
+            for name, colour in roi_colours(template).items()
+        },
         "index_names": {name: kind.reading for name, kind in KINDS.items() if kind.of_plan},
-        "targets": [roi.name for roi in evaluation.template.rois if roi.kind == "target"],
+        "targets": [roi.name for roi in template.rois if roi.kind == "target"],
         "wash": _colour_table(WASH_COLOURS),
         "difference": _colour_table(DIFFERENCE_COLOURS),
         "hu_table": HU_TABLE.round().tolist(),

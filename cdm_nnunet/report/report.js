@@ -56,7 +56,7 @@ function printedCase(name, data, volume) {
     el("h2", {}, `${record.dataset}: ${name}`),
     el("p", {}, `Dose MAE ${withUnit(record.cases[name].dose_mae_gy, "Gy")}, PTV score ${fixed(s.ptv_score, 2)}, OAR score ${fixed(s.oar_score, 2)}. ${missingText(name)}`),
     goalTable(name),
-    data.problem ? el("p", { class: "problem" }, noPictures(data)) : staticDvh(data.curves, highestOf(data.curves), (roi) => roiLabel(name, roi)),
+    data.problem ? el("p", { class: "problem" }, noPictures(data)) : staticDvh(data.curves, highestOf(data.curves), (roi) => roiLabel(record.cases[name].rois, roi)),
     data.problem ? null : volume ? el("img", { src: pictureOf(volume, { ...settings, hidden: new Set(), contours: true, wash: true }), alt: "Slices with dose" })
       : el("p", { class: "muted" }, "Slices are printed with the report's own Print button."),
     volume ? el("p", {}, el("small", {}, `Dose from ${fixed(WASH_FROM * volume.prescription_gy, 1)} Gy on, colours to ${fixed(washHighest(volume), 1)} Gy; difference: blue ${fixed(-settings.span, 0)} Gy, red +${settings.span} Gy. Isodoses: ${[...settings.isodoses].join(" %, ")} % of ${plain(volume.prescription_gy)} Gy. `), el("small", {}, footerText())) : null);
@@ -87,7 +87,6 @@ async function printAll() {
     const position = caseNames.indexOf(name);
     const data = JSON.parse(await part(`case-${position}`));
     const volume = data.problem ? null : await loadVolume(position, data.volume);
-    if (volume) volume.highest_gy = volume.reference.reduce((highest, code) => Math.max(highest, code), 0) * volume.dose_step_gy;
     sections.push(printedCase(name, data, volume));
   }
   printTarget().replaceChildren(...sections);

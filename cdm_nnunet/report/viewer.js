@@ -15,15 +15,17 @@ async function loadVolume(position, header) {
   const buffer = await unpacked(`volume-${position}`);
   const n = header.shape[0] * header.shape[1] * header.shape[2];
   const bytes = Math.ceil(n / 8);
-  if (buffer.byteLength !== 5 * n + bytes * header.rois.length) throw new Error("The pictures of this case are damaged.");
-  return {
+  const ofDoses = 2 * n * page.doses.length;
+  if (buffer.byteLength !== ofDoses + n + bytes * header.rois.length) throw new Error("The pictures of this case are damaged.");
+  const volume = {
     ...header, n,
     steps: [header.shape[1] * header.shape[2], header.shape[2], 1],
-    reference: new Uint16Array(buffer, 0, n),
-    predicted: new Uint16Array(buffer, 2 * n, n),
-    ct: new Uint8Array(buffer, 4 * n, n),
-    masks: header.rois.map((_, k) => new Uint8Array(buffer, 5 * n + k * bytes, bytes)),
+    ct: new Uint8Array(buffer, ofDoses, n),
+    masks: header.rois.map((_, k) => new Uint8Array(buffer, ofDoses + n + k * bytes, bytes)),
   };
+  page.doses.forEach((dose, k) => { volume[dose] = new Uint16Array(buffer, 2 * n * k, n); });
+  volume.highest_gy = volume[page.doses[0]].reduce((highest, code) => Math.max(highest, code), 0) * volume.dose_step_gy;
+  return volume;
 }
 
 const inMask = (mask, i) => (mask[i >> 3] >> (7 - (i & 7))) & 1;
@@ -74,19 +76,18 @@ function drawSlice(canvas, volume, view, index, settings, cross) {
   const greys = page.hu_table.map((hu) => 255 * Math.min(1, Math.max(0, (hu - dark) / (bright - dark))));
   const ct = new ImageData(width, height);
   const wash = new ImageData(width, height);
-  const planes = { reference: new Float32Array(n), predicted: new Float32Array(n) };
+  const planes = Object.fromEntries(page.doses.map((dose) => [dose, new Float32Array(n)]));
   const from = WASH_FROM * volume.prescription_gy;
   const highest = washHighest(volume);
   eachPixel(volume, view, index, (row, column, i) => {
     const p = row * width + column;
     const grey = greys[volume.ct[i]];
     ct.data.set([grey, grey, grey, 255], 4 * p);
-    const reference = (planes.reference[p] = volume.reference[i] * step);
-    const predicted = (planes.predicted[p] = volume.predicted[i] * step);
+    for (const dose of page.doses) planes[dose][p] = volume[dose][i] * step;
     if (!settings.wash) return;
     const isDifference = settings.mode === "difference";
-    const shown = isDifference ? predicted - reference : planes[settings.mode][p];
-    if ((isDifference ? Math.max(reference, predicted) : shown) < from) return;
+    const shown = isDifference ? planes.predicted[p] - planes.reference[p] : planes[settings.mode][p];
+    if ((isDifference ? Math.max(planes.reference[p], planes.predicted[p]) : shown) < from) return;
     const share = isDifference ? (shown / settings.span + 1) / 2 : shown / highest;
     const k = 3 * Math.min(255, Math.max(0, Math.round(255 * share)));
     const colours = isDifference ? page.difference : page.wash;
@@ -114,7 +115,7 @@ function drawSlice(canvas, volume, view, index, settings, cross) {
     context.stroke(scaled);
     context.setLineDash([]);
   };
-  const lines = settings.mode === "difference" ? [["reference", []], ["predicted", [5, 4]]] : [[settings.mode, settings.mode === "predicted" ? [5, 4] : []]];
+  const lines = settings.mode === "difference" ? [["reference", []], ["predicted", [5, 4]]] : [[settings.mode, settings.mode === "predicted" && !isAlone ? [5, 4] : []]];
   for (const [percent, colour] of ISODOSES) {
     if (!settings.isodoses.has(percent)) continue;
     for (const [dose, dash] of lines) stroke(contour(planes[dose], width, height, (percent / 100) * volume.prescription_gy), colour, 1.1, dash);
@@ -214,7 +215,6 @@ class Viewer {
 
   show(volume) {
     this.volume = volume;
-    volume.highest_gy = volume.reference.reduce((highest, code) => Math.max(highest, code), 0) * volume.dose_step_gy;
     this.cross = [...volume.centre];
     for (const { view, slider } of this.parts) slider.max = String(volume.shape[view.axis] - 1);
     this.draw();
@@ -286,17 +286,19 @@ class Viewer {
   }
 }
 
-// All three views of both doses and their difference in one picture, for print.
+const MODES = isAlone ? page.doses : [...page.doses, "difference"];
+
+// All three views of the doses, and of their difference where there are two, in one picture, for print.
 function pictureOf(volume, settings) {
   const size = (axis) => volume.shape[axis] * volume.spacing_mm[axis];
   const scale = 1500 / (2 * size(2) + size(1));
   const height = Math.max(size(1), size(0)) * scale;
   const [gap, heading] = [8, 26];
-  const picture = el("canvas", { width: Math.round((2 * size(2) + size(1)) * scale) + 2 * gap, height: Math.round(3 * (height + heading)) });
+  const picture = el("canvas", { width: Math.round((2 * size(2) + size(1)) * scale) + 2 * gap, height: Math.round(MODES.length * (height + heading)) });
   const context = picture.getContext("2d");
   context.fillStyle = "#fff";
   context.fillRect(0, 0, picture.width, picture.height);
-  ["reference", "predicted", "difference"].forEach((mode, row) => {
+  MODES.forEach((mode, row) => {
     let left = 0;
     for (const view of VIEWS) {
       const canvas = el("canvas", { width: Math.round(size(view.h) * scale), height: Math.round(size(view.v) * scale) });

@@ -1,4 +1,4 @@
-"""Volumes for the slice viewer: CT, both doses and ROI masks, cropped, quantised and compressed."""
+"""Volumes for the slice viewer: CT, doses and ROI masks, cropped, quantised and compressed."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ class DisplayVolume:
             ``stride``, every which voxel of the dose grid is shown along z, y, x; ``dose_step_gy``;
             ``prescription_gy``; ``rois``, names in the order of their masks; ``centre``, the slices (z, y, x) to begin
             with.
-        packed: gzip of: reference and predicted dose as little-endian uint16 multiples of ``dose_step_gy``, the CT as
-            uint8 positions in :data:`HU_TABLE`, and one bit a voxel for each ROI, each mask filled up to whole bytes.
+        packed: gzip of: the doses of the scene, in their order, as little-endian uint16 multiples of ``dose_step_gy``,
+            the CT as uint8 positions in :data:`HU_TABLE`, and one bit a voxel for each ROI, each mask filled up to
+            whole bytes.
     """
 
     header: dict[str, Any]
@@ -61,8 +62,8 @@ def display_volume(scene: Scene, max_bytes: int) -> DisplayVolume:
 
 
 def _shown_box(scene: Scene) -> tuple[slice, slice, slice]:
-    reference, predicted = scene.doses_gy["reference"], scene.doses_gy["predicted"]
-    shown = np.maximum(reference, predicted) >= SHOWN_FROM_FRACTION * scene.prescription_gy
+    highest_gy = np.maximum.reduce(list(scene.doses_gy.values()))
+    shown = highest_gy >= SHOWN_FROM_FRACTION * scene.prescription_gy
     for mask in scene.masks.values():
         shown |= mask
     z, y, x = (_range(shown, axis, scene.grid.spacing_zyx_mm[axis]) for axis in range(3))

@@ -1,6 +1,7 @@
 """``cdm-nnunet predict --dicom``: CT and contours of new patients in, RTDOSE out, with a hardly trained model."""
 
 import contextlib
+import csv
 import dataclasses
 import json
 import re
@@ -26,10 +27,14 @@ from cdm_nnunet.dicom.phantom import LinearDose, Phantom, write_phantom
 from cdm_nnunet.dicom.phantom_shapes import Cylinder, Sphere
 from cdm_nnunet.dicom.plan import ION_PLAN_CLASS
 from cdm_nnunet.dvh import Template
+from cdm_nnunet.errors import InputError
 from cdm_nnunet.images import read_image, write_image
 from cdm_nnunet.nnunet.checkpoint import write_checkpoint
 from cdm_nnunet.nnunet.inputs import write_catalogue
+from cdm_nnunet.patient.record import PatientRecord
+from cdm_nnunet.prediction import described
 from cdm_nnunet.prediction.cases import CasePredictor
+from cdm_nnunet.prediction_record import digest_of
 
 # (of timm, which nnU-Net's search imports)
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
@@ -150,7 +155,8 @@ def test_the_rtdose_is_the_prediction(new, tmp_path, capfd, grid, spacing):
     record = json.loads(capfd.readouterr().out)
     found = index_folder(tmp_path / "new").patients(needed=("RTSTRUCT",))
     assert record["files"] == [str(tmp_path / "out" / f"{files.case_name}.dcm") for files in found]
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(f.case_name + ".dcm" for f in found)
+    names = sorted(f.case_name + ending for f in found for ending in (".dcm", ".patient.json"))
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
     # the same patients as a data set, predicted on the way that takes NIfTI
     for files in found:
         case = DicomPatient(files, MAPPING, TEMPLATE, spacing, "Ts").load()
@@ -174,6 +180,50 @@ def test_the_rtdose_is_the_prediction(new, tmp_path, capfd, grid, spacing):
     assert second.doses[0].is_file()
 
 
+def test_record_report_and_objectives_stand_beside_the_rtdose(new, tmp_path, capfd):
+    """With the names of the patient's structure set, and numbers of the dose in the RTDOSE."""
+    goals = [
+        {"roi": "PTV_High", "metric": "D95%", "relation": ">=", "value": 95, "unit": "% of prescription"},
+        {"roi": "SpinalCord", "metric": "Dmax", "relation": "<=", "value": 45, "unit": "Gy", "priority": 2},
+    ]
+    (tmp_path / "own.json").write_text(json.dumps({**TEMPLATE.to_json(), "goals": goals}))
+    (found,) = index_folder(tmp_path / "new").patients(needed=("RTSTRUCT",))
+    earlier = tmp_path / "out" / f"{found.case_name}.objectives.json"
+    earlier.parent.mkdir()
+    earlier.write_text("{}")
+    options = ["--report", "--objectives", "csv", "--template", str(tmp_path / "own.json")]
+    assert predict(tmp_path, *options) == 0
+    (dose,) = (tmp_path / "out").glob("*.dcm")
+    record = PatientRecord.read(tmp_path / "out" / f"{dose.stem}.patient.json")
+    assert (record.dose_file, record.dose_sha256) == (dose.name, digest_of(dose))
+    assert {name: roi.name for name, roi in record.rois.items()} == {"PTV_High": "PTV60", "SpinalCord": "Cord"}
+    assert record.prescriptions_gy == {"PTV_High": 60.0}
+    assert (record.fractions, record.model.dataset) == (35, NAME)
+    volume = read_dose([dose]).volume
+    cord = record.rois["SpinalCord"].metrics["Dmax"].value
+    assert 0 < cord <= float(volume.values.max()) + 0.01
+    assert "[" + dose.stem + "] goals: " in capfd.readouterr().out
+    rows = list(csv.DictReader((tmp_path / "out" / f"{dose.stem}.objectives.csv").read_text().splitlines()))
+    assert [(row["roi"], row["metric"], row["priority"]) for row in rows] == [
+        ("PTV60", "D95%", "1"),
+        ("Cord", "Dmax", "2"),
+    ]
+    assert float(rows[1]["value"]) == cord
+    assert {row["label"] for row in rows} == {"PREDICTED, NOT FOR TREATMENT"}
+    assert "PREDICTED, NOT FOR TREATMENT" in (tmp_path / "out" / f"{dose.stem}.report.html").read_text()
+    assert not earlier.exists()  # (it was of another dose)
+
+
+def test_a_record_that_cannot_be_made_leaves_the_rtdose(new, tmp_path, capfd, monkeypatch):
+    def fails(*args):
+        raise InputError("no such number")
+
+    monkeypatch.setattr(described, "describe_dose", fails)
+    assert predict(tmp_path) == 2
+    assert re.search(r"1 doses were predicted and have no record of the patient: \[case_\w+\] no such", refusal(capfd))
+    assert [path.suffix for path in (tmp_path / "out").iterdir()] == [".dcm"]
+
+
 def test_a_patient_without_a_plan_needs_the_prescription(new, tmp_path, capfd):
     new.plan.unlink()
     assert predict(tmp_path) == 2
@@ -181,7 +231,7 @@ def test_a_patient_without_a_plan_needs_the_prescription(new, tmp_path, capfd):
     assert list((tmp_path / "out").iterdir()) == []
     assert predict(tmp_path, "--prescription", "PTV_High=66", "--bits", "32") == 0
     assert "prescribed PTV_High 66 Gy; without PTV_Low; not for treatment" in capfd.readouterr().out
-    (file,) = (tmp_path / "out").iterdir()
+    (file,) = (tmp_path / "out").glob("*.dcm")
     assert pydicom.dcmread(file).BitsStored == 32
 
 
@@ -264,7 +314,7 @@ def test_the_mapping_chooses_among_plans(new, tmp_path, capfd):
     (name,) = {files.patient_name for files in index_folder(tmp_path / "new").patients(needed=())}
     (tmp_path / "more.yaml").write_text(f"rois: {{}}\nplans: {{{name}: replan}}")
     assert predict(tmp_path, "--mapping", str(tmp_path / "more.yaml")) == 0
-    (file,) = (tmp_path / "out").iterdir()
+    (file,) = (tmp_path / "out").glob("*.dcm")
     assert pydicom.dcmread(file).ReferencedRTPlanSequence[0].ReferencedSOPInstanceUID == "1.2.3"
 
 
@@ -291,7 +341,7 @@ def test_what_the_model_refuses_does_not_end_the_run_and_what_is_unusual_is_told
     assert predict(tmp_path) == 2
     assert "1 of 3 patients can't be used: [case_" in (line := refusal(capfd))
     assert "25 Gy for 'PTV_High': the model was trained on 60 Gy and can't know a dose that far from it" in line
-    assert len(list((tmp_path / "out").iterdir())) == 2
+    assert len(list((tmp_path / "out").glob("*.dcm"))) == 2
     for path in third.folder.iterdir():
         path.unlink()
     assert predict(tmp_path, "--json") == 0
@@ -376,7 +426,7 @@ def test_a_patient_that_cannot_be_used_does_not_stop_the_others(new, tmp_path, c
     assert "1 of 2 patients can't be used: [case_" in line
     assert "1 doses in" in shown.out
     assert [len(cases) for cases in given] == [1]  # nothing of the other was predicted
-    (file,) = (tmp_path / "out").iterdir()
+    (file,) = (tmp_path / "out").glob("*.dcm")
     assert pydicom.dcmread(file).PatientID == "phantom_008"
 
 
@@ -419,7 +469,7 @@ def test_a_plan_in_another_study_is_predicted(new, tmp_path, monkeypatch):
     monkeypatch.setattr(CasePredictor, "predict", lambda self, cases, out: one_dose(out, cases))
     change(new.plan, lambda d: setattr(d, "StudyInstanceUID", "1.2.3"))
     assert predict(tmp_path) == 0
-    (file,) = (tmp_path / "out").iterdir()
+    (file,) = (tmp_path / "out").glob("*.dcm")
     dose, ct, plan = (pydicom.dcmread(path) for path in (file, new.ct[0], new.plan))
     assert dose.StudyInstanceUID == ct.StudyInstanceUID
     assert dose.ReferencedRTPlanSequence[0].ReferencedSOPInstanceUID == plan.SOPInstanceUID
@@ -521,7 +571,7 @@ def test_the_type_of_dose_is_that_of_the_training_data(new, model, tmp_path, mon
 
     with trained_on(model, edit):
         assert predict(tmp_path) == 0
-    (file,) = (tmp_path / "out").iterdir()
+    (file,) = (tmp_path / "out").glob("*.dcm")
     assert pydicom.dcmread(file).DoseType == "EFFECTIVE"
 
 

@@ -1,0 +1,219 @@
+"""What stands beside each predicted dose: the patient's record, and on request a report and objectives.
+
+A record rests on the very dose that was written, so it is made after all doses; one that can't be made leaves its dose.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from cdm_nnunet.dvh import Template, match_rois
+from cdm_nnunet.dvh.matching import refuse_without_goal
+from cdm_nnunet.errors import InputError
+from cdm_nnunet.fence import Attempt, Refusals, Refused
+from cdm_nnunet.files import passing_folder
+from cdm_nnunet.nnunet.plans import DosePlans
+from cdm_nnunet.parallel import unordered
+from cdm_nnunet.patient.calibrated import Calibrated
+from cdm_nnunet.patient.objectives import (
+    OBJECTIVE_FORMATS,
+    ObjectiveFormat,
+    objectives_name,
+    objectives_of,
+    write_objectives,
+)
+from cdm_nnunet.patient.record import PATIENT_ENDING, PatientRecord
+from cdm_nnunet.patient.scoring import NewDose, describe_dose
+from cdm_nnunet.report.new_patient import PATIENT_REPORT_ENDING, write_patient_report
+
+Predict = Callable[[Sequence[Sequence[str]], Path], None]  # channels of the cases, folder for their doses (NIfTI)
+_MANY = 8  # from so many patients on, processes are worth their start
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What is asked for beside each dose.
+
+    Attributes:
+        template: Name or file of the clinical template; None takes the model's.
+        report: Write ``CASE.report.html``, which holds CT and dose.
+        objectives: Write ``CASE.objectives.csv`` or ``.json``; None for neither.
+        calibrate: ``result.json`` of an evaluation with members; None for no intervals.
+        coverage_percent: Nominal coverage of the intervals.
+    """
+
+    template: str | None = None
+    report: bool = False
+    objectives: ObjectiveFormat | None = None
+    calibrate: Path | None = None
+    coverage_percent: float = 90.0
+
+
+@dataclass(frozen=True)
+class Described:
+    """What was written of a patient.
+
+    Attributes:
+        case: Case name.
+        record: Path of the record.
+        verdicts: How many goals got each verdict.
+        uncertain: How many goals are uncertain by their interval; None without intervals.
+        report: Path of the report; None where none was asked for.
+        objectives: Path of the objectives, likewise.
+    """
+
+    case: str
+    record: str
+    verdicts: dict[str, int]
+    uncertain: int | None = None
+    report: str | None = None
+    objectives: str | None = None
+
+
+@dataclass(frozen=True)
+class Describer:
+    """Writes what stands beside doses.
+
+    Attributes:
+        template: Judges the patients.
+        extras: What is asked for.
+        calibrated: Gives intervals; None for none.
+    """
+
+    template: Template
+    extras: Extras = field(default_factory=Extras)
+    calibrated: Calibrated | None = None
+
+    @classmethod
+    def of(cls, plans: DosePlans, extras: Extras, n_folds: int) -> Describer:
+        """Check what is asked for, before anything is predicted.
+
+        Args:
+            plans: Of the model.
+            extras: What is asked for.
+            n_folds: Number of folds that predict.
+
+        Raises:
+            InputError: If the template can't be used for the model's ROIs, or the calibration for model and template.
+        """
+        template = plans.template if extras.template is None else Template.load(extras.template)
+        matched = match_rois(template, plans.catalogue)
+        refuse_without_goal(template, template.goals_for("evaluation"), matched, plans.catalogue.names)
+        calibrated = None
+        if extras.calibrate is not None:
+            calibrated = Calibrated.read(extras.calibrate, extras.coverage_percent, template, n_folds)
+        return cls(template, extras, calibrated)
+
+    def describe(self, dose: NewDose, out: Path, dataset: str = "") -> Described:
+        """Write what stands beside a dose.
+
+        Args:
+            dose: The dose.
+            out: The folder that it lies in.
+            dataset: Data set that the case is of; empty for none.
+
+        Raises:
+            InputError: If dose or ROIs can't be used, or the calibration does not hold for them.
+        """
+        files = dose.files
+        calibration, unknown = None, tuple[str, ...]()
+        if self.calibrated is not None:
+            calibration = self.calibrated.calibration
+            unknown = self.calibrated.fit_for(files.case, files.patient, dataset, dose.model)
+        record = describe_dose(dose, self.template, calibration).noted(*unknown)
+        report = objectives = None
+        if self.extras.report:
+            report = str(write_patient_report(record, files, self.template, out))
+        if self.extras.objectives is not None:
+            objectives = str(write_objectives(objectives_of(record, self.template), out, self.extras.objectives))
+        return _described(record, str(record.write(out)), report, objectives)
+
+
+@dataclass(frozen=True)
+class FoldDoses:
+    """Predicts with each fold alone, for the spread that intervals rest on.
+
+    Attributes:
+        folds: A function a fold; none where no intervals are asked for.
+    """
+
+    folds: tuple[Predict, ...] = ()
+
+    @contextlib.contextmanager
+    def of(self, cases: Sequence[Sequence[str]], parent: Path) -> Iterator[tuple[Path, ...]]:
+        """Predict cases with each fold, into folders that are there within the block.
+
+        Args:
+            cases: Channels of the cases.
+            parent: Where the folders are made.
+        """
+        if not self.folds or not cases:
+            yield ()
+            return
+        with passing_folder(parent, ".folds_") as work:
+            members = tuple(work / str(number) for number in range(len(self.folds)))
+            for predict, member in zip(self.folds, members, strict=True):
+                predict(cases, member)
+            yield members
+
+
+WITHOUT_FOLDS = FoldDoses()
+
+
+def describe_all(
+    describer: Describer, jobs: Sequence[tuple[NewDose, str]], out: Path, n_processes: int = 1
+) -> tuple[list[Described], Refusals]:
+    """Write what stands beside the doses of a folder.
+
+    Args:
+        describer: Says what.
+        jobs: The doses, each with the data set that it is of (or an empty text).
+        out: The folder.
+        n_processes: Processes, where there are many doses.
+
+    Returns:
+        What was written, and why it could not be for the others.
+    """
+    refusals = Refusals(out / "errors.log")
+    attempt = Attempt(partial(_describe, describer=describer, out=out), refusals.log)
+    done: dict[int, Described] = {}
+    for position, result in unordered(attempt, jobs, n_processes if len(jobs) >= _MANY else 1):
+        if isinstance(result, Refused):
+            refusals.add(jobs[position][0].files.case, result.reason)
+        else:
+            done[position] = result
+    return [done[position] for position in sorted(done)], refusals
+
+
+def clear(out: Path, cases: Iterable[str]) -> None:
+    """Remove what an earlier prediction has written beside the doses of cases: a new dose has other numbers."""
+    for case in cases:
+        names = [objectives_name(case, kind) for kind in OBJECTIVE_FORMATS]
+        for name in (case + PATIENT_ENDING, case + PATIENT_REPORT_ENDING, *names):
+            (out / name).unlink(missing_ok=True)
+
+
+def told(refusals: Refusals) -> str:
+    """Which doses have no record, and why; empty where all have one."""
+    each = "; ".join(f"[{case}] {reason}" for case, reason in refusals.reasons.items())
+    return f"{len(refusals.reasons)} doses were predicted and have no record of the patient: {each}" if each else ""
+
+
+def _describe(job: tuple[NewDose, str], *, describer: Describer, out: Path) -> Described:
+    dose, dataset = job
+    try:
+        return describer.describe(dose, out, dataset)
+    except InputError:
+        clear(out, [dose.files.case])
+        raise
+
+
+def _described(record: PatientRecord, path: str, report: str | None, objectives: str | None) -> Described:
+    goals = [goal for roi in record.rois.values() for goal in roi.goals]
+    uncertain = None if record.intervals is None else sum(goal.certainty == "uncertain" for goal in goals)
+    return Described(record.case, path, dict(Counter(goal.verdict for goal in goals)), uncertain, report, objectives)

@@ -1,0 +1,53 @@
+"""Write ``CASE.report.html``: a new patient's record with DVH curves and slices of the predicted dose, in one file."""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+from pathlib import Path
+
+from cdm_nnunet.documents import plain
+from cdm_nnunet.dvh import Template
+from cdm_nnunet.evaluation.pairing import CaseFiles
+from cdm_nnunet.evaluation.pictures import load_scene
+from cdm_nnunet.files import write_text
+from cdm_nnunet.patient.record import PatientRecord
+from cdm_nnunet.report.page import MOST_CASE_BYTES, page_data, scene_parts
+from cdm_nnunet.report.parts import filled, json_script, packed_script, page_head, page_script, plotly_script, resource
+
+PATIENT_REPORT_ENDING = ".report.html"
+SCRIPTS = ("dom.js", "words.js", "charts.js", "viewer.js", "pictures.js", "new_patient.js")
+
+
+def write_patient_report(record: PatientRecord, files: CaseFiles, template: Template, folder: Path) -> Path:
+    """Write the report of a new patient, whole or not at all.
+
+    Args:
+        record: Every number in the report's tables is taken from it.
+        files: CT, ROI masks and predicted dose, for curves and slices.
+        template: The record's.
+        folder: Where ``CASE.report.html`` goes.
+
+    Returns:
+        Its path.
+    """
+    scene = load_scene(dataclasses.replace(files, reference=files.predicted), template)
+    scene = dataclasses.replace(scene, doses_gy={"predicted": scene.doses_gy["predicted"]})
+    parts, packed = scene_parts(scene, MOST_CASE_BYTES)
+    plotly_js = plotly_script()
+    script = page_script([resource("report", name) for name in SCRIPTS])
+    head, _, rest = resource("report", "new_patient.html").partition("<!--data-->")
+    title = f"{record.case}: {record.label}"
+    text = [
+        filled(head, {"head": page_head(title, resource("report", "report.css"), script, plotly_js)}),
+        json_script("record", plain(record)),
+        json_script("page", page_data(template, tuple(scene.doses_gy))),
+        f"<script>{script}</script>\n",
+        packed_script("plotly", gzip.compress(plotly_js.encode(), mtime=0)),
+        json_script("case-0", parts),
+        packed_script("volume-0", packed),
+        rest,
+    ]
+    path = folder / (record.case + PATIENT_REPORT_ENDING)
+    write_text(path, "".join(text))
+    return path
