@@ -35,6 +35,7 @@ def test_the_command_line_starts_light():
         ("cdm_nnunet.evaluation.run", "cdm_nnunet.evaluation.pictures", "cdm_nnunet.evaluation.tables"),
         ("cdm_nnunet.report.page", "cdm_nnunet.comparison.run"),
         ("cdm_nnunet.dataset_conversion.openkbp", "cdm_nnunet.dataset_conversion.synthetic"),
+        ("cdm_nnunet.node.service", "cdm_nnunet.node.receiving"),
     ],
 )
 def test_evaluation_and_conversion_run_without_torch_and_nnunet(modules):

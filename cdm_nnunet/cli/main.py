@@ -45,6 +45,7 @@ VERBS = (
     "compare",
     "dvh",
     "export",
+    "node",
 )
 
 

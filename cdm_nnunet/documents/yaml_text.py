@@ -17,6 +17,7 @@ _NULL = re.compile(r"null|Null|NULL|~|")
 _BOOLEAN = re.compile(r"true|True|TRUE|false|False|FALSE")
 _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]{0,17})")
 _FLOAT = re.compile(r"[-+]?(0|[1-9][0-9]*)(\.[0-9]*)?([eE][-+]?[0-9]+)?")
+_ADDRESS = re.compile(r"[0-9]{1,3}(\.[0-9]{1,3}){3}")  # of the network: a word, however YAML is read
 _IN_TWO_WAYS = re.compile(
     r"""
       (yes|no|on|off)                                  # a truth value in YAML 1.1, a word in 1.2
@@ -173,7 +174,7 @@ def _plain(build: _Build, word: str, place: Place) -> Any:
         return int(word)
     if _FLOAT.fullmatch(word):
         return float(word)
-    if _IN_TWO_WAYS.fullmatch(word):
+    if _IN_TWO_WAYS.fullmatch(word) and not _ADDRESS.fullmatch(word):
         build.refuse(
             f"{word} can be read in two ways; put a text in quotes, write a number with digits and point", place
         )

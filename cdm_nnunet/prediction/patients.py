@@ -53,6 +53,7 @@ class NewPatients:
         grid: ``ct`` or a voxel size; None takes the median of the training data.
         bits: 16 or 32 bits a voxel of the RTDOSE.
         match_geometry: Take a CT by its slices where contours refer to none that is there.
+        pseudonyms: Make the names of the patients; None for those of the mapping's folder, else without a key.
     """
 
     folder: Path
@@ -62,6 +63,7 @@ class NewPatients:
     grid: str | None = None
     bits: int = 16
     match_geometry: bool = False
+    pseudonyms: Pseudonyms | None = None
 
     def __post_init__(self) -> None:
         if self.out.resolve().is_relative_to(self.folder.resolve()):
@@ -180,7 +182,10 @@ def _patients(request: NewPatients, trained: TrainedOn) -> tuple[list[DicomPatie
     mapping = replace(trained.mapping_for(own), match_geometry=request.match_geometry)
     _refuse_prescriptions(request, own, trained)
     # (the names that inspection gave the patients, whose plans the mapping may choose)
-    pseudonyms = Pseudonyms() if request.mapping is None else read_pseudonyms(request.mapping.parent, make=False)
+    pseudonyms = request.pseudonyms
+    if pseudonyms is None:
+        beside = request.mapping
+        pseudonyms = Pseudonyms() if beside is None else read_pseudonyms(beside.parent, make=False)
     index = index_folder(request.folder)
     found = index.patients(needed=("RTSTRUCT",), choice=mapping.choice, pseudonyms=pseudonyms)
     usual_gy = {} if trained.mapping is None else trained.mapping.prescriptions_gy

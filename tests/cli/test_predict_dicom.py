@@ -585,3 +585,24 @@ def test_the_level_of_the_training_data_gives_way_to_the_plan(new, model, tmp_pa
         new.plan.unlink()
         assert predict(tmp_path) == 0
         assert "prescribed PTV_High 70 Gy" in capfd.readouterr().out
+
+
+def test_a_node_sends_the_dose_that_predict_writes(new, tmp_path, capfd):
+    second = write_patient(dataclasses.replace(PHANTOM, seed=8), tmp_path / "half")
+    second.structures.unlink()
+    settings = {"ae_title": "NODE", "queue": "queue", "destinations": {"planning": {"folder": "sent"}}, "device": "cpu"}
+    (tmp_path / "node.yaml").write_text(json.dumps({**settings, "trained": {"dataset": ID}}))
+    command = ["node", "--config", str(tmp_path / "node.yaml"), "--json", "--once"]
+    assert predict(tmp_path) == 0
+    capfd.readouterr()
+    assert main([*command, str(tmp_path / "new")]) == 0
+    shown = capfd.readouterr()
+    assert len(json.loads(shown.out)["sent"]) == 1
+    assert "phantom_007" not in shown.err
+    (by_verb,), (by_node,) = (list((tmp_path / folder).glob("*.dcm")) for folder in ("out", "sent"))
+    expected, written = pydicom.dcmread(by_verb), pydicom.dcmread(by_node)
+    assert written.PixelData == expected.PixelData
+    assert written.DoseGridScaling == expected.DoseGridScaling
+    assert written.SOPInstanceUID.startswith("2.25.")
+    assert main([*command, str(tmp_path / "half")]) == 2
+    assert "in quarantine: no structure set (RTSTRUCT)" in capfd.readouterr().err

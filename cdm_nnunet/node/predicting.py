@@ -1,0 +1,151 @@
+"""What a node predicts with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from cdm_nnunet import __version__
+from cdm_nnunet.dicom.pseudonyms import KEY_FILE, Pseudonyms, read_pseudonyms
+from cdm_nnunet.errors import InputError
+from cdm_nnunet.node.settings import NodeSettings
+from cdm_nnunet.node.store import file_digest
+
+if TYPE_CHECKING:
+    from cdm_nnunet.prediction.cases import CasePredictor
+    from cdm_nnunet.prediction.models import TrainedOn
+
+_REFUSED = re.compile(r"^\d+ of \d+ patients can't be used: \[[^\]]*\] ")
+
+
+@dataclass(frozen=True)
+class PredictedDose:
+    """A dose that was predicted.
+
+    Attributes:
+        file: RTDOSE.
+        maximum_gy: Highest dose.
+        notes: What a person should know.
+    """
+
+    file: Path
+    maximum_gy: float
+    notes: tuple[str, ...] = ()
+
+
+class PatientPredictor(Protocol):
+    """A model that is ready."""
+
+    @property
+    def identity(self) -> str:
+        """Another model, and other settings of it, have another one."""
+
+    def predict_patient(self, folder: Path, out: Path) -> PredictedDose:
+        """Predict the patient of a folder.
+
+        Args:
+            folder: Its CT, structure set and plan.
+            out: A folder for the RTDOSE.
+
+        Raises:
+            InputError: If the patient can't be used.
+        """
+
+
+Load = Callable[[], PatientPredictor]
+
+
+def dose_uid(inputs_digest: str, identity: str, kind: str = "dose") -> str:
+    """A UID that is the same whenever the same model predicts the same objects.
+
+    Args:
+        inputs_digest: Of the objects.
+        identity: Of the model.
+        kind: What the UID is for.
+
+    Example:
+        >>> dose_uid("a", "b") == dose_uid("a", "b") != dose_uid("a", "c"), dose_uid("a", "b")[:5]
+        (True, '2.25.')
+    """
+    digest = hashlib.sha256(json.dumps([inputs_digest, identity, kind]).encode()).digest()
+    return f"2.25.{int.from_bytes(digest[:16])}"
+
+
+def node_pseudonyms(settings: NodeSettings) -> Pseudonyms:
+    """Names of patients: by the key beside the mapping, which may choose among their plans, else by the queue's own.
+
+    Raises:
+        InputError: If the key is damaged.
+    """
+    if settings.mapping is not None and (Path(settings.mapping).parent / KEY_FILE).is_file():
+        return read_pseudonyms(Path(settings.mapping).parent, make=False)
+    return read_pseudonyms(Path(settings.queue))
+
+
+def load_model(settings: NodeSettings) -> PatientPredictor:
+    """Load the model of a node.
+
+    Raises:
+        InputError: If it is not there or not sound.
+    """
+    from cdm_nnunet.prediction.cases import CasePredictor
+    from cdm_nnunet.prediction.models import ModelChoice, TrainedOn
+
+    chosen = settings.trained
+    folds = tuple(map(str, chosen.folds))
+    choice = ModelChoice(chosen.dataset, chosen.configuration, chosen.trainer, chosen.plans, folds, chosen.checkpoint)
+    folder = choice.find()
+    trained = TrainedOn.read(folder, choice)
+    weights = [file_digest(folder / f"fold_{fold}" / chosen.checkpoint) for fold in folds]
+    return TrainedPredictor(settings, trained, CasePredictor(choice, settings.device, n_processes=0), tuple(weights))
+
+
+@dataclass(frozen=True)
+class TrainedPredictor:
+    """A model in nnU-Net's folders.
+
+    Attributes:
+        settings: Of the node.
+        trained: What the model says of its training data.
+        predictor: Predicts cases.
+        weights: SHA-256 of the checkpoints.
+    """
+
+    settings: NodeSettings
+    trained: TrainedOn
+    predictor: CasePredictor
+    weights: tuple[str, ...]
+
+    @property
+    def identity(self) -> str:
+        """As :attr:`PatientPredictor.identity`."""
+        mapping = None if self.settings.mapping is None else file_digest(Path(self.settings.mapping))
+        options = [self.settings.grid, self.settings.bits, self.settings.match_geometry]
+        return json.dumps([__version__, self.weights, mapping, *options])
+
+    def predict_patient(self, folder: Path, out: Path) -> PredictedDose:
+        """As :meth:`PatientPredictor.predict_patient`."""
+        from cdm_nnunet.prediction.patients import NewPatients, predict_patients
+
+        request = NewPatients(
+            folder,
+            out,
+            None if self.settings.mapping is None else Path(self.settings.mapping),
+            grid=self.settings.grid,
+            bits=self.settings.bits,
+            match_geometry=self.settings.match_geometry,
+            pseudonyms=node_pseudonyms(self.settings),
+        )
+        try:
+            done = predict_patients(request, self.trained, self.predictor.predict)
+        except InputError as error:
+            raise InputError(_REFUSED.sub("", str(error))) from error
+        if len(done.patients) != 1:
+            raise InputError(f"{len(done.patients)} cases in one study; {done.refused or 'choose one plan (mapping)'}")
+        (patient,) = done.patients
+        return PredictedDose(Path(patient.file), patient.maximum_gy, tuple(patient.notes))
