@@ -130,6 +130,7 @@ class TrainedPredictor:
 
     def predict_patient(self, folder: Path, out: Path) -> PredictedDose:
         """As :meth:`PatientPredictor.predict_patient`."""
+        from cdm_nnunet.prediction.described import Describer
         from cdm_nnunet.prediction.patients import NewPatients, predict_patients
 
         request = NewPatients(
@@ -142,7 +143,7 @@ class TrainedPredictor:
             pseudonyms=node_pseudonyms(self.settings),
         )
         try:
-            done = predict_patients(request, self.trained, self.predictor.predict)
+            done = predict_patients(request, self.trained, self.predictor.predict, Describer(self.trained.template))
         except InputError as error:
             raise InputError(_REFUSED.sub("", str(error))) from error
         if len(done.patients) != 1:
