@@ -85,11 +85,18 @@ class Way:
         labels = self.manager.get_label_manager(self.dataset_json)
         dataset = self.dataset_class(str(self.cases))
         if self.bits:
-            from cdm_nnunet.nnunet.loader import DoseDataLoader
+            from cdm_nnunet.nnunet.loader import DoseDataLoader, Patches
             from cdm_nnunet.nnunet.plans import DosePlans
 
             plans = DosePlans(self.plans)
-            return DoseDataLoader(dataset, plans, plans.digest(CONFIGURATION), 2, self.patch, labels, 0.5, True)
+            patches = Patches(
+                plans=plans,
+                digest=plans.digest(CONFIGURATION),
+                batch_size=2,
+                patch_size=self.patch,
+                label_manager=labels,
+            )
+            return DoseDataLoader(dataset, patches, target_share=0.5, augment=True)
         from nnunetv2.training.data_augmentation.compute_initial_patch_size import get_patch_size
         from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
         from stock_augmentation import LIMIT, transforms

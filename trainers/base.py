@@ -23,14 +23,14 @@ from cdm_nnunet.losses.dose import DeepSupervisedLoss, region_mae
 from cdm_nnunet.losses.terms import Terms
 from cdm_nnunet.nnunet.compute import autocast, prepare_network, to_device
 from cdm_nnunet.nnunet.facts import PatchFacts, loss_arguments
-from cdm_nnunet.nnunet.loader import DoseDataLoader
+from cdm_nnunet.nnunet.loader import DoseDataLoader, Patches
 from cdm_nnunet.nnunet.plans import FIRST_WORD, DosePlans, model_plans, plan_command
 from cdm_nnunet.nnunet.prediction_record import Training, origin_of
 from cdm_nnunet.nnunet.predictor import DosePredictor
 from cdm_nnunet.nnunet.pretrained import let_trainers_load_weights, load_weights
 from cdm_nnunet.nnunet.splits import SPLITS_FILE, Folds, patients_of
 from cdm_nnunet.trainers.final_validation import WholeCaseValidation
-from cdm_nnunet.trainers.loaders import Patches, running, seed_generators
+from cdm_nnunet.trainers.loaders import running, seed_generators
 from cdm_nnunet.trainers.logged import LoggedTrainer
 from cdm_nnunet.trainers.progress import loss_schedule_text
 from cdm_nnunet.trainers.settings import TrainingSettings, other_variables
@@ -163,7 +163,11 @@ class DoseTrainer(LoggedTrainer):
         """
         training, validation = self.get_tr_and_val_datasets()
         patches = Patches(
-            self.dose_plans, self.digest, self.batch_size, self.configuration_manager.patch_size, self.label_manager
+            plans=self.dose_plans,
+            digest=self.digest,
+            batch_size=self.batch_size,
+            patch_size=self.configuration_manager.patch_size,
+            label_manager=self.label_manager,
         )
         for dataset in (training, validation):
             patches.refuse_foreign_cases(dataset)
@@ -171,8 +175,10 @@ class DoseTrainer(LoggedTrainer):
         if drawn_here := self._seeds(1):
             seed_generators(drawn_here[0])
         loaders = (
-            self._loader(patches.of(training, self.oversample_foreground_percent, augment=True), n),
-            self._loader(patches.of(validation, 1.0, augment=False), (n + 1) // 2),
+            self._loader(
+                DoseDataLoader(training, patches, target_share=self.oversample_foreground_percent, augment=True), n
+            ),
+            self._loader(DoseDataLoader(validation, patches, target_share=1.0, augment=False), (n + 1) // 2),
         )
         for one in loaders:
             next(one)  # starts the worker processes before the device is busy

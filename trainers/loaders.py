@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,50 +11,7 @@ import torch
 from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 
-from cdm_nnunet.nnunet.loader import DoseDataLoader, refuse_foreign_case
-from cdm_nnunet.nnunet.plans import DosePlans
-
-
-@dataclass(frozen=True)
-class Patches:
-    """How patches of a data set are drawn.
-
-    Attributes:
-        plans: The plans that the cases were preprocessed with.
-        digest: :meth:`DosePlans.digest` of the configuration.
-        batch_size: Samples in a batch.
-        patch_size: Size of a patch (z, y, x).
-        label_manager: Of the plans.
-    """
-
-    plans: DosePlans
-    digest: str
-    batch_size: int
-    patch_size: Sequence[int]
-    label_manager: Any
-
-    def refuse_foreign_cases(self, dataset: Any) -> None:
-        """Check all preprocessed cases of a data set.
-
-        Raises:
-            InputError: If one is not ours or stale.
-        """
-        for case in dataset.identifiers:
-            data, _, _, properties = dataset.load_case(case)
-            refuse_foreign_case(case, properties, self.digest, data.shape[0], self.plans)
-
-    def of(self, dataset: Any, target_share: float, *, augment: bool) -> DoseDataLoader:
-        """A loader of a data set; arguments as of :class:`DoseDataLoader`."""
-        return DoseDataLoader(
-            dataset,
-            self.plans,
-            self.digest,
-            self.batch_size,
-            self.patch_size,
-            self.label_manager,
-            target_share,
-            augment,
-        )
+from cdm_nnunet.nnunet.loader import DoseDataLoader
 
 
 def running(source: DoseDataLoader, n_processes: int, seeds: Sequence[int] | None, *, pinned: bool) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import blosc2
@@ -22,6 +23,35 @@ from cdm_nnunet.parallel import end_with_parent
 _NONE = Augmentation()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Patches:
+    """How patches of preprocessed cases are drawn.
+
+    Attributes:
+        plans: The plans that the cases were preprocessed with.
+        digest: :meth:`DosePlans.digest` of the configuration.
+        batch_size: Samples in a batch.
+        patch_size: Size of a patch (z, y, x).
+        label_manager: Of the plans.
+    """
+
+    plans: DosePlans
+    digest: str
+    batch_size: int
+    patch_size: Sequence[int]
+    label_manager: Any
+
+    def refuse_foreign_cases(self, cases: Any) -> None:
+        """Check all preprocessed cases of nnU-Net's data set.
+
+        Raises:
+            InputError: If one is not ours or stale.
+        """
+        for case in cases.identifiers:
+            data, _, _, properties = cases.load_case(case)
+            refuse_foreign_case(case, properties, self.digest, data.shape[0], self.plans)
+
+
 class DoseDataLoader(nnUNetDataLoader):
     """Draws batches of patches; what lies outside the image is air, no prescription, no ROI and no dose.
 
@@ -30,30 +60,17 @@ class DoseDataLoader(nnUNetDataLoader):
 
     Args:
         data: Preprocessed cases.
-        plans: The plans that they were made with.
-        digest: :meth:`DosePlans.digest` of the configuration.
-        batch_size: Samples in a batch.
-        patch_size: Size of a patch.
-        label_manager: Of the plans.
+        patches: What is drawn from them.
         target_share: Share of the samples whose patch is centred on a voxel of a target or OAR.
         augment: Whether to augment, see :mod:`cdm_nnunet.nnunet.augmentation`.
     """
 
-    def __init__(
-        self,
-        data: nnUNetDatasetBlosc2,
-        plans: DosePlans,
-        digest: str,
-        batch_size: int,
-        patch_size: Sequence[int],
-        label_manager: Any,
-        target_share: float,
-        augment: bool,
-    ):
-        super().__init__(data, batch_size, patch_size, patch_size, label_manager)
+    def __init__(self, data: nnUNetDatasetBlosc2, patches: Patches, *, target_share: float, augment: bool):
+        size = patches.patch_size
+        super().__init__(data, patches.batch_size, size, size, patches.label_manager)
         self._made_in = os.getpid()
-        self.plans = plans
-        self.digest = digest
+        self.plans = patches.plans
+        self.digest = patches.digest
         self.target_share = target_share
         self.augment = augment
 

@@ -19,7 +19,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.losses.bits import unpack_words
 from cdm_nnunet.nnunet.augmentation import Augmentation
-from cdm_nnunet.nnunet.loader import DoseDataLoader, cut, draw_corner, refuse_foreign_case
+from cdm_nnunet.nnunet.loader import DoseDataLoader, Patches, cut, draw_corner, refuse_foreign_case
 from cdm_nnunet.nnunet.plans import DosePlans
 
 CONFIGURATION = "3d_fullres"
@@ -29,16 +29,14 @@ def loader(folders, patch, *, share=0.5, augment=False, batch_size=2, cases=None
     plans = DosePlans(json.loads((folders.preprocessed / "nnUNetPlans.json").read_text()))
     dataset = nnUNetDatasetBlosc2(str(folders.preprocessed / f"nnUNetPlans_{CONFIGURATION}"), cases)
     manager = PlansManager(dict(plans.plans)).get_label_manager({"labels": {"background": 0}})
-    return DoseDataLoader(
-        dataset,
-        plans,
-        digest or plans.digest(CONFIGURATION),
-        batch_size,
-        patch,
-        manager,
-        share,
-        augment,
+    patches = Patches(
+        plans=plans,
+        digest=digest or plans.digest(CONFIGURATION),
+        batch_size=batch_size,
+        patch_size=patch,
+        label_manager=manager,
     )
+    return DoseDataLoader(dataset, patches, target_share=share, augment=augment)
 
 
 KILLED = """
