@@ -39,14 +39,28 @@ def replacing(path: Path, ending: str = "") -> Iterator[Path]:
     """
     with aside(path, ending) as partial:
         yield partial
-        _flush(partial)
+        flush_file(partial)
         os.replace(partial, path)
+    flush_folder(path.parent)
+
+
+def flush_file(path: Path) -> None:
+    """Have what a file holds on the disk.
+
+    Raises:
+        OSError: If that can't be done.
+    """
+    _flush(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)  # (Windows flushes what may be written)
+
+
+def flush_folder(folder: Path) -> None:
+    """Have the names in a folder on the disk, where the system can do that."""
     with contextlib.suppress(OSError):  # (not every system opens folders)
-        _flush(path.parent)
+        _flush(folder, os.O_RDONLY)
 
 
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+def _flush(path: Path, mode: int) -> None:
+    descriptor = os.open(path, mode)
     try:
         os.fsync(descriptor)
     finally:
@@ -65,7 +79,14 @@ def locked(path: Path, busy: str) -> Iterator[None]:
         InputError: If another process holds it.
     """
     with path.open("w") as lock:
-        if sys.platform != "win32":
+        if sys.platform == "win32":
+            import msvcrt
+
+            try:
+                msvcrt.locking(lock.fileno(), msvcrt.LK_NBLCK, 1)
+            except OSError:
+                raise InputError(busy) from None
+        else:
             import fcntl
 
             try:
@@ -115,7 +136,7 @@ def write_private_once(path: Path, text: str) -> None:
     """
     with aside(path) as partial, contextlib.suppress(FileExistsError):
         _write(partial, text, private=True)
-        _flush(partial)
+        flush_file(partial)
         try:
             os.link(partial, path)
         except FileExistsError:
@@ -186,6 +207,8 @@ def passing_folder(parent: Path, prefix: str) -> Iterator[Path]:
 
 
 def _is_running(process: str) -> bool:
+    if sys.platform == "win32":  # (where os.kill with 0 is Ctrl-C)
+        return _is_running_on_windows(process)
     try:
         os.kill(int(process), 0)
     except ProcessLookupError:
@@ -195,6 +218,22 @@ def _is_running(process: str) -> bool:
     return True
 
 
+def _is_running_on_windows(process: str) -> bool:
+    if sys.platform == "win32" and process.isdigit():
+        import ctypes
+
+        kernel, status = ctypes.windll.kernel32, ctypes.c_ulong()
+        handle = kernel.OpenProcess(_QUERY_LIMITED_INFORMATION, False, int(process))
+        if not handle:
+            return bool(kernel.GetLastError() == _ACCESS_DENIED)
+        try:
+            return not kernel.GetExitCodeProcess(handle, ctypes.byref(status)) or status.value == _STILL_ACTIVE
+        finally:
+            kernel.CloseHandle(handle)
+    return True
+
+
+_QUERY_LIMITED_INFORMATION, _ACCESS_DENIED, _STILL_ACTIVE = 0x1000, 5, 259  # of the Windows API
 _REMOVE_AT_THE_END = "import shutil, sys; sys.stdin.read(); shutil.rmtree(sys.argv[1], ignore_errors=True)"
 
 

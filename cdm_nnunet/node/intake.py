@@ -14,8 +14,9 @@ from cdm_nnunet.dicom.files import read_file, text_of
 from cdm_nnunet.dicom.persons import STUDY
 from cdm_nnunet.dicom.pseudonyms import Pseudonyms
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.files import flush_file
 from cdm_nnunet.node.settings import Limits
-from cdm_nnunet.node.store import Queue, Study, StudyState, data_set_digest, flush_file, place_object
+from cdm_nnunet.node.store import Queue, Study, StudyState, data_set_digest, place_object
 
 _MB = 2**20
 _KEYWORDS = ("SOPClassUID", "SOPInstanceUID", "PatientID", "StudyInstanceUID")

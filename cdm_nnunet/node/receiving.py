@@ -85,6 +85,8 @@ def listening(
             yield
         finally:
             server.shutdown()
+            for association in server.active_associations:
+                association.abort()
     except OSError as error:
         raise InputError(f"can't listen on {settings.host}:{settings.port} ({error.strerror or error})") from error
     finally:

@@ -24,7 +24,7 @@ from typing import Literal
 
 from cdm_nnunet.documents import plain, read_json
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.files import locked, write_json, write_text
+from cdm_nnunet.files import flush_file, flush_folder, locked, write_json, write_text
 
 Stage = Literal["closed", "predicted", "done", "failed"]
 _META_START, _META_LENGTH = 144, slice(140, 144)  # of a file: after the element that says how long the header is
@@ -175,7 +175,7 @@ class Queue:
         study.set(StudyState(stage="closed"))
         place = self.root / "studies" / study.name
         os.rename(study.folder, place)
-        _flush_folder(place.parent)
+        flush_folder(place.parent)
         return Study(place)
 
     def _new_name(self, patient: str) -> str:
@@ -198,7 +198,7 @@ class Queue:
         write_text(study.folder / "reason.txt", f"{line}\n", private=True)
         place = self.root / "quarantine" / study.name
         os.rename(study.folder, place)
-        _flush_folder(place.parent)
+        flush_folder(place.parent)
         return place
 
     def retry(self, name: str) -> Study:
@@ -210,7 +210,7 @@ class Queue:
             InputError: If there is none of this name.
         """
         study = Study(self.root / "quarantine" / name)
-        if "/" in name or not (study.folder / "files").is_dir():
+        if Path(name).name != name or not (study.folder / "files").is_dir():
             raise InputError(f"{self.root / 'quarantine'} has no study '{name}'")
         known = read_state(study)
         has_dose = known is not None and known.dose_uid and study.dose.is_file()
@@ -218,7 +218,7 @@ class Queue:
         (study.folder / "reason.txt").unlink(missing_ok=True)
         place = self.root / "studies" / name
         os.rename(study.folder, place)
-        _flush_folder(place.parent)
+        flush_folder(place.parent)
         return Study(place)
 
     def remove(self, study: Study) -> None:
@@ -271,19 +271,6 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def flush_file(path: Path) -> None:
-    """Write a file to the disk.
-
-    Raises:
-        OSError: If that can't be done.
-    """
-    descriptor = os.open(path, os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def place_object(temporary: Path, study: Study, name: str) -> Path:
     """Move a file that is on the disk into a study; it is there whole or not at all.
 
@@ -294,7 +281,7 @@ def place_object(temporary: Path, study: Study, name: str) -> Path:
     """
     place = study.folder / "files" / name
     os.replace(temporary, place)
-    _flush_folder(place.parent)
+    flush_folder(place.parent)
     return place
 
 
@@ -304,15 +291,6 @@ def remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
-
-
-def _flush_folder(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # (not every system opens folders)
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def read_state(study: Study) -> StudyState | None:

@@ -10,7 +10,6 @@ import ctypes
 import itertools
 import multiprocessing
 import os
-import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +21,7 @@ from typing import TypeVar
 from cdm_nnunet.errors import InputError
 
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal that a process gets when its parent ends
+_SIGKILL = 9  # (Windows has no such signal, and signal no such name there)
 _Job = TypeVar("_Job")
 _Result = TypeVar("_Result")
 
@@ -38,7 +38,7 @@ def end_with_parent(parent: int) -> None:
         parent: Process id of the parent, which may be gone by now.
     """
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
         if os.getppid() != parent:
             os._exit(1)
 
@@ -84,7 +84,7 @@ def _pool(n_processes: int) -> Iterator[ProcessPoolExecutor]:
 
 def _why_broken(statuses: Sequence[int | None]) -> str:
     own_faults = [status for status in statuses if status is not None and status > 0]
-    if own_faults and -signal.SIGKILL not in statuses:
+    if own_faults and -_SIGKILL not in statuses:
         return (
             f"a worker process ended by itself (status {own_faults[0]}). If this was called from a script: worker "
             "processes read the script again, so that what it does belongs below: if __name__ == '__main__':"
