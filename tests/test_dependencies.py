@@ -13,7 +13,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHIPPED = ("cdm_nnunet", "trainers", "dataset_conversion")
 # Distributions whose modules have another name.
-MODULES = {"PyYAML": "yaml", "scikit-image": "skimage"}
+MODULES = {"PyYAML": "yaml", "scikit-image": "skimage", "mlflow-skinny": "mlflow"}
 # What the tests run as a program: distribution, and the name under which it is run.
 PROGRAMS = {"ruff": "ruff", "mypy": "mypy", "import-linter": "lint-imports", "dicom3tools": "dciodvfy"}
 # What benchmarks compare with. Each of them runs in an environment of its own, for it needs other versions than we do.
@@ -85,18 +85,20 @@ def test_imports_are_found_however_they_are_written():
 
 
 def test_the_package_declares_what_it_imports_and_only_that():
-    base, cluster, node = declared()[""], declared()["cluster"], declared()["node"]
-    assert imported(*SHIPPED) <= base | cluster | node
+    base, node = declared()[""], declared()["node"]
+    used_if_there = declared()["cluster"] | declared()["tracking"]
+    assert imported(*SHIPPED) <= base | node | used_if_there
     assert imported_at_once(*SHIPPED) - imported_at_once("cdm_nnunet/node") <= base
     assert imported_at_once("cdm_nnunet/node") <= base | node  # (the server of the network alone, and it comes late)
     assert base <= imported(*SHIPPED)
     assert node <= imported("cdm_nnunet/node")
-    assert cluster <= imported(*SHIPPED) | texts(*SHIPPED)
+    assert used_if_there <= imported(*SHIPPED) | texts(*SHIPPED)
 
 
 @pytest.mark.parametrize(("extra", "folder", "peers"), [("test", "tests", set()), ("benchmarks", "benchmarks", PEERS)])
 def test_an_extra_declares_what_is_imported_beyond_the_package(extra, folder, peers):
-    assert imported(folder) - declared()[""] - declared()["cluster"] - declared()["node"] - peers == declared()[extra]
+    of_the_package = set.union(*(declared()[group] for group in ("", "cluster", "node", "tracking")))
+    assert imported(folder) - of_the_package - peers == declared()[extra]
     assert peers <= imported(folder)
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch import Tensor
-from torch import distributed as dist
 from torch.nn.functional import interpolate
 
 from cdm_nnunet.errors import InputError
@@ -35,11 +34,13 @@ from cdm_nnunet.trainers.logged import LoggedTrainer
 from cdm_nnunet.trainers.progress import loss_schedule_text
 from cdm_nnunet.trainers.settings import TrainingSettings, other_variables
 from cdm_nnunet.trainers.step import StepResult
-from cdm_nnunet.trainers.validation import patch_errors
+from cdm_nnunet.trainers.together import from_all, loss_factor, n_processes, refuse_torchrun, wait_for_all
+from cdm_nnunet.trainers.validation import PatchErrors, patch_errors
 
 let_trainers_load_weights()  # (here, not where the plugin is registered: it imports nnU-Net's training command)
 
 _GRADIENT_NORM = 12
+_CASES_BETWEEN_MEETINGS = 10  # of a process: it waits for the others no longer than torch allows (10 minutes)
 
 
 class DoseTrainer(LoggedTrainer):
@@ -70,6 +71,7 @@ class DoseTrainer(LoggedTrainer):
     ):
         if device.type == "cuda" and not torch.cuda.is_available():
             raise InputError("no CUDA device is available (no GPU, or no driver for it); train with -device cpu")
+        refuse_torchrun()
         self.settings = TrainingSettings.from_environment().with_epochs(self.n_epochs)
         self.dose_plans = DosePlans(plans)
         configuration = configuration_in(plans["configurations"], configuration)
@@ -124,6 +126,11 @@ class DoseTrainer(LoggedTrainer):
         """
         load_weights(self.network, Path(file), self.dose_plans)
         self.print_to_log_file(f"weights of {file}")
+
+    def _set_batch_size_and_oversample(self) -> None:
+        if (n_samples := self.configuration_manager.batch_size) < n_processes():
+            raise InputError(f"a batch of {n_samples} can't be shared by {n_processes()} GPUs: use at most {n_samples}")
+        super()._set_batch_size_and_oversample()
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PolyLRScheduler]:
         """AdamW: the gradient of an absolute error has the same size near and far from the answer."""
@@ -207,6 +214,7 @@ class DoseTrainer(LoggedTrainer):
     def on_train_start(self) -> None:
         """Build what is missing, start the loaders, and leave the plans in the model's folder."""
         super().on_train_start()
+        wait_for_all()  # (nnU-Net has each process write the plans)
         if self.local_rank == 0:
             write_json(Path(self.output_folder_base) / "plans.json", model_plans(self.plans_manager.plans))
 
@@ -275,7 +283,7 @@ class DoseTrainer(LoggedTrainer):
         self._begin_step()
         self.optimizer.zero_grad(set_to_none=True)
         step = self._forward(batch)
-        loss = step.loss
+        loss = step.loss * loss_factor(self.batch_size, self.configuration_manager.batch_size)
         if self.grad_scaler is not None:
             self.grad_scaler.scale(loss).backward()
             self.grad_scaler.unscale_(self.optimizer)
@@ -286,22 +294,24 @@ class DoseTrainer(LoggedTrainer):
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), _GRADIENT_NORM)
             self.optimizer.step()
-        value = loss.detach().cpu().numpy()
-        if not np.isfinite(value) and self.grad_scaler is None:
+        value = float(step.loss.detach())
+        if not math.isfinite(value) and self.grad_scaler is None:
             raise RuntimeError(f"the loss is {value} in epoch {self.current_epoch}: the training has diverged")
         self._end_step()
         return {
             "loss": value,
+            "samples": len(batch["facts"]),
             "voxel_error": float(step.voxel_error.detach()),
             "dvh_loss": float("nan") if step.dvh_loss is None else float(step.dvh_loss.detach()),
         }
 
     def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Loss and metric errors of a validation batch."""
-        self._stop.check()
+        self._stop_if_asked()
         step = self._forward(batch)
         return {
             "loss": float(step.loss),
+            "samples": len(batch["facts"]),
             "cdm": float("nan") if step.dvh_loss is None else float(step.dvh_loss),
             "errors": patch_errors(
                 step.dose_gy.clamp(min=0), step.reference_gy, step.region, step.words, self.evaluation_terms,
@@ -320,15 +330,14 @@ class DoseTrainer(LoggedTrainer):
             self.print_to_log_file("--npz is left out: a dose has no class probabilities")
         self.set_deep_supervision_enabled(False)
         _, cases = self.do_split()
-        mine = cases[self.local_rank :: dist.get_world_size()] if self.is_ddp else cases
         validation = self._whole_case_validation(cases)
-        errors = {case: validation.of(case) for case in sorted(mine)}
-        if self.is_ddp:
-            gathered: list[Any] = [None] * dist.get_world_size()
-            dist.all_gather_object(gathered, errors)
-            errors = {case: error for part in gathered for case, error in part.items()}
+        errors: dict[str, PatchErrors] = {}
+        for first in range(0, len(cases), _CASES_BETWEEN_MEETINGS * n_processes()):
+            together = sorted(cases)[first : first + _CASES_BETWEEN_MEETINGS * n_processes()]
+            mine = together[self.local_rank :: n_processes()]
+            errors |= dict(from_all([(case, validation.of(case)) for case in mine]))
         if self.local_rank == 0:
-            for line in validation.write_summary(errors, self.plans_manager.dataset_name):
+            for line in validation.write_summary(dict(sorted(errors.items())), self.plans_manager.dataset_name):
                 self.print_to_log_file(line)
         self.set_deep_supervision_enabled(True)
 

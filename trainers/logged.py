@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import perf_counter, time
 from typing import Any
 
 import numpy as np
 import torch
-from torch import distributed as dist
 
 from cdm_nnunet.nnunet.checkpoint import BEST, LATEST
 from cdm_nnunet.nnunet.logger import DoseLogger, loader_hint
 from cdm_nnunet.trainers.progress import STEPS_FOR_FIRST_ESTIMATE, first_estimate_text, losses_text, remaining_text
 from cdm_nnunet.trainers.resumable import ResumableTrainer
+from cdm_nnunet.trainers.run_facts import dataset_digest, facts_text, machine_facts, software_facts
+from cdm_nnunet.trainers.together import from_all, n_processes
+from cdm_nnunet.trainers.tracking import Run, opened_later, trackers_for
 from cdm_nnunet.trainers.validation import PatchErrors
 
 
@@ -28,7 +31,8 @@ class LoggedTrainer(ResumableTrainer):
         dataset_json: dict[str, Any],
         device: torch.device = torch.device("cuda"),  # noqa: B008  # nnU-Net reads this signature
     ):
-        super().__init__(plans, configuration, fold, dataset_json, device)
+        with opened_later():
+            super().__init__(plans, configuration, fold, dataset_json, device)
         self.logger.local_logger = DoseLogger()
         self.save_every = 10
         self._loader_wait_s = 0.0
@@ -36,9 +40,50 @@ class LoggedTrainer(ResumableTrainer):
         self._first_steps_s: list[float] | None = []
         self._step_began_at = 0.0
 
+    def on_train_start(self) -> None:
+        """Tell what runs where, and let the curves be tracked."""
+        super().on_train_start()
+        if self.local_rank == 0:
+            run = self._run()
+            self.print_to_log_file(facts_text(run.facts), add_timestamp=False)
+            self.logger.loggers = trackers_for(run, self.print_to_log_file)
+
+    def _run(self) -> Run:
+        dataset = self.plans_manager.dataset_name
+        training = {
+            "dataset": dataset,
+            "configuration": self.configuration_name,
+            "plans": self.plans_manager.plans_name,
+            "trainer": self.__class__.__name__,
+            "fold": self.fold,
+            "processes": n_processes(),
+            "dataset_sha256": dataset_digest(Path(self.preprocessed_dataset_folder_base)),
+        }
+        return Run(
+            folder=Path(self.output_folder),
+            name=f"{self.__class__.__name__} {self.configuration_name} fold {self.fold}",
+            group=dataset,
+            first_epoch=self.current_epoch,
+            facts={
+                "training": training,
+                "settings": self.settings.to_json(),
+                "software": software_facts(),
+                "machine": machine_facts(self.device),
+            },
+        )
+
+    def run_training(self) -> None:
+        """As :meth:`ResumableTrainer.run_training`; trackers are closed, however it ends."""
+        try:
+            super().run_training()
+        finally:
+            for tracker in self.logger.loggers:
+                tracker.close(is_done=self.current_epoch >= self.num_epochs)
+            self.logger.loggers = []
+
     def _begin_step(self) -> None:
         """Stop here if the system asked for it, and count the wait for the batch."""
-        self._stop.check()
+        self._stop_if_asked()
         if self._step_ended_at is not None:
             self._loader_wait_s += perf_counter() - self._step_ended_at
 
@@ -64,26 +109,26 @@ class LoggedTrainer(ResumableTrainer):
         self._step_began_at = perf_counter()
 
     def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
-        """Log the loss, its parts and the wait."""
-        super().on_train_epoch_end(train_outputs)
-        for key, part in (("train_voxel_error", "voxel_error"), ("train_dvh_loss", "dvh_loss")):
-            self.logger.log(key, float(np.mean([output[part] for output in train_outputs])), self.current_epoch)
+        """Log the loss and its parts, of all processes, and the wait."""
+        outputs = from_all(train_outputs)
+        for key, part in (
+            ("train_losses", "loss"),
+            ("train_voxel_error", "voxel_error"),
+            ("train_dvh_loss", "dvh_loss"),
+        ):
+            self.logger.log(key, mean_of_samples(outputs, part), self.current_epoch)
         self._step_ended_at = None
         self.logger.log("loader_wait_s", self._loader_wait_s, self.current_epoch)
 
     def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
         """Pool the validation batches of all processes and log them."""
-        if self.is_ddp:
-            gathered: list[Any] = [None] * dist.get_world_size()
-            dist.all_gather_object(gathered, val_outputs)
-            val_outputs = [output for outputs in gathered for output in outputs]
+        val_outputs = from_all(val_outputs)
         errors = PatchErrors.pooled([output["errors"] for output in val_outputs])
         earlier = self.logger.get_value("ema_score", step=None)[: self.current_epoch]
         ema = 0.9 * earlier[-1] + 0.1 * errors.score if earlier else errors.score
-        cdm = [output["cdm"] for output in val_outputs]
         logged = {
-            "val_losses": float(np.mean([output["loss"] for output in val_outputs])),
-            "val_cdm": float(np.mean(cdm)),
+            "val_losses": mean_of_samples(val_outputs, "loss"),
+            "val_cdm": mean_of_samples(val_outputs, "cdm"),
             "val_mae_gy": errors.mae_gy,
             "val_ptv_error": errors.ptv,
             "val_oar_error": errors.oar,
@@ -126,3 +171,17 @@ class LoggedTrainer(ResumableTrainer):
         if self.local_rank == 0:
             self.logger.plot_progress_png(self.output_folder)
         self.current_epoch += 1
+
+
+def mean_of_samples(outputs: Sequence[Mapping[str, Any]], key: str) -> float:
+    """Mean of what steps say, where each sample of their batches counts the same.
+
+    Args:
+        outputs: Of the steps, each with its number of ``samples``.
+        key: What is averaged.
+
+    Example:
+        >>> mean_of_samples([{"loss": 1.0, "samples": 2}, {"loss": 4.0, "samples": 1}], "loss")
+        2.0
+    """
+    return float(np.average([float(one[key]) for one in outputs], weights=[one["samples"] for one in outputs]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,6 +18,7 @@ from cdm_nnunet.trainers.checkpoints import fold_claimed, newest_whole
 from cdm_nnunet.trainers.loaders import seed_generators
 from cdm_nnunet.trainers.settings import CHANGE_SETTINGS, RESTART, TrainingSettings, is_allowed
 from cdm_nnunet.trainers.stopping import Stopped, StopRequest
+from cdm_nnunet.trainers.together import any_of_all, are_several, by_the_first, wait_for_all
 
 
 class ResumableTrainer(nnUNetTrainer):
@@ -35,7 +35,7 @@ class ResumableTrainer(nnUNetTrainer):
     _stop: StopRequest
 
     def _use(self, settings: TrainingSettings) -> None:
-        self._stop = StopRequest()
+        self._stop = StopRequest(outlives_parent=are_several())
         self.settings = settings
         self.num_epochs = settings.num_epochs
         self.num_iterations_per_epoch = settings.num_iterations
@@ -158,22 +158,24 @@ class ResumableTrainer(nnUNetTrainer):
         if self._goes_on and self.disable_checkpointing:
             raise InputError("--disable_checkpointing and --c: nothing would be kept of what is trained; leave one out")
         refuse_other_folds(Path(self.output_folder_base), self.plans_manager.plans, self.dataset_json)
-        with self._fold_claimed(), self._stop.on_sigterm():
+        claim = fold_claimed(Path(self.output_folder), begins=not self._goes_on, restart=is_allowed(RESTART))
+        with by_the_first(claim), self._stop.on_sigterm():
             try:
                 super().run_training()
             except Stopped:
                 self._stop_early()
 
-    def _fold_claimed(self) -> contextlib.AbstractContextManager[None]:
-        if self.local_rank != 0:
-            return contextlib.nullcontext()
-        return fold_claimed(Path(self.output_folder), begins=not self._goes_on, restart=is_allowed(RESTART))
+    def _stop_if_asked(self) -> None:
+        """Raise :class:`Stopped` if SIGTERM came to any of the processes: between the same two steps in all."""
+        if any_of_all(self._stop.asked, self.device):
+            raise Stopped
 
     def _stop_early(self) -> NoReturn:
         if self.local_rank == 0 and not self.disable_checkpointing:
             path = Path(self.output_folder) / LATEST
             self._write(path, self.current_epoch)
             self.print_to_log_file(f"stopped by SIGTERM in epoch {self.current_epoch}; {path} is written: go on by --c")
+        wait_for_all()  # (the first that ends has the others killed soon)
         for loader in (self.dataloader_train, self.dataloader_val):
             getattr(loader, "_finish", lambda: None)()
         raise SystemExit(128 + signal.SIGTERM)

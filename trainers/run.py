@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from cdm_nnunet.folders import DEFAULT_PLANS, configuration_in, find_dataset, fo
 from cdm_nnunet.parallel import usable_cores
 from cdm_nnunet.trainers.base import DoseTrainer
 from cdm_nnunet.trainers.settings import CHANGE_SETTINGS, RESTART
+from cdm_nnunet.trainers.together import refuse_torchrun, several_processes
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Training:
         Raises:
             InputError: If the data set was not planned, there is no such device, or the trainer is not for dose.
         """
+        refuse_torchrun()
         self._read(f"{self.plans}.json")
         self._read("dataset.json")
         folder("nnUNet_results")
@@ -132,19 +135,20 @@ def train(training: Training, start: Start) -> Path:
     )
     if start.validates and not (model / "checkpoint_final.pth").is_file():
         raise InputError(f"--val validates a finished training, and {model} has no checkpoint_final.pth")
-    stock.run_training(
-        str(training.dataset_id),
-        training.configuration,
-        training.fold,
-        training.trainer,
-        training.plans,
-        None if start.pretrained is None else str(start.pretrained),
-        training.n_gpus,
-        continue_training=start.continues,
-        only_run_validation=start.validates,
-        val_with_best=start.with_best,
-        device=device,
-    )
+    with several_processes() if training.n_gpus > 1 else nullcontext():
+        stock.run_training(
+            str(training.dataset_id),
+            training.configuration,
+            training.fold,
+            training.trainer,
+            training.plans,
+            None if start.pretrained is None else str(start.pretrained),
+            training.n_gpus,
+            continue_training=start.continues,
+            only_run_validation=start.validates,
+            val_with_best=start.with_best,
+            device=device,
+        )
     return model
 
 

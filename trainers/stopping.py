@@ -15,11 +15,20 @@ class Stopped(Exception):  # noqa: N818  # not an error: the system asked for it
 
 
 class StopRequest:
-    """Whether SIGTERM came. A cluster sends it some seconds before it ends a job."""
+    """Whether SIGTERM came. A cluster sends it some seconds before it ends a job.
 
-    def __init__(self) -> None:
-        self._asked = False
+    Args:
+        outlives_parent: For the processes of several GPUs: the end of the parent asks as well. It reaches them as
+            SIGINT (torch has the system send it), and so do all that are sent once the parent is gone.
+
+    Attributes:
+        asked: Whether it came.
+    """
+
+    def __init__(self, *, outlives_parent: bool = False) -> None:
+        self.asked = False
         self._process = os.getpid()
+        self._parent = os.getppid() if outlives_parent else None
 
     @contextlib.contextmanager
     def on_sigterm(self) -> Iterator[None]:
@@ -27,19 +36,23 @@ class StopRequest:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = signal.signal(signal.SIGTERM, self._ask)
+        handlers = {signal.SIGTERM: self._ask}
+        if self._parent is not None:
+            handlers[signal.SIGINT] = self._ask_if_orphaned
+        before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
         try:
             yield
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def _ask(self, *_: Any) -> None:
         if os.getpid() != self._process:  # a loader that was forked from it ends as it always did
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGTERM)
-        self._asked = True
+        self.asked = True
 
-    def check(self) -> None:
-        """Raise :class:`Stopped` if SIGTERM came."""
-        if self._asked:
-            raise Stopped
+    def _ask_if_orphaned(self, number: int, frame: Any) -> None:
+        if os.getpid() != self._process or os.getppid() == self._parent:
+            signal.default_int_handler(number, frame)
+        self.asked = True
