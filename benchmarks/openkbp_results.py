@@ -1,9 +1,10 @@
-"""Tables and a figure of the OpenKBP study: losses over their seeds, each paired by patient with the MAE trained alike.
+"""Tables and a figure of an OpenKBP study: losses over their seeds, each paired by patient with the MAE trained alike.
 
-    python benchmarks/openkbp_results.py OUT RESULTS [--stage losses]
+    python benchmarks/openkbp_results.py OUT RESULTS [-d 501]
 
-OUT is that of ``openkbp_study.py OPENKBP OUT losses``; RESULTS gets ``losses.md`` and ``losses_dvh.png``. Errors of a
-patient are averaged over the seeds of a loss first; intervals are 95 % bootstrap intervals (BCa) over patients.
+OUT is that of ``cdm-nnunet study benchmarks/studies/openkbp.yaml -o OUT``, or of ``openkbp_fine_tuning.yaml``; RESULTS
+gets ``losses.md`` and ``losses_dvh.png``. Errors of a patient are averaged over the seeds of a loss first; intervals are
+95 % bootstrap intervals (BCa) over patients.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from cdm_nnunet.comparison.record import Quantity
 from cdm_nnunet.comparison.statistics import weighted_mean
 from cdm_nnunet.dataset import RawDataset
 from cdm_nnunet.evaluation.pairing import find_cases, load_pair
+from cdm_nnunet.folders import find_dataset
 
 LABELS = {
     "mae": "MAE",
@@ -31,9 +33,8 @@ LABELS = {
     "dvh": "MAE + DVH curve",
     "moment": "MAE + moments",
     "sorted": "MAE + sorted doses",
-    "vanilla_from_scratch": "vanilla nnU-Net (MAE, no anchor), from scratch",
-    "mae_from_scratch": "MAE, from scratch",
-    "cdm_from_scratch": "MAE + CDM, from scratch",
+    "vanilla": "vanilla nnU-Net (MAE, no anchor)",
+    "cdm_from_the_middle": "MAE + CDM from the middle on",
 }
 SCORES = {
     "OpenKBP dose score": "dose score",
@@ -41,16 +42,12 @@ SCORES = {
     "PTV score": "PTV score",
     "OAR score": "OAR score",
 }
-DRAWN = ("mae", "cdm", "dvh", "moment", "sorted", "vanilla_from_scratch", "mae_from_scratch", "cdm_from_scratch")
+BASELINE = "mae"
+DRAWN = ("vanilla", "mae", "cdm", "cdm_from_the_middle", "dvh", "moment", "sorted")
 VOLUMES_PERCENT = np.arange(1, 100)
 N_RESAMPLES = 9999
 N_WORST = 5
 Runs = Mapping[str, Sequence[str]]
-
-
-def baseline_of(loss: str) -> str:
-    """The MAE that was trained alike."""
-    return "mae_from_scratch" if loss.endswith("_from_scratch") else "mae"
 
 
 def find_runs(folder: Path) -> dict[str, list[str]]:
@@ -87,7 +84,7 @@ def score_table(quantities: Sequence[Quantity], runs: Runs) -> Iterator[str]:
             cell = f"{np.mean(means):.3f}"
             if len(means) > 1:
                 cell += f" ± {np.std(means, ddof=1):.3f}"
-            if loss != baseline_of(loss) and baseline_of(loss) in runs:
+            if loss != BASELINE and BASELINE in runs:
                 cell += f"; {change(quantity, runs, loss)}"
             cells.append(cell)
         yield f"| {LABELS[loss]} | {len(names)} | " + " | ".join(cells) + " |"
@@ -96,7 +93,7 @@ def score_table(quantities: Sequence[Quantity], runs: Runs) -> Iterator[str]:
 def change(quantity: Quantity, runs: Runs, loss: str) -> str:
     """Change against the MAE trained alike in percent with its interval, such as ``-12.3 % (-15 to -9)``."""
     weights = np.array(list(quantity.n_terms.values()), dtype=np.float64)
-    candidate, baseline = (over_seeds(quantity.errors, runs[name]) for name in (loss, baseline_of(loss)))
+    candidate, baseline = (over_seeds(quantity.errors, runs[name]) for name in (loss, BASELINE))
     ratio = weighted_mean(candidate, weights) / weighted_mean(baseline, weights)
     interval = bootstrap(
         (candidate * weights, baseline * weights),
@@ -194,14 +191,14 @@ def draw(stage: Path, dataset: RawDataset, runs: Runs, path: Path) -> None:
     axes = figure.add_subplot()
     for loss in DRAWN:
         if loss in runs:
-            folders = [next((stage / name / dataset.folder.name).glob("*/fold_*/validation")) for name in runs[loss]]
+            folders = [stage / name / "predictions" for name in runs[loss]]
             mean = np.mean([dose_errors_at_volumes(dataset, folder) for folder in folders], axis=0)
             axes.plot(
                 VOLUMES_PERCENT,
                 mean,
                 label=LABELS[loss],
                 lw=2.5 if "cdm" in loss else 1.5,
-                ls=":" if "scratch" in loss else "-",
+                ls=":" if loss == "vanilla" else "-",
             )
     axes.axhline(0, color="black", lw=0.8)
     axes.set_xlabel("volume v of a target (%)")
@@ -214,23 +211,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("results", type=Path)
-    parser.add_argument("--stage", default="losses", choices=("settings", "losses"))
+    parser.add_argument("-d", dest="dataset", type=int, default=501, help="data set of the study")
     args = parser.parse_args()
     warnings.simplefilter("error")
-    stage = args.out / args.stage
+    stage = args.out
     runs = find_runs(stage)
     quantities = read_quantities(stage, runs)
     args.results.mkdir(parents=True, exist_ok=True)
     medians = scores_of_the_cohort_median(stage, next(iter(runs.values()))[0])  # (of the reference doses alone)
     tables = [*score_table(quantities, runs), "", *metric_table(quantities, runs, DRAWN), "", *medians, ""]
     tables += [*plans_table(stage, next(iter(runs.values()))[0]), "", *worst_patients(quantities, runs, DRAWN)]
-    (args.results / f"{args.stage}.md").write_text("\n".join([*tables, ""]))
-    draw(
-        stage,
-        RawDataset(next((args.out / "nnUNet_raw").glob("Dataset*"))),
-        runs,
-        args.results / f"{args.stage}_dvh.png",
-    )
+    (args.results / "losses.md").write_text("\n".join([*tables, ""]))
+    draw(stage, RawDataset(find_dataset(args.dataset)), runs, args.results / "losses_dvh.png")
     print("\n".join(tables))
 
 
