@@ -3,8 +3,8 @@
     python benchmarks/openkbp_results.py OUT RESULTS [-d 501]
 
 OUT is that of ``cdm-nnunet study benchmarks/studies/openkbp.yaml -o OUT``, or of ``openkbp_fine_tuning.yaml``; RESULTS
-gets ``losses.md`` and ``losses_dvh.png``. Errors of a patient are averaged over the seeds of a loss first; intervals are
-95 % bootstrap intervals (BCa) over patients.
+gets ``losses.md`` and ``losses_dvh.png``. Errors of a patient are averaged over the seeds of a loss first; intervals
+are 95 % bootstrap intervals (BCa) over patients.
 """
 
 import argparse
