@@ -12,7 +12,30 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+# Each of these, and every other folder of tests, goes to one process, for its tests share what is dear to make. The
+# longest come first: a process that has ended its own has nothing to take over from another.
+LONGEST_FIRST = (
+    "trainers",
+    "test_readme.py",
+    "nnunet",
+    "end_to_end",
+    "cli",
+    "fuzz",
+    "studies",
+    "report",
+    "test_cluster.py",
+)
 TWO_PATIENTS = (("train-pats", "pt_1"), ("validation-pats", "pt_201"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Say which tests go to one process, and which groups begin."""
+    groups = {item: item.path.relative_to(REPOSITORY / "tests").parts[0] for item in items}
+    for item, group in groups.items():
+        item.add_marker(pytest.mark.xdist_group(group))
+    order = {group: place for place, group in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: order.get(groups[item], len(order)))
 
 
 @pytest.fixture(autouse=True)
