@@ -33,7 +33,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cdm_nnunet.dvh.metrics import Metric
+from cdm_nnunet.dvh.metric import Metric
 from cdm_nnunet.losses.bits import pack_words, unpack_words
 from cdm_nnunet.losses.metrics import dvh_metrics
 from cdm_nnunet.losses.terms import EXACT, Smoothing, Term, Terms

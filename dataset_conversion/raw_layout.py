@@ -9,15 +9,12 @@ from __future__ import annotations
 import functools
 import hashlib
 import shutil
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from cdm_nnunet.dataset import CASES_FILE, CHANNEL_NAMES, FILE_ENDING, FORMAT_VERSION, READER_NAME, UNITS
 from cdm_nnunet.documents import read_json
@@ -27,6 +24,7 @@ from cdm_nnunet.fence import fenced
 from cdm_nnunet.files import locked, write_json
 from cdm_nnunet.folders import dataset_name
 from cdm_nnunet.parallel import unordered
+from cdm_nnunet.progress import progress
 from cdm_nnunet.roi import Catalogue, Roi
 from cdm_nnunet.roi.catalogue import mirror_name
 
@@ -278,7 +276,7 @@ def _outcomes(
     decisions = hashlib.sha256("".join(roi.model_dump_json() for roi in spec.template.rois).encode()).hexdigest()
     work = functools.partial(_convert, folder=folder, catalogue=spec.catalogue, decisions=decisions, log=log)
     done = unordered(work, sources, n_processes)
-    for _, outcome in tqdm(done, total=len(sources), desc=folder.name, unit="case", file=sys.stderr):
+    for _, outcome in progress(done, total=len(sources), desc=folder.name):
         yield outcome
 
 

@@ -86,7 +86,7 @@ def test_imports_are_found_however_they_are_written():
 
 def test_the_package_declares_what_it_imports_and_only_that():
     base, node = declared()[""], declared()["node"]
-    used_if_there = declared()["cluster"] | declared()["tracking"]
+    used_if_there = declared()["cluster"] | declared()["notebook"] | declared()["tracking"]
     assert imported(*SHIPPED) <= base | node | used_if_there
     assert imported_at_once(*SHIPPED) - imported_at_once("cdm_nnunet/node") <= base
     assert imported_at_once("cdm_nnunet/node") <= base | node  # (the server of the network alone, and it comes late)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic.dataclasses import dataclass
 
 from cdm_nnunet.comparison.statistics import ALPHA, CONFIDENCE, Interval, Method
-from cdm_nnunet.documents import STRICT, plain
+from cdm_nnunet.documents import STRICT, html_table, plain
 from cdm_nnunet.evaluation.roi_record import Count, Finite, NonNegative
 from cdm_nnunet.prediction_record import Made
 
@@ -250,6 +250,16 @@ class Comparison:
     software: Mapping[str, str]
     origins: Mapping[str, Made | None] = field(default_factory=dict)
     left_out: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """What is compared, on how many patients."""
+        return f"<Comparison of {', '.join(self.models)}: {self.n_patients} patients of {self.dataset}>"
+
+    def _repr_html_(self) -> str:
+        """The scores as tables, for a notebook."""
+        from cdm_nnunet.comparison.sentences import score_table
+
+        return "".join(html_table(repr(self).strip("<>"), score_table(self, name)) for name in self.candidates)
 
     @property
     def n_patients(self) -> int:

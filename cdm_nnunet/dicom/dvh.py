@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from cdm_nnunet.dicom.dose import DoseVolume
 from cdm_nnunet.dicom.structures import StructureSet
-from cdm_nnunet.dvh.metrics import Metric
+from cdm_nnunet.dvh.metric import Metric
 from cdm_nnunet.geometry.contour_dvh import RoiDvh, contour_dvh
 from cdm_nnunet.geometry.end_caps import DEFAULT_END_CAPS, EndCaps
 from cdm_nnunet.geometry.roi_contours import RoiContours

@@ -2,6 +2,7 @@
 
 from cdm_nnunet.documents.differing import differences
 from cdm_nnunet.documents.faults import TAG_MARK, Fault, faults_of, field_name, refuse, summary
+from cdm_nnunet.documents.html_text import html_table
 from cdm_nnunet.documents.numbers import read_number, stray_character
 from cdm_nnunet.documents.places import Path, Place
 from cdm_nnunet.documents.reading import (
@@ -32,6 +33,7 @@ __all__ = [
     "differences",
     "faults_of",
     "field_name",
+    "html_table",
     "in_order",
     "json_document",
     "parse_json",

@@ -7,6 +7,8 @@ Example:
     >>> dose_gy = np.array([66.6, 69.0, 70.0, 70.5, 71.0, 73.0])  # of the voxels of a target
     >>> evaluate(Metric.parse("D95%"), dose_gy, voxel_volume_cc=0.027)
     66.6
+    >>> metrics(dose_gy, dose_gy > 0, None, ["D95%", "Mean[Gy]", "V95%"], prescription_gy=70.0)
+    {'D95%': 66.6, 'Mean[Gy]': 70.01666666666667, 'V95%': 100.0}
     >>> goal = Template.load("openkbp").goals[2]
     >>> str(goal.metric), goal.verdict(66.6, prescription_gy=70.0)
     ('D95%', 'pass')
@@ -24,7 +26,8 @@ from cdm_nnunet.dvh.indices import (
 )
 from cdm_nnunet.dvh.kinds import KINDS
 from cdm_nnunet.dvh.matching import RoiMatch, match_rois
-from cdm_nnunet.dvh.metrics import Kind, Metric, add_kind
+from cdm_nnunet.dvh.metric import Kind, Metric, add_kind
+from cdm_nnunet.dvh.one_line import metrics
 from cdm_nnunet.dvh.template import Template, check_template, shipped_templates
 from cdm_nnunet.dvh.values import evaluate, evaluate_all, evaluate_weighted
 
@@ -52,6 +55,7 @@ __all__ = [
     "gradient_index",
     "isodose_dice",
     "match_rois",
+    "metrics",
     "paddick_conformity",
     "r50",
     "rtog_conformity",

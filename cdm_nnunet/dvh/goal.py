@@ -13,7 +13,7 @@ import regex
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
 from cdm_nnunet.documents import refuse
-from cdm_nnunet.dvh.metrics import Metric
+from cdm_nnunet.dvh.metric import Metric
 from cdm_nnunet.dvh.regime import Regime
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.roi.catalogue import RoiKind

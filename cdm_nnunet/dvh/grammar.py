@@ -105,8 +105,8 @@ def parse_key(key: str, kinds: Iterable[Grammar]) -> ParsedKey:
         InputError: If the key has no or no unique reading.
     """
     kinds = tuple(kinds)
-    with_bracket = _BRACKET.fullmatch(key)
-    body, bracket = with_bracket.groups() if with_bracket else (key, "")
+    with_bracket = _BRACKET.fullmatch(key.replace(" ", ""))
+    body, bracket = with_bracket.groups() if with_bracket else (key.replace(" ", ""), "")
     body = _SAME_AS.get(body, body)
     if body in _TWO_READINGS:
         raise InputError(f"'{body}' can be read in two ways: write {_TWO_READINGS[body]}")
@@ -115,7 +115,7 @@ def parse_key(key: str, kinds: Iterable[Grammar]) -> ParsedKey:
     if bracket in ("", kind.bracket, kind.unit):
         return ParsedKey(kind.name, value, None)
     if bracket in ("%", "cGy") and kind.unit == "Gy":
-        in_gy = key.removesuffix(f"[{bracket}]")
+        in_gy = key.replace(" ", "").removesuffix(f"[{bracket}]")
         raise InputError(
             f"'{key}': doses are in Gy here; write '{in_gy}', give a limit in 'Gy' or in '% of prescription'"
         )

@@ -10,7 +10,7 @@ from functools import partial
 
 from cdm_nnunet.dvh.grammar import Number
 from cdm_nnunet.dvh.indices import gradient_index, paddick_conformity, r50, rtog_conformity
-from cdm_nnunet.dvh.metrics import KINDS, Kind, Metric, RoiDoses, UndefinedMetricError, add_kind
+from cdm_nnunet.dvh.metric import KINDS, Kind, Metric, RoiDoses, UndefinedMetricError, add_kind
 from cdm_nnunet.dvh.protocols import Surface
 
 __all__ = ["KINDS"]

@@ -30,7 +30,7 @@ from cdm_nnunet.documents import (
 )
 from cdm_nnunet.documents import Path as JsonPath
 from cdm_nnunet.dvh.goal import Frozen, Goal, Name, TemplateRoi, Use
-from cdm_nnunet.dvh.metrics import Metric
+from cdm_nnunet.dvh.metric import Metric
 from cdm_nnunet.dvh.regime import Regime
 from cdm_nnunet.errors import InputError
 
@@ -55,6 +55,10 @@ class Template(Frozen):
     regime: Annotated[Regime | None, Field(exclude_if=operator.not_)] = None
     rois: Annotated[tuple[TemplateRoi, ...], Field(min_length=1)]
     goals: Annotated[tuple[Goal, ...], Field(min_length=1)]
+
+    def __repr__(self) -> str:
+        """Name and size."""
+        return f"<Template {self.name}: {len(self.rois)} ROIs, {len(self.goals)} goals>"
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Template:

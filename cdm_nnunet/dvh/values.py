@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdm_nnunet.dvh.grammar import MetricUnit
-from cdm_nnunet.dvh.metrics import EXACT, SAME_VOLUME, Metric, RoiDoses, UndefinedMetricError
+from cdm_nnunet.dvh.metric import EXACT, SAME_VOLUME, Metric, RoiDoses, UndefinedMetricError
 from cdm_nnunet.errors import InputError
 
 _ROUNDING = 1e-9  # of a volume that is a sum of many
@@ -144,7 +144,7 @@ def _values(metrics: Iterable[Metric], doses: RoiDoses) -> tuple[float, ...]:
 
 @dataclass(frozen=True, eq=False)
 class VoxelDoses:
-    """Doses of voxels of equal volume; amounts are numbers of voxels (:class:`cdm_nnunet.dvh.metrics.RoiDoses`).
+    """Doses of voxels of equal volume; amounts are numbers of voxels (:class:`cdm_nnunet.dvh.metric.RoiDoses`).
 
     Attributes:
         ascending_gy: The doses in ascending order, shape (n,), Gy.
@@ -210,7 +210,7 @@ class VoxelDoses:
 
 @dataclass(frozen=True, eq=False)
 class SampleDoses:
-    """Doses of samples that stand for different volumes; amounts are in cc (:class:`cdm_nnunet.dvh.metrics.RoiDoses`).
+    """Doses of samples that stand for different volumes; amounts are in cc (:class:`cdm_nnunet.dvh.metric.RoiDoses`).
 
     Attributes:
         ascending_gy: The doses in ascending order, shape (n,), Gy.

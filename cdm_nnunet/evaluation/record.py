@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import field
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -16,10 +16,14 @@ from cdm_nnunet import __version__
 from cdm_nnunet.challenges import Terms
 from cdm_nnunet.documents import STRICT, plain
 from cdm_nnunet.dvh import Template
+from cdm_nnunet.errors import InputError
 from cdm_nnunet.evaluation.gamma import Normalisation
 from cdm_nnunet.evaluation.roi_record import Count, Finite, NonNegative, Percent, Positive, RoiResult
 from cdm_nnunet.evaluation.score_record import Scores, with_challenge_keys
 from cdm_nnunet.prediction_record import Made
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 FORMAT_VERSION: Literal[3] = 3
 RESULT_FILE = "result.json"
@@ -118,6 +122,10 @@ class CaseResult:
     missing: Mapping[str, str] = field(default_factory=dict)
     undefined: Mapping[str, str] = field(default_factory=dict)
     rois: Mapping[str, RoiResult]
+
+    def __repr__(self) -> str:
+        """Name, dose error and number of ROIs."""
+        return f"<CaseResult {self.case}: dose MAE {self.dose_mae_gy:.3f} Gy, {len(self.rois)} ROIs>"
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in the record, where each challenge has a key of its own."""
@@ -236,6 +244,37 @@ class Evaluation:
     model: Made | None = None
     notes: tuple[str, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """What it is of and its scores: a record of hundreds of cases is no text to read."""
+        named = (("PTV score", self.scores.ptv_score, ""), ("OAR score", self.scores.oar_score, ""))
+        scores = [("dose MAE", self.scores.dose_mae_gy, " Gy"), *named]
+        told = ", ".join(f"{name} {value:.3f}{unit}" for name, value, unit in scores if value is not None)
+        return f"<Evaluation of {self.dataset}: {len(self.cases)} of {self.n_dataset_cases} cases, {told}>"
+
+    def _repr_html_(self) -> str:
+        """The scores as a table, for a notebook."""
+        from cdm_nnunet.evaluation.tables import evaluation_html
+
+        return evaluation_html(self)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row for each case, ROI and metric, with the columns of ``metrics.csv``; None where it holds nothing."""
+        from cdm_nnunet.evaluation.tables import metric_rows
+
+        return metric_rows(self)
+
+    def to_frame(self) -> DataFrame:
+        """The :meth:`rows` as a data frame of pandas.
+
+        Raises:
+            InputError: If pandas is not installed.
+        """
+        try:
+            from pandas import DataFrame
+        except ImportError:
+            raise InputError("pandas is missing: pip install 'cdm_nnunet[notebook]'; or take rows()") from None
+        return DataFrame(self.rows())
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``result.json``."""

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from cdm_nnunet.challenges import CHALLENGES
+from cdm_nnunet.documents import html_table
 from cdm_nnunet.evaluation.record import DoseResult, Evaluation
 from cdm_nnunet.evaluation.score_record import Coverage, Difference, DoseScores, MetricDifference, Scores, Share
 from cdm_nnunet.files import csv_text
@@ -55,6 +56,24 @@ def cases_csv(evaluation: Evaluation) -> str:
 def scores_csv(evaluation: Evaluation) -> str:
     """One row for each score, and for each part that it is made of."""
     return csv_text(SCORE_COLUMNS, _score_rows(evaluation.scores, len(evaluation.cases)))
+
+
+def metric_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """The rows of :func:`metrics_csv`, each by column."""
+    return [dict(zip(METRIC_COLUMNS, row, strict=True)) for row in _metric_rows(evaluation)]
+
+
+def evaluation_html(evaluation: Evaluation) -> str:
+    """What was evaluated and the mean difference of each metric, as HTML for a notebook."""
+    head = ("", "mean |difference|", "mean difference", "unit", "n")
+    parts = evaluation.scores.parts
+    body = [
+        (f"{label} {name}", f"{part.mean_absolute:.3f}", f"{part.mean_signed:+.3f}", part.unit, str(part.n))
+        for label, kind in (("targets", parts.target), ("OARs", parts.oar))
+        for name, part in kind.by_metric.items()
+        if part.mean_absolute is not None
+    ]
+    return html_table(repr(evaluation).strip("<>"), [head, *body])
 
 
 def _metric_rows(evaluation: Evaluation) -> Iterator[tuple[object, ...]]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cdm_nnunet.dvh.metrics import Metric
+from cdm_nnunet.dvh.metric import Metric
 from cdm_nnunet.dvh.values import SampleDoses, defined_values
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.geometry.contours import ContourStack, stack_of

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cdm_nnunet.dvh.metrics import Metric
+from cdm_nnunet.dvh.metric import Metric
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.losses.roi_index import RoiIndex
 from cdm_nnunet.losses.sorted_doses import SortedDoses
@@ -59,7 +59,7 @@ def dvh_metrics(
         prescription that the ROI does not have, or the ROI is smaller than the volume that the metric asks for.
 
     Example:
-        >>> from cdm_nnunet.dvh.metrics import Metric
+        >>> from cdm_nnunet.dvh.metric import Metric
         >>> from cdm_nnunet.losses.terms import Term
         >>> dose = torch.arange(101.0)
         >>> words = torch.ones(1, 101)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from cdm_nnunet.dvh.goal import Use
-from cdm_nnunet.dvh.metrics import Metric
+from cdm_nnunet.dvh.metric import Metric
 from cdm_nnunet.dvh.template import Template
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.losses.roi_index import RoiIndex

@@ -155,7 +155,7 @@ def test_a_number_without_unit_is_refused_with_both_readings(key, readings):
         ("D95Gy", "is not a DVH metric; expected D<x>%"),
         ("V20cc", "is not a DVH metric; expected D<x>%"),
         ("d95%", "is not a DVH metric; expected D<x>%"),
-        (" D95%", "is not a DVH metric; expected D<x>%"),
+        ("D95%x", "is not a DVH metric; expected D<x>%"),
         ("D95%%", "is not a DVH metric; expected D<x>%"),
         ("", "is not a DVH metric; expected D<x>%"),
         ("D0.1cc[foo]", "unknown way to count 'foo'; known are exact, openkbp"),

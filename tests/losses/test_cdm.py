@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cdm_nnunet.dvh.metrics import Metric
+from cdm_nnunet.dvh.metric import Metric
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.losses import sorted_doses, steps
 from cdm_nnunet.losses.bits import pack_words

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cdm_nnunet.dvh.metrics import Metric
+from cdm_nnunet.dvh.metric import Metric
 from cdm_nnunet.dvh.template import Template
 from cdm_nnunet.dvh.values import evaluate
 from cdm_nnunet.errors import InputError

@@ -11,7 +11,7 @@ import torch
 from torch import distributed as dist
 from torch import multiprocessing, nn
 
-from cdm_nnunet.dvh.metrics import Metric
+from cdm_nnunet.dvh.metric import Metric
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.losses.bits import pack_words
 from cdm_nnunet.losses.cdm import CDMLoss

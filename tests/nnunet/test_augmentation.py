@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cdm_nnunet.dvh.metrics import Metric
+from cdm_nnunet.dvh.metric import Metric
 from cdm_nnunet.losses.bits import pack_words, unpack_words
 from cdm_nnunet.losses.cdm import CDMLoss
 from cdm_nnunet.losses.terms import Term, Terms

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cdm_nnunet.dvh.metrics import Metric
+from cdm_nnunet.dvh.metric import Metric
 from cdm_nnunet.losses.bits import pack_words
 from cdm_nnunet.losses.terms import Term, Terms
 from cdm_nnunet.nnunet.facts import PatchFacts

@@ -200,7 +200,7 @@ class Metric:
 
         Equal metrics have equal keys, so that other spellings are read and shown as the usual one: ``D35mm3`` is
         ``D0.035cc``, ``V2000cGy`` is ``V20Gy``, and TG-263's ``D95%[Gy]``, ``V20Gy[%]``, ``Mean[Gy]`` and
-        ``Median[Gy]`` are ``D95%``, ``V20Gy``, ``Dmean`` and ``D50%``.
+        ``Median[Gy]`` are ``D95%``, ``V20Gy``, ``Dmean`` and ``D50%``; spaces are left out.
 
         Raises:
             InputError: If the key has no or no unique reading, or its number is out of range.
@@ -255,6 +255,11 @@ class Metric:
     def needs_prescription(self) -> bool:
         """Whether the metric is defined only where the ROI has a prescription."""
         return self.row.needs_prescription
+
+    @property
+    def needs_volume(self) -> bool:
+        """Whether the value depends on the volume of a voxel: it asks for a volume in cc, or gives one."""
+        return self.unit == "cc" or self._number_unit == "cc"
 
     @property
     def order_statistics(self) -> tuple[Metric, ...]:
