@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterable, Mapping
+import webbrowser
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
@@ -17,12 +19,17 @@ from typing import Any
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.files import write_json
 from cdm_nnunet.folders import DEFAULT_ROOT, FOLDER_VARIABLES
+from cdm_nnunet.progress import duration_text
 
-BASELINE, CDM = "nnUNetTrainerDoseMAE", "nnUNetTrainerCDM"
+BASELINE, CDM = "nnUNetTrainerDoseVanilla", "nnUNetTrainerCDM"
+NAMES = {BASELINE: "vanilla", CDM: "CDM"}
 STATE_FILE = "demo.json"
 _FORMAT_VERSION = 1
 _ID, _NAME, _CONFIGURATION = 500, "Demo", "3d_coarse"
 _COMPARISON = "comparison/compare.html"
+_TELL_EVERY_S = 60.0
+# Seconds of the steps on one core with bfloat16 instructions: what is left is told by their ratios.
+_USUAL_S = {"convert": 25, "plan": 12, "train": 110, "predict": 20, "evaluate": 10, "compare": 4}
 
 
 @dataclass(frozen=True)
@@ -55,11 +62,11 @@ class _State:
 
 FULL = Size(
     patients=20,
-    test_patients=2,
+    test_patients=12,
     spacing_mm=6,
-    base_features=12,
+    base_features=8,
     training={
-        "CDM_NUM_EPOCHS": "10",
+        "CDM_NUM_EPOCHS": "8",
         "CDM_NUM_ITERATIONS": "38",
         "CDM_NUM_VAL_ITERATIONS": "2",
         "CDM_LEARNING_RATE": "0.003",
@@ -103,8 +110,8 @@ def run_demo(folder: Path, *, quick: bool = False) -> dict[str, Any]:
         quick: A few training steps only.
 
     Returns:
-        The scores of both models, the paths of their results, reports and pictures and of the page that compares
-        them, and the seconds of each step.
+        The scores of both models and a table that compares them, the paths of their results, reports and pictures and
+        of the page that compares them, and the seconds of each step.
 
     Raises:
         InputError: If the folder is not a demo's, or a step fails.
@@ -123,15 +130,17 @@ def run_demo(folder: Path, *, quick: bool = False) -> dict[str, Any]:
         if environment is None:
             environment = _environment(folder, size.training)
         started = perf_counter()
-        _run_step(step, folder, environment)
+        left = _Left(steps[number - 1 :], state["seconds"])
+        _run_step(step, folder, environment, left.tell)
         state["seconds"][step.name] = round(perf_counter() - started, 1)
         write_json(folder / STATE_FILE, state)
-        _tell(f"{state['seconds'][step.name]:.0f} s\n")
+        _tell(f"{duration_text(state['seconds'][step.name])}\n")
     return {
         "folder": str(folder),
         "quick": quick,
         "patients": {"training": size.patients, "test": size.test_patients},
         "models": {trainer: _outcome(folder, trainer) for trainer in (BASELINE, CDM)},
+        "scores": _score_table(folder),
         "comparison": str(folder / _COMPARISON),
         "seconds": state["seconds"],
     }
@@ -153,14 +162,14 @@ def demo_steps(size: Size) -> list[Step]:
         Step("plan", plan, f"{DEFAULT_ROOT}/nnUNet_preprocessed/Dataset{_ID}_{_NAME}/nnUNetPlans.json"),
     ]
     for trainer in (BASELINE, CDM):
-        options = ("-tr", trainer, "-device", "cpu")
+        options = ("-tr", trainer, "--device", "cpu")
         model = f"{results}/{trainer}__nnUNetPlans__{_CONFIGURATION}/fold_0"
         predict = ("cdm-nnunet", "predict", "-i", f"{raw}/imagesTs", "-o", f"predictions/{trainer}", *dataset)
         evaluate = ("cdm-nnunet", "evaluate", *dataset, "-i", f"predictions/{trainer}", "-o", f"evaluation/{trainer}")
         steps += [
             Step(
                 f"train_{trainer}",
-                ("nnUNetv2_train", str(_ID), _CONFIGURATION, "0", *options),
+                ("cdm-nnunet", "train", str(_ID), _CONFIGURATION, "0", *options),
                 f"{model}/validation/summary.json",
             ),
             Step(
@@ -170,7 +179,7 @@ def demo_steps(size: Size) -> list[Step]:
             ),
             Step(f"evaluate_{trainer}", (*evaluate, "-np", "1"), f"evaluation/{trainer}/report.html"),
         ]
-    evaluations = (f"evaluation/{BASELINE}", f"evaluation/{CDM}")
+    evaluations = tuple(f"{NAMES[trainer]}=evaluation/{trainer}" for trainer in (BASELINE, CDM))
     return [*steps, Step("compare", ("cdm-nnunet", "compare", *evaluations, "-o", "comparison"), _COMPARISON)]
 
 
@@ -210,21 +219,59 @@ def _environment(folder: Path, training: Mapping[str, str]) -> dict[str, str]:
     return {**base, "nnUNet_n_proc_DA": "1", "OMP_WAIT_POLICY": "PASSIVE", **exports, **training}
 
 
-def _run_step(step: Step, folder: Path, environment: Mapping[str, str]) -> None:
+class _Left:
+    """What is left of a demo: a line a minute, while a step runs."""
+
+    def __init__(self, steps: Sequence[Step], done_s: Mapping[str, float]):
+        usual_s = sum(_usual_s(name) for name in done_s)
+        self._pace = sum(done_s.values()) / usual_s if usual_s else None
+        self._left_s = sum(_usual_s(step.name) for step in steps)
+
+    def tell(self, seconds: float) -> None:
+        """Say how long the step has run, and how long the demo will go on."""
+        left_s = None if self._pace is None else max(self._pace * self._left_s - seconds, 0)
+        to_go = f", about {duration_text(60 * max(round(left_s / 60), 1))} to go" if left_s is not None else ""
+        _tell(f"\n      {duration_text(seconds)}{to_go} ... ")
+
+
+def _usual_s(step: str) -> float:
+    return _USUAL_S.get(step.partition("_")[0], 1.0)
+
+
+def _run_step(step: Step, folder: Path, environment: Mapping[str, str], tell: Callable[[float], None]) -> None:
     log = folder / "logs" / f"{step.name}.log"
     log.parent.mkdir(exist_ok=True)
     program, *arguments = step.command
     with log.open("w", encoding="utf-8") as file:
         file.write(f"$ {' '.join(step.command)}\n")
         file.flush()
-        done = subprocess.run(
+        with subprocess.Popen(
             [_program(program), *arguments], cwd=folder, env=environment, stdout=file, stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL, check=False,
-        )  # fmt: skip
-    if done.returncode != 0 or not (folder / step.product).is_file():
+            stdin=subprocess.DEVNULL,
+        ) as process:  # fmt: skip
+            status = _wait(process, tell)
+    if status != 0 or not (folder / step.product).is_file():
         _tell("failed\n")
         last = _last_line(log.read_text(encoding="utf-8", errors="replace").splitlines())
-        raise InputError(f"step '{step.name}' failed (exit status {done.returncode}): {last}; its log: {log}")
+        raise InputError(f"step '{step.name}' failed (exit status {status}): {last}; its log: {log}")
+
+
+def _wait(process: subprocess.Popen[bytes], tell: Callable[[float], None]) -> int:
+    """Wait for a step; it ends with the demo."""
+    started = perf_counter()
+    try:
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return process.wait(_TELL_EVERY_S)
+            tell(perf_counter() - started)
+    except BaseException:
+        process.terminate()
+        raise
+
+
+def open_page(path: Path) -> bool:
+    """Open a page in the browser; whether there is one."""
+    return webbrowser.open(path.resolve().as_uri())
 
 
 def _tell(text: str) -> None:
@@ -244,6 +291,16 @@ def _program(name: str) -> str:
             f"the program {name} is not installed; install this package with pip and activate its environment"
         )
     return path
+
+
+def _score_table(folder: Path) -> list[list[str]]:
+    """Both models side by side: the scores with intervals and verdicts, heads first."""
+    from cdm_nnunet.comparison.models import load_models
+    from cdm_nnunet.comparison.run import compare
+    from cdm_nnunet.comparison.sentences import score_table
+
+    models = load_models([f"{name}={folder / 'evaluation' / trainer}" for trainer, name in NAMES.items()])
+    return [list(row) for row in score_table(compare(models), NAMES[CDM])]
 
 
 def _outcome(folder: Path, trainer: str) -> dict[str, Any]:

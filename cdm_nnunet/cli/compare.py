@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from cdm_nnunet.cli._tables import aligned
 
 SUMMARY = "Compare evaluated models: paired differences with intervals and tests, tables, one HTML file."
 EXAMPLE = "cdm-nnunet compare MAE=evaluation/mae CDM=evaluation/cdm -o comparison"
@@ -94,13 +96,6 @@ def render(record: Mapping[str, Any]) -> str:
         *record["unknown_models"],
     ]
     for candidate, table in record["scores"].items():
-        lines += ["", f"{candidate} against {record['baseline']}, lower is better:", *_aligned(table)]
-        lines += ["", *_aligned(record["what_models_are"][candidate])]
+        lines += ["", f"{candidate} against {record['baseline']}, lower is better:", *aligned(table)]
+        lines += ["", *aligned(record["what_models_are"][candidate])]
     return "\n".join([*lines, "", f"comparison: {record['files']['html']}"])
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """A table with columns of equal width."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        yield "  " + "   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

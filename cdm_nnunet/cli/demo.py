@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from cdm_nnunet.cli._tables import aligned
 
 SUMMARY = "try everything on synthetic patients: convert, plan, train, predict, evaluate, compare, on a CPU in minutes"
 EXAMPLE = "cdm-nnunet demo -o cdm_demo"
@@ -21,37 +24,37 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="a few training steps only, to see that everything runs; the doses are poor",
     )
+    parser.add_argument("--open", action="store_true", help="open the comparison in a browser at the end")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Run the steps that are not done yet; the record is that of :func:`cdm_nnunet.demo.run_demo`."""
-    from cdm_nnunet.demo import run_demo
+    from cdm_nnunet.demo import open_page, run_demo
 
-    return run_demo(args.o, quick=args.quick)
+    record = run_demo(args.o, quick=args.quick)
+    return {**record, "opened": open_page(Path(record["comparison"])) if args.open else None}
 
 
 def render(record: Mapping[str, Any]) -> str:
     """Word the record for a person."""
-    from cdm_nnunet.demo import BASELINE, CDM
-
-    patients, models = record["patients"], record["models"]
-    names = {BASELINE: "MAE", CDM: "MAE + CDM"}
-    columns = (("dose_score_gy", "dose score (Gy)"), ("ptv_score", "PTV score"), ("oar_score", "OAR score"))
+    patients = record["patients"]
     lines = [
         "",
         f"{patients['test']} synthetic test patients, after {patients['training']} for training and validation; "
         "lower is better:",
-        f"{'trained on':<24}" + "".join(f"{title:>17}" for _, title in columns),
-    ]
-    for trainer, name in names.items():
-        lines.append(f"{name:<24}" + "".join(f"{models[trainer][key]:>17.2f}" for key, _ in columns))
-    lines += [
-        "PTV and OAR score: mean difference of DVH metrics from the reference plan (D in Gy, V in % of the volume).",
-        "These trainings take minutes: they show that everything runs, not which loss is better.",
+        *aligned(record["scores"]),
+        "",
+        "vanilla: nnU-Net as a plain dose regressor. CDM: our network and loss (MAE + clinical DVH metrics).",
+        "Same patients, same number of steps: some minutes, one seed. Real patients: docs/results/openkbp.md.",
         "",
     ]
-    for trainer, model in models.items():
-        lines += [f"{trainer}:", f"  result   {model['result']}", f"  report   {model['report']}"]
-        lines += [f"  picture  {picture}" for picture in model["pictures"]]
-    logs = Path(record["folder"], "logs")
-    return "\n".join([*lines, "", f"both models side by side: {record['comparison']}", f"logs of the steps: {logs}"])
+    for model in record["models"].values():
+        lines += [f"report   {model['report']}", *(f"picture  {picture}" for picture in model["pictures"])]
+    folder, page = record["folder"], record["comparison"]
+    opened = {
+        True: f"opened: {page}",
+        False: f"no browser found; open: {page}",
+        None: f"open: {page}   (cdm-nnunet demo -o {shlex.quote(folder)} --open does)",
+    }
+    own = "your own patients: cdm-nnunet inspect dicom FOLDER   (docs/first_patient.md)"
+    return "\n".join([*lines, f"logs     {Path(folder, 'logs')}", "", opened[record["opened"]], own])

@@ -1,4 +1,6 @@
+import argparse
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +33,7 @@ def fake_steps(monkeypatch):
     monkeypatch.setattr(demo, "_environment", lambda folder, training: {})
     monkeypatch.setattr(demo, "_program", lambda name: sys.executable)
     monkeypatch.setattr(demo, "_outcome", lambda folder, trainer: {})
+    monkeypatch.setattr(demo, "_score_table", lambda folder: [])
     return ran
 
 
@@ -49,6 +52,43 @@ def test_a_finished_demo_is_not_run_again(fake_steps, tmp_path):
     first = demo.run_demo(tmp_path / "d")
     assert demo.run_demo(tmp_path / "d") == first
     assert fake_steps == ["one", "two", "three"]
+
+
+def test_a_long_step_says_each_minute_what_is_left(monkeypatch, capsys):
+    steps = demo.demo_steps(demo.FULL)
+    left = demo._Left(steps[2:], {"convert": 50.0, "plan": 24.0})  # (twice the usual time: 284 s more are usual)
+    left.tell(60.0)
+    left.tell(120.0)
+    assert capsys.readouterr().err == ("\n      1 min, about 8 min to go ... \n      2 min, about 7 min to go ... ")
+    demo._Left(steps, {}).tell(60.0)
+    assert capsys.readouterr().err == "\n      1 min ... "
+
+
+def test_a_step_ends_with_the_demo(monkeypatch):
+    def interrupt(seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "_TELL_EVERY_S", 0.01)
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as process:
+        with pytest.raises(KeyboardInterrupt):
+            demo._wait(process, interrupt)
+        assert process.wait(20) < 0
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_the_page_is_opened_on_demand(fake_steps, tmp_path, monkeypatch, there):
+    from cdm_nnunet.cli import demo as verb
+
+    asked = []
+    monkeypatch.setattr(demo.webbrowser, "open", lambda page: asked.append(page) or there)
+    args = argparse.Namespace(o=tmp_path / "d", quick=True, open=True)
+    record = {**verb.run(args), "models": {}}
+    assert asked == [(tmp_path / "d" / "comparison" / "compare.html").as_uri()]
+    wanted = "opened: " if there else "no browser found; open: "
+    assert f"\n{wanted}{tmp_path / 'd'}" in verb.render(record)
+    args.open = False
+    assert verb.run(args)["opened"] is None
+    assert len(asked) == 1
 
 
 def test_a_step_without_its_product_runs_again(fake_steps, tmp_path):
@@ -151,7 +191,11 @@ def test_the_quick_demo_runs_from_patients_to_pictures(tmp_path):
     assert again.returncode == 0
     assert all(page in again.stdout for page in pages)
     assert again.stderr.count("done before") == 9
-    table = [line for line in again.stdout.splitlines() if line.startswith(("MAE ", "MAE +"))]
-    assert [float(line.split()[-1]) for line in table] == [
-        pytest.approx(record["models"][trainer]["oar_score"], abs=0.006) for trainer in (demo.BASELINE, demo.CDM)
+    (row,) = (line for line in again.stdout.splitlines() if line.strip().startswith("OAR score"))
+    assert [float(word.split()[0]) for word in re.split(r" {3,}", row.strip())[1:3]] == [
+        pytest.approx(record["models"][trainer]["oar_score"], abs=0.001) for trainer in (demo.BASELINE, demo.CDM)
     ]
+    assert row.endswith("too few to tell")
+    *_, to_open, own = again.stdout.splitlines()
+    assert to_open == f"open: {record['comparison']}   (cdm-nnunet demo -o {tmp_path / 'demo'} --open does)"
+    assert own.startswith("your own patients: cdm-nnunet inspect dicom ")
