@@ -34,7 +34,10 @@ SHORTER = """
 set -euo pipefail
 cdm-nnunet() {
     case "$1" in
-        train|predict|study) command cdm-nnunet "$@" -device cpu ;;
+        train)
+            CDM_LEARNING_RATE=0.05 CDM_NUM_EPOCHS=1 CDM_NUM_ITERATIONS=1 CDM_NUM_VAL_ITERATIONS=1 \
+                command cdm-nnunet "$@" -device cpu ;;
+        predict|study) command cdm-nnunet "$@" -device cpu ;;
         *) command cdm-nnunet "$@" ;;
     esac
 }

@@ -1,6 +1,7 @@
-"""A loss with its trainer is two short files: here in a folder of a user's own, which nnU-Net searches."""
+"""A loss with its trainer is two short files: those of docs/new_loss.md, in a folder that nnU-Net searches."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,32 +11,13 @@ import pytest
 
 from cdm_nnunet import trainers
 
-LOSS = '''
-"""Huber's loss of the sorted doses of each ROI."""
-
-from torch.nn.functional import huber_loss
-
-from cdm_nnunet.losses.rivals import SortedDoseLoss
+PAGE = Path(__file__).parents[2] / "docs" / "new_loss.md"
+LOSS, TRAINER = re.findall(r"(?ms)^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"))
 
 
-class SortedHuberLoss(SortedDoseLoss):
-    def roi_loss(self, predicted_gy, reference_gy, is_target):
-        return huber_loss(predicted_gy, reference_gy, delta=2.0) / self.dose_scale_gy
-'''
-TRAINER = '''
-"""MAE and Huber's loss."""
-
-from sorted_huber import SortedHuberLoss
-
-from cdm_nnunet.trainers.base import DoseTrainer
-
-
-class nnUNetTrainerDoseHuber(DoseTrainer):
-    dvh_weight = 0.3
-
-    def build_dvh_loss(self, terms):
-        return SortedHuberLoss(terms, self.dose_plans.dose_scale_gy)
-'''
+def test_loss_and_trainer_are_thirty_lines_at_most_and_have_the_names_of_the_page():
+    assert len((LOSS + TRAINER).splitlines()) <= 30
+    assert all(f"`{name}`" in PAGE.read_text(encoding="utf-8") for name in ("sorted_huber.py", "huber_trainer.py"))
 
 
 @pytest.fixture
