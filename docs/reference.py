@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "cdm_nnunet" / "schemas"
 PAGE = ROOT / "docs" / "evaluation.md"
 _TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_WITHOUT_TABLE = ("MeanOrigin", "Software")
 _ADDED = ("model", "notes", "left_out")  # what the first results of their format lack
 
 
@@ -124,7 +125,7 @@ def _plural(content: Mapping[str, Any]) -> str:
 
 def _linked(reference: str) -> str:
     name = reference.rpartition("/")[2]
-    return f"[{name}](#{name.lower()})"
+    return name if name in _WITHOUT_TABLE else f"[{name}](#{name.lower()})"
 
 
 def main() -> None:

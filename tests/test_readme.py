@@ -27,7 +27,7 @@ DONE_BY_CI = (
 )
 # Records of what was run once, with real patients and for hours; not instructions.
 RECORDS = ("benchmarks.md",)
-PROGRAMS = ("cdm-nnunet", "nnUNetv2_", "python", "pip", "eval", "tests/run", "CDM_")
+PROGRAMS = ("cdm-nnunet", "nnUNetv2_", "python", "pip", "eval ", "tests/run", "CDM_")
 
 # The commands are run by a shell in which these stand for the programs.
 SHORTER = """

@@ -1,4 +1,4 @@
-"""Pages for people: lines of a readable length, files that GitHub and citation tools read, and a site without a warning."""
+"""Pages for people: lines of a readable length, files that GitHub and citation tools read, a site without a warning."""
 
 import os
 import re
@@ -81,7 +81,7 @@ def test_every_extra_that_pages_name_is_there():
     named = {
         name
         for page in PAGES
-        for name in re.findall(r"\.?(?:cdm_nnunet)?\[([a-z]+)\]\"", page.read_text(encoding="utf-8"))
+        for name in re.findall(r"\"(?:\.|cdm_nnunet)\[([a-z]+)\]\"", page.read_text(encoding="utf-8"))
     }
     assert {"test", "docs"} <= named <= extras.keys()
 
