@@ -27,11 +27,16 @@ def set_environment() -> dict[str, str]:
     for variable in FOLDER_VARIABLES:
         if not os.environ.get(variable):
             os.environ[variable] = str(Path(DEFAULT_ROOT, variable).absolute())
+    find_our_trainers()
+    return {variable: os.environ[variable] for variable in (*FOLDER_VARIABLES, TRAINER_VARIABLE)}
+
+
+def find_our_trainers() -> None:
+    """Let our trainers join those that nnU-Net looks for."""
     ours = str(Path(__file__).parent / "ext_trainers")
     listed = [path for path in os.environ.get(TRAINER_VARIABLE, "").split(os.pathsep) if path]
     if ours not in listed:
         os.environ[TRAINER_VARIABLE] = os.pathsep.join([*listed, ours])
-    return {variable: os.environ[variable] for variable in (*FOLDER_VARIABLES, TRAINER_VARIABLE)}
 
 
 def folder(variable: str) -> Path:

@@ -107,6 +107,8 @@ class PredictionRecord:
         origin: What the dose depends on; None where it is not known.
         inputs_sha256: Digests of the input files by name; None where there were none.
         dose_sha256: Digest of the dose's file; None until it is written.
+        model: Name of the model package; None for a model in nnU-Net's folders. What the dose depends on is in
+            ``origin``.
     """
 
     case: str
@@ -115,6 +117,7 @@ class PredictionRecord:
     origin: Made | None = None
     inputs_sha256: dict[str, str] | None = None
     dose_sha256: str | None = None
+    model: str | None = None
 
     @contextlib.contextmanager
     def beside(self, dose: Path) -> Iterator[None]:

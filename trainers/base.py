@@ -119,13 +119,13 @@ class DoseTrainer(LoggedTrainer):
         return None
 
     def load_pretrained_weights(self, file: str) -> None:
-        """Start from the weights of another dose model, its last layers included.
+        """Start from the weights of another dose model, its last layers included; inputs of ROIs by their names.
 
         Raises:
-            InputError: If the file is no checkpoint, or its model has other inputs, another dose scale or network.
+            InputError: If there is no such checkpoint or model package, or it has another dose scale or network.
         """
-        load_weights(self.network, Path(file), self.dose_plans)
-        self.print_to_log_file(f"weights of {file}")
+        for line in load_weights(self.network, file, self.dose_plans):
+            self.print_to_log_file(line)
 
     def _set_batch_size_and_oversample(self) -> None:
         if (n_samples := self.configuration_manager.batch_size) < n_processes():

@@ -17,6 +17,7 @@ from cdm_nnunet import trainers
 from cdm_nnunet.documents import read_json
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.folders import DEFAULT_PLANS, configuration_in, find_dataset, folder
+from cdm_nnunet.nnunet.pretrained import find_pretrained
 from cdm_nnunet.parallel import usable_cores
 from cdm_nnunet.trainers.base import DoseTrainer
 from cdm_nnunet.trainers.settings import CHANGE_SETTINGS, RESTART
@@ -87,7 +88,7 @@ class Start:
     """Where a training begins; by default at its first epoch, with nothing there.
 
     Attributes:
-        pretrained: Checkpoint of another model, to begin with its weights.
+        pretrained: Another model, to begin with its weights: a checkpoint, a model package, or a shipped one's name.
         continues: Go on from the newest whole checkpoint.
         changes_settings: Go on with other settings than the training began with.
         restarts: Begin where there is a training already; its checkpoints are moved aside.
@@ -95,7 +96,7 @@ class Start:
         with_best: Validate the best checkpoint, not the last.
     """
 
-    pretrained: Path | None = None
+    pretrained: str | Path | None = None
     continues: bool = False
     changes_settings: bool = False
     restarts: bool = False
@@ -116,8 +117,7 @@ def train(training: Training, start: Start) -> Path:
     Raises:
         InputError: As :meth:`Training.prepare`, or if what it is to begin with is not there.
     """
-    if start.pretrained is not None and not start.pretrained.is_file():
-        raise InputError(f"no file {start.pretrained} (-pretrained_weights)")
+    pretrained = None if start.pretrained is None else str(find_pretrained(start.pretrained))
     device = training.prepare()
     training = training.as_planned()
     _quiet_advice()
@@ -142,7 +142,7 @@ def train(training: Training, start: Start) -> Path:
             training.fold,
             training.trainer,
             training.plans,
-            None if start.pretrained is None else str(start.pretrained),
+            pretrained,
             training.n_gpus,
             continue_training=start.continues,
             only_run_validation=start.validates,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.folders import DEFAULT_PLANS, dataset_name, dataset_names, dataset_number
@@ -70,6 +70,48 @@ def add_plans(parser: argparse.ArgumentParser, use: str = "plans") -> None:
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Add ``-device``."""
     parser.add_argument("-device", choices=("cuda", "cpu"), default="cuda", help="default: cuda")
+
+
+def add_available_device(parser: argparse.ArgumentParser) -> None:
+    """Add ``-device``, by default the first that is there."""
+    parser.add_argument(
+        "-device", choices=("cuda", "mps", "cpu"), help="default: what is there, cuda before mps (Apple) before cpu"
+    )
+
+
+_MODEL = {"d": "dataset_id", "c": "configuration", "f": "folds", "tr": "trainer", "p": "plans", "chk": "checkpoint"}
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add ``-m``, a model package, and in its place ``-d``, ``-c``, ``-f``, ``-tr``, ``-p`` and ``-chk``."""
+    parser.add_argument(
+        "-m",
+        metavar="MODEL",
+        help="model: a folder or ZIP file of 'cdm-nnunet model export', or the name of one that ships",
+    )
+    group = parser.add_argument_group("a model in nnU-Net's folders, in place of -m")
+    group.add_argument("-d", type=int, metavar="ID", help="dataset id")
+    group.add_argument("-c", metavar="CONFIGURATION", help="default: 3d_fullres")
+    group.add_argument("-f", nargs="+", metavar="FOLD", help="folds whose mean is taken (default: 0)")
+    group.add_argument("-tr", metavar="TRAINER", help="trainer (default: nnUNetTrainerCDM)")
+    group.add_argument("-p", metavar="PLANS", help=f"plans (default: {DEFAULT_PLANS})")
+    group.add_argument("-chk", metavar="FILE", help="default: checkpoint_final.pth")
+
+
+def model_options(args: argparse.Namespace) -> dict[str, Any]:
+    """What :func:`cdm_nnunet.prediction.models.choice_of` takes: what was given of the options that name a model.
+
+    Raises:
+        InputError: If none was, or both ways were.
+    """
+    given = {flag: value for flag in _MODEL if (value := getattr(args, flag)) is not None}
+    if args.m is not None and given:
+        raise InputError(f"-m {args.m} names the whole model; leave out -{', -'.join(given)}")
+    if args.m is not None:
+        return {"name": args.m}
+    if args.d is None:
+        raise InputError("which model? give -m MODEL, or -d ID with -c, -f and -tr for a model in nnU-Net's folders")
+    return {_MODEL[flag]: tuple(value) if flag == "f" else value for flag, value in given.items()}
 
 
 def add_processes(parser: argparse.ArgumentParser, default: int | None = None, use: str = "processes") -> None:

@@ -37,6 +37,7 @@ VERBS = (
     "preprocess",
     "train",
     "predict",
+    "model",
     "study",
     "ensemble",
     "find-best",
@@ -192,7 +193,7 @@ def _spread(verb: Verb, args: argparse.Namespace) -> Iterator[None]:
     writes = [Path(given[name]) for name in names]
     named = [*(Path(os.environ[name]) for name in FOLDER_VARIABLES), *vars(args).values()]
     reads = [path for path in named if isinstance(path, Path) and path not in writes and path.exists()]
-    needs_gpu = getattr(args, "device", None) == "cuda"
+    needs_gpu = getattr(args, "device", "cpu") in ("cuda", None)  # (None: what is there; on a cluster GPUs)
     with on_cluster(scheduler, reads=reads, writes=writes, needs_gpu=needs_gpu):
         yield
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cdm_nnunet.prediction.described import Describer, Extras
 
 SUMMARY = "predict the dose of every case in a folder"
-EXAMPLE = "cdm-nnunet predict -i imagesTs -o predictions -d 501 -c 3d_fullres -f 0 -tr nnUNetTrainerCDM"
+EXAMPLE = "cdm-nnunet predict -m clinic_hn.zip --dicom exports/new_patient -o predicted"
 WRITES = ("o",)
 _OF_DICOM = ("mapping", "prescription", "grid", "bits", "match_geometry")
 
@@ -36,13 +36,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="where the doses go (CASE.nii.gz, Gy; with --dicom CASE.dcm, RTDOSE)",
     )
-    _options.add_dataset_id(parser)
-    parser.add_argument("-c", default="3d_fullres", metavar="CONFIGURATION", help="default: 3d_fullres")
-    parser.add_argument("-f", nargs="+", default=["0"], metavar="FOLD", help="folds whose mean is taken (default: 0)")
-    _options.add_trainer(parser)
-    _options.add_plans(parser)
-    parser.add_argument("-chk", default="checkpoint_final.pth", metavar="FILE", help="default: checkpoint_final.pth")
-    _options.add_device(parser)
+    _options.add_model(parser)
+    _options.add_available_device(parser)
     parser.add_argument(
         "-step_size", type=float, default=0.5, help="step between windows in patch sizes (default: 0.5)"
     )
@@ -105,18 +100,19 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     _refuse_contradictions(args)
     prescriptions_gy = _prescriptions_gy(args.prescription or [])
 
+    chosen = _options.model_options(args)
+
     from cdm_nnunet.prediction.cases import CasePredictor
     from cdm_nnunet.prediction.described import Describer
     from cdm_nnunet.prediction.folders import CaseFolder, predict_and_describe
-    from cdm_nnunet.prediction.models import ModelChoice, model_plans
+    from cdm_nnunet.prediction.models import choice_of
 
-    model = ModelChoice(args.d, args.c, args.tr, args.p, tuple(args.f), args.chk)
     predictor = CasePredictor(
-        model, args.device, args.step_size, not args.disable_tta, args.continue_prediction, args.np
+        choice_of(chosen), args.device, args.step_size, not args.disable_tta, args.continue_prediction, args.np
     )
-    record: dict[str, Any] = {"model": str(model.find()), "folds": args.f, "output": str(args.o)}
-    plans = model_plans(model)
-    describer = Describer.of(plans, _extras(args), len(model.folds))
+    folds, plans = list(predictor.folds), predictor.plans
+    record: dict[str, Any] = {"model": str(predictor.found.path), "folds": folds, "output": str(args.o)}
+    describer = Describer.of(plans, _extras(args), len(folds))
     if args.dicom is not None:
         return {**record, **_of_patients(args, predictor, prescriptions_gy, describer)}
     source = CaseFolder(args.i, args.o, args.part_id, args.num_parts)
@@ -180,15 +176,13 @@ def _of_patients(
 ) -> dict[str, Any]:
     from cdm_nnunet.prediction.described import WITHOUT_FOLDS
     from cdm_nnunet.prediction.folders import fold_doses
-    from cdm_nnunet.prediction.models import TrainedOn
     from cdm_nnunet.prediction.patients import NewPatients, predict_patients
 
     request = NewPatients(
         args.dicom, args.o, args.mapping, prescriptions_gy, args.grid, args.bits or 16, args.match_geometry
     )
-    trained = TrainedOn.read(predictor.model.find(), predictor.model)
     folds = WITHOUT_FOLDS if describer.calibrated is None else fold_doses(predictor)
-    done = predict_patients(request, trained, predictor.predict, describer, folds)
+    done = predict_patients(request, predictor.trained_on, predictor.predict, describer, folds)
     files = [patient.file for patient in done.patients]
     return {
         "n_cases": len(files),

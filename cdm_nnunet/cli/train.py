@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from cdm_nnunet.cli import _options
@@ -35,7 +34,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _options.add_device(parser)
     parser.add_argument("-num_gpus", type=int, default=1, metavar="N", help="GPUs to train on (default: 1)")
     parser.add_argument(
-        "-pretrained_weights", type=Path, metavar="CHECKPOINT", help="start from the weights of another model"
+        "-pretrained_weights",
+        metavar="CHECKPOINT|MODEL",
+        help="start from the weights of another model: a checkpoint, a model of 'cdm-nnunet model export', or the name "
+        "of one that ships; where the ROI catalogue is another, inputs are matched by ROI name",
     )
     parser.add_argument("--c", action="store_true", help="continue from the newest whole checkpoint")
     parser.add_argument(

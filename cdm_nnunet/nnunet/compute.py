@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from cdm_nnunet.cpu.layout import has_fast_bfloat16, memory_layout
 from cdm_nnunet.cpu.memory import keep_freed_memory
+from cdm_nnunet.errors import InputError
 
 
 def autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
@@ -19,6 +21,25 @@ def autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
     if has_fast_bfloat16(device):
         return torch.autocast("cpu", dtype=torch.bfloat16)
     return contextlib.nullcontext()
+
+
+def available_device(asked: str | None = None) -> torch.device:
+    """The device to compute on.
+
+    Args:
+        asked: ``cuda``, ``mps`` or ``cpu``; None for the first of these that is there.
+
+    Raises:
+        InputError: If it is not there.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if asked is None:
+        asked = next(name for name, is_there in there.items() if is_there)
+    if asked not in there:
+        raise InputError(f"the device is one of {', '.join(there)}, not '{asked}'")
+    if not there[asked]:
+        raise InputError(f"no {asked.upper()} device is available; predict with -device cpu")
+    return torch.device(asked)
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
@@ -38,3 +59,16 @@ def bare(network: nn.Module) -> nn.Module:
     network = network.module if isinstance(network, DistributedDataParallel) else network
     inner: nn.Module = getattr(network, "_orig_mod", network)
     return inner
+
+
+def pad_to_patch(data: Tensor, patch_size: Sequence[int], padding: Sequence[float]) -> tuple[Tensor, tuple[slice, ...]]:
+    """Pad an image to at least one patch, centred; and where the image lies in the result."""
+    shape = [max(n, patch) for n, patch in zip(data.shape[1:], patch_size, strict=True)]
+    inside = tuple(
+        slice((new - old) // 2, (new - old) // 2 + old) for new, old in zip(shape, data.shape[1:], strict=True)
+    )
+    if tuple(shape) == tuple(data.shape[1:]):
+        return data, inside
+    padded = data.new_tensor(padding).view(-1, 1, 1, 1).repeat(1, *shape)
+    padded[(slice(None), *inside)] = data
+    return padded, inside

@@ -35,12 +35,14 @@ class TrainedModel:
     """Folds of one model.
 
     Attributes:
-        folder: ``nnUNet_results/DATASET/TRAINER__PLANS__CONFIGURATION``.
+        folder: ``nnUNet_results/DATASET/TRAINER__PLANS__CONFIGURATION``, or the model package.
         checkpoints: One a fold, all of the same trainer, configuration, plans and ``dataset.json``.
+        name: Of the model package; None for a model in nnU-Net's folders.
     """
 
     folder: Path
     checkpoints: tuple[Checkpoint, ...]
+    name: str | None = None
 
     @property
     def plans(self) -> dict[str, Any]:
@@ -105,7 +107,21 @@ def read_model(folder: Path, folds: Sequence[int | str], checkpoint_name: str = 
     for fold, checkpoint in zip(folds, checkpoints, strict=True):
         if checkpoint.fold != str(fold):
             raise InputError(f"{checkpoint.path} is of fold {checkpoint.fold}; was it put there by hand?")
-    model = TrainedModel(folder, checkpoints)
+    model = model_of(folder, checkpoints)
+    _refuse_other_copies(model)
+    return model
+
+
+def model_of(folder: Path, checkpoints: tuple[Checkpoint, ...]) -> TrainedModel:
+    """A model of folds that are read.
+
+    Args:
+        folder: Where they were found, for messages.
+        checkpoints: One a fold, at least one.
+
+    Raises:
+        InputError: If the plans are not ours, or the folds were not trained alike.
+    """
     first = checkpoints[0]
     DosePlans(first.plans)
     if first.configuration not in first.plans["configurations"]:
@@ -118,8 +134,7 @@ def read_model(folder: Path, folds: Sequence[int | str], checkpoint_name: str = 
                 f"{first.path.parent.name} and {other.path.parent.name} of {folder} were not trained alike ({unlike}): "
                 "the mean of their doses is of no model; predict with folds that were"
             )
-    _refuse_other_copies(model)
-    return model
+    return TrainedModel(folder, checkpoints)
 
 
 def facts_of(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -24,10 +24,12 @@ class Training:
     Attributes:
         configuration: Such as ``3d_fullres``.
         settings: Of each fold; None where its checkpoint does not have them.
+        package: Name of the model package; None for a model in nnU-Net's folders.
     """
 
     configuration: str
     settings: Mapping[str, dict[str, Setting] | None]
+    package: str | None = None
 
     @classmethod
     def of(cls, model: TrainedModel) -> Training:
@@ -40,7 +42,7 @@ class Training:
         for checkpoint in model.checkpoints:
             stored, where = checkpoint.settings, f"{checkpoint.path}: settings"
             settings[checkpoint.fold] = None if stored is None else typed(stored, dict[str, Setting], where)
-        return cls(model.configuration, settings)
+        return cls(model.configuration, settings, model.name)
 
 
 def origin_of(predictor: nnUNetPredictor, training: Training | None) -> Origin:

@@ -20,11 +20,11 @@ from cdm_nnunet.dataset import FILE_ENDING
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.nnunet.augmentation import mirror_left_right
 from cdm_nnunet.nnunet.checkpoint import FINAL
-from cdm_nnunet.nnunet.compute import autocast, bare, prepare_network, to_device
+from cdm_nnunet.nnunet.compute import autocast, bare, pad_to_patch, prepare_network, to_device
 from cdm_nnunet.nnunet.export import dose_on_patient_grid
 from cdm_nnunet.nnunet.inputs import find_cases, refuse_bare_array, refuse_other_catalogues, refuse_output_over_data
 from cdm_nnunet.nnunet.items import Item, preprocess_array, preprocess_files
-from cdm_nnunet.nnunet.model import read_model, refuse_other_plans
+from cdm_nnunet.nnunet.model import TrainedModel, read_model, refuse_other_plans
 from cdm_nnunet.nnunet.plans import LEFT_RIGHT_AXIS, DosePlans
 from cdm_nnunet.nnunet.prediction_record import Training, origin_of, unfinished
 from cdm_nnunet.nnunet.reader import CDMReaderWriter
@@ -76,6 +76,12 @@ class DosePredictor(nnUNetPredictor):
         weights, training = self._trained or (None, None)
         return origin_of(self, training if weights is self.list_of_parameters else None)
 
+    @property
+    def package(self) -> str | None:
+        """Name of the model package, where the weights are of one."""
+        weights, training = self._trained or (None, None)
+        return training.package if training is not None and weights is self.list_of_parameters else None
+
     def initialize_from_trained_model_folder(
         self,
         model_training_output_dir: str,
@@ -90,7 +96,14 @@ class DosePredictor(nnUNetPredictor):
         """
         if use_folds is None:
             use_folds = self.auto_detect_available_folds(model_training_output_dir, checkpoint_name)
-        model = read_model(Path(model_training_output_dir), use_folds, checkpoint_name)
+        self.use_model(read_model(Path(model_training_output_dir), use_folds, checkpoint_name))
+
+    def use_model(self, model: TrainedModel) -> None:
+        """Predict by a trained model, with the plans that it was trained with.
+
+        Raises:
+            InputError: If its weights do not fit its plans.
+        """
         manager = PlansManager(model.plans)
         weights = [checkpoint.weights for checkpoint in model.checkpoints]
         self.manual_initialization(
@@ -228,6 +241,7 @@ class DosePredictor(nnUNetPredictor):
                 notes=list(item.get("notes", ())),
                 origin=origin,
                 inputs_sha256=item.get("inputs_sha256"),
+                model=self.package,
             )
             with record.beside(Path(file)):
                 CDMReaderWriter().write_seg(dose_gy, file, item["data_properties"])
@@ -337,7 +351,7 @@ class DosePredictor(nnUNetPredictor):
     def _windows(self, input_image: Tensor) -> Tensor:
         self.network = prepare_network(self.network, self.device)
         self.network.eval()
-        padded, inside = _pad(input_image, self.configuration_manager.patch_size, self.dose_plans.padding)
+        padded, inside = pad_to_patch(input_image, self.configuration_manager.patch_size, self.dose_plans.padding)
         slicers = self._internal_get_sliding_window_slicers(padded.shape[1:])
         # all on the device if it fits, else sums on the CPU: only the time differs
         try:
@@ -385,16 +399,3 @@ def _lock_of(network: nn.Module) -> threading.RLock:
     """The lock of a network, whichever predictors share it."""
     with _LOCKS_LOCK:
         return _LOCKS.setdefault(network, threading.RLock())
-
-
-def _pad(data: Tensor, patch_size: Sequence[int], padding: Sequence[float]) -> tuple[Tensor, tuple[slice, ...]]:
-    """Pad an image to at least one patch, centred; and where the image lies in the result."""
-    shape = [max(n, patch) for n, patch in zip(data.shape[1:], patch_size, strict=True)]
-    inside = tuple(
-        slice((new - old) // 2, (new - old) // 2 + old) for new, old in zip(shape, data.shape[1:], strict=True)
-    )
-    if tuple(shape) == tuple(data.shape[1:]):
-        return data, inside
-    padded = data.new_tensor(padding).view(-1, 1, 1, 1).repeat(1, *shape)
-    padded[(slice(None), *inside)] = data
-    return padded, inside

@@ -15,45 +15,81 @@ import torch
 from nnunetv2.run import run_training
 
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.nnunet.checkpoint import read_checkpoint
+from cdm_nnunet.models.shipped import find_model
+from cdm_nnunet.nnunet.checkpoint import Checkpoint, read_checkpoint
 from cdm_nnunet.nnunet.compute import bare
 from cdm_nnunet.nnunet.model import unlike_weights
+from cdm_nnunet.nnunet.packaged import read_package
 from cdm_nnunet.nnunet.plans import DosePlans
+from cdm_nnunet.nnunet.roi_inputs import MatchedRois, with_matched_rois
 
-_MEND = "plan this data set by the plans of that model ('cdm-nnunet plan --plans-from', with -p NAME)"
+_MEND = "plan this data set by the plans of that model ('cdm-nnunet plan --plans-from MODEL -p NAME')"
 _MARK = "asks_the_trainer"
 
 
-def load_weights(network: torch.nn.Module, file: Path, plans: DosePlans) -> None:
-    """Copy all weights of a checkpoint into a network.
+def find_pretrained(name: str | Path) -> Path:
+    """The file of a checkpoint, or the folder or ZIP file of a model package.
+
+    Args:
+        name: A path, or the name of a shipped model.
+
+    Raises:
+        InputError: If there is no such file or model.
+    """
+    path = Path(name)
+    if path.is_file() and path.suffix != ".zip":
+        return path
+    if path.suffix == ".pth":
+        raise InputError(f"no file {path} (-pretrained_weights)")
+    return find_model(name)
+
+
+def load_weights(network: torch.nn.Module, source: str | Path, plans: DosePlans) -> list[str]:
+    """Copy all weights of another model into a network.
 
     Args:
         network: As a trainer holds it: may be wrapped for DDP or compiled.
-        file: A checkpoint of a dose trainer.
-        plans: Those of the new training.
+        source: As :func:`find_pretrained`; a package of one fold.
+        plans: Those of the new training. Where its catalogue is another, the inputs are matched by ROI name.
+
+    Returns:
+        Lines for the log.
 
     Raises:
-        InputError: If the file is no checkpoint of a dose model, or its catalogue, dose scale or network is another.
+        InputError: If it is of no dose model, of several folds, or its dose scale or network is another.
     """
-    checkpoint = read_checkpoint(file)
+    file = find_pretrained(source)
+    checkpoint = _checkpoint(file)
     weights, other = checkpoint.weights, checkpoint.plans
     if "cdm" not in other:
         raise InputError(f"{file} (-pretrained_weights) is of a model that predicts no dose")
-    DosePlans(other)
-    if other["cdm"]["catalogue"] != plans.plans["cdm"]["catalogue"]:
-        raise InputError(
-            f"{file} (-pretrained_weights) is of a model with another ROI catalogue: its weights do not fit"
-        )
-    theirs_gy, ours_gy = float(other["cdm"]["dose_scale_gy"]), plans.dose_scale_gy
+    theirs, lines = DosePlans(other), [f"weights of {file}"]
+    theirs_gy, ours_gy = theirs.dose_scale_gy, plans.dose_scale_gy
     if theirs_gy != ours_gy:
         raise InputError(
             f"{file} (-pretrained_weights) is of a model with another dose scale ({theirs_gy} Gy, here {ours_gy} Gy): "
             f"its weights do not fit; {_MEND}"
         )
     inner = bare(network)
+    if theirs.catalogue != plans.catalogue:
+        weights = with_matched_rois(weights, inner, theirs.catalogue, plans.catalogue)
+        lines.append(MatchedRois.of(theirs.catalogue, plans.catalogue).text())
     if unlike := unlike_weights(inner, weights):
         raise InputError(f"{file} (-pretrained_weights) is of another network: {unlike}; {_MEND}")
     inner.load_state_dict(weights)
+    return lines
+
+
+def _checkpoint(file: Path) -> Checkpoint:
+    if file.is_file() and file.suffix != ".zip":
+        return read_checkpoint(file)
+    folds = read_package(file).checkpoints
+    if len(folds) != 1:
+        raise InputError(
+            f"{file} (-pretrained_weights) has {len(folds)} folds, and a training starts from one: export one of them "
+            "('cdm-nnunet model export -f 0')"
+        )
+    return folds[0]
 
 
 def let_trainers_load_weights() -> None:

@@ -54,9 +54,7 @@ class CDMReaderWriter(BaseReaderWriter):
             raise InputError(f"{prescription.path} has a negative prescription")
         if not prescription.values.any():
             raise InputError(f"{prescription.path} is zero everywhere: no target has a prescription")
-        words = to_words(bits.values, bits.values.dtype.itemsize * 8)
-        data = np.concatenate([np.stack([ct.values, prescription.values]).astype(np.float32), words])
-        return data, _properties(ct)
+        return channels_of(ct.values, prescription.values, bits.values), properties_of(ct)
 
     def read_seg(self, seg_fname: str) -> tuple[NDArray[np.float32], dict[str, Any]]:
         """The reference dose, which stands where nnU-Net expects a segmentation.
@@ -72,7 +70,7 @@ class CDMReaderWriter(BaseReaderWriter):
             raise InputError(f"{dose.path} has type {dose.values.dtype}; a dose is floating point, in Gy")
         if dose.values.min() < 0:
             raise InputError(f"{dose.path} has negative dose (minimum {dose.values.min():.3g} Gy)")
-        return dose.values.astype(np.float32)[None], _properties(dose)
+        return dose.values.astype(np.float32)[None], properties_of(dose)
 
     def read_case(
         self, image_fnames: Sequence[str], seg_fname: str
@@ -108,7 +106,16 @@ class CDMReaderWriter(BaseReaderWriter):
         write_image(image_of(output_fname, seg.astype(np.float32), properties))
 
 
-def _properties(image: Image) -> dict[str, Any]:
+def channels_of(
+    ct_hu: NDArray[Any], prescription_gy: NDArray[Any], roi_bits: NDArray[np.unsignedinteger]
+) -> NDArray[np.float32]:
+    """The input channels of a case, (2 + L, Z, Y, X), as :meth:`CDMReaderWriter.read_images`, of arrays (Z, Y, X)."""
+    words = to_words(roi_bits, roi_bits.dtype.itemsize * 8)
+    return np.concatenate([np.stack([ct_hu, prescription_gy]).astype(np.float32), words])
+
+
+def properties_of(image: Image) -> dict[str, Any]:
+    """The geometry of an image as nnU-Net carries it along."""
     return {
         "sitk_stuff": {
             "spacing": image.grid.spacing_xyz_mm,

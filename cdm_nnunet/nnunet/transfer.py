@@ -16,8 +16,11 @@ from typing import Any
 from cdm_nnunet.documents import differences, read_json
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.folders import DEFAULT_PLANS, configuration_in, folder
+from cdm_nnunet.models.package import Package
+from cdm_nnunet.models.shipped import find_model
 from cdm_nnunet.nnunet.model import model_facts
 from cdm_nnunet.nnunet.plans import DosePlans
+from cdm_nnunet.nnunet.roi_inputs import MatchedRois
 from cdm_nnunet.ranges import PRESCRIPTION_GY
 from cdm_nnunet.roi import Catalogue
 
@@ -67,32 +70,34 @@ class OtherPlans:
                 raise InputError(f"the plans {self.name} have no configuration '{name}'; there are {', '.join(there)}")
 
     def notes(self, catalogue: Catalogue, dose_scale_gy: float) -> Iterator[str]:
-        """Why weights of models of these plans do not fit the new ones, one sentence each."""
-        theirs, unfit = self.plans.catalogue, "weights of its models do not fit here (-pretrained_weights is refused)"
+        """What a fine-tuning from models of these plans will find here, one sentence each."""
+        theirs = self.plans.catalogue
         if theirs != catalogue:
-            what = (
-                f"{len(theirs)} ROIs and this data set {len(catalogue)}"
-                if len(theirs) != len(catalogue)
-                else "another ROI catalogue (names, order, kinds or mirror partners) than this data set"
-            )
             more = "; a training may take more memory than planned" if len(catalogue) > len(theirs) else ""
-            yield f"{self.name} has {what}: {unfit}; a training from scratch works{more}"
+            yield (
+                f"{self.name} has another ROI catalogue than this data set; its models' weights "
+                f"(-pretrained_weights) are matched: {MatchedRois.of(theirs, catalogue).text()}{more}"
+            )
         if self.plans.dose_scale_gy != dose_scale_gy:
-            yield f"{self.name} has a dose scale of {self.plans.dose_scale_gy:g} Gy, not {dose_scale_gy:g} Gy: {unfit}"
+            yield (
+                f"{self.name} has a dose scale of {self.plans.dose_scale_gy:g} Gy, not {dose_scale_gy:g} Gy: weights "
+                "of its models do not fit here (-pretrained_weights is refused)"
+            )
 
 
 def read_other_plans(text: str) -> OtherPlans:
-    """Find plans by name: in nnU-Net's preprocessed folder, else in the models of the data set.
+    """Find plans by name: in nnU-Net's preprocessed folder, else in the models of the data set; or in a model package.
 
     Args:
-        text: ``ID`` or ``DATASET``, with ``:PLANS`` for others than the default name.
+        text: ``ID`` or ``DATASET``, with ``:PLANS`` for others than the default name; or a folder, a ZIP file or the
+            name of a shipped model.
 
     Raises:
         InputError: If there are none, or they are not ours or damaged, or models disagree.
     """
     dataset, _, plans_name = text.partition(":")
     if not re.fullmatch(r"\d{1,3}|Dataset\d{3}_[A-Za-z0-9_-]+", dataset) or not re.fullmatch(r"[\w-]*", plans_name):
-        raise InputError(f"--plans-from takes ID_OR_NAME[:PLANS], such as 501 or Dataset501_Name:Small, not '{text}'")
+        return _plans_of_package(text)
     plans_name = plans_name or DEFAULT_PLANS
     pattern = f"Dataset{int(dataset):03d}_*" if dataset.isdigit() else dataset
     found = sorted(folder("nnUNet_preprocessed").glob(f"{pattern}/{plans_name}.json"))
@@ -106,6 +111,17 @@ def read_other_plans(text: str) -> OtherPlans:
     _refuse_unlike(text, found, contents)
     plans = DosePlans(contents[0])
     return OtherPlans(f"{plans.plans['dataset_name']}:{plans_name}", plans)
+
+
+def _plans_of_package(text: str) -> OtherPlans:
+    try:
+        package = Package.read(find_model(text))
+    except InputError as error:
+        raise InputError(
+            f"--plans-from takes ID_OR_NAME[:PLANS], such as 501 or Dataset501_Name:Small, or a model: {error}"
+        ) from None
+    plans = DosePlans(package.plans)
+    return OtherPlans(f"{plans.plans['dataset_name']}:{plans.plans['plans_name']}", plans)
 
 
 def _refuse_unlike(text: str, found: Sequence[Path], contents: Sequence[dict[str, Any]]) -> None:

@@ -94,15 +94,14 @@ def load_model(settings: NodeSettings) -> PatientPredictor:
         InputError: If it is not there or not sound.
     """
     from cdm_nnunet.prediction.cases import CasePredictor
-    from cdm_nnunet.prediction.models import ModelChoice, TrainedOn
+    from cdm_nnunet.prediction.models import ModelChoice
 
     chosen = settings.trained
     folds = tuple(map(str, chosen.folds))
     choice = ModelChoice(chosen.dataset, chosen.configuration, chosen.trainer, chosen.plans, folds, chosen.checkpoint)
-    folder = choice.find()
-    trained = TrainedOn.read(folder, choice)
-    weights = [file_digest(folder / f"fold_{fold}" / chosen.checkpoint) for fold in folds]
-    return TrainedPredictor(settings, trained, CasePredictor(choice, settings.device, n_processes=0), tuple(weights))
+    predictor = CasePredictor(choice, settings.device, n_processes=0)
+    weights = tuple(file_digest(path) for path in predictor.found.files())
+    return TrainedPredictor(settings, predictor.trained_on, predictor, weights)
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.nnunet.inputs import find_cases
+from cdm_nnunet.nnunet.model import TrainedModel
+from cdm_nnunet.nnunet.plans import DosePlans
 from cdm_nnunet.parallel import active_engine
-from cdm_nnunet.prediction.models import ModelChoice
+from cdm_nnunet.prediction.model import Model
+from cdm_nnunet.prediction.models import Found, ModelChoice, PackageChoice, TrainedOn
 from cdm_nnunet.prediction.spread import LoadedModel, SpreadPredictor
 
 
@@ -19,15 +23,15 @@ class CasePredictor:
 
     Attributes:
         model: The model.
-        device: ``cuda`` or ``cpu``.
+        device: ``cuda``, ``mps`` or ``cpu``; None for the first of these that is there (on a cluster ``cuda``).
         step: Step between windows, in patch sizes.
         mirrors: Whether doses are averaged over left-right mirroring.
         keeps: Whether doses that are there already are kept.
         n_processes: Processes that preprocess.
     """
 
-    model: ModelChoice
-    device: str = "cuda"
+    model: ModelChoice | PackageChoice
+    device: str | None = None
     step: float = 0.5
     mirrors: bool = True
     keeps: bool = False
@@ -50,20 +54,59 @@ class CasePredictor:
             InputError: If there is no GPU where it predicts, the model is damaged, or a case can't be right; the
                 others are predicted.
         """
-        found = LoadedModel(
-            str(self.model.find()), self.model.folds, self.model.checkpoint, self.device, self.step, self.mirrors
-        )
         if active_engine() is None:
-            predictor = found.load()
-        else:
-            predictor = found.load(SpreadPredictor, "cpu")  # (it checks; this machine may have no GPU)
-            predictor.model = found
-        predictor.predict_from_files(
-            [list(files) for files in cases],
-            str(out),
-            overwrite=not self.keeps,
-            num_processes_preprocessing=self.n_processes,
-        )
+            self.loaded.predict_files(cases, out, keeps=self.keeps, n_processes=self.n_processes)
+            return
+        how = self._how
+        predictor = how.predictor_of(self.trained, SpreadPredictor, "cpu")  # (it checks; this machine may have no GPU)
+        predictor.model = replace(how, device=how.device or "cuda")
+        predictor.predict_from_files([list(files) for files in cases], str(out), overwrite=not self.keeps)
+
+    @cached_property
+    def found(self) -> Found:
+        """Where the model is.
+
+        Raises:
+            InputError: If it is not there.
+        """
+        return self.model.found()
+
+    @cached_property
+    def trained(self) -> TrainedModel:
+        """The model, read once.
+
+        Raises:
+            InputError: If it is damaged.
+        """
+        return self.found.read()
+
+    @cached_property
+    def loaded(self) -> Model:
+        """The model on the device, loaded once.
+
+        Raises:
+            InputError: If there is no such device.
+        """
+        return Model.of(self.trained, self._how)
+
+    @property
+    def folds(self) -> tuple[str, ...]:
+        """Folds of the model whose mean is taken."""
+        return tuple(checkpoint.fold for checkpoint in self.trained.checkpoints)
+
+    @property
+    def plans(self) -> DosePlans:
+        """The plans that the model was trained with."""
+        return DosePlans(self.trained.plans)
+
+    @property
+    def trained_on(self) -> TrainedOn:
+        """What the model says of its training data."""
+        return TrainedOn.of(self.trained)
+
+    @property
+    def _how(self) -> LoadedModel:
+        return LoadedModel(self.found, self.device, self.step, self.mirrors)
 
     def predict_folder(self, folder: Path, out: Path, part: int = 0, n_parts: int = 1) -> int:
         """Predict the cases of a folder, or one part of them.

@@ -99,7 +99,7 @@ def predict_and_describe(
 
 def fold_doses(predictor: CasePredictor) -> FoldDoses:
     """Predictors of a model's folds, one by one."""
-    models = [replace(predictor.model, folds=(fold,)) for fold in predictor.model.folds]
+    models = [replace(predictor.model, folds=(fold,)) for fold in predictor.folds]
     return FoldDoses(tuple(replace(predictor, model=model, keeps=False).predict for model in models))
 
 

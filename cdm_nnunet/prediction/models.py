@@ -13,8 +13,96 @@ from cdm_nnunet.dataset_conversion.raw_layout import template_catalogue
 from cdm_nnunet.dvh import Template
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.folders import DEFAULT_PLANS, configuration_in, folder
-from cdm_nnunet.nnunet.model import read_model
+from cdm_nnunet.models.members import MANIFEST, SUMS, weights_name
+from cdm_nnunet.models.package import Package
+from cdm_nnunet.models.shipped import find_model
+from cdm_nnunet.nnunet.model import TrainedModel, read_model
+from cdm_nnunet.nnunet.packaged import read_package
 from cdm_nnunet.nnunet.plans import DosePlans
+
+
+@dataclass(frozen=True)
+class FoldsFound:
+    """Folds of a model in nnU-Net's folder of results.
+
+    Attributes:
+        folder: ``DATASET/TRAINER__PLANS__CONFIGURATION``.
+        folds: Numbers, or ``all``.
+        checkpoint: The file in each fold's folder.
+    """
+
+    folder: Path
+    folds: tuple[str, ...]
+    checkpoint: str
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return self.folder
+
+    def read(self) -> TrainedModel:
+        """The model.
+
+        Raises:
+            InputError: As :func:`cdm_nnunet.nnunet.model.read_model`.
+        """
+        return read_model(self.folder, self.folds, self.checkpoint)
+
+    def files(self) -> list[Path]:
+        """What it is read from."""
+        return [self.folder / f"fold_{fold}" / self.checkpoint for fold in self.folds]
+
+
+@dataclass(frozen=True)
+class PackageFound:
+    """A model package.
+
+    Attributes:
+        path: The folder or ZIP file.
+        folds: Those of it that count; empty for all.
+    """
+
+    path: Path
+    folds: tuple[str, ...] = ()
+
+    def read(self) -> TrainedModel:
+        """The model.
+
+        Raises:
+            InputError: As :func:`cdm_nnunet.nnunet.packaged.read_package`.
+        """
+        return read_package(self.path, self.folds)
+
+    def files(self) -> list[Path]:
+        """What it is read from."""
+        if self.path.is_file():
+            return [self.path]
+        folds = [fold.fold for fold in Package.read(self.path).manifest.folds]
+        return [self.path / name for name in (MANIFEST, SUMS, *map(weights_name, folds))]
+
+
+Found = FoldsFound | PackageFound
+
+
+@dataclass(frozen=True)
+class PackageChoice:
+    """A model package.
+
+    Attributes:
+        name: A folder, a ZIP file, or the name of a shipped model.
+        folds: Those of it that count; empty for all.
+    """
+
+    name: str
+    folds: tuple[str, ...] = ()
+
+    def found(self) -> PackageFound:
+        """Where it is.
+
+        Raises:
+            InputError: If there is no such model.
+        """
+        return PackageFound(find_model(self.name), self.folds)
 
 
 @dataclass(frozen=True)
@@ -65,14 +153,18 @@ class ModelChoice:
                 )
         return found[0]
 
+    def found(self) -> FoldsFound:
+        """Where they are.
 
-def model_plans(choice: ModelChoice) -> DosePlans:
-    """The plans that a model was trained with.
+        Raises:
+            InputError: As :meth:`find`.
+        """
+        return FoldsFound(self.find(), self.folds, self.checkpoint)
 
-    Raises:
-        InputError: As :meth:`ModelChoice.find` and :func:`cdm_nnunet.nnunet.model.read_model`.
-    """
-    return DosePlans(read_model(choice.find(), choice.folds[:1], choice.checkpoint).plans)
+
+def choice_of(options: Mapping[str, Any]) -> ModelChoice | PackageChoice:
+    """A model by the names of what was said of it: ``name`` for a package, else attributes of :class:`ModelChoice`."""
+    return PackageChoice(**options) if "name" in options else ModelChoice(**options)
 
 
 @dataclass(frozen=True)
@@ -98,13 +190,13 @@ class TrainedOn:
     ion_plans: int | None
 
     @classmethod
-    def read(cls, folder: Path, choice: ModelChoice) -> TrainedOn:
-        """Read it from the checkpoints.
+    def of(cls, model: TrainedModel) -> TrainedOn:
+        """What a model says.
 
         Raises:
-            InputError: As :func:`cdm_nnunet.nnunet.model.read_model`, or if the catalogue is not the template's.
+            InputError: If the catalogue is not the template's.
         """
-        model = read_model(folder, choice.folds, choice.checkpoint)
+        folder = model.folder
         plans, where = DosePlans(model.plans), f"dataset.json of {folder}"
         if template_catalogue(plans.template) != plans.catalogue:
             raise InputError(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +12,13 @@ from typing import Any
 
 import torch
 
-from cdm_nnunet.errors import InputError
+from cdm_nnunet.folders import find_our_trainers
+from cdm_nnunet.nnunet.compute import available_device
 from cdm_nnunet.nnunet.items import Item, preprocess_files
+from cdm_nnunet.nnunet.model import TrainedModel
 from cdm_nnunet.nnunet.predictor import CasesRefusedError, DosePredictor
 from cdm_nnunet.parallel import ordered, usable_cores
+from cdm_nnunet.prediction.models import Found
 from cdm_nnunet.progress import note_beside, progress
 
 
@@ -22,20 +27,16 @@ class LoadedModel:
     """A trained model, and how to predict with it; equal for as long as its files are the same.
 
     Attributes:
-        folder: The model's.
-        folds: Numbers, or ``all``.
-        checkpoint: The file in each fold's folder.
-        device: ``cuda`` or ``cpu``.
+        found: Where the model is.
+        device: ``cuda``, ``mps`` or ``cpu``; None for the first of these that is there.
         step: Step between windows, in patch sizes.
         mirrors: Whether doses are averaged over left-right mirroring.
     """
 
-    folder: str
-    folds: tuple[str, ...]
-    checkpoint: str
-    device: str
-    step: float
-    mirrors: bool
+    found: Found
+    device: str | None = None
+    step: float = 0.5
+    mirrors: bool = True
 
     def load(self, kind: type[DosePredictor] = DosePredictor, device: str | None = None) -> DosePredictor:
         """A predictor of the model.
@@ -45,20 +46,25 @@ class LoadedModel:
             device: In place of the model's.
 
         Raises:
-            InputError: If there is no GPU, or the model is damaged.
+            InputError: If there is no such device, or the model is damaged.
         """
-        device = device or self.device
-        if device == "cuda" and not torch.cuda.is_available():
-            raise InputError("no CUDA device is available; predict with -device cpu")
-        torch.set_num_threads(usable_cores() if device == "cpu" else 1)
-        predictor = kind(tile_step_size=self.step, use_mirroring=self.mirrors, device=torch.device(device))
-        predictor.initialize_from_trained_model_folder(self.folder, list(self.folds), self.checkpoint)
+        return self.predictor_of(self.found.read(), kind, device)
+
+    def predictor_of(
+        self, model: TrainedModel, kind: type[DosePredictor] = DosePredictor, device: str | None = None
+    ) -> DosePredictor:
+        """As :meth:`load`, of the model once it is read."""
+        on = available_device(device or self.device)
+        torch.set_num_threads(usable_cores() if on.type == "cpu" else 1)
+        find_our_trainers()
+        with contextlib.redirect_stdout(io.StringIO()):  # (nnU-Net tells where it looks for trainers)
+            predictor = kind(tile_step_size=self.step, use_mirroring=self.mirrors, device=on)
+            predictor.use_model(model)
         return predictor
 
     def stamps(self) -> tuple[tuple[int, int], ...]:
-        """Size and time of change (ns) of the checkpoints."""
-        found = [(Path(self.folder) / f"fold_{fold}" / self.checkpoint).stat() for fold in self.folds]
-        return tuple((stat.st_size, stat.st_mtime_ns) for stat in found)
+        """Size and time of change (ns) of the files that the model is read from."""
+        return tuple((stat.st_size, stat.st_mtime_ns) for stat in (path.stat() for path in self.found.files()))
 
 
 @dataclass(frozen=True)

@@ -102,11 +102,14 @@ def test_a_model_of_the_first_is_fine_tuned_on_higher_prescriptions(fresh, tmp_p
         torch.testing.assert_close(after[name], before[name], rtol=0, atol=1e-6)
 
 
-def test_other_rois_make_plans_that_weights_do_not_fit(two, capfd):
+def test_other_rois_are_matched_by_name(two, capfd):
     write_second(two, template(15))
     assert plan("--plans-from", "531") == 0
     told = capfd.readouterr().err
-    assert "note: Dataset531_Small:nnUNetPlans has 20 ROIs and this data set 22: weights of its models do not" in told
+    assert (
+        "note: Dataset531_Small:nnUNetPlans has another ROI catalogue than this data set; its models' weights" in told
+    )
+    assert "; new, from zero Organ_13, Organ_14; dropped none; a training may take more memory than planned" in told
     moved = read(two)
     assert len(DosePlans(moved).catalogue) == 22
     for configuration in moved["configurations"].values():

@@ -1,0 +1,24 @@
+"""What a model package says of itself, in one record."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cdm_nnunet.models.card import TO_COMPLETE
+from cdm_nnunet.models.package import Package
+
+
+def describe_model(package: Package) -> dict[str, Any]:
+    """What a package says of itself: its manifest, the sizes of its members, and ROIs, card and scores in short."""
+    section = package.plans["cdm"]
+    return {
+        "path": str(package.path),
+        **package.manifest.to_json(),
+        "template": section["template"].get("name"),
+        "rois": [roi["name"] for roi in section["catalogue"]],
+        "knows_dicom_names": "mapping" in package.dataset_json.get("cdm", {}),
+        "scores": package.scores is not None,
+        "more": sorted(package.more),
+        "card_to_complete": package.card.count(TO_COMPLETE),
+        "bytes": dict(package.members.sizes),
+    }

@@ -1,0 +1,85 @@
+"""Weights of a model with one ROI catalogue in the network of another: the inputs are matched by ROI name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from cdm_nnunet.nnunet.plans import FIRST_WORD
+from cdm_nnunet.roi import Catalogue
+
+
+@dataclass(frozen=True)
+class MatchedRois:
+    """Which ROI inputs of one catalogue another has; by name and kind.
+
+    Attributes:
+        taken: In both.
+        new: Only here: their weights begin at zero.
+        dropped: Only there: their weights are left out.
+    """
+
+    taken: tuple[str, ...]
+    new: tuple[str, ...]
+    dropped: tuple[str, ...]
+
+    @classmethod
+    def of(cls, theirs: Catalogue, ours: Catalogue) -> MatchedRois:
+        """Compare two catalogues."""
+        one, two = ({roi.name: roi.kind for roi in catalogue.rois} for catalogue in (theirs, ours))
+        taken = tuple(name for name, kind in two.items() if one.get(name) == kind)
+        return cls(
+            taken, tuple(name for name in two if name not in taken), tuple(name for name in one if name not in taken)
+        )
+
+    def text(self) -> str:
+        """A line for the log.
+
+        Example:
+            >>> MatchedRois(("Brainstem",), ("External",), ()).text()
+            'inputs of ROIs, by name: taken over Brainstem; new, from zero External; dropped none'
+        """
+        taken, new, dropped = (", ".join(names) or "none" for names in (self.taken, self.new, self.dropped))
+        return f"inputs of ROIs, by name: taken over {taken}; new, from zero {new}; dropped {dropped}"
+
+
+def with_matched_rois(
+    weights: Mapping[str, Tensor], network: nn.Module, theirs: Catalogue, ours: Catalogue
+) -> dict[str, Tensor]:
+    """Weights whose first layer has the ROIs of another catalogue.
+
+    Args:
+        weights: Of a model with the catalogue ``theirs``.
+        network: With the catalogue ``ours``, else alike.
+        theirs: The catalogue of the weights.
+        ours: The catalogue of the network.
+
+    Returns:
+        The same weights, but for those of the first layer, (features, 2 + K, z, y, x): CT and prescription as they
+        were, each ROI with the weights that it had, and zero where it had none. A first layer that is not of
+        ``theirs`` stays as it is.
+    """
+    taken = MatchedRois.of(theirs, ours).taken
+    inputs = _inputs_of(network)
+    changed = dict(weights)
+    for name in inputs & {*weights}:
+        old = weights[name]
+        if old.ndim < 2 or old.shape[1] != FIRST_WORD + len(theirs):
+            continue
+        new = torch.zeros((old.shape[0], FIRST_WORD + len(ours), *old.shape[2:]), dtype=old.dtype)
+        new[:, :FIRST_WORD] = old[:, :FIRST_WORD]
+        for roi in taken:
+            new[:, FIRST_WORD + ours.bit(roi)] = old[:, FIRST_WORD + theirs.bit(roi)]
+        changed[name] = new
+    return changed
+
+
+def _inputs_of(network: nn.Module) -> set[str]:
+    """Names of the weights that see the input channels: one layer, which nnU-Net has under several names."""
+    fold = getattr(network, "fold", None)
+    root = fold if isinstance(fold, nn.Conv3d) else getattr(network, "encoder", network)
+    first = next((module.weight for module in root.modules() if isinstance(module, nn.Conv3d)), None)
+    return {name for name, value in network.state_dict(keep_vars=True).items() if value is first}
