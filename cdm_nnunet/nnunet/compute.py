@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Sequence
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +14,10 @@ from torch.nn.parallel import DistributedDataParallel
 from cdm_nnunet.cpu.layout import has_fast_bfloat16, memory_layout
 from cdm_nnunet.cpu.memory import keep_freed_memory
 from cdm_nnunet.errors import InputError
+
+
+_LOCKS: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
+_LOCKS_LOCK = threading.Lock()
 
 
 def autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
@@ -72,3 +78,9 @@ def pad_to_patch(data: Tensor, patch_size: Sequence[int], padding: Sequence[floa
     padded = data.new_tensor(padding).view(-1, 1, 1, 1).repeat(1, *shape)
     padded[(slice(None), *inside)] = data
     return padded, inside
+
+
+def lock_of(network: nn.Module) -> threading.RLock:
+    """The lock of a network, whichever predictors share it."""
+    with _LOCKS_LOCK:
+        return _LOCKS.setdefault(network, threading.RLock())

@@ -98,7 +98,7 @@ def read_package(path: Path, folds: Sequence[str] = ()) -> TrainedModel:
         folds: Those to read; none for all.
 
     Raises:
-        InputError: If the package is damaged, plans, weights and manifest contradict each other, or a fold is not there.
+        InputError: If the package is damaged, plans, weights and manifest contradict each other, or a fold is missing.
     """
     return model_of_package(Package.read(path), folds)
 

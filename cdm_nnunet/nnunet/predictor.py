@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -20,7 +18,7 @@ from cdm_nnunet.dataset import FILE_ENDING
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.nnunet.augmentation import mirror_left_right
 from cdm_nnunet.nnunet.checkpoint import FINAL
-from cdm_nnunet.nnunet.compute import autocast, bare, pad_to_patch, prepare_network, to_device
+from cdm_nnunet.nnunet.compute import autocast, bare, lock_of, pad_to_patch, prepare_network, to_device
 from cdm_nnunet.nnunet.export import dose_on_patient_grid
 from cdm_nnunet.nnunet.inputs import find_cases, refuse_bare_array, refuse_other_catalogues, refuse_output_over_data
 from cdm_nnunet.nnunet.items import Item, preprocess_array, preprocess_files
@@ -31,9 +29,6 @@ from cdm_nnunet.nnunet.reader import CDMReaderWriter
 from cdm_nnunet.parallel import ordered
 from cdm_nnunet.prediction_record import Origin, PredictionRecord
 from cdm_nnunet.progress import note_beside, progress
-
-_LOCKS: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
-_LOCKS_LOCK = threading.Lock()
 
 
 class CasesRefusedError(InputError):
@@ -73,14 +68,18 @@ class DosePredictor(nnUNetPredictor):
     @property
     def origin(self) -> Origin:
         """What the doses depend on besides their case."""
+        return origin_of(self, self._training)
+
+    @property
+    def _training(self) -> Training | None:
         weights, training = self._trained or (None, None)
-        return origin_of(self, training if weights is self.list_of_parameters else None)
+        return training if weights is self.list_of_parameters else None
 
     @property
     def package(self) -> str | None:
         """Name of the model package, where the weights are of one."""
-        weights, training = self._trained or (None, None)
-        return training.package if training is not None and weights is self.list_of_parameters else None
+        training = self._training
+        return None if training is None else training.package
 
     def initialize_from_trained_model_folder(
         self,
@@ -320,7 +319,7 @@ class DosePredictor(nnUNetPredictor):
         """
         refuse_other_plans(self.list_of_parameters, self.plans_manager.plans, self.dataset_json)
         total = None
-        with _lock_of(bare(self.network)):
+        with lock_of(bare(self.network)):
             for parameters in self.list_of_parameters:
                 bare(self.network).load_state_dict(parameters)
                 output = self.predict_sliding_window_return_logits(data).cpu()
@@ -345,7 +344,7 @@ class DosePredictor(nnUNetPredictor):
                 f"the input has shape {tuple(input_image.shape)}; the plans ask for {plans.n_channels} channels (CT, "
                 f"prescription, {plans.catalogue.n_words} ROI words) and three axes"
             )
-        with _lock_of(bare(self.network)):
+        with lock_of(bare(self.network)):
             return self._windows(input_image)
 
     def _windows(self, input_image: Tensor) -> Tensor:
@@ -393,9 +392,3 @@ class DosePredictor(nnUNetPredictor):
                 mirrored = to_device(mirror_left_right(x, permutation), self.device)
                 output = (output + self.network(mirrored).float().flip(LEFT_RIGHT_AXIS + 2)) / 2
         return output
-
-
-def _lock_of(network: nn.Module) -> threading.RLock:
-    """The lock of a network, whichever predictors share it."""
-    with _LOCKS_LOCK:
-        return _LOCKS.setdefault(network, threading.RLock())

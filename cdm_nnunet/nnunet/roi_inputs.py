@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from cdm_nnunet.errors import InputError
 from cdm_nnunet.nnunet.plans import FIRST_WORD
 from cdm_nnunet.roi import Catalogue
 
@@ -59,8 +60,10 @@ def with_matched_rois(
 
     Returns:
         The same weights, but for those of the first layer, (features, 2 + K, z, y, x): CT and prescription as they
-        were, each ROI with the weights that it had, and zero where it had none. A first layer that is not of
-        ``theirs`` stays as it is.
+        were, each ROI with the weights that it had, and zero where it had none.
+
+    Raises:
+        InputError: If the first layer is not of ``theirs``.
     """
     taken = MatchedRois.of(theirs, ours).taken
     inputs = _inputs_of(network)
@@ -68,7 +71,7 @@ def with_matched_rois(
     for name in inputs & {*weights}:
         old = weights[name]
         if old.ndim < 2 or old.shape[1] != FIRST_WORD + len(theirs):
-            continue
+            raise InputError(f"its weights are not of its ROI catalogue: {name} has the shape {tuple(old.shape)}")
         new = torch.zeros((old.shape[0], FIRST_WORD + len(ours), *old.shape[2:]), dtype=old.dtype)
         new[:, :FIRST_WORD] = old[:, :FIRST_WORD]
         for roi in taken:
