@@ -15,7 +15,6 @@ from cdm_nnunet.cpu.layout import has_fast_bfloat16, memory_layout
 from cdm_nnunet.cpu.memory import keep_freed_memory
 from cdm_nnunet.errors import InputError
 
-
 _LOCKS: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
 _LOCKS_LOCK = threading.Lock()
 

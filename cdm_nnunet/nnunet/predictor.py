@@ -12,7 +12,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from cdm_nnunet.dataset import FILE_ENDING
 from cdm_nnunet.errors import InputError
