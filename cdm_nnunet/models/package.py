@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any
 from cdm_nnunet.documents import parse_json
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.files import passing_folder, replacing
-from cdm_nnunet.models.manifest import Manifest, parse_manifest
+from cdm_nnunet.models.manifest import NAME, Manifest, parse_manifest
 from cdm_nnunet.models.members import (
     CARD,
     DATASET,
@@ -176,9 +177,12 @@ def refuse_existing(path: Path) -> None:
 
 
 def _write_zip(path: Path, contents: Mapping[str, bytes]) -> None:
+    # (in a folder of its own: unpacked anywhere, it is a package beside what is there)
+    inside = path.name.removesuffix(".zip")
+    inside = inside if re.fullmatch(NAME, inside) else "model"
     with replacing(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in contents.items():
-            entry = zipfile.ZipInfo(name, _FIRST_DATE)
+            entry = zipfile.ZipInfo(f"{inside}/{name}", _FIRST_DATE)
             entry.external_attr = 0o100644 << 16
             # (weights hardly shrink)
             entry.compress_type = zipfile.ZIP_STORED if name.startswith("weights/") else zipfile.ZIP_DEFLATED

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
 def contents(clinic):
     """Members by name, with their sums."""
     with zipfile.ZipFile(clinic.package) as archive:
-        return {name: archive.read(name) for name in archive.namelist()}
+        return {name.removeprefix("clinic_hn/"): archive.read(name) for name in archive.namelist()}
 
 
 @pytest.fixture

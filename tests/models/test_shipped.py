@@ -24,7 +24,8 @@ def ships(clinic, tmp_path, monkeypatch):
     """A stand-in for the folder of shipped models, with one model."""
     here = tmp_path / "site"
     with zipfile.ZipFile(clinic.package) as archive:
-        archive.extractall(here / "stand_in")
+        archive.extractall(here)
+    (here / "clinic_hn").rename(here / "stand_in")
     monkeypatch.setattr(shipped.resources, "files", lambda package: here)
     return here
 
