@@ -123,7 +123,11 @@ _NEXT: Mapping[str, Callable[[argparse.Namespace, Mapping[str, Any]], str]] = {
     "ensemble": _after_predict,
     "evaluate": _after_evaluate,
     "compare": lambda _, record: f"open {record['files']['html']}",
-    "export": lambda _, record: f"import {record['file']} into the planning system; it is not for treatment",
+    "export": lambda _, record: (
+        f"open {record['cases'][0]['scene']} with 3D Slicer"
+        if "cases" in record
+        else f"import {record['file']} into the planning system; it is not for treatment"
+    ),
     "check": lambda args, _: (
         "" if args.d is not None else "add -d ID to see which ROIs of a data set the template finds"
     ),

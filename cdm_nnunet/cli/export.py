@@ -10,20 +10,24 @@ from typing import Any
 from cdm_nnunet.cli import _options
 from cdm_nnunet.errors import InputError
 
-SUMMARY = "Write a predicted dose in a format that other software takes: RTDOSE for the planning system."
+SUMMARY = "Write predicted doses in a format that other software takes: RTDOSE, or a scene of 3D Slicer."
 EXAMPLE = "cdm-nnunet export dicom predictions/case_1.nii.gz --source exports/case_1 -o predicted.dcm"
+_SLICER_EXAMPLE = "cdm-nnunet export slicer predictions -d 501 -o slicer"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     formats = parser.add_subparsers(dest="format", metavar="FORMAT", required=True)
-    summary = "RTDOSE in the patient's study, marked as a prediction that is not for treatment."
-    dicom = formats.add_parser(
-        "dicom",
-        help=summary,
-        description=summary,
-        epilog=f"example:\n  {EXAMPLE}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    _configure_slicer(
+        _format(
+            formats,
+            "slicer",
+            "CT, segments, predicted and reference dose of cases of a data set, and a scene that 3D Slicer opens.",
+            _SLICER_EXAMPLE,
+        )
+    )
+    dicom = _format(
+        formats, "dicom", "RTDOSE in the patient's study, marked as a prediction that is not for treatment.", EXAMPLE
     )
     dicom.add_argument("prediction", type=Path, metavar="PREDICTION", help="predicted dose, .nii.gz, Gy")
     dicom.add_argument(
@@ -45,7 +49,43 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _options.add_json(dicom)
 
 
+def _format(formats: Any, name: str, summary: str, example: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = formats.add_parser(
+        name,
+        help=summary,
+        description=summary,
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    return parser
+
+
+def _configure_slicer(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "prediction", type=Path, metavar="PREDICTION|FOLDER", help="predicted dose CASE.nii.gz, or a folder of them"
+    )
+    _options.add_dataset_id(parser)
+    parser.add_argument("-o", type=Path, required=True, metavar="FOLDER", help="where a folder for each case goes")
+    _options.add_json(parser)
+
+
 def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Export."""
+    return _run_slicer(args) if args.format == "slicer" else _run_dicom(args)
+
+
+def _run_slicer(args: argparse.Namespace) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from cdm_nnunet.dataset import RawDataset
+    from cdm_nnunet.folders import find_dataset
+    from cdm_nnunet.slicer.export import export_to_slicer
+
+    cases = export_to_slicer(args.prediction, RawDataset(find_dataset(args.d)), args.o)
+    return {"cases": [asdict(case) for case in cases]}
+
+
+def _run_dicom(args: argparse.Namespace) -> dict[str, Any]:
     """Export.
 
     Returns:
@@ -88,6 +128,8 @@ def _dose_type(prediction: Path, given: str | None) -> str:
 
 def render(record: Mapping[str, Any]) -> str:
     """Word the record for a person."""
+    if "cases" in record:
+        return "\n".join(f"{case['scene']}: {len(case['segments'])} segments" for case in record["cases"])
     plan = "no plan" if record["plan"] is None else f"plan '{record['plan']}'"
     line = (
         f"{record['file']}: up to {record['maximum_gy']:.2f} Gy in steps of {record['step_gy']:.2g} Gy, for {plan}; "

@@ -6,11 +6,17 @@ from pydicom.dataset import Dataset
 
 from cdm_nnunet.dicom.files import text_of
 
+WARNING = "PREDICTED, NOT FOR TREATMENT"
 MANUFACTURER = "cdm_nnunet"
 MODEL_NAME = "dose prediction"
-SERIES_DESCRIPTION = "PREDICTED dose - research only, not for treatment"
-COMMENT = "Predicted by a neural network, not calculated; not for treatment"
+SERIES_DESCRIPTION = f"{WARNING} (dose of a neural network)"  # (64 characters at most, as the comment)
+COMMENT = f"{WARNING}: by a network, not calculated"
 KEYWORDS = ("Manufacturer", "SeriesDescription", "DoseComment")
+_MARKS = (
+    (MANUFACTURER,),
+    (WARNING, "PREDICTED dose"),  # the second as earlier versions wrote it
+    (WARNING, "Predicted by a neural network"),
+)
 
 
 def is_prediction(header: Dataset, where: object) -> bool:
@@ -20,6 +26,5 @@ def is_prediction(header: Dataset, where: object) -> bool:
         header: Has the elements of :data:`KEYWORDS` where the file has them.
         where: File, for messages.
     """
-    marks = (MANUFACTURER, SERIES_DESCRIPTION[:14], COMMENT[:30])
     found = (text_of(header, keyword, where, "").casefold() for keyword in KEYWORDS)
-    return any(text.startswith(mark.casefold()) for text, mark in zip(found, marks, strict=True))
+    return any(text.startswith(mark.casefold()) for text, marks in zip(found, _MARKS, strict=True) for mark in marks)

@@ -17,6 +17,7 @@ from cdm_nnunet.dicom.dose import read_dose
 from cdm_nnunet.dicom.export import export_dose
 from cdm_nnunet.dicom.phantom import ORIENTATIONS, GaussianDose, LinearDose, Phantom, write_phantom
 from cdm_nnunet.dicom.phantom_shapes import Box
+from cdm_nnunet.dicom.predicted import is_prediction
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.geometry.grid import Grid
 from cdm_nnunet.images import Image, write_image
@@ -129,8 +130,9 @@ def test_it_belongs_to_the_patient_and_says_what_it_is(tmp_path, files):
     assert (dataset.Modality, dataset.DoseUnits, dataset.DoseType) == ("RTDOSE", "GY", "PHYSICAL")
     assert dataset.DoseSummationType == "PLAN"
     assert "PREDICT" in dataset.SeriesDescription.upper()
-    assert "not for treatment" in dataset.SeriesDescription
-    assert "not for treatment" in dataset.DoseComment
+    for text in (dataset.SeriesDescription, dataset.DoseComment):
+        assert text.startswith("PREDICTED, NOT FOR TREATMENT")
+        assert len(text) <= 64  # (of LO)
     assert exported.plan == "phantom"
 
 
@@ -350,3 +352,18 @@ def test_the_command(tmp_path, files, capfd):
     assert main(command) == 0
     assert "for plan 'phantom'; a prediction, not for treatment" in capfd.readouterr().out
     assert main([*command[:-1], str(tmp_path)]) == 2
+
+
+@pytest.mark.parametrize(
+    ("elements", "predicted"),
+    [
+        ({"SeriesDescription": "PREDICTED, NOT FOR TREATMENT (dose of a neural network)"}, True),
+        ({"SeriesDescription": "PREDICTED dose - research only, not for treatment"}, True),  # of earlier versions
+        ({"DoseComment": "Predicted by a neural network, not calculated; not for treatment"}, True),
+        ({"DoseComment": "NOT FOR TREATMENT", "SeriesDescription": "Predicted", "Manufacturer": "x"}, False),
+    ],
+)
+def test_predictions_are_recognised_by_any_mark(elements, predicted):
+    header = pydicom.Dataset()
+    header.update({pydicom.tag.Tag(k): pydicom.DataElement(k, "LO", v) for k, v in elements.items()})
+    assert is_prediction(header, "test") == predicted
