@@ -102,6 +102,13 @@ def test_an_extra_declares_what_is_imported_beyond_the_package(extra, folder, pe
     assert peers <= imported(folder)
 
 
+def test_every_package_is_installed():
+    setuptools = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    places = {path.parent.relative_to(REPOSITORY) for path in (REPOSITORY / "cdm_nnunet").rglob("__init__.py")}
+    there = {".".join(place.parts) for place in places}
+    assert there | {"cdm_nnunet.trainers", "cdm_nnunet.dataset_conversion"} == set(setuptools["packages"])
+
+
 def test_programs_that_the_test_extra_declares_are_run():
     sources = [(REPOSITORY / "tests" / "run").read_text(encoding="utf-8"), *texts("tests/dicom")]
     pyproject = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")

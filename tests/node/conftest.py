@@ -172,28 +172,26 @@ class Orthanc:
                 found.setdefault(tags["PatientID"], []).append(self.get(f"instances/{one}/file"))
         return found
 
+    def post(self, path, content):
+        """Send something to it."""
+        with urllib.request.urlopen(f"{self.url}/{path}", content, timeout=60) as answer:
+            return answer.read()
 
-@pytest.fixture(scope="module")
-def orthanc(tmp_path_factory):
+
+@contextlib.contextmanager
+def running_orthanc(folder, settings):
+    """An Orthanc with some settings, while the block runs."""
     program = shutil.which("Orthanc") or shutil.which("Orthanc", path="/usr/sbin")
     if program is None:
         pytest.skip("no Orthanc on the path")
-    folder, port, http_port = tmp_path_factory.mktemp("orthanc"), free_port(), free_port()
-    content = {
-        "Name": "test",
-        "StorageDirectory": str(folder / "storage"),
-        "IndexDirectory": str(folder / "storage"),
-        "HttpPort": http_port,
-        "RemoteAccessAllowed": False,
-        "AuthenticationEnabled": False,
-        "DicomPort": port,
-        "DicomAet": "ORTHANC",
-        "Plugins": [],
-    }
-    (folder / "orthanc.json").write_text(json.dumps(content))
+    http_port = free_port()
+    storage = str(folder / "storage")
+    places = {"StorageDirectory": storage, "IndexDirectory": storage, "HttpPort": http_port, "Plugins": []}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "orthanc.json").write_text(json.dumps({**settings, **places}))
     with (folder / "log").open("w") as log:
         process = subprocess.Popen([program, str(folder / "orthanc.json")], stdout=log, stderr=log)
-    peer = Orthanc(port, http_port)
+    peer = Orthanc(settings["DicomPort"], http_port)
 
     def answers():
         with contextlib.suppress(OSError):
@@ -205,3 +203,11 @@ def orthanc(tmp_path_factory):
     finally:
         process.kill()
         process.wait(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def orthanc(tmp_path_factory):
+    settings = {"Name": "test", "DicomAet": "ORTHANC", "DicomPort": free_port()}
+    settings |= {"RemoteAccessAllowed": False, "AuthenticationEnabled": False}
+    with running_orthanc(tmp_path_factory.mktemp("orthanc"), settings) as peer:
+        yield peer
