@@ -67,14 +67,15 @@ const doseMark = (dose) => ({
   type: "line", x0: dose, x1: dose, yref: "paper", y0: 0, y1: 1, line: { color: colourVariable("--muted"), width: 1, dash: "dot" },
 });
 
-// Signed differences: a row for each ROI and metric, a point for each case.
+// Signed differences: a row for each ROI and metric, a point for each case; of many cases for those outside the whiskers.
+const MOST_POINTS = 60;
 async function drawDistribution(target, rows, unit, onCase) {
   const Plotly = await plotly();
   const labels = rows.map((row) => asText(`${row.roi}  ${row.metric}`));
   const digits = digitsFor(unit);
   const traces = rows.map((row, index) => ({
     type: "box", orientation: "h", y: row.terms.map(() => labels[index]), x: row.terms.map((term) => term.difference),
-    name: labels[index], boxpoints: "all", jitter: 0.6, pointpos: 0, marker: { color: roiColour(row.roi), size: 5, opacity: 0.75 },
+    name: labels[index], boxpoints: row.terms.length > MOST_POINTS ? "outliers" : "all", jitter: 0.6, pointpos: 0, marker: { color: roiColour(row.roi), size: 5, opacity: 0.75 },
     line: { color: colourVariable("--ink"), width: 1.2 }, fillcolor: "rgba(128,128,128,0.12)",
     customdata: row.terms.map((term) => term.name),
     hovertext: row.terms.map((term) => asText(

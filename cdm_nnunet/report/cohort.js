@@ -47,11 +47,35 @@ function metricTerms(name) {
 
 const bandName = (band) => (isNumber(band.to_percent) ? `${band.from_percent} to ${band.to_percent} %` : `from ${band.from_percent} %`);
 
+// In a report that is a folder, what shows all metrics of all cases comes after the rest has been painted; a panel that
+// does not need them says that it is early.
 function buildCohort() {
-  const built = buildPanels("cohort");
+  const shown = [];
+  const late = [];
+  const section = (build, early) => {
+    if (early || !files) {
+      const built = asBuilt(build());
+      if (built) shown.push(built);
+      return built?.section;
+    }
+    const place = el("p", { class: "muted", role: "status" }, "Opening\u2026");
+    late.push({ build, place });
+    return place;
+  };
+  const parts = [section(missingSection, false), ...panelsOf("cohort").map(({ build, early }) => section(build, early))];
   byId("cohort").replaceChildren(
-    el("h1", {}, `${record.dataset}: predicted against reference dose`),
-    missingSection(), ...built.map(({ section }) => section),
+    el("h1", {}, `${record.dataset}: predicted against reference dose`), ...parts.filter(Boolean),
     el("p", { class: "print-only" }, el("small", {}, footerText())));
-  return () => built.forEach(({ draw }) => draw?.());
+  if (late.length) requestAnimationFrame(() => setTimeout(() => whole().then(() => fill(late, shown)).catch(showProblem)));
+  return () => shown.forEach(({ draw }) => draw?.());
+}
+
+async function fill(late, shown) {
+  for (const { build, place } of late) {
+    const built = asBuilt(build());
+    place.replaceWith(...(built ? [built.section] : []));
+    if (built) shown.push(built);
+    if (!byId("cohort").hidden) built?.draw?.();
+    await new Promise((resolve) => setTimeout(resolve)); // (the page stays usable in between)
+  }
 }

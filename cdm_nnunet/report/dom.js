@@ -17,10 +17,52 @@ const readJson = (id) => JSON.parse(byId(id).textContent);
 
 const record = readJson("record");
 const page = readJson("page");
-const caseNames = Object.keys(record.cases ?? {}); // (a new patient has a record of one's own)
+const files = page.files ?? null; // of a report that is a folder
+const caseRows = new Map((page.case_rows ?? []).map((row) => [row.name, row])); // (a new patient has none)
+const caseNames = [...caseRows.keys()];
+
+// The parts in a file beside this page. A frame gets them: from file:// nothing else can read a file, but for a script
+// tag, which would run it. The file's own policy lets nothing run but what hands its parts over.
+function openFile(name) {
+  return new Promise((resolve, reject) => {
+    const path = `${files.folder}/${name}.html`;
+    const frame = el("iframe", { hidden: true, src: `${path}#${files.key}`, title: "data" });
+    const take = (event) => { if (event.source === frame.contentWindow) end(resolve, event.data); };
+    const end = (finish, value) => { removeEventListener("message", take); frame.remove(); finish(value); };
+    const missing = () => end(reject, new Error(`${path} is missing or damaged: keep the report's folder whole.`));
+    addEventListener("message", take);
+    frame.addEventListener("load", () => setTimeout(missing, 2000)); // (too late for one that was taken)
+    document.body.append(frame);
+  });
+}
+
+let lastFile = { name: null, parts: null };
+async function partOfFile(id) {
+  const place = /-(\d+)$/.exec(id);
+  const name = place ? `case_${place[1]}` : id;
+  if (lastFile.name !== name) lastFile = { name, parts: openFile(name) };
+  const file = lastFile;
+  try {
+    const text = (await file.parts)[id];
+    if (typeof text !== "string") throw new Error(`${files.folder}/${name}.html is of another report.`);
+    return text;
+  } catch (error) {
+    if (lastFile === file) lastFile = { name: null, parts: null };
+    throw error;
+  }
+}
+
+// The whole record as text; in a folder its cases come with it, which are not there before.
+let wholeRecord = null;
+const whole = () => (wholeRecord ??= !files ? Promise.resolve(byId("record").textContent) : unpacked("whole").then((buffer) => {
+  const text = new TextDecoder().decode(buffer);
+  Object.assign(record.cases, JSON.parse(text).cases);
+  return text;
+}));
 
 // A part that stands behind this script in the file, once it has been read whole.
 async function part(id) {
+  if (files) return partOfFile(id);
   while (document.readyState === "loading" && !byId(id)?.nextElementSibling) {
     await new Promise((resolve) => setTimeout(resolve, 20));
   }
@@ -63,8 +105,9 @@ function chip(verdict) {
 // is shown or the theme changes, or null for nothing to show.
 const panels = [];
 const addPanel = (panel) => { panels.push(panel); };
-const buildPanels = (view, ...of) => panels.filter((panel) => panel.view === view).sort((a, b) => a.place - b.place)
-  .map(({ build }) => build(...of)).filter(Boolean).map((built) => (built instanceof Node ? { section: built } : built));
+const panelsOf = (view) => panels.filter((panel) => panel.view === view).sort((a, b) => a.place - b.place);
+const asBuilt = (built) => (built instanceof Node ? { section: built } : built);
+const buildPanels = (view, ...of) => panelsOf(view).map(({ build }) => build(...of)).filter(Boolean).map(asBuilt);
 
 function card(title, ...children) {
   return el("section", { class: "card" }, el("h2", {}, title), ...children);

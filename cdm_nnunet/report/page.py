@@ -19,11 +19,11 @@ from cdm_nnunet.dataset import RawDataset
 from cdm_nnunet.dvh import KINDS, Template, cumulative_dvh
 from cdm_nnunet.evaluation.pairing import CaseFiles, find_cases
 from cdm_nnunet.evaluation.pictures import Scene, load_scene, on_white, roi_colours
-from cdm_nnunet.evaluation.pooling import pooled_scores
 from cdm_nnunet.evaluation.record import Evaluation
 from cdm_nnunet.fence import Attempt, Refusals, Refused
 from cdm_nnunet.files import replacing
 from cdm_nnunet.parallel import unordered
+from cdm_nnunet.report.case_rows import case_row
 from cdm_nnunet.report.curves import MAX_POINTS, drawn_curve
 from cdm_nnunet.report.parts import filled, json_script, packed_script, page_head, page_script, plotly_script, resource
 from cdm_nnunet.report.volumes import DOSE_STEP_GY, HU_TABLE, display_volume
@@ -50,7 +50,7 @@ def write_report(
     processes: int = 1,
     progress: Progress | None = None,
     refusals: Refusals | None = None,
-) -> None:
+) -> Path:
     """Write the report of an evaluation, whole or not at all.
 
     Args:
@@ -62,29 +62,63 @@ def write_report(
         progress: Called with ``"report"``, the number of cases done and of all.
         refusals: Takes the cases whose images can't be shown: their numbers are, with the reason. Without it the first
             ends the run.
+
+    Returns:
+        The file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    head, script, rest = page_parts(evaluation)
+    with replacing(path) as partial_path, partial_path.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(head + json_script("record", evaluation.to_json()) + json_script("page", page_data_of(evaluation)))
+        file.write(script + packed_script("plotly", gzip.compress(plotly_script().encode(), mtime=0)))
+        for _, elements in case_elements(
+            evaluation, dataset, predictions, max_bytes=case_bytes(len(evaluation.cases)), processes=processes,
+            progress=progress, refusals=refusals,
+        ):  # fmt: skip
+            file.write(elements)
+        file.write(rest)
+    return path
+
+
+def case_elements(
+    evaluation: Evaluation,
+    dataset: RawDataset,
+    predictions: Path,
+    *,
+    max_bytes: int,
+    processes: int = 1,
+    progress: Progress | None = None,
+    refusals: Refusals | None = None,
+) -> Iterator[tuple[int, str]]:
+    """The elements with curves and slices of each case, as they come, with the case's place in the evaluation.
+
+    Args:
+        evaluation: As for :func:`write_report`.
+        dataset: The same.
+        predictions: The same.
+        max_bytes: Limit of a case's packed volume.
+        processes: Number of cases that are read at a time.
+        progress: As for ``write_report``.
+        refusals: The same.
     """
     names = [case.case for case in evaluation.cases]
     cases = find_cases(dataset, predictions, only=names, refusals=refusals)
     job: Callable[[CaseFiles], _Parts | Refused]
-    job = partial(_case_parts, template=evaluation.template, max_bytes=case_bytes(len(names)))
+    job = partial(_case_parts, template=evaluation.template, max_bytes=max_bytes)
     job = job if refusals is None else Attempt(job, refusals.log)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    before, after = _frame(evaluation)
-    with replacing(path) as partial_path, partial_path.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(before)
-        for done, (position, parts) in enumerate(unordered(job, cases, processes), 1):
-            case = cases[position].case
-            if isinstance(parts, Refused) and refusals is not None:
-                refusals.add(case, parts.reason)
-            elif not isinstance(parts, Refused):
-                place = names.index(case)
-                file.write(json_script(f"case-{place}", parts[0]) + packed_script(f"volume-{place}", parts[1]))
-            if progress is not None:
-                progress("report", done, len(cases))
-        for case, reason in ({} if refusals is None else refusals.reasons).items():
-            if case in names:
-                file.write(json_script(f"case-{names.index(case)}", {"problem": reason}))
-        file.write(after)
+    places = {name: place for place, name in enumerate(names)}
+    for done, (position, parts) in enumerate(unordered(job, cases, processes), 1):
+        case = cases[position].case
+        if isinstance(parts, Refused) and refusals is not None:
+            refusals.add(case, parts.reason)
+        elif not isinstance(parts, Refused):
+            place = places[case]
+            yield place, json_script(f"case-{place}", parts[0]) + packed_script(f"volume-{place}", parts[1])
+        if progress is not None:
+            progress("report", done, len(cases))
+    for case, reason in ({} if refusals is None else refusals.reasons).items():
+        if case in places:
+            yield places[case], json_script(f"case-{places[case]}", {"problem": reason})
 
 
 def case_bytes(n_cases: int) -> int:
@@ -115,32 +149,21 @@ def _curves(scene: Scene) -> dict[str, Any]:
     return {"curves": curves, "max_error_percent": worst}
 
 
-def _frame(evaluation: Evaluation) -> tuple[str, str]:
-    """What stands in the file before and after the cases."""
-    plotly_js = plotly_script()
+def page_parts(evaluation: Evaluation, *, framed: bool = False) -> tuple[str, str, str]:
+    """A report's page: what stands before the record, its script, and what stands after all data."""
     script = page_script([*(resource("report", name) for name in SCRIPTS), *_panels(), resource("report", LAST_SCRIPT)])
     head, _, rest = resource("report", "report.html").partition("<!--data-->")
     title = f"{evaluation.dataset}: dose evaluation"
-    head = filled(head, {"head": page_head(title, resource("report", "report.css"), script, plotly_js)})
-    before = "".join(
-        [
-            head,
-            json_script("record", evaluation.to_json()),
-            json_script("page", _page_data(evaluation)),
-            f"<script>{script}</script>\n",
-            packed_script("plotly", gzip.compress(plotly_js.encode(), mtime=0)),
-        ]
-    )
-    return before, rest
+    style = resource("report", "report.css")
+    head = filled(head, {"head": page_head(title, style, script, plotly_script(), framed=framed)})
+    return head, f"<script>{script}</script>\n", rest
 
 
-def _page_data(evaluation: Evaluation) -> dict[str, Any]:
-    per_case = {case.case: pooled_scores([case]) for case in evaluation.cases}
+def page_data_of(evaluation: Evaluation) -> dict[str, Any]:
+    """What the scripts of the report need beside the record."""
     return {
         **page_data(evaluation.template, ("reference", "predicted")),
-        "case_scores": {
-            case: {"ptv_score": scores.ptv_score, "oar_score": scores.oar_score} for case, scores in per_case.items()
-        },
+        "case_rows": [case_row(case) for case in evaluation.cases],
         "challenges": [
             {
                 "name": challenge.name,

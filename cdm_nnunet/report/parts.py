@@ -32,15 +32,19 @@ def filled(text: str, values: Mapping[str, str]) -> str:
     return "".join(parts)
 
 
-def page_head(title: str, style: str, *scripts: str) -> str:
+def page_head(title: str, style: str, *scripts: str, framed: bool = False) -> str:
     """A page up to its content.
 
     Args:
         title: Any text.
         style: CSS.
         scripts: The only scripts that may run.
+        framed: Whether the page may open files beside it in frames, where no other scripts run either.
     """
-    values = {"csp-hashes": csp_hashes(*scripts), "style": style, "title": html.escape(title)}
+    frames = " frame-src 'self' file:;" if framed else ""
+    values = {
+        "csp-hashes": csp_hashes(*scripts), "csp-frames": frames, "style": style, "title": html.escape(title)
+    }  # fmt: skip
     return filled(resource("report", "head.html"), values)
 
 

@@ -45,11 +45,11 @@ function missingText(name) {
 function patientHead(name) {
   const position = caseNames.indexOf(name);
   const to = (step) => () => openCase(caseNames[position + step]);
-  const s = page.case_scores[name];
+  const s = caseRows.get(name);
   return el("div", {},
     el("h1", {}, name),
     el("div", { class: "controls" },
-      select("Case", caseNames.map((n) => [n, `${n} (MAE ${fixed(record.cases[n].dose_mae_gy, 2)} Gy)`]), openCase, name),
+      select("Case", caseNames.map((n) => [n, `${n} (MAE ${fixed(caseRows.get(n).mae, 2)} Gy)`]), openCase, name),
       el("button", { type: "button", disabled: position === 0, onclick: to(-1) }, "Previous"),
       el("button", { type: "button", disabled: position === caseNames.length - 1, onclick: to(1) }, "Next"),
       el("span", {}, `Dose MAE ${withUnit(record.cases[name].dose_mae_gy, "Gy")}, PTV score ${fixed(s.ptv_score, 2)}, OAR score ${fixed(s.oar_score, 2)}`)),
@@ -64,7 +64,9 @@ async function buildPatient(name) {
   const position = caseNames.indexOf(name);
   const container = byId("patient");
   const own = (opening += 1);
-  container.replaceChildren(patientHead(name), el("p", { role: "status" }, "Opening\u2026"));
+  const status = el("p", { role: "status" }, "Opening\u2026");
+  container.replaceChildren(...(record.cases[name] ? [patientHead(name)] : [el("h1", {}, name)]), status);
+  record.cases[name] ??= JSON.parse(await part(`result-${position}`));
   const data = JSON.parse(await part(`case-${position}`));
   if (own !== opening) return;
   const slices = data.problem ? null : viewerSection(data);

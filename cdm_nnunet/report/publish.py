@@ -24,9 +24,15 @@ from cdm_nnunet.evaluation.run import (
     write_outputs,
 )
 from cdm_nnunet.fence import Refusals
+from cdm_nnunet.report.folder import (
+    MOST_CASES_IN_A_FILE,
+    REPORT_FOLDER,
+    refuse_foreign_folder,
+    write_report_folder,
+)
 from cdm_nnunet.report.page import REPORT_FILE, write_report
 
-_OUTPUTS = (METRICS_FILE, CASES_FILE, SCORES_FILE, PICTURES_FOLDER, REPORT_FILE)
+_OUTPUTS = (METRICS_FILE, CASES_FILE, SCORES_FILE, PICTURES_FOLDER, REPORT_FILE, REPORT_FOLDER)
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,7 @@ def evaluate_and_publish(
     log = request.out.resolve() / "errors.log"
     unscored, undrawn, unshown = Refusals(log), Refusals(log), Refusals(log)
     work = Work(processes=request.n_processes, progress=progress)
+    refuse_foreign_folder(request.out)
     with publishing(request.out, _OUTPUTS) as aside:
         evaluation = evaluate_folder(
             dataset,
@@ -108,19 +115,21 @@ def evaluate_and_publish(
         )
         files = write_outputs(evaluation, aside)
         if request.with_report:
-            files["report"] = str(aside / REPORT_FILE)
-            write_report(
+            is_file = len(evaluation.cases) <= MOST_CASES_IN_A_FILE
+            write = write_report if is_file else write_report_folder
+            path = write(
                 evaluation,
                 dataset,
                 request.predictions,
-                aside / REPORT_FILE,
+                aside / (REPORT_FILE if is_file else REPORT_FOLDER),
                 processes=request.n_processes,
                 progress=progress,
                 refusals=unshown,
             )
+            files["report"] = str(path)
     return Published(
         evaluation,
-        {key: str(request.out / Path(path).name) for key, path in files.items()},
+        {key: str(request.out / Path(path).relative_to(aside)) for key, path in files.items()},
         {
             case: [str(request.out / PICTURES_FOLDER / Path(path).name) for path in paths]
             for case, paths in pictures.items()

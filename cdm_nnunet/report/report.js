@@ -24,7 +24,7 @@ const caseInHash = () => {
   const match = /^#case=(.+)$/.exec(location.hash);
   try {
     const name = match && decodeURIComponent(match[1]);
-    return Object.hasOwn(record.cases, name ?? "") ? name : null;
+    return caseRows.has(name ?? "") ? name : null;
   } catch { return null; }
 };
 
@@ -42,8 +42,8 @@ function showView() {
   else buildPatient(name).catch(showProblem);
 }
 
-function download() {
-  const link = el("a", { href: URL.createObjectURL(new Blob([byId("record").textContent], { type: "application/json" })), download: "result.json" });
+async function download() {
+  const link = el("a", { href: URL.createObjectURL(new Blob([await whole()], { type: "application/json" })), download: "result.json" });
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 }
@@ -51,7 +51,7 @@ function download() {
 // A printed page for a case. Slices are there where the volume was unpacked: the Print button does it, the browser's own
 // menu prints without.
 function printedCase(name, data, volume) {
-  const s = page.case_scores[name];
+  const s = caseRows.get(name);
   return el("section", { class: "print-page" },
     el("h2", {}, `${record.dataset}: ${name}`),
     el("p", {}, `Dose MAE ${withUnit(record.cases[name].dose_mae_gy, "Gy")}, PTV score ${fixed(s.ptv_score, 2)}, OAR score ${fixed(s.oar_score, 2)}. ${missingText(name)}`),
@@ -63,13 +63,14 @@ function printedCase(name, data, volume) {
 }
 
 let printReady = false;
-const casesToPrint = () => (caseInHash() === null ? caseNames : [caseInHash()]);
+// (Of many cases, those that a report in a folder has, each is printed from its own view.)
+const casesToPrint = () => (caseInHash() !== null ? [caseInHash()] : files ? [] : caseNames);
 const printTarget = () => byId("printed");
 
 function preparePrintAtOnce() {
   if (printReady) return;
-  printTarget().replaceChildren(...casesToPrint().map((name) => {
-    const data = readJson(`case-${caseNames.indexOf(name)}`);
+  printTarget().replaceChildren(...casesToPrint().filter((name) => !files || loaded.name === name).map((name) => {
+    const data = loaded.name === name ? loaded.data : readJson(`case-${caseNames.indexOf(name)}`);
     return printedCase(name, data, loaded.name === name ? loaded.volume : null);
   }));
   markFirst();
@@ -108,7 +109,7 @@ byId("subtitle").textContent = `${record.n_cases} cases, template ${record.templ
 byId("footer").textContent = footerText();
 byId("to-cohort").addEventListener("click", () => { location.hash = ""; });
 byId("to-patient").addEventListener("click", () => openCase(caseInHash() ?? loaded.name ?? worstCase()));
-byId("download").addEventListener("click", download);
+byId("download").addEventListener("click", () => download().catch(showProblem));
 byId("print").addEventListener("click", () => printAll().catch(showProblem));
 byId("theme").addEventListener("click", () => setTheme(THEMES[(THEMES.indexOf(document.documentElement.dataset.theme ?? "system") + 1) % 3]));
 addEventListener("beforeprint", preparePrintAtOnce);
@@ -116,7 +117,7 @@ addEventListener("afterprint", () => { printReady = false; printTarget().replace
 addEventListener("hashchange", showView);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
 
-const worstCase = () => caseNames.reduce((a, b) => (record.cases[b].dose_mae_gy > record.cases[a].dose_mae_gy ? b : a));
+const worstCase = () => caseNames.reduce((a, b) => (caseRows.get(b).mae > caseRows.get(a).mae ? b : a));
 
 try {
   drawCohort = buildCohort();

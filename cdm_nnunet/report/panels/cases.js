@@ -1,21 +1,5 @@
 // Cases from the worst on.
 
-function caseRows() {
-  return caseNames.map((name) => {
-    const entry = record.cases[name];
-    const goals = Object.values(entry.rois).flatMap((roi) => roi.goals);
-    const inGy = metricTerms(name).filter((term) => term.unit === "Gy");
-    const worst = inGy.reduce((a, b) => (a && Math.abs(a.difference) >= Math.abs(b.difference) ? a : b), null);
-    return {
-      name, mae: entry.dose_mae_gy, ...page.case_scores[name], worst,
-      changed: goals.filter((goal) => goal.agree === false).length,
-      newFails: goals.filter((goal) => goal.agree === false && goal.predicted === "fail").length,
-      missing: Object.keys(missingOf(name)).length,
-      n: goals.filter((goal) => goal.agree !== null).length,
-    };
-  });
-}
-
 function casesSection() {
   const number = (label, key, note, digits = 2) => ({ label, value: (r) => r[key], show: (r) => fixed(r[key], digits), number: true, note });
   return card("Cases, the worst first", table([
@@ -30,7 +14,7 @@ function casesSection() {
       show: (r) => (r.worst ? `${r.worst.roi} ${r.worst.metric} ${signed(r.worst.difference, 2)} Gy` : "\u2013"),
     },
     { label: "Absent ROIs", value: (r) => r.missing, show: (r) => String(r.missing), number: true },
-  ], caseRows(), { sortBy: 1, descending: true, caption: "Click a heading to sort, a name to open the case" }));
+  ], page.case_rows, { sortBy: 1, descending: true, caption: "Click a heading to sort, a name to open the case" }));
 }
 
-addPanel({ view: "cohort", place: 20, build: casesSection });
+addPanel({ view: "cohort", place: 20, early: true, build: casesSection });

@@ -20,4 +20,4 @@ function definitionsSection() {
   return card("Definitions", el("dl", {}, entries.flatMap(([name, text]) => [el("dt", {}, name), el("dd", {}, text)])));
 }
 
-addPanel({ view: "cohort", place: 90, build: definitionsSection });
+addPanel({ view: "cohort", place: 90, early: true, build: definitionsSection });

@@ -40,4 +40,4 @@ function scoreTiles() {
   return el("div", { class: "tiles" }, tiles);
 }
 
-addPanel({ view: "cohort", place: 10, build: scoreTiles });
+addPanel({ view: "cohort", place: 10, early: true, build: scoreTiles });

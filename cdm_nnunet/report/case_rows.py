@@ -1,0 +1,45 @@
+"""A case in one line: what the list of cases shows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cdm_nnunet.evaluation.pooling import pooled_scores
+from cdm_nnunet.evaluation.record import CaseResult
+
+
+def case_row(case: CaseResult) -> dict[str, Any]:
+    """Scores of a case alone, its verdicts, and the dose metric that is furthest off.
+
+    Returns:
+        Plain values by ``name``, ``mae`` (Gy), ``ptv_score``, ``oar_score``, ``changed`` and ``n`` (verdicts that the
+        prediction changes, and all), ``newFails``, ``missing`` (ROIs) and ``worst`` (``roi``, ``metric`` and
+        ``difference`` in Gy; None where there is no dose metric).
+    """
+    scores = pooled_scores([case])
+    goals = [goal for roi in case.rois.values() for goal in roi.goals]
+    changed = [goal for goal in goals if goal.agree is False]
+    return {
+        "name": case.case,
+        "mae": case.dose_mae_gy,
+        "ptv_score": scores.ptv_score,
+        "oar_score": scores.oar_score,
+        "worst": _worst_in_gy(case),
+        "changed": len(changed),
+        "newFails": sum(goal.predicted == "fail" for goal in changed),
+        "missing": len(case.missing),
+        "n": sum(goal.agree is not None for goal in goals),
+    }
+
+
+def _worst_in_gy(case: CaseResult) -> dict[str, Any] | None:
+    terms = [
+        (roi, name, metric.predicted - metric.reference)
+        for roi, result in case.rois.items()
+        for name, metric in result.metrics.items()
+        if metric.unit == "Gy"
+    ]
+    if not terms:
+        return None
+    roi, name, difference_gy = max(terms, key=lambda term: abs(term[2]))
+    return {"roi": roi, "metric": name, "difference": difference_gy}

@@ -1,0 +1,115 @@
+"""Write the report of many cases as a folder: a light first page, and a data file a case, loaded when it is opened.
+
+From ``file://`` a page can neither fetch a file nor read an image's pixels, and a script tag would run whatever a file
+holds. So a data file is a page of its own with inert data and one fixed script, the only one that may run there. The
+report opens it in a hidden frame, and gets the data as a message. A key that only the two know keeps other pages out.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import secrets
+from pathlib import Path
+from typing import Any
+
+from cdm_nnunet.dataset import RawDataset
+from cdm_nnunet.errors import InputError
+from cdm_nnunet.evaluation.record import Evaluation
+from cdm_nnunet.fence import Refusals
+from cdm_nnunet.files import write_text
+from cdm_nnunet.report.page import LEAST_CASE_BYTES, Progress, case_elements, page_data_of, page_parts
+from cdm_nnunet.report.parts import csp_hashes, filled, json_script, packed_script, plotly_script, resource
+
+REPORT_FOLDER = "report"
+INDEX_FILE = "index.html"
+MOST_CASES_IN_A_FILE = 60
+"""With more cases than these the report is a folder."""
+_DATA_FOLDER = "data"
+
+
+def write_report_folder(
+    evaluation: Evaluation,
+    dataset: RawDataset,
+    predictions: Path,
+    folder: Path,
+    *,
+    processes: int = 1,
+    progress: Progress | None = None,
+    refusals: Refusals | None = None,
+) -> Path:
+    """Write the report of an evaluation into a folder that is not there yet.
+
+    The caller sees to it that a folder of which a part was written is not taken for a report.
+
+    Args:
+        evaluation: As for :func:`~cdm_nnunet.report.page.write_report`.
+        dataset: The same.
+        predictions: The same.
+        folder: The folder to make.
+        processes: Number of cases that are read at a time.
+        progress: As for ``write_report``.
+        refusals: The same.
+
+    Returns:
+        The page to open.
+    """
+    key = secrets.token_hex(16)
+    data = folder / _DATA_FOLDER
+    data.mkdir(parents=True)
+    cases = {case.case: case for case in evaluation.cases}
+    names = list(cases)
+    for place, elements in case_elements(
+        evaluation, dataset, predictions, max_bytes=LEAST_CASE_BYTES, processes=processes, progress=progress,
+        refusals=refusals,
+    ):  # fmt: skip
+        result = json_script(f"result-{place}", cases[names[place]].to_json())
+        write_text(data / f"case_{place}.html", _data_page(key, result + elements))
+    return write_cohort(evaluation, folder, key)
+
+
+def write_cohort(evaluation: Evaluation, folder: Path, key: str) -> Path:
+    """Write all of a report folder but the files of single cases.
+
+    Args:
+        evaluation: The record.
+        folder: The report's folder.
+        key: Of its data files.
+
+    Returns:
+        The page to open.
+    """
+    data = folder / _DATA_FOLDER
+    data.mkdir(parents=True, exist_ok=True)
+    record = evaluation.to_json()
+    write_text(data / "whole.html", _data_page(key, _packed("whole", json.dumps(record, allow_nan=False))))
+    write_text(data / "plotly.html", _data_page(key, _packed("plotly", plotly_script())))
+    write_text(folder / INDEX_FILE, _index(evaluation, {**record, "cases": {}}, key))
+    return folder / INDEX_FILE
+
+
+def refuse_foreign_folder(out: Path) -> None:
+    """Refuse to write where a folder of the report's name is something else: it would be removed.
+
+    Raises:
+        InputError: If it is.
+    """
+    folder = out / REPORT_FOLDER
+    if folder.exists() and not (folder / INDEX_FILE).is_file():
+        raise InputError(f"{folder} is no report of this software, and would be replaced by one; move it away")
+
+
+def _index(evaluation: Evaluation, record: dict[str, Any], key: str) -> str:
+    page = {**page_data_of(evaluation), "files": {"key": key, "folder": _DATA_FOLDER}}
+    head, script, rest = page_parts(evaluation, framed=True)
+    return "".join([head, json_script("record", record), json_script("page", page), script, rest])
+
+
+def _data_page(key: str, elements: str) -> str:
+    script = resource("report", "data.js")
+    values = {"csp-hashes": csp_hashes(script), "data": json_script("key", key) + elements, "script": script}
+    return filled(resource("report", "data.html"), values)
+
+
+def _packed(element_id: str, text: str) -> str:
+    return packed_script(element_id, gzip.compress(text.encode(), mtime=0))
