@@ -16,6 +16,7 @@ SHIPPED = ("cdm_nnunet", "trainers", "dataset_conversion")
 MODULES = {"PyYAML": "yaml", "scikit-image": "skimage", "mlflow-skinny": "mlflow"}
 # What the tests run as a program: distribution, and the name under which it is run.
 PROGRAMS = {"ruff": "ruff", "mypy": "mypy", "import-linter": "lint-imports", "dicom3tools": "dciodvfy"}
+PROGRAMS |= {"pytest-xdist": "-n auto"}  # (a plug-in: an option of pytest)
 # What benchmarks compare with. Each of them runs in an environment of its own, for it needs other versions than we do.
 PEERS = {"dicompylercore", "rt_utils", "DicomRTTool"}
 IMPORTERS = {"import_module", "importorskip"}
