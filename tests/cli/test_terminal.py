@@ -192,3 +192,14 @@ def test_a_shell_can_complete_words(tmp_path):
     }
     subprocess.run([sys.executable, "-m", "cdm_nnunet.cli.main"], env=environment, check=True)
     assert answer.read_text().split() == ["evaluate"]
+
+
+def test_goals_are_printed_with_their_limits():
+    from cdm_nnunet.cli.evaluate import _goal_lines
+
+    counts = {"n": 9, "agree": 8, "reference": {"fail": 1}, "predicted": {"fail": 2}, "certainty": None}
+    limits = {"SpinalCord D0.03cc": "\N{LESS-THAN OR EQUAL TO} 45 Gy (acceptable to 48)"}
+    _, head, row = _goal_lines(dict.fromkeys(limits, counts), limits)
+    assert row.split("   ")[0] == "SpinalCord D0.03cc \N{LESS-THAN OR EQUAL TO} 45 Gy (acceptable to 48)"
+    assert row.split()[-4:] == ["8", "7", "9", "8"]
+    assert len(head) == len(row)
