@@ -2,8 +2,8 @@
 
     python benchmarks/half_precision.py SINGLE HALF IMAGES [--cases N] [--float32]
 
-SINGLE and HALF are packages of one model (``cdm-nnunet model export``, without and with ``--half``), IMAGES is a folder of
-cases. Both predict each case; the largest and the mean absolute difference over its voxels above 1 Gy are printed.
+SINGLE and HALF are packages of one model (``cdm-nnunet model export``, without and with ``--half``), IMAGES is a folder
+of cases. Both predict each case; the largest and the mean absolute difference over its voxels above 1 Gy are printed.
 """
 
 from __future__ import annotations

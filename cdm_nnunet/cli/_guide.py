@@ -33,6 +33,7 @@ _STARTS: Mapping[str, str] = {
     "export": "write {prediction} as {format}",
     "find-best": "score the models of data set {d} on their validation cases",
     "inspect": "look into {source}; later runs read only what is new",
+    "model": "{part} a model: {model}{m}{d}",
     "plan": "fingerprint, plans and preprocessing of data set {d} ({c})",
     "predict": "predict the doses of {i}{dicom}",
     "preprocess": "preprocess data set {d} ({c})",
@@ -113,12 +114,19 @@ def _after_evaluate(args: argparse.Namespace, record: Mapping[str, Any]) -> str:
     return compare if report is None else f"open {report}; a second model: {compare}"
 
 
+def _after_model(args: argparse.Namespace, record: Mapping[str, Any]) -> str:
+    if args.part == "export":
+        return f"cdm-nnunet model info {_quoted(args.o)}"
+    return f"cdm-nnunet predict -m {_quoted(args.model)} --dicom FOLDER -o OUT"
+
+
 _NEXT: Mapping[str, Callable[[argparse.Namespace, Mapping[str, Any]], str]] = {
     "inspect": _after_inspect,
     "convert": _after_convert,
     "plan": _after_plan,
     "preprocess": _after_plan,
     "train": _after_train,
+    "model": _after_model,
     "predict": _after_predict,
     "ensemble": _after_predict,
     "evaluate": _after_evaluate,

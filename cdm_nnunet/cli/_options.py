@@ -90,7 +90,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         help="model: a folder or ZIP file of 'cdm-nnunet model export', or the name of one that ships",
     )
     group = parser.add_argument_group("a model in nnU-Net's folders, in place of -m")
-    group.add_argument("-d", type=int, metavar="ID", help="dataset id")
+    group.add_argument("-d", type=dataset_id, metavar="ID", help="data set: 501, or Dataset501_OpenKBP")
     group.add_argument("-c", metavar="CONFIGURATION", help="default: 3d_fullres")
     group.add_argument("-f", nargs="+", metavar="FOLD", help="folds whose mean is taken (default: 0)")
     group.add_argument("-tr", metavar="TRAINER", help="trainer (default: nnUNetTrainerCDM)")

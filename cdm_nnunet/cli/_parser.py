@@ -18,6 +18,7 @@ _LONG_NAMES = {
     "-f": "--fold",
     "-h": "--help",
     "-i": "--input",
+    "-m": "--model",
     "-n": "--name",
     "-np": "--processes",
     "-o": "--output",
