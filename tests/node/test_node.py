@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import shutil
 import socket
 import subprocess
@@ -417,3 +418,17 @@ class receiver:
 
     def __exit__(self, *_):
         self.server.shutdown()
+
+
+def test_the_command_runs_until_it_is_asked_to_end(tmp_path, dcmtk):
+    port = free_port()
+    config = settings_file(tmp_path, port, {"out": {"folder": "out"}})
+    command = [sys.executable, "-m", "cdm_nnunet.cli.main", "node", "--config", str(config), "--json"]
+    with (tmp_path / "log").open("w") as log:
+        node = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+    wait_for(lambda: Peers(port).echo() == 0, "the node listens")
+    node.terminate()
+    out, _ = node.communicate(timeout=60)
+    assert node.returncode == 0, (tmp_path / "log").read_text()
+    assert json.loads(out) == {"sent": [], "failed": {}}
+    assert (tmp_path / "log").read_text().splitlines()[-1].endswith(" stopped")
