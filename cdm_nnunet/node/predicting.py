@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from cdm_nnunet import __version__
 from cdm_nnunet.dicom.pseudonyms import KEY_FILE, Pseudonyms, read_pseudonyms
@@ -94,25 +94,32 @@ def load_model(settings: NodeSettings) -> PatientPredictor:
         InputError: If it is not there or not sound.
     """
     from cdm_nnunet.prediction.cases import CasePredictor
-    from cdm_nnunet.prediction.models import ModelChoice
+    from cdm_nnunet.prediction.models import choice_of
 
-    chosen = settings.trained
-    folds = tuple(map(str, chosen.folds))
-    choice = ModelChoice(chosen.dataset, chosen.configuration, chosen.trainer, chosen.plans, folds, chosen.checkpoint)
-    predictor = CasePredictor(choice, settings.device, n_processes=0)
+    predictor = CasePredictor(choice_of(_model_options(settings)), settings.device, n_processes=0)
+    predictor.loaded  # noqa: B018  # (a device that is not there is no fault of a study)
     weights = tuple(file_digest(path) for path in predictor.found.files())
     return TrainedPredictor(settings, predictor.trained_on, predictor, weights)
 
 
+def _model_options(settings: NodeSettings) -> dict[str, Any]:
+    """As :func:`cdm_nnunet.prediction.models.choice_of` takes them."""
+    if settings.trained is None:
+        return {"name": settings.model}
+    options = settings.trained.model_dump()
+    dataset_id, folds = options.pop("dataset"), tuple(map(str, options.pop("folds")))
+    return {**options, "dataset_id": dataset_id, "folds": folds}
+
+
 @dataclass(frozen=True)
 class TrainedPredictor:
-    """A model in nnU-Net's folders.
+    """A trained model.
 
     Attributes:
         settings: Of the node.
         trained: What the model says of its training data.
         predictor: Predicts cases.
-        weights: SHA-256 of the checkpoints.
+        weights: SHA-256 of the files that it was read from.
     """
 
     settings: NodeSettings

@@ -139,8 +139,9 @@ class NodeSettings(BaseModel):
         queue: Folder for studies, quarantine and what was sent. It holds patient data.
         callers: Who may send. Nobody else is let in.
         destinations: By name.
-        trained: The model.
-        device: ``cuda``, ``cpu`` or ``mps``.
+        model: Model package: a folder, a ZIP file, or the name of a model that ships.
+        trained: In its place a model in nnU-Net's folders.
+        device: ``cuda``, ``mps`` or ``cpu``; None for the first of these that is there.
         mapping: ``rois.yaml``; its entries come before those that the model was trained with.
         grid: ``ct`` or a voxel size of the dose; None for the median of the training data.
         bits: 16 or 32 bits a voxel of the RTDOSE.
@@ -161,8 +162,9 @@ class NodeSettings(BaseModel):
     queue: str
     callers: list[Caller] = []
     destinations: dict[str, Destination] = Field(min_length=1)
-    trained: TrainedModel
-    device: Literal["cuda", "cpu", "mps"] = "cuda"
+    model: str | None = None
+    trained: TrainedModel | None = None
+    device: Literal["cuda", "mps", "cpu"] | None = None
     mapping: str | None = None
     grid: str | None = None
     bits: Literal[16, 32] = 16
@@ -187,6 +189,8 @@ def read_settings(path: Path) -> NodeSettings:
         _refuse_addresses(path, caller)
     for name, one in settings.destinations.items():
         _refuse_destination(path, name, one, settings.tls is not None)
+    if (settings.model is None) == (settings.trained is None):
+        raise InputError(f"{path}: give a model package ('model'), or a model in nnU-Net's folders ('trained')")
     if settings.incomplete_after_s < settings.quiet_s:
         raise InputError(f"{path}: incomplete_after_s is {settings.incomplete_after_s:g}, less than quiet_s")
     return _with_paths(settings, path.parent)
@@ -237,6 +241,8 @@ def _with_paths(settings: NodeSettings, folder: Path) -> NodeSettings:
     changes = {"queue": _absolute(folder, settings.queue), "destinations": destinations, "tls": tls}
     if settings.mapping is not None:
         changes["mapping"] = _absolute(folder, settings.mapping)
+    if settings.model is not None and (folder / settings.model).exists():  # (else the name of a model that ships)
+        changes["model"] = _absolute(folder, settings.model)
     return settings.model_copy(update=changes)
 
 

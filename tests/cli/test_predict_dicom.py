@@ -604,5 +604,9 @@ def test_a_node_sends_the_dose_that_predict_writes(new, tmp_path, capfd):
     assert written.PixelData == expected.PixelData
     assert written.DoseGridScaling == expected.DoseGridScaling
     assert written.SOPInstanceUID.startswith("2.25.")
+    assert main(["model", "export", *MODEL[:6], "-o", str(tmp_path / "model.zip")]) == 0
+    (tmp_path / "node.yaml").write_text(json.dumps({**settings, "model": "model.zip"}))
+    assert main(["node", "--config", str(tmp_path / "node.yaml"), "--check"]) == 0
+    assert "the model is sound, and all destinations answer" in capfd.readouterr().out
     assert main([*command, str(tmp_path / "half")]) == 2
     assert "in quarantine: no structure set (RTSTRUCT)" in capfd.readouterr().err

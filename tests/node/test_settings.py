@@ -23,7 +23,10 @@ def read(tmp_path, **changes):
 
 
 def test_paths_are_relative_to_the_file(tmp_path):
-    settings = read(tmp_path, mapping="rois.yaml")
+    (tmp_path / "model.zip").touch()
+    settings = read(tmp_path, mapping="rois.yaml", model="model.zip", trained=None)
+    assert settings.model == str(tmp_path / "model.zip")
+    assert read(tmp_path, model="a_shipped_one", trained=None).model == "a_shipped_one"
     assert settings.queue == str(tmp_path / "queue")
     assert settings.mapping == str(tmp_path / "rois.yaml")
     assert settings.destinations["out"].folder == str(tmp_path / "out")
@@ -50,6 +53,8 @@ def test_paths_are_relative_to_the_file(tmp_path):
             {"destinations": {"a": {"ae_title": "A", "host": "h", "port": 1, "tls": True}}},
             "'a' is to be encrypted, and there is no 'tls'",
         ),
+        ({"model": "model.zip"}, "give a model package"),
+        ({"trained": None}, "give a model package"),
         ({"incomplete_after_s": 1, "quiet_s": 2}, "incomplete_after_s is 1, less than quiet_s"),
     ],
 )
