@@ -1,6 +1,7 @@
 """Work on a real Dask cluster of two worker processes."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from cdm_nnunet.documents import read_yaml
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.parallel import ordered, unordered
-from cdm_nnunet.parallel.cluster import on_cluster
+from cdm_nnunet.parallel.cluster import ClusterFile, cluster_arguments, on_cluster
 
+REPOSITORY = Path(__file__).resolve().parents[1]
 distributed = pytest.importorskip("distributed", reason="the extra 'cluster' is not installed")
 
 
@@ -165,6 +168,9 @@ def test_a_cluster_of_a_file(tmp_path):
         ("cluster: LocalCluster\njobs: 0\n", "jobs"),
         ("cluster: LocalCluster\narguments: {no_such: 1}\n", "LocalCluster can't be started: .*no_such"),
         ("cluster: SLURMCluster\n", "SLURMCluster can't be started: "),
+        ("jobs: 2\n", "give either 'cluster', which is started, or the 'address' of one that runs"),
+        ("cluster: LocalCluster\naddress: tcp://127.0.0.1:9\n", "give either 'cluster'"),
+        ("address: tls://127.0.0.1:9\ntls: {ca_file: a, cert: b, key: c}\n", "tls: no file a"),
     ],
 )
 def test_wrong_files_are_refused(tmp_path, text, message):
@@ -190,3 +196,51 @@ def test_no_scheduler_no_worker_and_several_threads(tmp_path):
         on_cluster(cluster.scheduler_address),
     ):
         pass
+
+
+def test_a_queue_gets_jobs_of_one_thread_with_a_gpu(tmp_path):
+    jobqueue = pytest.importorskip("dask_jobqueue", reason="the extra 'cluster' is not installed")
+    path = tmp_path / "cluster.yaml"
+    lines = [line for line in (REPOSITORY / "docs/studies.md").read_text().split("```yaml") if "SLURMCluster" in line]
+    path.write_text(lines[0].partition("```")[0].replace("arguments: {", "arguments: {interface: lo, "))
+    described = read_yaml(path, ClusterFile, "")
+    with jobqueue.SLURMCluster(**cluster_arguments(described, "")) as cluster:
+        script = cluster.job_script()
+    for expected in (
+        "#SBATCH -p gpu",
+        "#SBATCH --gres=gpu:1",
+        "--nthreads 1",
+        "--resources GPU=1",
+        "#SBATCH -t 24:00:00",
+    ):
+        assert expected in script
+    assert "--nworkers" not in script  # (one for each job)
+
+
+@pytest.fixture
+def certificate(tmp_path):
+    """A certificate that is its own authority."""
+    if shutil.which("openssl") is None:
+        pytest.skip("there is no openssl")
+    files = {"ca_file": tmp_path / "cert.pem", "cert": tmp_path / "cert.pem", "key": tmp_path / "key.pem"}
+    subject = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"]
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", *subject]
+    subprocess.run([*command, "-keyout", files["key"], "-out", files["cert"]], check=True, capture_output=True)
+    return "{" + ", ".join(f"{name}: {path}" for name, path in files.items()) + "}"
+
+
+def test_a_cluster_with_tls_lets_nobody_in_without(certificate, tmp_path):
+    started = tmp_path / "cluster.yaml"
+    started.write_text(f"cluster: LocalCluster\ntls: {certificate}\narguments: {{scheduler_port: 0}}\n")
+    described = read_yaml(started, ClusterFile, "")
+    with distributed.LocalCluster(**cluster_arguments(described, "")) as cluster:
+        address = cluster.scheduler_address
+        assert address.startswith("tls://")
+        joined = tmp_path / "joined.yaml"
+        joined.write_text(f"address: {address}\ntls: {certificate}\n")
+        with on_cluster(str(joined)):
+            assert dict(unordered(square, [2, 3], 1)) == {0: 4, 1: 9}
+        with pytest.raises(InputError, match="needs certificates"), on_cluster(address):
+            pass
+        with pytest.raises(InputError, match="no Dask scheduler answers"), on_cluster(address.replace("tls", "tcp")):
+            pass

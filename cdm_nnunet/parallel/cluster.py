@@ -43,11 +43,44 @@ _GPU = "GPU"  # resource of a Dask worker
 _ENTERED: set[str] = set()  # commands that this worker process has been checked for
 
 
+class TlsFiles(BaseModel):
+    """Certificates with which the parts of a cluster know each other, as PEM files that all machines see.
+
+    Attributes:
+        ca_file: Of the authority that signed the certificates.
+        cert: Certificate of this command and, with a cluster that it starts, of scheduler and workers.
+        key: Its private key.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    ca_file: str
+    cert: str
+    key: str
+
+    def security(self, where: str) -> Any:
+        """As Dask takes it: nothing goes over the network in the clear.
+
+        Raises:
+            InputError: If a file is missing.
+        """
+        from distributed import Security
+
+        for path in (self.ca_file, self.cert, self.key):
+            if not Path(path).is_file():
+                raise InputError(f"{where}: tls: no file {path}")
+        pair = {f"tls_{part}_{what}": value for part in ("client", "scheduler", "worker")
+                for what, value in (("cert", self.cert), ("key", self.key))}  # fmt: skip
+        return Security(tls_ca_file=self.ca_file, require_encryption=True, **pair)
+
+
 class ClusterFile(BaseModel):
-    """A cluster that the command starts, and stops at its end, as YAML.
+    """A cluster as YAML: one that the command starts, and stops at its end, or the address of one that runs.
 
     Attributes:
         cluster: ``LocalCluster``, or a class of ``dask_jobqueue`` such as ``SLURMCluster``.
+        address: In place of it, of a scheduler that runs, such as ``tls://HOST:8786``.
+        tls: Certificates.
         arguments: Of the class, as its documentation has them.
         jobs: How many jobs are queued; with ``LocalCluster`` how many workers run.
         wait_s: How long to wait for the first worker.
@@ -55,7 +88,11 @@ class ClusterFile(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    cluster: Literal["LocalCluster", "SLURMCluster", "PBSCluster", "LSFCluster", "SGECluster", "HTCondorCluster"]
+    cluster: (
+        Literal["LocalCluster", "SLURMCluster", "PBSCluster", "LSFCluster", "SGECluster", "HTCondorCluster"] | None
+    ) = None
+    address: str | None = None
+    tls: TlsFiles | None = None
     arguments: dict[str, JsonValue] = {}
     jobs: int = Field(default=1, ge=1)
     wait_s: float = Field(default=_FIRST_WORKER_S, gt=0)
@@ -94,17 +131,21 @@ def _connect(scheduler: str, stack: contextlib.ExitStack) -> Client:
     except ImportError:
         raise InputError(f"--scheduler needs Dask, which is not installed: {_INSTALL}") from None
     logging.getLogger("distributed").setLevel(logging.ERROR)
-    wait_s = _ANSWER_S
-    if scheduler.startswith(_SCHEMES):
+    described = _described(scheduler)
+    security = None if described.tls is None else described.tls.security(scheduler)
+    wait_s = described.wait_s
+    if described.address is not None:
+        _refuse_missing_certificates(described)
+        wait_s = _ANSWER_S
         try:
-            client = stack.enter_context(Client(scheduler, timeout=wait_s, set_as_default=False))
+            client = stack.enter_context(
+                Client(described.address, timeout=wait_s, set_as_default=False, security=security)
+            )
         except (OSError, ValueError) as error:
-            raise InputError(f"no Dask scheduler answers at {scheduler}: {_in_one_line(error)}") from None
+            raise InputError(f"no Dask scheduler answers at {described.address}: {_in_one_line(error)}") from None
     else:
-        described = read_yaml(Path(scheduler), ClusterFile, "--scheduler takes an address (tcp://HOST:PORT) or a file")
-        wait_s = described.wait_s
         cluster = stack.enter_context(_started(described, scheduler))
-        client = stack.enter_context(Client(cluster, set_as_default=False))
+        client = stack.enter_context(Client(cluster, set_as_default=False, security=security))
     try:
         client.wait_for_workers(1, timeout=wait_s)
     except TimeoutError:
@@ -112,20 +153,47 @@ def _connect(scheduler: str, stack: contextlib.ExitStack) -> Client:
     return client
 
 
-def _started(described: ClusterFile, where: str) -> Any:
+def _described(scheduler: str) -> ClusterFile:
+    if scheduler.startswith(_SCHEMES):
+        return ClusterFile(address=scheduler)
+    described = read_yaml(Path(scheduler), ClusterFile, "--scheduler takes an address (tcp://HOST:PORT) or a file")
+    if (described.cluster is None) == (described.address is None):
+        raise InputError(f"{scheduler}: give either 'cluster', which is started, or the 'address' of one that runs")
+    return described
+
+
+def _refuse_missing_certificates(described: ClusterFile) -> None:
+    from distributed import Security
+
+    encrypted = str(described.address).startswith(("tls://", "wss://"))
+    if encrypted and described.tls is None and Security().tls_ca_file is None:  # (of Dask's configuration)
+        raise InputError(
+            f"{described.address} needs certificates: give --scheduler a file with 'address' and 'tls' "
+            "(docs/studies.md), or set them in Dask's configuration"
+        )
+
+
+def cluster_arguments(described: ClusterFile, where: str) -> dict[str, Any]:
+    """What the class of a cluster is called with.
+
+    Args:
+        described: A file with ``cluster``.
+        where: Its path, for messages.
+    """
     arguments: dict[str, Any] = dict(described.arguments)
+    if described.tls is not None:
+        arguments |= {"security": described.tls.security(where), "protocol": "tls://"}
     if described.cluster == _LOCAL_CLUSTER:
-        module = "distributed"
-        arguments = {
-            "n_workers": described.jobs,
-            "dashboard_address": "127.0.0.1:0",
-            **arguments,
-            "threads_per_worker": 1,
-        }
-    else:
-        module = "dask_jobqueue"
+        own = {"n_workers": described.jobs, "dashboard_address": "127.0.0.1:0"}
+        return {**own, **arguments, "threads_per_worker": 1}
+    return arguments
+
+
+def _started(described: ClusterFile, where: str) -> Any:
+    module = "distributed" if described.cluster == _LOCAL_CLUSTER else "dask_jobqueue"
+    arguments = cluster_arguments(described, where)
     try:
-        cluster = getattr(importlib.import_module(module), described.cluster)(**arguments)
+        cluster = getattr(importlib.import_module(module), str(described.cluster))(**arguments)
         if described.cluster != _LOCAL_CLUSTER:
             cluster.scale(jobs=described.jobs)
     except ImportError:
