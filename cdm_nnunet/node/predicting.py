@@ -31,11 +31,13 @@ class PredictedDose:
         file: RTDOSE.
         maximum_gy: Highest dose.
         notes: What a person should know.
+        beside: Record and report of the patient, where they are wanted.
     """
 
     file: Path
     maximum_gy: float
     notes: tuple[str, ...] = ()
+    beside: tuple[Path, ...] = ()
 
 
 class PatientPredictor(Protocol):
@@ -136,7 +138,7 @@ class TrainedPredictor:
 
     def predict_patient(self, folder: Path, out: Path) -> PredictedDose:
         """As :meth:`PatientPredictor.predict_patient`."""
-        from cdm_nnunet.prediction.described import Describer
+        from cdm_nnunet.prediction.described import Describer, Extras
         from cdm_nnunet.prediction.patients import NewPatients, predict_patients
 
         request = NewPatients(
@@ -149,10 +151,14 @@ class TrainedPredictor:
             pseudonyms=node_pseudonyms(self.settings),
         )
         try:
-            done = predict_patients(request, self.trained, self.predictor.predict, Describer(self.trained.template))
+            describer = Describer(self.trained.template, Extras(report=self.settings.reports is not None))
+            done = predict_patients(request, self.trained, self.predictor.predict, describer)
         except InputError as error:
             raise InputError(_REFUSED.sub("", str(error))) from error
         if len(done.patients) != 1:
             raise InputError(f"{len(done.patients)} cases in one study; {done.refused or 'choose one plan (mapping)'}")
         (patient,) = done.patients
-        return PredictedDose(Path(patient.file), patient.maximum_gy, tuple(patient.notes))
+        notes = [*patient.notes, *([done.undescribed] if done.undescribed else [])]
+        said = patient.described
+        beside = () if said is None or said.report is None else (Path(said.record), Path(said.report))
+        return PredictedDose(Path(patient.file), patient.maximum_gy, tuple(notes), beside)

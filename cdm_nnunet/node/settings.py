@@ -146,6 +146,7 @@ class NodeSettings(BaseModel):
         grid: ``ct`` or a voxel size of the dose; None for the median of the training data.
         bits: 16 or 32 bits a voxel of the RTDOSE.
         match_geometry: Take a CT by its slices where contours refer to none that is there.
+        reports: Folder for the record (JSON) and the report (HTML) of each patient; None for neither.
         needed: What a study must have before it is predicted.
         quiet_s: A study is complete when its associations are closed and nothing came for so long.
         incomplete_after_s: A study that lacks something goes to quarantine when nothing came for so long.
@@ -169,6 +170,7 @@ class NodeSettings(BaseModel):
     grid: str | None = None
     bits: Literal[16, 32] = 16
     match_geometry: bool = False
+    reports: str | None = None
     needed: list[Part] = ["CT", "RTSTRUCT", "RTPLAN"]
     quiet_s: float = Field(default=10.0, ge=0)
     incomplete_after_s: float = Field(default=900.0, ge=0)
@@ -239,8 +241,9 @@ def _with_paths(settings: NodeSettings, folder: Path) -> NodeSettings:
             update={name: _absolute(folder, getattr(tls, name)) for name in ("certificate", "key", "ca")}
         )
     changes = {"queue": _absolute(folder, settings.queue), "destinations": destinations, "tls": tls}
-    if settings.mapping is not None:
-        changes["mapping"] = _absolute(folder, settings.mapping)
+    for name in ("mapping", "reports"):
+        if (given := getattr(settings, name)) is not None:
+            changes[name] = _absolute(folder, given)
     if settings.model is not None and (folder / settings.model).exists():  # (else the name of a model that ships)
         changes["model"] = _absolute(folder, settings.model)
     return settings.model_copy(update=changes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -12,9 +13,10 @@ from cdm_nnunet.dicom.dose_uids import set_dose_uids
 from cdm_nnunet.dicom.pseudonyms import Pseudonyms
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.fence import fenced
+from cdm_nnunet.files import replacing
 from cdm_nnunet.node.completeness import Missing, missing_in
 from cdm_nnunet.node.intake import Intake
-from cdm_nnunet.node.predicting import Load, PatientPredictor, dose_uid
+from cdm_nnunet.node.predicting import Load, PatientPredictor, PredictedDose, dose_uid
 from cdm_nnunet.node.private import identity_of, without_identity
 from cdm_nnunet.node.sending import NotDeliveredError, deliver
 from cdm_nnunet.node.settings import NodeSettings
@@ -141,10 +143,26 @@ class Steps:
         done = model.predict_patient(study.folder / "files", work)
         series_uid = dose_uid(study.inputs_digest, model.identity, "series")
         set_dose_uids(done.file, study.dose, uid, series_uid)
+        links = self._keep_reports(study, done)
         remove(work)
         study.set(StudyState(stage="predicted", dose_uid=uid, dose_sha256=file_digest(study.dose)))
         notes = f"; {'; '.join(done.notes)}" if done.notes else ""
         self.tell_of(study, f"predicted, up to {done.maximum_gy:.2f} Gy; not for treatment{notes}")
+        for link in links:
+            self.tell(f"{study.name}: {link}")
+
+    def _keep_reports(self, study: Study, done: PredictedDose) -> list[Path]:
+        """Put record and report, where there are some, into their folder."""
+        if self.settings.reports is None:
+            return []
+        kept = []
+        for path in done.beside:
+            place = Path(self.settings.reports) / f"{study.name}{''.join(path.suffixes)}"
+            place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with replacing(place) as partial:
+                shutil.copyfile(path, partial)
+            kept.append(place)
+        return kept
 
     def _loaded(self) -> PatientPredictor:
         if self._model is None:

@@ -590,7 +590,13 @@ def test_the_level_of_the_training_data_gives_way_to_the_plan(new, model, tmp_pa
 def test_a_node_sends_the_dose_that_predict_writes(new, tmp_path, capfd):
     second = write_patient(dataclasses.replace(PHANTOM, seed=8), tmp_path / "half")
     second.structures.unlink()
-    settings = {"ae_title": "NODE", "queue": "queue", "destinations": {"planning": {"folder": "sent"}}, "device": "cpu"}
+    settings = {
+        "ae_title": "NODE",
+        "queue": "queue",
+        "destinations": {"planning": {"folder": "sent"}},
+        "device": "cpu",
+        "reports": "reports",
+    }
     (tmp_path / "node.yaml").write_text(json.dumps({**settings, "trained": {"dataset": ID}}))
     command = ["node", "--config", str(tmp_path / "node.yaml"), "--json", "--once"]
     assert predict(tmp_path) == 0
@@ -604,6 +610,10 @@ def test_a_node_sends_the_dose_that_predict_writes(new, tmp_path, capfd):
     assert written.PixelData == expected.PixelData
     assert written.DoseGridScaling == expected.DoseGridScaling
     assert written.SOPInstanceUID.startswith("2.25.")
+    kept = sorted((tmp_path / "reports").iterdir())
+    assert [path.suffix for path in kept] == [".json", ".html"]
+    assert all(str(path) in shown.err and path.stat().st_mode & 0o077 == 0 for path in kept)
+    assert "PREDICTED, NOT FOR TREATMENT" in kept[0].read_text()
     assert main(["model", "export", *MODEL[:6], "-o", str(tmp_path / "model.zip")]) == 0
     (tmp_path / "node.yaml").write_text(json.dumps({**settings, "model": "model.zip"}))
     assert main(["node", "--config", str(tmp_path / "node.yaml"), "--check"]) == 0
