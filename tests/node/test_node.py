@@ -205,12 +205,43 @@ def test_a_study_of_too_many_objects_goes_to_quarantine(start, tmp_path):
     assert node.echo() == 0
 
 
-def test_an_object_that_is_damaged_is_not_taken(start, tmp_path):
+def test_nothing_is_taken_while_the_disk_is_full(start, tmp_path):
     node = start(limits={"free_disk_mb": 2**40})
     files = phantom(tmp_path / "patient", 10)
     assert node.send(files.ct[0]).returncode != 0
     node.told("the disk of the queue is full")
     assert node.names("incoming") == []
+
+
+def test_an_object_that_is_not_what_was_announced_is_not_taken(start, tmp_path):
+    """A sender's command names one object, and the data set is another, or has lost its head."""
+    from pynetdicom import AE
+    from pynetdicom.dimse_primitives import C_STORE
+
+    node = start()
+    dataset = pydicom.dcmread(phantom(tmp_path / "patient", 14).ct[0])
+    encoded = io.BytesIO()
+    pydicom.dcmwrite(encoded, pydicom.Dataset(dataset), implicit_vr=False, little_endian=True)
+    statuses = []
+    for uid, content in (("1.2.3", encoded.getvalue()), (dataset.SOPInstanceUID, encoded.getvalue()[:90])):
+        entity = AE(ae_title="SENDER")
+        entity.add_requested_context(dataset.SOPClassUID, "1.2.840.10008.1.2.1")
+        association = entity.associate("127.0.0.1", node.port, ae_title="NODE")
+        (context,) = association.accepted_contexts
+        request = C_STORE()
+        request.MessageID, request.Priority = 1, 2
+        request.AffectedSOPClassUID, request.AffectedSOPInstanceUID = dataset.SOPClassUID, uid
+        request.DataSet = io.BytesIO(content)
+        association._reactor_checkpoint.clear()
+        association.dimse.send_msg(request, context.context_id)
+        _, answer = association.dimse.get_msg(block=True)
+        association._reactor_checkpoint.set()
+        statuses.append(answer.Status)
+        association.release()
+    assert statuses == [0xA900, 0xC000]
+    node.told("it is not the one that was announced")
+    node.told("it is damaged")
+    assert node.names("studies") == node.names("incoming") == []
 
 
 @AWAY
