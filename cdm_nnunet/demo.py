@@ -82,6 +82,7 @@ QUICK = Size(
         "CDM_NUM_EPOCHS": "2",
         "CDM_NUM_ITERATIONS": "2",
         "CDM_NUM_VAL_ITERATIONS": "1",
+        "CDM_LEARNING_RATE": "0.05",  # (few steps, from zero: a dose of 1 Gy would be taken for another unit)
         "CDM_SEED": "0",
     },
 )
