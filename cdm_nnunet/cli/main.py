@@ -113,6 +113,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     return int(record.get("exit_status", 0))  # (a check that found faults did its work)
 
 
+def _sentence(text: str) -> str:
+    """A summary as a sentence: with a capital, and a full stop.
+
+    Example:
+        >>> _sentence("train a configuration"), _sentence("Convert patients.")
+        ('Train a configuration.', 'Convert patients.')
+    """
+    return f"{text[:1].upper()}{text[1:].rstrip('.')}."
+
+
 def _complete(parser: argparse.ArgumentParser) -> None:
     """Answer a shell that asks how a word may go on, and end; do nothing otherwise."""
     if "_ARGCOMPLETE" in os.environ:
@@ -151,8 +161,8 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, Verb]]:
         verbs[name] = verb
         sub = subparsers.add_parser(
             name,
-            help=verb.SUMMARY,
-            description=verb.SUMMARY,
+            help=_sentence(verb.SUMMARY),
+            description=_sentence(verb.SUMMARY),
             epilog=f"example:\n  {verb.EXAMPLE}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
