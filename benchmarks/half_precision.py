@@ -1,6 +1,6 @@
 """How much a dose changes when the weights of a model are stored in half precision.
 
-    python benchmarks/half_precision.py SINGLE HALF IMAGES [--cases N] [--float32]
+    python benchmarks/half_precision.py SINGLE HALF IMAGES [--cases CASE ...] [--float32]
 
 SINGLE and HALF are packages of one model (``cdm-nnunet model export``, without and with ``--half``), IMAGES is a folder
 of cases. Both predict each case; the largest and the mean absolute difference over its voxels above 1 Gy are printed.

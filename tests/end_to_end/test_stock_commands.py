@@ -153,6 +153,27 @@ def test_both_predictions_give_the_same_dose_in_the_inputs_geometry(shell, plann
         assert dose[region].max() > 0
 
 
+def test_nnunets_own_zip_of_a_model_and_ours(shell, planned, trained):
+    stock = "-c 3d_coarse -tr nnUNetTrainerCDM -f 0"
+    shell(f"nnUNetv2_export_model_to_zip -d {ID} -o stock.zip {stock}")
+    shell(f"cdm-nnunet model export -d {ID} {stock} -o ours.zip")
+    elsewhere = shell.folder / "elsewhere"
+    elsewhere.mkdir()
+    for name in ("stock", "ours"):
+        shell(f"nnUNetv2_install_pretrained_model_from_zip {name}.zip", nnUNet_results=str(elsewhere))
+    assert sorted(path.name for path in elsewhere.iterdir()) == [NAME, "ours"]  # nothing of ours lies about
+    predict = f"-i {planned / 'imagesTs'} -device cpu"
+    shell(f"cdm-nnunet predict {predict} -o packaged -m {elsewhere / 'ours'} -np 0")
+    folder = elsewhere / NAME / "nnUNetTrainerCDM__nnUNetPlans__3d_coarse"
+    shell(f"nnUNetv2_predict_from_modelfolder {predict} -o by_folder -m {folder} -f 0 -npp 1 -nps 1")
+    ours, theirs = predictions(shell.folder / "packaged"), predictions(shell.folder / "by_folder")
+    assert list(ours) == list(theirs) == ["phantom_005.nii.gz", "phantom_006.nii.gz"]
+    for name, image in ours.items():
+        dose, other = sitk.GetArrayFromImage(image), sitk.GetArrayFromImage(theirs[name])
+        assert dose.max() > 0
+        np.testing.assert_allclose(other, dose, rtol=1e-5, atol=1e-5)
+
+
 def test_predictions_can_be_scored(shell, predicted):
     shell(f"cdm-nnunet evaluate -d {ID} -i {predicted} -o evaluation --pictures 0")
     scores = json.loads((shell.folder / "evaluation" / "result.json").read_text())["scores"]

@@ -8,7 +8,9 @@ import pydicom
 import pytest
 
 from cdm_nnunet.cli.main import main
+from cdm_nnunet.errors import InputError
 from cdm_nnunet.images import read_image
+from cdm_nnunet.prediction.models import PackageChoice
 from cdm_nnunet.prediction_record import PredictionRecord
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")  # of timm, which nnU-Net's search imports
@@ -46,6 +48,13 @@ def test_doses_of_a_package_are_those_of_the_folds(clinic, tmp_path, capfd, monk
         records = [PredictionRecord.of_dose(tmp_path / folder / name) for folder in ("folds", "package")]
         assert records[0].origin == records[1].origin
         assert [record.model for record in records] == [None, "clinic_hn"]
+
+
+def test_folds_of_a_package(clinic):
+    choice = PackageChoice(str(clinic.package), ("1",))
+    assert [one.fold for one in choice.found().read().checkpoints] == ["1"]
+    with pytest.raises(InputError, match=r"clinic_hn\.zip has no fold 3; it has 0, 1"):
+        PackageChoice(str(clinic.package), ("3",)).found().read()
 
 
 def new_patient(clinic, out, *options):
