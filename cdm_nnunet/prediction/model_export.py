@@ -87,7 +87,7 @@ def export_model(found: Found, request: ModelExport) -> dict[str, Any]:
         MANIFEST: json_bytes(manifest.to_json()),
         PLANS: json_bytes(plans),
         DATASET: json_bytes(dataset_json),
-        CARD: _card(request.card, manifest, plans, dataset_json, scores).encode(),
+        CARD: (_given_card(request, earlier) or model_card(manifest, plans, dataset_json, scores)).encode(),
         **({} if scores is None else {SCORES: json_bytes(scores)}),
         **{more_name(name): json_bytes(content) for name, content in _more(found, earlier, request.more).items()},
         **{weights_name(one.fold): packed_weights(one.weights, manifest.precision) for one in model.checkpoints},
@@ -161,16 +161,14 @@ def _fold(checkpoint: Checkpoint, earlier: FoldRecord | None, given: bool) -> Fo
     )
 
 
-def _card(
-    given: Path | None,
-    manifest: Manifest,
-    plans: Mapping[str, Any],
-    dataset_json: Mapping[str, Any],
-    scores: Mapping[str, Any] | None,
-) -> str:
-    if given is None:
-        return model_card(manifest, plans, dataset_json, scores)
-    return read_text(given, "it is the model card, Markdown", max_bytes=limit_of(CARD))
+def _given_card(request: ModelExport, earlier: Package | None) -> str | None:
+    """The card that was given, or that a person completed in the package that is exported anew; None for neither."""
+    if request.card is not None:
+        return read_text(request.card, "it is the model card, Markdown", max_bytes=limit_of(CARD))
+    if earlier is None:
+        return None
+    made = model_card(earlier.manifest, earlier.plans, earlier.dataset_json, earlier.scores)
+    return None if earlier.card == made else earlier.card
 
 
 def _more(found: Found, earlier: Package | None, given: tuple[Path, ...]) -> dict[str, Any]:

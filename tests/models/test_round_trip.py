@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import zipfile
 
 import numpy as np
 import pydicom
@@ -124,6 +125,10 @@ def test_what_goes_in_comes_out(clinic, tmp_path, capfd):
     record = json.loads(capfd.readouterr().out)
     assert (record["name"], record["precision"], record["card_to_complete"]) == ("ours_2", "single", 0)
     assert (tmp_path / "ours" / "MODEL_CARD.md").read_text() == "# Ours\n\nLimits: none known.\n"
+    half = ["model", "export", "-m", str(tmp_path / "ours"), "--half", "-o", str(tmp_path / "half.zip")]
+    assert main(half) == 0
+    with zipfile.ZipFile(tmp_path / "half.zip") as archive:  # (the card that a person completed stays)
+        assert archive.read("half/MODEL_CARD.md").decode() == (tmp_path / "card.md").read_text()
     assert main(["model", "export", "-m", str(clinic.package), *options]) == 2
     assert "ours is there already; choose another -o" in capfd.readouterr().err
     assert main(["model", "info", str(clinic.package)]) == 0
