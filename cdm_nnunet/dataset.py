@@ -40,6 +40,7 @@ READER_NAME = "CDMReaderWriter"
 CASES_FILE = "cdm_cases.json"
 UNITS: Mapping[str, str] = MappingProxyType({"dose": "Gy", "ct": "HU"})
 NOTES = "notes"  # key of a case's source: a JSON list in text
+POSITION = "patient position"  # key of a case's source: HFS, FFS, ... of its CT, where that says it
 Split = Literal["Tr", "Ts"]
 Positive = Annotated[float, Field(gt=0)]
 _AGAIN = "convert the data again"

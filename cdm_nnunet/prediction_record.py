@@ -6,9 +6,9 @@ import contextlib
 import dataclasses
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Discriminator, Tag
 
@@ -17,6 +17,12 @@ from cdm_nnunet.documents import TAG_MARK, differences, read_json
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.files import alone_in, write_json
 
+ENOUGH_CASES = 20  # training patients, for distributions
+_NOT_COMPARED = "the model's plans do not say what its training cases were like; the case was not compared"
+_RANGES_ONLY = (
+    "the model's plans were made by an earlier version and hold ranges alone: sizes, places and levels of the ROIs "
+    "were not compared with the training cases' distributions"
+)
 RECORD_ENDING = ".prediction.json"
 Setting = bool | int | float | str | None
 
@@ -97,6 +103,94 @@ Made = Annotated[Annotated[Origin, Tag(_SINGLE)] | Annotated[MeanOrigin, Tag(_ME
 
 
 @dataclass(frozen=True, kw_only=True)
+class Finding:
+    """A quantity in which a patient is not like the training patients.
+
+    Attributes:
+        text: What it is, in a sentence.
+        value: Its value; None where it is no number.
+        unit: Its unit; empty where there is none.
+        percentile: Percent of the training patients that lie lower: 0 below all, 100 above all; None where that is not
+            known.
+        training: Lowest and highest value of the training patients; None where that is not known.
+        is_outside: Whether the model does not apply with it.
+    """
+
+    text: str
+    value: float | None = None
+    unit: str = ""
+    percentile: float | None = None
+    training: list[float] | None = None
+    is_outside: bool = False
+
+    @property
+    def note(self) -> str:
+        """As a line."""
+        return f"{'outside' if self.is_outside else 'unusual'}: {self.text}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Applicability:
+    """Whether a model applies to a patient.
+
+    Attributes:
+        status: ``inside`` what the model was trained on, ``unusual``, ``outside`` or ``not compared``.
+        compared: With what: ``distributions``, ``ranges`` alone (a model of few patients, or of an earlier version), or
+            ``nothing``.
+        n_training: Number of training patients; None where it is not known.
+        findings: In what the patient is not like them.
+        allowed: Whether the patient is outside and was predicted on request.
+    """
+
+    status: Literal["inside", "unusual", "outside", "not compared"]
+    compared: Literal["distributions", "ranges", "nothing"]
+    n_training: int | None = None
+    findings: list[Finding] = field(default_factory=list)
+    allowed: bool = False
+
+    @classmethod
+    def of(cls, findings: Iterable[Finding], compared: Literal["distributions", "ranges"], n: int) -> Applicability:
+        """That of findings."""
+        found = list(findings)
+        status: Literal["inside", "unusual", "outside"] = "unusual" if found else "inside"
+        if any(finding.is_outside for finding in found):
+            status = "outside"
+        return cls(status=status, compared=compared, n_training=n, findings=found)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The findings, and what could not be compared, as lines."""
+        lines = [one.note for one in self.findings]
+        if self.compared == "nothing":
+            lines.append(_NOT_COMPARED)
+        elif self.compared == "ranges" and (self.n_training or 0) >= ENOUGH_CASES:
+            lines.append(_RANGES_ONLY)
+        return tuple(lines)
+
+    def permitted(self, allows_outside: bool = False) -> Applicability:
+        """The same, with what was allowed.
+
+        Args:
+            allows_outside: Whether a patient to whom the model does not apply may be predicted.
+
+        Raises:
+            InputError: If the model does not apply, and that is not allowed.
+        """
+        if self.status != "outside":
+            return self
+        if not allows_outside:
+            told = "; ".join(finding.text for finding in self.findings if finding.is_outside)
+            raise InputError(
+                f"the model does not apply to this patient: {told}; if the patient is right, predict with "
+                "--allow-outside, and the record says so"
+            )
+        return dataclasses.replace(self, allowed=True)
+
+
+NOT_COMPARED = Applicability(status="not compared", compared="nothing")
+
+
+@dataclass(frozen=True, kw_only=True)
 class PredictionRecord:
     """One predicted dose.
 
@@ -109,6 +203,7 @@ class PredictionRecord:
         dose_sha256: Digest of the dose's file; None until it is written.
         model: Name of the model package; None for a model in nnU-Net's folders. What the dose depends on is in
             ``origin``.
+        applicability: Whether the model applies to the patient; None in records of earlier versions and of means.
     """
 
     case: str
@@ -118,6 +213,7 @@ class PredictionRecord:
     inputs_sha256: dict[str, str] | None = None
     dose_sha256: str | None = None
     model: str | None = None
+    applicability: Applicability | None = None
 
     @contextlib.contextmanager
     def beside(self, dose: Path) -> Iterator[None]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from cdm_nnunet.dataset import NOTES, Split
+from cdm_nnunet.dataset import NOTES, POSITION, Split
 from cdm_nnunet.dicom.ct import CtVolume, read_ct
 from cdm_nnunet.dicom.dose import DoseVolume, read_dose, sum_doses
 from cdm_nnunet.dicom.pairing import PatientFiles
@@ -135,6 +135,7 @@ class DicomPatient:
             source={
                 "patient": self.files.patient_name,
                 "end caps": mapping.ends,
+                **({POSITION: ct.patient_position} if ct.patient_position else {}),
                 **{f"{kind} (hashed UID)": self.pseudonyms.uid(uid) for kind, uid in self.files.uids.items()},
                 NOTES: json.dumps([*notes, *prescribed.notes], ensure_ascii=False),
             },

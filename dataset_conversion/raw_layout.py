@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cdm_nnunet.dataset import CASES_FILE, CHANNEL_NAMES, FILE_ENDING, FORMAT_VERSION, READER_NAME, UNITS
+from cdm_nnunet.dataset import CASES_FILE, CHANNEL_NAMES, FILE_ENDING, FORMAT_VERSION, POSITION, READER_NAME, UNITS
 from cdm_nnunet.documents import read_json
 from cdm_nnunet.dvh.template import Template
 from cdm_nnunet.errors import InputError
@@ -118,6 +118,12 @@ class Conversion:
         """In how many training cases each ROI is contoured."""
         present = [roi for name in self.training for roi in self.cases[name].record.rois]
         return {name: present.count(name) for name in self.catalogue.names}
+
+    @property
+    def patient_positions(self) -> dict[str, int]:
+        """How many training cases lay in each position; empty unless all their CTs say it."""
+        positions = [self.cases[name].record.source.get(POSITION, "") for name in self.training]
+        return {} if "" in positions else dict(sorted(Counter(positions).items()))
 
     def to_json(self) -> dict[str, Any]:
         """The record of the run."""
@@ -367,6 +373,7 @@ def _dataset_json(spec: DatasetSpec, conversion: Conversion) -> dict[str, Any]:
                 "excluded": list(spec.excluded),
                 "without_reference_dose": conversion.to_json()["without_reference_dose"],
                 "training_cases_with_roi": conversion.training_cases_with_roi,
+                **({"patient_positions": positions} if (positions := conversion.patient_positions) else {}),
                 **({"patients": patients} if (patients := _with_several_cases(spec, conversion)) else {}),
                 **spec.facts,
             },

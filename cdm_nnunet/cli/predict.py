@@ -44,6 +44,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--disable_tta", action="store_true", help="no averaging over left-right mirroring: half the time"
     )
+    parser.add_argument(
+        "--allow-outside",
+        action="store_true",
+        help="predict patients to whom the model does not apply as well; the record says so",
+    )
     parser.add_argument("--continue_prediction", action="store_true", help="keep doses that are there already")
     parser.add_argument("-num_parts", type=int, default=1, metavar="N", help="predict only one of N parts of the cases")
     parser.add_argument("-part_id", type=int, default=0, metavar="K", help="which part, from 0 (default: 0)")
@@ -108,7 +113,13 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     from cdm_nnunet.prediction.models import choice_of
 
     predictor = CasePredictor(
-        choice_of(chosen), args.device, args.step_size, not args.disable_tta, args.continue_prediction, args.np
+        choice_of(chosen),
+        args.device,
+        args.step_size,
+        not args.disable_tta,
+        args.continue_prediction,
+        args.np,
+        args.allow_outside,
     )
     folds, plans = list(predictor.folds), predictor.plans
     record: dict[str, Any] = {"model": str(predictor.found.path), "folds": folds, "output": str(args.o)}
@@ -179,7 +190,14 @@ def _of_patients(
     from cdm_nnunet.prediction.patients import NewPatients, predict_patients
 
     request = NewPatients(
-        args.dicom, args.o, args.mapping, prescriptions_gy, args.grid, args.bits or 16, args.match_geometry
+        args.dicom,
+        args.o,
+        args.mapping,
+        prescriptions_gy,
+        args.grid,
+        args.bits or 16,
+        args.match_geometry,
+        allows_outside=args.allow_outside,
     )
     folds = WITHOUT_FOLDS if describer.calibrated is None else fold_doses(predictor)
     done = predict_patients(request, predictor.trained_on, predictor.predict, describer, folds)
@@ -206,4 +224,5 @@ def _goals(record: Mapping[str, Any]) -> str:
     if record["uncertain"] is not None:
         counts.append(f"{record['uncertain']} uncertain by their interval")
     files = [record[key] for key in ("record", "report", "objectives") if record[key] is not None]
-    return f"[{record['case']}] goals: {', '.join(counts) or 'none with a limit'}; {', '.join(files)}"
+    applies = f" is {record['applies']}," if record["applies"] in ("unusual", "outside") else ""
+    return f"[{record['case']}]{applies} goals: {', '.join(counts) or 'none with a limit'}; {', '.join(files)}"

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.nnunet.case_geometry import CaseGeometry
 from cdm_nnunet.nnunet.plans import CT, FIRST_WORD, PRESCRIPTION
 from cdm_nnunet.nnunet.preprocessor import take_words
 from cdm_nnunet.ranges import CT_HU, LOWEST_HU, PRESCRIPTION_GY, VOXEL_SIZE_MM
@@ -28,12 +29,14 @@ class CaseFacts:
         hu: The percentiles ``HU_PERCENTILES`` of the CT inside the ROIs.
         volumes_cc: Volume of each contoured ROI, by name.
         prescriptions_gy: Prescription of each contoured target that has one, by name.
+        geometry: Where the ROIs lie and how large they are.
     """
 
     spacing_mm: tuple[float, float, float]
     hu: tuple[float, float, float]
     volumes_cc: Mapping[str, float]
     prescriptions_gy: Mapping[str, float]
+    geometry: CaseGeometry
 
     @classmethod
     def measure(cls, data: NDArray[np.float32], spacing_mm: Sequence[float], catalogue: Catalogue) -> CaseFacts:
@@ -58,6 +61,7 @@ class CaseFacts:
             hu=_hu_inside(data[CT], words),
             volumes_cc=volumes_cc,
             prescriptions_gy=_prescriptions_gy(data[PRESCRIPTION], words, volumes_cc, catalogue),
+            geometry=CaseGeometry.measure(data[CT], words, (z, y, x), catalogue, list(volumes_cc)),
         )
 
 

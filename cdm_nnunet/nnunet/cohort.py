@@ -1,8 +1,9 @@
 """Ranges of a model's training patients, and the comparison of a new patient with them.
 
 A network says a dose for whatever it is given. So what it was trained on travels in the plans, and each new case is
-compared: what is far beyond all training patients is taken for a mistake and refused, what is merely outside their
-range is named. The limits, and why they are what they are: ``docs/training.md``, "New patients".
+compared: what is far beyond all training patients is taken for a mistake and refused, what lies outside what the
+model was trained on is refused unless it is allowed, and what is unusual is named. The limits, and why they are what
+they are: ``docs/training.md``, "New patients", and ``docs/new_patient.md``, "Does the model apply?".
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from cdm_nnunet.documents import typed
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.nnunet.case_facts import HU_PERCENTILES, CaseFacts
 from cdm_nnunet.nnunet.plans import DosePlans
+from cdm_nnunet.nnunet.reference_cases import MIN_CASES, ReferenceCases
+from cdm_nnunet.nnunet.unlike import Counts, unlike_reference
+from cdm_nnunet.prediction_record import Applicability, Finding
 from cdm_nnunet.roi import Catalogue
 
 SECTION = "cohort"  # of the section ``cdm`` of plans
@@ -29,6 +33,7 @@ _MIN_CONTRAST = 0.1  # of the smallest range of HU that a training patient has
 _PRESCRIPTION_MARGIN = 0.02  # under a fraction, above rounding and rescaling of plans
 _SPACING_MARGIN = 0.1
 _VOLUME_FACTOR = 2.0  # observers differ by as much in small organs
+_OUTSIDE_PRESCRIPTION_FACTOR = 1.2  # of a target's own range: beyond, it is another treatment
 _HU_MARGINS = (100.0, 50.0, 200.0)  # of the percentiles: air and metal vary with what was scanned
 
 
@@ -43,6 +48,7 @@ class Cohort(BaseModel):
         prescription_gy: By target; only those that were prescribed to.
         volume_cc: By ROI; only those that were contoured.
         contoured: In how many cases each of them was.
+        reference: Distributions; None for few cases, and in plans of earlier versions.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -54,6 +60,7 @@ class Cohort(BaseModel):
     prescription_gy: Mapping[str, Bounds] = Field(min_length=1)
     volume_cc: Mapping[str, Bounds] = Field(min_length=1)
     contoured: Mapping[str, int]
+    reference: ReferenceCases | None = None
 
     @classmethod
     def of(cls, cases: Sequence[CaseFacts]) -> Cohort:
@@ -67,6 +74,7 @@ class Cohort(BaseModel):
             prescription_gy=_by_name([case.prescriptions_gy for case in cases]),
             volume_cc=_by_name(volumes),
             contoured={name: sum(name in known for known in volumes) for name in _names(volumes)},
+            reference=ReferenceCases.of(cases),
         )
 
     @classmethod
@@ -84,7 +92,7 @@ class Cohort(BaseModel):
         """As the plans hold it."""
         return self.model_dump(mode="json")
 
-    def compare(self, case: CaseFacts, catalogue: Catalogue) -> tuple[str, ...]:
+    def compare(self, case: CaseFacts, catalogue: Catalogue) -> Applicability:
         """Compare a new case with the training cases.
 
         Args:
@@ -92,14 +100,19 @@ class Cohort(BaseModel):
             catalogue: Kinds of the ROIs.
 
         Returns:
-            What is unusual, one sentence each.
+            Whether the model applies, and what is not as in the training cases.
 
         Raises:
             InputError: If something is so far outside their range that it must be a mistake.
         """
         self._refuse_missing_body(case, catalogue)
         self._refuse_mistakes(case, catalogue)
-        return (*self._unusual_values(case), *self._unusual_rois(case))
+        findings = [*self._unusual_values(case), *self._unusual_rois(case, catalogue)]
+        if self.reference is None:
+            return Applicability.of(findings, "ranges", self.n_cases)
+        counts = Counts(self.n_cases, self.contoured)
+        findings += unlike_reference(self.reference, case, catalogue, counts)
+        return Applicability.of(findings, "distributions", self.n_cases)
 
     def _refuse_mistakes(self, case: CaseFacts, catalogue: Catalogue) -> None:
         low_gy, high_gy = _bounds([level for bounds in self.prescription_gy.values() for level in bounds])
@@ -146,33 +159,53 @@ class Cohort(BaseModel):
                 "right?"
             )
 
-    def _unusual_values(self, case: CaseFacts) -> Iterator[str]:
+    def _unusual_values(self, case: CaseFacts) -> Iterator[Finding]:
         for name, level_gy in case.prescriptions_gy.items():
             known = self.prescription_gy.get(name)
             if known is None:
-                yield f"unusual: '{name}' has a prescription of {level_gy:g} Gy, and had none in training"
+                yield Finding(
+                    text=f"'{name}' has a prescription of {level_gy:g} Gy, and had none in training",
+                    value=level_gy,
+                    unit="Gy",
+                )
             elif not _within(known, level_gy, 1 + _PRESCRIPTION_MARGIN):
-                yield f"unusual: {level_gy:g} Gy for '{name}' (in training {_said(known, 'Gy')})"
+                far = not _within(known, level_gy, _OUTSIDE_PRESCRIPTION_FACTOR)
+                text = f"{level_gy:g} Gy for '{name}' (in training {_said(known, 'Gy')})"
+                yield _beyond(text, level_gy, "Gy", known, is_outside=far)
         for axis, bounds, size_mm in zip("zyx", self.spacing_mm, case.spacing_mm, strict=True):
             if not _within(bounds, size_mm, 1 + _SPACING_MARGIN):
-                yield f"unusual: a voxel size of {size_mm:.3g} mm along {axis} (in training {_said(bounds, 'mm')})"
+                text = f"a voxel size of {size_mm:.3g} mm along {axis} (in training {_said(bounds, 'mm')})"
+                yield _beyond(text, size_mm, "mm", bounds)
         for percent, bounds, margin, hu in zip(HU_PERCENTILES, self.hu, _HU_MARGINS, case.hu, strict=True):
             if not bounds[0] - margin <= hu <= bounds[1] + margin:
-                yield (
-                    f"unusual: {percent:g} % of the CT inside the ROIs lie below {hu:.0f} HU "
-                    f"(in training {_said(bounds, 'HU')})"
+                text = (
+                    f"{percent:g} % of the CT inside the ROIs lie below {hu:.0f} HU (in training {_said(bounds, 'HU')})"
                 )
+                yield _beyond(text, hu, "HU", bounds)
 
-    def _unusual_rois(self, case: CaseFacts) -> Iterator[str]:
+    def _unusual_rois(self, case: CaseFacts, catalogue: Catalogue) -> Iterator[Finding]:
         for name, volume_cc in case.volumes_cc.items():
             known = self.volume_cc.get(name)
             if known is None:
-                yield f"unusual: '{name}' is contoured, and was in no training case: the model does not know it"
+                yield Finding(text=f"'{name}' is contoured, and was in no training case: the model does not know it")
             elif not _within(known, volume_cc, _VOLUME_FACTOR):
-                yield f"unusual: '{name}' has {volume_cc:.3g} cc (in training {_said(known, 'cc')})"
+                text = f"'{name}' has {volume_cc:.3g} cc (in training {_said(known, 'cc')})"
+                yield _beyond(text, volume_cc, "cc", known)
         for name, n in self.contoured.items():
             if n == self.n_cases and name not in case.volumes_cc:
-                yield f"unusual: '{name}' is not contoured, and was in all {n} training cases"
+                is_target = name in catalogue.names and catalogue.rois[catalogue.bit(name)].kind == "target"
+                yield Finding(
+                    text=f"'{name}' is not contoured, and was in all {n} training cases",
+                    is_outside=is_target and n >= MIN_CASES,
+                )
+
+
+def _beyond(text: str, value: float, unit: str, bounds: Bounds, *, is_outside: bool = False) -> Finding:
+    """A value beyond a range."""
+    percentile = 0.0 if value < bounds[0] else 100.0
+    return Finding(
+        text=text, value=value, unit=unit, percentile=percentile, training=list(bounds), is_outside=is_outside
+    )
 
 
 def _bounds(values: Sequence[float]) -> Bounds:

@@ -11,7 +11,7 @@ import numpy as np
 from cdm_nnunet.dataset import FILE_ENDING
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.images import Image, read_image, write_image
-from cdm_nnunet.prediction_record import MeanOrigin, PredictionRecord, record_path
+from cdm_nnunet.prediction_record import Applicability, MeanOrigin, PredictionRecord, record_path
 from cdm_nnunet.progress import progress
 
 
@@ -87,4 +87,12 @@ def _record_of(case: str, files: Sequence[Path], names: Sequence[str]) -> Predic
         notes=[*notes, f"mean of {len(names)} doses: {', '.join(names)}"],
         origin=MeanOrigin(mean_of=origins) if len(origins) == len(files) else None,
         inputs_sha256=dict(inputs.pop()) if are_known else None,
+        applicability=_least_applicable(records) if are_known else None,
     )
+
+
+def _least_applicable(records: Sequence[PredictionRecord]) -> Applicability | None:
+    """That of the model that applies least to the patient."""
+    known = [record.applicability for record in records if record.applicability is not None]
+    order = ("outside", "unusual", "not compared", "inside")
+    return min(known, key=lambda one: order.index(one.status), default=None)

@@ -26,6 +26,7 @@ from cdm_nnunet.nnunet.case_facts import CaseFacts
 from cdm_nnunet.nnunet.cohort import Cohort
 from cdm_nnunet.nnunet.plans import DosePlans
 from cdm_nnunet.nnunet.reader import image_of
+from cdm_nnunet.prediction_record import NOT_COMPARED, Applicability
 from cdm_nnunet.roi import Catalogue
 
 _CATALOGUE_FILE = "dataset.json"
@@ -94,7 +95,7 @@ def write_catalogue(folder: Path, catalogue: Catalogue) -> None:
 
 def unlike_training(
     data: NDArray[np.float32], spacing_mm: Sequence[float], plans: DosePlans
-) -> tuple[CaseFacts, tuple[str, ...]]:
+) -> tuple[CaseFacts, Applicability]:
     """Measure a case to be predicted and compare it with the training cases of the model.
 
     Args:
@@ -103,16 +104,14 @@ def unlike_training(
         plans: The model's.
 
     Returns:
-        The case's facts, and what is unusual, one sentence each.
+        The case's facts, and whether the model applies to it.
 
     Raises:
         InputError: If the case contradicts itself or is too far from all training cases to be right.
     """
     facts = CaseFacts.measure(data, spacing_mm, plans.catalogue)
     cohort = Cohort.of_plans(plans)
-    if cohort is None:
-        return facts, ("the model's plans do not say what its training cases were like; the case was not compared",)
-    return facts, cohort.compare(facts, plans.catalogue)
+    return facts, NOT_COMPARED if cohort is None else cohort.compare(facts, plans.catalogue)
 
 
 def refuse_bare_array(data: NDArray[np.float32], properties: Mapping[str, Any], plans: DosePlans) -> None:

@@ -36,7 +36,7 @@ def preprocess_array(job: ArrayJob) -> Item:
     """A case in memory: preprocessed, or why it is refused."""
     case, data, properties, output, plans_manager, configuration_manager = job
     try:
-        facts, notes = unlike_training(data, properties["spacing"], DosePlans(plans_manager.plans))
+        facts, applicability = unlike_training(data, properties["spacing"], DosePlans(plans_manager.plans))
     except InputError as error:
         return {"case": case, "ofile": output, "refusal": str(error)}
     preprocessor = configuration_manager.preprocessor_class(verbose=False)
@@ -46,6 +46,7 @@ def preprocess_array(job: ArrayJob) -> Item:
         "data": torch.from_numpy(data),
         "data_properties": properties,
         "ofile": output,
-        "notes": notes,
+        "notes": applicability.notes,
+        "applicability": applicability,
         "prescriptions_gy": dict(facts.prescriptions_gy),
     }

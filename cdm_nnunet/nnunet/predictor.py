@@ -55,6 +55,7 @@ class DosePredictor(nnUNetPredictor):
 
     network: torch.nn.Module
     tells_notes = True  # (on stderr; they are in the records of the doses too)
+    allows_outside = False  # whether patients are predicted to whom the model does not apply
     _dose_plans: DosePlans | None = None
     _trained: tuple[object, Training] | None = None  # (the weights that were loaded, how they were trained)
 
@@ -224,6 +225,9 @@ class DosePredictor(nnUNetPredictor):
             try:
                 if "refusal" in item:
                     raise InputError(item["refusal"])
+                applicability = (
+                    None if (found := item.get("applicability")) is None else found.permitted(self.allows_outside)
+                )
                 output = self.predict_logits_from_preprocessed_data(item["data"])
                 dose_gy = dose_on_patient_grid(output.numpy(), item["data_properties"], self.dose_plans)
             except InputError as error:
@@ -241,6 +245,7 @@ class DosePredictor(nnUNetPredictor):
                 origin=origin,
                 inputs_sha256=item.get("inputs_sha256"),
                 model=self.package,
+                applicability=applicability,
             )
             with record.beside(Path(file)):
                 CDMReaderWriter().write_seg(dose_gy, file, item["data_properties"])

@@ -31,7 +31,7 @@ from cdm_nnunet.evaluation.roi_record import (
     RecordedVerdict,
 )
 from cdm_nnunet.files import write_json
-from cdm_nnunet.prediction_record import Made
+from cdm_nnunet.prediction_record import Applicability, Made
 from cdm_nnunet.roi import RoiKind
 
 FORMAT_VERSION: Literal[1] = 1
@@ -164,6 +164,7 @@ class PatientRecord:
         template: Name of the clinical template.
         prescriptions_gy: Prescription of each target by its name in the catalogue, Gy.
         fractions: Number of fractions; None where it is unknown.
+        applicability: Whether the model applies to the patient; None where it is not known.
         notes: What limits the numbers or is unusual about the patient, in sentences.
         intervals: What the intervals rest on; None where no calibration was given.
         missing: ROIs of the template that are absent, with the reason.
@@ -181,6 +182,7 @@ class PatientRecord:
     template: str
     prescriptions_gy: Mapping[str, Positive]
     fractions: Annotated[int, Field(ge=1)] | None
+    applicability: Applicability | None
     notes: tuple[str, ...]
     intervals: IntervalBasis | None
     missing: Mapping[str, str]

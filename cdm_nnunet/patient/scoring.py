@@ -17,7 +17,7 @@ from cdm_nnunet.evaluation.roi_record import GoalResult, MetricResult, RoiResult
 from cdm_nnunet.evaluation.scores import course_notes, score_rois
 from cdm_nnunet.evaluation.uncertainty import roi_with_intervals
 from cdm_nnunet.patient.record import IntervalBasis, PatientGoal, PatientMetric, PatientRecord, PatientRoi
-from cdm_nnunet.prediction_record import Made
+from cdm_nnunet.prediction_record import Applicability, Made
 
 WITHOUT_INTERVALS = (
     "no calibration was given (--calibrate): how far the planned dose may lie from these values is not said"
@@ -34,6 +34,7 @@ class NewDose:
         model: What made the dose; None where it is not known.
         names: ROIs as named in the patient's structure set, by their names in the catalogue.
         notes: What is known to be unusual, in sentences.
+        applicability: Whether the model applies to the patient; None where it is not known.
     """
 
     files: CaseFiles
@@ -41,6 +42,7 @@ class NewDose:
     model: Made | None = None
     names: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    applicability: Applicability | None = None
 
 
 def describe_dose(dose: NewDose, template: Template, calibration: Calibration | None = None) -> PatientRecord:
@@ -68,6 +70,7 @@ def describe_dose(dose: NewDose, template: Template, calibration: Calibration | 
         template=template.name,
         prescriptions_gy={roi: float(gy) for roi, gy in pair.prescriptions_gy.items()},
         fractions=pair.fractions,
+        applicability=dose.applicability,
         notes=(*dose.notes, *course_notes(pair, template), *([WITHOUT_INTERVALS] if calibration is None else ())),
         intervals=None if calibration is None else _basis(calibration, len(dose.files.members)),
         missing=scored.missing,

@@ -28,6 +28,7 @@ class CasePredictor:
         mirrors: Whether doses are averaged over left-right mirroring.
         keeps: Whether doses that are there already are kept.
         n_processes: Processes that preprocess.
+        allows_outside: Whether patients are predicted to whom the model does not apply.
     """
 
     model: ModelChoice | PackageChoice
@@ -36,6 +37,7 @@ class CasePredictor:
     mirrors: bool = True
     keeps: bool = False
     n_processes: int = 2
+    allows_outside: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.step <= 1:
@@ -106,7 +108,7 @@ class CasePredictor:
 
     @property
     def _how(self) -> LoadedModel:
-        return LoadedModel(self.found, self.device, self.step, self.mirrors)
+        return LoadedModel(self.found, self.device, self.step, self.mirrors, self.allows_outside)
 
     def predict_folder(self, folder: Path, out: Path, part: int = 0, n_parts: int = 1) -> int:
         """Predict the cases of a folder, or one part of them.

@@ -61,6 +61,7 @@ class Described:
     Attributes:
         case: Case name.
         record: Path of the record.
+        applies: Whether the model applies to the patient, as the record says; None where it is not known.
         verdicts: How many goals got each verdict.
         uncertain: How many goals are uncertain by their interval; None without intervals.
         report: Path of the report; None where none was asked for.
@@ -69,6 +70,7 @@ class Described:
 
     case: str
     record: str
+    applies: str | None
     verdicts: dict[str, int]
     uncertain: int | None = None
     report: str | None = None
@@ -216,4 +218,7 @@ def _describe(job: tuple[NewDose, str], *, describer: Describer, out: Path) -> D
 def _described(record: PatientRecord, path: str, report: str | None, objectives: str | None) -> Described:
     goals = [goal for roi in record.rois.values() for goal in roi.goals]
     uncertain = None if record.intervals is None else sum(goal.certainty == "uncertain" for goal in goals)
-    return Described(record.case, path, dict(Counter(goal.verdict for goal in goals)), uncertain, report, objectives)
+    applies = None if record.applicability is None else record.applicability.status
+    return Described(
+        record.case, path, applies, dict(Counter(goal.verdict for goal in goals)), uncertain, report, objectives
+    )

@@ -132,7 +132,8 @@ def _new_dose(files: Sequence[str], out: Path, catalogue: Catalogue, members: tu
         known.fractions,
     )
     delivered = (dose.name, prediction.dose_sha256 or "")
-    return NewDose(case_files, delivered, prediction.origin, notes=notes), "" if dataset is None else dataset.name
+    new = NewDose(case_files, delivered, prediction.origin, notes=notes, applicability=prediction.applicability)
+    return new, "" if dataset is None else dataset.name
 
 
 def _read_from_images(bits: Path, catalogue: Catalogue, prediction: PredictionRecord) -> CaseRecord:

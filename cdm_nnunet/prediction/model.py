@@ -25,7 +25,7 @@ from cdm_nnunet.nnunet.predictor import CasesRefusedError, DosePredictor
 from cdm_nnunet.nnunet.reader import channels_of, properties_of
 from cdm_nnunet.prediction.models import ModelChoice, PackageChoice, TrainedOn
 from cdm_nnunet.prediction.spread import LoadedModel
-from cdm_nnunet.prediction_record import Origin, PredictionRecord
+from cdm_nnunet.prediction_record import Applicability, Origin, PredictionRecord
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -40,6 +40,7 @@ class Prediction:
         notes: What is unusual about the patient, one sentence each.
         origin: What the dose depends on besides the patient.
         model: Name of the model package; None for a model in nnU-Net's folders.
+        applicability: Whether the model applies to the patient.
     """
 
     dose: Volume
@@ -49,6 +50,7 @@ class Prediction:
     notes: tuple[str, ...]
     origin: Origin
     model: str | None
+    applicability: Applicability
 
     def write(self, folder: Path) -> Path:
         """Write ``CASE.nii.gz`` and its record, as ``cdm-nnunet predict`` does.
@@ -64,6 +66,7 @@ class Prediction:
             notes=list(self.notes),
             origin=self.origin,
             model=self.model,
+            applicability=self.applicability,
         )
         with record.beside(file):
             write_image(Image(self.dose.values, self.dose.grid, file))
@@ -107,6 +110,7 @@ class Model:
         device: str | None = None,
         step: float = 0.5,
         mirrors: bool = True,
+        allows_outside: bool = False,
     ) -> Model:
         """Load a model once, to predict many patients.
 
@@ -115,6 +119,7 @@ class Model:
             device: ``cuda``, ``mps`` or ``cpu``; None for the first of these that is there.
             step: Step between windows, in patch sizes.
             mirrors: Whether doses are averaged over left-right mirroring: better, in twice the time.
+            allows_outside: Whether patients are predicted to whom the model does not apply; their predictions say so.
 
         Raises:
             InputError: If there is no such model or device, or the model is damaged.
@@ -123,7 +128,7 @@ class Model:
             raise InputError(f"the step between windows is above 0 and at most 1, not {step}")
         choice = PackageChoice(str(source)) if isinstance(source, str | Path) else source
         found = choice.found()
-        return cls.of(found.read(), LoadedModel(found, device, step, mirrors))
+        return cls.of(found.read(), LoadedModel(found, device, step, mirrors, allows_outside))
 
     @classmethod
     def of(cls, trained: TrainedModel, how: LoadedModel) -> Model:
@@ -182,8 +187,8 @@ class Model:
             fractions: Number of fractions, to check the dose of each; None where it is not known.
 
         Raises:
-            InputError: If geometry, CT, masks or prescriptions can't be right, or the patient is too far from all
-                training patients.
+            InputError: If geometry, CT, masks or prescriptions can't be right, or the model does not apply to the
+                patient and that is not allowed.
         """
         patient, unused = self._patient(ct, masks, prescriptions, case, fractions)
         image = Image(patient.ct_hu.astype(np.float32), ct.grid, Path(case))
@@ -204,6 +209,7 @@ class Model:
             notes=(*assigned.notes, *unused, *items[0]["notes"]),
             origin=self.origin,
             model=self.name,
+            applicability=items[0]["applicability"].permitted(self.predictor.allows_outside),
         )
 
     def predict_files(

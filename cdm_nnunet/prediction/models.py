@@ -179,6 +179,7 @@ class TrainedOn:
         always_contoured: ROIs that all training cases had; all ROIs where the model does not say.
         dose_type: ``PHYSICAL`` or ``EFFECTIVE``; empty where it is not known.
         ion_plans: Number of plans of ions; None where it is not known.
+        positions: In how many training cases the patient lay HFS, FFS, ...; empty where it is not known.
     """
 
     folder: Path
@@ -188,6 +189,7 @@ class TrainedOn:
     always_contoured: frozenset[str]
     dose_type: str
     ion_plans: int | None
+    positions: Mapping[str, int]
 
     @classmethod
     def of(cls, model: TrainedModel) -> TrainedOn:
@@ -212,6 +214,7 @@ class TrainedOn:
             _always_contoured(plans, facts, model.dataset_json["numTraining"]),
             facts.get("dose_type", ""),
             facts.get("ion_plans"),
+            facts.get("patient_positions", {}),
         )
 
     def mapping_for(self, own: DicomMapping | None) -> DicomMapping:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from cdm_nnunet.dataset import CHANNEL_NAMES, FILE_ENDING, CaseRecord, case_of_image, image_name
+from cdm_nnunet.dataset import CHANNEL_NAMES, FILE_ENDING, POSITION, CaseRecord, case_of_image, image_name
 from cdm_nnunet.dataset_conversion.case import Case
 from cdm_nnunet.dataset_conversion.case_files import write_case
 from cdm_nnunet.dataset_conversion.dicom_mapping import DicomMapping, read_mapping
@@ -37,7 +37,8 @@ from cdm_nnunet.prediction.described import (
     told,
 )
 from cdm_nnunet.prediction.models import TrainedOn
-from cdm_nnunet.prediction_record import PredictionRecord, digest_of
+from cdm_nnunet.prediction.position import position_finding, with_finding
+from cdm_nnunet.prediction_record import Applicability, Finding, PredictionRecord, digest_of
 from cdm_nnunet.roi import Catalogue
 
 
@@ -54,6 +55,7 @@ class NewPatients:
         bits: 16 or 32 bits a voxel of the RTDOSE.
         match_geometry: Take a CT by its slices where contours refer to none that is there.
         pseudonyms: Make the names of the patients; None for those of the mapping's folder, else without a key.
+        allows_outside: Predict a patient who lies as no training patient did.
     """
 
     folder: Path
@@ -64,6 +66,7 @@ class NewPatients:
     bits: int = 16
     match_geometry: bool = False
     pseudonyms: Pseudonyms | None = None
+    allows_outside: bool = False
 
     def __post_init__(self) -> None:
         if self.out.resolve().is_relative_to(self.folder.resolve()):
@@ -123,6 +126,7 @@ class _Ready:
     known: CaseRecord
     catalogue: Catalogue
     names: Mapping[str, str]
+    finding: Finding | None
 
 
 def predict_patients(
@@ -150,7 +154,7 @@ def predict_patients(
         ready = {}
         for patient in patients:
             with refusals.of(patient.name):
-                ready[patient.name] = _prepare(patient, trained, work)
+                ready[patient.name] = _prepare(patient, trained, request, work)
         if not ready:
             raise InputError(_told(refusals, request.out, len(patients)))
         write_catalogue(work, template_catalogue(trained.template))
@@ -218,9 +222,12 @@ def _remarks(index: FolderIndex, own: DicomMapping | None, patients: Sequence[Di
     return tuple(remarks)
 
 
-def _prepare(patient: DicomPatient, trained: TrainedOn, work: Path) -> _Ready:
+def _prepare(patient: DicomPatient, trained: TrainedOn, request: NewPatients, work: Path) -> _Ready:
     """Check all that is known of a patient, and write its images."""
     case = patient.load()
+    finding = position_finding(case.source.get(POSITION, ""), trained.positions)
+    if finding is not None:
+        Applicability.of([finding], "ranges", sum(trained.positions.values())).permitted(request.allows_outside)
     _refuse_missing_outline(case, trained)
     if trained.ion_plans == 0 and patient.files.has_ions:
         raise InputError("the plan is one of ions (RT Ion Plan), and the model was trained on none")
@@ -230,9 +237,13 @@ def _prepare(patient: DicomPatient, trained: TrainedOn, work: Path) -> _Ready:
     known = case.record()
     absent = [name for name in case.catalogue.names if name not in case.rois]
     record = PredictedPatient(
-        case.name, dict(known.prescriptions_gy), list(case.rois), absent, [*known.notes, *destination.notes]
+        case.name,
+        dict(known.prescriptions_gy),
+        list(case.rois),
+        absent,
+        [*known.notes, *destination.notes, *([] if finding is None else [finding.note])],
     )
-    return _Ready(record, destination, known, case.catalogue, patient.roi_names())
+    return _Ready(record, destination, known, case.catalogue, patient.roi_names(), finding)
 
 
 def _refuse_missing_outline(case: Case, trained: TrainedOn) -> None:
@@ -301,4 +312,6 @@ def _new_dose(ready: _Ready, patient: PredictedPatient, work: Path, members: tup
         known.fractions,
     )
     delivered = (Path(patient.file).name, digest_of(Path(patient.file)))
-    return NewDose(files, delivered, PredictionRecord.read(dose).origin, ready.names, patient.notes)
+    prediction = PredictionRecord.read(dose)
+    applicability = with_finding(prediction.applicability, ready.finding)
+    return NewDose(files, delivered, prediction.origin, ready.names, patient.notes, applicability)

@@ -31,12 +31,14 @@ class LoadedModel:
         device: ``cuda``, ``mps`` or ``cpu``; None for the first of these that is there.
         step: Step between windows, in patch sizes.
         mirrors: Whether doses are averaged over left-right mirroring.
+        allows_outside: Whether patients are predicted to whom the model does not apply.
     """
 
     found: Found
     device: str | None = None
     step: float = 0.5
     mirrors: bool = True
+    allows_outside: bool = False
 
     def load(self, kind: type[DosePredictor] = DosePredictor, device: str | None = None) -> DosePredictor:
         """A predictor of the model.
@@ -60,6 +62,7 @@ class LoadedModel:
         with contextlib.redirect_stdout(io.StringIO()):  # (nnU-Net tells where it looks for trainers)
             predictor = kind(tile_step_size=self.step, use_mirroring=self.mirrors, device=on)
             predictor.use_model(model)
+        predictor.allows_outside = self.allows_outside
         return predictor
 
     def stamps(self) -> tuple[tuple[int, int], ...]:

@@ -62,8 +62,9 @@ function roisTable() {
 function notesList() {
   const listed = (title, items) => (items.length ? [`${title}: ${items.map(([what, reason]) => `${what} (${reason})`).join(", ")}`] : []);
   const { intervals } = record;
+  const told = new Set((record.applicability?.findings ?? []).flatMap(({ text }) => [`unusual: ${text}`, `outside: ${text}`]));
   const notes = [
-    ...record.notes,
+    ...record.notes.filter((note) => !told.has(note)),
     ...listed("Absent", Object.entries(record.missing)),
     ...listed("Not defined", Object.entries(record.undefined)),
     ...(intervals ? [`In square brackets: where the value of the planned dose is expected, for ${plain(intervals.nominal_percent)} % of patients, by ${intervals.n_members} folds, calibrated on ${intervals.n_cases} cases of ${intervals.dataset}; uncertain: the two ends get different verdicts`] : []),
@@ -71,7 +72,24 @@ function notesList() {
   return notes.length ? el("ul", {}, notes.map((note) => el("li", {}, note))) : null;
 }
 
-const heading = () => el("div", {}, el("p", { class: "notice" }, el("strong", {}, `${LABEL}.`), " This dose was predicted by a neural network. Nobody has planned, calculated or approved it."), facts());
+const STATUS_WORDS = {
+  inside: "This patient is like the training patients.",
+  unusual: "This patient is unusual for the model:",
+  outside: "The model does not apply to this patient; the dose was predicted on request:",
+  "not compared": "Whether the model applies to this patient is not known: it does not say what it was trained on.",
+};
+
+// Whether the model applies, with what is unlike the training patients.
+function applies() {
+  const { applicability } = record;
+  if (!applicability) return null;
+  const { status, findings, n_training: n, compared } = applicability;
+  const with_ = n ? ` Compared with ${n} training patients${compared === "ranges" ? ", by their ranges alone" : ""}.` : "";
+  return el("div", { class: status === "inside" ? null : "problem" }, el("p", {}, el("strong", {}, STATUS_WORDS[status]), with_),
+    findings.length ? el("ul", {}, findings.map((finding) => el("li", {}, finding.text))) : null);
+}
+
+const heading = () => el("div", {}, el("p", { class: "notice" }, el("strong", {}, `${LABEL}.`), " This dose was predicted by a neural network. Nobody has planned, calculated or approved it."), applies(), facts());
 
 function footerText() {
   const made = record.model ? [record.model.dataset, record.model.trainer].filter(Boolean).join(", ") || "a mean of several models" : "not known";

@@ -178,6 +178,11 @@ def test_the_rtdose_is_the_prediction(new, tmp_path, capfd, grid, spacing):
         assert patient["absent_rois"] == ["PTV_Low"]
     assert {pydicom.dcmread(file).PatientID for file in record["files"]} == {"phantom_007", "phantom_008"}
     assert second.doses[0].is_file()
+    notes = {patient["case"]: patient["notes"] for patient in record["patients"]}
+    lies = "unusual: the patient lies FFP, as no training patient did (HFS 5)"
+    assert sorted(lies in of_one for of_one in notes.values()) == [False, True]
+    statuses = [PatientRecord.read(tmp_path / "out" / f"{case}.patient.json").applicability for case in notes]
+    assert sorted((found.status, len(found.findings)) for found in statuses) == [("inside", 0), ("unusual", 1)]
 
 
 def test_record_report_and_objectives_stand_beside_the_rtdose(new, tmp_path, capfd):

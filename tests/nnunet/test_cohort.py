@@ -150,7 +150,7 @@ class TestFacts:
 
 class TestCohort:
     def test_a_training_case_is_not_unusual(self, cohort):
-        assert cohort.compare(measure(ct_hu=ct(1)), CATALOGUE) == ()
+        assert cohort.compare(measure(ct_hu=ct(1)), CATALOGUE).status == "inside"
         assert Cohort.model_validate(cohort.to_json()) == cohort
 
     @pytest.mark.parametrize(
@@ -196,23 +196,23 @@ class TestCohort:
         ],
     )
     def test_what_is_outside_the_range_is_named(self, cohort, changes, note):
-        assert note in cohort.compare(measure(**changes), CATALOGUE)
+        assert note in cohort.compare(measure(**changes), CATALOGUE).notes
 
     def test_a_shift_of_the_ct_that_is_small_is_named(self, cohort):
-        (note,) = cohort.compare(measure(ct_hu=np.where(ct() < -500, -1000, ct() + 90)), CATALOGUE)
+        (note,) = cohort.compare(measure(ct_hu=np.where(ct() < -500, -1000, ct() + 90)), CATALOGUE).notes
         assert note.startswith("unusual: 50 % of the CT inside the ROIs lie below 1")
 
     def test_margins_are_not_named(self, cohort):
         facts = measure(map_gy=prescription(masks()) * np.float32(1.015), spacing_mm=(4.3, 2.1, 2.4))
-        assert cohort.compare(facts, CATALOGUE) == ()
+        assert cohort.compare(facts, CATALOGUE).notes == ()
 
     def test_a_target_that_had_no_prescription_in_training(self):
         """The level of a target inside another is not its own; what was seen in training decides."""
         bits = masks(CTV=masks()[CATALOGUE.bit("PTV_Low")])
         before = Cohort.of([measure(bits=bits, map_gy=prescription(bits, {"PTV_High": 60.0}))])
         after = measure(bits=bits, map_gy=prescription(bits, {"PTV_High": 60.0, "CTV": 50.0}))
-        assert "unusual: 'CTV' has a prescription of 50 Gy, and had none in training" in before.compare(
-            after, CATALOGUE
+        assert "unusual: 'CTV' has a prescription of 50 Gy, and had none in training" in (
+            before.compare(after, CATALOGUE).notes
         )
 
     def test_ranges_span_the_cases(self):

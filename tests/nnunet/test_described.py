@@ -14,7 +14,7 @@ from cdm_nnunet.images import read_image, write_image
 from cdm_nnunet.patient.calibrated import UNKNOWN_MODEL
 from cdm_nnunet.patient.record import PatientRecord
 from cdm_nnunet.prediction.folders import FROM_MAP
-from cdm_nnunet.prediction_record import digest_of
+from cdm_nnunet.prediction_record import PredictionRecord, digest_of
 
 # (of timm, which nnU-Net's search imports)
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
@@ -114,3 +114,26 @@ def test_a_refused_case_does_not_take_the_records_of_the_others(planned, predict
     assert predict(images, "new", folds=("0",)) == 2
     assert "1 of 2 cases are refused, not the others: case 'bad'" in capfd.readouterr().err
     assert {path.name for path in (tmp_path / "new").glob("*.patient.json")} == {"test_0.patient.json"}
+
+
+def test_a_patient_outside_is_predicted_on_request_and_the_record_says_so(planned, predict, tmp_path, capfd):
+    """Prescribed is half as much again as any training patient had."""
+    images = tmp_path / "images"
+    shutil.copytree(planned.raw.folder / "imagesTs", images)
+    shutil.copy(planned.raw.folder / "dataset.json", images)
+    path = images / "test_0_0001.nii.gz"
+    map_gy = read_image(path)
+    write_image(dataclasses.replace(map_gy, values=map_gy.values * np.float32(1.5)))
+    assert predict(images, "new", folds=("0",)) == 2
+    error = capfd.readouterr().err
+    assert "the model does not apply to this patient: 105 Gy for 'PTV_High' (in training 70 Gy)" in error
+    assert "predict with --allow-outside, and the record says so" in error
+    assert list((tmp_path / "new").glob("test_0*")) == []
+    assert predict(images, "new", "--allow-outside", folds=("0",)) == 0
+    assert "[test_0] is outside, goals:" in capfd.readouterr().out
+    record = PatientRecord.read(tmp_path / "new" / "test_0.patient.json")
+    found = record.applicability
+    assert (found.status, found.allowed, found.compared, found.n_training) == ("outside", True, "ranges", 5)
+    assert {finding.value for finding in found.findings} == {105.0, 84.0}
+    assert record.notes[0].startswith("outside: 105 Gy for 'PTV_High'")
+    assert PredictionRecord.read(tmp_path / "new" / "test_0.nii.gz").applicability == found

@@ -1,0 +1,147 @@
+"""Where the ROIs of a case lie and how large they are: what a patient that is not like the others differs in."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from cdm_nnunet.roi import Catalogue, mask_from_words
+
+_COARSE_MM = 3.0  # voxels at least about as large as this tell centres, sizes and distances well enough
+_FEW_VOXELS = 10
+_Mm3 = tuple[float, float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseGeometry:
+    """Lengths of a case.
+
+    Attributes:
+        sizes_mm: Extent (z, y, x) of each contoured ROI, by name, and of the body by an empty name: of the external,
+            else the dose region, else all ROIs together.
+        offsets_mm: Distance of each ROI's centre from the body's, to the patient's left.
+        distances_mm: Distance of each ROI that is no target to the nearest voxel of a target; 0 where they overlap.
+        gaps_mm: Distances between the centres of two organs at risk, by their names with ``" | "`` between.
+        beyond_mm: How far the body reaches beyond the targets, to the feet and to the head.
+        cut: ROIs that touch the first or last plane of the image.
+        organs: The contoured organs at risk.
+        hu: Median of the CT in each ROI, HU; of one that is a few voxels only, none.
+    """
+
+    sizes_mm: Mapping[str, _Mm3]
+    offsets_mm: Mapping[str, float]
+    distances_mm: Mapping[str, float]
+    gaps_mm: Mapping[str, float]
+    beyond_mm: tuple[float, float]
+    cut: frozenset[str]
+    organs: tuple[str, ...]
+    hu: Mapping[str, float]
+
+    @classmethod
+    def measure(
+        cls,
+        ct_hu: NDArray[np.float32],
+        words: NDArray[np.uint16],
+        spacing_mm: Sequence[float],
+        catalogue: Catalogue,
+        contoured: Sequence[str],
+    ) -> CaseGeometry:
+        """Measure a case, at least one of whose targets is contoured.
+
+        Args:
+            ct_hu: CT, shape (Z, Y, X), HU.
+            words: ROI words, shape (L, Z, Y, X).
+            spacing_mm: Voxel size (z, y, x).
+            catalogue: Names the bits.
+            contoured: ROIs with a voxel.
+        """
+        cut = {name for name in contoured if mask_from_words(words[:, [0, -1]], catalogue.bit(name)).any()}
+        coarse, size_mm = _coarsened(words[(slice(None), *_box(words))], spacing_mm)
+        kinds = {name: catalogue.rois[catalogue.bit(name)].kind for name in contoured}
+        masks = {name: mask_from_words(coarse, catalogue.bit(name)) for name in contoured}
+        places = {name: _Place.of(mask, size_mm) for name, mask in masks.items()}
+        body = _Place.of(_body(masks, kinds, coarse), size_mm)
+        targets = np.logical_or.reduce([mask for name, mask in masks.items() if kinds[name] == "target"])
+        others = [name for name in contoured if kinds[name] not in ("target", "external", "dose_region")]
+        distance_mm = ndimage.distance_transform_edt(~targets, sampling=size_mm) if others else None
+        target_ends = _Place.of(targets, size_mm).ends_z_mm
+        organs = tuple(name for name in contoured if kinds[name] == "oar")
+        return cls(
+            sizes_mm={"": body.size_mm, **{name: place.size_mm for name, place in places.items()}},
+            offsets_mm={name: place.centre_mm[2] - body.centre_mm[2] for name, place in places.items()},
+            distances_mm={} if distance_mm is None else {one: float(distance_mm[masks[one]].min()) for one in others},
+            gaps_mm={
+                f"{one} | {other}": float(np.linalg.norm(np.subtract(places[one].centre_mm, places[other].centre_mm)))
+                for one, other in itertools.combinations(organs, 2)
+            },
+            beyond_mm=(target_ends[0] - body.ends_z_mm[0], body.ends_z_mm[1] - target_ends[1]),
+            cut=frozenset(cut),
+            organs=organs,
+            hu=_medians(ct_hu, words, spacing_mm, {name: catalogue.bit(name) for name in contoured}),
+        )
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Of a mask: centre of gravity and extent (z, y, x), and its ends along z."""
+
+    centre_mm: _Mm3
+    size_mm: _Mm3
+    ends_z_mm: tuple[float, float]
+
+    @classmethod
+    def of(cls, mask: NDArray[np.bool_], voxel_mm: _Mm3) -> _Place:
+        centre, size, ends = [], [], []
+        for axis, step_mm in enumerate(voxel_mm):
+            counts = mask.sum(axis=tuple({0, 1, 2} - {axis}))
+            held = np.flatnonzero(counts)
+            centre.append(float(counts @ np.arange(counts.size) / counts.sum()) * step_mm)
+            size.append(float(held[-1] - held[0] + 1) * step_mm)
+            ends.append((float(held[0]) * step_mm, float(held[-1] + 1) * step_mm))
+        return cls((centre[0], centre[1], centre[2]), (size[0], size[1], size[2]), ends[0])
+
+
+def _box(words: NDArray[np.uint16]) -> tuple[slice, ...]:
+    """Where any ROI is."""
+    held = [np.flatnonzero(words.any(axis=tuple({0, 1, 2, 3} - {axis}))) for axis in (1, 2, 3)]
+    return tuple(slice(int(at[0]), int(at[-1]) + 1) for at in held)
+
+
+def _medians(
+    ct_hu: NDArray[np.float32], words: NDArray[np.uint16], spacing_mm: Sequence[float], bits: Mapping[str, int]
+) -> dict[str, float]:
+    """Medians over every so-manieth voxel."""
+    steps = tuple(slice(None, None, _step(mm)) for mm in spacing_mm)
+    ct_hu, words = ct_hu[steps], words[(slice(None), *steps)]
+    inside = {name: ct_hu[mask_from_words(words, bit)] for name, bit in bits.items()}
+    return {name: float(np.median(values)) for name, values in inside.items() if values.size >= _FEW_VOXELS}
+
+
+def _step(mm: float) -> int:
+    return max(1, round(_COARSE_MM / mm))
+
+
+def _coarsened(words: NDArray[np.uint16], spacing_mm: Sequence[float]) -> tuple[NDArray[np.uint16], _Mm3]:
+    """Blocks of small voxels as one, so that a fine grid takes no longer; no ROI is lost."""
+    sizes = []
+    for axis, mm in enumerate(spacing_mm, 1):
+        step = _step(mm)
+        if step > 1:
+            words = np.bitwise_or.reduceat(words, np.arange(0, words.shape[axis], step), axis=axis)
+        sizes.append(float(mm) * step)
+    return words, (sizes[0], sizes[1], sizes[2])
+
+
+def _body(
+    masks: Mapping[str, NDArray[np.bool_]], kinds: Mapping[str, str], words: NDArray[np.uint16]
+) -> NDArray[np.bool_]:
+    for kind in ("external", "dose_region"):
+        for name, mask in masks.items():
+            if kinds[name] == kind:
+                return mask
+    return np.asarray(words.any(0))

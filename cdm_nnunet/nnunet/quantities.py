@@ -1,0 +1,97 @@
+"""The quantities by which a patient is compared with the training patients, with their words, units and scales."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from cdm_nnunet.nnunet.case_facts import CaseFacts
+
+_AXES = ("height", "depth", "width")  # z, y, x
+
+
+@dataclass(frozen=True)
+class QuantityKind:
+    """A kind of quantity.
+
+    Attributes:
+        words: What it is, with ``{}`` for the ROI where there is one.
+        unit: Its unit; empty for a number.
+        is_size: Whether it is compared by its logarithm.
+        floor: Least spread that is expected among patients: in the unit, of a size as a share.
+    """
+
+    words: str
+    unit: str
+    is_size: bool
+    floor: float
+
+    def scaled(self, value: float) -> float:
+        """On the scale on which values are compared."""
+        return math.log(max(value, 1e-3)) if self.is_size else value
+
+
+_KINDS: Mapping[str, QuantityKind] = {
+    "volume": QuantityKind("the volume of {}", "cc", True, 0.2),
+    "height": QuantityKind("the height of {}", "mm", True, 0.1),
+    "depth": QuantityKind("the depth of {}", "mm", True, 0.1),
+    "width": QuantityKind("the width of {}", "mm", True, 0.1),
+    "offset": QuantityKind("the position of {}, from the body's centre to the left,", "mm", False, 5.0),
+    "distance": QuantityKind("the distance of {} to the targets", "mm", False, 10.0),
+    "feet": QuantityKind("what the body reaches beyond the targets to the feet", "mm", False, 10.0),
+    "head": QuantityKind("what the body reaches beyond the targets to the head", "mm", False, 10.0),
+    "hu": QuantityKind("the median of the CT in {}", "HU", False, 15.0),
+    "ratio": QuantityKind("the ratio of the lowest to the highest prescription", "", False, 0.05),
+    "organs": QuantityKind("the number of organs at risk", "", False, 1.0),
+}
+
+
+def kind_of(key: str) -> QuantityKind:
+    """The kind of a quantity: of the first word of its key.
+
+    Raises:
+        KeyError: If there is no such kind.
+    """
+    return _KINDS[key.partition(" ")[0]]
+
+
+def words_of(key: str) -> str:
+    """What a quantity is.
+
+    Example:
+        >>> words_of("volume Parotid_L"), words_of("width ")
+        ("the volume of 'Parotid_L'", 'the width of the body')
+    """
+    roi = key.partition(" ")[2]
+    return kind_of(key).words.format(f"'{roi}'" if roi else "the body")
+
+
+def quantities_of(case: CaseFacts) -> dict[str, float]:
+    """The quantities of a case, by a key of kind and ROI."""
+    geometry, levels_gy = case.geometry, case.prescriptions_gy.values()
+    found: dict[str, float] = {f"volume {name}": cc for name, cc in case.volumes_cc.items()}
+    body = geometry.sizes_mm[""]
+    for name, sizes in geometry.sizes_mm.items():
+        if name == "" or sizes != body:  # (the body's outline is an ROI as well)
+            found |= {f"{axis} {name}": mm for axis, mm in zip(_AXES, sizes, strict=True)}
+    found |= {f"offset {name}": mm for name, mm in geometry.offsets_mm.items()}
+    found |= {f"distance {name}": mm for name, mm in geometry.distances_mm.items()}
+    return {
+        **found,
+        "feet": geometry.beyond_mm[0],
+        "head": geometry.beyond_mm[1],
+        **{f"hu {name}": hu for name, hu in geometry.hu.items()},
+        "ratio": min(levels_gy) / max(levels_gy),
+        "organs": float(len(geometry.organs)),
+    }
+
+
+def lengths_of(case: CaseFacts) -> dict[str, float]:
+    """Logarithms of the lengths by which the size of the anatomy is judged: of organs at risk, and between them."""
+    geometry = case.geometry
+    lengths = {f"gap {pair}": mm for pair, mm in geometry.gaps_mm.items()}
+    for name in geometry.organs:
+        lengths |= {f"{axis} {name}": mm for axis, mm in zip(_AXES, geometry.sizes_mm[name], strict=True)}
+        lengths[f"volume {name}"] = case.volumes_cc[name] ** (1 / 3)
+    return {key: math.log(max(length, 1e-3)) for key, length in lengths.items()}

@@ -1,0 +1,229 @@
+"""Distributions of the training patients' quantities, and how far a new patient lies from them.
+
+The limits come from the training patients themselves: each fifth of them is compared with the others, so that about the
+same share of patients of the same clinic lies beyond them, whatever the clinic and the number of ROIs. Definitions:
+``docs/new_patient.md``, "Does the model apply?".
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from cdm_nnunet.nnunet.case_facts import CaseFacts
+from cdm_nnunet.nnunet.quantities import kind_of, lengths_of, quantities_of
+from cdm_nnunet.prediction_record import ENOUGH_CASES
+
+MIN_CASES = ENOUGH_CASES
+_MIN_KNOWN = 10  # cases that have a quantity
+_LEAST_LIMIT = 4.0  # standard deviations
+LEVELS = (0.0, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 97.5, 99.0, 100.0)  # percent
+_MEDIAN, _LOW, _HIGH = (LEVELS.index(level) for level in (50.0, 5.0, 95.0))
+_NORMAL_95 = 1.645  # the 95th percentile of a normal distribution, in standard deviations
+_FOLDS = 5
+_SCORE_PERCENT = 98.0  # of the training patients have a lower score
+_END_PERCENT = 0.5  # of them on each side lie beyond the limits for size and CT, before the margin
+_MARGIN = 1.15  # for what a few patients tell of the ends of a distribution
+_MOST_VALUES = 60
+_SIZE_FLOOR = 0.02
+_CT_FLOOR_HU = 5.0
+_STRICT = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Distribution(BaseModel):
+    """Of a quantity among the training cases that have it.
+
+    Attributes:
+        n: Their number.
+        quantiles: Values at :data:`LEVELS`.
+    """
+
+    model_config = _STRICT
+
+    n: int = Field(ge=1)
+    quantiles: Annotated[tuple[float, ...], Field(min_length=len(LEVELS), max_length=len(LEVELS))]
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Distribution:
+        """That of values."""
+        return cls(n=len(values), quantiles=tuple(np.percentile(values, LEVELS).tolist()))
+
+    def percentile(self, value: float) -> float:
+        """Percent of the training cases that lie lower: 0 below all, 100 above all."""
+        low, high = self.quantiles[0], self.quantiles[-1]
+        if value < low or value > high:
+            return 0.0 if value < low else 100.0
+        return float(np.interp(value, self.quantiles, LEVELS))
+
+    def score(self, key: str, value: float) -> float:
+        """Distance from the median in standard deviations, as the 5th or 95th percentile tells them."""
+        kind = kind_of(key)
+        median, low, high = (kind.scaled(self.quantiles[k]) for k in (_MEDIAN, _LOW, _HIGH))
+        away = kind.scaled(value) - median
+        spread = (high - median if away > 0 else median - low) / _NORMAL_95
+        return away / max(spread, kind.floor)
+
+
+class TargetSet(BaseModel):
+    """Targets that were prescribed together.
+
+    Attributes:
+        targets: Their names.
+        n: In how many training cases.
+    """
+
+    model_config = _STRICT
+
+    targets: tuple[str, ...]
+    n: int = Field(ge=1)
+
+
+class Usual(BaseModel):
+    """What many values of a case say together, such as its lengths of its size: the weighted median of differences.
+
+    Attributes:
+        values: Median and spread of each value among the training cases, by key.
+        of_cases: Distribution of the training cases' own weighted medians.
+        limits: Lowest and highest one that is not unusual.
+    """
+
+    model_config = _STRICT
+
+    values: Mapping[str, tuple[float, float]]
+    of_cases: Distribution
+    limits: tuple[float, float]
+
+    @classmethod
+    def of(cls, cases: Sequence[Mapping[str, float]], floor: float) -> Usual:
+        """That of values by case.
+
+        Args:
+            cases: Of each case its values, by key.
+            floor: Least spread.
+        """
+        own = [
+            _difference(usual, case) or 0.0
+            for others, held in _held_out(cases)
+            for usual in [_usual(others, floor)]
+            for case in held
+        ]
+        low, high = (float(np.percentile(own, level)) for level in (_END_PERCENT, 100 - _END_PERCENT))
+        return cls(
+            values=_usual(cases, floor),
+            of_cases=Distribution.of(own),
+            limits=(_MARGIN * min(low, -floor), _MARGIN * max(high, floor)),
+        )
+
+    def difference(self, case: Mapping[str, float]) -> float | None:
+        """The weighted median of a case's differences; None where it has none of the values."""
+        return _difference(self.values, case)
+
+    def beyond(self, difference: float) -> float:
+        """How many times as far as the limit a difference lies; at most 1 where it is not unusual."""
+        low, high = self.limits
+        return difference / high if difference > 0 else difference / low
+
+
+class ReferenceCases(BaseModel):
+    """Distributions over the training cases.
+
+    Attributes:
+        quantities: By key of :func:`cdm_nnunet.nnunet.quantities.quantities_of`.
+        score_limit: Highest score of a quantity that is not unusual.
+        size: Of the anatomy: of the logarithms of its lengths.
+        ct: Of the medians of the CT in the ROIs, HU.
+        target_sets: Which targets were prescribed together.
+        cut: In how many cases each ROI touched the first or last plane of the image.
+    """
+
+    model_config = _STRICT
+
+    quantities: Mapping[str, Distribution]
+    score_limit: float = Field(gt=0)
+    size: Usual
+    ct: Usual
+    target_sets: tuple[TargetSet, ...]
+    cut: Mapping[str, int]
+
+    @classmethod
+    def of(cls, cases: Sequence[CaseFacts]) -> ReferenceCases | None:
+        """Those of cases; None for fewer than :data:`MIN_CASES`."""
+        if len(cases) < MIN_CASES:
+            return None
+        quantities = [quantities_of(case) for case in cases]
+        scores = [
+            _highest_score(known, case)
+            for others, held in _held_out(quantities)
+            for known in [_distributions(others)]
+            for case in held
+        ]
+        sets = Counter(tuple(sorted(case.prescriptions_gy)) for case in cases)
+        cut = Counter(name for case in cases for name in case.geometry.cut)
+        return cls(
+            quantities=_distributions(quantities),
+            score_limit=max(_LEAST_LIMIT, float(np.percentile(scores, _SCORE_PERCENT))),
+            size=Usual.of([lengths_of(case) for case in cases], _SIZE_FLOOR),
+            ct=Usual.of([case.geometry.hu for case in cases], _CT_FLOOR_HU),
+            target_sets=tuple(TargetSet(targets=targets, n=n) for targets, n in sorted(sets.items())),
+            cut=dict(sorted(cut.items())),
+        )
+
+    def scores(self, case: CaseFacts) -> dict[str, tuple[float, float]]:
+        """Value and score of each quantity of a case that enough training cases have."""
+        known = quantities_of(case)
+        return {
+            key: (known[key], distribution.score(key, known[key]))
+            for key, distribution in self.quantities.items()
+            if key in known
+        }
+
+
+_Values = Mapping[str, float]
+
+
+def _held_out(cases: Sequence[_Values]) -> Iterator[tuple[list[_Values], Sequence[_Values]]]:
+    """Each fifth of the cases with the four others."""
+    for fold in range(_FOLDS):
+        yield [case for k, case in enumerate(cases) if k % _FOLDS != fold], cases[fold::_FOLDS]
+
+
+def _distributions(cases: Sequence[Mapping[str, float]]) -> dict[str, Distribution]:
+    values: dict[str, list[float]] = {}
+    for case in cases:
+        for key, value in case.items():
+            values.setdefault(key, []).append(value)
+    return {key: Distribution.of(found) for key, found in sorted(values.items()) if len(found) >= _MIN_KNOWN}
+
+
+def _highest_score(known: Mapping[str, Distribution], case: Mapping[str, float]) -> float:
+    return max((abs(known[key].score(key, value)) for key, value in case.items() if key in known), default=0.0)
+
+
+def _usual(cases: Sequence[Mapping[str, float]], floor: float) -> dict[str, tuple[float, float]]:
+    """Median and spread (of the middle 68 %) of the values that vary least."""
+    values: dict[str, list[float]] = {}
+    for case in cases:
+        for key, value in case.items():
+            values.setdefault(key, []).append(value)
+    found = {}
+    for key, of_key in values.items():
+        if len(of_key) >= _MIN_KNOWN:
+            median = float(np.median(of_key))
+            found[key] = (median, max(float(np.percentile(np.abs(np.subtract(of_key, median)), 68.0)), floor))
+    return dict(sorted(found.items(), key=lambda item: item[1][1])[:_MOST_VALUES])
+
+
+def _difference(usual: Mapping[str, tuple[float, float]], case: Mapping[str, float]) -> float | None:
+    """The weighted median of differences, each with the inverse square of its spread as weight."""
+    keys = [key for key in usual if key in case]
+    if not keys:
+        return None
+    away = np.array([case[key] - usual[key][0] for key in keys])
+    weights = np.array([usual[key][1] ** -2 for key in keys])
+    order = np.argsort(away)
+    summed = np.cumsum(weights[order])
+    return float(away[order][np.searchsorted(summed, summed[-1] / 2)])
