@@ -2,11 +2,12 @@
 
     python benchmarks/applicability.py nnUNet_raw/Dataset501_OpenKBP work_folder
     python benchmarks/applicability.py nnUNet_raw/Dataset501_OpenKBP work_folder --inside 0
+    python benchmarks/applicability.py nnUNet_raw/Dataset501_OpenKBP work_folder --untouched
 
 The cohort is the training cases of a fold of the data set, the new patients are its validation cases; with
 ``--inside K`` the K-th fifth of the training cases are new, and the other four fifths the cohort. Each new patient is
-measured as it is and altered in a dozen ways. No network is needed: only facts are measured. They are kept in the work
-folder, so that a run that was stopped goes on.
+measured as it is and altered in a dozen ways. ``--untouched`` compares each fifth of the training cases, as they are.
+No network is needed: only facts are measured. They are kept in the work folder, so that a run that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -44,23 +45,44 @@ def main() -> None:
     parser.add_argument(
         "--inside", type=int, choices=range(FIFTHS), help="new patients are a fifth of the training cases"
     )
+    parser.add_argument(
+        "--untouched", action="store_true", help="how many training patients a cohort of others calls unusual"
+    )
     args = parser.parse_args()
     raw = RawDataset(args.dataset)
     fold = json.loads((args.dataset / "splits_final.json").read_text())[args.fold]
-    cohort, new = fold["train"], fold["val"]
-    if args.inside is not None:
-        new = cohort[args.inside :: FIFTHS]
-        cohort = [case for case in cohort if case not in new]
-    measured = [measure(raw, case, args.work)["untouched"] for case in cohort]
+    if args.untouched:
+        told = {}
+        for number in range(FIFTHS):
+            told |= dict(compare(raw, *fifth(fold["train"], number), args.work, altered=False)[1].get("untouched", {}))
+        unusual = {case: why for case, (status, why) in told.items() if status != "inside"}
+        print(f"{len(unusual)} of {len(told)} training patients ({100 * len(unusual) / len(told):.1f} %)")
+        print("\n".join(f"{case}: {why}" for case, why in unusual.items()))
+        return
+    cohort, new = (fold["train"], fold["val"]) if args.inside is None else fifth(fold["train"], args.inside)
+    report(*compare(raw, cohort, new, args.work, altered=True))
+
+
+def fifth(cases: list[str], number: int) -> tuple[list[str], list[str]]:
+    """The others, and every fifth of some cases."""
+    new = cases[number::FIFTHS]
+    return [case for case in cases if case not in new], new
+
+
+def compare(
+    raw: RawDataset, cohort: list[str], new: list[str], work: Path, *, altered: bool
+) -> tuple[Cohort, dict[str, dict[str, tuple[str, str]]]]:
+    """The cohort, and status and reasons of new cases by alteration."""
+    measured = [measure(raw, case, work)["untouched"] for case in cohort]
     known = Cohort.of([facts for facts in measured if isinstance(facts, CaseFacts)])
-    outcomes: dict[str, list[tuple[str, str, str]]] = {}
+    outcomes: dict[str, dict[str, tuple[str, str]]] = {}
     for case in new:
-        for name, facts in measure(raw, case, args.work, altered=True).items():
-            outcomes.setdefault(name, []).append((case, *judged(known, facts, raw.catalogue)))
-    report(known, outcomes)
+        for name, facts in measure(raw, case, work, altered=altered).items():
+            outcomes.setdefault(name, {})[case] = judged(known, facts, raw.catalogue)
+    return known, outcomes
 
 
-def report(cohort: Cohort, outcomes: dict[str, list[tuple[str, str, str]]]) -> None:
+def report(cohort: Cohort, outcomes: dict[str, dict[str, tuple[str, str]]]) -> None:
     """One row an alteration, then who was not told."""
     reference = cohort.reference
     if reference is not None:
@@ -73,7 +95,9 @@ def report(cohort: Cohort, outcomes: dict[str, list[tuple[str, str, str]]]) -> N
     print("| alteration | n | told | unusual | outside | refused |\n| --- | --- | --- | --- | --- | --- |")
     n_told = n_altered = 0
     for name, cases in outcomes.items():
-        counts = {status: sum(found == status for _, found, _ in cases) for status in ("unusual", "outside", "refused")}
+        counts = {
+            status: sum(found == status for found, _ in cases.values()) for status in ("unusual", "outside", "refused")
+        }
         told = sum(counts.values())
         print(
             f"| {name} | {len(cases)} | {told} ({100 * told / len(cases):.0f} %) | "
@@ -84,7 +108,7 @@ def report(cohort: Cohort, outcomes: dict[str, list[tuple[str, str, str]]]) -> N
             n_told, n_altered = n_told + told, n_altered + len(cases)
     print(f"\n{n_told} of {n_altered} alterations told ({100 * n_told / n_altered:.1f} %)\n")
     for name, cases in outcomes.items():
-        for case, status, why in cases:
+        for case, (status, why) in cases.items():
             if (status != "inside") == (name == "untouched"):
                 print(f"{name}: {case} {status} {why}")
 

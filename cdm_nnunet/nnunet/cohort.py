@@ -33,6 +33,7 @@ _MIN_CONTRAST = 0.1  # of the smallest range of HU that a training patient has
 _PRESCRIPTION_MARGIN = 0.02  # under a fraction, above rounding and rescaling of plans
 _SPACING_MARGIN = 0.1
 _VOLUME_FACTOR = 2.0  # observers differ by as much in small organs
+_KNOWN_VOLUME_FACTOR = 4.0  # where there is a distribution, which judges what lies between
 _OUTSIDE_PRESCRIPTION_FACTOR = 1.2  # of a target's own range: beyond, it is another treatment
 _HU_MARGINS = (100.0, 50.0, 200.0)  # of the percentiles: air and metal vary with what was scanned
 
@@ -188,7 +189,7 @@ class Cohort(BaseModel):
             known = self.volume_cc.get(name)
             if known is None:
                 yield Finding(text=f"'{name}' is contoured, and was in no training case: the model does not know it")
-            elif not _within(known, volume_cc, _VOLUME_FACTOR):
+            elif not _within(known, volume_cc, _VOLUME_FACTOR if self.reference is None else _KNOWN_VOLUME_FACTOR):
                 text = f"'{name}' has {volume_cc:.3g} cc (in training {_said(known, 'cc')})"
                 yield _beyond(text, volume_cc, "cc", known)
         for name, n in self.contoured.items():
