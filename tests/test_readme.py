@@ -37,7 +37,8 @@ cdm-nnunet() {
         train)
             CDM_LEARNING_RATE=0.05 CDM_NUM_EPOCHS=1 CDM_NUM_ITERATIONS=1 CDM_NUM_VAL_ITERATIONS=1 \
                 command cdm-nnunet "$@" -device cpu ;;
-        predict|study) command cdm-nnunet "$@" -device cpu ;;
+        predict) command cdm-nnunet "$@" -device cpu --disable-tta ;;
+        study) command cdm-nnunet "$@" -device cpu ;;
         *) command cdm-nnunet "$@" ;;
     esac
 }
