@@ -50,6 +50,7 @@ from cdm_nnunet.report.folder import write_cohort
 DATASET_ID, NAME = 500, "Dataset500_Scale"
 STEPS = ("convert", "plan", "train", "predict", "evaluate", "report", "compare", "page")
 MEASURED = ("convert", "plan", "predict", "evaluate", "report", "compare")
+SEVERAL_CORES: list[str] = []  # filled while a step with several processes runs
 SHRINK = 0.98  # of the other model's doses
 
 
@@ -151,13 +152,21 @@ class Cohort:
         }
 
 
+def on_one_core() -> None:
+    """Keep a command on one core: torch's threads wait for each other by computing, the more the busier the machine."""
+    if not SEVERAL_CORES:
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+
+
 def measured(command: list[str], environment: dict[str, str], folder: Path) -> Measured:
     """Run a command to its end; its output goes to a log."""
     folder.mkdir(parents=True, exist_ok=True)
     load = os.getloadavg()[0]
     began = time.monotonic()
     with (folder / "log.txt").open("a") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT, cwd=folder)
+        process = subprocess.Popen(
+            command, env=environment, stdout=log, stderr=subprocess.STDOUT, cwd=folder, preexec_fn=on_one_core
+        )
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
@@ -258,7 +267,9 @@ def main() -> None:
             step(f"{name} {n}", getattr(cohort, name))
             if name in ("convert", "evaluate"):
                 for processes in [p for p in args.processes if p > 1]:
+                    SEVERAL_CORES.append(name)
                     step(f"{name} {n}, {processes} processes", partial(getattr(cohort, name), processes))
+                    SEVERAL_CORES.clear()
     for n in args.copies:
         names = {"compare_results": f"compare of {n} copies", "page": f"page of {n} copies"}
         if names.values() - results.keys():
