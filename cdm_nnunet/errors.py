@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import re
+
+_BREAK = re.compile(r"\s*[\n\v\f\r\x1c-\x1e\x85\u2028\u2029]\s*")
+
 
 class InputError(ValueError):
-    """Input that must not be used: a file, an option or data that would lead to a wrong dose.
+    r"""Input that must not be used: a file, an option or data that would lead to a wrong dose.
 
     The message says what was expected, what came, for which case, ROI or file, and how to fix it. The command line
     prints it as one line and exits with status 2; anything else that is raised is a defect of this software.
+
+    Example:
+        >>> print(InputError("'PTV\n\x1b[2J' is no name"))
+        'PTV \x1b[2J' is no name
     """
+
+    def __str__(self) -> str:
+        """The message as one line, with what would act on a screen escaped: names in files may hold anything."""
+        line = _BREAK.sub(" ", super().__str__()).strip()
+        return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in line)
 
 
 def numbers(values: object) -> str:

@@ -57,10 +57,12 @@ def read_spacing_mm(path: Path) -> tuple[float, float, float]:
     """Voxel size (x, y, z) in mm from ``voxel_dimensions.csv``, whose lines are in the order of OpenKBP's axes.
 
     Raises:
-        InputError: If the file is missing or is not three numbers.
+        InputError: If the file is missing or is not three lines with a number above zero each.
     """
     try:
-        back, left, feet = (read_number(line) for line in _read(path).decode("ascii").split())
+        back, left, feet = (read_number(line) for line in _read(path).decode("ascii").removesuffix("\n").split("\n"))
+        if min(back, left, feet) <= 0:
+            raise ValueError("they must be above zero")
     except ValueError as error:
         raise InputError(f"{path}: expected three lines with a voxel size in mm each ({error})") from None
     return left, back, feet

@@ -38,6 +38,9 @@ PAST = [
     ("OpenKBP files", 0, [("flip", 47343, 6)], "refused"),  # two lines of a mask became one, and a voxel was lost
     ("OpenKBP files", 0, [("word", 20_000, b"12.7")], "refused"),
     ("OpenKBP files", -1, [("word", 7868, b"1_0"), ("flip", 1132, 3), ("flip", 1132, 3)], "refused"),
+    ("OpenKBP files", -1, [("set", 193, b"\n")], "refused"),  # a digit became an empty line, the voxel size another
+    ("OpenKBP files", -1, [("word", 117, b"-1")], "refused"),
+    ("DICOM patient", 4, [("insert", 27009, b"\x8a\xc9\x11\n3C")], "refused"),  # a line break in a UID in the message
     ("index", 0, [("word", 30_000, b"1" * 5000)], "same"),
 ]
 
