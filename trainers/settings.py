@@ -114,7 +114,7 @@ class TrainingSettings:
                 continue
             kind = next((k for k in (int, float, str) if isinstance(field.default, k)), float)  # (None: a float)
             try:
-                if kind is not str:
+                if kind is not str and math.isfinite(float(text)):
                     read_number(text)
                 values[field.name] = kind(text)
             except ValueError:

@@ -53,7 +53,7 @@ def test_sound_templates(clinic, capfd):
         f"{path}: sound; 3 ROIs, 3 goals, 1 of them with a limit",
         "openkbp: sound; 11 ROIs, 42 goals, 10 of them with a limit",
     ]
-    assert shown.err == ""
+    assert shown.err == "next: add -d ID to see which ROIs of a data set the template finds\n"
 
 
 def test_every_fault_of_every_template_is_told(clinic, capfd):

@@ -105,10 +105,9 @@ def test_the_index_goes_on_where_it_stopped(exports, tmp_path):
     first = index_folder(exports, cache)
     assert index_folder(exports, cache) == first
     head, *lines = cache.read_text().splitlines()
-    rows = [json.loads(line.partition(" ")[2]) for line in lines if line]
+    rows = [kept_rows._row_of(line) for line in lines if line]
     (path, kept), (other, _) = rows[:2]
-    kept["row"]["patient"] = "from the cache"
-    text = kept_rows._line(path, kept)
+    text = kept_rows._line(path, kept._replace(row=json.dumps({**json.loads(kept.row), "patient": "from the cache"})))
     edited = kept_rows._line(*rows[1]).replace('"patient": "', '"patient": "from elsewhere ')
     assert edited != kept_rows._line(*rows[1])
     cache.write_text("\n".join([head, text, edited, kept_rows._line(*rows[2])[:50]]))

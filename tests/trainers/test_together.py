@@ -108,6 +108,15 @@ def test_two_processes_agree_and_count_each_sample_once(tmp_path):
     assert said == [True, True, False]
 
 
+@pytest.fixture
+def ctrl_c():
+    """SIGINT as at the start of Python: a process that a test runner has started may ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("orphaned", [False, True])
 def test_the_end_of_the_parent_asks_to_stop_and_ctrl_c_ends_at_once(orphaned, monkeypatch):
     request = StopRequest(outlives_parent=True)
