@@ -9,7 +9,7 @@ from functools import partial
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import matplotlib
 import numpy as np
@@ -39,6 +39,7 @@ PANEL_FOLDERS: list[Traversable] = [resources.files("cdm_nnunet.report") / "pane
 """Where the report's panels lie, one module of JavaScript each (``docs/extending.md``)."""
 Progress = Callable[[str, int, int], None]
 _Parts = tuple[dict[str, Any], bytes]
+_Result = TypeVar("_Result")
 
 
 def write_report(
@@ -90,7 +91,7 @@ def case_elements(
     progress: Progress | None = None,
     refusals: Refusals | None = None,
 ) -> Iterator[tuple[int, str]]:
-    """The elements with curves and slices of each case, as they come, with the case's place in the evaluation.
+    """The elements with curves and slices of each case, in their order, with the case's place in the evaluation.
 
     Args:
         evaluation: As for :func:`write_report`.
@@ -107,7 +108,7 @@ def case_elements(
     job = partial(_case_parts, template=evaluation.template, max_bytes=max_bytes)
     job = job if refusals is None else Attempt(job, refusals.log)
     places = {name: place for place, name in enumerate(names)}
-    for done, (position, parts) in enumerate(unordered(job, cases, processes), 1):
+    for done, (position, parts) in enumerate(_in_order(unordered(job, cases, processes)), 1):
         case = cases[position].case
         if isinstance(parts, Refused) and refusals is not None:
             refusals.add(case, parts.reason)
@@ -119,6 +120,17 @@ def case_elements(
     for case, reason in ({} if refusals is None else refusals.reasons).items():
         if case in places:
             yield places[case], json_script(f"case-{places[case]}", {"problem": reason})
+
+
+def _in_order(results: Iterator[tuple[int, _Result]]) -> Iterator[tuple[int, _Result]]:
+    """Results by position, from 0 on; what comes too early waits."""
+    waiting: dict[int, _Result] = {}
+    turn = 0
+    for position, result in results:
+        waiting[position] = result
+        while turn in waiting:
+            yield turn, waiting.pop(turn)
+            turn += 1
 
 
 def case_bytes(n_cases: int) -> int:

@@ -4,6 +4,7 @@ import re
 import pytest
 
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.report import page
 from cdm_nnunet.report.page import MAX_REPORT_BYTES, case_bytes, write_report
 from cdm_nnunet.report.parts import json_script
 
@@ -45,3 +46,7 @@ def test_a_report_is_there_whole_or_not_at_all(report, tmp_path):
         write_report(report.evaluation, report.dataset, predictions, target)
     assert target.read_text(encoding="utf-8") == "yesterday's"
     assert [path.name for path in target.parent.iterdir()] == ["report.html"]
+
+
+def test_cases_stand_in_their_order_however_they_come():
+    assert list(page._in_order(iter([(1, "b"), (2, "c"), (0, "a"), (3, "d")]))) == [*enumerate("abcd")]
