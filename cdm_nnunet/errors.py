@@ -20,8 +20,12 @@ class InputError(ValueError):
 
     def __str__(self) -> str:
         """The message as one line, with what would act on a screen escaped: names in files may hold anything."""
-        line = _BREAK.sub(" ", super().__str__()).strip()
-        return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in line)
+        return printable(_BREAK.sub(" ", super().__str__()).strip())
+
+
+def printable(text: str) -> str:
+    """A text with everything escaped that would act on a screen."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
 def numbers(values: object) -> str:

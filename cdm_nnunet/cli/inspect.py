@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cdm_nnunet.cli import _options
-from cdm_nnunet.cli._screen import printable
+from cdm_nnunet.errors import printable
 
 SUMMARY = "Look into a folder of DICOM exports: patients, ROI names, prescriptions, and what can't be converted."
 EXAMPLE = "cdm-nnunet inspect dicom exports -o inspection --template clinic.json"

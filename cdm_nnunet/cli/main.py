@@ -23,8 +23,7 @@ from cdm_nnunet import __version__
 from cdm_nnunet.cli import _guide, _options
 from cdm_nnunet.cli._options import numbers_of_datasets
 from cdm_nnunet.cli._parser import Parser
-from cdm_nnunet.cli._screen import printable
-from cdm_nnunet.errors import InputError
+from cdm_nnunet.errors import InputError, printable
 from cdm_nnunet.folders import FOLDER_VARIABLES, set_environment
 from cdm_nnunet.progress import wrapped
 
