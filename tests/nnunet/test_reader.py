@@ -152,9 +152,10 @@ def test_flipped_bytes_are_refused(files):
         CDMReaderWriter().read_images(files)
 
 
-@pytest.mark.parametrize("content", [b"not gzip at all", gzip.compress(b"not a NIfTI file" * 100)])
-def test_what_is_no_image_is_refused(files, content):
-    Path(files[2]).write_bytes(content)
+@pytest.mark.parametrize("packed", [False, True])
+def test_what_is_no_image_is_refused(files, packed):
+    content = b"not a NIfTI file" * 100
+    Path(files[2]).write_bytes(gzip.compress(content) if packed else content)
     with pytest.raises(
         InputError, match=rf"{re.escape(files[2])} is (damaged or cut off|not a compressed NIfTI-1 file)"
     ):
