@@ -76,7 +76,7 @@ def read_image(path: Path, *, patient_axes: bool = False) -> Image:
 
     Args:
         path: The file, ``.nii.gz``, or uncompressed as ``.nii``.
-        patient_axes: Flip and swap axes so that x runs to the patient's left, y to posterior and z to the head.
+        patient_axes: Turn it as :func:`on_patient_axes` does.
 
     Raises:
         InputError: As :func:`cdm_nnunet.nifti_header.read_voxels`, or if voxels are NaN or infinite.
@@ -89,10 +89,16 @@ def read_image(path: Path, *, patient_axes: bool = False) -> Image:
     except RuntimeError as error:
         raise InputError(f"{path} cannot be read as an image: {str(error).strip().splitlines()[-1]}") from error
     header.refuse_other_affine(_affine(image), "orientation as SimpleITK takes it")
-    if patient_axes:
-        orient: Any = sitk.DICOMOrient
-        image = orient(image, "LPS")
-    return image_of_itk(image, path)
+    read = image_of_itk(image, path)
+    return on_patient_axes(read) if patient_axes else read
+
+
+def on_patient_axes(image: Image) -> Image:
+    """An image with axes flipped and swapped so that x runs to the patient's left, y to posterior and z to the head."""
+    if np.array_equal(image.grid.axes, np.eye(3)):
+        return image
+    orient: Any = sitk.DICOMOrient
+    return image_of_itk(orient(itk_of_volume(image), "LPS"), image.path)
 
 
 def image_of_itk(itk: Any, path: Path) -> Image:

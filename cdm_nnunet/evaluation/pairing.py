@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -109,6 +109,38 @@ class DosePair:
         return mask_of(self.roi_bits, self.catalogue.bit(name))
 
 
+@dataclass(frozen=True, eq=False)
+class CaseImages:
+    """The images of a case that are compared, read once.
+
+    Attributes:
+        files: Where they lie.
+        reference: Reference dose.
+        predicted: Predicted dose.
+        roi_bits: Packed ROI masks.
+        pair: Their values, checked.
+    """
+
+    files: CaseFiles
+    reference: Image
+    predicted: Image
+    roi_bits: Image
+    pair: DosePair
+
+    def __str__(self) -> str:
+        return str(self.files)
+
+    def named(self, files: CaseFiles) -> CaseImages:
+        """The images under the names of other files, of which these were copies."""
+        return replace(
+            self,
+            files=files,
+            reference=replace(self.reference, path=files.reference),
+            predicted=replace(self.predicted, path=files.predicted),
+            roi_bits=replace(self.roi_bits, path=files.roi_bits),
+        )
+
+
 def find_cases(
     dataset: RawDataset,
     predictions: Path,
@@ -170,6 +202,11 @@ def find_cases(
 
 
 def load_pair(files: CaseFiles) -> DosePair:
+    """The doses and ROI masks of a case, as :func:`read_case` reads and checks them."""
+    return read_case(files).pair
+
+
+def read_case(files: CaseFiles) -> CaseImages:
     """Read the doses and ROI masks of a case and check that they may be compared.
 
     Raises:
@@ -177,15 +214,15 @@ def load_pair(files: CaseFiles) -> DosePair:
             or the prediction is in another unit than Gy.
     """
     try:
-        return _load_pair(files)
+        return _read_case(files)
     except InputError as error:
         raise InputError(f"case '{files.case}': {error}") from error
 
 
-def _load_pair(files: CaseFiles) -> DosePair:
-    reference, predicted, roi_bits, *members = (
-        read_image(path) for path in (files.reference, files.predicted, files.roi_bits, *files.members)
-    )
+def _read_case(files: CaseFiles) -> CaseImages:
+    paths = (files.reference, files.predicted, files.roi_bits, *files.members)
+    read = {path: read_image(path) for path in dict.fromkeys(paths)}  # (of a new patient the reference is the dose)
+    reference, predicted, roi_bits, *members = (read[path] for path in paths)
     if not np.allclose(reference.grid.spacing_zyx_mm, files.spacing_mm, rtol=0, atol=SPACING_TOLERANCE_MM):
         raise InputError(
             f"{files.reference} has spacing {numbers(reference.grid.spacing_zyx_mm)} mm (z, y, x), "
@@ -202,7 +239,7 @@ def _load_pair(files: CaseFiles) -> DosePair:
     except InputError as error:
         raise InputError(f"{files.roi_bits}: {error}") from error
     _refuse_other_rois(files, roi_bits.values)
-    return DosePair(
+    pair = DosePair(
         files.case,
         reference.values,
         predicted.values,
@@ -216,6 +253,7 @@ def _load_pair(files: CaseFiles) -> DosePair:
         files.fractions,
         files.converted_from,
     )
+    return CaseImages(files, reference, predicted, roi_bits, pair)
 
 
 def _case_files(dataset: RawDataset, case: str, predicted: Path, members: Sequence[Path]) -> CaseFiles:

@@ -17,10 +17,11 @@ from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
 from cdm_nnunet.dvh import Template, cumulative_dvh, match_rois
-from cdm_nnunet.evaluation.pairing import CaseFiles, DosePair
+from cdm_nnunet.evaluation.pairing import CaseFiles, CaseImages, read_case
 from cdm_nnunet.files import replacing
 from cdm_nnunet.geometry.grid import Grid
-from cdm_nnunet.images import read_image
+from cdm_nnunet.images import on_patient_axes, read_image
+from cdm_nnunet.roi import mask_of
 
 CT_WINDOW_HU = (-160.0, 240.0)
 WASH_FROM_FRACTION = 0.1
@@ -110,25 +111,25 @@ def draw_case(files: CaseFiles, template: Template, folder: Path) -> tuple[Path,
 
 
 def load_scene(files: CaseFiles, template: Template) -> Scene:
-    """Read what a picture needs, turned to the patient's axes."""
+    """Read what a picture needs; as :func:`scene_of`."""
+    return scene_of(read_case(files), template)
+
+
+def scene_of(images: CaseImages, template: Template) -> Scene:
+    """What a picture shows of a case, turned to the patient's axes; the CT is read.
+
+    Raises:
+        InputError: If the CT can't be read, or lies on another grid.
+    """
+    ct = read_image(images.files.ct)
+    images.reference.refuse_other_grid(ct)
     ct, reference, predicted, bits = (
-        read_image(path, patient_axes=True) for path in (files.ct, files.reference, files.predicted, files.roi_bits)
+        on_patient_axes(image) for image in (ct, images.reference, images.predicted, images.roi_bits)
     )
-    reference.refuse_other_grid(ct)
-    pair = DosePair(
-        files.case,
-        reference.values,
-        predicted.values,
-        bits.values,
-        files.catalogue,
-        reference.grid.spacing_zyx_mm,
-        files.contoured,
-        files.prescriptions_gy,
-    )
-    masks, n_targets = _present_masks(pair, template)
-    prescription_gy = max(files.prescriptions_gy.values(), default=float(reference.values.max()))
+    masks, n_targets = _present_masks(images.files, bits.values, template)
+    prescription_gy = max(images.files.prescriptions_gy.values(), default=float(reference.values.max()))
     return Scene(
-        files.case,
+        images.files.case,
         ct.values,
         {"reference": reference.values, "predicted": predicted.values},
         masks,
@@ -327,12 +328,14 @@ def _filled_range(filled: NDArray[np.bool_], step_mm: float) -> slice:
     return slice(max(0, int(where[0]) - margin), min(filled.size, int(where[-1]) + 1 + margin))
 
 
-def _present_masks(pair: DosePair, template: Template) -> tuple[dict[str, NDArray[np.bool_]], int]:
-    matched = match_rois(template, pair.catalogue)
+def _present_masks(
+    files: CaseFiles, roi_bits: NDArray[np.unsignedinteger], template: Template
+) -> tuple[dict[str, NDArray[np.bool_]], int]:
+    matched = match_rois(template, files.catalogue)
     shown = [roi for roi in template.rois if roi.kind in SHOWN_KINDS and roi.name in matched]
     masks = {"target": dict[str, NDArray[np.bool_]](), "other": dict[str, NDArray[np.bool_]]()}
     for roi in shown:
-        mask = pair.roi_mask(matched[roi.name].source)
+        mask = mask_of(roi_bits, files.catalogue.bit(matched[roi.name].source))
         if mask.any():
             masks["target" if roi.kind == "target" else "other"][roi.name] = mask
     return masks["target"] | masks["other"], len(masks["target"])

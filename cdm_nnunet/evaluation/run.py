@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from cdm_nnunet.dataset import RawDataset
 from cdm_nnunet.dvh import Template, match_rois
@@ -17,7 +17,7 @@ from cdm_nnunet.evaluation.doses import dose_region_name
 from cdm_nnunet.evaluation.finished import case_digest, snapshot
 from cdm_nnunet.evaluation.gamma import GammaRule
 from cdm_nnunet.evaluation.origin import origin_of_predictions
-from cdm_nnunet.evaluation.pairing import CaseFiles, Required, find_cases, load_pair
+from cdm_nnunet.evaluation.pairing import CaseFiles, CaseImages, Required, find_cases, read_case
 from cdm_nnunet.evaluation.pooling import pooled_scores
 from cdm_nnunet.evaluation.reading import case_from_json
 from cdm_nnunet.evaluation.record import RESULT_FILE, CaseResult, Evaluation
@@ -83,6 +83,23 @@ class Work:
     refusals: Refusals | None = None
 
 
+@dataclass(frozen=True)
+class Show:
+    """What is made of the images of each case where it is scored, so that no image is read for it again.
+
+    Attributes:
+        make: Called with the number of cases and the images of one; worker processes may call it.
+        refusals: Takes the cases that it refuses; they are scored all the same.
+    """
+
+    make: Callable[[int, CaseImages], None]
+    refusals: Refusals
+
+    def attempt(self, n_cases: int) -> Attempt[CaseImages, None]:
+        """For worker processes."""
+        return Attempt(partial(self.make, n_cases), self.refusals.log)
+
+
 _ONE_BY_ONE = Work()
 
 
@@ -94,6 +111,7 @@ def evaluate_folder(
     *,
     finished: Path | None = None,
     work: Work = _ONE_BY_ONE,
+    show: Show | None = None,
 ) -> Evaluation:
     """Score the predictions in a folder against the reference doses of a data set.
 
@@ -104,9 +122,10 @@ def evaluate_folder(
         options: What is evaluated, and how.
         finished: File in which each case's result is kept; one that is up to date is not scored again.
         work: How the cases are scored; the result lists those that are refused.
+        show: What is made of their images.
 
     Raises:
-        InputError: As :func:`find_cases`, :func:`origin_of_predictions`, :func:`load_pair`,
+        InputError: As :func:`find_cases`, :func:`origin_of_predictions`, :func:`read_case`,
             :func:`score_case` and :func:`fit_calibration`; or if no case is left.
     """
     refusals = work.refusals
@@ -125,7 +144,7 @@ def evaluate_folder(
         origin_of_predictions(dataset, {files.case: files.members[number] for files in cases}, refusals)
     left_out = {} if refusals is None else refusals.reasons
     cases = tuple(files for files in cases if files.case not in left_out)
-    results = _scored(cases, template, options.gamma, finished, work)
+    results = _scored(cases, _Rule(template, options.gamma), finished, work, show)
     if refusals is not None and not results:
         raise InputError(refusals.told(len(left_out)))
     evaluation = Evaluation(
@@ -209,37 +228,60 @@ def cases_to_draw(cases: Sequence[CaseResult], n: int) -> tuple[str, ...]:
     return tuple(ranked[round(i * (len(ranked) - 1) / (n - 1))] for i in range(n))
 
 
+class _Rule(NamedTuple):
+    """How a case is scored."""
+
+    template: Template
+    gamma: tuple[GammaRule, ...]
+
+    def digest(self, files: CaseFiles) -> str:
+        return case_digest(files, self.template, gamma=self.gamma)
+
+
 @dataclass(frozen=True)
 class _Scored:
-    """Of a case: the digest of all that its result depends on, and the result, or None where it is kept already."""
+    """Of a case: the digest of all that its result depends on; the result, or None where it is kept already.
+
+    And why it can't be shown.
+    """
 
     digest: str
     result: CaseResult | None
+    unshown: Refused | None = None
 
 
 def _scored(
-    cases: Sequence[CaseFiles], template: Template, gamma: tuple[GammaRule, ...], finished: Path | None, work: Work
+    cases: Sequence[CaseFiles], rule: _Rule, finished: Path | None, work: Work, show: Show | None
 ) -> list[CaseResult]:
     """Results of the cases, in their order, without those that are refused."""
     results = {}
     with KeptRows(finished, {"scored cases": 1}, keep_others=True) as kept:
-        job = partial(_score, template=template, gamma=gamma, kept=kept.stamps)
+        attempt = None if show is None else show.attempt(len(cases))
+        job = partial(_score, rule=rule, kept=kept.stamps, show=attempt)
         for case, scored in _as_they_come(job, cases, "scoring", work):
             result = scored.result
             if result is not None:
                 kept.set(case, scored.digest, result.to_json())
             else:
                 row = kept.get(case, scored.digest) or {}
-                result = case_from_json(case, row, template, f"{finished}: ")
+                result = case_from_json(case, row, rule.template, f"{finished}: ")
             results[case] = result
+            if show is not None and scored.unshown is not None:
+                show.refusals.add(case, scored.unshown.reason)
     return [results[files.case] for files in cases if files.case in results]
 
 
-def _score(files: CaseFiles, *, template: Template, gamma: tuple[GammaRule, ...], kept: Mapping[str, Any]) -> _Scored:
-    if files.case in kept and kept[files.case] == (digest := case_digest(files, template, gamma=gamma)):
+def _score(
+    files: CaseFiles, *, rule: _Rule, kept: Mapping[str, Any], show: Attempt[CaseImages, None] | None
+) -> _Scored:
+    known = kept.get(files.case)
+    if show is None and known is not None and known == (digest := rule.digest(files)):
         return _Scored(digest, None)
     with snapshot(files) as copies:
-        return _Scored(case_digest(copies, template, gamma=gamma), score_case(load_pair(copies), template, gamma=gamma))
+        digest = rule.digest(copies)
+        images = read_case(copies).named(files)
+    result = None if digest == known else score_case(images.pair, rule.template, gamma=rule.gamma)
+    return _Scored(digest, result, None if show is None else show(images))
 
 
 def _draw(files: CaseFiles, *, template: Template, folder: Path) -> list[str]:

@@ -13,43 +13,27 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-from cdm_nnunet.dataset import RawDataset
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.evaluation.record import Evaluation
-from cdm_nnunet.fence import Refusals
 from cdm_nnunet.files import write_text
-from cdm_nnunet.report.page import LEAST_CASE_BYTES, Progress, case_elements, page_data_of, page_parts
+from cdm_nnunet.report.case_parts import CaseParts
+from cdm_nnunet.report.page import page_data_of, page_parts
 from cdm_nnunet.report.parts import csp_hashes, filled, json_script, packed_script, plotly_script, resource
 
 REPORT_FOLDER = "report"
 INDEX_FILE = "index.html"
-MOST_CASES_IN_A_FILE = 60
-"""With more cases than these the report is a folder."""
 _DATA_FOLDER = "data"
 
 
-def write_report_folder(
-    evaluation: Evaluation,
-    dataset: RawDataset,
-    predictions: Path,
-    folder: Path,
-    *,
-    processes: int = 1,
-    progress: Progress | None = None,
-    refusals: Refusals | None = None,
-) -> Path:
+def write_report_folder(evaluation: Evaluation, parts: CaseParts, folder: Path) -> Path:
     """Write the report of an evaluation into a folder that is not there yet.
 
     The caller sees to it that a folder of which a part was written is not taken for a report.
 
     Args:
         evaluation: As for :func:`~cdm_nnunet.report.page.write_report`.
-        dataset: The same.
-        predictions: The same.
+        parts: The same.
         folder: The folder to make.
-        processes: Number of cases that are read at a time.
-        progress: As for ``write_report``.
-        refusals: The same.
 
     Returns:
         The page to open.
@@ -57,14 +41,9 @@ def write_report_folder(
     key = secrets.token_hex(16)
     data = folder / _DATA_FOLDER
     data.mkdir(parents=True)
-    cases = {case.case: case for case in evaluation.cases}
-    names = list(cases)
-    for place, elements in case_elements(
-        evaluation, dataset, predictions, max_bytes=LEAST_CASE_BYTES, processes=processes, progress=progress,
-        refusals=refusals,
-    ):  # fmt: skip
-        result = json_script(f"result-{place}", cases[names[place]].to_json())
-        write_text(data / f"case_{place}.html", _data_page(key, result + elements))
+    for place, case in enumerate(evaluation.cases):
+        elements = json_script(f"result-{place}", case.to_json()) + parts.elements(case.case, place)
+        write_text(data / f"case_{place}.html", _data_page(key, elements))
     return write_cohort(evaluation, folder, key)
 
 

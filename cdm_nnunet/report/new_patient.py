@@ -12,7 +12,8 @@ from cdm_nnunet.evaluation.pairing import CaseFiles
 from cdm_nnunet.evaluation.pictures import load_scene
 from cdm_nnunet.files import write_text
 from cdm_nnunet.patient.record import PatientRecord
-from cdm_nnunet.report.page import MOST_CASE_BYTES, page_data, scene_parts
+from cdm_nnunet.report.case_parts import MOST_CASE_BYTES, scene_parts
+from cdm_nnunet.report.page import page_data
 from cdm_nnunet.report.parts import filled, json_script, packed_script, page_head, page_script, plotly_script, resource
 
 PATIENT_REPORT_ENDING = ".report.html"

@@ -3,66 +3,42 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import matplotlib
 import numpy as np
 
 from cdm_nnunet.challenges import CHALLENGES
-from cdm_nnunet.dataset import RawDataset
-from cdm_nnunet.dvh import KINDS, Template, cumulative_dvh
-from cdm_nnunet.evaluation.pairing import CaseFiles, find_cases
-from cdm_nnunet.evaluation.pictures import Scene, load_scene, on_white, roi_colours
+from cdm_nnunet.dvh import KINDS, Template
+from cdm_nnunet.evaluation.pictures import on_white, roi_colours
 from cdm_nnunet.evaluation.record import Evaluation
-from cdm_nnunet.fence import Attempt, Refusals, Refused
 from cdm_nnunet.files import replacing
-from cdm_nnunet.parallel import unordered
+from cdm_nnunet.report.case_parts import CaseParts
 from cdm_nnunet.report.case_rows import case_row
-from cdm_nnunet.report.curves import MAX_POINTS, drawn_curve
+from cdm_nnunet.report.curves import MAX_POINTS
 from cdm_nnunet.report.parts import filled, json_script, packed_script, page_head, page_script, plotly_script, resource
-from cdm_nnunet.report.volumes import DOSE_STEP_GY, HU_TABLE, display_volume
+from cdm_nnunet.report.volumes import DOSE_STEP_GY, HU_TABLE
 
 REPORT_FILE = "report.html"
-MAX_REPORT_BYTES = 50_000_000
-LEAST_CASE_BYTES, MOST_CASE_BYTES = 300_000, 4_000_000
-VOLUME_SHARE = 0.8  # of the report; the rest is Plotly, the record and DVH curves
 WASH_COLOURS, DIFFERENCE_COLOURS = "jet", "RdBu_r"
 SCRIPTS = ("dom.js", "words.js", "charts.js", "viewer.js", "pictures.js", "cohort.js", "patient.js")
 LAST_SCRIPT = "report.js"
 PANEL_FOLDERS: list[Traversable] = [resources.files("cdm_nnunet.report") / "panels"]
 """Where the report's panels lie, one module of JavaScript each (``docs/extending.md``)."""
-Progress = Callable[[str, int, int], None]
-_Parts = tuple[dict[str, Any], bytes]
-_Result = TypeVar("_Result")
 
 
-def write_report(
-    evaluation: Evaluation,
-    dataset: RawDataset,
-    predictions: Path,
-    path: Path,
-    *,
-    processes: int = 1,
-    progress: Progress | None = None,
-    refusals: Refusals | None = None,
-) -> Path:
-    """Write the report of an evaluation, whole or not at all.
+def write_report(evaluation: Evaluation, parts: CaseParts, path: Path) -> Path:
+    """Write the report of an evaluation as one file, whole or not at all.
 
     Args:
         evaluation: The record; every number in the report's tables is taken from it.
-        dataset: The data set that was evaluated, for CT, doses and masks.
-        predictions: The folder of ``CASE.nii.gz`` that was evaluated.
+        parts: What was kept of each case.
         path: The file to write.
-        processes: Number of cases that are read at a time.
-        progress: Called with ``"report"``, the number of cases done and of all.
-        refusals: Takes the cases whose images can't be shown: their numbers are, with the reason. Without it the first
-            ends the run.
 
     Returns:
         The file.
@@ -72,93 +48,10 @@ def write_report(
     with replacing(path) as partial_path, partial_path.open("w", encoding="utf-8", newline="\n") as file:
         file.write(head + json_script("record", evaluation.to_json()) + json_script("page", page_data_of(evaluation)))
         file.write(script + packed_script("plotly", gzip.compress(plotly_script().encode(), mtime=0)))
-        for _, elements in case_elements(
-            evaluation, dataset, predictions, max_bytes=case_bytes(len(evaluation.cases)), processes=processes,
-            progress=progress, refusals=refusals,
-        ):  # fmt: skip
-            file.write(elements)
+        for place, case in enumerate(evaluation.cases):
+            file.write(parts.elements(case.case, place))
         file.write(rest)
     return path
-
-
-def case_elements(
-    evaluation: Evaluation,
-    dataset: RawDataset,
-    predictions: Path,
-    *,
-    max_bytes: int,
-    processes: int = 1,
-    progress: Progress | None = None,
-    refusals: Refusals | None = None,
-) -> Iterator[tuple[int, str]]:
-    """The elements with curves and slices of each case, in their order, with the case's place in the evaluation.
-
-    Args:
-        evaluation: As for :func:`write_report`.
-        dataset: The same.
-        predictions: The same.
-        max_bytes: Limit of a case's packed volume.
-        processes: Number of cases that are read at a time.
-        progress: As for ``write_report``.
-        refusals: The same.
-    """
-    names = [case.case for case in evaluation.cases]
-    cases = find_cases(dataset, predictions, only=names, refusals=refusals)
-    job: Callable[[CaseFiles], _Parts | Refused]
-    job = partial(_case_parts, template=evaluation.template, max_bytes=max_bytes)
-    job = job if refusals is None else Attempt(job, refusals.log)
-    places = {name: place for place, name in enumerate(names)}
-    for done, (position, parts) in enumerate(_in_order(unordered(job, cases, processes)), 1):
-        case = cases[position].case
-        if isinstance(parts, Refused) and refusals is not None:
-            refusals.add(case, parts.reason)
-        elif not isinstance(parts, Refused):
-            place = places[case]
-            yield place, json_script(f"case-{place}", parts[0]) + packed_script(f"volume-{place}", parts[1])
-        if progress is not None:
-            progress("report", done, len(cases))
-    for case, reason in ({} if refusals is None else refusals.reasons).items():
-        if case in places:
-            yield places[case], json_script(f"case-{places[case]}", {"problem": reason})
-
-
-def _in_order(results: Iterator[tuple[int, _Result]]) -> Iterator[tuple[int, _Result]]:
-    """Results by position, from 0 on; what comes too early waits."""
-    waiting: dict[int, _Result] = {}
-    turn = 0
-    for position, result in results:
-        waiting[position] = result
-        while turn in waiting:
-            yield turn, waiting.pop(turn)
-            turn += 1
-
-
-def case_bytes(n_cases: int) -> int:
-    """Limit of a case's packed volume in bytes, so that the report stays below 50 MB where that is reasonable."""
-    share = VOLUME_SHARE * MAX_REPORT_BYTES / n_cases * 3 / 4  # base64 makes four characters of three bytes
-    return int(min(max(share, LEAST_CASE_BYTES), MOST_CASE_BYTES))
-
-
-def _case_parts(files: CaseFiles, *, template: Template, max_bytes: int) -> _Parts:
-    return scene_parts(load_scene(files, template), max_bytes)
-
-
-def scene_parts(scene: Scene, max_bytes: int) -> _Parts:
-    """The DVH curves and the volume's header of a scene, and the packed volume."""
-    volume = display_volume(scene, max_bytes)
-    return {"volume": volume.header, **_curves(scene)}, volume.packed
-
-
-def _curves(scene: Scene) -> dict[str, Any]:
-    curves: dict[str, Any] = {}
-    worst = 0.0
-    for name, mask in scene.masks.items():
-        curves[name] = {}
-        for dose, dose_gy in scene.doses_gy.items():
-            drawn = drawn_curve(cumulative_dvh(dose_gy[mask]))
-            curves[name][dose] = [drawn.dose_gy.tolist(), drawn.volume_percent.tolist()]
-            worst = max(worst, drawn.max_error_percent)
-    return {"curves": curves, "max_error_percent": worst}
 
 
 def page_parts(evaluation: Evaluation, *, framed: bool = False) -> tuple[str, str, str]:

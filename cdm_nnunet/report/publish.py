@@ -18,20 +18,18 @@ from cdm_nnunet.evaluation.run import (
     SCORES_FILE,
     Options,
     Progress,
+    Show,
     Work,
     draw_pictures,
     evaluate_folder,
     write_outputs,
 )
 from cdm_nnunet.fence import Refusals
-from cdm_nnunet.report.folder import (
-    MOST_CASES_IN_A_FILE,
-    REPORT_FOLDER,
-    refuse_foreign_folder,
-    write_report_folder,
-)
+from cdm_nnunet.report.case_parts import MOST_CASES_IN_A_FILE, CaseParts
+from cdm_nnunet.report.folder import REPORT_FOLDER, refuse_foreign_folder, write_report_folder
 from cdm_nnunet.report.page import REPORT_FILE, write_report
 
+_PARTS_FOLDER = ".parts"
 _OUTPUTS = (METRICS_FILE, CASES_FILE, SCORES_FILE, PICTURES_FOLDER, REPORT_FILE, REPORT_FOLDER)
 
 
@@ -87,7 +85,7 @@ def evaluate_and_publish(
     Args:
         dataset: The raw data set.
         request: The predictions.
-        progress: As of :func:`evaluate_folder`, and called so for pictures and report as well.
+        progress: As of :func:`evaluate_folder`, and called so for pictures as well.
 
     Raises:
         InputError: As :func:`evaluate_folder`.
@@ -95,15 +93,18 @@ def evaluate_and_publish(
     log = request.out.resolve() / "errors.log"
     unscored, undrawn, unshown = Refusals(log), Refusals(log), Refusals(log)
     work = Work(processes=request.n_processes, progress=progress)
+    template = dataset.template if request.template is None else request.template
     refuse_foreign_folder(request.out)
     with publishing(request.out, _OUTPUTS) as aside:
+        parts = CaseParts(aside / _PARTS_FOLDER, template, unshown.reasons)
         evaluation = evaluate_folder(
             dataset,
             request.predictions,
-            request.template,
+            template,
             request.options,
             finished=request.out / FINISHED_FILE,
             work=replace(work, refusals=unscored),
+            show=Show(parts.keep, unshown) if request.with_report else None,
         )
         pictures = draw_pictures(
             evaluation,
@@ -117,16 +118,7 @@ def evaluate_and_publish(
         if request.with_report:
             is_file = len(evaluation.cases) <= MOST_CASES_IN_A_FILE
             write = write_report if is_file else write_report_folder
-            path = write(
-                evaluation,
-                dataset,
-                request.predictions,
-                aside / (REPORT_FILE if is_file else REPORT_FOLDER),
-                processes=request.n_processes,
-                progress=progress,
-                refusals=unshown,
-            )
-            files["report"] = str(path)
+            files["report"] = str(write(evaluation, parts, aside / (REPORT_FILE if is_file else REPORT_FOLDER)))
     return Published(
         evaluation,
         {key: str(request.out / Path(path).relative_to(aside)) for key, path in files.items()},

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from cdm_nnunet.dataset import FILE_ENDING, RawDataset
-from cdm_nnunet.evaluation.pairing import CaseFiles, find_cases, load_pair
+from cdm_nnunet.evaluation.pairing import CaseFiles, find_cases, read_case
 from cdm_nnunet.evaluation.pictures import roi_colours
 from cdm_nnunet.images import read_image
 from cdm_nnunet.slicer.nrrd import write_nrrd
@@ -53,10 +53,11 @@ def export_to_slicer(predictions: Path, dataset: RawDataset, out: Path) -> list[
 
 
 def _export(files: CaseFiles, dataset: RawDataset, out: Path) -> SlicerCase:
-    pair = load_pair(files)
+    images = read_case(files)
+    pair = images.pair
     ct = read_image(files.ct)
     grid = ct.grid
-    read_image(files.reference).refuse_other_grid(ct)
+    images.reference.refuse_other_grid(ct)
     is_whole = bool((ct.values == np.rint(ct.values)).all()) and abs(ct.values).max() < 2**15
     write_nrrd(out / CT, ct.values.astype(np.int16 if is_whole else np.float32), grid)
     doses = ((PREDICTED, pair.predicted_dose_gy), (REFERENCE, pair.reference_dose_gy))

@@ -72,18 +72,18 @@ def test_what_is_kept_is_what_was_scored(cohort, tmp_path, monkeypatch):
     """A prediction that is replaced after it was hashed for the look-up, or while it is scored."""
     dataset, folder = cohort
     kept, path = tmp_path / "cases", folder / "a.nii.gz"
-    old, load_pair = path.read_bytes(), module.load_pair
+    old, read = path.read_bytes(), module.read_case
     write_image(path, np.full(SHAPE, 30.0, np.float32))
     new = path.read_bytes()
     path.write_bytes(old)
 
     def replaced_before_reading(files):
         path.write_bytes(new)
-        return load_pair(files)
+        return read(files)
 
     only = Options(cases=("a",))
     wanted = {"old": evaluate_folder(dataset, folder, options=only).cases[0]}
-    monkeypatch.setattr(module, "load_pair", replaced_before_reading)
+    monkeypatch.setattr(module, "read_case", replaced_before_reading)
     assert evaluate_folder(dataset, folder, options=only, finished=kept).cases[0] == wanted["old"]
     monkeypatch.undo()
     again = evaluate_folder(dataset, folder, options=only, finished=kept).cases[0]

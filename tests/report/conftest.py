@@ -15,9 +15,11 @@ from cdm_nnunet.dataset import RawDataset
 from cdm_nnunet.dataset_conversion.conversion import DatasetPlace, convert
 from cdm_nnunet.dataset_conversion.synthetic import find_synthetic
 from cdm_nnunet.evaluation.gamma import GammaRule
+from cdm_nnunet.evaluation.pairing import find_cases, read_case
 from cdm_nnunet.evaluation.record import Evaluation
 from cdm_nnunet.evaluation.run import Options, evaluate_folder
 from cdm_nnunet.images import read_image, write_image
+from cdm_nnunet.report.case_parts import CaseParts
 from cdm_nnunet.report.page import write_report
 
 HOSTILE_ROI = "</script><script>window.hacked=1</script>"
@@ -38,6 +40,13 @@ class Made:
     def url(self) -> str:
         return self.path.as_uri()
 
+    def parts(self, folder: Path) -> CaseParts:
+        """The curves and slices of its cases."""
+        parts = CaseParts(folder, self.evaluation.template)
+        for files in find_cases(self.dataset, self.predictions):
+            parts.keep(len(self.evaluation.cases), read_case(files))
+        return parts
+
 
 def predict(dataset: RawDataset, folder: Path, factor: float = 0.96) -> Path:
     """Write blurred and slightly cold reference doses as predictions."""
@@ -53,8 +62,9 @@ def make_report(dataset: RawDataset, folder: Path, options: Options | None = Non
     predictions = predict(dataset, folder / "predictions")
     evaluation = evaluate_folder(dataset, predictions, None, options)
     path = folder / "out" / "report.html"
-    write_report(evaluation, dataset, predictions, path)
-    return Made(path, evaluation, dataset, predictions)
+    made = Made(path, evaluation, dataset, predictions)
+    write_report(evaluation, made.parts(folder / "parts"), path)
+    return made
 
 
 @pytest.fixture(scope="session")

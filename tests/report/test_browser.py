@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from cdm_nnunet.dataset import RawDataset
+from cdm_nnunet.evaluation.run import Show, evaluate_folder
 from cdm_nnunet.fence import Refusals
 from cdm_nnunet.images import read_image
+from cdm_nnunet.report.case_parts import CaseParts
 from cdm_nnunet.report.page import write_report
 from cdm_nnunet.report.volumes import DOSE_STEP_GY
 
@@ -369,8 +371,11 @@ def test_a_case_that_was_left_out_and_one_without_pictures(browser, report, tmp_
     (copy / "imagesTr" / f"{undrawn}_0000.nii.gz").write_bytes(b"no CT")
     evaluation = replace(report.evaluation, left_out={"bad": "<b> is damaged"}, n_dataset_cases=3)
     path, refusals = tmp_path / "report.html", Refusals(tmp_path / "errors.log")
-    write_report(evaluation, RawDataset(copy), report.predictions, path, refusals=refusals)
+    parts = CaseParts(tmp_path / "parts", evaluation.template, refusals.reasons)
+    show = Show(parts.keep, refusals)
+    assert evaluate_folder(RawDataset(copy), report.predictions, show=show).cases == evaluation.cases
     assert list(refusals.reasons) == [undrawn]
+    write_report(evaluation, parts, path)
     window = Window(browser, Made(path, evaluation, report.dataset, report.predictions))
     page = window.show_cohort()
     text = page.locator("#cohort").inner_text()

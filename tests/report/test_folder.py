@@ -5,16 +5,20 @@ import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 
+from cdm_nnunet import images
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.evaluation import pairing, pictures
+from cdm_nnunet.images import read_image
 from cdm_nnunet.report import publish
 from cdm_nnunet.report.folder import INDEX_FILE, REPORT_FOLDER, write_report_folder
 from cdm_nnunet.report.publish import EvaluationRequest, evaluate_and_publish
 
-from .conftest import HOSTILE_CASE, Made, Window
+from .conftest import HOSTILE_CASE, Made, Window, predict
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +26,7 @@ def folder(hostile_report, tmp_path_factory) -> Made:
     """The report of patients with hostile names, as a folder."""
     made = hostile_report
     path = tmp_path_factory.mktemp("many") / "report"
-    index = write_report_folder(made.evaluation, made.dataset, made.predictions, path)
+    index = write_report_folder(made.evaluation, made.parts(tmp_path_factory.mktemp("parts")), path)
     assert index == path / INDEX_FILE
     return replace(made, path=index)
 
@@ -140,3 +144,21 @@ def test_evaluate_writes_one_form_and_removes_the_other(report, tmp_path, monkey
 
 def test_hostile_names_are_there(folder):
     assert any(case.case == HOSTILE_CASE for case in folder.evaluation.cases)
+
+
+def test_every_image_is_read_once(synthetic_dataset, tmp_path, monkeypatch):
+    predictions = predict(synthetic_dataset, tmp_path / "predictions")
+    read: list[str] = []
+    for module in (images, pairing, pictures):
+        monkeypatch.setattr(module, "read_image", lambda path, **kw: read.append(path.name) or read_image(path, **kw))
+    request = EvaluationRequest(predictions, tmp_path / "out", n_pictures=0, n_processes=1)
+    for _ in ("scored", "kept"):
+        read.clear()
+        done = evaluate_and_publish(synthetic_dataset, request)
+        assert done.not_drawn == {}
+        text = Path(done.files["report"]).read_text(encoding="utf-8")
+        assert text.count('id="volume-') == len(synthetic_dataset.cases)
+        doses = [f"{case}.nii.gz" for case in synthetic_dataset.cases for _ in ("reference", "predicted")]
+        assert sorted(read) == sorted(
+            [*doses, *(f"{case}_000{k}.nii.gz" for case in synthetic_dataset.cases for k in (0, 2))]
+        )

@@ -3,9 +3,8 @@ import re
 
 import pytest
 
-from cdm_nnunet.errors import InputError
-from cdm_nnunet.report import page
-from cdm_nnunet.report.page import MAX_REPORT_BYTES, case_bytes, write_report
+from cdm_nnunet.report.case_parts import MAX_REPORT_BYTES, case_bytes
+from cdm_nnunet.report.page import write_report
 from cdm_nnunet.report.parts import json_script
 
 
@@ -33,20 +32,12 @@ def test_the_file_holds_the_record_and_points_nowhere(report):
 
 
 def test_a_report_is_there_whole_or_not_at_all(report, tmp_path):
-    case = report.evaluation.cases[1].case
-    predictions = tmp_path / "predictions"
-    predictions.mkdir()
-    for path in report.predictions.iterdir():
-        content = path.read_bytes()
-        (predictions / path.name).write_bytes(content[:100] if path.name.startswith(case) else content)
+    parts = report.parts(tmp_path / "parts")
+    (parts.folder / f"{report.evaluation.cases[1].case}.gz").unlink()
     target = tmp_path / "out" / "report.html"
     target.parent.mkdir()
     target.write_text("yesterday's", encoding="utf-8")
-    with pytest.raises(InputError, match="damaged or cut off"):
-        write_report(report.evaluation, report.dataset, predictions, target)
+    with pytest.raises(FileNotFoundError):
+        write_report(report.evaluation, parts, target)
     assert target.read_text(encoding="utf-8") == "yesterday's"
     assert [path.name for path in target.parent.iterdir()] == ["report.html"]
-
-
-def test_cases_stand_in_their_order_however_they_come():
-    assert list(page._in_order(iter([(1, "b"), (2, "c"), (0, "a"), (3, "d")]))) == [*enumerate("abcd")]

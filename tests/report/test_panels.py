@@ -29,7 +29,7 @@ def with_panel(report, tmp_path, monkeypatch):
     (folder / "hottest.js").write_text(PANEL, encoding="utf-8")
     (folder / "notes.txt").write_text("no module", encoding="utf-8")
     monkeypatch.setattr(page, "PANEL_FOLDERS", [*page.PANEL_FOLDERS, folder])
-    write_report(report.evaluation, report.dataset, report.predictions, tmp_path / "report.html")
+    write_report(report.evaluation, report.parts(tmp_path / "parts"), tmp_path / "report.html")
     return Made(tmp_path / "report.html", report.evaluation, report.dataset, report.predictions)
 
 

@@ -1,0 +1,94 @@
+"""Curves and slices of cases: made when a case is read, and kept on the disk until its report is written."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cdm_nnunet.dvh import Template, cumulative_dvh
+from cdm_nnunet.evaluation.pairing import CaseImages
+from cdm_nnunet.evaluation.pictures import Scene, scene_of
+from cdm_nnunet.report.curves import drawn_curve
+from cdm_nnunet.report.parts import json_script, packed_script
+from cdm_nnunet.report.volumes import display_volume
+
+MAX_REPORT_BYTES = 50_000_000
+LEAST_CASE_BYTES, MOST_CASE_BYTES = 300_000, 4_000_000
+VOLUME_SHARE = 0.8  # of the report; the rest is Plotly, the record and DVH curves
+MOST_CASES_IN_A_FILE = 60
+"""With more cases than these the report is a folder."""
+
+
+@dataclass(frozen=True)
+class CaseParts:
+    """What a report shows of each case beside the record.
+
+    Attributes:
+        folder: Where they are kept.
+        template: Says which ROIs are shown.
+        problems: Why a case has no curves and slices, by case.
+    """
+
+    folder: Path
+    template: Template
+    problems: dict[str, str] = field(default_factory=dict)
+
+    def keep(self, n_cases: int, images: CaseImages) -> None:
+        """Make the parts of a case; worker processes may do so.
+
+        Args:
+            n_cases: How many cases the report will have; the more, the coarser are its slices.
+            images: The case.
+
+        Raises:
+            InputError: If the CT can't be read, or lies on another grid.
+        """
+        parts, packed = scene_parts(scene_of(images, self.template), case_bytes(n_cases))
+        header, volume = self._files(images.files.case)
+        header.parent.mkdir(parents=True, exist_ok=True)
+        header.write_text(json.dumps(parts, allow_nan=False), encoding="utf-8")
+        volume.write_bytes(packed)
+
+    def elements(self, case: str, place: int) -> str:
+        """The elements of a case for a page, or one that says why there are none.
+
+        Args:
+            case: Its name.
+            place: Its place in the evaluation.
+        """
+        if case in self.problems:
+            return json_script(f"case-{place}", {"problem": self.problems[case]})
+        header, volume = self._files(case)
+        parts = json.loads(header.read_text(encoding="utf-8"))
+        return json_script(f"case-{place}", parts) + packed_script(f"volume-{place}", volume.read_bytes())
+
+    def _files(self, case: str) -> tuple[Path, Path]:
+        return self.folder / f"{case}.json", self.folder / f"{case}.gz"
+
+
+def case_bytes(n_cases: int) -> int:
+    """Limit of a case's packed volume in bytes, so that a report file stays below 50 MB where that is reasonable."""
+    if n_cases > MOST_CASES_IN_A_FILE:
+        return LEAST_CASE_BYTES
+    share = VOLUME_SHARE * MAX_REPORT_BYTES / n_cases * 3 / 4  # base64 makes four characters of three bytes
+    return int(min(max(share, LEAST_CASE_BYTES), MOST_CASE_BYTES))
+
+
+def scene_parts(scene: Scene, max_bytes: int) -> tuple[dict[str, Any], bytes]:
+    """The DVH curves and the volume's header of a scene, and the packed volume."""
+    volume = display_volume(scene, max_bytes)
+    return {"volume": volume.header, **_curves(scene)}, volume.packed
+
+
+def _curves(scene: Scene) -> dict[str, Any]:
+    curves: dict[str, Any] = {}
+    worst = 0.0
+    for name, mask in scene.masks.items():
+        curves[name] = {}
+        for dose, dose_gy in scene.doses_gy.items():
+            drawn = drawn_curve(cumulative_dvh(dose_gy[mask]))
+            curves[name][dose] = [drawn.dose_gy.tolist(), drawn.volume_percent.tolist()]
+            worst = max(worst, drawn.max_error_percent)
+    return {"curves": curves, "max_error_percent": worst}
