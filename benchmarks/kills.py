@@ -60,7 +60,9 @@ OUTPUTS = {
     "predict": "predictions", "evaluate": "evaluation",
 }  # fmt: skip
 SHARES = {"train": 0.4, "plan": 0.2, "predict": 0.2, "evaluate": 0.2}  # of the kills
-CHANGING = re.compile(r"report\.html|progress\.png|debug\.json|training_log_.*|.*_args\.json|.*\.(pth|png)")
+CHANGING = re.compile(  # (rows of scored cases come as the cases end, and a kill leaves a line)
+    r"report\.html|progress\.png|debug\.json|training_log_.*|\.scored_cases|.*_args\.json|.*\.(pth|png)"
+)
 TIMES = re.compile(rb'"(\w*_at|created|date|seconds|\w*_s)": [^,\n]+')
 
 
@@ -118,7 +120,8 @@ class Workshop:
         """Raise :class:`LostError` unless the output of a command is that of the undisturbed run."""
         is_left, is_due = (_files(base / OUTPUTS[name]) for base in (self.folder, self.states / "after"))
         if name in ("train", "inspect"):  # a training has a log for each start and draws other patches; keys are drawn
-            is_left, is_due = ({f: "" for f in files if "_log_" not in f} for files in (is_left, is_due))
+            logs = ("training_log_", "tensorboard/")
+            is_left, is_due = ({f: "" for f in fs if not any(log in f for log in logs)} for fs in (is_left, is_due))
         if unlike := sorted(f for f in is_left.keys() | is_due.keys() if is_left.get(f) != is_due.get(f)):
             raise LostError(f"other than undisturbed: {', '.join(unlike[:5])}")
 
