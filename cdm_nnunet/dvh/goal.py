@@ -73,6 +73,7 @@ class TemplateRoi(Frozen):
         regex: Regular expressions for names in the data, for where neither the ROI's name nor an alias is there. They
             match from end to end, without regard to case.
         prescription_gy: Prescribed dose in Gy, ``"patient"`` where every patient has an own one, None for no target.
+        colour: ``#rrggbb`` in which it is drawn; None for one of the palette.
     """
 
     name: Name
@@ -80,6 +81,7 @@ class TemplateRoi(Frozen):
     aliases: tuple[Name, ...] = ()
     regex: Annotated[tuple[Pattern, ...], Field(exclude_if=operator.not_)] = ()
     prescription_gy: Positive | Literal["patient"] | None = None
+    colour: Annotated[str | None, Field(pattern=r"^#[0-9A-Fa-f]{6}$", exclude_if=operator.not_)] = None
 
     @model_validator(mode="after")
     def _only_targets_are_prescribed(self) -> TemplateRoi:

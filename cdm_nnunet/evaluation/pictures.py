@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from cdm_nnunet.dvh import Template, cumulative_dvh, match_rois
 from cdm_nnunet.evaluation.pairing import CaseFiles, CaseImages, read_case
+from cdm_nnunet.evaluation.palette import SHOWN_KINDS, Role, Style, roi_styles, strokes
 from cdm_nnunet.files import replacing
 from cdm_nnunet.geometry.grid import Grid
 from cdm_nnunet.images import on_patient_axes, read_image
@@ -27,26 +27,13 @@ CT_WINDOW_HU = (-160.0, 240.0)
 WASH_FROM_FRACTION = 0.1
 WASH_ALPHA = 0.5
 MARGIN_MM = 25.0
+DOSES: tuple[Role, Role] = ("reference", "predicted")
 DPI = 110
 SIDE_PLACES = (  # x, y, alignments: left, right, top, bottom
     (0.015, 0.5, "left", "center"),
     (0.985, 0.5, "right", "center"),
     (0.5, 0.985, "center", "top"),
     (0.5, 0.015, "center", "bottom"),
-)
-SHOWN_KINDS = ("target", "oar", "external")
-TARGET_COLOURS = ("#ff1f1f", "#ff9f00", "#fff000", "#ff7fbf")
-OAR_COLOURS = (
-    "#00d0ff",
-    "#39ff6a",
-    "#c77dff",
-    "#3f7fff",
-    "#ffffff",
-    "#00b38f",
-    "#d2a679",
-    "#a6ff00",
-    "#8c8cff",
-    "#ff66ff",
 )
 
 
@@ -60,7 +47,7 @@ class Scene:
         doses_gy: ``reference`` and ``predicted``, same shape; of a new patient ``predicted`` alone.
         masks: Boolean, by ROI name, targets first; present ROIs only.
         n_targets: How many of them are targets.
-        colours: By ROI name; set by the template, so that an ROI has one colour in all cases.
+        styles: Colours and strokes by ROI name; set by the template, so that an ROI looks the same in all cases.
         grid: Where the voxels lie.
         prescription_gy: Highest prescription of the case; where there is none, the highest reference dose.
     """
@@ -70,7 +57,7 @@ class Scene:
     doses_gy: Mapping[str, NDArray[np.floating]]
     masks: Mapping[str, NDArray[np.bool_]]
     n_targets: int
-    colours: Mapping[str, str]
+    styles: Mapping[str, Style]
     grid: Grid
     prescription_gy: float
 
@@ -134,30 +121,23 @@ def scene_of(images: CaseImages, template: Template) -> Scene:
         {"reference": reference.values, "predicted": predicted.values},
         masks,
         n_targets,
-        roi_colours(template),
+        roi_styles(template),
         reference.grid,
         prescription_gy,
     )
 
 
-def roi_colours(template: Template) -> dict[str, str]:
-    """Colour of each ROI of a template: warm for targets; they repeat where there are more ROIs than colours."""
-    palettes = {"target": itertools.cycle(TARGET_COLOURS), "other": itertools.cycle(OAR_COLOURS)}
-    return {roi.name: next(palettes["target" if roi.kind == "target" else "other"]) for roi in template.rois}
-
-
 def dvh_figure(scene: Scene) -> Figure:
     """Cumulative DVH curves: the reference solid, the prediction dashed, one colour an ROI."""
-    figure = Figure(figsize=(9.5, 5.6), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(9.5, max(5.6, 0.24 * (len(scene.masks) + 3))), dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
     highest_gy = max(float(dose_gy.max()) for dose_gy in scene.doses_gy.values())
     grid_gy = np.linspace(0.0, 1.03 * highest_gy, 800)
     for name, mask in scene.masks.items():
-        for dose_gy, line in zip(scene.doses_gy.values(), ("-", "--"), strict=True):
-            curve = cumulative_dvh(dose_gy[mask])
-            width = 2.0 if list(scene.masks).index(name) < scene.n_targets else 1.4
-            colour = on_white(scene.colours[name])
-            axes.plot(grid_gy, curve.volume_percent_at(grid_gy), line, color=colour, linewidth=width)
+        width = 2.0 if list(scene.masks).index(name) < scene.n_targets else 1.4
+        for role in DOSES:
+            curve = cumulative_dvh(scene.doses_gy[role][mask])
+            axes.plot(grid_gy, curve.volume_percent_at(grid_gy), **_line(scene.styles[name], role, width))
     axes.set(
         xlabel="Dose (Gy)",
         ylabel="Volume (% of the ROI)",
@@ -167,12 +147,21 @@ def dvh_figure(scene: Scene) -> Figure:
     )
     axes.grid(alpha=0.3)
     styles = [
-        Line2D([], [], color="0.2", linestyle="-", label="reference"),
-        Line2D([], [], color="0.2", linestyle="--", label="predicted"),
+        Line2D([], [], color="0.2", linestyle=_dashes(strokes("reference")), label="reference"),
+        Line2D([], [], color="0.2", linestyle=_dashes(strokes("predicted")), label="predicted"),
     ]
-    rois = [Line2D([], [], color=on_white(scene.colours[name]), linewidth=2, label=name) for name in scene.masks]
-    figure.legend(handles=[*styles, *rois], loc="outside right upper", frameon=False)
+    rois = [Line2D([], [], label=name, **_line(scene.styles[name], "reference", 2.0)) for name in scene.masks]
+    figure.legend(handles=[*styles, *rois], loc="outside right upper", frameon=False, handlelength=3.6)
     return figure
+
+
+def _line(style: Style, role: Role, width: float) -> dict[str, Any]:
+    return {"color": style.light, "linewidth": width, "linestyle": _dashes(style.strokes(role), width)}
+
+
+def _dashes(lengths: tuple[float, ...], width: float = 1.5) -> Any:
+    """Strokes of the palette for matplotlib, which counts them in widths of the line."""
+    return (0, tuple(0.75 * length / width for length in lengths)) if lengths else "-"
 
 
 def slices_figure(scene: Scene) -> Figure:
@@ -212,7 +201,7 @@ def slices_figure(scene: Scene) -> Figure:
         for name, mask in scene.masks.items()
         if any(_cut(mask, v, centre[v.axis], *crop).any() for v, crop in zip(VIEWS, crops, strict=True))
     ]
-    handles = [Line2D([], [], color=scene.colours[name], linewidth=3, label=name) for name in visible]
+    handles = [Line2D([], [], color=scene.styles[name].dark, linewidth=3, label=name) for name in visible]
     if handles:
         figure.legend(
             handles=handles, loc="lower center", ncols=min(len(handles), 8), fontsize=9,
@@ -264,7 +253,7 @@ def _draw_slice(
         inside = _cut(mask, view, index, *crop)
         if inside.any() and min(inside.shape) > 1:
             contour = axes.contour(
-                horizontal_mm, vertical_mm, inside.astype(float), levels=[0.5], colors=[scene.colours[name]],
+                horizontal_mm, vertical_mm, inside.astype(float), levels=[0.5], colors=[scene.styles[name].dark],
                 linewidths=1.1,
             )  # fmt: skip
             contour.set_path_effects([withStroke(linewidth=2.0, foreground=(0, 0, 0, 0.55))])
@@ -339,13 +328,6 @@ def _present_masks(
         if mask.any():
             masks["target" if roi.kind == "target" else "other"][roi.name] = mask
     return masks["target"] | masks["other"], len(masks["target"])
-
-
-def on_white(colour: str) -> Any:
-    """A colour that was chosen for a dark picture, darkened until it can be read on white."""
-    rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
-    luminance = float(rgb @ (0.299, 0.587, 0.114))
-    return tuple(rgb * min(1.0, 0.62 / luminance))
 
 
 def _save(figure: Figure, path: Path) -> Path:

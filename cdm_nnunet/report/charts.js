@@ -35,16 +35,12 @@ function volumeAt([doses, volumes], dose) {
   return volumes[right - 1] + share * (volumes[right] - volumes[right - 1]);
 }
 
-// The doses that the page has: reference and prediction, or for a new patient the prediction alone.
-const isAlone = page.doses.length === 1;
-const DOSES = page.doses.map((dose) => [dose, dose === "predicted" && !isAlone ? "dash" : "solid"]);
-
 function dvhTraces(curves, hidden) {
-  return Object.entries(curves).flatMap(([roi, both]) => DOSES.map(([dose, dash]) => {
+  return Object.entries(curves).flatMap(([roi, both]) => page.doses.map((dose) => {
     const [x, y] = both[dose];
     return {
       x, y, type: "scatter", mode: "lines", name: asText(roi), meta: { roi, dose }, visible: !hidden.has(roi),
-      line: { color: roiColour(roi), dash, width: page.targets.includes(roi) ? 2.6 : 1.9 },
+      line: { color: roiColour(roi), dash: roiStrokes(roi, dose).map((length) => `${length}px`).join(",") || "solid", width: page.targets.includes(roi) ? 2.6 : 1.9 },
       customdata: x.map((d) => page.doses.map((name) => volumeAt(both[name], d))),
       hovertemplate: `<b>${asText(roi).replaceAll("%{", "% {")}</b> (${dose})<br>` +
         `at %{x:.2f} Gy: ${page.doses.map((name, k) => `${name} %{customdata[${k}]:.1f} %`).join(", ")}<extra></extra>`,
@@ -104,9 +100,9 @@ function svg(tag, attributes, ...children) {
 
 // DVH curves without Plotly, on white, for print.
 function staticDvh(curves, highestDose, labelOf) {
-  const [width, height, left, top, bottom] = [560, 330, 44, 8, 40];
   const names = Object.keys(curves);
-  const right = 170;
+  const [width, left, right, top, bottom] = [600, 44, 200, 8, 40];
+  const height = Math.max(330, top + 10 + 14 * (names.length + page.doses.length)); // (the legend drops nothing)
   const x = (dose) => left + (dose / highestDose) * (width - left - right);
   const y = (volume) => top + (1 - volume / 100) * (height - top - bottom);
   const picture = svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height, "font-size": 10, "font-family": "sans-serif", role: "img", "aria-label": "DVH curves" });
@@ -121,17 +117,17 @@ function staticDvh(curves, highestDose, labelOf) {
   }
   picture.append(svg("text", { x: x(highestDose / 2), y: height - 8, "text-anchor": "middle" }, "Dose (Gy)"),
     svg("text", { transform: `translate(11 ${y(50)}) rotate(-90)`, "text-anchor": "middle" }, "Volume (% of the ROI)"));
-  const line = (points, roi, dash) => svg("path", { d: points, fill: "none", stroke: roi ? roiColour(roi, false) : "#333", "stroke-width": 1.5, "stroke-dasharray": dash === "dash" ? "5 3" : "none" });
+  const line = (points, roi, dose) => svg("path", { d: points, fill: "none", stroke: roi ? roiColour(roi, false) : "#333", "stroke-width": 1.5, "stroke-dasharray": (roi ? roiStrokes(roi, dose) : page.strokes[dose]).join(" ") || "none" });
   for (const roi of names) {
-    for (const [dose, dash] of DOSES) {
+    for (const dose of page.doses) {
       const [doses, volumes] = curves[roi][dose];
-      picture.append(line(`M${doses.map((d, i) => `${x(d).toFixed(1)} ${y(volumes[i]).toFixed(1)}`).join("L")}`, roi, dash));
+      picture.append(line(`M${doses.map((d, i) => `${x(d).toFixed(1)} ${y(volumes[i]).toFixed(1)}`).join("L")}`, roi, dose));
     }
   }
-  const legend = [...DOSES.map(([dose, dash]) => [dose, null, dash]), ...names.map((roi) => [labelOf(roi), roi, "solid"])];
-  legend.forEach(([text, roi, dash], index) => {
+  const legend = [...page.doses.map((dose) => [dose, null, dose]), ...names.map((roi) => [labelOf(roi), roi, page.doses[0]])];
+  legend.forEach(([text, roi, dose], index) => {
     const row = top + 10 + 14 * index;
-    picture.append(line(`M${width - right + 10} ${row - 3}h22`, roi, dash), svg("text", { x: width - right + 38, y: row }, text));
+    picture.append(line(`M${width - right + 8} ${row - 3}h40`, roi, dose), svg("text", { x: width - right + 54, y: row }, text));
   });
   return picture;
 }

@@ -19,6 +19,8 @@ const record = readJson("record");
 const page = readJson("page");
 const files = page.files ?? null; // of a report that is a folder
 const caseRows = new Map((page.case_rows ?? []).map((row) => [row.name, row])); // (a new patient has none)
+// The doses that the page has: reference and prediction, or for a new patient the prediction alone.
+const isAlone = page.doses?.length === 1;
 const caseNames = [...caseRows.keys()];
 
 // The parts in a file beside this page. A frame gets them: from file:// nothing else can read a file, but for a script
@@ -167,6 +169,8 @@ function isDark() {
 
 const colourVariable = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const roiColour = (roi, dark = isDark()) => page.colours[roi]?.[dark ? "dark" : "light"] ?? (dark ? "#cccccc" : "#555555");
+// Lengths of strokes and gaps of a curve, in pixels; none for an unbroken line.
+const roiStrokes = (roi, dose) => page.colours[roi]?.strokes[dose] ?? [];
 const undefinedOf = (name) => record.cases[name].undefined ?? {};
 const missingOf = (name) => record.cases[name].missing ?? record.missing?.[name] ?? {};
 

@@ -42,7 +42,7 @@ def write_patient_report(record: PatientRecord, files: CaseFiles, template: Temp
     text = [
         filled(head, {"head": page_head(title, resource("report", "report.css"), script, plotly_js)}),
         json_script("record", plain(record)),
-        json_script("page", page_data(template, tuple(scene.doses_gy))),
+        json_script("page", page_data(template, ("predicted",))),
         f"<script>{script}</script>\n",
         packed_script("plotly", gzip.compress(plotly_js.encode(), mtime=0)),
         json_script("case-0", parts),

@@ -15,7 +15,8 @@ import numpy as np
 
 from cdm_nnunet.challenges import CHALLENGES
 from cdm_nnunet.dvh import KINDS, Template
-from cdm_nnunet.evaluation.pictures import on_white, roi_colours
+from cdm_nnunet.evaluation.palette import DIFFERENCE_MAP, DOSE_MAPS, ISODOSES, Role, roi_styles, strokes
+from cdm_nnunet.evaluation.pictures import DOSES
 from cdm_nnunet.evaluation.record import Evaluation
 from cdm_nnunet.files import replacing
 from cdm_nnunet.report.case_parts import CaseParts
@@ -25,7 +26,6 @@ from cdm_nnunet.report.parts import filled, json_script, packed_script, page_hea
 from cdm_nnunet.report.volumes import DOSE_STEP_GY, HU_TABLE
 
 REPORT_FILE = "report.html"
-WASH_COLOURS, DIFFERENCE_COLOURS = "jet", "RdBu_r"
 SCRIPTS = ("dom.js", "words.js", "charts.js", "viewer.js", "pictures.js", "cohort.js", "patient.js")
 LAST_SCRIPT = "report.js"
 PANEL_FOLDERS: list[Traversable] = [resources.files("cdm_nnunet.report") / "panels"]
@@ -81,24 +81,31 @@ def page_data_of(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def page_data(template: Template, doses: Sequence[str]) -> dict[str, Any]:
+def page_data(template: Template, doses: Sequence[Role]) -> dict[str, Any]:
     """What the scripts of a page with DVH curves and slices need beside the record.
 
     Args:
         template: Gives each ROI its colour.
         doses: Names of the doses that are shown, in the order of the packed volumes.
     """
+    roles = [(dose, dose if len(doses) > 1 else DOSES[0]) for dose in doses]  # (one alone is unbroken)
     return {
         "doses": list(doses),
         "generated": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "colours": {
-            name: {"dark": colour, "light": "#" + "".join(f"{round(255 * c):02x}" for c in on_white(colour))}
-            for name, colour in roi_colours(template).items()
+            name: {
+                "dark": style.dark,
+                "light": style.light,
+                "strokes": {dose: style.strokes(role) for dose, role in roles},
+            }
+            for name, style in roi_styles(template).items()
         },
+        "strokes": {dose: strokes(role) for dose, role in roles},
+        "isodoses": list(ISODOSES.items()),
         "index_names": {name: kind.reading for name, kind in KINDS.items() if kind.of_plan},
         "targets": [roi.name for roi in template.rois if roi.kind == "target"],
-        "wash": _colour_table(WASH_COLOURS),
-        "difference": _colour_table(DIFFERENCE_COLOURS),
+        "wash": {name: _colour_table(name) for name in DOSE_MAPS},
+        "difference": _colour_table(DIFFERENCE_MAP),
         "hu_table": HU_TABLE.round().tolist(),
         "dose_step_gy": DOSE_STEP_GY,
         "max_points": MAX_POINTS,

@@ -2,7 +2,7 @@
 
 const hidden = new Set(); // ROI names, for curves and contours of all cases
 const settings = {
-  mode: page.doses[0], window: "soft", wash: true, opacity: 0.5, contours: true, isodoses: new Set([95, 50]), span: 5, hidden,
+  mode: page.doses[0], map: Object.keys(page.wash)[0], window: "soft", wash: true, opacity: 0.5, contours: true, isodoses: new Set([95, 50]), span: 5, hidden,
 };
 const readings = { dose: null };
 
@@ -99,7 +99,7 @@ function viewerSection(data) {
   }
   function restyle() {
     const difference = settings.mode === "difference";
-    const colours = difference ? page.difference : page.wash;
+    const colours = difference ? page.difference : page.wash[settings.map];
     const stops = Array.from({ length: 17 }, (_, k) => `rgb(${colours.slice(3 * Math.min(255, 16 * k), 3 * Math.min(255, 16 * k) + 3)})`);
     const highest = volume ? washHighest(volume) : 1.1 * header.prescription_gy;
     const gradient = el("i", { style: `background:linear-gradient(90deg,${stops.join(",")})` });
@@ -124,6 +124,7 @@ function viewerSection(data) {
     el("div", { class: "controls" },
       isAlone ? null : el("fieldset", {}, el("legend", {}, "Dose"), modes),
       checkbox("dose wash", settings.wash, change("wash")), el("label", {}, "opacity", opacity),
+      select("colours", Object.keys(page.wash).map((name) => [name, name]), change("map"), settings.map),
       checkbox("contours", settings.contours, change("contours")),
       select("CT window", Object.entries(WINDOWS).map(([key, [text, low, high]]) => [key, `${text} (${low} to ${high} HU)`.replaceAll("-", MINUS)]), change("window"), settings.window),
       isAlone ? null : select("Difference scale", [1, 2, 5, 10, 20].map((gy) => [String(gy), `\u00b1${gy} Gy`]), (gy) => change("span")(Number(gy)), String(settings.span))),

@@ -1,7 +1,7 @@
 // Axial, coronal and sagittal slices with a linked crosshair. Orientation as in docs/conventions.md: the array's x runs
 // to the patient's left, y to the back, z to the head; anterior and head are at the top, the right side on the left.
 
-const ISODOSES = [[107, "#ff40ff"], [100, "#ffffff"], [95, "#ffe600"], [80, "#5dff5d"], [50, "#38d6ff"], [20, "#9db4ff"]];
+const ISODOSES = page.isodoses; // percent of the prescription, colour
 const WINDOWS = { soft: ["Soft tissue", -160, 240], bone: ["Bone", -500, 1500], lung: ["Lung", -1350, 150], all: ["All", -1000, 1000] };
 const WASH_FROM = 0.1; // of the prescription, as in the static pictures
 const VIEWS = [
@@ -90,7 +90,7 @@ function drawSlice(canvas, volume, view, index, settings, cross) {
     if ((isDifference ? Math.max(planes.reference[p], planes.predicted[p]) : shown) < from) return;
     const share = isDifference ? (shown / settings.span + 1) / 2 : shown / highest;
     const k = 3 * Math.min(255, Math.max(0, Math.round(255 * share)));
-    const colours = isDifference ? page.difference : page.wash;
+    const colours = isDifference ? page.difference : page.wash[settings.map];
     wash.data.set([colours[k], colours[k + 1], colours[k + 2], 255 * settings.opacity], 4 * p);
   });
   context.setTransform(1, 0, 0, 1, 0, 0);

@@ -3,7 +3,7 @@ import pytest
 
 from cdm_nnunet.dvh import Metric, Template, evaluate
 from cdm_nnunet.evaluation.pairing import find_cases
-from cdm_nnunet.evaluation.pictures import draw_case, dvh_figure, load_scene, roi_colours, slices_figure
+from cdm_nnunet.evaluation.pictures import draw_case, dvh_figure, load_scene, slices_figure
 from cdm_nnunet.images import read_image
 
 from .conftest import Case, synthetic_case, write_image
@@ -111,7 +111,7 @@ def test_dvh_curves_are_the_metrics(scene, case):
     axes = dvh_figure(scene).axes[0]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("Dose (Gy)", "Volume (% of the ROI)")
     lines = axes.get_lines()
-    assert [line.get_linestyle() for line in lines] == ["-", "--"] * len(scene.masks)
+    assert [line.get_linestyle() for line in lines] == ["-", "--"] * len(scene.masks)  # unbroken, and in strokes
     for number, (name, mask) in enumerate(scene.masks.items()):
         reference, predicted = lines[2 * number : 2 * number + 2]
         assert reference.get_color() == predicted.get_color()
@@ -127,11 +127,6 @@ def test_legends_name_rois_and_doses(scene):
     assert labels == ["reference", "predicted", *scene.masks]
     drawn = {text.get_text() for text in slices_figure(scene).legends[0].get_texts()}
     assert {"PTV_7000"} <= drawn <= set(scene.masks)
-
-
-def test_an_roi_has_one_colour_in_all_cases():
-    colours = roi_colours(OPENKBP)
-    assert len(set(colours.values())) == len(OPENKBP.rois)
 
 
 def test_a_case_without_target_is_drawn(make_dataset, predict, tmp_path):

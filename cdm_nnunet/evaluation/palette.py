@@ -1,0 +1,160 @@
+"""Colours and strokes of everything that is drawn: one palette for curves, contours, isodoses and dose.
+
+A reader tells curves apart by colour and strokes together: the colour and the number of dots belong to the ROI, the
+length of the strokes to the dose (long for the reference, short for a prediction).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cdm_nnunet.dvh import Template
+
+SHOWN_KINDS = ("target", "oar", "external")
+Role = Literal["reference", "predicted", "other"]
+COLOURS = (  # (on white, on dark); targets take them from the first on, others from the last on
+    ("#ff4900", "#ff0000"),
+    ("#9e4900", "#ff8600"),
+    ("#3d3d00", "#cedb00"),
+    ("#aa0061", "#ff0086"),
+    ("#ce61db", "#e700ff"),
+    ("#009292", "#00e0be"),
+    ("#aa00ff", "#9e92ce"),
+    ("#006d9e", "#00ceff"),
+    ("#009e49", "#55ce86"),
+    ("#0000ce", "#2479c2"),
+)
+ISODOSES = {107: "#ffe0ff", 100: "#ffffff", 95: "#fff3b0", 80: "#ecffe6", 50: "#e0f4ff", 20: "#e8e4f8"}
+"""Colours of isodose lines on CT by percent of the prescription: paler than contours; labels tell them apart."""
+DOSE_MAPS = ("jet", "viridis")
+"""Colour maps of the dose: the customary one, and one in which equal steps of dose look equal."""
+DIFFERENCE_MAP = "RdBu_r"
+LEAST_CONTRAST = 3.0
+DARK_GROUND = "#1a222b"
+_FAR_ENOUGH = 0.09  # in Oklab
+_STROKES: dict[Role, tuple[float, ...]] = {"reference": (16.0, 3.0), "predicted": (6.0, 3.0), "other": (2.0, 2.0)}
+_DOT = (2.0, 3.0)
+
+
+class Style(NamedTuple):
+    """How an ROI is drawn.
+
+    Attributes:
+        light: Colour on white, ``#rrggbb``.
+        dark: Colour on a dark ground and on CT.
+        dots: Number of dots between the strokes of its curves.
+    """
+
+    light: str
+    dark: str
+    dots: int
+
+    def strokes(self, role: Role) -> tuple[float, ...]:
+        """Lengths of strokes and gaps in pixels, one after another; empty for an unbroken line."""
+        return strokes(role, self.dots)
+
+
+def strokes(role: Role, dots: int = 0) -> tuple[float, ...]:
+    """Lengths of strokes and gaps of a curve in pixels, one after another; empty for an unbroken line.
+
+    Args:
+        role: What the curve is of: the reference, a prediction, or another one beside it.
+        dots: Number of dots between two strokes.
+    """
+    return () if role == "reference" and dots == 0 else _STROKES[role] + dots * _DOT
+
+
+def roi_styles(template: Template) -> dict[str, Style]:
+    """Style of each ROI of a template, in its order; no two ROIs have the same colour and dots.
+
+    An ROI has the template's colour, if it gives one, made darker or lighter until it can be seen on its ground.
+    Others take the colours of :data:`COLOURS` that are unlike those, targets the warm ones first.
+    """
+    given = {roi.name: roi.colour.lower() for roi in template.rois if roi.colour is not None}
+    free = [pair for pair in COLOURS if all(_distance(pair[0], colour) > _FAR_ENOUGH for colour in given.values())]
+    targets, others = _slots(free or list(COLOURS)), _slots((free or list(COLOURS))[::-1])
+    n_same = Counter[str]()
+    taken = set[Style]()
+    styles = {}
+    for roi in sorted(template.rois, key=lambda roi: roi.kind not in SHOWN_KINDS):
+        if roi.name in given:
+            colour = given[roi.name]
+            style = Style(on_white(colour), on_dark(colour), n_same[colour])
+            n_same[colour] += 1
+        else:
+            style = next(slot for slot in (targets if roi.kind == "target" else others) if slot not in taken)
+        taken.add(style)
+        styles[roi.name] = style
+    return {roi.name: styles[roi.name] for roi in template.rois}
+
+
+def _slots(colours: list[tuple[str, str]]) -> Iterator[Style]:
+    """Styles without end: all colours without dots, then with one dot, and so on."""
+    return (Style(*pair, dots) for dots in itertools.count() for pair in colours)
+
+
+def contrast(colour: str, ground: str) -> float:
+    """Contrast of two colours by WCAG 2, from 1 to 21.
+
+    Example:
+        >>> contrast("#000000", "#ffffff")
+        21.0
+    """
+    low, high = sorted(float(_linear(each) @ (0.2126, 0.7152, 0.0722)) for each in (colour, ground))
+    return (high + 0.05) / (low + 0.05)
+
+
+def on_white(colour: str) -> str:
+    """A colour, darkened until it can be seen on white."""
+    return _mixed(colour, "#000000", "#ffffff")
+
+
+def on_dark(colour: str) -> str:
+    """A colour, lightened until it can be seen on a dark ground."""
+    return _mixed(colour, "#ffffff", DARK_GROUND)
+
+
+def _mixed(colour: str, with_colour: str, ground: str) -> str:
+    start, end = _levels(colour), _levels(with_colour)
+    steps = (start + share * (end - start) for share in np.linspace(0, 1, 101))
+    texts = ("#" + "".join(f"{round(255 * level):02x}" for level in step) for step in steps)
+    return next(text for text in texts if contrast(text, ground) >= LEAST_CONTRAST)
+
+
+def _levels(colour: str) -> NDArray[np.float64]:
+    """Red, green and blue of ``#rrggbb``, 0 to 1."""
+    return np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+
+
+def _linear(colour: str) -> NDArray[np.float64]:
+    """Red, green and blue in proportion to the light."""
+    levels = _levels(colour)
+    return np.where(levels <= 0.04045, levels / 12.92, ((levels + 0.055) / 1.055) ** 2.4)
+
+
+def _distance(one: str, other: str) -> float:
+    """Distance of two colours in Oklab; 0.02 can just be seen."""
+    labs = [np.cbrt(_linear(colour) @ _TO_CONES) @ _TO_LAB for colour in (one, other)]
+    return float(np.linalg.norm(labs[0] - labs[1]))
+
+
+_TO_CONES = np.array(  # (B. Ottosson, Oklab, 2020)
+    [
+        [0.4122214708, 0.2119034982, 0.0883024619],
+        [0.5363325363, 0.6806995451, 0.2817188376],
+        [0.0514459929, 0.1073969566, 0.6299787005],
+    ]
+)
+_TO_LAB = np.array(
+    [
+        [0.2104542553, 1.9779984951, 0.0259040371],
+        [0.7936177850, -2.4285922050, 0.7827717662],
+        [-0.0040720468, 0.4505937099, -0.8086757660],
+    ]
+)
