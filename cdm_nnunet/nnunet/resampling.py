@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from skimage.transform import resize
 
 _Number = TypeVar("_Number", bound=np.generic)
+_BEYOND = 12  # voxels: what a spline knows of values farther away is below 1e-6
 
 
 def resample_ct(volume: NDArray[np.floating], shape: Sequence[int]) -> NDArray[np.float32]:
@@ -55,18 +56,30 @@ def resample_dose(
 
 
 def _splines(volume: NDArray[np.floating], shape: Sequence[int], *, smooth_first: bool) -> NDArray[np.float32]:
+    """As ``skimage.transform.resize`` of order 3, axis by axis: a spline in space is a product of those along axes."""
     if tuple(shape) == volume.shape:
         return volume.astype(np.float32)
-    resampled: NDArray[np.float64] = resize(
-        volume.astype(np.float64),
-        tuple(shape),
-        order=3,
-        mode="edge",
-        clip=False,
-        anti_aliasing=smooth_first,
-        preserve_range=True,
-    )
-    return resampled.astype(np.float32)
+    resampled = volume.astype(np.float64)
+    if smooth_first:
+        sigmas = [max(0.0, (old / new - 1) / 2) for old, new in zip(volume.shape, shape, strict=True)]
+        resampled = ndimage.gaussian_filter(resampled, sigmas, mode="nearest")
+    for axis, (old, new) in enumerate(zip(volume.shape, shape, strict=True)):
+        if old != new:
+            resampled = np.moveaxis(np.tensordot(_spline_matrix(old, new), resampled, (1, axis)), 0, axis)
+    return np.ascontiguousarray(resampled, np.float32)
+
+
+@functools.lru_cache(maxsize=64)
+def _spline_matrix(old: int, new: int) -> NDArray[np.float64]:
+    """What resampling along one axis does to its values, (new, old): cubic B-splines, continued by the border."""
+    beyond = np.pad(np.eye(old), ((_BEYOND, _BEYOND), (0, 0)), mode="edge")
+    coefficients = ndimage.spline_filter1d(beyond, 3, 0, mode="nearest")  # (old + 2 * _BEYOND, old)
+    at = (np.arange(new) + 0.5) * old / new - 0.5 + _BEYOND
+    first = np.floor(at).astype(np.intp)
+    t = (at - first)[:, None]
+    weights = ((1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3)
+    matrix: NDArray[np.float64] = sum(w * coefficients[first + k] for k, w in enumerate(weights, -1)) / 6
+    return matrix
 
 
 def resample_nearest(volume: NDArray[_Number], shape: Sequence[int]) -> NDArray[_Number]:

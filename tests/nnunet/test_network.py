@@ -337,6 +337,16 @@ def test_the_first_guess_in_targets_is_the_largest_prescription_weighted_by_dist
     assert torch.equal(prescription, given)
 
 
+def test_prescriptions_fall_off_in_a_large_image_as_they_do_alone():
+    whole, corner = torch.zeros(2, 1, 30, 40, 50), torch.zeros(2, 1, 14, 12, 14)
+    corner[0, 0, 5:8, 4:6, 3], corner[1, 0, 4, 4:6, 4] = 70.0, 56.0  # (4, 4 and 7 voxels reach)
+    whole[..., 16:30, 20:32, :14] = corner
+    expected = torch.zeros_like(whole)
+    expected[..., 16:30, 20:32, :14] = falling_off(corner, (0.5, 0.5, 0.3))
+    assert torch.equal(falling_off(whole, (0.5, 0.5, 0.3)), expected)
+    assert not falling_off(torch.zeros_like(whole), (0.5, 0.5, 0.3)).any()
+
+
 @pytest.mark.parametrize("cell", [(1, 1, 1), (2, 2, 2)])
 def test_an_anchored_network_starts_from_the_prescription_and_keeps_its_edge(cell):
     """With heads that say nothing, targets get the first guess to the voxel, and the rest gets none."""

@@ -11,6 +11,7 @@ import pytest
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from scipy import special
+from skimage.transform import resize
 
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.nnunet.export import dose_on_patient_grid
@@ -191,6 +192,15 @@ def test_what_is_linear_stays_linear_when_it_is_resampled(m):
     expected = ((np.arange(m) + 0.5) / m)[m // 5 : -m // 5]
     np.testing.assert_allclose(resample_dose(line, None, (6, 6, m))[3, 3, m // 5 : -m // 5], expected, atol=1e-3)
     np.testing.assert_allclose(resample_ct(line, (6, 6, m))[3, 3, m // 5 : -m // 5], expected, atol=1e-2)
+
+
+@pytest.mark.parametrize("shape", [(9, 14, 30), (20, 9, 7), (1, 14, 9)])
+def test_resampling_axis_by_axis_is_that_of_all_axes_at_once(shape):
+    volume = np.random.default_rng(4).uniform(0, 70, (12, 14, 17)).astype(np.float32)
+    how = {"order": 3, "mode": "edge", "clip": False, "preserve_range": True}
+    for smooth, found in ((False, resample_dose(volume, None, shape)), (True, resample_ct(volume, shape))):
+        expected = resize(volume.astype(np.float64), shape, anti_aliasing=smooth, **how)
+        np.testing.assert_allclose(found, expected if smooth else np.maximum(expected, 0), rtol=1e-6, atol=1e-5)
 
 
 def test_a_penumbra_survives_a_coarse_grid():
