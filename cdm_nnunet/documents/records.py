@@ -37,10 +37,13 @@ def schema_of(kind: Any, title: str) -> dict[str, Any]:
 
 
 def described(kind: type) -> dict[str, str]:
-    """What the docstring of a class, its section ``Attributes``, says of each field, in one line each."""
-    _, _, section = inspect.cleandoc(kind.__doc__ or "").partition("\nAttributes:\n")
-    section = re.split(r"^\w[\w ]*:$", section, maxsplit=1, flags=re.MULTILINE)[0]
-    return {name: _markdown(text) for name, text in _ATTRIBUTE.findall(section)}
+    """What the docstrings of a class and its bases, the section ``Attributes``, say of each field, in one line each."""
+    texts: dict[str, str] = {}
+    for base in reversed(kind.__mro__):
+        _, _, section = inspect.cleandoc(base.__doc__ or "").partition("\nAttributes:\n")
+        section = re.split(r"^\w[\w ]*:$", section, maxsplit=1, flags=re.MULTILINE)[0]
+        texts |= {name: _markdown(text) for name, text in _ATTRIBUTE.findall(section)}
+    return texts
 
 
 class _Described(GenerateJsonSchema):

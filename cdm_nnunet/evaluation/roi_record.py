@@ -57,8 +57,8 @@ class MetricResult:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class GoalResult:
-    """A goal with a limit, and how each dose stands to it.
+class LimitedGoal:
+    """A goal with a limit.
 
     Attributes:
         metric: Key of the metric.
@@ -67,12 +67,6 @@ class GoalResult:
         variation: The looser limit in the metric's unit, if there is one.
         unit: The metric's unit.
         priority: 1 is the most important.
-        reference: Verdict on the reference.
-        predicted: Verdict on the prediction.
-        within_mask_error: Whether the reference is closer to a limit than the metric's mask error.
-        certainty: The verdict that holds over the whole interval of the metric, or ``uncertain``; None without one.
-        is_converted: Whether limits were converted to the fractionation of the course.
-        reason: Why a verdict is not evaluable; None where both are.
     """
 
     metric: str
@@ -81,6 +75,21 @@ class GoalResult:
     variation: Finite | None
     unit: MetricUnit
     priority: Annotated[int, Field(ge=1)]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class GoalResult(LimitedGoal):
+    """A goal with a limit, and how each dose stands to it.
+
+    Attributes:
+        reference: Verdict on the reference.
+        predicted: Verdict on the prediction.
+        within_mask_error: Whether the reference is closer to a limit than the metric's mask error.
+        certainty: The verdict that holds over the whole interval of the metric, or ``uncertain``; None without one.
+        is_converted: Whether limits were converted to the fractionation of the course.
+        reason: Why a verdict is not evaluable; None where both are.
+    """
+
     reference: RecordedVerdict
     predicted: RecordedVerdict
     within_mask_error: bool = False
@@ -124,14 +133,33 @@ class IndexResult:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class RoiResult:
-    """An ROI that is present in a case.
+class PresentRoi:
+    """An ROI that a patient has.
 
     Attributes:
         kind: Kind of the ROI.
         n_voxels: Number of its voxels.
         volume_cc: Its volume in cc.
         prescription_gy: Its prescription in Gy; None where it has none.
+    """
+
+    kind: RoiKind
+    n_voxels: Annotated[int, Field(ge=1)]
+    volume_cc: Positive
+    prescription_gy: Positive | None
+
+    @computed_field  # type: ignore[prop-decorator]  # (mypy knows no decorated properties)
+    @property
+    def few_voxels(self) -> bool:
+        """Whether it is so small that its near-maximum and near-minimum doses rest on single voxels."""
+        return self.n_voxels < FEW_VOXELS
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class RoiResult(PresentRoi):
+    """An ROI that is present in a case.
+
+    Attributes:
         metrics: By metric key.
         goals: The goals with a limit.
         cut_by_grid: Whether it touches the border of the dose grid, so that a part may be missing.
@@ -143,10 +171,6 @@ class RoiResult:
         index_targets: Names in the data set of the targets that the plan indices are of together.
     """
 
-    kind: RoiKind
-    n_voxels: Annotated[int, Field(ge=1)]
-    volume_cc: Positive
-    prescription_gy: Positive | None
     metrics: Mapping[str, MetricResult]
     goals: tuple[GoalResult, ...] = ()
     cut_by_grid: bool = False
@@ -156,9 +180,3 @@ class RoiResult:
     source: str = ""
     matched_by: By = "name"
     index_targets: tuple[str, ...] = ()
-
-    @computed_field  # type: ignore[prop-decorator]  # (mypy knows no decorated properties)
-    @property
-    def few_voxels(self) -> bool:
-        """Whether it is so small that its near-maximum and near-minimum doses rest on single voxels."""
-        return self.n_voxels < FEW_VOXELS

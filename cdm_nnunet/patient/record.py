@@ -12,27 +12,26 @@ from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, computed_field
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from cdm_nnunet import __version__
 from cdm_nnunet.documents import STRICT, plain, read_json
 from cdm_nnunet.dvh import MetricUnit
-from cdm_nnunet.dvh.goal import Relation
 from cdm_nnunet.dvh.matching import By
 from cdm_nnunet.evaluation.roi_record import (
-    FEW_VOXELS,
     Certainty,
     Count,
     Finite,
+    LimitedGoal,
     NonNegative,
     Percent,
     Positive,
+    PresentRoi,
     RecordedVerdict,
 )
 from cdm_nnunet.files import write_json
 from cdm_nnunet.prediction_record import Applicability, Made
-from cdm_nnunet.roi import RoiKind
 
 FORMAT_VERSION: Literal[1] = 1
 LABEL: Literal["PREDICTED, NOT FOR TREATMENT"] = "PREDICTED, NOT FOR TREATMENT"
@@ -61,16 +60,10 @@ class PatientMetric:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class PatientGoal:
+class PatientGoal(LimitedGoal):
     """A goal with a limit, and how the predicted dose stands to it.
 
     Attributes:
-        metric: Key of the metric.
-        relation: Side of the limit that is wanted.
-        limit: The limit in the metric's unit, for the patient's course.
-        variation: The looser limit in the metric's unit, if there is one.
-        unit: The metric's unit.
-        priority: 1 is the most important.
         verdict: On the predicted dose.
         certainty: The verdict that holds over the whole interval of the metric, or ``uncertain``; None without one.
         within_mask_error: Whether the value is closer to a limit than the metric's mask error.
@@ -78,12 +71,6 @@ class PatientGoal:
         reason: Why there is no verdict; None where there is one.
     """
 
-    metric: str
-    relation: Relation
-    limit: Finite
-    variation: Finite | None
-    unit: MetricUnit
-    priority: Annotated[int, Field(ge=1)]
     verdict: RecordedVerdict
     certainty: Certainty | None = None
     within_mask_error: bool = False
@@ -92,17 +79,13 @@ class PatientGoal:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class PatientRoi:
+class PatientRoi(PresentRoi):
     """An ROI that the patient has.
 
     Attributes:
-        kind: Kind of the ROI.
         name: Its name in the patient's structure set; without one, in the model's catalogue.
         source: Its name in the model's catalogue.
         matched_by: Whether that is the template's name, an alias, or fits an expression.
-        n_voxels: Number of its voxels.
-        volume_cc: Its volume in cc.
-        prescription_gy: Its prescription in Gy; None where it has none.
         metrics: By metric key.
         goals: The goals with a limit.
         cut_by_grid: Whether it touches the border of the dose grid, so that a part may be missing.
@@ -111,25 +94,15 @@ class PatientRoi:
         index_targets: Names in the catalogue of the targets that the plan indices are of together.
     """
 
-    kind: RoiKind
     name: str
     source: str
     matched_by: By
-    n_voxels: Annotated[int, Field(ge=1)]
-    volume_cc: Positive
-    prescription_gy: Positive | None
     metrics: Mapping[str, PatientMetric]
     goals: tuple[PatientGoal, ...] = ()
     cut_by_grid: bool = False
     outside_region_percent: Percent | None = None
     indices: Mapping[str, NonNegative | None] = field(default_factory=dict)
     index_targets: tuple[str, ...] = ()
-
-    @computed_field  # type: ignore[prop-decorator]  # (mypy knows no decorated properties)
-    @property
-    def few_voxels(self) -> bool:
-        """Whether it is so small that its near-maximum and near-minimum doses rest on single voxels."""
-        return self.n_voxels < FEW_VOXELS
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

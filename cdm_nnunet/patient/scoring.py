@@ -6,10 +6,11 @@ same dose, ROIs and prescriptions they are those that ``cdm-nnunet evaluate`` re
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
+from cdm_nnunet.dataset import CaseRecord
 from cdm_nnunet.dvh import Template
 from cdm_nnunet.evaluation.pairing import CaseFiles, load_pair
 from cdm_nnunet.evaluation.record import Calibration
@@ -18,6 +19,7 @@ from cdm_nnunet.evaluation.scores import course_notes, score_rois
 from cdm_nnunet.evaluation.uncertainty import roi_with_intervals
 from cdm_nnunet.patient.record import IntervalBasis, PatientGoal, PatientMetric, PatientRecord, PatientRoi
 from cdm_nnunet.prediction_record import Applicability, Made
+from cdm_nnunet.roi import Catalogue
 
 WITHOUT_INTERVALS = (
     "no calibration was given (--calibrate): how far the planned dose may lie from these values is not said"
@@ -45,6 +47,34 @@ class NewDose:
     applicability: Applicability | None = None
 
 
+def files_of_new(
+    case: str, dose: Path, images: tuple[Path, Path], catalogue: Catalogue, known: CaseRecord, members: Sequence[Path]
+) -> CaseFiles:
+    """A predicted dose without a reference, paired with itself.
+
+    Args:
+        case: Name of the case.
+        dose: The dose (NIfTI).
+        images: CT and ROI masks.
+        catalogue: Names the bits of the masks.
+        known: What is known of the patient.
+        members: Folders with the dose of each fold.
+    """
+    return CaseFiles(
+        case,
+        dose,
+        dose,
+        *images,
+        catalogue,
+        known.spacing_mm,
+        known.rois,
+        known.prescriptions_gy,
+        tuple(folder / dose.name for folder in members),
+        known.source.get("patient", ""),
+        known.fractions,
+    )
+
+
 def describe_dose(dose: NewDose, template: Template, calibration: Calibration | None = None) -> PatientRecord:
     """Every metric and goal of a template for a predicted dose.
 
@@ -56,7 +86,7 @@ def describe_dose(dose: NewDose, template: Template, calibration: Calibration | 
     Raises:
         InputError: If dose or ROI masks can't be used, or a present target lacks the prescription that a metric needs.
     """
-    pair = load_pair(dataclasses.replace(dose.files, reference=dose.files.predicted))
+    pair = load_pair(replace(dose.files, reference=dose.files.predicted))
     scored = score_rois(pair, template)
     rois = scored.rois
     if calibration is not None:

@@ -10,11 +10,10 @@ import numpy as np
 
 from cdm_nnunet.dataset import CASES_FILE, FILE_ENDING, CaseRecord, RawDataset, case_of_image
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.evaluation.pairing import CaseFiles
 from cdm_nnunet.fence import Refusals
 from cdm_nnunet.images import read_image
 from cdm_nnunet.nnunet.predictor import CasesRefusedError
-from cdm_nnunet.patient.scoring import NewDose
+from cdm_nnunet.patient.scoring import NewDose, files_of_new
 from cdm_nnunet.prediction.cases import CasePredictor
 from cdm_nnunet.prediction.described import WITHOUT_FOLDS, Described, Describer, FoldDoses, clear, describe_all, told
 from cdm_nnunet.prediction_record import PredictionRecord
@@ -117,20 +116,7 @@ def _new_dose(files: Sequence[str], out: Path, catalogue: Catalogue, members: tu
         notes.append(FROM_MAP)
     else:
         _refuse_other_levels(known.prescriptions_gy, prediction, dataset)
-    case_files = CaseFiles(
-        case,
-        dose,
-        dose,
-        ct,
-        bits,
-        catalogue,
-        known.spacing_mm,
-        known.rois,
-        known.prescriptions_gy,
-        tuple(member / dose.name for member in members),
-        known.source.get("patient", ""),
-        known.fractions,
-    )
+    case_files = files_of_new(case, dose, (ct, bits), catalogue, known, members)
     delivered = (dose.name, prediction.dose_sha256 or "")
     new = NewDose(case_files, delivered, prediction.origin, notes=notes, applicability=prediction.applicability)
     return new, "" if dataset is None else dataset.name

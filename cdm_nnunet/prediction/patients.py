@@ -19,13 +19,12 @@ from cdm_nnunet.dicom.plan_choice import DEFAULT
 from cdm_nnunet.dicom.pseudonyms import Pseudonyms, read_pseudonyms
 from cdm_nnunet.dicom.unread import unread_lines
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.evaluation.pairing import CaseFiles
 from cdm_nnunet.fence import Refusals, fenced
 from cdm_nnunet.files import passing_folder
 from cdm_nnunet.geometry.voxel_size import voxel_size_zyx_mm
 from cdm_nnunet.nnunet.inputs import find_cases, write_catalogue
 from cdm_nnunet.nnunet.predictor import CasesRefusedError
-from cdm_nnunet.patient.scoring import NewDose
+from cdm_nnunet.patient.scoring import NewDose, files_of_new
 from cdm_nnunet.prediction.described import (
     WITHOUT_FOLDS,
     Described,
@@ -297,20 +296,7 @@ def _new_dose(ready: _Ready, patient: PredictedPatient, work: Path, members: tup
     """The dose as the model gave it; that in the RTDOSE is rounded to multiples of its scaling."""
     dose, known = work / "doses" / f"{patient.case}{FILE_ENDING}", ready.known
     ct, _, bits = (work / "imagesTs" / image_name(patient.case, channel) for channel in range(len(CHANNEL_NAMES)))
-    files = CaseFiles(
-        patient.case,
-        dose,
-        dose,
-        ct,
-        bits,
-        ready.catalogue,
-        known.spacing_mm,
-        known.rois,
-        known.prescriptions_gy,
-        tuple(member / dose.name for member in members),
-        known.source.get("patient", ""),
-        known.fractions,
-    )
+    files = files_of_new(patient.case, dose, (ct, bits), ready.catalogue, known, members)
     delivered = (Path(patient.file).name, digest_of(Path(patient.file)))
     prediction = PredictionRecord.read(dose)
     applicability = with_finding(prediction.applicability, ready.finding)

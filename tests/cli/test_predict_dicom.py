@@ -13,6 +13,7 @@ import numpy as np
 import pydicom
 import pytest
 import torch
+from phantoms import CLINIC, change
 
 from cdm_nnunet.cli.main import main
 from cdm_nnunet.dataset import RawDataset
@@ -23,8 +24,7 @@ from cdm_nnunet.dataset_conversion.dicom_mapping import DicomMapping
 from cdm_nnunet.dataset_conversion.dicom_patient import DicomPatient
 from cdm_nnunet.dicom.dose import read_dose
 from cdm_nnunet.dicom.index import index_folder
-from cdm_nnunet.dicom.phantom import LinearDose, Phantom, write_phantom
-from cdm_nnunet.dicom.phantom_shapes import Cylinder, Sphere
+from cdm_nnunet.dicom.phantom import write_phantom
 from cdm_nnunet.dicom.plan import ION_PLAN_CLASS
 from cdm_nnunet.dvh import Template
 from cdm_nnunet.errors import InputError
@@ -55,21 +55,6 @@ TEMPLATE = Template.from_json(
     "test",
 )
 MAPPING = DicomMapping({"PTV60": "PTV_High", "Cord": "SpinalCord", "BODY": "External", "Ring": None})
-PHANTOM = Phantom(
-    {
-        "BODY": Cylinder((0.0, 0.0, 0.0), 40.0, 76.0),
-        "PTV60": Sphere((3.0, 0.0, 0.0), 12.0),
-        "Cord": Cylinder((0.0, 24.0, 0.0), 6.0, 76.0),
-        "Ring": Sphere((3.0, 0.0, 0.0), 18.0, 13.0),
-    },
-    LinearDose(0, 0.5, 55.0),
-    slices_z_mm=tuple(np.arange(-40.0, 41.0, 4.0)),
-    pixels=(28, 28),
-    pixel_mm=(4.0, 4.0),
-    dose_spacing_mm=(5.0, 5.0, 4.0),
-    prescriptions_gy={"PTV60": 60.0},
-    kinds={"BODY": "EXTERNAL", "PTV60": "PTV"},
-)
 MODEL = ["-d", str(ID), "-c", "3d_fullres", "-f", "0", "-device", "cpu", "-np", "0"]
 
 
@@ -88,7 +73,7 @@ def root(tmp_path_factory):
             patch.setenv(f"CDM_{name}", value)
         patch.setenv("nnUNet_n_proc_DA", "0")
         for seed in range(5):
-            write_patient(dataclasses.replace(PHANTOM, seed=seed), root / "exports" / str(seed))
+            write_patient(dataclasses.replace(CLINIC, seed=seed), root / "exports" / str(seed))
         convert_dicom(
             root / "exports", DatasetPlace(root / "raw", ID, "Clinic"), DicomRules(TEMPLATE, MAPPING), root / "local"
         )
@@ -107,7 +92,7 @@ def model(root, monkeypatch):
 @pytest.fixture
 def new(model, tmp_path):
     """A new patient, without a dose."""
-    files = write_patient(dataclasses.replace(PHANTOM, seed=7), tmp_path / "new" / "a")
+    files = write_patient(dataclasses.replace(CLINIC, seed=7), tmp_path / "new" / "a")
     files.doses[0].unlink()
     return files
 
@@ -127,12 +112,6 @@ def write_patient(phantom, folder):
     return files
 
 
-def change(path, edit):
-    dataset = pydicom.dcmread(path)
-    edit(dataset)
-    dataset.save_as(path)
-
-
 def predict(tmp_path, *options):
     return main(["predict", "--dicom", str(tmp_path / "new"), "-o", str(tmp_path / "out"), *MODEL, *options])
 
@@ -150,7 +129,7 @@ def test_the_data_set_and_the_model_know_the_mapping(root, model):
 
 @pytest.mark.parametrize(("grid", "spacing"), [(None, "5x5x4"), ("ct", "4x4x4"), ("6", "6x6x6")])
 def test_the_rtdose_is_the_prediction(new, tmp_path, capfd, grid, spacing):
-    second = write_patient(dataclasses.replace(PHANTOM, seed=8, position="FFP"), tmp_path / "new" / "b")
+    second = write_patient(dataclasses.replace(CLINIC, seed=8, position="FFP"), tmp_path / "new" / "b")
     assert predict(tmp_path, *([] if grid is None else ["--grid", grid]), "--json") == 0
     record = json.loads(capfd.readouterr().out)
     found = index_folder(tmp_path / "new").patients(needed=("RTSTRUCT",))
@@ -341,10 +320,8 @@ def test_a_level_without_an_roi_contradicts_the_flag(new, tmp_path, capfd, numbe
 
 
 def test_what_the_model_refuses_does_not_end_the_run_and_what_is_unusual_is_told(new, tmp_path, capfd):
-    write_patient(dataclasses.replace(PHANTOM, seed=8, prescriptions_gy={"PTV60": 66.0}), tmp_path / "new" / "b")
-    third = write_patient(
-        dataclasses.replace(PHANTOM, seed=9, prescriptions_gy={"PTV60": 25.0}), tmp_path / "new" / "c"
-    )
+    write_patient(dataclasses.replace(CLINIC, seed=8, prescriptions_gy={"PTV60": 66.0}), tmp_path / "new" / "b")
+    third = write_patient(dataclasses.replace(CLINIC, seed=9, prescriptions_gy={"PTV60": 25.0}), tmp_path / "new" / "c")
     assert predict(tmp_path) == 2
     assert "1 of 3 patients can't be used: [case_" in (line := refusal(capfd))
     assert "25 Gy for 'PTV_High': the model was trained on 60 Gy and can't know a dose that far from it" in line
@@ -422,7 +399,7 @@ def of_ions(files):
     ],
 )
 def test_a_patient_that_cannot_be_used_does_not_stop_the_others(new, tmp_path, capfd, monkeypatch, damage, message):
-    write_patient(dataclasses.replace(PHANTOM, seed=8), tmp_path / "new" / "b")
+    write_patient(dataclasses.replace(CLINIC, seed=8), tmp_path / "new" / "b")
     damage(new)
     given = []
     monkeypatch.setattr(CasePredictor, "predict", lambda self, cases, out: given.append(cases) or one_dose(out, cases))
@@ -451,7 +428,7 @@ def one_dose(out, cases):
 
 
 def test_a_case_that_the_network_can_not_take_does_not_stop_the_others(new, tmp_path, capfd, monkeypatch):
-    write_patient(dataclasses.replace(PHANTOM, seed=8), tmp_path / "new" / "b")
+    write_patient(dataclasses.replace(CLINIC, seed=8), tmp_path / "new" / "b")
     first = min(files.case_name for files in index_folder(tmp_path / "new").patients(needed=()))
 
     def fails(self, cases, out):
@@ -595,7 +572,7 @@ def test_the_level_of_the_training_data_gives_way_to_the_plan(new, model, tmp_pa
 
 
 def test_a_node_sends_the_dose_that_predict_writes(new, tmp_path, capfd):
-    second = write_patient(dataclasses.replace(PHANTOM, seed=8), tmp_path / "half")
+    second = write_patient(dataclasses.replace(CLINIC, seed=8), tmp_path / "half")
     second.structures.unlink()
     settings = {
         "ae_title": "NODE",

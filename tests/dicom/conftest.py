@@ -4,16 +4,15 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pydicom
 import pytest
+from phantoms import TINY
 
 from cdm_nnunet.dataset_conversion.conversion import DatasetPlace
 from cdm_nnunet.dataset_conversion.dicom import DicomRules, convert_dicom
 from cdm_nnunet.dataset_conversion.dicom_mapping import DicomMapping
 from cdm_nnunet.dataset_conversion.raw_layout import Conversion
-from cdm_nnunet.dicom.phantom import LinearDose, Phantom, PhantomFiles, write_phantom
-from cdm_nnunet.dicom.phantom_shapes import Cylinder, Sphere
+from cdm_nnunet.dicom.phantom import Phantom, PhantomFiles, write_phantom
 from cdm_nnunet.dvh import Template
 
 
@@ -33,14 +32,7 @@ class Clinic:
         "test",
     )
     mapping = DicomMapping({"PTV": "PTV_High", "BODY": "External"})
-    phantom = Phantom(
-        {"BODY": Cylinder((0.0, 0.0, 0.0), 18.0, 16.0), "PTV": Sphere((0.0, 0.0, 0.0), 6.0)},
-        LinearDose(0, 0.2, 50.0),
-        slices_z_mm=tuple(np.arange(-8.0, 9.0, 2.0)),
-        pixels=(22, 22),
-        prescriptions_gy={"PTV": 50.0},
-        kinds={"BODY": "EXTERNAL", "PTV": "PTV"},
-    )
+    phantom = TINY
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

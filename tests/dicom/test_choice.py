@@ -5,6 +5,7 @@ import json
 
 import pydicom
 import pytest
+from phantoms import change
 
 from cdm_nnunet.dataset import RawDataset
 from cdm_nnunet.dicom.destination import find_destination
@@ -21,12 +22,6 @@ from cdm_nnunet.images import Image, write_image
 @pytest.fixture
 def files(tmp_path, clinic):
     return write_phantom(clinic.phantom, tmp_path / "exports" / "a")
-
-
-def change(path, edit):
-    dataset = pydicom.dcmread(path)
-    edit(dataset)
-    dataset.save_as(path)
 
 
 def setting(**values):

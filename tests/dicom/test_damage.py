@@ -4,8 +4,8 @@ import dataclasses
 import re
 
 import numpy as np
-import pydicom
 import pytest
+from phantoms import change
 
 from cdm_nnunet.dataset_conversion.dicom_mapping import DicomMapping
 from cdm_nnunet.dataset_conversion.dicom_patient import DicomPatient
@@ -42,12 +42,6 @@ PHANTOM = Phantom(
 @pytest.fixture
 def files(tmp_path):
     return write_phantom(PHANTOM, tmp_path / "patient")
-
-
-def change(path, edit):
-    dataset = pydicom.dcmread(path)
-    edit(dataset)
-    dataset.save_as(path)
 
 
 def load(files, rois=("PTV_6000", "External"), grid="dose"):

@@ -7,6 +7,7 @@ import os
 import numpy as np
 import pydicom
 import pytest
+from phantoms import change
 
 from cdm_nnunet.cli import main as cli
 from cdm_nnunet.dicom import files as dicom_files
@@ -33,12 +34,6 @@ PHANTOM = Phantom(
 @pytest.fixture
 def files(tmp_path):
     return write_phantom(PHANTOM, tmp_path / "patient")
-
-
-def change(path, edit):
-    dataset = pydicom.dcmread(path)
-    edit(dataset)
-    dataset.save_as(path)
 
 
 def look(files, **options):

@@ -5,6 +5,7 @@ import json
 
 import pydicom
 import pytest
+from phantoms import change
 
 from cdm_nnunet.cli import main as cli
 from cdm_nnunet.dicom.destination import find_destination
@@ -20,12 +21,6 @@ def exports(tmp_path, clinic):
     for seed in range(3):
         write_phantom(dataclasses.replace(clinic.phantom, seed=seed), tmp_path / "exports" / str(seed))
     return tmp_path / "exports"
-
-
-def change(path, edit):
-    dataset = pydicom.dcmread(path)
-    edit(dataset)
-    dataset.save_as(path)
 
 
 def call(folder, patient):

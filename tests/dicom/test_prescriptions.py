@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from phantoms import change
 
 from cdm_nnunet.dataset import RawDataset
 from cdm_nnunet.dataset_conversion.conversion import DatasetPlace
@@ -235,12 +236,6 @@ def exports(tmp_path):
     return [
         write_phantom(dataclasses.replace(PHANTOM, seed=seed), tmp_path / "exports" / str(seed)) for seed in range(2)
     ]
-
-
-def change(path, edit):
-    dataset = pydicom.dcmread(path)
-    edit(dataset)
-    dataset.save_as(path)
 
 
 def convert(tmp_path, mapping=MAPPING):

@@ -10,10 +10,10 @@ import numpy as np
 import pydicom
 import pytest
 import torch
+from phantoms import CLINIC
 
 import cdm_nnunet
-from cdm_nnunet.dicom.phantom import LinearDose, Phantom, write_phantom
-from cdm_nnunet.dicom.phantom_shapes import Cylinder, Sphere
+from cdm_nnunet.dicom.phantom import write_phantom
 from cdm_nnunet.dvh import Template
 
 ID, NAME = 561, "Dataset561_Clinic"
@@ -25,21 +25,6 @@ ROIS = [
     {"name": "External", "kind": "external"},
 ]
 MAPPING = {"PTV60": "PTV_High", "Cord": "SpinalCord", "BODY": "External", "Ring": None}
-PHANTOM = Phantom(
-    {
-        "BODY": Cylinder((0.0, 0.0, 0.0), 40.0, 76.0),
-        "PTV60": Sphere((3.0, 0.0, 0.0), 12.0),
-        "Cord": Cylinder((0.0, 24.0, 0.0), 6.0, 76.0),
-        "Ring": Sphere((3.0, 0.0, 0.0), 18.0, 13.0),
-    },
-    LinearDose(0, 0.5, 55.0),
-    slices_z_mm=tuple(np.arange(-40.0, 41.0, 4.0)),
-    pixels=(28, 28),
-    pixel_mm=(4.0, 4.0),
-    dose_spacing_mm=(5.0, 5.0, 4.0),
-    prescriptions_gy={"PTV60": 60.0},
-    kinds={"BODY": "EXTERNAL", "PTV60": "PTV"},
-)
 
 
 def template(rois=ROIS, name="small") -> Template:
@@ -49,7 +34,7 @@ def template(rois=ROIS, name="small") -> Template:
 
 def write_patient(seed: int, folder: Path) -> Path:
     """A phantom with the noise of a CT: what is the same throughout is no patient."""
-    files = write_phantom(dataclasses.replace(PHANTOM, seed=seed), folder)
+    files = write_phantom(dataclasses.replace(CLINIC, seed=seed), folder)
     rng = np.random.default_rng(seed)
     for path in files.ct:
         dataset = pydicom.dcmread(path)

@@ -7,23 +7,14 @@ import threading
 
 import pytest
 import torch
+from networks import Constant
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-from torch import nn
 
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.nnunet.checkpoint import weights_digest
 from cdm_nnunet.nnunet.predictor import DosePredictor
 from cdm_nnunet.nnunet.reader import CDMReaderWriter
 from cdm_nnunet.prediction_record import PredictionRecord, record_path
-
-
-class Constant(nn.Module):
-    def __init__(self, value: float):
-        super().__init__()
-        self.value = nn.Parameter(torch.tensor(value))
-
-    def forward(self, x):
-        return self.value + torch.zeros(len(x), 1, *x.shape[2:])
 
 
 @pytest.fixture

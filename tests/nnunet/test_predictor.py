@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from networks import Constant
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compute_steps_for_sliding_window
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -27,17 +28,6 @@ from cdm_nnunet.roi import Catalogue
 
 PATCH = [8, 12, 16]
 SHAPE = (19, 23, 30)
-
-
-class Constant(nn.Module):
-    """The same output everywhere; also a stand-in for a fold."""
-
-    def __init__(self, value: float):
-        super().__init__()
-        self.value = nn.Parameter(torch.tensor(value))
-
-    def forward(self, x):
-        return self.value + torch.zeros(len(x), 1, *x.shape[2:])
 
 
 class CT(nn.Module):

@@ -14,23 +14,14 @@ import time
 import urllib.request
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
+from phantoms import TINY
 
-from cdm_nnunet.dicom.phantom import LinearDose, Phantom, write_phantom
-from cdm_nnunet.dicom.phantom_shapes import Cylinder, Sphere
+from cdm_nnunet.dicom.phantom import write_phantom
 from cdm_nnunet.node.service import run_node
 from cdm_nnunet.node.settings import read_settings
 
-PHANTOM = Phantom(
-    {"BODY": Cylinder((0.0, 0.0, 0.0), 18.0, 16.0), "PTV": Sphere((0.0, 0.0, 0.0), 6.0)},
-    LinearDose(0, 0.2, 50.0),
-    slices_z_mm=tuple(np.arange(-8.0, 9.0, 2.0)),
-    pixels=(22, 22),
-    prescriptions_gy={"PTV": 50.0},
-    kinds={"BODY": "EXTERNAL", "PTV": "PTV"},
-)
 N_OBJECTS = 11  # of a phantom: nine slices, structure set and plan
 _WAIT_S = 60
 _SPEC = importlib.util.spec_from_file_location("stand_in", Path(__file__).with_name("stand_in.py"))
@@ -120,7 +111,7 @@ def files_of(phantom_files):
 
 
 def phantom(folder, seed):
-    return write_phantom(dataclasses.replace(PHANTOM, seed=seed), folder)
+    return write_phantom(dataclasses.replace(TINY, seed=seed), folder)
 
 
 @pytest.fixture(scope="session")
