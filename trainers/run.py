@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from nnunetv2.run import run_training as stock
 from nnunetv2.utilities.file_path_utilities import get_output_folder
-from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 from cdm_nnunet import trainers
 from cdm_nnunet.documents import read_json
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.folders import DEFAULT_PLANS, configuration_in, find_dataset, folder
 from cdm_nnunet.nnunet.pretrained import find_pretrained
+from cdm_nnunet.nnunet.trainer_class import trainer_class
 from cdm_nnunet.parallel import usable_cores
 from cdm_nnunet.trainers.base import DoseTrainer
 from cdm_nnunet.trainers.settings import CHANGE_SETTINGS, RESTART
@@ -165,8 +165,8 @@ def _quiet_advice() -> None:
 def _refuse_other_trainers(name: str) -> None:
     known = ", ".join(trainers.__all__)
     try:
-        trainer = recursive_find_trainer_class_by_name(name)
-    except RuntimeError:
-        raise InputError(f"no trainer named '{name}'; there are {known}") from None
+        trainer = trainer_class(name)
+    except InputError as error:
+        raise InputError(f"no trainer named '{name}'; there are {known}") from error
     if not issubclass(trainer, DoseTrainer):
         raise InputError(f"trainer '{name}' is for segmentation; for dose there are {known}")

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 
@@ -22,6 +21,7 @@ from cdm_nnunet.documents import differences, read_json
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.nnunet.checkpoint import FINAL, Checkpoint, read_checkpoint
 from cdm_nnunet.nnunet.plans import DosePlans
+from cdm_nnunet.nnunet.trainer_class import trainer_class
 
 _PLANS, _DATASET = "plans.json", "dataset.json"
 _NOT_PLANNED = ("continue_training", "label_manager")  # set by nnU-Net's command; ours whatever it says
@@ -72,9 +72,9 @@ class TrainedModel:
         """
         configuration = manager.get_configuration(self.configuration)
         try:
-            trainer = recursive_find_trainer_class_by_name(self.trainer_name)
-        except RuntimeError:
-            raise InputError(f"{self.folder} was trained by '{self.trainer_name}', which is not installed") from None
+            trainer = trainer_class(self.trainer_name)
+        except InputError as error:
+            raise InputError(f"{self.folder} was trained by '{self.trainer_name}', which is not installed") from error
         channels = DosePlans(self.plans).n_channels
         try:
             network: nn.Module = trainer.build_network_architecture(

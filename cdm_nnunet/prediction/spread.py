@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +10,6 @@ from typing import Any
 
 import torch
 
-from cdm_nnunet.folders import find_our_trainers
 from cdm_nnunet.nnunet.compute import available_device
 from cdm_nnunet.nnunet.items import Item, preprocess_files
 from cdm_nnunet.nnunet.model import TrainedModel
@@ -58,10 +55,8 @@ class LoadedModel:
         """As :meth:`load`, of the model once it is read."""
         on = available_device(device or self.device)
         torch.set_num_threads(usable_cores() if on.type == "cpu" else 1)
-        find_our_trainers()
-        with contextlib.redirect_stdout(io.StringIO()):  # (nnU-Net tells where it looks for trainers)
-            predictor = kind(tile_step_size=self.step, use_mirroring=self.mirrors, device=on)
-            predictor.use_model(model)
+        predictor = kind(tile_step_size=self.step, use_mirroring=self.mirrors, device=on)
+        predictor.use_model(model)
         predictor.allows_outside = self.allows_outside
         return predictor
 

@@ -36,9 +36,6 @@ from cdm_nnunet.prediction import described
 from cdm_nnunet.prediction.cases import CasePredictor
 from cdm_nnunet.prediction_record import digest_of
 
-# (of timm, which nnU-Net's search imports)
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
-
 ID, NAME = 552, "Dataset552_Clinic"
 TEMPLATE = Template.from_json(
     {

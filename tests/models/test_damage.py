@@ -16,8 +16,6 @@ from cdm_nnunet.models.members import Members
 from cdm_nnunet.models.package import Package
 from cdm_nnunet.prediction.model_export import verify_model
 
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
-
 
 @pytest.fixture
 def contents(clinic):

@@ -17,7 +17,6 @@ from cdm_nnunet.prediction.model_export import ModelExport, export_model
 from cdm_nnunet.prediction.models import ModelChoice
 from cdm_nnunet.roi import Catalogue
 
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
 OTHERS = [  # without PTV_Low, in another order
     {"name": "SpinalCord", "kind": "oar"},
     {"name": "PTV_High", "kind": "target", "prescription_gy": "patient"},

@@ -14,8 +14,6 @@ from cdm_nnunet.images import read_image
 from cdm_nnunet.prediction_record import PredictionRecord
 from cdm_nnunet.roi import mask_of
 
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
-
 
 @pytest.fixture(scope="module")
 def model(clinic_once):

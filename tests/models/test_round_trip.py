@@ -14,7 +14,6 @@ from cdm_nnunet.images import read_image
 from cdm_nnunet.prediction.models import PackageChoice
 from cdm_nnunet.prediction_record import PredictionRecord
 
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")  # of timm, which nnU-Net's search imports
 OF_FOLDS = ["-d", "561", "-c", "3d_packed", "-tr", "nnUNetTrainerDoseMAE", "-f", "0", "1"]
 QUICK = ["-device", "cpu", "-np", "0", "-step_size", "1"]
 

@@ -15,7 +15,6 @@ from cdm_nnunet.models.shipped import find_model, shipped_models
 from cdm_nnunet.nnunet.checkpoint import read_checkpoint
 from cdm_nnunet.nnunet.packaged import packed_weights, read_package, unpacked_weights
 
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
 ONE_FOLD = ["-d", "561", "-c", "3d_packed", "-tr", "nnUNetTrainerDoseMAE", "-f", "0"]
 
 

@@ -11,7 +11,6 @@ from cdm_nnunet.parallel.cluster import on_cluster
 from cdm_nnunet.prediction.cases import CasePredictor
 from cdm_nnunet.prediction.models import ModelChoice
 
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")  # of timm, which nnU-Net's search imports
 distributed = pytest.importorskip("distributed", reason="the extra 'cluster' is not installed")
 
 

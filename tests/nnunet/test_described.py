@@ -16,9 +16,6 @@ from cdm_nnunet.patient.record import PatientRecord
 from cdm_nnunet.prediction.folders import FROM_MAP
 from cdm_nnunet.prediction_record import PredictionRecord, digest_of
 
-# (of timm, which nnU-Net's search imports)
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
-
 
 @pytest.fixture
 def predict(planned, save, tmp_path):

@@ -18,8 +18,6 @@ from cdm_nnunet.nnunet.planner import plan_and_preprocess
 from cdm_nnunet.nnunet.plans import DosePlans
 from cdm_nnunet.nnunet.predictor import DosePredictor
 
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")  # of timm, which nnU-Net's search imports
-
 
 def load(folder, folds=(0,), kind=DosePredictor):
     predictor = kind(device=torch.device("cpu"), allow_tqdm=False)

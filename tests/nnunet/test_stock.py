@@ -133,7 +133,6 @@ def test_another_catalogue_in_the_data_set_is_refused(planned):
         trainer("nnUNetTrainerCDM", plans_of(planned), dataset_json)
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")  # of timm, which nnU-Net's search imports
 @pytest.mark.parametrize("name", ["nnUNetTrainer", "nnUNetTrainerDiceLoss", "nnUNetTrainer_5epochs"])
 def test_segmentation_trainers_refuse_our_plans(planned, name):
     """With the plugin loaded they find all its classes, and would train a segmentation of a dose."""

@@ -15,8 +15,6 @@ from cdm_nnunet.nnunet.plans import DosePlans
 
 from .conftest import SPACING_MM, TEMPLATE, Folders, MemorySource, template
 
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")  # of timm, which nnU-Net's search imports
-
 FIRST, SECOND = "Dataset531_Small", "Dataset533_Second"
 
 

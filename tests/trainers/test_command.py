@@ -12,8 +12,6 @@ import pytest
 import cdm_nnunet
 from cdm_nnunet.cli.main import main
 
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")  # of timm, which nnU-Net's search imports
-
 
 @pytest.mark.parametrize(
     ("options", "message"),

@@ -28,7 +28,6 @@ def plans_named(preprocessed):
 @pytest.mark.parametrize(
     ("planned", "asked"), [("3d_folded", "3d_folded"), ("3d_folded", "3d_packed"), ("3d_packed", "3d_folded")]
 )
-@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")  # nnU-Net's search for a trainer imports timm
 def test_a_model_of_either_name_is_trained_and_predicted(plans_named, monkeypatch, planned, asked):
     monkeypatch.setenv(TRAINER_VARIABLE, str(Path(cdm_nnunet.__file__).parent / "ext_trainers"))
     plans, dataset_json = plans_named(planned)

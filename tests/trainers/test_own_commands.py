@@ -14,9 +14,6 @@ from cdm_nnunet.geometry.grid import Grid
 from cdm_nnunet.images import Image, read_image, write_image
 from cdm_nnunet.prediction_record import MeanOrigin, Origin, PredictionRecord
 
-# (of timm, which nnU-Net's search imports)
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
-
 SHAPE = (3, 4, 5)
 
 

@@ -33,7 +33,6 @@ def own_folder(tmp_path, monkeypatch):
     return folder
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")  # of timm, which nnU-Net's search imports
 def test_nnunet_finds_it_and_it_trains(preprocessed, own_folder, make_trainer, monkeypatch):
     from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 

@@ -11,9 +11,6 @@ from cdm_nnunet.nnunet.logger import DoseLogger
 from cdm_nnunet.trainers.progress import first_estimate_text, loss_schedule_text, losses_text, remaining_text
 from cdm_nnunet.trainers.settings import TrainingSettings
 
-# (of timm, which nnU-Net's search imports)
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
-
 
 def test_the_time_to_go_follows_from_the_last_ten_epochs():
     starts = [0.0, *(1000.0 + 60 * k for k in range(10))]

@@ -18,8 +18,6 @@ from cdm_nnunet.files import locked
 from cdm_nnunet.nnunet.checkpoint import BEST, FINAL, LATEST, read_checkpoint, write_checkpoint
 from cdm_nnunet.trainers.checkpoints import newest_whole
 
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")  # of timm, which nnU-Net's search imports
-
 
 def go_on(trainer):
     run_training.maybe_load_checkpoint(trainer, True, False)

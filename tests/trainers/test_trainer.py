@@ -302,7 +302,6 @@ def test_mse_is_the_square_of_what_mae_is_the_size_of(started):
         assert step.dvh_loss is None
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")  # nnU-Net's search for a trainer imports timm
 def test_vanilla_nnunet_knows_no_prescription_in_training_and_in_prediction(started, monkeypatch):
     """Untrained, it gives no dose where the others give a first guess; a predictor builds the same networks."""
     monkeypatch.setenv(TRAINER_VARIABLE, str(Path(cdm_nnunet.__file__).parent / "ext_trainers"))

@@ -1,0 +1,28 @@
+"""Trainers by name, with nothing set in the environment."""
+
+import warnings
+
+import pytest
+
+from cdm_nnunet import trainers
+from cdm_nnunet.errors import InputError
+from cdm_nnunet.folders import TRAINER_VARIABLE
+from cdm_nnunet.nnunet.trainer_class import trainer_class
+
+
+@pytest.fixture(autouse=True)
+def _unset(monkeypatch):
+    monkeypatch.delenv(TRAINER_VARIABLE, raising=False)
+
+
+def test_ours_and_nnunets_are_found_without_a_word(capfd):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert trainer_class("nnUNetTrainerCDM") is trainers.nnUNetTrainerCDM
+        assert trainer_class("nnUNetTrainer").__name__ == "nnUNetTrainer"
+    assert capfd.readouterr() == ("", "")
+
+
+def test_others_are_refused():
+    with pytest.raises(InputError, match="no trainer named 'nnUNetTrainerNone' is installed"):
+        trainer_class("nnUNetTrainerNone")
