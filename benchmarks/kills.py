@@ -41,6 +41,7 @@ from pathlib import Path
 ID, NAME = "541", "Dataset541_Phantoms"
 EPOCHS = 4
 LIMIT_S = 1800  # (on a busy machine a command of seconds takes minutes)
+LINGER_S = 120  # (a worker that was being started sees after its imports that its parent is gone)
 SETTINGS = {
     "CDM_NUM_EPOCHS": str(EPOCHS), "CDM_NUM_ITERATIONS": "2", "CDM_NUM_VAL_ITERATIONS": "1", "CDM_LOSS_START": "0",
     "CDM_SEED": "1", "CDM_LEARNING_RATE": "0.05", "nnUNet_n_proc_DA": "0", "OMP_NUM_THREADS": "1",
@@ -235,7 +236,7 @@ def _end(process: multiprocessing.process.BaseProcess, said: Path, begun: float)
 
 
 def _refuse_lingering(group: int) -> None:
-    until = time.monotonic() + 30
+    until = time.monotonic() + LINGER_S
     while time.monotonic() < until:
         try:
             os.killpg(group, 0)
@@ -243,7 +244,7 @@ def _refuse_lingering(group: int) -> None:
             return
         time.sleep(0.05)
     os.killpg(group, signal.SIGKILL)
-    raise LostError("processes of it still ran 30 s after the kill")
+    raise LostError(f"processes of it still ran {LINGER_S} s after the kill")
 
 
 def _files(folder: Path) -> dict[str, str]:
