@@ -49,16 +49,16 @@ def run_node(settings: NodeSettings, tell: Tell, stop: threading.Event, load: Lo
         def give_up(study: Study, reason: str) -> None:
             intake.close(study, StudyState(stage="failed", reason=reason))
 
-        with listening(settings, intake, tell, give_up), _sending(steps, stop):
-            tell(f"listening on {settings.host}:{settings.port} as {settings.ae_title}")
-            try:
+        try:
+            with listening(settings, intake, tell, give_up), _sending(steps, stop):
+                tell(f"listening on {settings.host}:{settings.port} as {settings.ae_title}")
                 while not stop.wait(_POLL_S):
                     for study in steps.queue.studies():
                         with _guarded(steps, study, stop):
                             steps.close_when_complete(study, intake)
                             steps.work_on(study)
-            except KeyboardInterrupt:
-                tell("stopped")
+        except KeyboardInterrupt:  # (at any moment from the first on at which it can be called)
+            tell("stopped")
     return steps.outcome
 
 

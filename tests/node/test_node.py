@@ -391,7 +391,8 @@ KILLED_BEFORE |= {"predicted": 17, "sending": 18, "sent": 19, "done": 20}
 
 def test_nothing_is_lost_or_doubled_when_the_node_is_killed(tmp_path, dcmtk):
     port, to = free_port(), free_port()
-    config = settings_file(tmp_path, port, {"planning": {"ae_title": "PLANNING", "host": "127.0.0.1", "port": to}})
+    planning = {"planning": {"ae_title": "PLANNING", "host": "127.0.0.1", "port": to}}
+    config = settings_file(tmp_path, port, planning, incomplete_after_s=60)  # (a sender may take seconds to begin)
     peers = Peers(port)
     patients = [phantom(tmp_path / str(seed), seed) for seed in range(len(KILLED_BEFORE))]
     with receiver(to) as received:
@@ -463,3 +464,16 @@ def test_the_command_runs_until_it_is_asked_to_end(tmp_path, dcmtk):
     assert node.returncode == 0, (tmp_path / "log").read_text()
     assert json.loads(out) == {"sent": [], "failed": {}}
     assert (tmp_path / "log").read_text().splitlines()[-1].endswith(" stopped")
+
+
+def test_it_can_be_asked_to_end_as_soon_as_it_listens(tmp_path):
+    settings = read_settings(settings_file(tmp_path, free_port(), {"out": {"folder": "out"}}))
+    told = []
+
+    def tell(line):
+        told.append(line)
+        if line.startswith("listening"):
+            raise KeyboardInterrupt
+
+    assert run_node(settings, tell, threading.Event(), stand_in.StandIn).sent == []
+    assert told[-1] == "stopped"
