@@ -33,8 +33,10 @@ _STARTS: Mapping[str, str] = {
     "export": "write {prediction} as {format}",
     "find-best": "score the models of data set {d} on their validation cases",
     "inspect": "look into {source}; later runs read only what is new",
+    "mimic": "deliverable doses closest to {prediction}",
     "model": "{part} a model: {model}{m}{d}",
     "plan": "fingerprint, plans and preprocessing of data set {d} ({c})",
+    "plan-doses": "plan the patients of data set {dataset} by {protocol} into data set {d}",
     "predict": "predict the doses of {i}{dicom}",
     "preprocess": "preprocess data set {d} ({c})",
     "study": "trainings, predictions and comparison of {study}",
@@ -140,6 +142,8 @@ _NEXT: Mapping[str, Callable[[argparse.Namespace, Mapping[str, Any]], str]] = {
         "" if args.d is not None else "add -d ID to see which ROIs of a data set the template finds"
     ),
     "dvh": lambda _, record: "cdm-nnunet inspect dicom FOLDER, to learn from such plans",
+    "plan-doses": lambda args, _: f"cdm-nnunet plan -d {args.d}",
+    "mimic": lambda args, _: f"cdm-nnunet evaluate -d {args.d} -i {_quoted(args.o)} -o evaluation",
     "study": lambda args, record: (
         f"open {Path(args.o, 'comparison', 'compare.html')}"
         if "scores" in record

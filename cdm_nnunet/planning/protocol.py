@@ -1,0 +1,221 @@
+"""A planning protocol: the YAML file by which every patient of a data set is planned."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from cdm_nnunet.documents import plain, read_yaml, refuse
+from cdm_nnunet.errors import InputError
+
+_STRICT = ConfigDict(extra="forbid", frozen=True)
+Positive = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
+Percent = Annotated[float, Field(gt=0, le=200, allow_inf_nan=False)]
+Degrees = Annotated[float, Field(ge=0, lt=360, allow_inf_nan=False)]
+
+
+class Beams(BaseModel):
+    """Where radiation comes from, and how finely it is cut.
+
+    Attributes:
+        gantry_deg: Gantry angles of the coplanar beams, degrees, IEC, for a patient who lies head first, supine.
+        bixel_mm: Side of a square bixel at the isocentre, mm.
+        dose_grid_mm: Distance of the nodes at which dose is calculated, mm.
+    """
+
+    model_config = _STRICT
+
+    gantry_deg: list[Degrees] = Field(min_length=1, max_length=72)
+    bixel_mm: float = Field(ge=2, le=20)
+    dose_grid_mm: float = Field(ge=1, le=10)
+
+    @model_validator(mode="after")
+    def _angles_differ(self) -> Beams:
+        if len(set(self.gantry_deg)) < len(self.gantry_deg):
+            refuse([(("gantry_deg",), "a gantry angle comes twice")])
+        return self
+
+
+class Targets(BaseModel):
+    """What targets get, in percent of their prescription.
+
+    Attributes:
+        lower_percent: Below it, a voxel is underdosed.
+        upper_percent: Above it, a voxel is overdosed; beside a higher target the fall-off of that comes before.
+        under_weight: Weight of underdose.
+        over_weight: Weight of overdose.
+    """
+
+    model_config = _STRICT
+
+    lower_percent: Percent
+    upper_percent: Percent
+    under_weight: Positive
+    over_weight: Positive
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Targets:
+        if self.upper_percent <= self.lower_percent:
+            refuse([(("upper_percent",), "it must lie above 'lower_percent'")])
+        return self
+
+
+class FallOff(BaseModel):
+    """The highest dose around a target by the distance from it: rings without steps.
+
+    Attributes:
+        percent_at_mm: Pairs of distance (mm) and percent of the target's prescription, the nearest first; linear
+            between them, level beyond the last.
+        weight: Weight of what lies above, over the volume of the rings (up to the last distance).
+        beyond_weight: The same for the body beyond.
+    """
+
+    model_config = _STRICT
+
+    percent_at_mm: list[tuple[float, float]] = Field(min_length=2)
+    weight: Positive
+    beyond_weight: Positive
+
+    @model_validator(mode="after")
+    def _falls(self) -> FallOff:
+        for (near_mm, more), (far_mm, less) in itertools.pairwise(self.percent_at_mm):
+            if far_mm <= near_mm or less > more:
+                refuse([(("percent_at_mm",), "distances must ascend, and percentages must not")])
+        if self.percent_at_mm[0][0] < 0 or self.percent_at_mm[-1][1] <= 0:
+            refuse([(("percent_at_mm",), "distances are from 0 on, and percentages above 0")])
+        return self
+
+
+class Limit(BaseModel):
+    """The highest dose of an organ outside the targets.
+
+    Attributes:
+        roi: ROI of the data set's catalogue.
+        upper_gy: Dose above which a voxel counts, Gy.
+        weight: Weight of the mean square of what lies above, over the organ.
+    """
+
+    model_config = _STRICT
+
+    roi: str = Field(min_length=1)
+    upper_gy: float = Field(ge=0, le=200, allow_inf_nan=False)
+    weight: Positive
+
+
+class Normalisation(BaseModel):
+    """How the optimised dose is scaled, and what is checked of it then.
+
+    Attributes:
+        coverage_percent: Part of the highest target, percent of its volume, that gets its prescription at least.
+        hottest_percent: What D1% of the highest target may reach, percent of its prescription; a case above is noted.
+    """
+
+    model_config = _STRICT
+
+    coverage_percent: float = Field(gt=0, lt=100)
+    hottest_percent: Percent
+
+
+class Optimiser(BaseModel):
+    """How long the fluence is improved.
+
+    Attributes:
+        iterations: At most so many.
+        tolerance: It ends when ten iterations lower the objective by less than this part of it.
+        far_mm: Farther than this from targets, every other node of the dose grid along each axis stands for eight.
+    """
+
+    model_config = _STRICT
+
+    iterations: int = Field(ge=1, le=10_000)
+    tolerance: float = Field(ge=0, lt=1)
+    far_mm: float = Field(gt=0)
+
+
+class Mimicking(BaseModel):
+    """What counts where a given dose is mimicked: weights of the mean square differences.
+
+    Attributes:
+        body_weight: Of all differences, over the dose region.
+        target_weight: Of what a target gets less than in the given dose, for each target.
+        organ_weight: Of what an organ gets more than in the given dose, for each organ.
+    """
+
+    model_config = _STRICT
+
+    body_weight: Positive = 1.0
+    target_weight: Positive = 1.0
+    organ_weight: Positive = 0.2
+
+
+class Protocol(BaseModel):
+    """A planning protocol.
+
+    Attributes:
+        format_version: Version of this format.
+        name: Its name.
+        description: What it is for, in a sentence.
+        beams: Where radiation comes from.
+        targets: What targets get.
+        fall_off: The highest dose around targets.
+        limits: The highest doses of organs; an ROI may come several times. One that a patient lacks has none.
+        normalisation: How the dose is scaled.
+        optimiser: How long the fluence is improved.
+        mimicking: What counts where a given dose is mimicked.
+    """
+
+    model_config = _STRICT
+
+    format_version: Literal[1]
+    name: str = Field(min_length=1)
+    description: str = ""
+    beams: Beams
+    targets: Targets
+    fall_off: FallOff
+    limits: list[Limit] = []
+    normalisation: Normalisation
+    optimiser: Optimiser
+    mimicking: Mimicking = Mimicking()
+
+    @property
+    def sha256(self) -> str:
+        """Digest of all that rules a dose: without name and description."""
+        content = {key: value for key, value in plain(self).items() if key not in ("name", "description")}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    @classmethod
+    def load(cls, name_or_path: str | Path) -> Protocol:
+        """Read a protocol.
+
+        Args:
+            name_or_path: Name of one that ships with the package, or path of a YAML file.
+
+        Raises:
+            InputError: If there is none, or it is not sound: with line and column.
+        """
+        path = Path(name_or_path)
+        if path.suffix.lower() in (".yaml", ".yml"):
+            return read_yaml(path, cls)
+        if str(name_or_path) not in shipped_protocols():
+            raise InputError(
+                f"there is no protocol '{name_or_path}'; shipped are {', '.join(shipped_protocols())}, and a file of "
+                "your own ends in .yaml"
+            )
+        with resources.as_file(_FOLDER / f"{name_or_path}.yaml") as shipped:
+            return read_yaml(shipped, cls)
+
+
+_FOLDER = resources.files("cdm_nnunet.planning") / "protocols"
+
+
+def shipped_protocols() -> tuple[str, ...]:
+    """Names of the protocols that ship with the package."""
+    return tuple(
+        sorted(entry.name.removesuffix(".yaml") for entry in _FOLDER.iterdir() if entry.name.endswith(".yaml"))
+    )
