@@ -13,7 +13,9 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHIPPED = ("cdm_nnunet", "trainers", "dataset_conversion")
 # Distributions whose modules have another name.
-MODULES = {"PyYAML": "yaml", "scikit-image": "skimage", "mlflow-skinny": "mlflow"}
+MODULES = {"PyYAML": "yaml", "pyradplan": "pyRadPlan", "scikit-image": "skimage", "mlflow-skinny": "mlflow"}
+# What an extra only keeps below a version, for the sake of another of its distributions.
+HELD_BACK = {"numpydantic"}
 # What the tests run as a program: distribution, and the name under which it is run.
 PROGRAMS = {"ruff": "ruff", "mypy": "mypy", "import-linter": "lint-imports", "dicom3tools": "dciodvfy"}
 PROGRAMS |= {"pytest-xdist": "-n auto"}  # (a plug-in: an option of pytest)
@@ -87,7 +89,8 @@ def test_imports_are_found_however_they_are_written():
 
 def test_the_package_declares_what_it_imports_and_only_that():
     base, node = declared()[""], declared()["node"]
-    used_if_there = declared()["cluster"] | declared()["notebook"] | declared()["tracking"]
+    planning = declared()["planning"] - base - HELD_BACK
+    used_if_there = declared()["cluster"] | declared()["notebook"] | declared()["tracking"] | planning
     assert imported(*SHIPPED) <= base | node | used_if_there
     assert imported_at_once(*SHIPPED) - imported_at_once("cdm_nnunet/node") <= base
     assert imported_at_once("cdm_nnunet/node") <= base | node  # (the server of the network alone, and it comes late)
@@ -98,7 +101,7 @@ def test_the_package_declares_what_it_imports_and_only_that():
 
 @pytest.mark.parametrize(("extra", "folder", "peers"), [("test", "tests", set()), ("benchmarks", "benchmarks", PEERS)])
 def test_an_extra_declares_what_is_imported_beyond_the_package(extra, folder, peers):
-    of_the_package = set.union(*(declared()[group] for group in ("", "cluster", "node", "tracking")))
+    of_the_package = set.union(*(declared()[group] for group in ("", "cluster", "node", "planning", "tracking")))
     assert imported(folder) - of_the_package - peers == declared()[extra]
     assert peers <= imported(folder)
 

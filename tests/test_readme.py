@@ -82,7 +82,9 @@ def documented_commands():
 
 
 def is_for_real_patients(command):
-    return command.startswith(("cdm-nnunet convert openkbp ", "cdm-nnunet convert to-openkbp "))
+    """Also what needs the extra ``planning``: tests/planning runs those, with another engine."""
+    verbs = ("convert openkbp", "convert to-openkbp", "plan-doses", "mimic")
+    return command.startswith(tuple(f"cdm-nnunet {verb} " for verb in verbs))
 
 
 def run_in_shell(commands, folder):

@@ -61,7 +61,7 @@ class Anatomy:
     @cached_property
     def targets(self) -> Mask:
         """All targets with a prescription together, shape (z, y, x)."""
-        return np.logical_or.reduce([self.mask(name) for name in self.prescriptions_gy])
+        return np.asarray(np.logical_or.reduce([self.mask(name) for name in self.prescriptions_gy]))
 
     @cached_property
     def body(self) -> Mask:

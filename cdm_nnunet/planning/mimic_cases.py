@@ -122,12 +122,13 @@ def _mimic_case(path: Path, *, request: MimicRequest) -> MimicRecord:
     mimic = Mimic(anatomy, request.protocol, engine)
     found = mimic.closest_to(np.asarray(pair.predicted_dose_gy, np.float32))
     seconds = {"influence": mimic.influence_cpu_seconds, "prediction": found.cpu_seconds}
-    iterations, reference_percent = (found.iterations,), None
+    iterations, reference_percent = [found.iterations], None
     if has_reference:
         reference_gy = np.asarray(pair.reference_dose_gy, np.float32)
         best = mimic.closest_to(reference_gy, found.fluence)
         reference_percent = gamma_percent(pair, reference_gy, best.dose_gy)
-        seconds["reference"], iterations = best.cpu_seconds, (found.iterations, best.iterations)
+        seconds["reference"] = best.cpu_seconds
+        iterations.append(best.iterations)
     return _write(
         MimicRecord(
             case=files.case,
@@ -138,7 +139,7 @@ def _mimic_case(path: Path, *, request: MimicRequest) -> MimicRecord:
             gamma_rule=f"{RULE.dose_percent:g}%/{RULE.distance_mm:g}mm",
             gamma_percent=gamma_percent(pair, np.asarray(pair.predicted_dose_gy, np.float32), found.dose_gy),
             reference_gamma_percent=reference_percent,
-            iterations=iterations,
+            iterations=tuple(iterations),
             cpu_seconds={name: round(value, 1) for name, value in seconds.items()},
             dose_sha256="",
         ),

@@ -44,10 +44,11 @@ class Term:
 
     def excess_gy(self, dose_gy: Floats) -> Floats:
         """What is too much (above 0) or too little (below 0) at the points of the term, shape (n,), Gy."""
-        excess = dose_gy[self.points] - self.level_gy
-        if self.side == "over":
-            return np.maximum(excess, 0)
-        return np.minimum(excess, 0) if self.side == "under" else excess
+        excess_gy: Floats = dose_gy[self.points] - self.level_gy
+        if self.side != "both":
+            bound = np.maximum if self.side == "over" else np.minimum
+            excess_gy = bound(excess_gy, np.float32(0))
+        return excess_gy
 
     def value(self, dose_gy: Floats) -> float:
         """Half the weighted sum of squares."""

@@ -93,7 +93,7 @@ def nearest_voxels(anatomy: Anatomy, influence: Influence) -> NDArray[np.int64]:
         at_mm = influence.grid.origin_xyz_mm[axis] + influence.grid.offsets_xyz_mm[axis][index]
         step = (at_mm - anatomy.grid.origin_xyz_mm[axis]) / anatomy.grid.spacing_xyz_mm[axis]
         indices.append(np.clip(np.rint(step).astype(np.int64), 0, n - 1))
-    return np.ravel_multi_index(tuple(indices), anatomy.grid.shape)
+    return np.asarray(np.ravel_multi_index(tuple(indices), anatomy.grid.shape))
 
 
 @dataclass(frozen=True, eq=False)

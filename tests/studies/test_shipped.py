@@ -39,7 +39,7 @@ def test_a_study_is_accepted(path, planned, monkeypatch, capfd):
 
 
 def test_there_are_some():
-    assert {path.stem for path in STUDIES} >= {"openkbp", "openkbp_settings", "one_planner"}
+    assert {path.stem for path in STUDIES} >= {"openkbp", "openkbp_settings", "one_planner", "planned_openkbp"}
 
 
 def test_the_inner_fold_has_none_of_the_published_validation_patients(planned):
