@@ -175,6 +175,7 @@ def _digests(path: Path, files: CaseFiles, request: MimicRequest) -> dict[str, s
     return {
         **{name: digest_of(file) for name, file in given.items()},
         "protocol": request.protocol.sha256,
+        "mimicking": request.protocol.mimicking.model_dump_json(),
         "engine": engine.version,
         "template": template.name,
         "prescriptions": str(sorted(files.prescriptions_gy.items())),

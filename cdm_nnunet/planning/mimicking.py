@@ -52,8 +52,8 @@ class Mimic:
     def closest_to(self, dose_gy: Floats, start: Floats | None = None) -> Mimicked:
         """The deliverable dose that is closest to a given one.
 
-        Closest: by the mean square difference in the dose region, by what targets get less, and by what organs get
-        more, with the weights of the protocol.
+        Closest: by the mean square difference in the dose region, by what targets get less or, with a smaller weight,
+        more, and by what organs get more, with the weights of the protocol.
 
         Args:
             dose_gy: The dose, shape (z, y, x), Gy.
@@ -94,6 +94,7 @@ def _terms(anatomy: Anatomy, protocol: Protocol, points: Points, dose_gy: Floats
     for name in anatomy.prescriptions_gy:
         own = points.inside(anatomy.mask(name))
         yield mean_term(f"{name} less", own, wanted_gy[own], weights.target_weight, "under")
+        yield mean_term(f"{name} more", own, wanted_gy[own], weights.hot_weight, "over")
     for name in _organs(anatomy):
         own = points.inside(anatomy.mask(name))
         yield mean_term(f"{name} more", own, wanted_gy[own], weights.organ_weight, "over")

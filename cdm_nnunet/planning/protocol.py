@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from cdm_nnunet.documents import plain, read_yaml, refuse
+from cdm_nnunet.documents import read_yaml, refuse
 from cdm_nnunet.errors import InputError
 
 _STRICT = ConfigDict(extra="forbid", frozen=True)
@@ -144,6 +144,7 @@ class Mimicking(BaseModel):
     Attributes:
         body_weight: Of all differences, over the dose region.
         target_weight: Of what a target gets less than in the given dose, for each target.
+        hot_weight: Of what a target gets more.
         organ_weight: Of what an organ gets more than in the given dose, for each organ.
     """
 
@@ -151,6 +152,7 @@ class Mimicking(BaseModel):
 
     body_weight: Positive = 1.0
     target_weight: Positive = 1.0
+    hot_weight: Positive = 0.5
     organ_weight: Positive = 0.2
 
 
@@ -185,8 +187,8 @@ class Protocol(BaseModel):
 
     @property
     def sha256(self) -> str:
-        """Digest of all that rules a dose: without name and description."""
-        content = {key: value for key, value in plain(self).items() if key not in ("name", "description")}
+        """Digest of all that rules a planned dose."""
+        content = self.model_dump(mode="json", exclude={"name", "description", "mimicking"})
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     @classmethod

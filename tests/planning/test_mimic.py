@@ -142,3 +142,14 @@ def test_predictions_are_not_overwritten(command, predictions, capfd):
     command[command.index("-o") + 1] = str(predictions)
     assert main(command) == 2
     assert "would be replaced" in capfd.readouterr().err
+
+
+def test_other_weights_mimic_anew(command, phantoms, tmp_path, capfd):
+    assert main(command) == 0
+    path = tmp_path / "small.yaml"
+    rules = json.loads(path.read_text())
+    path.write_text(json.dumps(rules | {"mimicking": {**rules["mimicking"], "target_weight": 50}}))
+    before = json.loads(capfd.readouterr().out)
+    assert main(command) == 0
+    after = json.loads(capfd.readouterr().out)
+    assert [case["goals"] for case in before["cases"]] != [case["goals"] for case in after["cases"]]
