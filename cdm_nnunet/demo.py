@@ -10,6 +10,7 @@ import subprocess
 import sys
 import sysconfig
 import webbrowser
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,10 +27,23 @@ NAMES = {BASELINE: "vanilla", CDM: "CDM"}
 STATE_FILE = "demo.json"
 _FORMAT_VERSION = 1
 _ID, _NAME, _CONFIGURATION = 500, "Demo", "3d_coarse"
+SHIPPED = "openkbp_hn"
+# A phantom that is none of the demo's, with the options of its conversion.
+_NEW_ID, _NEW_NAME, _NEW_CASE = 499, "NewPatient", "phantom_003"
+_NEW_OPTIONS = ("--patients", "2", "--test-patients", "1", "--seed", "3")
 _COMPARISON = "comparison/compare.html"
 _TELL_EVERY_S = 60.0
 # Seconds of the steps on one core with bfloat16 instructions: what is left is told by their ratios.
-_USUAL_S = {"convert": 25, "plan": 12, "train": 110, "predict": 20, "evaluate": 10, "compare": 4}
+_USUAL_S = {
+    "convert": 25,
+    "plan": 12,
+    "train": 110,
+    "predict": 20,
+    "evaluate": 10,
+    "compare": 4,
+    "new": 6,
+    "shipped": 20,
+}
 
 
 @dataclass(frozen=True)
@@ -112,7 +126,7 @@ def run_demo(folder: Path, *, quick: bool = False) -> dict[str, Any]:
 
     Returns:
         The scores of both models and a table that compares them, the paths of their results, reports and pictures and
-        of the page that compares them, and the seconds of each step.
+        of the page that compares them, the new patient that the shipped model predicted, and the seconds of each step.
 
     Raises:
         InputError: If the folder is not a demo's, or a step fails.
@@ -120,7 +134,7 @@ def run_demo(folder: Path, *, quick: bool = False) -> dict[str, Any]:
     folder = folder.absolute()
     state = open_folder(folder, quick=quick)
     size = QUICK if quick else FULL
-    steps = demo_steps(size)
+    steps = demo_steps(size, quick=quick)
     environment: dict[str, str] | None = None
     for number, step in enumerate(steps, 1):
         label = f"[{number}/{len(steps)}] {step.name}"
@@ -143,12 +157,17 @@ def run_demo(folder: Path, *, quick: bool = False) -> dict[str, Any]:
         "models": {trainer: _outcome(folder, trainer) for trainer in (BASELINE, CDM)},
         "scores": _score_table(folder),
         "comparison": str(folder / _COMPARISON),
+        "new_patient": _new_patient(folder),
         "seconds": state["seconds"],
     }
 
 
-def demo_steps(size: Size) -> list[Step]:
+def demo_steps(size: Size, *, quick: bool = False) -> list[Step]:
     """The commands of the demo in their order."""
+    return [*_compared_models(size), *_shipped_model(("--disable-tta",) if quick else ())]
+
+
+def _compared_models(size: Size) -> list[Step]:
     dataset = ("-d", str(_ID))
     raw, results = (f"{DEFAULT_ROOT}/{variable}/Dataset{_ID}_{_NAME}" for variable in ("nnUNet_raw", "nnUNet_results"))
     plan = (
@@ -182,6 +201,17 @@ def demo_steps(size: Size) -> list[Step]:
         ]
     evaluations = tuple(f"{NAMES[trainer]}=evaluation/{trainer}" for trainer in (BASELINE, CDM))
     return [*steps, Step("compare", ("cdm-nnunet", "compare", *evaluations, "-o", "comparison"), _COMPARISON)]
+
+
+def _shipped_model(options: tuple[str, ...]) -> list[Step]:
+    """The model that ships predicts a phantom that it has never seen."""
+    raw, out = f"{DEFAULT_ROOT}/nnUNet_raw/Dataset{_NEW_ID}_{_NEW_NAME}", f"predictions/{SHIPPED}"
+    convert = ("cdm-nnunet", "convert", "synthetic", "-d", str(_NEW_ID), "-n", _NEW_NAME, *_NEW_OPTIONS)
+    predict = ("cdm-nnunet", "predict", "-m", SHIPPED, "-i", f"{raw}/imagesTs", "-o", out, "--report")
+    return [
+        Step("new_patient", convert, f"{raw}/dataset.json"),
+        Step("shipped_model", (*predict, *options, "--device", "cpu", "-np", "0"), f"{out}/{_NEW_CASE}.report.html"),
+    ]
 
 
 def open_folder(folder: Path, *, quick: bool) -> dict[str, Any]:
@@ -302,6 +332,24 @@ def _score_table(folder: Path) -> list[list[str]]:
 
     models = load_models([f"{name}={folder / 'evaluation' / trainer}" for trainer, name in NAMES.items()])
     return [list(row) for row in score_table(compare(models), NAMES[CDM])]
+
+
+def _new_patient(folder: Path) -> dict[str, Any]:
+    """What the shipped model predicted for a new phantom, and whether it applies to it."""
+    from cdm_nnunet.documents import read_json
+    from cdm_nnunet.patient.record import PATIENT_ENDING, PatientRecord
+
+    stem = folder / "predictions" / SHIPPED / _NEW_CASE
+    record = read_json(Path(f"{stem}{PATIENT_ENDING}"), PatientRecord, "run the demo in a new folder")
+    verdicts = Counter(goal.verdict for roi in record.rois.values() for goal in roi.goals)
+    found = record.applicability
+    return {
+        "model": SHIPPED,
+        "applies": "not compared" if found is None else found.status,
+        "findings": [] if found is None else [finding.text for finding in found.findings],
+        "verdicts": dict(sorted(verdicts.items())),
+        "report": f"{stem}.report.html",
+    }
 
 
 def _outcome(folder: Path, trainer: str) -> dict[str, Any]:

@@ -88,7 +88,7 @@ def read_voxels(path: Path) -> tuple[NiftiHeader, NDArray[Any]]:
     """
     try:
         if not path.is_file():  # (a pipe would block for ever)
-            raise InputError(f"{path} is missing or no file")
+            raise InputError(f"{path} is missing or not a file")
         if path.suffix == ".nii":
             with path.open("rb") as file:
                 return _read(file, path)
@@ -115,8 +115,7 @@ def _read(file: BinaryIO, path: Path) -> tuple[NiftiHeader, NDArray[Any]]:
         )
     if file.read(1):  # (at the end of the file its checksum is compared)
         raise InputError(
-            f"{path} goes on behind the {n_voxels} voxels that its header tells of: one of them is damaged; write it "
-            "again"
+            f"{path} is longer than the {n_voxels} voxels in its header: one of them is damaged; write it again"
         )
     return header, np.frombuffer(content, header.dtype).reshape(header.shape[::-1])
 
@@ -196,7 +195,8 @@ def _is_scaled(slope_intercept: tuple[float, ...], path: Path) -> bool:
         return False
     if not (math.isfinite(slope) and math.isfinite(intercept)) or slope == 0:
         raise InputError(
-            f"{path}: its header scales values by {slope:g} and adds {intercept:g}, which is no scaling; write it again"
+            f"{path}: its header scales values by {slope:g} and adds {intercept:g}, which is not a scaling; "
+            "write it again"
         )
     return True
 
@@ -208,8 +208,8 @@ def _pixdim(pixdim: tuple[float, ...], units: int, path: Path) -> tuple[float, .
         raise InputError(f"{path} gives its voxel size in {_UNITS.get(units & 7, 'an unknown unit')}; write it in mm")
     if not all(_MIN_PIXDIM_MM <= size <= _MAX_PIXDIM_MM for size in sizes):
         raise InputError(
-            f"{path}: the voxel size (x, y, z) in its header (pixdim) is {numbers(sizes)} mm, which is no voxel size; "
-            "write it again"
+            f"{path}: the voxel size (x, y, z) in its header (pixdim) is {numbers(sizes)} mm, which is not a voxel "
+            "size; write it again"
         )
     return qfac, *sizes
 
@@ -264,7 +264,7 @@ class _Grid:
         is_finite = np.isfinite(bcd).all() and np.isfinite(offset_mm).all()
         if not is_finite or square > 1 + _QUATERNION_ROUNDING or self.pixdim[0] not in (-1.0, 0.0, 1.0):
             raise InputError(
-                f"{self.path}: the qform in its header is no rotation (quaternion {numbers(bcd)}, offset "
+                f"{self.path}: the qform in its header is not a rotation (quaternion {numbers(bcd)}, offset "
                 f"{numbers(offset_mm)}, qfac {self.pixdim[0]:g}); write it again"
             )
         a = math.sqrt(max(0.0, 1 - square))

@@ -154,7 +154,8 @@ class Case:
         for name in self.prescriptions_gy:
             if name not in targets:
                 raise InputError(
-                    f"'{name}' has a prescription but is no contoured target; those are {', '.join(targets) or 'none'}"
+                    f"'{name}' has a prescription but is not a contoured target; those are "
+                    f"{', '.join(targets) or 'none'}"
                 )
         if not self.prescriptions_gy:
             raise InputError(
@@ -211,7 +212,7 @@ def pack_masks(
         The packed channel, shape ``shape``, and the names of the masks that have no voxel.
 
     Raises:
-        InputError: If a name is unknown or comes twice, or a mask is not boolean or of another shape.
+        InputError: If a name is unknown or repeated, or a mask is not boolean or of another shape.
     """
     roi_bits: NDArray[Any] = np.zeros(shape, catalogue.dtype)
     seen: list[str] = []

@@ -54,7 +54,7 @@ class FoundPatients(Generic[Source]):
         validation: Cases that the publisher chose for validation.
         patients: Name of the patient by case, where patients may have several.
         mapping: Which name in the files is which ROI, where a model should read new patients by it.
-        remarks: What of the source was left aside.
+        remarks: What of the source was ignored.
         unread: Files that could not be read, in a line for each reason.
         log: File for tracebacks of internal errors; by default in the data set.
         facts_of: Checks the chosen cases together, and says what is known of all their doses.

@@ -148,7 +148,7 @@ def _refuse_unknown_names(found: Sequence[PatientFiles], mapping: DicomMapping, 
     for files in found:
         if not re.fullmatch(CASE_NAME, files.case_name):
             raise InputError(
-                f"PatientID '{files.patient}' makes no name of a case: letters, digits, '_', '-' and '.' do; convert "
+                f"PatientID '{files.patient}' is not a valid case name: letters, digits, '_', '-' and '.' do; convert "
                 "without --keep-ids"
             )
 

@@ -157,7 +157,7 @@ class DicomMapping:
         strays = sorted({roi for part in parts for roi in part.prescriptions_gy} - set(targets))
         if strays:
             raise InputError(
-                f"the mapping has a prescription of '{strays[0]}', which is no target of the template; targets are "
+                f"the mapping has a prescription of '{strays[0]}', which is not a target of the template; targets are "
                 f"{', '.join(targets)}"
             )
 
@@ -230,7 +230,7 @@ class _MappingFile(_Entries):
     def _a_rule_for_all(self) -> _MappingFile:
         rule = self.plans if isinstance(self.plans, str) else (self.plans or {}).get(DEFAULT, RULES[0])
         if rule not in RULES:
-            message = f"'{rule}' is no rule for all patients; those are {', '.join(RULES)}"
+            message = f"'{rule}' is not a rule for all patients; those are {', '.join(RULES)}"
             refuse([(("plans",), message)])
         return self
 

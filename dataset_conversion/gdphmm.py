@@ -254,7 +254,7 @@ def find_plans(source: Path, meta: Path, template: Template) -> GdpHmmSource:
             the patient.
     """
     if not source.is_dir():
-        raise InputError(f"{source} is no folder; expected one with NPZ files of the GDP-HMM challenge")
+        raise InputError(f"{source} is not a folder; expected one with NPZ files of the GDP-HMM challenge")
     paths = sorted(path for path in source.rglob("*.npz") if not path.name.startswith("."))
     if not paths:
         raise InputError(f"no NPZ files in {source}")

@@ -112,7 +112,7 @@ class _TextHeader:
 
 def _read_with_text_header(path: Path) -> Image:
     if not path.is_file():  # (a pipe would block for ever)
-        raise InputError(f"{path} is missing or no file")
+        raise InputError(f"{path} is missing or not a file")
     if path.stat().st_size > _MAX_BYTES:
         raise InputError(f"{path} has more than {_MAX_BYTES:,} bytes")
     content = path.read_bytes()
@@ -174,7 +174,7 @@ def _refuse_cut_off(path: Path, reader: Any, voxels: bytes, packed: bool) -> Non
         raise InputError(f"{path} says that it has {expected:,} bytes of voxels")
     found = _unpacked_size(path, voxels, expected) if packed else len(voxels)
     if found != expected:
-        raise InputError(f"{path} has {found} bytes of voxels where its header tells of {expected}; write it again")
+        raise InputError(f"{path} has {found} bytes of voxels where its header says {expected}; write it again")
 
 
 def _unpacked_size(path: Path, voxels: bytes, expected: int) -> int:

@@ -68,7 +68,7 @@ def extended_text(
     """
     content = _content(text)
     if content is None:
-        raise InputError("nothing can be added to it: it is no mapping")
+        raise InputError("nothing can be added to it: it is not a mapping")
     known = content.get("rois") or {}
     switch = leave_out_helpers and not content.get("leave_out_helpers")
     new = [name for name in _listed(counts, switch or bool(content.get("leave_out_helpers"))) if name not in known]

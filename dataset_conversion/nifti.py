@@ -223,7 +223,7 @@ def _masks_in(folder: Path) -> dict[str, Path]:
     files = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
     for path in files:
         if stem_of(path) is None:
-            raise InputError(f"{path} is no mask; expected files ROI{FILE_ENDING} (or {', '.join(ENDINGS[1:])})")
+            raise InputError(f"{path} is not a mask; expected files ROI{FILE_ENDING} (or {', '.join(ENDINGS[1:])})")
     return _by_stem(files)
 
 
@@ -245,12 +245,12 @@ def _read_table(path: Path, template: Template, test_only: bool) -> NiftiSource:
             reader = csv.DictReader(file, strict=True)
             columns, rows = list(reader.fieldnames or ()), list(reader)
     except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} is no CSV table in UTF-8: {error}") from None
+        raise InputError(f"{path} is not a CSV table in UTF-8: {error}") from None
     prefixes = (MASK_COLUMN, PRESCRIPTION_COLUMN)
     for column in columns:
         if columns.count(column) > 1 or (column not in COLUMNS and not column.startswith(prefixes)):
             raise InputError(
-                f"{path}: column '{column}' is unknown or comes twice; known are {', '.join(COLUMNS)}, "
+                f"{path}: column '{column}' is unknown or repeated; known are {', '.join(COLUMNS)}, "
                 f"{MASK_COLUMN}ROI and {PRESCRIPTION_COLUMN}ROI"
             )
     for column in ("case", "ct"):

@@ -39,8 +39,8 @@ def read_dictionary(path: Path, member: str = "arr_0") -> dict[str, Any]:
         member: Name of the array that holds it.
 
     Raises:
-        InputError: If the file is missing, cut off or no NPZ file, has a member whose path leads elsewhere, unpacks to
-            over 4 GiB, or its pickle names anything but arrays and numbers.
+        InputError: If the file is missing, cut off or not an NPZ file, has a member whose path leads elsewhere,
+            unpacks to over 4 GiB, or its pickle names anything but arrays and numbers.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -58,7 +58,7 @@ def read_dictionary(path: Path, member: str = "arr_0") -> dict[str, Any]:
     except PermissionError as error:
         raise InputError(f"{path} may not be read ({error.strerror})") from None
     except _UNREADABLE as error:
-        raise InputError(f"{path} is damaged, cut off or no NPZ file ({error})") from error
+        raise InputError(f"{path} is damaged, cut off or not an NPZ file ({error})") from error
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise InputError(f"{path} holds no dictionary with names for keys but {type(content).__name__}")
     return content

@@ -194,7 +194,7 @@ def find_patients(source: Path, catalogue: Catalogue, *, test_only: bool = False
         InputError: If there are none, or something in the folders is no patient.
     """
     if not source.is_dir():
-        raise InputError(f"{source} is no folder; expected OpenKBP's train-pats, validation-pats, test-pats or pt_N")
+        raise InputError(f"{source} is not a folder; expected OpenKBP's train-pats, validation-pats, test-pats or pt_N")
     patients: list[OpenKbpPatient] = []
     validation: list[str] = []
     known = (*TRAINING_FOLDERS, *VALIDATION_FOLDERS, *TEST_FOLDERS)
@@ -216,10 +216,10 @@ def _patient_folders(folder: Path) -> list[Path]:
     for path in sorted(folder.iterdir()):
         if match := re.fullmatch(r"pt_(\d+)", path.name):
             if not path.is_dir():
-                raise InputError(f"{path} is no folder of CSV files")
+                raise InputError(f"{path} is not a folder of CSV files")
             found[path] = int(match[1])
         elif not path.name.startswith(".") and (path.is_dir() or path.suffix in (".xz", ".gz", ".zip", ".tar")):
-            raise InputError(f"{path} is no patient folder (pt_N); unpack it, or move it out of {folder}")
+            raise InputError(f"{path} is not a patient folder (pt_N); unpack it, or move it out of {folder}")
     return sorted(found, key=lambda path: found[path])
 
 
@@ -274,7 +274,9 @@ def write_prediction_csv(prediction: Path, csv_path: Path, dose_region: Path | N
     """
     dose_gy = read_image(prediction).values.astype(np.float32)
     if dose_gy.shape != GRID:
-        raise InputError(f"{prediction} has the grid {dose_gy.shape}, OpenKBP's is {GRID}; it is no OpenKBP patient")
+        raise InputError(
+            f"{prediction} has the grid {dose_gy.shape}, OpenKBP's is {GRID}; it is not an OpenKBP patient"
+        )
     if dose_gy.min() < 0:
         raise InputError(f"{prediction} has negative dose in {np.count_nonzero(dose_gy < 0)} voxels")
     flat_gy = from_grid(dose_gy)

@@ -50,7 +50,7 @@ class DatasetSpec:
         excluded: Patients that the user left out on purpose.
         patients: Name of the patient by case, where a patient has several cases: they stay together in every fold.
         mapping: Which name in the patients' files is which ROI, where a model should read new patients by it.
-        remarks: What of the source was left aside, to tell.
+        remarks: What of the source was ignored, to tell.
         facts: What else is known of all doses, for a model that is trained on them.
     """
 
@@ -86,7 +86,7 @@ class Conversion:
         patients: The patient by case; cases with the same CT or dose are of one.
         stated_patients: The patient by case, as the source has it.
         unread: Files of the source that could not be read, in a line for each reason.
-        remarks: What of the source was left aside.
+        remarks: What of the source was ignored.
     """
 
     folder: Path

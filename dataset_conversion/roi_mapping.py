@@ -54,8 +54,8 @@ def prescriptions_gy(template: Template, given: Mapping[str, object], contoured:
         contoured: ROIs of the patient, by the template's names.
 
     Raises:
-        InputError: If a name is no target of the template, a value no number, or a contoured target that every patient
-            has an own prescription for is not among them.
+        InputError: If a name is not a target of the template, a value is not a number, or a contoured target for which
+            every patient has an own prescription is missing.
     """
     mapped = map_rois(template, given)
     targets = {roi.name: roi.prescription_gy for roi in template.rois if roi.kind == "target"}

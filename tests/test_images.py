@@ -59,17 +59,17 @@ NAN, INF = math.nan, math.inf
         ([(SFORM, "12f", 0, 2.5, 0, 0, 2, 0, 0, 0, 0, 0, 3, 0), (PIXDIM, "4f", 1, 2, 2.5, 3)], "differ in left-right"),
         ([(QUATERNION, "3f", 0, 0, 0)], r"differ in left-right and front-back"),
         ([(PIXDIM, "f", -1.0)], r"differ in head-feet"),
-        ([(Q_OFFSET + 8, "f", NAN)], r"the qform in its header is no rotation"),
-        ([(QUATERNION, "f", 1.5)], r"the qform in its header is no rotation \(quaternion \(1\.5, 0, 1\)"),
-        ([(PIXDIM, "f", NAN)], r"no rotation .* qfac nan"),
+        ([(Q_OFFSET + 8, "f", NAN)], r"the qform in its header is not a rotation"),
+        ([(QUATERNION, "f", 1.5)], r"the qform in its header is not a rotation \(quaternion \(1\.5, 0, 1\)"),
+        ([(PIXDIM, "f", NAN)], r"not a rotation .* qfac nan"),
         ([(SFORM + 8, "f", INF)], r"the sform in its header has numbers that are not finite"),
         ([(SFORM + 4, "f", 1.0), (SFORM + 20, "f", -math.sqrt(2.5**2 - 1))], "not at right angles"),
         ([(SFORM, "12f", *[0.0] * 12)], r"\(2, 2\.5, 3\) mm by pixdim and \(0, 0, 0\) mm by its sform"),
         # voxel size
-        ([(PIXDIM + 4, "f", 0.0)], r"\(pixdim\) is \(0, 2\.5, 3\) mm, which is no voxel size"),
-        ([(PIXDIM + 8, "f", NAN)], r"\(pixdim\) is \(2, nan, 3\) mm, which is no voxel size"),
-        ([(PIXDIM + 12, "f", INF)], r"\(pixdim\) is \(2, 2\.5, inf\) mm, which is no voxel size"),
-        ([(PIXDIM + 12, "f", -3.0)], r"\(pixdim\) is \(2, 2\.5, -3\) mm, which is no voxel size"),
+        ([(PIXDIM + 4, "f", 0.0)], r"\(pixdim\) is \(0, 2\.5, 3\) mm, which is not a voxel size"),
+        ([(PIXDIM + 8, "f", NAN)], r"\(pixdim\) is \(2, nan, 3\) mm, which is not a voxel size"),
+        ([(PIXDIM + 12, "f", INF)], r"\(pixdim\) is \(2, 2\.5, inf\) mm, which is not a voxel size"),
+        ([(PIXDIM + 12, "f", -3.0)], r"\(pixdim\) is \(2, 2\.5, -3\) mm, which is not a voxel size"),
         ([(PIXDIM + 12, "f", 2.5)], r"\(2, 2\.5, 2\.5\) mm by pixdim and \(2, 2\.5, 3\) mm by its sform"),
         ([(UNITS, "B", 1)], "gives its voxel size in metres"),
         ([(UNITS, "B", 3)], "gives its voxel size in micrometres"),
@@ -88,8 +88,8 @@ NAN, INF = math.nan, math.inf
         ([(TYPE, "2h", 128, 24)], r"NIfTI type 128: complex, in colour"),
         ([(TYPE, "2h", 1, 1)], r"NIfTI type 1: "),
         ([(TYPE, "2h", 16, 32)], "is cut off: 240 bytes for 120 voxels of 32 bits"),
-        ([(TYPE, "2h", 2, 8)], "goes on behind the 120 voxels"),
-        ([(DIM + 6, "h", 3)], "goes on behind the 90 voxels"),
+        ([(TYPE, "2h", 2, 8)], "is longer than the 120 voxels"),
+        ([(DIM + 6, "h", 3)], "is longer than the 90 voxels"),
         ([(DIM + 6, "h", 5)], "is cut off: 240 bytes for 150 voxels"),
         ([(DIM + 2, "3h", 32767, 32767, 32767)], "35181150961663 voxels of 16 bits are more than the 2 GiB"),
         ([(DIM + 2, "h", -6)], r"has no voxels or a damaged header \(its sizes: \(-6, 5, 4\)\)"),
@@ -98,7 +98,7 @@ NAN, INF = math.nan, math.inf
         ([(DIM, "h", 8)], "is not a three-dimensional image"),
         ([(SCALING, "2f", NAN, 0)], "scales values by nan and adds 0"),
         ([(SCALING, "2f", 1, INF)], "scales values by 1 and adds inf"),
-        ([(SCALING, "2f", 0, 7)], "scales values by 0 and adds 7, which is no scaling"),
+        ([(SCALING, "2f", 0, 7)], "scales values by 0 and adds 7, which is not a scaling"),
         ([(0, "i", 540)], "is not a compressed NIfTI-1 file"),
         ([(344, "4s", b"ni1\0")], "is not a compressed NIfTI-1 file"),
     ],
@@ -173,7 +173,7 @@ def test_a_bomb_is_not_unpacked(path, monkeypatch):
     taken = []
     real = gzip.GzipFile.read
     monkeypatch.setattr(gzip.GzipFile, "read", lambda self, n=-1: taken.append(n) or real(self, n))
-    with pytest.raises(InputError, match="goes on behind the 120 voxels"):
+    with pytest.raises(InputError, match="is longer than the 120 voxels"):
         read_image(path)
     assert all(0 <= n <= 352 for n in taken)
     monkeypatch.setattr(nifti_header, "MAX_VOXEL_BYTES", 2**30)
@@ -188,7 +188,7 @@ def test_a_bomb_is_not_unpacked(path, monkeypatch):
 
 def test_a_pipe_does_not_block(tmp_path):
     os.mkfifo(tmp_path / "ct.nii.gz")
-    with pytest.raises(InputError, match=r"ct\.nii\.gz is missing or no file"):
+    with pytest.raises(InputError, match=r"ct\.nii\.gz is missing or not a file"):
         read_image(tmp_path / "ct.nii.gz")
 
 

@@ -27,6 +27,8 @@ DONE_BY_CI = (
 )
 # Records of what was run once, with real patients and for hours; not instructions.
 RECORDS = ("benchmarks.md",)
+# Pages with tests of their own: tests/test_first_hour.py.
+RUN_APART = ("first_hour.md",)
 PROGRAMS = ("cdm-nnunet", "nnUNetv2_", "python", "pip", "eval ", "tests/run", "CDM_")
 
 # The commands are run by a shell in which these stand for the programs.
@@ -58,7 +60,7 @@ def blocks(document):
 
 def write_files(folder):
     """Write the files that documents show as YAML under their names; a study with one short training each."""
-    for document in DOCUMENTS:
+    for document in [one for one in DOCUMENTS if one.name not in RUN_APART]:
         for name, text in re.findall(r"(?ms)^```yaml\n# (\w+\.yaml)\n(.*?)^```$", document.read_text(encoding="utf-8")):
             content = yaml.safe_load(text)
             if "trainings" in content:
@@ -74,7 +76,7 @@ def documented_commands():
     return [
         line
         for document in DOCUMENTS
-        if document.name not in RECORDS
+        if document.name not in (*RECORDS, *RUN_APART)
         for language, lines in blocks(document)
         if language == "bash"
         for line in lines

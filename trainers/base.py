@@ -209,7 +209,7 @@ class DoseTrainer(LoggedTrainer):
         if schedule := loss_schedule_text(self.settings, self.dvh_weight):
             self.print_to_log_file(schedule, add_timestamp=False)
         for name in other_variables():
-            self.print_to_log_file(f"{name} is no setting of this software and changes nothing", add_timestamp=False)
+            self.print_to_log_file(f"{name} is not a setting of this software and changes nothing", add_timestamp=False)
 
     def on_train_start(self) -> None:
         """Build what is missing, start the loaders, and leave the plans in the model's folder."""

@@ -33,8 +33,8 @@ def newest_whole(folder: Path) -> tuple[Checkpoint, list[str]] | None:
                 damaged.append(str(error))
     if not found and damaged:
         raise InputError(
-            f"no checkpoint in {folder} is whole: {'; '.join(damaged)}; put a copy there, or train from the start with "
-            "--restart"
+            f"no checkpoint in {folder} is intact: {'; '.join(damaged)}; put a copy there, or train from the start "
+            "with --restart"
         )
     if not found:
         return None

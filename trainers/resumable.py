@@ -56,7 +56,7 @@ class ResumableTrainer(nnUNetTrainer):
             return
         checkpoint, damaged = found
         for fault in damaged:
-            self.print_to_log_file(f"left aside: {fault}")
+            self.print_to_log_file(f"ignored: {fault}")
         if checkpoint.settings is not None:
             self._use(TrainingSettings.resumed(checkpoint.settings))
         if checkpoint.path.name == FINAL and checkpoint.epoch < self.num_epochs and not is_allowed(CHANGE_SETTINGS):

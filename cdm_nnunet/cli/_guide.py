@@ -26,7 +26,7 @@ _STARTS: Mapping[str, str] = {
     "check": "check {templates}",
     "compare": "compare {evaluations}",
     "convert": "convert {conversion}: {source} to data set {d}",
-    "demo": "synthetic patients, two trainings and their comparison, in {o}",
+    "demo": "{what} in {o}",
     "dvh": "DVH metrics of {rtdose}",
     "ensemble": "average the doses of {i}",
     "evaluate": "score the doses in {i} against data set {d}",
@@ -54,6 +54,9 @@ def starting(verb: str, summary: str, args: argparse.Namespace) -> str:
     """
     given = {name.removesuffix("_option"): value for name, value in vars(args).items() if value is not None}
     words = _Words({name: _worded(value) for name, value in given.items()})
+    if verb == "demo":
+        phantoms = "phantom patients as DICOM files"
+        words["what"] = phantoms if "dicom" in given else "synthetic patients, two trainings and their comparison,"
     return f"{verb}: {_STARTS[verb].format_map(words) if verb in _STARTS else summary}"
 
 
@@ -91,7 +94,7 @@ def _after_convert(args: argparse.Namespace, record: Mapping[str, Any]) -> str:
 
 def _after_plan(args: argparse.Namespace, record: Mapping[str, Any]) -> str:
     plans = "" if args.p == "nnUNetPlans" else f" -p {_quoted(args.p)}"
-    return f"cdm-nnunet train {args.d} {_quoted(record['preprocessed'][0])} 0{plans}  (--estimate tells the hours)"
+    return f"cdm-nnunet train {args.d} {_quoted(record['preprocessed'][0])} 0{plans}  (--estimate: how many hours)"
 
 
 def _after_train(args: argparse.Namespace, record: Mapping[str, Any]) -> str:
@@ -122,7 +125,12 @@ def _after_model(args: argparse.Namespace, record: Mapping[str, Any]) -> str:
     return f"cdm-nnunet predict -m {_quoted(args.model)} --dicom FOLDER -o OUT"
 
 
+def _after_demo(args: argparse.Namespace, record: Mapping[str, Any]) -> str:
+    return f"cdm-nnunet inspect dicom {_quoted(args.o)} -o inspected --template openkbp" if "dicom" in record else ""
+
+
 _NEXT: Mapping[str, Callable[[argparse.Namespace, Mapping[str, Any]], str]] = {
+    "demo": _after_demo,
     "inspect": _after_inspect,
     "convert": _after_convert,
     "plan": _after_plan,

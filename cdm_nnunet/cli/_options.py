@@ -75,7 +75,9 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 def add_available_device(parser: argparse.ArgumentParser) -> None:
     """Add ``-device``, by default the first that is there."""
     parser.add_argument(
-        "-device", choices=("cuda", "mps", "cpu"), help="default: what is there, cuda before mps (Apple) before cpu"
+        "-device",
+        choices=("cuda", "mps", "cpu"),
+        help="default: the first that is available of cuda, mps (Apple) and cpu",
     )
 
 
@@ -133,7 +135,7 @@ def n_processes(args: argparse.Namespace) -> int:
         InputError: If it is not positive.
     """
     if args.np < 1:
-        raise InputError(f"-np takes a number of processes from 1, not {args.np}")
+        raise InputError(f"-np takes at least 1 process, not {args.np}")
     return int(args.np)
 
 

@@ -78,7 +78,7 @@ class Parser(argparse.ArgumentParser):
 
     def _unknown(self, word: str) -> str:
         if not word.startswith("-"):
-            return f"'{word}' is one word too many"
+            return f"unexpected argument '{word}'"
         flag = word.split("=")[0]
         options = {option: option for option in self._option_string_actions}
         options |= {option.lstrip("-"): option for option in self._option_string_actions if option.startswith("--")}

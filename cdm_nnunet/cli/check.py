@@ -56,7 +56,7 @@ def _lines(one: Mapping[str, Any], dataset: str | None) -> Iterator[str]:
         yield f"{one['template']}: {n} fault{'s' if n > 1 else ''}"
         return
     counts = f"{one['n_rois']} ROIs, {one['n_goals']} goals, {one['n_limits']} of them with a limit"
-    yield f"{one['template']}: sound; {counts}"
+    yield f"{one['template']}: no faults; {counts}"
     match = one["match"]
     if match is None:
         return

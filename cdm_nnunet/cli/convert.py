@@ -81,7 +81,7 @@ def render(record: Mapping[str, Any]) -> str:
         lines.append(f"counted as absent, because they have no voxel: {', '.join(rois)} of {name}")
     if unused := record.get("unused_masks"):
         counted = ", ".join(f"{name} ({count} cases)" for name, count in unused.items())
-        lines.append(f"masks that are no ROI of the template, not used: {counted}")
+        lines.append(f"masks not used, because the template has no such ROI: {counted}")
     for key, label in (("excluded", "left out on purpose"), ("without_reference_dose", "without reference dose")):
         if record[key]:
             lines.append(f"{label}: {', '.join(record[key])}")

@@ -18,7 +18,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-i", type=Path, nargs="+", required=True, metavar="FOLDER", help="folders of doses, one for each model"
     )
-    parser.add_argument("-o", type=Path, required=True, metavar="FOLDER", help="where the means go")
+    parser.add_argument("-o", type=Path, required=True, metavar="FOLDER", help="output folder of the mean doses")
 
 
 def run(args: argparse.Namespace) -> Mapping[str, Any]:

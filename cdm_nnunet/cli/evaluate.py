@@ -22,7 +22,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     _options.add_dataset_id(parser)
     parser.add_argument("-i", type=Path, required=True, metavar="FOLDER", help="folder of predictions, CASE.nii.gz")
-    parser.add_argument("-o", type=Path, required=True, metavar="FOLDER", help="where result.json and tables go")
+    parser.add_argument(
+        "-o",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="output folder of result.json, tables, pictures and report",
+    )
     parser.add_argument(
         "--template", metavar="NAME|FILE", help="clinical template (default: the one of the dataset); see docs"
     )
@@ -50,7 +56,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=10.0,
         metavar="PERCENT",
-        help="gamma is judged from this percentage of the normalisation dose on (default: 10)",
+        help="voxels below this percentage of the normalisation dose have no gamma (default: 10)",
     )
     parser.add_argument(
         "--gamma-normalisation",
@@ -158,7 +164,7 @@ def _error(left_out: Mapping[str, str], not_drawn: Mapping[str, str]) -> dict[st
     """The error for scripts; empty where all was done."""
     told = [
         f"{len(reasons)} case{'' if len(reasons) == 1 else 's'} {words}: {_each(reasons)}"
-        for words, reasons in (("left out, and no mean counts them", left_out), ("scored and not drawn", not_drawn))
+        for words, reasons in (("left out of all means", left_out), ("scored but not drawn", not_drawn))
         if reasons
     ]
     return {"error": "; ".join(told)} if told else {}

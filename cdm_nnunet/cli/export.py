@@ -10,7 +10,7 @@ from typing import Any
 from cdm_nnunet.cli import _options
 from cdm_nnunet.errors import InputError
 
-SUMMARY = "Write predicted doses in a format that other software takes: RTDOSE, or a scene of 3D Slicer."
+SUMMARY = "Write predicted doses for other software: RTDOSE, or a scene for 3D Slicer."
 EXAMPLE = "cdm-nnunet export dicom predictions/case_1.nii.gz --source exports/case_1 -o predicted.dcm"
 _SLICER_EXAMPLE = "cdm-nnunet export slicer predictions -d 501 -o slicer"
 
@@ -44,7 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     dicom.add_argument(
         "--dose-type",
         choices=("PHYSICAL", "EFFECTIVE"),
-        help="of the doses that the model learnt from (default: what dataset.json beside the prediction says)",
+        help="DoseType of the model's training doses (default: what dataset.json beside the prediction says)",
     )
     _options.add_json(dicom)
 

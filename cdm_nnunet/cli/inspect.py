@@ -24,25 +24,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path("inspection"),
         metavar="FOLDER",
-        help="where rois.yaml goes, to review, and what was found, with patients' ids (default: inspection)",
+        help="output folder: rois.yaml to review, and what was found, with patient ids (default: inspection)",
     )
     parser.add_argument(
-        "--headers-only", action="store_true", help="don't look at the values of CT images and doses: less to read"
+        "--headers-only", action="store_true", help="read headers only, not the values of CT images and doses: faster"
     )
     parser.add_argument(
         "--template",
         metavar="NAME|FILE",
-        help="clinical template: load every patient as 'convert dicom' with it does, and say what it would say",
+        help="clinical template: load every patient as 'convert dicom' would, and show its refusals and notes",
     )
     parser.add_argument(
-        "--mapping", type=Path, metavar="FILE", help="mapping to use, which is left as it is (default: rois.yaml of -o)"
+        "--mapping", type=Path, metavar="FILE", help="mapping to use; it is not changed (default: rois.yaml of -o)"
     )
     parser.add_argument(
         "--leave-out-helpers",
         action="store_true",
         help="let one line of rois.yaml leave out all names that look like helper structures",
     )
-    _options.add_dicom_rules(parser, "with --template: as of convert")
+    _options.add_dicom_rules(parser, "with --template: as in convert")
     _options.add_processes(parser)
 
 

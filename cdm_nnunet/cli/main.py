@@ -100,12 +100,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
         if error.errno == errno.ENOSPC:
-            return _refuse(f"the disk is full: {error}; free some room and run the same command again")
+            return _refuse(f"the disk is full: {error}; free some space and run the same command again")
         if error.errno is None:
             raise  # (not of the machine: a defect)
         return _refuse(f"{error.strerror}: {error.filename}" if error.filename else f"{error.strerror}")
     except MemoryError:
-        return _refuse("there is not enough memory for this; fewer processes (-np) or smaller images take less")
+        return _refuse("out of memory; use fewer processes (-np) or smaller images")
     except KeyboardInterrupt:
         print("cdm-nnunet: interrupted", file=sys.stderr)
         return 130

@@ -9,11 +9,11 @@ from typing import Any
 
 from cdm_nnunet.cli import _options
 
-SUMMARY = "export a trained model as one folder or ZIP file; say what is in one; check one"
+SUMMARY = "export a trained model as one folder or ZIP file; describe or check one"
 EXAMPLE = "cdm-nnunet model export -d 501 -c 3d_fullres -tr nnUNetTrainerCDM -f 0 1 2 3 4 -o clinic_hn.zip"
 _PARTS = {
     "export": ("weights, plans, template, ROI names, scores and model card into one folder or ZIP file", EXAMPLE),
-    "info": ("what a model says of itself", "cdm-nnunet model info clinic_hn.zip"),
+    "info": ("describe a model: data set, settings, ROIs, scores and card", "cdm-nnunet model info clinic_hn.zip"),
     "verify": (
         "read everything in a model, compare it with its checksums, and load the weights",
         "cdm-nnunet model verify clinic_hn.zip",
@@ -112,7 +112,7 @@ def render(record: Mapping[str, Any]) -> str:
     if not record["scores"]:
         lines.append("no scores: give the result.json of an evaluation to the export (--result)")
     if record["card_to_complete"]:
-        lines.append(f"{record['card_to_complete']} parts of the model card are to be completed by a person")
+        lines.append(f"{record['card_to_complete']} parts of the model card still have to be completed by hand")
     if record["done"] == "verified":
-        lines.append("whole: every member has its SHA-256, and the weights fit the network of the plans")
+        lines.append("intact: every member has its SHA-256, and the weights fit the network of the plans")
     return "\n".join(lines)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-SUMMARY = "take CT, structure set and plan over the network or from a folder, and send the predicted RTDOSE on"
+SUMMARY = "receive CT, structure set and plan over the network or from a folder, and send the predicted RTDOSE"
 EXAMPLE = "cdm-nnunet node --config node.yaml"
 
 
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
 def render(record: Mapping[str, Any]) -> str:
     """What became of studies."""
     if "faults" in record:
-        return "the model is sound" if record["faults"] else "the model is sound, and all destinations answer"
+        return "the model is intact" if record["faults"] else "the model is intact, and all destinations answer"
     if "retried" in record:
         return f"{record['retried']} is in the queue again"
     return f"{len(record['sent'])} studies sent, {len(record['failed'])} in quarantine"

@@ -20,7 +20,7 @@ WRITES = ("nnUNet_preprocessed",)
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     _options.add_dataset_id(parser)
-    parser.add_argument("--gpu-memory", type=float, metavar="GB", help="GPU memory a training may take (default: 8)")
+    parser.add_argument("--gpu-memory", type=float, metavar="GB", help="GPU memory that training may use (default: 8)")
     parser.add_argument(
         "-c",
         nargs="+",
@@ -91,7 +91,7 @@ def _check(args: argparse.Namespace) -> None:
     }
     for name, value in ruled.items():
         if args.plans_from is not None and value is not None:
-            raise InputError(f"{name} and --plans-from exclude each other: the other plans say it; leave {name} out")
+            raise InputError(f"{name} and --plans-from exclude each other: the other plans fix it; leave {name} out")
     amounts = {
         "--gpu-memory": args.gpu_memory,
         "--coarse-spacing": args.coarse_spacing,

@@ -47,9 +47,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-outside",
         action="store_true",
-        help="predict patients to whom the model does not apply as well; the record says so",
+        help="also predict patients to whom the model does not apply; the record says so",
     )
-    parser.add_argument("--continue_prediction", action="store_true", help="keep doses that are there already")
+    parser.add_argument("--continue_prediction", action="store_true", help="keep doses that exist already")
     parser.add_argument("-num_parts", type=int, default=1, metavar="N", help="predict only one of N parts of the cases")
     parser.add_argument("-part_id", type=int, default=0, metavar="K", help="which part, from 0 (default: 0)")
     _options.add_processes(parser, 2, "processes that preprocess")
@@ -58,7 +58,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _configure_extras(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("what stands beside each dose (CASE.patient.json always does)")
+    group = parser.add_argument_group("files beside each dose (CASE.patient.json is always written)")
     group.add_argument(
         "--report", action="store_true", help="CASE.report.html: goals, DVH curves, slices (it holds CT and dose)"
     )

@@ -10,7 +10,7 @@ from cdm_nnunet.cli import _options
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.folders import find_dataset
 
-SUMMARY = "preprocess a data set with plans that are there, for example those that were moved from another machine"
+SUMMARY = "preprocess a data set with existing plans, for example plans from another machine"
 EXAMPLE = "cdm-nnunet preprocess -d 501 -c 3d_fullres"
 WRITES = ("nnUNet_preprocessed",)
 

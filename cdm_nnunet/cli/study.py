@@ -21,7 +21,7 @@ EXAMPLE = "cdm-nnunet study study.yaml -o study --dry-run"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     parser.add_argument("study", type=Path, metavar="FILE", help="YAML file of the study")
-    parser.add_argument("-o", type=Path, required=True, metavar="FOLDER", help="where all of it goes")
+    parser.add_argument("-o", type=Path, required=True, metavar="FOLDER", help="output folder")
     parser.add_argument("-device", choices=("cuda", "cpu"), default="cuda", help="default: cuda, one training a GPU")
     parser.add_argument(
         "--at-once", type=int, metavar="N", help="with -device cpu: trainings at a time (default: one for 4 cores)"
@@ -30,9 +30,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--scheduler", metavar="ADDRESS|FILE", help="Dask cluster to train on: tcp://HOST:PORT, or a YAML file"
     )
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--status", action="store_true", help="only tell what is done, running, failed and waiting")
+    what.add_argument("--status", action="store_true", help="only show what is done, running, failed and waiting")
     what.add_argument(
-        "--dry-run", action="store_true", help="only tell the number of trainings, and the hours they will take here"
+        "--dry-run", action="store_true", help="only show the number of trainings, and the hours they will take here"
     )
 
 

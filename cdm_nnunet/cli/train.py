@@ -39,16 +39,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="start from the weights of another model: a checkpoint, a model of 'cdm-nnunet model export', or the name "
         "of one that ships; where the ROI catalogue is another, inputs are matched by ROI name",
     )
-    parser.add_argument("--c", action="store_true", help="continue from the newest whole checkpoint")
+    parser.add_argument("--c", action="store_true", help="continue from the newest intact checkpoint")
     parser.add_argument(
         "--change-settings",
         action="store_true",
-        help="with --c: go on with other settings than the training began with",
+        help="with --c: continue with settings other than those the training began with",
     )
     parser.add_argument(
         "--restart",
         action="store_true",
-        help="begin where there is a training already; its checkpoints are moved to a folder replaced_DATE",
+        help="start again where there is a training already; its checkpoints are moved to a folder replaced_DATE",
     )
     parser.add_argument("--val", action="store_true", help="only the final validation of a finished training")
     parser.add_argument("--val_best", action="store_true", help="validate the best checkpoint, not the last")
@@ -97,7 +97,7 @@ def _refuse_contradictions(args: argparse.Namespace) -> None:
     if args.c and args.val:
         raise InputError("--c continues a training and --val skips it: give one of them")
     if args.change_settings and not args.c:
-        raise InputError("--change-settings goes with --c; a training that begins has the settings that are set")
+        raise InputError("--change-settings goes with --c; a new training uses the settings as they are set")
     if args.restart and (args.c or args.val):
         raise InputError("--restart begins a training, --c and --val go on with one: give one of them")
     if args.c and args.pretrained_weights:

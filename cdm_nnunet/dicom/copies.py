@@ -25,7 +25,7 @@ def without_copies(entries: Sequence[FileEntry], problems: list[str], notes: lis
         else:
             problems.append(f"{entry.path} and {other.path} have the same SOPInstanceUID but differ; remove one")
     if copies:
-        notes.append(f"copies of files left aside: {copies}")
+        notes.append(f"copies of files ignored: {copies}")
     return list(first.values())
 
 

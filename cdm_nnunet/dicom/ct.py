@@ -46,7 +46,7 @@ class CtVolume:
         sop_uids: SOPInstanceUID of the images, from feet to head.
         files: The images' files, from feet to head.
         patient_position: HFS, HFP, FFS, FFP, ...; empty where it is not given.
-        image_uids: SOPInstanceUIDs of all files, also of localizers, which are left aside.
+        image_uids: SOPInstanceUIDs of all files, also of localizers, which are ignored.
         notes: What is unusual about it.
     """
 
@@ -87,7 +87,7 @@ def read_ct(files: Sequence[Path], *, pixels: bool = True) -> CtVolume:
     ordered = sorted(slices, key=lambda image: float(image.position_mm @ axis))
     notes = list(dict.fromkeys(note for image in ordered for note in image.notes))
     if localizers:
-        notes.append(f"localizers among the CT left aside: {len(localizers)}")
+        notes.append(f"localizers among the CT ignored: {len(localizers)}")
     notes += _order_notes(ordered, volume)
     if pixels:
         refuse_odd_images(volume, first.path)
@@ -227,7 +227,7 @@ def _slice_of(dataset: Dataset, path: Path, pixels: bool) -> CtSlice:
     slope, intercept = (number_of(dataset, key, path) for key in ("RescaleSlope", "RescaleIntercept"))
     if not RESCALE_SLOPE.is_possible(slope):
         raise InputError(
-            f"{path}: {named('RescaleSlope')} is {slope:g}, so that its values are no HU; is the file damaged?"
+            f"{path}: {named('RescaleSlope')} is {slope:g}, so that its values are not HU; is the file damaged?"
         )
     notes = _unit_notes(dataset, path, slope, intercept)
     if pixels:

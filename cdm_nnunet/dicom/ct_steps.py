@@ -24,7 +24,7 @@ _SCAN = 3  # images that make a pass of the scanner
 _MOST_PASSES = 4  # more are no scans: the numbers are in no order, ...
 _IN_PASSES = 0.8  # ... or if fewer of the images are in one
 _PAUSE_S = 30.0  # between two scans of a session, at least
-_MIXED = 0.75  # part of the steps from an image of one scan to one of the other, where the two lie between each other
+_MIXED = 0.75  # part of the steps from an image of one scan to one of the other, where the two are interleaved
 _TWICE = (1.8, 2.2)  # as thick as their distance: so are images of two scans half a slice apart
 _MOST_NAMED = 4
 
@@ -58,7 +58,7 @@ def step_notes(order: CtOrder) -> list[str]:
         What is unusual about it.
 
     Raises:
-        InputError: If two scans lie between each other, or an image is missing.
+        InputError: If two scans are interleaved, or an image is missing.
     """
     for what, values in order.labels.items():
         _refuse_alternating(order, what, values)
@@ -98,7 +98,7 @@ def _stretch_notes(
     text = f"wide steps of the CT: {', '.join(places)}"
     if is_numbered:
         return [text]
-    return [f"unusual: {text}; without InstanceNumber nothing tells whether images are missing there"]
+    return [f"unusual: {text}; without InstanceNumber nothing shows whether images are missing there"]
 
 
 def _overlap_notes(order: CtOrder) -> list[str]:
@@ -129,7 +129,7 @@ def _refuse_two_sessions(order: CtOrder, what: str, times_s: NDArray[np.float64]
     changes = np.count_nonzero(np.diff(np.isin(np.arange(by_time.size), after)))
     if high - low >= 2 * _SCAN and changes >= _MIXED * (high - low):
         raise InputError(
-            f"images of two scans lie between each other ({what}, {pauses_s.max():.0f} s apart) from z = "
+            f"images of two scans are interleaved ({what}, {pauses_s.max():.0f} s apart) from z = "
             f"{order.heights_mm[low]:g} to {order.heights_mm[high]:g} mm; keep the images of one"
         )
 
@@ -170,7 +170,7 @@ def _refuse_alternating(order: CtOrder, what: str, values: Sequence[str]) -> Non
             if value in seen and values[k - 1] != value:
                 shown = ", ".join(distinct[:3]) + (", ..." if len(distinct) > 3 else "")
                 raise InputError(
-                    f"images of {len(distinct)} scans lie between each other ({what} {shown}), for example at z = "
+                    f"images of {len(distinct)} scans are interleaved ({what} {shown}), for example at z = "
                     f"{order.heights_mm[k - 1]:g} and {order.heights_mm[k]:g} mm; keep the images of one"
                 )
             seen.add(value)
@@ -214,7 +214,7 @@ def _refuse_passes(order: CtOrder, by_number: NDArray[np.int64]) -> None:
         low, high = max(a.min(), b.min()), min(a.max(), b.max())
         if high - low >= 2 * _SCAN:
             raise InputError(
-                f"by InstanceNumber, two scans lie between each other from z = {order.heights_mm[low]:g} to "
+                f"by InstanceNumber, two scans are interleaved from z = {order.heights_mm[low]:g} to "
                 f"{order.heights_mm[high]:g} mm; keep the images of one"
             )
 

@@ -35,7 +35,7 @@ def refuse_odd_images(volume: Volume, where: Path) -> None:
         said = f"CT series of {where}: the image at z = {z_mm[k]:g} mm"
         below, above = values_hu[k - 1], values_hu[k + 1]
         if varies[k - 1] and varies[k + 1] and not varies[k]:
-            raise InputError(f"{said} has one value everywhere, and those beside it have not; is it damaged?")
+            raise InputError(f"{said} has one value everywhere, unlike the images beside it; is it damaged?")
         tissue = (below > NO_TISSUE_HU) & (above > NO_TISSUE_HU)
         if np.count_nonzero(tissue) < _MIN_TISSUE * tissue.size:
             continue
@@ -67,5 +67,5 @@ def refuse_two_scans(volume: Volume, where: Path) -> None:
     z_mm = volume.grid.origin_xyz_mm[2] + volume.grid.offsets_xyz_mm[2]
     raise InputError(
         f"CT series of {where}: from z = {z_mm[at]:g} mm on, images are less like their neighbours than like those "
-        "two places on: two scans lie between each other; keep the images of one"
+        "two places on: two scans are interleaved; keep the images of one"
     )

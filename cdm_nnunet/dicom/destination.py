@@ -157,7 +157,7 @@ def _extent(
     orientation = numbers_of(header, "ImageOrientationPatient", path, 6)
     directions = np.stack([orientation[:3], orientation[3:], np.cross(orientation[:3], orientation[3:])])
     if not np.allclose(directions @ directions.T, np.eye(3), atol=1e-3):
-        raise InputError(f"{path}: {named('ImageOrientationPatient')} is no pair of unit vectors at right angles")
+        raise InputError(f"{path}: {named('ImageOrientationPatient')} is not a pair of unit vectors at right angles")
     lows, highs = [], []
     for path, header in slices:
         corner = directions @ numbers_of(header, "ImagePositionPatient", path, 3)

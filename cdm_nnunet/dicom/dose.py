@@ -218,7 +218,7 @@ def _read_part(path: Path, *, pixels: bool) -> _Part:
         raise InputError(f"{path} has {named('DoseUnits')} {units}; {hint}")
     kind = code_of(dataset, "DoseType", path, "PHYSICAL")
     if kind not in ("PHYSICAL", "EFFECTIVE"):
-        raise InputError(f"{path} has {named('DoseType')} {kind}; it is no dose")
+        raise InputError(f"{path} has {named('DoseType')} {kind}; it is not a dose")
     scaling = number_of(dataset, "DoseGridScaling", path)
     if scaling <= 0:
         raise InputError(f"{path}: {named('DoseGridScaling')} is {scaling:g}, expected a number above zero")

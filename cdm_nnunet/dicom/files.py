@@ -52,11 +52,11 @@ def read_file(path: Path, *, pixels: bool = True, keywords: Sequence[str] | None
         keywords: Read these elements only.
 
     Raises:
-        InputError: If it is missing, is no DICOM file, or is damaged or cut off.
+        InputError: If it is missing, is not a DICOM file, or is damaged or cut off.
     """
     tags: list[Any] | None = None if keywords is None else list(keywords)
     if not path.is_file():  # (a pipe would block for ever)
-        raise InputError(f"{path} is missing or no file")
+        raise InputError(f"{path} is missing or not a file")
     with damage_told(f"{path} is damaged or cut off", "export it again"):
         refuse_bomb(path)
         try:
@@ -64,10 +64,10 @@ def read_file(path: Path, *, pixels: bool = True, keywords: Sequence[str] | None
         except InvalidDicomError:
             dataset = pydicom.dcmread(path, stop_before_pixels=not pixels, specific_tags=tags, force=True)
             if "SOPClassUID" not in dataset:
-                raise InputError(f"{path} is no DICOM file") from None
+                raise InputError(f"{path} is not a DICOM file") from None
             _name_encoding(dataset)
         if "SOPClassUID" not in dataset and keywords is None:
-            raise InputError(f"{path} is cut off or no DICOM object: it has no {named('SOPClassUID')}")
+            raise InputError(f"{path} is cut off or not a DICOM object: it has no {named('SOPClassUID')}")
         _refuse_short_elements(dataset, path)
     return dataset
 
@@ -151,7 +151,7 @@ def text_of(dataset: Dataset, keyword: str, where: object, default: str | None =
     if isinstance(value, MultiValue):  # (a backslash separates values; in a name it is a character)
         value = "\\".join(str(part) for part in value)
     if isinstance(value, bytes | SequenceOfItems):
-        raise InputError(f"{where}: {named(keyword)} is no text; the file is damaged, export it again")
+        raise InputError(f"{where}: {named(keyword)} is not text; the file is damaged, export it again")
     text = "" if value is None else str(value).strip().strip("\0")
     if "\0" in text:
         raise InputError(f"{where}: {named(keyword)} is damaged ({text[:_SHOWN_CHARACTERS]!r}); export the file again")
@@ -209,7 +209,7 @@ def items_of(dataset: Dataset, keyword: str, where: object) -> Sequence[Dataset]
     """Items of a sequence; none where it is missing."""
     value = _value(dataset, keyword, where)
     if value is not None and not isinstance(value, SequenceOfItems):
-        raise InputError(f"{where}: {named(keyword)} is no sequence; the file is damaged, export it again")
+        raise InputError(f"{where}: {named(keyword)} is not a sequence; the file is damaged, export it again")
     return () if value is None else tuple(value)
 
 

@@ -82,7 +82,7 @@ class FolderIndex:
         Where PatientID is empty, a patient is a study with those that it refers to.
 
         Args:
-            needed: What a patient must have beside the CT. Doses are left aside where they are not needed.
+            needed: What a patient must have beside the CT. Doses are ignored where they are not needed.
             choice: Which of several plans, doses, structure sets and CT series to take.
             pseudonyms: Make the names; by default without a key.
         """
@@ -119,11 +119,11 @@ def index_folder(
         InputError: If there is no such folder or no DICOM file in it.
     """
     if not folder.is_dir():
-        raise InputError(f"{folder} is no folder")
+        raise InputError(f"{folder} is not a folder")
     index = index_files(sorted(_files(folder)), folder, cache, progress)
     if not index.entries:
         if not index.unread:
-            raise InputError(f"{folder} has no files (those whose names begin with a dot are left aside)")
+            raise InputError(f"{folder} has no files (those whose names begin with a dot are ignored)")
         raise InputError(
             f"no file in {folder} can be read as a DICOM object of a patient: {'; '.join(unread_lines(index.unread))}"
         )
@@ -190,7 +190,7 @@ def _kept_row(path: Path, kept: KeptRows) -> Mapping[str, Any]:
     try:
         status = path.stat()
     except OSError as error:
-        what = "is a link to a file that is not there" if path.is_symlink() else f"can't be read ({error.strerror})"
+        what = "is a link to a missing file" if path.is_symlink() else f"can't be read ({error.strerror})"
         return {"error": f"{path} {what}"}
     stamp = [status.st_size, status.st_mtime_ns]
     row = kept.get(str(path), stamp)
@@ -223,7 +223,7 @@ def _read_row(path: Path) -> dict[str, Any]:
     """Fields of an entry but its path, or why there are none."""
     looks_so = _looks_like_dicom(path)
     if not looks_so:
-        error = f"{path} is no DICOM file"
+        error = f"{path} is not a DICOM file"
         return {"error": error, "remains": {}} if was_dicom(path, looks_so=False) else {"error": error}
     try:
         return {key: value for key, value in asdict(_entry(path)).items() if key != "path"}

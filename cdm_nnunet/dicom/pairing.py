@@ -48,7 +48,7 @@ class PatientFiles:
         has_ions: Whether a plan is one of ions (RT Ion Plan).
         by_geometry: Whether the CT was found by its slices alone: its UIDs are not those that the contours refer to.
         problems: Why the patient can't be converted; empty where nothing is wrong.
-        notes: What was left aside.
+        notes: What was ignored.
     """
 
     patient: str
@@ -87,7 +87,7 @@ def pair(
     Args:
         patient: PatientID; ``study UID`` where it is empty.
         entries: The patient's files.
-        needed: What the patient must have beside the CT; doses are left aside where they are not needed.
+        needed: What the patient must have beside the CT; doses are ignored where they are not needed.
         choice: Of plans and of the type of dose.
         pseudonyms: Make the names.
 
@@ -100,7 +100,7 @@ def pair(
     kinds = {kind: [entry for entry in entries if entry.modality == kind] for kind in MODALITIES}
     others = sorted({entry.modality for entry in entries} - set(MODALITIES))
     if others:
-        notes.append(f"left aside: {', '.join(others)}")
+        notes.append(f"ignored: {', '.join(others)}")
     name = pseudonyms.patient(patient)
     plan = choice.plan_of(name)
     if patient.startswith(STUDY):
@@ -216,7 +216,7 @@ def with_damaged(
     ]
     notes = []
     if len(sure) > len(problems):
-        notes.append(f"files that can't be read, and are not needed, left aside: {len(sure) - len(problems)}")
+        notes.append(f"files that can't be read, and are not needed, ignored: {len(sure) - len(problems)}")
     if perhaps:
         notes.append(f"files that can't be read, or say whose they are, lie among this patient's: {len(perhaps)}")
     return replace(files, problems=(*files.problems, *problems), notes=(*files.notes, *notes))

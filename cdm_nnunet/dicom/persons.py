@@ -80,4 +80,4 @@ def without_images(persons: Mapping[str, Sequence[FileEntry]], modalities: Seque
         return []
     kinds = ", ".join(sorted({entry.modality for entries in aside for entry in entries}))
     count = sum(len(entries) for entries in aside)
-    return [f"left aside: {count} files ({kinds}) of {len(aside)} patients who have no {', '.join(modalities)}"]
+    return [f"ignored: {count} files ({kinds}) of {len(aside)} patients who have no {', '.join(modalities)}"]

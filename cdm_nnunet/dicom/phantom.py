@@ -2,7 +2,8 @@
 
     python -m cdm_nnunet.dicom.phantom FOLDER [N]
 
-writes N of them (one without a number), to try the software without patient data.
+writes N of them (one without a number), to try the software without patient data. Phantoms with the anatomy of a head
+and neck: ``cdm-nnunet demo --dicom N -o FOLDER``.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from cdm_nnunet.dicom.plan import PLAN_CLASSES
 from cdm_nnunet.dicom.structures import STRUCTURE_CLASS
 
 DoseFunction = Callable[[NDArray[np.float64]], NDArray[np.float64]]  # points (..., 3) in LPS mm -> Gy (...)
+CtFunction = Callable[[NDArray[np.float64]], NDArray[np.float64]]  # points (..., 3) in LPS mm -> HU (...)
 
 # ImageOrientationPatient of axial slices as scanners write them.
 ORIENTATIONS: Mapping[str, tuple[float, ...]] = {
@@ -84,6 +86,7 @@ class Phantom:
         absolute_offsets: Write GridFrameOffsetVector as z coordinates, not as offsets.
         tilt_degrees: Turns all images and contours about the x axis of the patient.
         seed: Another seed, other UIDs.
+        ct_hu: CT; None: 0 HU in the solids, -1000 HU around them.
     """
 
     solids: Mapping[str, Solid]
@@ -101,6 +104,7 @@ class Phantom:
     absolute_offsets: bool = False
     tilt_degrees: float = 0.0
     seed: int = 0
+    ct_hu: CtFunction | None = None
 
     @property
     def rotation(self) -> NDArray[np.float64]:
@@ -176,18 +180,22 @@ class _Writer:
         for k, z_mm in enumerate(self.phantom.slices_z_mm):
             corner_mm = self._corner((rows, columns), spacing, z_mm)
             points_mm = self._plane(corner_mm, (rows, columns), spacing)
-            inside = np.zeros((rows, columns), bool)
-            for solid in self.phantom.solids.values():
-                inside |= solid.contains(points_mm)
             dataset = self._dataset(CT_CLASS, "CT", self.ct_uids[k], self.uids["ct_series"], f"ct_{k:03d}.dcm")
             dataset.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
             dataset.PatientPosition = self.phantom.position
             dataset.InstanceNumber = k + 1
-            self._image(dataset, np.where(inside, 1024, 24).astype(np.uint16), corner_mm, spacing)
+            self._image(dataset, self._stored_ct(points_mm), corner_mm, spacing)
             dataset.RescaleSlope, dataset.RescaleIntercept, dataset.RescaleType = 1, -1024, "HU"
             dataset.SliceThickness = f"{np.median(np.diff(self.phantom.slices_z_mm)):.6g}"
             files.append(self._save(dataset, f"ct_{k:03d}.dcm"))
         return tuple(files)
+
+    def _stored_ct(self, points_mm: NDArray[np.float64]) -> NDArray[np.uint16]:
+        """CT values + 1024, shape (rows, columns)."""
+        if self.phantom.ct_hu is not None:
+            return np.rint(self.phantom.ct_hu(points_mm) + 1024).clip(0, 4095).astype(np.uint16)
+        inside = np.any([solid.contains(points_mm) for solid in self.phantom.solids.values()], 0)
+        return np.where(inside, 1024, 24).astype(np.uint16)
 
     def structures(self) -> Path:
         dataset = self._dataset(STRUCTURE_CLASS, "RTSTRUCT", self.uids["structures"], None, "structures.dcm")

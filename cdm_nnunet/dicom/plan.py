@@ -132,7 +132,7 @@ def _prescriptions(dataset: Dataset, groups: Sequence[Dataset], path: Path, note
                 "not above zero; export the plan again, or correct it"
             )
         if note:
-            notes.append(f"dose reference '{description or number}' of the plan is no prescription: {note}")
+            notes.append(f"dose reference '{description or number}' of the plan is not a prescription: {note}")
             continue
         for dose_gy in doses_gy:
             structure_type = code_of(item, "DoseReferenceStructureType", path, "")

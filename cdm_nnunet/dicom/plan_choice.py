@@ -66,7 +66,7 @@ def choose(
         doses: Of the same patient.
         plan: A rule, a label or a UID; empty where nothing was chosen.
         dose_type: ``PHYSICAL`` or ``EFFECTIVE``; empty where nothing was chosen.
-        notes: What is left aside is added.
+        notes: What is ignored is added.
 
     Raises:
         InputError: If there are several and nothing was chosen, or what was chosen is not there or not clear.
@@ -87,14 +87,14 @@ def choose(
             raise InputError("no dose (RTDOSE) refers to the plan")
         return [(_shared_part(shared, plans),)]
     if len(with_dose) < len(plans):
-        notes.append(f"plans without a dose left aside: {len(plans) - len(with_dose)}")
+        notes.append(f"plans without a dose ignored: {len(plans) - len(with_dose)}")
     stray = len([dose for dose in doses if dose.refers_to and not set(own) & set(dose.refers_to)])
     if stray:
-        notes.append(f"doses of plans that are not in the folder left aside: {stray}")
+        notes.append(f"doses of plans that are not in the folder ignored: {stray}")
     if plan == "sum":
         return [_sum(_accepted(with_dose, plan, notes), own, shared, notes)]
     if shared:
-        notes.append(f"doses of several plans left aside: {len(shared)}")
+        notes.append(f"doses of several plans ignored: {len(shared)}")
     chosen = choose_plans(with_dose, plan, notes)
     return [(Part((one,), tuple(_whole(own[one.sop_uid], notes))),) for one in chosen]
 
@@ -122,8 +122,8 @@ def choose_plans(plans: Sequence[FileEntry], choice: str, notes: list[str]) -> l
                     "choose one by name"
                 )
         if len(candidates) > 1 and not _is_latest(candidates[-1].made, [plan.made for plan in candidates[:-1]]):
-            raise InputError(f"which plan is the latest can't be told: {describe(candidates)}; choose one by name")
-        notes.append(f"not the latest, left aside: {describe([plan for plan in plans if plan != candidates[-1]])}")
+            raise InputError(f"it is unclear which plan is the latest: {describe(candidates)}; choose one by name")
+        notes.append(f"not the latest, ignored: {describe([plan for plan in plans if plan != candidates[-1]])}")
         return candidates[-1:]
     if choice == "sum":
         raise InputError(f"a dose is predicted for one plan, not for the sum of {len(candidates)}; choose one")
@@ -139,7 +139,7 @@ def _named(plans: Sequence[FileEntry], choice: str) -> FileEntry:
     if len(found) > 1:
         found = [plan for plan in found if plan.approval != "REJECTED"] or found
     if len(found) != 1:
-        what = "is no plan with a dose" if not found else f"is the label of {len(found)} plans; give the UID"
+        what = "is not a plan with a dose" if not found else f"is the label of {len(found)} plans; give the UID"
         raise InputError(f"the mapping chooses '{choice}', which {what}: there are {describe(_by_date(plans))}")
     return found[0]
 
@@ -155,7 +155,7 @@ def _accepted(plans: Sequence[FileEntry], choice: str, notes: list[str]) -> list
             "all the same"
         )
     if rejected:
-        notes.append(f"rejected plans left aside: {describe(rejected)}")
+        notes.append(f"rejected plans ignored: {describe(rejected)}")
     if choice == "sum" and {plan.approval for plan in accepted} >= {"APPROVED", "UNAPPROVED"}:
         raise InputError(
             f"a course is summed of approved plans, or of plans without an approval: there are {describe(accepted)}; "
@@ -207,7 +207,7 @@ def _planned(doses: Sequence[FileEntry], notes: list[str]) -> list[FileEntry]:
     ]
     if not found:
         raise InputError("no dose (RTDOSE)" + (f" but {' and '.join(aside)}" if aside else ""))
-    notes += [f"doses left aside: {text}" for text in aside]
+    notes += [f"doses ignored: {text}" for text in aside]
     return found
 
 
@@ -221,7 +221,7 @@ def _of_type(doses: Sequence[FileEntry], dose_type: str, notes: list[str]) -> Se
             f"no dose of type {dose_type}, which the mapping chooses, but {doses[0].dose_type or 'PHYSICAL'}"
         )
     if len(found) < len(doses):
-        notes.append(f"doses of another type than {dose_type} left aside: {len(doses) - len(found)}")
+        notes.append(f"doses of another type than {dose_type} ignored: {len(doses) - len(found)}")
     return found
 
 
@@ -239,7 +239,7 @@ def _whole(doses: Sequence[FileEntry], notes: list[str]) -> Sequence[FileEntry]:
         )
     if kept and len(kept) < len(doses):
         aside = sorted({dose.label or "?" for dose in doses} - {kept[0].label})
-        notes.append(f"doses of {', '.join(aside)} left aside: {len(doses) - len(kept)}")
+        notes.append(f"doses of {', '.join(aside)} ignored: {len(doses) - len(kept)}")
     return kept or doses
 
 

@@ -151,7 +151,7 @@ def prescribe(
         left_out_gy: Levels of the plan that no target has, on purpose.
 
     Raises:
-        InputError: If the plan contradicts itself or what was given, or its highest level is no target's.
+        InputError: If the plan contradicts itself or what was given, or its highest level is not a target's.
     """
     if not targets:
         return Prescribed({}, stated.notes)
@@ -289,7 +289,7 @@ def _refuse_unused(
     for number, levels in stated.of_rois.items():
         if number in used:
             continue
-        says = f"the plan prescribes {_in_gy(levels)} to ROI '{stated.labels[number]}', which is no contoured target"
+        says = f"the plan prescribes {_in_gy(levels)} to ROI '{stated.labels[number]}', which is not a contoured target"
         unused = [gy for gy in levels if not _among(gy, (*found.values(), *left_out_gy))]
         if unused and _is_highest(unused[-1], stated):
             raise InputError(

@@ -31,7 +31,7 @@ def find_structures(
         doses: Doses of the course.
         needed: What the patient must have; without RTSTRUCT, nothing is told of several.
         problems: What is missing or ambiguous is added.
-        notes: What is left aside is added.
+        notes: What is ignored is added.
     """
     wanted = {uid for plan in plans for uid in plan.refers_to}
     if len(wanted) > 1:
@@ -44,7 +44,7 @@ def find_structures(
     candidates = named or _same_frame(found, doses)
     on_ct = [entry for entry in candidates if series_of(entry, images)]
     if 0 < len(on_ct) < len(candidates):
-        notes.append(f"structure sets of other images than the CT left aside: {len(candidates) - len(on_ct)}")
+        notes.append(f"structure sets of other images than the CT ignored: {len(candidates) - len(on_ct)}")
         candidates = on_ct
     if len(candidates) == 1:
         return candidates[0]
@@ -64,7 +64,7 @@ def find_ct(
         found: CT images of the patient.
         structures: The structure set; without one, the patient's only series.
         problems: What is missing or ambiguous is added.
-        notes: What is left aside is added.
+        notes: What is ignored is added.
     """
     listed = structures is not None and bool(structures.refers_to or structures.images)
     candidates = _same_frame(found, [structures] if structures else [])
@@ -151,7 +151,7 @@ def _why_not(contours: StructureSet, images: Sequence[FileEntry]) -> str:
 def _note_others(found: Sequence[FileEntry], taken: frozenset[str], notes: list[str]) -> None:
     others = len({entry.series_uid for entry in found} - taken)
     if others:
-        notes.append(f"{others} other CT series left aside")
+        notes.append(f"{others} other CT series ignored")
 
 
 def _is_one_ct(images: Sequence[FileEntry]) -> bool:

@@ -73,7 +73,7 @@ class StructureSet:
             raise InputError(f"{self.path} has {len(drawn)} ROIs named '{name}' (numbers {numbers}): rename them")
         chosen = drawn[0] if drawn else named_so[0]
         if drawn and len(named_so) > 1:
-            remark = f"{len(named_so) - 1} more of that name without contours left aside"
+            remark = f"{len(named_so) - 1} more of that name without contours ignored"
             chosen = replace(chosen, remarks=(*chosen.remarks, remark))
         return chosen
 
@@ -119,7 +119,7 @@ class StructureSet:
             )
         if not self.drawn_elsewhere:
             return ""
-        return f"contours were drawn on {len(self.drawn_elsewhere)} images that are no CT, in its frame of reference"
+        return f"contours were drawn on {len(self.drawn_elsewhere)} images that are not CT, in its frame of reference"
 
 
 def read_structures(path: Path) -> StructureSet:

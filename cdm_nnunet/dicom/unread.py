@@ -15,8 +15,9 @@ def unread_lines(unread: Mapping[str, str]) -> list[str]:
         unread: Reason by path; a reason may name its path.
 
     Example:
-        >>> unread_lines({"a": "a is no DICOM file", "b": "b is no DICOM file", "c": "c is cut off: 3 of 4 bytes"})
-        ['2 files: is no DICOM file (a, b)', 'c is cut off: 3 of 4 bytes']
+        >>> what = "is not a DICOM file"
+        >>> unread_lines({"a": f"a {what}", "b": f"b {what}", "c": "c is cut off: 3 of 4 bytes"})
+        ['2 files: is not a DICOM file (a, b)', 'c is cut off: 3 of 4 bytes']
     """
     groups: dict[str, list[tuple[str, str]]] = {}
     for path, reason in unread.items():

@@ -78,7 +78,7 @@ def faults_of(error: ValidationError, value: Any, places: Places) -> tuple[Fault
 def repeated_keys(places: Places) -> tuple[Fault, ...]:
     """A key that an object has twice: many readers take the last, and what the first said is lost."""
     return tuple(
-        Fault(field_name(path), "the key is there twice; only the last would count", place)
+        Fault(field_name(path), "the key appears twice; only the last would count", place)
         for path, place in places.repeated_keys
     )
 

@@ -29,7 +29,7 @@ def parse(text: str) -> tuple[Any, bool]:
     repeated = False
 
     def refuse(constant: str) -> NoReturn:
-        raise json.JSONDecodeError(f"{constant} is no JSON number", text, _constant_at(text, constant))
+        raise json.JSONDecodeError(f"{constant} is not a JSON number", text, _constant_at(text, constant))
 
     def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         nonlocal repeated

@@ -143,7 +143,7 @@ def read_json(path: Path, kind: type[T], mend: str = "", *, max_bytes: int = MAX
         max_bytes: How large it may be.
 
     Raises:
-        InputError: If it is missing, too large, is no text in UTF-8 or not JSON, is nested too deeply, has a key twice,
+        InputError: If it is missing, too large, is not UTF-8 text or not JSON, is nested too deeply, has a key twice,
             or is not of this type; with line and column.
     """
     return _value_of(json_document(read_text(path, mend, max_bytes=max_bytes)), kind, path, mend)
@@ -171,7 +171,7 @@ def read_text(path: Path, mend: str = "", *, max_bytes: int = MAX_BYTES) -> str:
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # (a pipe would block for ever)
-            raise InputError(f"{path} is no file{_then(mend)}")
+            raise InputError(f"{path} is not a file{_then(mend)}")
         with path.open("rb") as file:
             content = file.read(max_bytes + 1)
     except (FileNotFoundError, NotADirectoryError):
@@ -257,15 +257,15 @@ def _inner(part: dict[Any, Any] | Sequence[Any]) -> Iterable[Any]:
 def _fault_of(part: Any) -> str:
     """What is wrong with a number, a text or the names of an object: JSON can write it, and nothing can use it."""
     if isinstance(part, str):
-        return "the text has a character that is no text" if _NO_TEXT.search(part) else ""
+        return "the text has a character that is not text" if _NO_TEXT.search(part) else ""
     if isinstance(part, float):
-        return "" if math.isfinite(part) else "the number is not finite, or larger than any use of it"
+        return "" if math.isfinite(part) else "the number is not finite or too large"
     if isinstance(part, dict):
         bad = [key for key in part if not isinstance(key, str) or _NO_TEXT.search(key)]
-        return f"the name {bad[0]!r} is no text, or has a character that is none" if bad else ""
+        return f"the name {bad[0]!r} is not text, or has an invalid character" if bad else ""
     if part is None or isinstance(part, int | list | tuple):
         return ""
-    return f"{type(part).__name__} is nothing that JSON can say"
+    return f"{type(part).__name__} can't be written as JSON"
 
 
 @functools.cache

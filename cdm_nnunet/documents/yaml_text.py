@@ -95,7 +95,7 @@ class _Build:
             self._add(value, place)
             return
         if not isinstance(value, str):
-            self.refuse(f"the name {value!r} is no text; put it in quotes", place)
+            self.refuse(f"the name {value!r} is not text; put it in quotes", place)
         last = self.open[-1]
         path = (*last.path, value)
         if path in self.keys:
@@ -153,9 +153,11 @@ def _take(build: _Build, event: Any, place: Place) -> None:
     import yaml
 
     if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
-        build.refuse("'&' and '*' (anchors and aliases) are not taken; write the value out, or put it in quotes", place)
+        build.refuse(
+            "'&' and '*' (anchors and aliases) are not allowed; write the value out, or put it in quotes", place
+        )
     if getattr(event, "tag", None) is not None:
-        build.refuse(f"the tag {event.tag} is not taken; write the value without it, or put it in quotes", place)
+        build.refuse(f"the tag {event.tag} is not allowed; write the value without it, or put it in quotes", place)
     if isinstance(event, yaml.ScalarEvent):
         build.scalar(_plain(build, event.value, place) if event.implicit[0] else event.value, place)
     elif isinstance(event, yaml.SequenceStartEvent | yaml.MappingStartEvent):

@@ -199,7 +199,7 @@ def _misfits(
             message = f"{label}: it is about a target, and the ROI is of kind '{by_name[goal.roi].kind}'"
             yield ("goals", number, "metric"), message
         if (goal.roi, goal.metric) in seen:
-            message = f"{label}: it is there twice; merge the two, a second limit is the 'variation'"
+            message = f"{label}: it appears twice; merge the two, a second limit is the 'variation'"
             yield ("goals", number, "metric"), message
         seen.add((goal.roi, goal.metric))
 

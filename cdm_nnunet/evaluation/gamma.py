@@ -77,7 +77,7 @@ normalisation='prescription')
         """
         match = _RULE.fullmatch(text.strip())
         if match is None:
-            raise InputError(f"'{text}' is no gamma criterion; write '3%/2mm', or '3%/2mm-local'")
+            raise InputError(f"'{text}' is not a gamma criterion; write '3%/2mm', or '3%/2mm-local'")
         percent, mm, mode = match.groups()
         return cls(float(percent), float(mm), (mode or "").lower() == "local", threshold_percent, normalisation)
 

@@ -48,10 +48,10 @@ class PlanTarget:
             None where it is not defined: no voxel reaches the prescription, or none lies beyond the distance.
 
         Raises:
-            ValueError: If it is no metric of the plan, or needs a prescription that there is not.
+            ValueError: If it is not a metric of the plan, or needs a prescription that there is not.
         """
         if metric.row.plan_formula is None:
-            raise ValueError(f"{metric} is no metric of the plan")
+            raise ValueError(f"{metric} is not a metric of the plan")
         return finite_or_none(metric.row.plan_formula(metric, DoseAroundTarget(self, dose_gy)))
 
     def indices(self) -> dict[str, IndexResult]:

@@ -246,7 +246,7 @@ class Evaluation:
     left_out: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        """What it is of and its scores: a record of hundreds of cases is no text to read."""
+        """What it is of and its scores: a record of hundreds of cases is not text to read."""
         named = (("PTV score", self.scores.ptv_score, ""), ("OAR score", self.scores.oar_score, ""))
         scores = [("dose MAE", self.scores.dose_mae_gy, " Gy"), *named]
         told = ", ".join(f"{name} {value:.3f}{unit}" for name, value, unit in scores if value is not None)

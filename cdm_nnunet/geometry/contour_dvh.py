@@ -89,7 +89,7 @@ def contour_dvh(
         end_caps: As :func:`cdm_nnunet.geometry.contours.stack_of`.
 
     Raises:
-        InputError: If the ROI has no volume or lies wholly outside the dose grid, or a
+        InputError: If the ROI has no volume or lies entirely outside the dose grid, or a
             metric needs a prescription that is not given.
     """
     axes = axes_of(roi)
@@ -99,7 +99,7 @@ def contour_dvh(
     inside = ~np.isnan(dose_gy)
     lost_cc = float(samples.volumes_cc[~inside].sum())
     if not inside.any():
-        raise InputError(f"ROI '{roi.name}' lies wholly outside the dose grid")
+        raise InputError(f"ROI '{roi.name}' lies entirely outside the dose grid")
     notes = list(stack.notes)
     if lost_cc * 1000 > _LOST_MM3:
         share = 100 * lost_cc / samples.volume_cc

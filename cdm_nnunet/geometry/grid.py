@@ -212,7 +212,9 @@ def directions_of(orientation: NDArray[np.float64]) -> NDArray[np.float64]:
     along_columns, along_rows = orientation[:3], orientation[3:]
     directions = np.stack([along_columns, along_rows, np.cross(along_columns, along_rows)])
     if not np.allclose(directions @ directions.T, np.eye(3), atol=1e-3):
-        raise InputError(f"ImageOrientationPatient {orientation.tolist()} is no pair of unit vectors at right angles")
+        raise InputError(
+            f"ImageOrientationPatient {orientation.tolist()} is not a pair of unit vectors at right angles"
+        )
     return np.asarray(directions / np.linalg.norm(directions, axis=1, keepdims=True))
 
 

@@ -81,7 +81,7 @@ def _refuse_open_questions(
             if around > (0 if k in group else 1) and _area_mm2(contours[k]) > _NEGLIGIBLE_MM2:
                 raise InputError(
                     f"{len(group)} contours overlap each other in part, and one more lies within two of them, or within"
-                    " one and across another: whether it is a hole can't be told; correct the contours"
+                    " one and across another: it is unclear whether it is a hole; correct the contours"
                 )
 
 

@@ -82,7 +82,7 @@ def rasterise(
     if not made.volume_cc > 0:
         raise InputError(f"ROI '{roi.name}' encloses no volume")
     if made.lost_cc >= (1 - _ROUNDING) * made.volume_cc and not may_lie_outside:
-        raise InputError(f"ROI '{roi.name}' lies wholly outside the image")
+        raise InputError(f"ROI '{roi.name}' lies entirely outside the image")
     return made
 
 

@@ -15,7 +15,7 @@ from cdm_nnunet.geometry.planes import PLANE_TOLERANCE_MM, clusters, heights_mm,
 from cdm_nnunet.geometry.roi_contours import RoiContours
 
 GAP_FACTOR = 1.9  # a step this many times the usual one is a gap
-WIDEST_MM = 10.0  # slices farther apart are not taken for neighbours
+WIDEST_MM = 10.0  # slices farther apart are not allowed for neighbours
 _REGULAR = 0.1  # steps that differ by less than this part are equal
 _SHORT_RHYTHM = 3.0  # slices: two equal steps of as many show a rhythm, of more it takes three
 

@@ -100,7 +100,7 @@ class Members:
         for name in sorted({*sums, *sizes} - {SUMS}):
             if name not in sums or name not in sizes:
                 what = f"lacks {name}, which {SUMS} lists" if name in sums else f"holds {name}, which {SUMS} lacks"
-                raise InputError(f"{path} {what}: the model is not whole, or was changed; {_AGAIN}")
+                raise InputError(f"{path} {what}: the model is incomplete, or was changed; {_AGAIN}")
         return cls(path, sizes, sums, inside)
 
     def read(self, name: str) -> bytes:
@@ -142,12 +142,12 @@ class Members:
 
 def _sizes_in_folder(path: Path) -> dict[str, int]:
     if not (path / MANIFEST).is_file():
-        raise InputError(f"{path} is no model: it has no {MANIFEST}; 'cdm-nnunet model export' makes one")
+        raise InputError(f"{path} is not a model: it has no {MANIFEST}; 'cdm-nnunet model export' makes one")
     sizes: dict[str, int] = {}
     for file in _files(path):
         sizes[file.relative_to(path).as_posix()] = file.stat().st_size
         if len(sizes) > _MAX_MEMBERS:
-            raise InputError(f"{path} has more than {_MAX_MEMBERS} files: it is no model, or other files were added")
+            raise InputError(f"{path} has more than {_MAX_MEMBERS} files: it is not a model, or other files were added")
     return sizes
 
 
@@ -168,7 +168,7 @@ def _sizes_in_zip(path: Path) -> tuple[str, dict[str, int]]:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, ValueError, UnicodeError) as error:
-        raise InputError(f"{path} is damaged or cut, or no ZIP file ({error}); {_AGAIN}") from None
+        raise InputError(f"{path} is damaged or cut, or not a ZIP file ({error}); {_AGAIN}") from None
     inside = _top_folder([entry.filename for entry in entries])
     sizes: dict[str, int] = {}
     for entry in entries:
@@ -193,7 +193,7 @@ def _refuse_large_directory(path: Path) -> None:
         file.seek(max(0, size - _END_BYTES - _LARGE_BYTES))
         before, end = file.read(_LARGE_BYTES), file.read(_END_BYTES)
     if not end.startswith(_END_OF_ZIP) or len(end) < _END_BYTES or before.startswith(_LARGE_ZIP):
-        raise InputError(f"{path} is damaged or cut, or no model in a ZIP file; {_AGAIN}")
+        raise InputError(f"{path} is damaged or cut, or not a model in a ZIP file; {_AGAIN}")
     n_members, n_bytes = int.from_bytes(end[10:12], "little"), int.from_bytes(end[12:16], "little")
     if n_members > 2 * _MAX_MEMBERS or n_bytes > 2**16:
         raise InputError(f"{path} has {n_members} members: a model has at most {_MAX_MEMBERS}")
@@ -211,14 +211,14 @@ def _refuse_sizes(path: Path, sizes: Mapping[str, int]) -> None:
     for name, n_bytes in sizes.items():
         limit = limit_of(name)
         if not limit:
-            raise InputError(f"{path} holds {_shown(name)}, which is no part of a model: it is not read; {_AGAIN}")
+            raise InputError(f"{path} holds {_shown(name)}, which is not a part of a model: it is not read; {_AGAIN}")
         if n_bytes > limit:
             raise InputError(f"{path}: {name} has {n_bytes:,} bytes, at most {limit:,} are read")
     if len(sizes) > _MAX_MEMBERS or sum(sizes.values()) > MAX_TOTAL_BYTES:
         raise InputError(f"{path} has {len(sizes)} members of {sum(sizes.values()):,} bytes: more than a model has")
     for name in (MANIFEST, SUMS, CARD, PLANS, DATASET):
         if name not in sizes:
-            raise InputError(f"{path} is no whole model: it has no {name}; {_AGAIN}")
+            raise InputError(f"{path} is not a complete model: it has no {name}; {_AGAIN}")
 
 
 def _sums(path: Path, content: bytes) -> dict[str, str]:

@@ -77,7 +77,7 @@ def _hu_inside(ct_hu: NDArray[np.float32], words: NDArray[np.uint16]) -> tuple[f
     lowest, highest = float(ct_hu.min()), float(ct_hu.max())
     if not (CT_HU.is_possible(lowest) and CT_HU.is_possible(highest)):
         low, high = CT_HU.possible
-        raise InputError(f"CT values from {lowest:g} to {highest:g} are no HU (expected {low:g} to {high:g})")
+        raise InputError(f"CT values from {lowest:g} to {highest:g} are not HU (expected {low:g} to {high:g})")
     if not LOWEST_HU.is_possible(lowest):
         raise InputError(f"the lowest CT value is {lowest:g} HU: no air anywhere; is the CT shifted, as HU + 1024?")
     inside = ct_hu[words.any(0)]

@@ -25,7 +25,7 @@ class CaseGeometry:
         sizes_mm: Extent (z, y, x) of each contoured ROI, by name, and of the body by an empty name: of the external,
             else the dose region, else all ROIs together.
         offsets_mm: Distance of each ROI's centre from the body's, to the patient's left.
-        distances_mm: Distance of each ROI that is no target to the nearest voxel of a target; 0 where they overlap.
+        distances_mm: Distance of each ROI that is not a target to the nearest voxel of a target; 0 where they overlap.
         gaps_mm: Distances between the centres of two organs at risk, by their names with ``" | "`` between.
         beyond_mm: How far the body reaches beyond the targets, to the feet and to the head.
         cut: ROIs that touch the first or last plane of the image.

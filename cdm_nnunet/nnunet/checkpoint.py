@@ -125,7 +125,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint of a dose trainer. Nothing that the file names is imported or called.
 
     Raises:
-        InputError: If it is missing, damaged, or no checkpoint of a dose trainer.
+        InputError: If it is missing, damaged, or not a checkpoint of a dose trainer.
     """
     _refuse_damage(path)
     try:
@@ -139,7 +139,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
             "take the file from where it was trained"
         ) from None
     except Exception as error:  # noqa: BLE001  # whatever a foreign file makes torch raise
-        raise InputError(f"{path} is no checkpoint: {_short(error)}") from None
+        raise InputError(f"{path} is not a checkpoint: {_short(error)}") from None
     _refuse_other_content(path, content)
     content["init_args"].pop(_OLD_MARK, None)
     checkpoint = Checkpoint(path, content)
@@ -174,9 +174,9 @@ def _refuse_damage(path: Path) -> None:
             packed = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
             changed = None if packed else archive.testzip()
     except Exception as error:  # noqa: BLE001  # whatever a changed byte makes zipfile raise
-        raise InputError(f"{path} is damaged or cut, or no checkpoint: {_short(error)}; take another copy") from None
+        raise InputError(f"{path} is damaged or cut, or not a checkpoint: {_short(error)}; take another copy") from None
     if packed:  # (torch packs nothing: a few bytes could become gigabytes)
-        raise InputError(f"{path} is no checkpoint: {packed[0]} in it is compressed")
+        raise InputError(f"{path} is not a checkpoint: {packed[0]} in it is compressed")
     if changed is not None:
         raise InputError(f"{path} is damaged: bytes of {changed} in it have changed since it was written; take another")
 
@@ -200,7 +200,7 @@ def _refuse_other_content(path: Path, content: Any) -> None:
         and all(isinstance(name, str) and _is_stored(v, path) for name, v in content["network_weights"].items())
     )
     if not whole:
-        raise InputError(f"{path} is no checkpoint of nnU-Net")
+        raise InputError(f"{path} is not a checkpoint of nnU-Net")
     version = content.get("cdm", {}).get("format_version", _FORMAT_VERSION)
     if version != _FORMAT_VERSION:
         raise InputError(f"{path} has format version {version}, this software reads {_FORMAT_VERSION}; update it")

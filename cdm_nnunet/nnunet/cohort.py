@@ -121,7 +121,7 @@ class Cohort(BaseModel):
             if not _within((low_gy, high_gy), level_gy, _PRESCRIPTION_FACTOR):
                 raise InputError(
                     f"{level_gy:g} Gy for '{name}': the model was trained on {_said((low_gy, high_gy), 'Gy')} and "
-                    "can't know a dose that far from it; is it the total dose in Gy?"
+                    "can't predict a dose that far from it; is it the total dose in Gy?"
                 )
         for axis, bounds, size_mm in zip("zyx", self.spacing_mm, case.spacing_mm, strict=True):
             if not _within(bounds, size_mm, _SIZE_FACTOR):

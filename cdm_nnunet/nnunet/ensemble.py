@@ -49,7 +49,9 @@ def average_doses(members: Sequence[dict[str, Path]], out: Path, names: Sequence
     for name, member in zip(names, members, strict=True):
         differing = sorted(set(member) ^ set(members[0]))
         if differing:
-            raise InputError(f"{names[0]} and {name} have not the same cases: '{differing[0]}' is in one of them only")
+            raise InputError(
+                f"{names[0]} and {name} do not have the same cases: '{differing[0]}' is in one of them only"
+            )
     out.mkdir(parents=True, exist_ok=True)
     for case in progress(members[0], desc="ensemble"):
         files = [member[case] for member in members]
@@ -64,7 +66,7 @@ def _mean_of(doses: Sequence[Image], path: Path) -> Image:
     for dose in doses:
         doses[0].refuse_other_grid(dose)
         if dose.values.dtype.kind != "f" or dose.values.min() < 0:
-            raise InputError(f"{dose.path} is no dose: it holds {dose.values.dtype}, from {dose.values.min():g} on")
+            raise InputError(f"{dose.path} is not a dose: it holds {dose.values.dtype}, from {dose.values.min():g} on")
         total += dose.values
     return replace(doses[0], path=path, values=(total / len(doses)).astype(np.float32))
 

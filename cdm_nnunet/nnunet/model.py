@@ -132,7 +132,7 @@ def model_of(folder: Path, checkpoints: tuple[Checkpoint, ...]) -> TrainedModel:
         if unlike := unlike or differences(facts_of(first), facts_of(other)):
             raise InputError(
                 f"{first.path.parent.name} and {other.path.parent.name} of {folder} were not trained alike ({unlike}): "
-                "the mean of their doses is of no model; predict with folds that were"
+                "the mean of their doses belongs to no model; predict with folds that were"
             )
     return TrainedModel(folder, checkpoints)
 

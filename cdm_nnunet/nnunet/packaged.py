@@ -69,7 +69,7 @@ def unpacked_weights(content: bytes, where: str) -> dict[str, Tensor]:
     try:
         stored = load(content)
     except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        raise InputError(f"{where} is no safetensors: {' '.join(str(error).split())[:160]}") from None
+        raise InputError(f"{where} is not in the format safetensors: {' '.join(str(error).split())[:160]}") from None
     for name, value in stored.items():
         if value.dtype not in _KINDS or (value.is_floating_point() and not torch.isfinite(value).all()):
             raise InputError(f"{where}: weight {name} is not finite, or of type {value.dtype}")
@@ -82,7 +82,9 @@ def unpacked_weights(content: bytes, where: str) -> dict[str, Tensor]:
 def _same_as(content: bytes, where: str) -> dict[str, str]:
     n_bytes = int.from_bytes(content[:8], "little")
     if len(content) < 8 or n_bytes > min(_MAX_HEADER_BYTES, len(content) - 8):
-        raise InputError(f"{where} is no safetensors: its header is cut, or larger than {_MAX_HEADER_BYTES:,} bytes")
+        raise InputError(
+            f"{where} is not in the format safetensors: its header is cut, or larger than {_MAX_HEADER_BYTES:,} bytes"
+        )
     text = content[8 : 8 + n_bytes].decode("utf-8", errors="replace")
     header = parse_json(text, dict[str, Any], where)
     metadata = header.get("__metadata__")
@@ -172,12 +174,12 @@ def _state_dict(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001  # whatever a foreign file makes torch raise
-        raise InputError(f"{path} (--weights) is no state dict: {' '.join(str(error).split())[:160]}") from None
+        raise InputError(f"{path} (--weights) is not a state dict: {' '.join(str(error).split())[:160]}") from None
     for key in ("network_weights", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise InputError(f"{path} (--weights) is no state dict: it holds other things than tensors by name")
+        raise InputError(f"{path} (--weights) is not a state dict: it holds other things than tensors by name")
     return {str(name): value.detach().clone() for name, value in content.items()}
 
 

@@ -122,7 +122,7 @@ def settle_splits(raw: Path, preprocessed: Path, cases: Collection[str], patient
         folds.fold(number, cases, patients)
     left_out = folds.left_out(cases)
     told = f"; {len(left_out)} cases are in no fold: {_names(left_out)}" if left_out else ""
-    return f"folds are those of {target}, which is yours: {len(folds.folds)}{told}"
+    return f"folds are those of {target}, your own: {len(folds.folds)}{told}"
 
 
 def _take(own: Path, target: Path, origin: Path) -> None:

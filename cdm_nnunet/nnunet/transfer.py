@@ -142,7 +142,7 @@ def settled_dose_scale_gy(chosen_gy: float | None, other: OtherPlans | None, hig
         highest_gy: The highest prescription of the training cases.
 
     Raises:
-        InputError: If it would be below the highest prescription, or is no dose that can be prescribed.
+        InputError: If it would be below the highest prescription, or is not a dose that can be prescribed.
     """
     if chosen_gy is not None:
         if not PRESCRIPTION_GY.is_possible(chosen_gy):

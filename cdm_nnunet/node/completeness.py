@@ -28,7 +28,7 @@ class Missing:
         return bool(self.parts or self.images)
 
     def __str__(self) -> str:
-        listed = f"{self.images} images that the structure set lists are not there" if self.images else ""
+        listed = f"{self.images} images that the structure set lists are missing" if self.images else ""
         return "; ".join(filter(None, (self.parts, listed)))
 
 

@@ -177,7 +177,7 @@ class _Scp:
         own = [caller for caller in self.settings.callers if caller.ae_title == title]
         if not any(is_listed(host, caller.addresses) for caller in own):
             event.assoc.acse.send_reject(0x01, 0x01, 0x03)  # (calling AE title not recognized)
-            self.tell(f"refused an association from {host}: '{_printable(title)}' is no caller from there")
+            self.tell(f"refused an association from {host}: '{_printable(title)}' is not a caller from there")
             event.assoc.is_rejected = True
             event.assoc.kill()
 

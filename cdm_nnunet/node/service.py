@@ -103,7 +103,7 @@ def check_node(settings: NodeSettings, tell: Tell, load: Load | None = None) -> 
     """
     refuse_without_network()
     (load or (lambda: load_model(settings)))()
-    tell("the model is sound")
+    tell("the model is intact")
     faults = []
     for name, destination in settings.destinations.items():
         try:

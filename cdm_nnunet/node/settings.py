@@ -204,7 +204,7 @@ def _refuse_titles(path: Path, settings: NodeSettings) -> None:
     for title in titles:
         if not _AE_TITLE.fullmatch(title):
             raise InputError(
-                f"{path}: '{title}' is no AE title: 1 to 16 characters of ASCII, no backslash, no blank at the ends"
+                f"{path}: '{title}' is not an AE title: 1 to 16 characters of ASCII, no backslash, no blank at the ends"
             )
 
 
@@ -214,13 +214,15 @@ def _refuse_addresses(path: Path, caller: Caller) -> None:
             ipaddress.ip_network(address)
         except ValueError as error:
             raise InputError(
-                f"{path}: '{address}' of caller '{caller.ae_title}' is no IP address or network ({error})"
+                f"{path}: '{address}' of caller '{caller.ae_title}' is not an IP address or network ({error})"
             ) from None
 
 
 def _refuse_destination(path: Path, name: str, one: Destination, has_tls: bool) -> None:
     if not _NAME.fullmatch(name):
-        raise InputError(f"{path}: '{name}' is no name of a destination: letters, digits, '_', '-' and '.' only")
+        raise InputError(
+            f"{path}: '{name}' is not a valid name of a destination: letters, digits, '_', '-' and '.' only"
+        )
     entity = bool(one.host and one.port)
     if bool(one.folder) == entity or (one.folder and (one.host or one.port or one.ae_title or one.tls)):
         raise InputError(f"{path}: destination '{name}' has ae_title, host and port, or a folder")

@@ -98,7 +98,9 @@ class Steps:
             self._put_aside(study, state.reason)
         elif state.stage == "closed":
             if state.begun >= _MOST_BEGUN:
-                self._put_aside(study, f"its prediction was begun {state.begun} times and ended the program each time")
+                self._put_aside(
+                    study, f"its prediction was started {state.begun} times and ended the program each time"
+                )
             else:
                 self._predict(study, state)
 
@@ -174,7 +176,7 @@ class Steps:
 
     def _send_to_all(self, study: Study, state: StudyState) -> None:
         if file_digest(study.dose) != state.dose_sha256:
-            raise InputError("the RTDOSE in the queue is not the one that was predicted; is the disk sound?")
+            raise InputError("the RTDOSE in the queue is not the one that was predicted; is the disk intact?")
         failed = []
         for name in self.settings.destinations:
             known = self.queue.deliveries(state.dose_uid).get(name)

@@ -67,7 +67,7 @@ def find_best(search: Search, out: Path) -> dict[str, Any]:
         commands that predict with the best).
 
     Raises:
-        InputError: If no model was validated on all folds, or models have not the same validation cases or scores.
+        InputError: If no model was validated on all folds, or models do not have the same validation cases or scores.
     """
     dataset = RawDataset(find_dataset(search.dataset_id))
     models = _models(search, folder("nnUNet_results") / dataset.folder.name)
@@ -111,7 +111,7 @@ def _models(search: Search, results: Path) -> dict[str, dict[str, Path]]:
     for other in others:
         differing = sorted(set(models[first]) ^ set(models[other]))
         if differing:
-            raise InputError(f"{first} and {other} have not the same validation cases, such as '{differing[0]}'")
+            raise InputError(f"{first} and {other} do not have the same validation cases, such as '{differing[0]}'")
     return models
 
 

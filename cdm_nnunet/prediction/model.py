@@ -259,7 +259,7 @@ class Model:
             empty_rois=empty,
             fractions=fractions,
         )
-        return patient, tuple(f"mask '{name}' is no ROI of the model and was not used" for name in mapping.unused)
+        return patient, tuple(f"mask '{name}' is not an ROI of the model and was not used" for name in mapping.unused)
 
 
 def _as_mask(name: str, values: NDArray[Any]) -> NDArray[np.bool_]:

@@ -147,7 +147,7 @@ def _manifest(model: TrainedModel, earlier: Package | None, request: ModelExport
         )
     except ValueError as error:
         raise InputError(
-            f"'{request.model_name}' (--name) is no name for a model: letters, digits, '.', '_' and '-', up to 64"
+            f"'{request.model_name}' (--name) is not a valid model name: letters, digits, '.', '_' and '-', up to 64"
         ) from error
 
 

@@ -106,7 +106,7 @@ class PredictedPatients:
     Attributes:
         patients: Those with a dose.
         refused: Why the others have none, in one line; empty where there are no others.
-        remarks: What was left aside or not used.
+        remarks: What was ignored or not used.
         undescribed: Which doses have no record, and why; empty where all have one.
     """
 
@@ -175,7 +175,7 @@ def predict_patients(
 
 
 def _patients(request: NewPatients, trained: TrainedOn) -> tuple[list[DicomPatient], tuple[str, ...]]:
-    """The patients found, and what was left aside."""
+    """The patients found, and what was ignored."""
     grid = trained.grid if request.grid is None else request.grid
     if grid == "dose":
         raise InputError("a new patient has no dose grid; --grid takes 'ct' or a voxel size")
@@ -203,7 +203,7 @@ def _refuse_prescriptions(request: NewPatients, own: DicomMapping | None, traine
     targets = [roi.name for roi in trained.template.rois if roi.kind == "target"]
     for name in request.prescriptions_gy:
         if name not in targets:
-            raise InputError(f"--prescription: '{name}' is no target of the model; those are {', '.join(targets)}")
+            raise InputError(f"--prescription: '{name}' is not a target of the model; those are {', '.join(targets)}")
     for roi, level_gy in {} if own is None else own.prescriptions_gy.items():
         given_gy = request.prescriptions_gy.get(roi, level_gy)
         if given_gy != level_gy:

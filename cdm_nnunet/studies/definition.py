@@ -98,7 +98,9 @@ def read_study(path: Path) -> StudyFile:
     study = read_yaml(path, StudyFile)
     for name, training in study.trainings.items():
         if not _NAME.fullmatch(name):
-            raise InputError(f"{path}: '{name}' is no name of a training: letters, digits, '_', '-' and '.' only")
+            raise InputError(
+                f"{path}: '{name}' is not a valid name of a training: letters, digits, '_', '-' and '.' only"
+            )
         if training.seeds == []:
             raise InputError(f"{path}: training '{name}' has no seed")
         _refuse_circles(path, study, name)
@@ -148,7 +150,7 @@ def _refuse_circles(path: Path, study: StudyFile, name: str) -> None:
     start: str | None = name
     while start is not None:
         if start not in study.trainings:
-            raise InputError(f"{path}: '{passed[-1]}' starts from '{start}', which is no training of the study")
+            raise InputError(f"{path}: '{passed[-1]}' starts from '{start}', which is not a training of the study")
         if start in passed:
             raise InputError(f"{path}: {' starts from '.join([*passed, start])}: that has no beginning")
         passed.append(start)

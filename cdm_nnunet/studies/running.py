@@ -61,7 +61,7 @@ def _without_hope(waiting: Sequence[Job], jobs: Sequence[Job], faults: dict[str,
         if failed is None:
             left.append(job)
         else:
-            faults[job.name] = f"not begun, for {failed} is not done"
+            faults[job.name] = f"not started, because {failed} is not done"
     return left
 
 

@@ -50,8 +50,8 @@ def test_sound_templates(clinic, capfd):
     assert cli.main(["check", path, "openkbp"]) == 0
     shown = capfd.readouterr()
     assert shown.out.splitlines() == [
-        f"{path}: sound; 3 ROIs, 3 goals, 1 of them with a limit",
-        "openkbp: sound; 11 ROIs, 42 goals, 10 of them with a limit",
+        f"{path}: no faults; 3 ROIs, 3 goals, 1 of them with a limit",
+        "openkbp: no faults; 11 ROIs, 42 goals, 10 of them with a limit",
     ]
     assert shown.err == "next: add -d ID to see which ROIs of a data set the template finds\n"
 
@@ -65,7 +65,7 @@ def test_every_fault_of_every_template_is_told(clinic, capfd):
         f"{path}: 1 fault",
         "gone.json: gone.json is missing; shipped templates are gdphmm, head_neck, openkbp, prostate",
         "gone.json: 1 fault",
-        "openkbp: sound; 11 ROIs, 42 goals, 10 of them with a limit",
+        "openkbp: no faults; 11 ROIs, 42 goals, 10 of them with a limit",
     ]
 
 
@@ -92,7 +92,7 @@ def test_what_fits_a_data_set(clinic, raw, monkeypatch, capfd):
     path = clinic()
     assert cli.main(["check", path, "-d", "501"]) == 0
     assert capfd.readouterr().out.splitlines() == [
-        f"{path}: sound; 3 ROIs, 3 goals, 1 of them with a limit",
+        f"{path}: no faults; 3 ROIs, 3 goals, 1 of them with a limit",
         "in Dataset501_OpenKBP: 2 of 3 ROIs and 2 of 3 goals",
         "  under another name: PTV_High (there PTV_7000), Glottis (there Larynx)",
         "  not in the data set: Heart",

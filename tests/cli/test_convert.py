@@ -71,11 +71,11 @@ def test_real_patients_from_end_to_end(openkbp_patients, raw_folder, tmp_path, c
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["openkbp", "nowhere", "-d", "501", "-n", "X"], "nowhere is no folder; expected OpenKBP's"),
+        (["openkbp", "nowhere", "-d", "501", "-n", "X"], "nowhere is not a folder; expected OpenKBP's"),
         (["openkbp", ".", "-d", "501", "-n", "X", "--template", "mine"], "no template 'mine'; shipped are"),
         (["synthetic", "-d", "0", "-n", "X"], "a dataset id is a number from 1 to 999, not 0"),
         (["synthetic", "-d", "5", "-n", "a b"], "a dataset name has letters"),
-        (["synthetic", "-d", "5", "-n", "X", "-np", "0"], "-np takes a number of processes from 1, not 0"),
+        (["synthetic", "-d", "5", "-n", "X", "-np", "0"], "-np takes at least 1 process, not 0"),
         (["synthetic", "-d", "5", "-n", "X", "--patients", "1"], "1 training and 3 test phantoms"),
         (["to-openkbp", ".", "-d", "77", "-o", "out"], "no dataset 77 in"),
     ],

@@ -10,13 +10,21 @@ import pytest
 from cdm_nnunet import demo
 from cdm_nnunet.errors import InputError
 
+NEW_PATIENT = {
+    "model": "openkbp_hn",
+    "applies": "unusual",
+    "findings": ["the CT is 30 HU higher"],
+    "verdicts": {"fail": 1, "pass": 9},
+    "report": "demo/phantom.report.html",
+}
+
 
 @pytest.fixture
 def fake_steps(monkeypatch):
     """Steps of a demo that are done at once, by the interpreter; the list of what ran."""
     ran = []
 
-    def steps(size):
+    def steps(size, *, quick=False):
         def step(name, code="pass"):
             make = f"import pathlib; pathlib.Path('{name}.out').write_text('done'); print('{name} says hello'); {code}"
             return demo.Step(name, ("python", "-c", make), f"{name}.out")
@@ -34,6 +42,7 @@ def fake_steps(monkeypatch):
     monkeypatch.setattr(demo, "_program", lambda name: sys.executable)
     monkeypatch.setattr(demo, "_outcome", lambda folder, trainer: {})
     monkeypatch.setattr(demo, "_score_table", lambda folder: [])
+    monkeypatch.setattr(demo, "_new_patient", lambda folder: NEW_PATIENT)
     return ran
 
 
@@ -56,10 +65,10 @@ def test_a_finished_demo_is_not_run_again(fake_steps, tmp_path):
 
 def test_a_long_step_says_each_minute_what_is_left(monkeypatch, capsys):
     steps = demo.demo_steps(demo.FULL)
-    left = demo._Left(steps[2:], {"convert": 50.0, "plan": 24.0})  # (twice the usual time: 284 s more are usual)
+    left = demo._Left(steps[2:], {"convert": 50.0, "plan": 24.0})  # (twice the usual time: 310 s more are usual)
     left.tell(60.0)
     left.tell(120.0)
-    assert capsys.readouterr().err == ("\n      1 min, about 8 min to go ... \n      2 min, about 7 min to go ... ")
+    assert capsys.readouterr().err == ("\n      1 min, about 9 min to go ... \n      2 min, about 8 min to go ... ")
     demo._Left(steps, {}).tell(60.0)
     assert capsys.readouterr().err == "\n      1 min ... "
 
@@ -81,7 +90,7 @@ def test_the_page_is_opened_on_demand(fake_steps, tmp_path, monkeypatch, there):
 
     asked = []
     monkeypatch.setattr(demo.webbrowser, "open", lambda page: asked.append(page) or there)
-    args = argparse.Namespace(o=tmp_path / "d", quick=True, open=True)
+    args = argparse.Namespace(o=tmp_path / "d", quick=True, open=True, dicom=None)
     record = {**verb.run(args), "models": {}}
     assert asked == [(tmp_path / "d" / "comparison" / "compare.html").as_uri()]
     wanted = "opened: " if there else "no browser found; open: "
@@ -107,7 +116,7 @@ def test_a_step_that_fails_is_named_with_its_log_and_the_demo_goes_on_from_there
 ):
     write = "import pathlib; pathlib.Path('{0}.out').write_text(''); "
 
-    def steps(size):
+    def steps(size, *, quick=False):
         return [
             demo.Step("a", ("python", "-c", write.format("a")), "a.out"),
             demo.Step("b", ("python", "-c", write.format("b") + code), "b.out"),
@@ -157,11 +166,31 @@ def test_the_state_of_another_version_is_refused(tmp_path):
 @pytest.mark.parametrize("size", [demo.FULL, demo.QUICK])
 def test_both_models_get_the_same_commands(size):
     steps = {step.name: step for step in demo.demo_steps(size)}
-    assert len(steps) == 9
+    assert len(steps) == 11
     for verb in ("train", "predict", "evaluate"):
         mae, cdm = (steps[f"{verb}_{trainer}"] for trainer in (demo.BASELINE, demo.CDM))
         assert [word.replace(demo.BASELINE, demo.CDM) for word in mae.command] == list(cdm.command)
         assert mae.command != cdm.command
+
+
+def test_the_shipped_model_is_said_to_apply_or_not(fake_steps, tmp_path):
+    from cdm_nnunet.cli import demo as verb
+
+    record = {**demo.run_demo(tmp_path / "d"), "models": {}, "opened": None}
+    text = verb.render(record)
+    assert "on a new phantom: it is unusual for the model; goals of the predicted dose: 1 fail, 9 pass." in text
+    assert "\n  the CT is 30 HU higher\nreport   demo/phantom.report.html\n" in text
+
+
+@pytest.mark.parametrize("options", [["--quick"], ["--open"], []])
+def test_only_phantoms_as_dicom_files(tmp_path, capsys, options):
+    from cdm_nnunet.cli.main import main
+
+    folder = tmp_path / "patients"
+    status = main(["demo", "-o", str(folder), "--dicom", "0", *options])
+    wanted = "it goes without --quick and --open" if options else "0 phantom patients; expected 1 to 99"
+    assert (status, wanted in capsys.readouterr().err) == (2, True)
+    assert not folder.exists()
 
 
 @pytest.mark.slow
@@ -184,13 +213,15 @@ def test_the_quick_demo_runs_from_patients_to_pictures(tmp_path):
         for picture in model["pictures"]:
             assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
     pages = [*(model["report"] for model in record["models"].values()), record["comparison"]]
-    assert len(set(pages)) == 3
+    pages.append(record["new_patient"]["report"])
+    assert len(set(pages)) == 4
     for page in pages:
         assert Path(page).read_text(encoding="utf-8").startswith("<!doctype html>")
     again = run()
     assert again.returncode == 0
     assert all(page in again.stdout for page in pages)
-    assert again.stderr.count("done before") == 9
+    assert again.stderr.count("done before") == 11
+    assert "openkbp_hn, the model that ships, on a new phantom: it is inside for the model; goals of" in again.stdout
     (row,) = (line for line in again.stdout.splitlines() if line.strip().startswith("OAR score"))
     assert [float(word.split()[0]) for word in re.split(r" {3,}", row.strip())[1:3]] == [
         pytest.approx(record["models"][trainer]["oar_score"], abs=0.001) for trainer in (demo.BASELINE, demo.CDM)

@@ -321,7 +321,7 @@ def test_what_the_model_refuses_does_not_end_the_run_and_what_is_unusual_is_told
     third = write_patient(dataclasses.replace(CLINIC, seed=9, prescriptions_gy={"PTV60": 25.0}), tmp_path / "new" / "c")
     assert predict(tmp_path) == 2
     assert "1 of 3 patients can't be used: [case_" in (line := refusal(capfd))
-    assert "25 Gy for 'PTV_High': the model was trained on 60 Gy and can't know a dose that far from it" in line
+    assert "25 Gy for 'PTV_High': the model was trained on 60 Gy and can't predict a dose that far from it" in line
     assert len(list((tmp_path / "out").glob("*.dcm"))) == 2
     for path in third.folder.iterdir():
         path.unlink()
@@ -338,7 +338,7 @@ def test_what_the_model_refuses_does_not_end_the_run_and_what_is_unusual_is_told
             ["--prescription", "PTV_Low=50"],
             "a prescription is given for 'PTV_Low', which is not contoured in this patient",
         ),
-        (["--prescription", "PTV=50"], "'PTV' is no target of the model; those are PTV_High, PTV_Low"),
+        (["--prescription", "PTV=50"], "'PTV' is not a target of the model; those are PTV_High, PTV_Low"),
         (["--prescription", "PTV_High"], "--prescription takes ROI=GY, for example PTV_High=70, not 'PTV_High'"),
         (["--prescription", "PTV_High=60", "PTV_High=61"], "--prescription gives 'PTV_High' twice"),
         (["--grid", "dose"], "a new patient has no dose grid; --grid takes 'ct' or a voxel size"),
@@ -464,7 +464,7 @@ def test_a_dose_of_an_earlier_run_is_told_and_so_are_files_and_names_that_were_n
     (tmp_path / "more.yaml").write_text("rois: {}\nplans: {case_x: a}\npatients: {case_y: {rois: {}}}")
     assert predict(tmp_path, "--mapping", str(tmp_path / "more.yaml")) == 0
     shown = capfd.readouterr().out
-    assert f"not read: {new.folder / 'seen.txt'} is no DICOM file" in shown
+    assert f"not read: {new.folder / 'seen.txt'} is not a DICOM file" in shown
     assert f"named in the mapping, but not in {tmp_path / 'new'}: case_x, case_y" in shown
     (dose,) = (tmp_path / "out").glob("*.dcm")
     new.structures.unlink()
@@ -598,6 +598,6 @@ def test_a_node_sends_the_dose_that_predict_writes(new, tmp_path, capfd):
     assert main(["model", "export", *MODEL[:6], "-o", str(tmp_path / "model.zip")]) == 0
     (tmp_path / "node.yaml").write_text(json.dumps({**settings, "model": "model.zip"}))
     assert main(["node", "--config", str(tmp_path / "node.yaml"), "--check"]) == 0
-    assert "the model is sound, and all destinations answer" in capfd.readouterr().out
+    assert "the model is intact, and all destinations answer" in capfd.readouterr().out
     assert main([*command, str(tmp_path / "half")]) == 2
     assert "in quarantine: no structure set (RTSTRUCT)" in capfd.readouterr().err

@@ -56,7 +56,7 @@ def test_without_a_verb_it_says_what_it_is_and_where_to_start(capsys):
         (["predict", "-devise", "cpu"], "there is no option -devise; did you mean --device?"),
         (["predict", "-device", "gpu"], "there is no 'gpu'; there are: cuda, mps, cpu"),
         (["export", "dicom", "--sorce", "x"], "there is no option --sorce; did you mean --source?"),
-        (["demo", "-o", "a", "b"], "'b' is one word too many"),
+        (["demo", "-o", "a", "b"], "unexpected argument 'b'"),
         (["plan", "-d", "five"], "501 or Dataset501_OpenKBP, not 'five'"),
     ],
 )

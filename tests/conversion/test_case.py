@@ -72,8 +72,11 @@ def change(**changes):
         (lambda v: v.update(roi_bits=v["roi_bits"] | np.uint16(1 << 12)), "bit 12 is set"),
         (lambda v: v.update(roi_bits=v["roi_bits"] & np.uint16(0x3FF)), "ROI 'DoseRegion'.* is empty or missing"),
         (change(prescriptions_gy={}), "no target with a prescription; contoured are PTV_7000, PTV_5600"),
-        (change(prescriptions_gy={"PTV_6300": 63.0}), "'PTV_6300' has a prescription but is no contoured target"),
-        (change(prescriptions_gy={"SpinalCord": 45.0}), "'SpinalCord' has a prescription but is no contoured target"),
+        (change(prescriptions_gy={"PTV_6300": 63.0}), "'PTV_6300' has a prescription but is not a contoured target"),
+        (
+            change(prescriptions_gy={"SpinalCord": 45.0}),
+            "'SpinalCord' has a prescription but is not a contoured target",
+        ),
         (
             change(prescriptions_gy={"PTV_7000": 7000.0}),
             "the prescription of 'PTV_7000' is 7000 Gy, which is not",

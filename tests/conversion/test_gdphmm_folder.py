@@ -56,7 +56,7 @@ def test_faults_of_the_folder(challenge, spoil, message):
 def test_a_folder_without_files_is_refused(challenge, tmp_path):
     with pytest.raises(InputError, match="no NPZ files in"):
         find_plans(challenge.root, challenge.meta, TEMPLATE)
-    with pytest.raises(InputError, match="nowhere is no folder"):
+    with pytest.raises(InputError, match="nowhere is not a folder"):
         find_plans(tmp_path / "nowhere", challenge.meta, TEMPLATE)
 
 

@@ -107,9 +107,9 @@ def other(path: Path) -> None:
     ("spoil", "message"),
     [
         (lambda p: p.unlink(), "x.npz is missing"),
-        (lambda p: p.write_bytes(b""), "is damaged, cut off or no NPZ file"),
-        (lambda p: p.write_bytes(b"PK\3\4 nothing"), "is damaged, cut off or no NPZ file"),
-        (cut, "is damaged, cut off or no NPZ file"),
+        (lambda p: p.write_bytes(b""), "is damaged, cut off or not an NPZ file"),
+        (lambda p: p.write_bytes(b"PK\3\4 nothing"), "is damaged, cut off or not an NPZ file"),
+        (cut, "is damaged, cut off or not an NPZ file"),
         (whole_zip_cut_pickle, "x.npz can't be read"),
         (plain, r"holds an array of float64 and shape \(3, 3\); expected one pickled dictionary"),
         (other, "has no array 'arr_0'; it has img.npy"),

@@ -216,18 +216,18 @@ def test_a_plain_folder_and_test_only(openkbp):
 
 
 def test_folders_that_are_no_patients_are_refused(openkbp, tmp_path):
-    with pytest.raises(InputError, match="is no folder; expected OpenKBP's"):
+    with pytest.raises(InputError, match="is not a folder; expected OpenKBP's"):
         find_patients(tmp_path / "nowhere", CATALOGUE)
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no patients in"):
         find_patients(tmp_path / "empty", CATALOGUE)
     openkbp.patient("pt_1")
     (openkbp.root / "train-pats" / "pt_2.tar.xz").write_bytes(b"")
-    with pytest.raises(InputError, match=r"pt_2.tar.xz is no patient folder \(pt_N\); unpack it"):
+    with pytest.raises(InputError, match=r"pt_2.tar.xz is not a patient folder \(pt_N\); unpack it"):
         find_patients(openkbp.root, CATALOGUE)
     (openkbp.root / "train-pats" / "pt_2.tar.xz").unlink()
     (openkbp.root / "train-pats" / "patient 3").mkdir()
-    with pytest.raises(InputError, match="patient 3 is no patient folder"):
+    with pytest.raises(InputError, match="patient 3 is not a patient folder"):
         find_patients(openkbp.root, CATALOGUE)
 
 

@@ -1,4 +1,4 @@
-"""ROIs on a grid that reaches beyond the dose grid: no dose is known there, and zero is no dose."""
+"""ROIs on a grid that reaches beyond the dose grid: no dose is known there, and zero is not a dose."""
 
 import dataclasses
 import json

@@ -64,11 +64,11 @@ def replanned(files, add_plan, clinic):
 @pytest.mark.parametrize(
     ("january", "march", "chosen", "note"),
     [
-        ("", "REJECTED", "phantom", "rejected plans left aside: 'March' of 20260301, REJECTED"),
-        ("APPROVED", "UNAPPROVED", "phantom", "not the latest, left aside: 'March' of 20260301, UNAPPROVED"),
-        ("APPROVED", "APPROVED", "March", "not the latest, left aside: 'phantom' of 20260101, APPROVED"),
+        ("", "REJECTED", "phantom", "rejected plans ignored: 'March' of 20260301, REJECTED"),
+        ("APPROVED", "UNAPPROVED", "phantom", "not the latest, ignored: 'March' of 20260301, UNAPPROVED"),
+        ("APPROVED", "APPROVED", "March", "not the latest, ignored: 'phantom' of 20260101, APPROVED"),
         ("UNAPPROVED", "UNAPPROVED", "March", "not approved: 'March' of 20260301, UNAPPROVED"),
-        ("", "", "March", "not the latest, left aside: 'phantom' of 20260101"),
+        ("", "", "March", "not the latest, ignored: 'phantom' of 20260101"),
         ("REJECTED", "UNAPPROVED", "March", "not approved: 'March' of 20260301, UNAPPROVED"),
     ],
 )
@@ -102,7 +102,7 @@ def test_a_relative_dose_beside_one_in_gy_is_left_aside(files):
     relative = copy_of(files.doses[0], "relative.dcm", DoseUnits="Relative")
     found = patient(files)
     assert found.doses == files.doses
-    assert "doses left aside: 1 in relative units beside others in Gy" in found.notes
+    assert "doses ignored: 1 in relative units beside others in Gy" in found.notes
     files.doses[0].unlink()
     with pytest.raises(InputError, match="RELATIVE; export the absolute dose"):
         read_dose(patient(files).doses)
@@ -122,7 +122,7 @@ def test_the_latest_plan_is_not_guessed_from_half_a_date(files, replanned, janua
     for path, (date, time) in ((files.plan, january), (replanned.plan, march)):
         change(path, setting(RTPlanDate=date, RTPlanTime=time, ApprovalStatus="APPROVED"))
     (problem,) = patient(files, default="latest").problems
-    assert problem.startswith("which plan is the latest can't be told: ")
+    assert problem.startswith("it is unclear which plan is the latest: ")
     change(replanned.plan, setting(RTPlanDate="20260302", RTPlanTime=""))
     change(files.plan, setting(RTPlanDate="20260301"))
     found = patient(files, default="latest")
@@ -220,7 +220,7 @@ def test_a_data_set_has_one_type_of_dose(tmp_path, files, clinic):
         clinic.convert()
     conversion = clinic.convert(mapping)
     assert (facts(conversion)["dose_type"], len(conversion.cases)) == ("PHYSICAL", 2)
-    assert "doses of another type than PHYSICAL left aside: 1" in notes(conversion)
+    assert "doses of another type than PHYSICAL ignored: 1" in notes(conversion)
 
 
 def test_a_missing_type_is_told(files):
@@ -245,7 +245,7 @@ def test_own_predictions_are_left_aside(tmp_path, files):
         change(own, edit)
         found = patient(files)
         assert (found.problems, found.doses) == ((), files.doses)
-        assert found.notes == ("doses left aside: 1 predicted by this software",)
+        assert found.notes == ("doses ignored: 1 predicted by this software",)
     assert export_dose(path, find_destination(files.folder), own).plan == "phantom"
     files.doses[0].unlink()
     assert patient(files).problems == ("no dose (RTDOSE) but 1 predicted by this software",)
@@ -259,7 +259,7 @@ def test_the_dose_of_the_plan_comes_before_others(files, label):
         copy_of(files.doses[0], f"part_{k}.dcm", DoseSummationType=label)
     found = patient(files)
     assert (found.problems, found.doses) == ((), files.doses)
-    assert found.notes == (f"doses of {label} left aside: 2",)
+    assert found.notes == (f"doses of {label} ignored: 2",)
 
 
 def test_beams_come_before_fractions_and_control_points(tmp_path, clinic):
@@ -268,7 +268,7 @@ def test_beams_come_before_fractions_and_control_points(tmp_path, clinic):
     copy_of(beams.doses[0], "b.dcm", DoseSummationType="CONTROL_POINT")
     found = patient(beams)
     assert (found.problems, found.doses) == ((), beams.doses)
-    assert found.notes == ("doses of CONTROL_POINT, FRACTION left aside: 2",)
+    assert found.notes == ("doses of CONTROL_POINT, FRACTION ignored: 2",)
 
 
 def without_voxels(dataset):
@@ -282,8 +282,8 @@ def test_a_dose_of_dvhs_alone_is_left_aside(files):
     found = patient(files)
     assert (found.problems, found.doses) == ((), files.doses)
     assert found.notes == (
-        "doses left aside: 1 of DVHs without voxels",
-        "doses left aside: 1 of differences (DoseType ERROR)",
+        "doses ignored: 1 of DVHs without voxels",
+        "doses ignored: 1 of differences (DoseType ERROR)",
     )
     files.doses[0].unlink()
     assert patient(files).problems == (

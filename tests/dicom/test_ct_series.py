@@ -91,7 +91,7 @@ def test_a_regular_change_of_the_spacing_is_read_and_made_even(tmp_path, z_mm):
     if min(np.count_nonzero(np.diff(z_mm) == step) for step in steps) >= 3:
         without_numbers(paths)
         np.testing.assert_allclose(heights(read_ct(paths)), z_mm)
-        assert read_ct(paths).notes[1].endswith("without InstanceNumber nothing tells whether images are missing there")
+        assert read_ct(paths).notes[1].endswith("without InstanceNumber nothing shows whether images are missing there")
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_a_second_scan_in_the_series_is_refused(tmp_path, shift_mm, number, keep
     more = second_scan(tmp_path / "more", paths, shift_mm, number, keep)
     edit(paths, lambda image, k: setattr(image, "AcquisitionNumber", 1))
     edit(more, lambda image, k: setattr(image, "AcquisitionNumber", 2))
-    with pytest.raises(InputError, match=r"images of 2 scans lie between each other \(AcquisitionNumber 1, 2\)"):
+    with pytest.raises(InputError, match=r"images of 2 scans are interleaved \(AcquisitionNumber 1, 2\)"):
         read_ct([*paths, *more])
     edit([*paths, *more], lambda image, k: image.__delitem__("AcquisitionNumber"))
     if number(0) == number(1) and keep != slice(None) and shift_mm == 1.5:
@@ -157,7 +157,7 @@ def test_the_time_of_the_acquisition_tells_scans_apart(tmp_path, times):
     more = second_scan(tmp_path / "more", paths, 1.5, lambda k: k + 1, AcquisitionTime=times[1])
     edit(paths, lambda image, k: setattr(image, "AcquisitionTime", times[0]))
     edit([*paths, *more], lambda image, k: image.__delitem__("InstanceNumber"))
-    with pytest.raises(InputError, match=r"images of 2 scans lie between each other \(AcquisitionTime"):
+    with pytest.raises(InputError, match=r"images of 2 scans are interleaved \(AcquisitionTime"):
         read_ct([*paths, *more])
 
 
@@ -187,9 +187,7 @@ def renumbered(folder, **elements):
     ],
 )
 def test_two_scans_that_were_renumbered_as_one_are_refused_by_what_differs(tmp_path, elements):
-    with pytest.raises(
-        InputError, match=rf"images of (2|two) scans lie between each other \({next(iter(elements))}[ ,]"
-    ):
+    with pytest.raises(InputError, match=rf"images of (2|two) scans are interleaved \({next(iter(elements))}[ ,]"):
         read_ct(renumbered(tmp_path, **elements))
 
 
@@ -216,7 +214,7 @@ def test_two_scans_are_told_apart_by_their_pixels(tmp_path, moved):
         image.PixelData = (hu - float(image.RescaleIntercept)).astype(np.int16).tobytes()
 
     edit(paths, change)
-    with pytest.raises(InputError, match="two scans lie between each other; keep the images of one"):
+    with pytest.raises(InputError, match="two scans are interleaved; keep the images of one"):
         read_ct(paths)
     assert len(read_ct(paths[:31]).sop_uids) == 31
 
@@ -263,7 +261,7 @@ def test_a_localizer_in_the_series_is_left_aside(tmp_path):
     del image.RescaleType
     image.save_as(tmp_path / "scout.dcm")
     ct = read_ct([tmp_path / "scout.dcm", *paths])
-    assert ct.notes == ("localizers among the CT left aside: 1",)
+    assert ct.notes == ("localizers among the CT ignored: 1",)
     np.testing.assert_allclose(heights(ct), EVERY_3_MM)
     assert "1.2.3" in ct.image_uids
     assert "1.2.3" not in ct.sop_uids

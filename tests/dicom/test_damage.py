@@ -1,4 +1,4 @@
-"""Damage inside a patient's files that each of them hides: lost slices and points, values that are no HU."""
+"""Damage inside a patient's files that each of them hides: lost slices and points, values that are not HU."""
 
 import dataclasses
 import re
@@ -59,7 +59,7 @@ def contours(dataset, name):
 def test_a_slope_that_gives_no_hu_is_refused_in_any_slice(files, slope):
     change(files.ct[7], lambda d: setattr(d, "RescaleSlope", slope))
     for pixels in (False, True):
-        with pytest.raises(InputError, match=r"RescaleSlope \(0028,1053\) is .*, so that its values are no HU"):
+        with pytest.raises(InputError, match=r"RescaleSlope \(0028,1053\) is .*, so that its values are not HU"):
             read_ct(files.ct, pixels=pixels)
 
 

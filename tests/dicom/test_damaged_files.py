@@ -1,4 +1,4 @@
-"""One damaged file anywhere in a tree is named and left aside; it ends nothing."""
+"""One damaged file anywhere in a tree is named and ignored; it ends nothing."""
 
 import io
 import os
@@ -70,7 +70,7 @@ DAMAGED = {
     "whole number for text": (with_vr("Modality", b"US"), r"Modality \(0008,0060\) has the type US .* and CS by the"),
     "unknown VR": (with_vr("PatientID", b"ZZ"), "is damaged or cut off|can't be read"),
     "number for UID": (with_vr("StudyInstanceUID", b"FD"), r"StudyInstanceUID \(0020,000D\) has the type FD"),
-    "half a header": (encoded(image())[:200], "is cut off|is damaged|is no DICOM file|lacks"),
+    "half a header": (encoded(image())[:200], "is cut off|is damaged|is not a DICOM file|lacks"),
 }
 
 
@@ -141,12 +141,12 @@ def test_values_of_another_kind_are_told(tmp_path):
     dataset["DoseGridScaling"] = pydicom.DataElement("DoseGridScaling", "FD", 0.5)
     with pytest.raises(InputError, match=r"DoseGridScaling \(3004,000E\) has the type FD in the file and DS by the"):
         numbers_of(dataset, "DoseGridScaling", "here")
-    with pytest.raises(InputError, match=r"here: ReferencedStudySequence \(0008,1110\) is no text"):
+    with pytest.raises(InputError, match=r"here: ReferencedStudySequence \(0008,1110\) is not text"):
         text_of(dataset, "ReferencedStudySequence", "here")
     dataset.SeriesDescription = "a\0b"
     with pytest.raises(InputError, match=r"here: SeriesDescription \(0008,103E\) is damaged \('a\\x00b'\); export"):
         text_of(dataset, "SeriesDescription", "here")
-    with pytest.raises(InputError, match=r"here: Modality \(0008,0060\) is no sequence"):
+    with pytest.raises(InputError, match=r"here: Modality \(0008,0060\) is not a sequence"):
         items_of(dataset, "Modality", "here")
     with pytest.raises(InputError, match=r"here: Modality \(0008,0060\) is not a number: 'CT'"):
         numbers_of(dataset, "Modality", "here")
@@ -154,5 +154,5 @@ def test_values_of_another_kind_are_told(tmp_path):
 
 def test_a_pipe_does_not_block(tmp_path):
     os.mkfifo(tmp_path / "image.dcm")
-    with pytest.raises(InputError, match=r"image\.dcm is missing or no file"):
+    with pytest.raises(InputError, match=r"image\.dcm is missing or not a file"):
         read_file(tmp_path / "image.dcm")

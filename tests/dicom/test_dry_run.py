@@ -125,7 +125,7 @@ def test_the_conversion_names_what_it_could_not_read(exports, tmp_path, template
     (refused,) = [case for case, row in rows.items() if not row["convertible"]]
     assert convert(exports, tmp_path, template, "--exclude", refused) == 0
     out = capfd.readouterr().out
-    assert f"not read: 2 files: is no DICOM file ({exports / 'a.txt'}, {exports / 'b.txt'})" in out
+    assert f"not read: 2 files: is not a DICOM file ({exports / 'a.txt'}, {exports / 'b.txt'})" in out
     assert "note: " in out
 
 

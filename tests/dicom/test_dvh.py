@@ -164,7 +164,7 @@ def test_what_lies_outside_the_dose_grid_is_lost_and_told(tmp_path):
     assert result.notes[0].startswith("ROI 'half': 0.")
     assert "lie outside the dose grid" in result.notes[0]
     files = write_phantom(dataclasses.replace(phantom, dose_margin_mm=16.5), tmp_path / "far")
-    with pytest.raises(InputError, match="ROI 'half' lies wholly outside the dose grid"):
+    with pytest.raises(InputError, match="ROI 'half' lies entirely outside the dose grid"):
         evaluated(files, "half")
 
 

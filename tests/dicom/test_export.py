@@ -313,7 +313,7 @@ def test_of_two_plans_one_is_chosen(tmp_path, files):
 def test_other_files_and_missing_folders(tmp_path, files):
     (files.folder / "notes.txt").write_text("seen by Dr X")
     assert find_destination(files.folder).plan.label == "phantom"
-    with pytest.raises(InputError, match="nowhere is no folder"):
+    with pytest.raises(InputError, match="nowhere is not a folder"):
         find_destination(tmp_path / "nowhere")
 
 

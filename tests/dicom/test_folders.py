@@ -92,7 +92,7 @@ def convert(exports, tmp_path, mapping=MAPPING, grid="dose", **options):
 
 def test_files_are_paired_by_their_references(exports):
     index = index_folder(exports)
-    assert [reason for reason in index.unread.values() if "is no DICOM file" in reason]
+    assert [reason for reason in index.unread.values() if "is not a DICOM file" in reason]
     for files in index.patients():
         assert files.problems == ()
         assert (len(files.ct), len(files.doses)) == (17, 1)
@@ -128,10 +128,10 @@ def test_the_index_goes_on_where_it_stopped(exports, tmp_path):
 
 
 def test_a_folder_without_dicom_is_refused(tmp_path):
-    with pytest.raises(InputError, match="is no folder"):
+    with pytest.raises(InputError, match="is not a folder"):
         index_folder(tmp_path / "absent")
     (tmp_path / "a").write_text("a")
-    with pytest.raises(InputError, match=r"can be read as a DICOM object of a patient: .*a(.raw)? is no DICOM file"):
+    with pytest.raises(InputError, match=r"can be read as a DICOM object of a patient: .*a(.raw)? is not a DICOM file"):
         index_folder(tmp_path)
 
 
@@ -230,7 +230,7 @@ def test_the_mapping_is_written_for_review_and_read_back(tmp_path):
         ("- a", "line 1, column 1: Input should be an object, not a list; 'cdm-nnunet inspect dicom' writes"),
         ("rois: [a]", "line 1, column 7: rois: Input should be an object, not a list"),
         ("plans: latest", "rois: Field required"),
-        ("rois: {}\nplans: newest", "'newest' is no rule for all patients; those are latest, sum, each"),
+        ("rois: {}\nplans: newest", "'newest' is not a rule for all patients; those are latest, sum, each"),
         ("rois: {}\nplans: {case_1: 3}", "line 2, column 8: plans: Input should be a valid string, .*not 3"),
         ("rois: {a: 1}", "rois.a: Input should be a valid string, not 1"),
         (
@@ -244,15 +244,15 @@ def test_the_mapping_is_written_for_review_and_read_back(tmp_path):
             "rois: {}\npatients: {case_1: {rois: {a: 1}}}",
             "patients.case_1.rois.a: .* a valid string, not 1",
         ),
-        ("rois: {}\npatients: {1: {}}", "patients: the name 1 is no text; put it in quotes"),
+        ("rois: {}\npatients: {1: {}}", "patients: the name 1 is not text; put it in quotes"),
         ("rois: {}\nleft_out_gy: [null]", "left_out_gy.0: Input should be a valid number, not null"),
         ("rois: 0", "rois: Input should be an object, not 0"),
         ("rois: {a: b}\nprescriptions_gy: []", "prescriptions_gy: Input should be an object, not a list"),
         ("rois: {}\nplans: false", "plans: Input should be a valid string, or: Input should be an object, not false"),
         ("rois: {}\nleft_out_gy: 95", "left_out_gy: Input should be a valid array, not 95"),
-        ("rois: {a: !!python/object/apply:os.system [ls]}", "line 1, column 11: rois.a: the tag .* is not taken"),
+        ("rois: {a: !!python/object/apply:os.system [ls]}", "line 1, column 11: rois.a: the tag .* is not allowed"),
         ("rois: {", "not YAML: "),
-        ("rois:\n  Cord: SpinalCord\n  Cord: Brainstem\n", "line 3, column 3: rois.Cord: the key is there twice"),
+        ("rois:\n  Cord: SpinalCord\n  Cord: Brainstem\n", "line 3, column 3: rois.Cord: the key appears twice"),
         ("rois: {a: b}\nprescriptions_gy: {b: .nan}", "line 2, column 23: prescriptions_gy.b: .nan can be read in two"),
         ("rois: {2024-01-31: b}", "2024-01-31 can be read in two ways; put a text in quotes"),
         ("rois: &a {b: *a}", "line 1, column 7: rois: '&' and '\\*'"),

@@ -211,7 +211,7 @@ def test_a_hostile_patient_id_makes_no_path(exports, tmp_path):
         dataset = pydicom.dcmread(path)
         dataset.PatientID = "../../../evil"
         dataset.save_as(path)
-    with pytest.raises(InputError, match=r"PatientID '../../../evil' makes no name of a case"):
+    with pytest.raises(InputError, match=r"PatientID '../../../evil' is not a valid case name"):
         convert(exports, tmp_path, keep_ids=True)
     assert len(convert(exports, tmp_path).cases) == 2
 

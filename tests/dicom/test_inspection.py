@@ -171,9 +171,9 @@ def test_file_names_that_are_no_text_are_told(files, tmp_path, capfd):
     assert cli.main(["inspect", "dicom", str(files.folder), "-o", str(out)]) == 0
     shown = capfd.readouterr().out
     assert "1 patients in 14 DICOM files; 1 can be converted" in shown
-    assert f"not read: {len(odd)} files: is no DICOM file (" in shown
+    assert f"not read: {len(odd)} files: is not a DICOM file (" in shown
     assert "\x1b" not in shown
-    assert "lines is no DICOM file" not in shown.splitlines()
+    assert "lines is not a DICOM file" not in shown.splitlines()
     assert cli.main(["inspect", "dicom", str(files.folder), "-o", str(out), "--json"]) == 0
     assert len(json.loads(capfd.readouterr().out)["unread"]) == len(odd)
     with open(os.path.join(os.fsencode(files.folder), b"a\xff\xfe.dcm"), "wb") as file:

@@ -117,7 +117,7 @@ def test_a_second_listed_ct_is_left_aside_where_nothing_was_drawn_on_it(files):
     found = paired(files)
     assert (found.problems, len(found.ct)) == ((), 17)
     assert {pydicom.dcmread(path).SeriesInstanceUID for path in found.ct} != {"1.2.77.8"}
-    assert "1 other CT series left aside" in found.notes
+    assert "1 other CT series ignored" in found.notes
 
 
 def test_a_ct_split_over_two_listed_series_is_one(files):
@@ -186,7 +186,7 @@ def test_copies_with_another_header_or_encoding_are_left_aside(files, syntax):
         dataset.save_as(path.with_suffix(".copy"), implicit_vr=syntax.is_implicit_VR, little_endian=True)
     found = paired(files)
     assert (found.problems, len(found.ct)) == ((), 17)
-    assert "copies of files left aside: 17" in found.notes
+    assert "copies of files ignored: 17" in found.notes
     edit(files.ct[3].with_suffix(".copy"), lambda d, _: setattr(d, "RescaleIntercept", 0))
     (problem,) = paired(files).problems
     assert "have the same SOPInstanceUID but differ" in problem
@@ -232,7 +232,7 @@ def test_an_overwritten_file_counts_by_its_name(files):
     (files.folder / "IM0016").write_bytes(bytes(5000))
     (files.folder / "README").write_text("not an image")
     (problem,) = paired(files).problems
-    assert "IM0016 is no DICOM file" in problem
+    assert "IM0016 is not a DICOM file" in problem
 
 
 def test_what_cannot_be_read_and_is_not_needed_is_noted(files):
@@ -242,7 +242,7 @@ def test_what_cannot_be_read_and_is_not_needed_is_noted(files):
     assert "dose.dcm" in problem
     found = paired(files, needed=("RTSTRUCT",))
     assert found.problems == ()
-    assert "files that can't be read, and are not needed, left aside: 1" in found.notes
+    assert "files that can't be read, and are not needed, ignored: 1" in found.notes
 
 
 def test_in_a_folder_of_several_patients_a_nameless_damaged_file_is_noted(files):

@@ -90,8 +90,8 @@ def test_no_file_is_missing_from_the_summary(exports, tmp_path, monkeypatch, cap
         if path.name not in ("ct_000.dcm", "ct_001.dcm"):
             path.unlink()
     lines = (
-        f"not read: {exports / 'readme.txt'} is no DICOM file",
-        "left aside: 2 files (MR) of 1 patients who have no CT, RTSTRUCT, RTPLAN, RTDOSE",
+        f"not read: {exports / 'readme.txt'} is not a DICOM file",
+        "ignored: 2 files (MR) of 1 patients who have no CT, RTSTRUCT, RTPLAN, RTDOSE",
     )
     assert index_folder(exports).remarks == lines[1:]
     monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))

@@ -85,7 +85,7 @@ def test_one_plan_is_chosen_by_rule_or_by_name(exports):
         assert files.problems == ()
         assert (files.case_name, {path.parent.name for path in (*files.plans, *files.doses)}) == (name, {folder})
     assert (
-        "'Bost', which is no plan with a dose: there are 'phantom'"
+        "'Bost', which is not a plan with a dose: there are 'phantom'"
         in patients(exports, **{name: "Bost"})[0].problems[0]
     )
 
@@ -96,14 +96,14 @@ def test_the_latest_of_plans_without_a_date_is_not_guessed(exports):
     for date, time in (("", ""), ("20260301", "120000")):
         plan.RTPlanDate, plan.RTPlanTime = date, time
         plan.save_as(path)
-        assert "which plan is the latest can't be told" in patients(exports, default="latest")[0].problems[0]
+        assert "it is unclear which plan is the latest" in patients(exports, default="latest")[0].problems[0]
 
 
 def test_a_plan_without_a_dose_is_no_candidate(exports):
     (exports / "a" / "dose.dcm").unlink()
     (files, _) = patients(exports)
     assert (files.problems, files.plans) == ((), (exports / "a" / "Boost" / "plan.dcm",))
-    assert files.notes == ("plans without a dose left aside: 1",)
+    assert files.notes == ("plans without a dose ignored: 1",)
 
 
 def test_the_dose_of_a_course_is_the_sum_of_its_plans(exports, tmp_path, clinic):
@@ -160,7 +160,7 @@ def test_a_dose_of_several_plans_is_not_that_of_one(exports, add_plan):
     path = of_both(exports, "a/Boost/dose.dcm", "a/plan.dcm")
     name = patients(exports)[0].patient_name
     assert patients(exports, **{name: "phantom"})[0].doses == (exports / "a" / "dose.dcm",)
-    assert "'Boost', which is no plan with a dose" in patients(exports, **{name: "Boost"})[0].problems[0]
+    assert "'Boost', which is not a plan with a dose" in patients(exports, **{name: "Boost"})[0].problems[0]
     with pytest.raises(InputError, match="is the dose of 2 plans, not of"):
         read_dose([path], read_plan(exports / "a" / "Boost" / "plan.dcm"))
 
@@ -197,7 +197,7 @@ def test_the_dose_of_the_plan_comes_before_those_of_its_beams(tmp_path):
     files = write_phantom(phantom, tmp_path)
     write_phantom(dataclasses.replace(phantom, dose_per_beam=True), tmp_path)
     (found,) = index_folder(tmp_path).patients()
-    assert (found.problems, found.doses, found.notes) == ((), files.doses, ("doses of BEAM left aside: 2",))
+    assert (found.problems, found.doses, found.notes) == ((), files.doses, ("doses of BEAM ignored: 2",))
 
 
 def test_the_command_takes_the_choice_from_the_mapping(exports, tmp_path, monkeypatch, capfd, clinic):

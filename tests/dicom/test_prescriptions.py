@@ -88,7 +88,13 @@ def decide(plans, targets=BOTH, mapping=None, own=None, template=None, **options
         (plan(site(70), volume(70, 1)), BOTH, {"Low": 56}, {"High": 70, "Low": 56}, "'Low' 56 Gy (mapping)"),
         (plan(volume(70, 1), volume(70.004, 1)), HIGH, {}, {"High": 70}, ""),
         (plan(volume(69.96, 1)), HIGH, {"High": 70}, {"High": 69.96}, "the plan's 69.96 Gy count, not 70 Gy (mapping)"),
-        (plan(volume(70, 1), volume(70, 3)), HIGH, {}, {"High": 70}, "'CTV', which is no contoured target; a target"),
+        (
+            plan(volume(70, 1), volume(70, 3)),
+            HIGH,
+            {},
+            {"High": 70},
+            "'CTV', which is not a contoured target; a target",
+        ),
         (plan(volume(70, 1), volume(56, 3)), HIGH, {}, {"High": 70}, "prescribes 56 Gy to ROI 'CTV', which is no cont"),
         (plan(volume(70, 1), volume(63, 4)), HIGH, {}, {"High": 70}, "prescribes 63 Gy to ROI 'PTV_6300', which is no"),
         (plan(volume(70, 1), volume(80, 1)), HIGH, {"High": 80}, {"High": 80}, "70 and 80 Gy to 'High' (ROI 'PTV_7"),
@@ -152,13 +158,13 @@ def test_a_level_whose_number_and_description_are_of_two_rois_is_left_open():
             plan(volume(70, 4), volume(56, 2)),
             {"Low": 2},
             {},
-            "70 Gy to ROI 'PTV_6300', which is no contoured target, and",
+            "70 Gy to ROI 'PTV_6300', which is not a contoured target, and",
         ),
         (
             plan(volume(70, 3)),
             {"Low": 2},
             {"Low": 56},
-            "70 Gy to ROI 'CTV', which is no contoured target, and no target",
+            "70 Gy to ROI 'CTV', which is not a contoured target, and no target",
         ),
         (plan(volume(70, 9)), HIGH, {"High": 60}, "70 Gy to ROI 'ROI number 9, which is not in the structure set'"),
     ],
@@ -180,7 +186,7 @@ def test_the_plan_comes_before_the_template_with_a_note():
 
 def test_a_level_left_out_on_purpose_is_not_missed():
     of_plan = plan(volume(77, 1), volume(95, 3))
-    with pytest.raises(InputError, match="95 Gy to ROI 'CTV', which is no contoured target"):
+    with pytest.raises(InputError, match="95 Gy to ROI 'CTV', which is not a contoured target"):
         decide(of_plan, HIGH)
     assert dict(decide(of_plan, HIGH, left_out_gy=[95]).levels_gy) == {"High": 77}
 
@@ -302,17 +308,21 @@ def test_a_name_may_mean_something_else_in_one_patient(exports, tmp_path):
     assert name not in json.dumps(section)
     with pytest.raises(InputError, match=r"named under 'patients' of the mapping, but not in .*: case_x"):
         convert(tmp_path, dataclasses.replace(MAPPING, patients={"case_x": PatientMapping()}))
-    with pytest.raises(InputError, match="has a prescription of 'External', which is no target"):
+    with pytest.raises(InputError, match="has a prescription of 'External', which is not a target"):
         convert(tmp_path, dataclasses.replace(MAPPING, patients={name: PatientMapping({}, {"External": 3.0})}))
 
 
 def test_a_target_that_is_left_out_is_missed(exports, tmp_path):
     mapping = dataclasses.replace(MAPPING, rois={**MAPPING.rois, "PTV_70": None})
-    with pytest.raises(InputError, match="70 Gy to ROI 'PTV_70', which is no contoured target, and no target has that"):
+    with pytest.raises(
+        InputError, match="70 Gy to ROI 'PTV_70', which is not a contoured target, and no target has that"
+    ):
         convert(tmp_path, mapping)
     for files in exports:
         change(files.structures, lambda d: d.ROIContourSequence[1].ContourSequence.clear())
-    with pytest.raises(InputError, match="70 Gy to ROI 'PTV_70', which is no contoured target, and no target has that"):
+    with pytest.raises(
+        InputError, match="70 Gy to ROI 'PTV_70', which is not a contoured target, and no target has that"
+    ):
         convert(tmp_path)
 
 
@@ -355,11 +365,11 @@ def test_the_fraction_group_may_state_the_level(exports):
     [
         (
             lambda item: setattr(item, "DoseReferenceType", "ORGAN_AT_RISK"),
-            "is no prescription: 70 Gy for type ORGAN_AT",
+            "is not a prescription: 70 Gy for type ORGAN_AT",
         ),
         (
             lambda item: (delattr(item, "TargetPrescriptionDose"), setattr(item, "TargetMinimumDose", 66)),
-            "dose reference 'PTV_70' of the plan is no prescription: TargetMinimumDose 66 Gy alone",
+            "dose reference 'PTV_70' of the plan is not a prescription: TargetMinimumDose 66 Gy alone",
         ),
     ],
 )

@@ -124,13 +124,13 @@ def test_beams_are_summed(tmp_path):
         ({"DoseGridScaling": "1.0"}, "not plausible; is DoseGridScaling .* for cGy"),
         ({"DoseGridScaling": "0"}, "is 0, expected a number above zero"),
         ({"DoseGridScaling": None}, r"lacks DoseGridScaling \(3004,000E\)"),
-        ({"DoseType": "ERROR"}, "it is no dose"),
+        ({"DoseType": "ERROR"}, "it is not a dose"),
         ({"DoseSummationType": "FRACTION"}, "FRACTION; expected PLAN, or BEAM"),
         ({"GridFrameOffsetVector": [5.0 + k for k in range(13)]}, "starts with 5, expected 0 or the z of"),
         ({"GridFrameOffsetVector": [0.0, 2.5]}, "has 2 numbers for 13 planes"),
         ({"GridFrameOffsetVector": [0.0] * 13}, "several planes at the same position"),
         ({"ImagePositionPatient": None}, r"lacks ImagePositionPatient \(0020,0032\)"),
-        ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "no pair of unit vectors"),
+        ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "not a pair of unit vectors"),
         ({"PixelSpacing": [2, 0]}, "PixelSpacing .* is not above zero"),
         ({"Modality": "CT"}, "is of modality CT, not RTDOSE"),
     ],
@@ -150,7 +150,7 @@ def test_codes_of_a_dose_in_mixed_case_are_read(edited, files):
 def test_an_orientation_that_is_no_pair_of_unit_vectors_is_named(edited, files):
     for path in files.ct:
         edited(path, ImageOrientationPatient=[2, 0, 0, 0, 2, 0])
-    with pytest.raises(InputError, match=r"ImageOrientationPatient \[2.0, .*\] is no pair of unit vectors"):
+    with pytest.raises(InputError, match=r"ImageOrientationPatient \[2.0, .*\] is not a pair of unit vectors"):
         read_ct(files.ct)
 
 
@@ -173,14 +173,14 @@ def test_a_file_that_is_cut_off_is_refused(files, cut):
     ):
         content = path.read_bytes()
         path.write_bytes(content[: int(len(content) * cut)])
-        with pytest.raises(InputError, match=r"cut off|lacks|no DICOM|has no ROIs|have no ROIName"):
+        with pytest.raises(InputError, match=r"cut off|lacks|not a DICOM|has no ROIs|have no ROIName"):
             read(path)
 
 
 def test_what_is_no_dicom_file_is_refused(tmp_path):
     path = tmp_path / "notes.txt"
     path.write_text("hello " * 100)
-    with pytest.raises(InputError, match=r"notes\.txt is no DICOM file"):
+    with pytest.raises(InputError, match=r"notes\.txt is not a DICOM file"):
         read_plan(path)
     with pytest.raises(InputError, match="missing"):
         read_plan(tmp_path / "absent")
@@ -226,7 +226,7 @@ def test_one_ct_series_is_expected(files, edited, tmp_path):
         ({"FrameOfReferenceUID": "1.2.3"}, "belong to 2 frames of reference"),
         (
             {"SeriesInstanceUID": "1.2.3"},
-            r"images of 2 scans lie between each other \(SeriesInstanceUID 1.2.3, 1.2.826",
+            r"images of 2 scans are interleaved \(SeriesInstanceUID 1.2.3, 1.2.826",
         ),
         ({"NumberOfFrames": 2}, "is a multi-frame CT"),
     ],
@@ -324,7 +324,7 @@ def test_contours_on_another_ct_are_refused_and_on_an_mr_noted(files):
         structures = read_structures(files.structures)
         if kind == MR_CLASS:
             note = structures.refuse_other_images(at_hand)
-            assert note == "contours were drawn on 1 images that are no CT, in its frame of reference"
+            assert note == "contours were drawn on 1 images that are not CT, in its frame of reference"
     with pytest.raises(
         InputError, match=r"refers to 18 images of which 1 are not in the folder, for example 1\.2\.3\.1"
     ):
@@ -403,7 +403,7 @@ def test_two_rois_of_one_name_are_ambiguous_unless_one_is_empty(files):
     structures = read_structures(files.structures)
     assert (structures.names, structures.empty_names) == (("Ball",), frozenset())
     assert structures.roi("Ball").number == 2
-    assert structures.roi("Ball").note == "ROI 'Ball': 1 more of that name without contours left aside"
+    assert structures.roi("Ball").note == "ROI 'Ball': 1 more of that name without contours ignored"
 
 
 def test_references_to_images_that_are_not_there_are_told(files):

@@ -55,7 +55,7 @@ def test_a_link_that_leads_nowhere_is_told(patient, tmp_path):
     (patient.folder / "gone.dcm").symlink_to(tmp_path / "annex" / "gone")
     index = index_folder(patient.folder)
     assert modalities(index) == ALL
-    assert list(index.unread.values()) == [f"{patient.folder / 'gone.dcm'} is a link to a file that is not there"]
+    assert list(index.unread.values()) == [f"{patient.folder / 'gone.dcm'} is a link to a missing file"]
 
 
 @pytest.mark.parametrize("first", [0, 8, 2, 0x0800])
@@ -67,7 +67,7 @@ def test_a_raw_volume_costs_its_first_bytes(patient, monkeypatch, first):
     index = index_folder(patient.folder)
     assert modalities(index) == ALL
     assert "volume.raw" not in opened
-    assert list(index.unread.values()) == [f"{patient.folder / 'volume.raw'} is no DICOM file"]
+    assert list(index.unread.values()) == [f"{patient.folder / 'volume.raw'} is not a DICOM file"]
 
 
 @pytest.mark.parametrize("syntax", [pydicom.uid.ImplicitVRLittleEndian, pydicom.uid.ExplicitVRLittleEndian])
@@ -87,7 +87,7 @@ def test_a_file_without_preamble_is_no_raw_volume(patient, syntax):
 
 def test_an_empty_tree_is_refused(tmp_path):
     (tmp_path / "a.raw").write_bytes(bytes(1000))
-    with pytest.raises(InputError, match=r"can be read as a DICOM object of a patient: .*a(.raw)? is no DICOM file"):
+    with pytest.raises(InputError, match=r"can be read as a DICOM object of a patient: .*a(.raw)? is not a DICOM file"):
         index_folder(tmp_path)
 
 

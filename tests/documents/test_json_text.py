@@ -67,5 +67,5 @@ def test_what_is_not_there_is_where_its_parent_is():
     ("text", "column"), [('{"a": NaN}', 7), ('["NaN", -Infinity]', 9), ('["a\\"Infinity", Infinity]', 17)]
 )
 def test_constants_that_are_no_json_are_refused_where_they_stand(text, column):
-    with pytest.raises(json.JSONDecodeError, match=rf"is no JSON number: line 1 column {column} "):
+    with pytest.raises(json.JSONDecodeError, match=rf"is not a JSON number: line 1 column {column} "):
         parse(text)

@@ -88,7 +88,7 @@ def test_templates_survive_json_and_pickle():
         (("goals", 0, "use"), [], r"goals\.0\.use"),
         (("goals", 0, "use"), ["loss", "loss"], "names something twice"),
         (("goals", 0, "use"), ["training"], r"goals\.0\.use\.0"),
-        (("goals", 3, "metric"), "D0.1cc", "goal Cord D0.1cc: it is there twice"),
+        (("goals", 3, "metric"), "D0.1cc", "goal Cord D0.1cc: it appears twice"),
         (("goals", 2, "metric"), "V95%", "a limit of V95%"),
         (("goals", 3, "metric"), "V95%", "goal Cord V95%: it is relative to the prescription, and the ROI has none"),
         (("goals", 2, "unit"), "% of prescription", "relative to the prescription, and the ROI has none"),
@@ -115,7 +115,7 @@ def test_bad_templates_are_refused_by_place(path, value, message):
 def test_what_is_no_mapping_is_refused():
     with pytest.raises(InputError, match=r"^here: "):
         Template.from_json([1, 2], "here")
-    with pytest.raises(InputError, match=r"^here: name: object is nothing that JSON can say"):
+    with pytest.raises(InputError, match=r"^here: name: object can't be written as JSON"):
         Template.from_json({"name": object()}, "here")
 
 
@@ -221,7 +221,7 @@ def test_a_check_tells_every_fault_with_its_line_and_column(tmp_path):
         (6, "rois.2", "'cord' names both ROI 'Cord' and ROI 'CO"),
         (9, "goals.0.metric", "'V95' has no unit: write 'V95Gy' (volume"),
         (10, "goals.1.wieght", "unknown key; remove it or correct its sp"),
-        (10, "goals.1.weight", "the key is there twice; only the last wo"),
+        (10, "goals.1.weight", "the key appears twice; only the last wo"),
         (11, "goals.2.roi", "goal Heart Dmean: the template has no su"),
         (12, "goals.3.roi", "Field required"),
         (13, "goals.4.unit", "goal Cord D2%: the limit's unit is '%'; "),
@@ -252,4 +252,4 @@ def test_nan_is_no_json(tmp_path):
     path = tmp_path / "nan.json"
     path.write_text('{"name": "NaN",\n "x": NaN}', encoding="utf-8")
     (fault,) = check_template(str(path)).faults
-    assert (fault.place, fault.message) == (Place(2, 7), "not JSON: NaN is no JSON number")
+    assert (fault.place, fault.message) == (Place(2, 7), "not JSON: NaN is not a JSON number")

@@ -150,11 +150,11 @@ def test_threshold_and_rules():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("3mm/3%", "'3mm/3%' is no gamma criterion; write '3%/2mm'"),
-        ("3%", "is no gamma criterion"),
+        ("3mm/3%", "'3mm/3%' is not a gamma criterion; write '3%/2mm'"),
+        ("3%", "is not a gamma criterion"),
         ("0%/2mm", "above 0 and at most 20 % and 20 mm, not 0 % and 2 mm"),
         ("3%/200mm", "not 3 % and 200 mm"),
-        ("nan/2", "is no gamma criterion"),
+        ("nan/2", "is not a gamma criterion"),
     ],
 )
 def test_what_is_no_rule_is_refused(text, message):

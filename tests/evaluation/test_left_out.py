@@ -84,7 +84,7 @@ def test_a_bad_case_is_named_and_the_others_are_scored(cohort, evaluate, tmp_pat
     status, record, said = evaluate("--pictures", "1")
     assert status == 2
     assert "Traceback" not in said
-    assert "cdm-nnunet: error: 1 case left out, and no mean counts them: [b] " in said
+    assert "cdm-nnunet: error: 1 case left out of all means: [b] " in said
     result = load_evaluation(tmp_path / "out")
     assert [case.case for case in result.cases] == ["a", "c"]
     assert list(result.left_out) == ["b"]
@@ -135,7 +135,7 @@ def test_a_case_that_cannot_be_drawn_is_scored(cohort, evaluate, tmp_path, argum
     cohort[0].image_path("b", 0).write_bytes(b"no CT")
     status, record, said = evaluate(*arguments)
     assert status == 2
-    assert "cdm-nnunet: error: 1 case scored and not drawn: [b] " in said
+    assert "cdm-nnunet: error: 1 case scored but not drawn: [b] " in said
     assert (record["n_cases"], record["left_out"], list(record["not_drawn"])) == (3, {}, ["b"])
     assert list(record["files"]["pictures"]) != ["b"]
     assert '{"problem":"' in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")

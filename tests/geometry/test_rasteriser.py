@@ -241,7 +241,7 @@ def test_what_lies_outside_the_image_is_reported():
     assert made.mask.sum() == 5 * 10 * 10
     above = rasterise(box_roi(-5, -5, 10, np.arange(15.0, 26.0)), grid)
     assert above.lost_cc == pytest.approx(0.55, rel=1e-3)
-    with pytest.raises(InputError, match="ROI 'Far' lies wholly outside the image"):
+    with pytest.raises(InputError, match="ROI 'Far' lies entirely outside the image"):
         rasterise(box_roi(100, 100, 10, [0, 1, 2], "Far"), grid)
 
 

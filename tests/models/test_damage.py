@@ -72,7 +72,7 @@ def test_a_changed_byte_is_found_wherever_it_is(folder, contents, clinic, tmp_pa
     Package.read(folder).verify()
     whole = clinic.package.read_bytes()
     (tmp_path / "cut.zip").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError, match=r"cut\.zip is damaged or cut, or no model in a ZIP file"):
+    with pytest.raises(InputError, match=r"cut\.zip is damaged or cut, or not a model in a ZIP file"):
         Members.of(tmp_path / "cut.zip")
     changed = bytearray(whole)
     changed[whole.index(b"weights/fold_0") + 10_000] ^= 1
@@ -84,13 +84,13 @@ def test_a_changed_byte_is_found_wherever_it_is(folder, contents, clinic, tmp_pa
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("../../evil.json", r"'\.\./\.\./evil\.json', which is no part of a model"),
-        ("/etc/cron.d/evil", "'/etc/cron.d/evil', which is no part of a model"),
-        ("weights\\fold_0.safetensors", "which is no part of a model"),
-        ("more/../../evil.json", "which is no part of a model"),
-        ("weights/fold_0.pth", "'weights/fold_0.pth', which is no part of a model"),
+        ("../../evil.json", r"'\.\./\.\./evil\.json', which is not a part of a model"),
+        ("/etc/cron.d/evil", "'/etc/cron.d/evil', which is not a part of a model"),
+        ("weights\\fold_0.safetensors", "which is not a part of a model"),
+        ("more/../../evil.json", "which is not a part of a model"),
+        ("weights/fold_0.pth", "'weights/fold_0.pth', which is not a part of a model"),
         ("more/left.json", "holds more/left.json, which SHA256SUMS lacks"),
-        ("PLANS.json", "which is no part of a model"),
+        ("PLANS.json", "which is not a part of a model"),
     ],
 )
 def test_members_that_no_model_has(contents, tmp_path, monkeypatch, name, message):
@@ -180,10 +180,13 @@ def weights_of(header: dict, n_bytes: int = 0) -> bytes:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "is no safetensors: its header is cut"),
-        (b"\x80\x04\x95" + bytes(50), "is no safetensors"),  # (how a pickle begins)
+        (b"", "is not in the format safetensors: its header is cut"),
+        (b"\x80\x04\x95" + bytes(50), "is not in the format safetensors"),  # (how a pickle begins)
         ((2**40).to_bytes(8, "little") + b"{}", "its header is cut, or larger than"),
-        (weights_of({"a": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 4]}}, 4), "is no safetensors"),
+        (
+            weights_of({"a": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 4]}}, 4),
+            "is not in the format safetensors",
+        ),
         (weights_of({"a": {"dtype": "F64", "shape": [1], "data_offsets": [0, 8]}}, 8), "of type torch.float64"),
         (weights_of({"__metadata__": {"same_as": '{"b": "c"}'}}), "the names of weights contradict each other"),
         (weights_of({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, 4), "are not the weights"),

@@ -55,7 +55,7 @@ def test_aliases_other_masks_and_masks_of_numbers(model, patient):
     del others["SpinalCord"]
     made = model.predict(ct, others, prescriptions)
     np.testing.assert_array_equal(made.dose.values, expected)
-    assert "mask 'Ring' is no ROI of the model and was not used" in made.notes
+    assert "mask 'Ring' is not an ROI of the model and was not used" in made.notes
 
 
 @pytest.mark.parametrize(

@@ -107,8 +107,8 @@ class Evil:
     [
         (lambda w: {**w, "more": torch.zeros(1)}, r"of another network: 1 of \d+ weights do not fit, such as more"),
         (lambda w: {k: v[..., :1] for k, v in w.items()}, "of another network: "),
-        (lambda w: {"a": 1}, "is no state dict: it holds other things than tensors by name"),
-        (lambda w: {"a": Evil()}, "is no state dict: "),
+        (lambda w: {"a": 1}, "is not a state dict: it holds other things than tensors by name"),
+        (lambda w: {"a": Evil()}, "is not a state dict: "),
     ],
 )
 def test_given_weights_that_do_not_fit(clinic, tmp_path, capfd, content, message):

@@ -170,7 +170,7 @@ def test_nothing_that_a_file_names_is_run(tmp_path, name, key):
 @pytest.mark.parametrize("protocol", [0, 2, 4])
 def test_a_bare_pickle_is_no_checkpoint(tmp_path, protocol):
     (tmp_path / "evil.pth").write_bytes(pickle.dumps(evils(tmp_path / "mark")["system"], protocol))
-    with pytest.raises(InputError, match="is damaged or cut, or no checkpoint"):
+    with pytest.raises(InputError, match="is damaged or cut, or not a checkpoint"):
         read_checkpoint(tmp_path / "evil.pth")
     assert not (tmp_path / "mark").exists()
 
@@ -196,7 +196,7 @@ def test_a_tensor_that_is_larger_than_its_file_is_refused(tmp_path):
     made = content()
     made["network_weights"]["b"] = torch.zeros(1).expand(10**12)
     torch.save(made, tmp_path / "c.pth")
-    with pytest.raises(InputError, match="is no checkpoint of nnU-Net"):
+    with pytest.raises(InputError, match="is not a checkpoint of nnU-Net"):
         read_checkpoint(tmp_path / "c.pth")
 
 
@@ -220,7 +220,7 @@ def test_a_file_of_something_else(tmp_path, change):
     made = content()
     change(made)
     torch.save(made, tmp_path / "c.pth")
-    with pytest.raises(InputError, match=r"c\.pth is no checkpoint of nnU-Net$"):
+    with pytest.raises(InputError, match=r"c\.pth is not a checkpoint of nnU-Net$"):
         read_checkpoint(tmp_path / "c.pth")
 
 

@@ -267,7 +267,7 @@ def test_a_split_of_the_users_stays_and_is_told(fresh, capsys):
     plan_and_preprocess(531, PlanChoices(base_features=4), n_processes=1)
     plan_and_preprocess(531, PlanChoices(base_features=4), n_processes=1)
     assert json.loads((folders.preprocessed / "splits_final.json").read_text()) == mine
-    assert capsys.readouterr().err.count("which is yours: 2; 2 cases are in no fold: case_3, case_4") == 2
+    assert capsys.readouterr().err.count("your own: 2; 2 cases are in no fold: case_3, case_4") == 2
 
 
 def test_a_split_that_can_not_be_trained_on_is_refused_before_any_work(fresh):

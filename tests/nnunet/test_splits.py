@@ -40,7 +40,7 @@ def test_a_split_of_the_users_rules(settle, tmp_path):
     mine = [{"train": ["c0", "c1"], "val": ["c2"]}]
     write(tmp_path / "pre", mine)
     told = settle()
-    assert told.endswith("which is yours: 1; 3 cases are in no fold: c3, c4, c5")
+    assert told.endswith("your own: 1; 3 cases are in no fold: c3, c4, c5")
     assert there(tmp_path) == mine
     write(tmp_path / "raw", OWN[:1])  # (the data set's own does not count any more)
     assert settle() == told

@@ -102,8 +102,8 @@ def test_what_arrives_in_several_associations_is_one_study(start, tmp_path):
 @pytest.mark.parametrize(
     ("titles", "reason"),
     [
-        ({"title": "STRANGER"}, "'STRANGER' is no caller from there"),
-        ({"title": "ELSEWHERE"}, "'ELSEWHERE' is no caller from there"),
+        ({"title": "STRANGER"}, "'STRANGER' is not a caller from there"),
+        ({"title": "ELSEWHERE"}, "'ELSEWHERE' is not a caller from there"),
         ({"called": "OTHER"}, "it calls another AE title"),
     ],
 )
@@ -141,7 +141,7 @@ def test_a_slice_that_comes_late_is_waited_for(start, tmp_path):
     node = start(incomplete_after_s=30)
     files = phantom(tmp_path / "patient", 5)
     assert node.send(*files.ct[1:], files.structures, files.plan).returncode == 0
-    node.told("10 objects; waits for more: 1 images that the structure set lists are not there")
+    node.told("10 objects; waits for more: 1 images that the structure set lists are missing")
     assert node.send(files.ct[0]).returncode == 0
     node.told(": sent to out")
 

@@ -42,7 +42,10 @@ def test_a_file_that_is_no_checkpoint(make_trainer, tmp_path):
     trainer.initialize()
     (tmp_path / "text.pth").write_text("weights")
     torch.save({"network_weights": {}}, tmp_path / "half.pth")
-    for name, message in (("text.pth", "is damaged or cut, or no checkpoint"), ("half.pth", "is no checkpoint of nnU")):
+    for name, message in (
+        ("text.pth", "is damaged or cut, or not a checkpoint"),
+        ("half.pth", "is not a checkpoint of nnU"),
+    ):
         with pytest.raises(InputError, match=rf"{name} {message}"):
             load(trainer, tmp_path / name)
 

@@ -85,7 +85,7 @@ class TestEnsemble:
         [
             (
                 lambda root: write_dose(root / "b", "other", 1.0),
-                "have not the same cases: 'other' is in one of them only",
+                "do not have the same cases: 'other' is in one of them only",
             ),
             (lambda root: write_dose(root / "b", "case", 1.0, (2.0, 2.0, 3.0)), "all images of a case lie on one grid"),
             (

@@ -25,11 +25,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--local",
         type=Path,
         metavar="FOLDER",
-        help="for what names patients and must stay: the key of the cases' names, the files of each case (default: the "
-        "folder of the mapping)",
+        help="for what identifies patients and must stay local: the key of the case names, the files of each case "
+        "(default: the folder of the mapping)",
     )
     parser.add_argument(
-        "--keep-ids", action="store_true", help="call cases by PatientID, where the ids are pseudonyms already"
+        "--keep-ids", action="store_true", help="name cases by PatientID, if these are pseudonyms already"
     )
     _conversion.add_dataset(parser)
 
