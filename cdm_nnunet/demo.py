@@ -235,7 +235,7 @@ def open_folder(folder: Path, *, quick: bool) -> dict[str, Any]:
         raise InputError(f"{folder} is the demo of another version of this software; name a new folder with -o")
     if found.quick != quick:
         raise InputError(
-            f"{folder} is a demo {'with' if found.quick else 'without'} --quick; run it so again, or name a new folder"
+            f"{folder} is a demo {'with' if found.quick else 'without'} --quick; run it so, or name a new folder"
         )
     return asdict(found)
 

@@ -232,8 +232,8 @@ class _Grid:
         found = qform if sform is None else sform
         if found is None:
             raise InputError(
-                f"{self.path} does not say how the patient lies in it: the codes of its qform and sform are {q_code} "
-                f"and {s_code}; left and right would be a guess. Convert it again from DICOM, or set one of them"
+                f"{self.path} does not say the orientation of the patient: the codes of its qform and sform are "
+                f"{q_code} and {s_code}; left and right would be a guess. Convert it again from DICOM, or set one of them"
             )
         return found
 

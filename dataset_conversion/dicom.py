@@ -128,7 +128,9 @@ def _facts_of(chosen: Sequence[DicomPatient], index: FolderIndex) -> dict[str, A
 
 def _refuse_other_local_folder(folder: Path, sources: Path) -> None:
     if sources.parent.resolve().is_relative_to(folder.resolve()):
-        raise InputError(f"{sources.parent} is within the data set {folder}, and will name patients; choose another")
+        raise InputError(
+            f"{sources.parent} is within the data set {folder}, and would identify patients; choose another folder"
+        )
     if any((folder / STATE_FOLDER / "cases").glob("*.json")) and not sources.is_file():
         raise InputError(
             f"{folder} is there already, but not {sources}, which knows the names of its cases; give the folder of the "

@@ -19,12 +19,12 @@ _HEAD = """\
 _TAIL = """\
 # Prescriptions (Gy) of targets, for plans that state none: {"PTV_7000": 70}
 prescriptions_gy: {}
-# Patients with several plans that have a dose. For all of them latest, sum (doses are added: a course with a boost) or
-# each (every plan a case); or, by patient, one plan's label or UID: {"default": "latest", "case_1a2b3c4d5e": "Boost"}
+# For patients with several plans that have a dose. As default: latest, sum (doses are added: a course with a boost) or
+# each (every plan is a case). For one patient: a label or UID. {"default": "latest", "case_1a2b3c4d5e": "Boost"}
 plans: {}
-# What differs in single patients (or cases, where each plan is one), null as a prescription leaves it to the plan:
+# Exceptions for single patients (or cases, if each plan is a case); a prescription of null means: as in the plan:
 # {"case_1a2b3c4d5e": {"rois": {"PTV_60": "PTV_Mid"}, "prescriptions_gy": {"PTV_Mid": 60}}}
-# and which of several structure sets and CT series counts, by label or UID: {"structures": "Plan", "ct": "Native 3 mm"}
+# Also which of several structure sets and CT series to use, by label or UID: {"structures": "Plan", "ct": "Native 3 mm"}
 patients: {}
 """
 _HELPERS = """\

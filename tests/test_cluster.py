@@ -149,7 +149,7 @@ def test_a_case_that_kills_every_worker_is_named():
     with (
         distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster,
         on_cluster(cluster.scheduler_address),
-        pytest.raises(InputError, match=r"^pt_9: its worker was killed, \d times on end"),
+        pytest.raises(InputError, match=r"^pt_9: its worker was killed, \d times in a row"),
     ):
         list(unordered(die, ["cases/pt_9"], 1))
 

@@ -51,7 +51,7 @@ NAN, INF = math.nan, math.inf
     ("changes", "message"),
     [
         # orientation
-        ([(CODES, "2h", 0, 0)], r"how the patient lies in it: the codes of its qform and sform are 0 and 0"),
+        ([(CODES, "2h", 0, 0)], r"the orientation of the patient: the codes of its qform and sform are 0 and 0"),
         ([(CODES, "2h", -1, 0)], r"are -1 and 0; left and right would be a guess"),
         ([(SFORM, "4f", 2, 0, 0, 1.5)], r"its sform and its qform place .* 10 mm apart and differ in left-right"),
         ([(SFORM + 16, "4f", 0, 2.5, 0, 0)], r"its sform and its qform place .* differ in front-back"),

@@ -154,7 +154,7 @@ class LoggedTrainer(ResumableTrainer):
         )
         waiting_share = last("loader_wait_s") / max(seconds, 1e-9)
         self.print_to_log_file(
-            f"epoch: {seconds:.1f} s, of it waiting for the data loader {last('loader_wait_s'):.1f} s "
+            f"epoch: {seconds:.1f} s, of which {last('loader_wait_s'):.1f} s waiting for the data loader "
             f"({100 * waiting_share:.0f} %)"
         )
         starts, ends = (self.logger.get_value(f"epoch_{end}_timestamps", step=None) for end in ("start", "end"))

@@ -50,7 +50,7 @@ def loss_schedule_text(settings: TrainingSettings, default_weight: float) -> str
 
     Example:
         >>> loss_schedule_text(TrainingSettings(num_epochs=100, loss_start=0.5), 0.5)
-        'DVH loss: from epoch 50 on, its whole weight of 0.5 from epoch 59 on'
+        'DVH loss: from epoch 50 on, its full weight of 0.5 from epoch 59 on'
     """
     weights = [settings.dvh_weight(epoch, default_weight) for epoch in range(settings.num_epochs)]
     if max(weights) == 0:
@@ -59,7 +59,7 @@ def loss_schedule_text(settings: TrainingSettings, default_weight: float) -> str
     whole = next(epoch for epoch, weight in enumerate(weights) if weight == max(weights))
     if whole == first:
         return f"DVH loss: weight {max(weights):g} from epoch {first} on"
-    return f"DVH loss: from epoch {first} on, its whole weight of {max(weights):g} from epoch {whole} on"
+    return f"DVH loss: from epoch {first} on, its full weight of {max(weights):g} from epoch {whole} on"
 
 
 def losses_text(logged: Mapping[str, float]) -> str:

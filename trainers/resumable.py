@@ -156,7 +156,7 @@ class ResumableTrainer(nnUNetTrainer):
             self.print_to_log_file(f"all {self.num_epochs} epochs are done; only the validation is done again")
             return
         if self._goes_on and self.disable_checkpointing:
-            raise InputError("--disable_checkpointing and --c: nothing would be kept of what is trained; leave one out")
+            raise InputError("--disable_checkpointing and --c: nothing of the training would be saved; leave one out")
         refuse_other_folds(Path(self.output_folder_base), self.plans_manager.plans, self.dataset_json)
         claim = fold_claimed(Path(self.output_folder), begins=not self._goes_on, restart=is_allowed(RESTART))
         with by_the_first(claim), self._stop.on_sigterm():

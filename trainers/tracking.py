@@ -173,7 +173,7 @@ class Tracker:
         except Exception as error:  # noqa: BLE001  # whatever a service raises, the training goes on
             if self._works:
                 reason = " ".join(str(error).split())[:200] or type(error).__name__
-                self._tell(f"{self._title} got no curves ({reason}); the training goes on")
+                self._tell(f"{self._title} got no curves ({reason}); the training continues")
             self._works = False
         else:
             self._works = True

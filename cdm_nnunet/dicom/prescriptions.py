@@ -229,7 +229,7 @@ def _of_roi(
             f"the plan prescribes {_in_gy(levels)} to {label}: ambiguous; say which, for this patient, under "
             "'patients' of the mapping"
         )
-    notes.append(f"the plan prescribes {_in_gy(levels)} to {label}; {given[0]:g} Gy count ({chosen[roi][1].source})")
+    notes.append(f"the plan prescribes {_in_gy(levels)} to {label}; {given[0]:g} Gy are used ({chosen[roi][1].source})")
     return given[0]
 
 
@@ -250,7 +250,7 @@ def _compare(
             f"out{mend}"
         )
     if difference_gy > TOLERANCE_GY:
-        notes.append(f"'{roi}': the plan's {planned[roi]:g} Gy count, not {gy:g} Gy ({by.source})")
+        notes.append(f"'{roi}': the plan's {planned[roi]:g} Gy are used, not {gy:g} Gy ({by.source})")
 
 
 def _refuse_loose(

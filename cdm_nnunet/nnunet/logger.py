@@ -66,7 +66,7 @@ class DoseLogger(LocalLogger):
             ax.grid(alpha=0.3)
         seconds = [logged[_TIMES[1]][i] - logged[_TIMES[0]][i] for i in epochs]
         axes[-1].plot(epochs, seconds, marker="." if n_epochs < 30 else None, label="epoch")
-        axes[-1].plot(epochs, logged["loader_wait_s"][:n_epochs], label="of it waiting for the data loader")
+        axes[-1].plot(epochs, logged["loader_wait_s"][:n_epochs], label="waiting for the data loader")
         axes[-1].set(title="Time", ylabel="s", xlabel="epoch", ylim=(0, None))
         axes[-1].legend()
         axes[-1].grid(alpha=0.3)

@@ -222,7 +222,7 @@ def refuse_other_folds(folder: Path, plans: Mapping[str, Any], dataset_json: Map
 
 
 def _refuse_other_copies(model: TrainedModel) -> None:
-    mend = "delete it: the checkpoint has its own copy, which 'cdm-nnunet predict' goes by"
+    mend = "delete it: the checkpoint has its own copy, which 'cdm-nnunet predict' uses"
     for name, trained in ((_PLANS, model.plans), (_DATASET, model.dataset_json)):
         path = model.folder / name
         if not path.exists():

@@ -53,8 +53,7 @@ def _another_site(reference: ReferenceCases, case: CaseFacts, catalogue: Catalog
         return
     names = ", ".join(roi.name for roi in catalogue.rois if roi.kind == "oar")
     yield Finding(
-        text=f"none of the organs at risk that all training patients had some of is contoured ({names}): is it another "
-        "site?",
+        text=f"no organ at risk is contoured, and every training patient had some ({names}): is it another site?",
         value=0.0,
         percentile=0.0,
         training=[organs.quantiles[0], organs.quantiles[-1]],

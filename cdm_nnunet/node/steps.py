@@ -187,7 +187,7 @@ class Steps:
             reason = self._try(study, state, name)
             tries = self._tries[study.name, name] = self._tries.get((study.name, name), 0) + 1
             if reason and tries >= self.settings.retries.tries:
-                failed.append(f"'{name}' did not take it in {tries} tries: {reason}")
+                failed.append(f"'{name}' did not accept it in {tries} tries: {reason}")
             elif reason:
                 wait_s = min(self.settings.retries.wait_s * 2 ** min(tries - 1, 20), _LONGEST_WAIT_S)
                 self._next_try[study.name, name] = time.monotonic() + wait_s

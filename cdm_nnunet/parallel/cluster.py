@@ -289,8 +289,8 @@ def _wait_for(path: Path, host: str) -> None:
         if time.monotonic() > end:
             raise InputError(
                 f"{path.parent} of the worker on {host} is not the folder that this command sees there: a file written "
-                f"here has not come up within {_VISIBLE_WITHIN_S:.0f} s; the folder must be on a file system that all "
-                "machines share"
+                f"here has not appeared there within {_VISIBLE_WITHIN_S:.0f} s; the folder must be on a file system that "
+                "all machines share"
             )
         os.scandir(path.parent if path.parent.is_dir() else "/").close()  # (renews what the file system remembers)
         time.sleep(0.2)
@@ -384,12 +384,12 @@ class DaskEngine:
         except KilledWorker as error:
             tries = error.allowed_failures + 1
             raise InputError(
-                f"{_name_of(job)}: its worker was killed, {tries} times on end, most likely because memory ran out; "
+                f"{_name_of(job)}: its worker was killed, {tries} times in a row, most likely because memory ran out; "
                 "start workers with more, and run the same command again"
             ) from None
         except (CancelledError, CommClosedError, TimeoutError) as error:
             raise InputError(
-                f"the Dask cluster is gone ({type(error).__name__}); run the same command again to go on"
+                f"the Dask cluster is gone ({type(error).__name__}); run the same command again to continue"
             ) from None
 
 

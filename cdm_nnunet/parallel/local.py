@@ -87,7 +87,7 @@ def _why_broken(statuses: Sequence[int | None]) -> str:
     if own_faults and -_SIGKILL not in statuses:
         return (
             f"a worker process ended by itself (status {own_faults[0]}). If this was called from a script: worker "
-            "processes read the script again, so that what it does belongs below: if __name__ == '__main__':"
+            "processes import the script again, so put its code below: if __name__ == '__main__':"
         )
     return (
         "a worker process was killed, most likely because memory ran out; run the same command again with a smaller -np"

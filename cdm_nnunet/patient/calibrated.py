@@ -12,9 +12,7 @@ from cdm_nnunet.evaluation.record import Calibration, Evaluation
 from cdm_nnunet.evaluation.uncertainty import fit_calibration
 from cdm_nnunet.prediction_record import Made, Origin
 
-UNKNOWN_MODEL = (
-    "the evaluation that intervals are calibrated on does not say its model; nothing tells that it is this one"
-)
+UNKNOWN_MODEL = "the evaluation that intervals are calibrated on does not name its model, so it may be another one"
 MEANS = (
     "intervals are calibrated on means of the folds' doses; here the folds are averaged before the dose is resampled"
 )

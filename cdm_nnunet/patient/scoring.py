@@ -22,7 +22,7 @@ from cdm_nnunet.prediction_record import Applicability, Made
 from cdm_nnunet.roi import Catalogue
 
 WITHOUT_INTERVALS = (
-    "no calibration was given (--calibrate): how far the planned dose may lie from these values is not said"
+    "no calibration was given (--calibrate): it is unknown how far the planned dose may be from these values"
 )
 
 

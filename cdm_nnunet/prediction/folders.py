@@ -143,5 +143,6 @@ def _refuse_other_levels(levels_gy: Mapping[str, float], prediction: PredictionR
         if not among or own_gy > of_map_gy + PRESCRIPTION_TOLERANCE_GY:
             raise InputError(
                 f"{dataset / CASES_FILE} and the prescription map contradict each other: the map has {of_map_gy:g} Gy "
-                f"in '{name}', and prescribed are {', '.join(f'{roi} {gy:g} Gy' for roi, gy in levels_gy.items())}"
+                f"in '{name}', and the prescriptions are "
+                f"{', '.join(f'{roi} {gy:g} Gy' for roi, gy in levels_gy.items())}"
             )

@@ -26,7 +26,7 @@ def position_finding(position: str, known: Mapping[str, int]) -> Finding | None:
         return None
     counts = ", ".join(f"{name} {n}" for name, n in known.items())
     return Finding(
-        text=f"the patient lies {position}, as no training patient did ({counts})",
+        text=f"the patient position is {position}, which no training patient had ({counts})",
         is_outside=sum(known.values()) >= ENOUGH_CASES,
     )
 

@@ -155,7 +155,7 @@ def test_the_rtdose_is_the_prediction(new, tmp_path, capfd, grid, spacing):
     assert {pydicom.dcmread(file).PatientID for file in record["files"]} == {"phantom_007", "phantom_008"}
     assert second.doses[0].is_file()
     notes = {patient["case"]: patient["notes"] for patient in record["patients"]}
-    lies = "unusual: the patient lies FFP, as no training patient did (HFS 5)"
+    lies = "unusual: the patient position is FFP, which no training patient had (HFS 5)"
     assert sorted(lies in of_one for of_one in notes.values()) == [False, True]
     statuses = [PatientRecord.read(tmp_path / "out" / f"{case}.patient.json").applicability for case in notes]
     usual, lying_otherwise = sorted(len(found.findings) for found in statuses)
@@ -562,7 +562,7 @@ def test_the_level_of_the_training_data_gives_way_to_the_plan(new, model, tmp_pa
         assert predict(tmp_path) == 0
         shown = capfd.readouterr().out
         assert "prescribed PTV_High 60 Gy" in shown
-        assert "'PTV_High': the plan's 60 Gy count, not 70 Gy (training data)" in shown
+        assert "'PTV_High': the plan's 60 Gy are used, not 70 Gy (training data)" in shown
         new.plan.unlink()
         assert predict(tmp_path) == 0
         assert "prescribed PTV_High 70 Gy" in capfd.readouterr().out

@@ -196,7 +196,7 @@ def test_a_new_patient_changes_no_name(exports, tmp_path):
 
 
 def test_local_files_within_the_data_set_are_refused(exports, tmp_path):
-    with pytest.raises(InputError, match=r"is within the data set .*, and will name patients"):
+    with pytest.raises(InputError, match=r"is within the data set .*, and would identify patients"):
         convert(exports, tmp_path, local="raw/Dataset502_Clinic/local")
     assert not (tmp_path / "raw").exists()
 

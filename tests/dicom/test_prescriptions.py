@@ -87,7 +87,7 @@ def decide(plans, targets=BOTH, mapping=None, own=None, template=None, **options
         (plan(site(70), site(56)), HIGH, {"High": 70}, {"High": 70}, "no target's prescription: 56 Gy"),
         (plan(site(70), volume(70, 1)), BOTH, {"Low": 56}, {"High": 70, "Low": 56}, "'Low' 56 Gy (mapping)"),
         (plan(volume(70, 1), volume(70.004, 1)), HIGH, {}, {"High": 70}, ""),
-        (plan(volume(69.96, 1)), HIGH, {"High": 70}, {"High": 69.96}, "the plan's 69.96 Gy count, not 70 Gy (mapping)"),
+        (plan(volume(69.96, 1)), HIGH, {"High": 70}, {"High": 69.96}, "plan's 69.96 Gy are used, not 70 Gy (mapping)"),
         (
             plan(volume(70, 1), volume(70, 3)),
             HIGH,
@@ -177,7 +177,7 @@ def test_what_contradicts_the_plan_is_refused(of_plan, targets, mapping, message
 def test_the_plan_comes_before_the_template_with_a_note():
     found = decide(plan(volume(66, 1)), HIGH, template={"High": 70.0})
     assert dict(found.levels_gy) == {"High": 66}
-    assert found.notes == ("'High': the plan's 66 Gy count, not 70 Gy (template)",)
+    assert found.notes == ("'High': the plan's 66 Gy are used, not 70 Gy (template)",)
     with pytest.raises(
         InputError, match=r"states 66 Gy for no ROI, and the targets are given 'High' 70 Gy \(template\)"
     ):

@@ -94,7 +94,7 @@ def test_images_without_a_case_list_are_judged_by_their_map(planned, predict, tm
     cases["test_0"]["prescriptions_gy"]["PTV_High"] = 66.0
     (images / "cdm_cases.json").write_text(json.dumps(cases))
     assert predict(images, "new", "--continue_prediction", folds=("0",)) == 2
-    assert "contradict each other: the map has 70 Gy in 'PTV_High', and prescribed are PTV_High 66" in (
+    assert "contradict each other: the map has 70 Gy in 'PTV_High', and the prescriptions are PTV_High 66" in (
         capfd.readouterr().err
     )
     assert not (tmp_path / "new" / "test_0.patient.json").exists()
@@ -109,7 +109,7 @@ def test_a_refused_case_does_not_take_the_records_of_the_others(planned, predict
         shutil.copy(images / f"test_0_000{channel}.nii.gz", images / f"bad_000{channel}.nii.gz")
     shutil.copy(images / "bad_0000.nii.gz", images / "bad_0001.nii.gz")  # (a CT as the prescription map)
     assert predict(images, "new", folds=("0",)) == 2
-    assert "1 of 2 cases are refused, not the others: case 'bad'" in capfd.readouterr().err
+    assert "1 of 2 cases were refused, the others predicted: case 'bad'" in capfd.readouterr().err
     assert {path.name for path in (tmp_path / "new").glob("*.patient.json")} == {"test_0.patient.json"}
 
 

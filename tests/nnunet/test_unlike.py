@@ -140,7 +140,7 @@ def test_another_site_is_outside(cohort):
     ct_hu, masks = patient(107)
     found = compared(cohort, ct_hu, {name: masks[name] for name in ("PTV_High", "PTV_Low", "External")})
     assert found.status == "outside"
-    assert told(found, "none of the organs at risk", "Parotid_L, Parotid_R, Cord", "another site?")
+    assert told(found, "no organ at risk is contoured", "Parotid_L, Parotid_R, Cord", "another site?")
 
 
 def test_a_shifted_ct_is_told_by_its_organs(cohort):

@@ -262,7 +262,7 @@ def test_a_destination_that_stays_away_does_not_keep_the_other_waiting(start, tm
     away = {"ae_title": "PLANNING", "host": "127.0.0.1", "port": free_port()}
     node = start({"planning": away, "out": {"folder": "out"}}, retries={"tries": 2, "wait_s": 0})
     assert node.send(*files_of(phantom(tmp_path / "patient", 12))).returncode == 0
-    node.told("in quarantine: 'planning' did not take it in 2 tries: PLANNING at 127.0.0.1")
+    node.told("in quarantine: 'planning' did not accept it in 2 tries: PLANNING at 127.0.0.1")
     (first,) = (tmp_path / "out").iterdir()
     before = first.read_bytes()
     (name,) = node.names("quarantine")

@@ -33,7 +33,7 @@ def test_the_first_estimate_leaves_out_the_steps_in_which_things_are_built():
         ({"loss_weight": 0.0}, 0.5, "DVH loss: none (its weight is 0)"),
         ({"loss_start": 1.0}, 0.5, "DVH loss: none (its weight is 0)"),
         ({}, 0.0, ""),
-        ({"loss_start": 0.5}, 0.5, "DVH loss: from epoch 50 on, its whole weight of 0.5 from epoch 59 on"),
+        ({"loss_start": 0.5}, 0.5, "DVH loss: from epoch 50 on, its full weight of 0.5 from epoch 59 on"),
     ],
 )
 def test_when_the_dvh_loss_acts(settings, weight, text):

@@ -81,7 +81,7 @@ def test_a_failure_is_one_line_and_what_was_not_sent_follows(tracker, recorded, 
     recorded.fails = True
     for epoch in (1, 2):
         log_epoch(tracker, epoch)
-    assert said == ["Here got no curves ([Errno 28] No space left on device); the training goes on"]
+    assert said == ["Here got no curves ([Errno 28] No space left on device); the training continues"]
     recorded.fails = False
     log_epoch(tracker, 3)
     assert [epoch for name, _, epoch in recorded.values if name == "loss/training"] == [0, 1, 2, 3]
