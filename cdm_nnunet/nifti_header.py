@@ -233,7 +233,8 @@ class _Grid:
         if found is None:
             raise InputError(
                 f"{self.path} does not say the orientation of the patient: the codes of its qform and sform are "
-                f"{q_code} and {s_code}; left and right would be a guess. Convert it again from DICOM, or set one of them"
+                f"{q_code} and {s_code}; left and right would be a guess. Convert it again from DICOM, or set "
+                "one of them"
             )
         return found
 

@@ -24,7 +24,7 @@ prescriptions_gy: {}
 plans: {}
 # Exceptions for single patients (or cases, if each plan is a case); a prescription of null means: as in the plan:
 # {"case_1a2b3c4d5e": {"rois": {"PTV_60": "PTV_Mid"}, "prescriptions_gy": {"PTV_Mid": 60}}}
-# Also which of several structure sets and CT series to use, by label or UID: {"structures": "Plan", "ct": "Native 3 mm"}
+# Also which of several structure sets and CTs to use, by label or UID: {"structures": "Plan", "ct": "Native 3 mm"}
 patients: {}
 """
 _HELPERS = """\

@@ -288,9 +288,9 @@ def _wait_for(path: Path, host: str) -> None:
     while not path.exists():
         if time.monotonic() > end:
             raise InputError(
-                f"{path.parent} of the worker on {host} is not the folder that this command sees there: a file written "
-                f"here has not appeared there within {_VISIBLE_WITHIN_S:.0f} s; the folder must be on a file system that "
-                "all machines share"
+                f"{path.parent} of the worker on {host} is not the folder that this command sees there: a file "
+                f"written here has not appeared there within {_VISIBLE_WITHIN_S:.0f} s; the folder must be on a file "
+                "system that all machines share"
             )
         os.scandir(path.parent if path.parent.is_dir() else "/").close()  # (renews what the file system remembers)
         time.sleep(0.2)
