@@ -325,7 +325,7 @@ def test_the_command_converts_and_resumes(tmp_path, monkeypatch, capfd):
     out = capfd.readouterr().out
     assert "1 converted, 1 unchanged" in out
     assert "mirroring" not in out
-    assert "masks that are no ROI of the template, not used: Zahn 3 (2 cases)" in out
+    assert "masks not used, because the template has no such ROI: Zahn 3 (2 cases)" in out
     assert RawDataset(dataset.folder).record("b").prescriptions_gy["PTV_High"] == 66
 
 

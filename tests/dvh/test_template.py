@@ -221,7 +221,7 @@ def test_a_check_tells_every_fault_with_its_line_and_column(tmp_path):
         (6, "rois.2", "'cord' names both ROI 'Cord' and ROI 'CO"),
         (9, "goals.0.metric", "'V95' has no unit: write 'V95Gy' (volume"),
         (10, "goals.1.wieght", "unknown key; remove it or correct its sp"),
-        (10, "goals.1.weight", "the key appears twice; only the last wo"),
+        (10, "goals.1.weight", "the key appears twice; only the last wou"),
         (11, "goals.2.roi", "goal Heart Dmean: the template has no su"),
         (12, "goals.3.roi", "Field required"),
         (13, "goals.4.unit", "goal Cord D2%: the limit's unit is '%'; "),

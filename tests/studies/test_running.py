@@ -85,9 +85,9 @@ def test_one_failure_stops_only_what_needs_it_and_is_tried_again(tmp_path, comma
     faults = run_jobs(study(tmp_path), PLACES, None, lambda job, state: None)
     assert faults == {
         "mae, fold 1": f"failed, see {tmp_path}/mae/fold_1.log",
-        "cdm, fold 1": "not begun, for mae, fold 1 is not done",
-        "mae, scores": "not begun, for mae, fold 1 is not done",
-        "cdm, scores": "not begun, for cdm, fold 1 is not done",
+        "cdm, fold 1": "not started, because mae, fold 1 is not done",
+        "mae, scores": "not started, because mae, fold 1 is not done",
+        "cdm, scores": "not started, because cdm, fold 1 is not done",
     }
     assert "cdm 0 train" in commands.begun
     states = {row.job: row.state for row in status_rows(study(tmp_path), is_running=False)}
