@@ -95,7 +95,7 @@ def decide(plans, targets=BOTH, mapping=None, own=None, template=None, **options
             {"High": 70},
             "'CTV', which is not a contoured target; a target",
         ),
-        (plan(volume(70, 1), volume(56, 3)), HIGH, {}, {"High": 70}, "prescribes 56 Gy to ROI 'CTV', which is not a cont"),
+        (plan(volume(70, 1), volume(56, 3)), HIGH, {}, {"High": 70}, "prescribes 56 Gy to ROI 'CTV', which is not a"),
         (plan(volume(70, 1), volume(63, 4)), HIGH, {}, {"High": 70}, "prescribes 63 Gy to ROI 'PTV_6300', which is no"),
         (plan(volume(70, 1), volume(80, 1)), HIGH, {"High": 80}, {"High": 80}, "70 and 80 Gy to 'High' (ROI 'PTV_7"),
         (plan(), HIGH, {"High": 70}, {"High": 70}, ""),
