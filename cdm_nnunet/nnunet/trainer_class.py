@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import sys
 import warnings
 
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -20,6 +21,7 @@ def trainer_class(name: str) -> type[nnUNetTrainer]:
         InputError: If there is none.
     """
     find_our_trainers()
+    _load_lazy_modules()
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):  # (it tells where it looks)
         warnings.simplefilter("ignore", FutureWarning)  # of timm, which one of nnU-Net's trainers imports
         try:
@@ -27,3 +29,16 @@ def trainer_class(name: str) -> type[nnUNetTrainer]:
         except RuntimeError as error:
             raise InputError(f"no trainer named '{name}' is installed") from error
     return found
+
+
+def _load_lazy_modules() -> None:
+    """Ask each module for its file, as nnU-Net's search does: some load others when they are asked.
+
+    The search goes over the loaded modules meanwhile, and ends in an error when one more is there.
+    """
+    before = 0
+    while before < len(sys.modules):
+        before = len(sys.modules)
+        for module in list(sys.modules.values()):
+            with contextlib.suppress(Exception):  # (a module of others may fail in any way)
+                getattr(module, "__file__", None)

@@ -7,13 +7,13 @@ import re
 import numpy as np
 import pytest
 
+from cdm_nnunet.dataset_conversion.dicom_mapping import DicomMapping
+from cdm_nnunet.dataset_conversion.dicom_patient import DicomPatient
 from cdm_nnunet.dicom.index import index_folder
 from cdm_nnunet.dicom.phantom import LinearDose, Phantom, write_phantom
 from cdm_nnunet.dicom.phantom_shapes import Box, Cylinder, Sphere
 from cdm_nnunet.dvh import Template
 from cdm_nnunet.errors import InputError
-from dataset_conversion.dicom_mapping import DicomMapping
-from dataset_conversion.dicom_patient import DicomPatient
 
 ROIS = (("PTV", "target"), ("Cord", "oar"), ("External", "external"))
 TEMPLATE = Template.from_json(

@@ -1,5 +1,7 @@
 """Trainers by name, with nothing set in the environment."""
 
+import sys
+import types
 import warnings
 
 import pytest
@@ -21,6 +23,20 @@ def test_ours_and_nnunets_are_found_without_a_word(capfd):
         assert trainer_class("nnUNetTrainerCDM") is trainers.nnUNetTrainerCDM
         assert trainer_class("nnUNetTrainer").__name__ == "nnUNetTrainer"
     assert capfd.readouterr() == ("", "")
+
+
+class Lazy(types.ModuleType):
+    """Loads another module when it is asked for what it lacks."""
+
+    def __getattr__(self, name):
+        sys.modules[f"{self.__name__}_and_{name}"] = types.ModuleType("loaded")
+        raise AttributeError(name)
+
+
+def test_a_module_that_loads_others_when_it_is_asked_does_not_end_the_search(monkeypatch):
+    monkeypatch.setitem(sys.modules, "lazy", Lazy("lazy"))
+    assert trainer_class("nnUNetTrainerCDM") is trainers.nnUNetTrainerCDM
+    del sys.modules["lazy_and___file__"]
 
 
 def test_others_are_refused():
