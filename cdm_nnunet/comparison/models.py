@@ -79,7 +79,7 @@ def shared_cases(models: Sequence[Model], *, common_cases: bool) -> tuple[tuple[
     for other in models[1:]:
         _refuse_other_setting(first, other)
     by_case = [{case.case: case for case in model.evaluation.cases} for model in models]
-    common = [case for case in by_case[0] if all(case in cases for cases in by_case)]
+    common = {case: None for case in by_case[0] if all(case in cases for cases in by_case)}
     dropped = {
         model.name: [case for case in cases if case not in common] for model, cases in zip(models, by_case, strict=True)
     }

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from importlib.metadata import version
 
 import numpy as np
@@ -34,13 +33,12 @@ from cdm_nnunet.comparison.statistics import (
     mean_interval,
     rank_biserial,
     ratio_interval,
-    sign_flip,
+    sign_flips,
     weighted_mean,
 )
 from cdm_nnunet.errors import InputError
 
 MIN_FLIPS = 999
-Flip = Callable[[Floats], SignFlip]
 
 
 def compare(
@@ -71,9 +69,12 @@ def compare(
     models, dropped = shared_cases(models, common_cases=common_cases)
     if patients is not None:
         models = of_patients(models, patients)
-    flip = partial(sign_flip, seed=seed, n_flips=n_flips)
-    results = [_result(quantity, flip) for quantity in paired_quantities(models)]
-    goals = [_flips(goal, flip) for goal in judged_goals(models)]
+    quantities, judged = paired_quantities(models), judged_goals(models)
+    tested = [of for quantity in quantities for of in _weighted_differences(quantity).values()]
+    tested += [np.array(list(net.values())) for goal in judged for net in _net_gains(goal).values()]
+    tests = iter(sign_flips(tested, seed=seed, n_flips=n_flips))
+    results = [_result(quantity, tests) for quantity in quantities]
+    goals = [_flips(goal, tests) for goal in judged]
     corrected = [entry for level in LEVELS for entry in _corrected([r for r in results if r.quantity.level == level])]
     corrected_goals = _corrected_goals(goals)
     families: dict[str, int] = {
@@ -103,7 +104,16 @@ def compare(
     )
 
 
-def _result(quantity: Quantity, flip: Flip) -> QuantityResult:
+def _weighted_differences(quantity: Quantity) -> dict[str, Floats]:
+    """By candidate, the sum of differences of each patient, shape (N,)."""
+    weights = np.array(list(quantity.n_terms.values()), dtype=np.float64)
+    baseline, *candidates = (np.array(values) for values in quantity.errors.values())
+    names = list(quantity.errors)[1:]
+    return {name: (errors - baseline) * weights for name, errors in zip(names, candidates, strict=True)}
+
+
+def _result(quantity: Quantity, tests: Iterator[SignFlip]) -> QuantityResult:
+    """What each model reaches; the tests are those of :func:`_weighted_differences`, in its order."""
     weights = np.array(list(quantity.n_terms.values()), dtype=np.float64)
     errors = {name: np.array(values) for name, values in quantity.errors.items()}
     baseline, *candidates = errors
@@ -117,15 +127,14 @@ def _result(quantity: Quantity, flip: Flip) -> QuantityResult:
             )
             for name, values in errors.items()
         },
-        paired={name: _paired(errors[baseline], errors[name], weights, flip) for name in candidates},
+        paired={name: _paired(errors[baseline], errors[name], weights, next(tests)) for name in candidates},
     )
 
 
-def _paired(baseline: Floats, candidate: Floats, weights: Floats, flip: Flip) -> Paired:
+def _paired(baseline: Floats, candidate: Floats, weights: Floats, test: SignFlip) -> Paired:
     differences = candidate - baseline
     signs = np.sign(np.round(differences, DECIMALS))
     n_better, n_equal, n_worse = (int(np.count_nonzero(signs == sign)) for sign in (-1, 0, 1))
-    test = flip(differences * weights)
     interval = mean_interval(differences, weights)
     reference = weighted_mean(baseline, weights)
     relative = relative_interval = None
@@ -178,15 +187,25 @@ def _corrected(results: Sequence[QuantityResult]) -> list[QuantityResult]:
     ]
 
 
-def _flips(judged: JudgedGoal, flip: Flip) -> GoalComparison:
+def _net_gains(judged: JudgedGoal) -> dict[str, dict[str, float]]:
+    """By candidate and patient, the cases in which only the candidate is right less those of only the baseline."""
+    baseline, *candidates = judged.right
+    gains: dict[str, dict[str, float]] = {}
+    for name in candidates:
+        net = dict.fromkeys(judged.patients, 0.0)
+        for patient, before, after in zip(judged.patients, judged.right[baseline], judged.right[name], strict=True):
+            net[patient] += int(after) - int(before)
+        gains[name] = net
+    return gains
+
+
+def _flips(judged: JudgedGoal, tests: Iterator[SignFlip]) -> GoalComparison:
+    """Where the models differ on a goal; the tests are those of :func:`_net_gains`, in its order."""
     baseline, *candidates = judged.right
     paired = {}
     for name in candidates:
-        net = dict.fromkeys(judged.patients, 0)  # gained - lost of each patient
         pairs = list(zip(judged.right[baseline], judged.right[name], strict=True))
-        for patient, (before, after) in zip(judged.patients, pairs, strict=True):
-            net[patient] += int(after) - int(before)
-        p = flip(np.array(list(net.values()), dtype=np.float64)).p
+        p = next(tests).p
         n_gained, n_lost = pairs.count((False, True)), pairs.count((True, False))
         paired[name] = Flips(n_gained=n_gained, n_lost=n_lost, p=p, p_holm=p)
     return GoalComparison(

@@ -21,6 +21,7 @@ MIN_EFFECTIVE = 4.0
 DECIMALS = 9
 MAX_EXACT = 30
 _CHUNK = 10_000
+_CACHED = 250_000  # signs that are summed at a time: as float64 they stay in a processor's cache
 
 Floats = NDArray[np.float64]
 Interval = tuple[float, float]
@@ -127,19 +128,55 @@ def sign_flip(values: Sequence[float] | Floats, *, seed: int, n_flips: int) -> S
         >>> sign_flip([-1.0, -2.0, -3.0, -4.0, -5.0, -6.0], seed=0, n_flips=999)
         SignFlip(p=0.03125, method='exact', n_different=6)
     """
+    return sign_flips([values], seed=seed, n_flips=n_flips)[0]
+
+
+def sign_flips(tests: Sequence[Sequence[float] | Floats], *, seed: int, n_flips: int) -> list[SignFlip]:
+    """Many tests, each as :func:`sign_flip`; those of as many patients share their random sign flips."""
+    kept = [_that_differ(values) for values in tests]
+    least = [_least(values) for values in kept]
+    at_random: dict[int, list[int]] = {}
+    for place, values in enumerate(kept):
+        if values.size > MAX_EXACT and least[place] > 0:
+            at_random.setdefault(values.size, []).append(place)
+    flipped: dict[int, int] = {}
+    for places in at_random.values():
+        values = np.stack([kept[place] for place in places])
+        far = _count_far(values, np.array([least[place] for place in places]), seed=seed, n_flips=n_flips)
+        flipped.update(zip(places, far, strict=True))
+    return [
+        SignFlip((1 + flipped[place]) / (1 + n_flips), "random sign flips", values.size)
+        if place in flipped
+        else _counted(values, least[place])
+        for place, values in enumerate(kept)
+    ]
+
+
+def _that_differ(values: Sequence[float] | Floats) -> Floats:
     rounded = np.round(np.asarray(values, dtype=np.float64), DECIMALS)
-    kept = rounded[rounded != 0]
+    return rounded[rounded != 0]
+
+
+def _least(kept: Floats) -> float:
+    """How far from zero a sum is that counts: as far as the one that was found, but for rounding."""
+    return abs(float(kept.sum())) - 1e-9 * float(np.abs(kept).sum())
+
+
+def _counted(kept: Floats, least: float) -> SignFlip:
+    """The test of which all sign flips are counted, or need not be."""
     if not kept.size:
         return SignFlip(1.0, "no patient differs", 0)
-    least = abs(float(kept.sum())) - 1e-9 * float(np.abs(kept).sum())  # (what is as far, but for rounding, counts)
-    if least <= 0:
-        return SignFlip(1.0, "exact", kept.size)
-    if kept.size <= MAX_EXACT:
-        return SignFlip(_exact_share(kept, least), "exact", kept.size)
-    flipped = sum(
-        int(np.count_nonzero(np.abs(signs @ kept) >= least)) for signs in _random_signs(kept.size, n_flips, seed)
-    )
-    return SignFlip((1 + flipped) / (1 + n_flips), "random sign flips", kept.size)
+    return SignFlip(_exact_share(kept, least) if least > 0 else 1.0, "exact", kept.size)
+
+
+def _count_far(tests: Floats, least: Floats, *, seed: int, n_flips: int) -> list[int]:
+    """How many random sign flips have a sum that is at least so far from zero, for each test, shape (tests, N)."""
+    rows = max(1, _CACHED // tests.shape[1])
+    far = np.zeros(len(tests), np.int64)
+    for signs in _random_signs(tests.shape[1], n_flips, seed):
+        for first in range(0, len(signs), rows):
+            far += np.count_nonzero(np.abs(signs[first : first + rows] @ tests.T) >= least, axis=0)
+    return [int(count) for count in far]
 
 
 def _exact_share(values: Floats, least: float) -> float:

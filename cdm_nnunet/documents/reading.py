@@ -9,6 +9,7 @@ import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -22,6 +23,7 @@ from cdm_nnunet.errors import InputError
 
 MAX_BYTES = 16 * 2**20
 MAX_DEPTH = 32
+_FAULTLESS = (int, bool, type(None), list, tuple)
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
 T = TypeVar("T")
@@ -226,13 +228,27 @@ def _is_sound(value: Any) -> bool:
     """
     level = [value]
     for _ in range(MAX_DEPTH + 1):
-        if any(map(_fault_of, level)):
+        if not _is_sound_level(level):
             return False
-        containers = [part for part in level if isinstance(part, dict | list | tuple)]
-        if not containers:
+        level = list(chain.from_iterable(_inner(part) for part in level if isinstance(part, dict | list | tuple)))
+        if not level:
             return True
-        level = [inner for part in containers for inner in _inner(part)]
     raise RecursionError
+
+
+def _is_sound_level(level: Sequence[Any]) -> bool:
+    """Whether no part has a fault, as :func:`_fault_of` says it; texts and numbers are looked at all together."""
+    parts: dict[type, list[Any]] = {kind: [] for kind in {str, float, dict, *map(type, level)}}
+    for part in level:
+        parts[type(part)].append(part)
+    texts, numbers, objects = (parts.pop(kind) for kind in (str, float, dict))
+    try:
+        names = "".join(chain.from_iterable(objects))
+    except TypeError:
+        return False
+    others = (part for kind, alike in parts.items() if kind not in _FAULTLESS for part in alike)
+    is_text = not _NO_TEXT.search(names) and not _NO_TEXT.search("".join(texts))
+    return is_text and all(map(math.isfinite, numbers)) and not any(map(_fault_of, others))
 
 
 def _faults_with_paths(value: Any) -> Iterator[tuple[FieldPath, str]]:

@@ -16,6 +16,7 @@ from cdm_nnunet.comparison.statistics import (
     rank_biserial,
     ratio_interval,
     sign_flip,
+    sign_flips,
     weighted_mean,
 )
 
@@ -177,3 +178,18 @@ def test_no_interval_where_there_can_be_none():
     assert ratio_interval(np.ones(12), np.zeros(12)) is None
     assert mean_interval(np.arange(8.0), np.array([50.0, *[1.0] * 7])) is None  # one patient has nearly all terms
     assert mean_interval(np.zeros(8), np.ones(8)) == (0.0, 0.0)
+
+
+def test_many_tests_at_once_are_each_as_alone():
+    rng = np.random.default_rng(5)
+    sizes = (0, 4, 30, 40, 41, 40, 600)
+    tests = [rng.normal(0.2, 1.0, n) for n in sizes] + [
+        rng.integers(-1, 2, 90).astype(float),
+        np.array([1.0, -1.0] * 20),
+    ]
+    together = sign_flips(tests, seed=3, n_flips=1999)
+    assert together == [sign_flip(values, seed=3, n_flips=1999) for values in tests]
+    assert {result.method for result in together} == {"no patient differs", "exact", "random sign flips"}
+    signs = 2 * np.random.default_rng(3).integers(0, 2, (1999, 600), dtype=np.int8) - 1.0
+    far = np.abs(signs @ tests[6]) >= abs(tests[6].sum()) - 1e-9
+    assert together[6].p == (1 + far.sum()) / 2000
