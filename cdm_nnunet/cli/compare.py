@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cdm_nnunet.cli import _options
 from cdm_nnunet.cli._tables import aligned
 
 SUMMARY = "Compare evaluated models: paired differences with intervals and tests, tables, one HTML file."
@@ -39,6 +40,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="random sign flips of a test, where more than 30 patients differ (default: 99999)",
     )
+    parser.add_argument(
+        "--no-images", dest="images", action="store_false", help="leave CT and doses of the patients out of the page"
+    )
+    _options.add_processes(parser, 1, "cases whose images are read at a time")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -50,18 +55,21 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         of what was written.
     """
     from cdm_nnunet.comparison import origins, sentences
+    from cdm_nnunet.comparison.images import NOT_ASKED_FOR, find_images
     from cdm_nnunet.comparison.models import load_models, read_patients
     from cdm_nnunet.comparison.output import write_outputs
     from cdm_nnunet.comparison.run import compare
 
+    models = load_models(args.evaluations)
     comparison = compare(
-        load_models(args.evaluations),
+        models,
         common_cases=args.common_cases,
         seed=args.seed,
         n_flips=args.flips,
         patients=None if args.patients is None else read_patients(args.patients),
     )
-    files = write_outputs(comparison, args.o)
+    images = find_images(models, list(comparison.cases)) if args.images else NOT_ASKED_FOR
+    files = write_outputs(comparison, args.o, images, n_processes=args.np)
     record = comparison.to_json()
     del record["template_definition"]
     for quantity in record["quantities"]:

@@ -1,8 +1,5 @@
 // The page of a comparison. Numbers come from the record, sentences from the page data; helpers are in dom.js.
 
-const baseline = record.baseline;
-const models = Object.keys(record.models);
-const candidates = models.slice(1);
 const state = { candidate: candidates[0], level: "score", shown: "relative", forest: "score", quantity: 0 };
 
 const of = (quantity) => quantity.paired[state.candidate];
@@ -12,10 +9,11 @@ const pValue = (p) => (p < 0.001 ? "< 0.001" : p >= 0.9995 ? "1" : p.toFixed(3))
 const unitText = (unit) => (unit ? ` (${unit})` : "");
 const levelQuantities = (level) => record.quantities.filter((quantity) => level === "all" || quantity.level === level);
 
-function outcome(paired) {
-  if (!isSignificant(paired)) return el("span", { class: "muted" }, "no difference shown");
-  const better = paired.mean_difference < 0;
-  return el("span", { class: `chip ${better ? "pass" : "fail"}` }, better ? "\u2193 smaller error" : "\u2191 larger error");
+const VERDICTS = { better: ["chip pass", "\u2193 "], worse: ["chip fail", "\u2191 "] };
+function outcome(quantity) {
+  const verdict = page.verdicts[state.candidate][record.quantities.indexOf(quantity)];
+  const [look, mark] = VERDICTS[verdict] ?? ["muted", ""];
+  return el("span", { class: look }, mark + verdict);
 }
 
 function tiles() {
@@ -27,7 +25,7 @@ function tiles() {
       el("div", { class: "value" }, fixed(quantity.models[state.candidate].mean, 2), " ", el("small", {}, quantity.unit)),
       el("div", { class: "against" }, `${baseline}: ${withUnit(quantity.models[baseline].mean, quantity.unit)}`),
       el("div", { class: "change" }, change && el("b", {}, change), el("small", {}, range(paired.relative_interval, 1))),
-      outcome(paired));
+      outcome(quantity));
   }));
 }
 
@@ -56,7 +54,7 @@ function quantityTable() {
       value: (q) => of(q).effect, show: (q) => signed(of(q).effect, 2) },
     { label: "Better / equal / worse", number: true, note: "patients", value: (q) => of(q).n_better,
       show: (q) => `${of(q).n_better} / ${of(q).n_equal} / ${of(q).n_worse}` },
-    { label: "Outcome", value: (q) => (isSignificant(of(q)) ? of(q).mean_difference : 0), show: (q) => outcome(of(q)) },
+    { label: "Outcome", value: (q) => (isSignificant(of(q)) ? of(q).mean_difference : 0), show: outcome },
   ];
   const rows = levelQuantities(state.level);
   const notes = [...new Set(rows.flatMap((q) => of(q).notes))];
@@ -85,7 +83,7 @@ function goalTable() {
   const flips = (goal) => goal.paired[state.candidate];
   const count = (label, value, note) => ({ label, note, number: true, value, show: (goal) => String(value(goal)) });
   const columns = [
-    { label: "Goal", header: true, value: (goal) => goal.name, show: (goal) => goal.name },
+    { label: "Goal", header: true, value: (goal) => goal.name, show: (goal) => page.goals[record.goals.indexOf(goal)] },
     count("n", (goal) => goal.n, "cases in which it was judged"),
     count("Met by reference", (goal) => goal.n_met),
     count(`${baseline} right`, (goal) => goal.n_right[baseline]),
@@ -111,25 +109,14 @@ function modelTable() {
     rows.length ? table(columns, rows, { caption }) : null);
 }
 
-const layout = (more) => {
-  const axis = { gridcolor: colourVariable("--line"), zerolinecolor: colourVariable("--muted"), automargin: true };
-  const { xaxis, yaxis, ...rest } = more;
-  return {
-    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { l: 60, r: 20, t: 10, b: 60 },
-    font: { color: colourVariable("--ink"), family: "system-ui, sans-serif", size: 13 },
-    hoverlabel: { bgcolor: colourVariable("--card"), font: { color: colourVariable("--ink") } },
-    showlegend: false, xaxis: { ...axis, ...xaxis }, yaxis: { ...axis, ...yaxis }, ...rest,
-  };
-};
-// Plotly reads a few tags and entities in text as markup: they are shown as they stand.
-const literal = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
-const draw = (node, traces, more) => Plotly.react(node, traces, layout(more), CHART_CONFIG);
-// An axis with zero in its middle, where the words under it change from better to worse.
+const draw = (node, traces, more) => plotly().then((Plotly) => {
+  if (node.isConnected) return Plotly.react(node, traces, chartLayout(more), CHART_CONFIG);
+}).catch(showProblem);
+// An axis with zero in its middle.
 const aroundZero = (values) => {
   const reach = 1.08 * (Math.max(...values.map(Math.abs)) || 1);
   return { range: [-reach, reach], zeroline: true, zerolinewidth: 2 };
 };
-const FEWEST_FOR_A_SHAPE = 6;  // below, a box or a violin would draw a spread that nobody knows
 
 function shownKinds() {
   const units = [...new Set(levelQuantities(state.forest).map((quantity) => quantity.unit))];
@@ -145,16 +132,18 @@ function drawForest(node) {
   const reach = (q, end) => Math.abs(ends(q)[end] - value(q));
   const digits = relative ? 1 : 3;
   const traces = rows.map((q) => ({
-    type: "scatter", mode: "markers", x: [value(q)], y: [literal(q.name)], cliponaxis: false,
+    type: "scatter", mode: "markers", x: [value(q)], y: [asText(q.name)], cliponaxis: false,
     error_x: ends(q) && { type: "data", symmetric: false, array: [reach(q, 1)], arrayminus: [reach(q, 0)], color: colour(q), thickness: 2, width: 5 },
     marker: { size: 9, color: colour(q), symbol: isSignificant(of(q)) ? "circle" : "circle-open" },
-    hovertemplate: `${literal(q.name)}<br>${signed(value(q), digits)} ${range(ends(q), digits)}<br>p (Holm) ${literal(pValue(of(q).p_holm))}, n = ${q.n}<extra></extra>`,
+    hovertemplate: `${asText(q.name)}<br>${signed(value(q), digits)} ${range(ends(q), digits)}<br>p (Holm) ${asText(pValue(of(q).p_holm))}, n = ${q.n}<extra></extra>`,
   }));
   node.style.height = `${110 + 24 * rows.length}px`;
   const title = relative ? "change of the mean error, %" : `mean difference of absolute errors${unitText(state.shown.slice(5))}`;
-  draw(node, traces, {
-    margin: { l: 20, r: 20, t: 10, b: 70 },
-    xaxis: { title: { text: `\u2190 better \u00b7 worse than ${literal(baseline)} \u2192<br>${title}` }, ...aroundZero(rows.flatMap((q) => [value(q), ...(ends(q) ?? [])])) },
+  const side = (text, xanchor) => ({ text, x: 0, xref: "x", xanchor, y: 1, yref: "paper", yanchor: "bottom", showarrow: false, xshift: xanchor === "left" ? 6 : -6, font: { color: colourVariable("--muted") } });
+  return draw(node, traces, {
+    margin: { l: 20, r: 20, t: 30, b: 50 },
+    annotations: [side("\u2190 better", "right"), side("worse \u2192", "left")], // (on the two sides of zero, wherever it is moved to)
+    xaxis: { title: { text: `${title}, against ${asText(baseline)}` }, ...aroundZero(rows.flatMap((q) => [value(q), ...(ends(q) ?? [])])) },
     yaxis: { autorange: "reversed", type: "category" },
   });
 }
@@ -164,30 +153,35 @@ function drawPatients(slopes, differences) {
   const cases = Object.entries(quantity.patients);
   const error = (entry, model) => entry.errors[model];
   const difference = (entry) => error(entry, state.candidate) - error(entry, baseline);
-  const colour = (d) => colourVariable(d < 0 ? "--accent" : d > 0 ? "--bad" : "--muted");
   const shown = [baseline, state.candidate];
-  const lines = cases.map(([name, entry]) => ({
-    type: "scatter", mode: "lines+markers", x: [0, 1], y: shown.map((model) => error(entry, model)), opacity: 0.55,
-    line: { color: colour(difference(entry)), width: 1.2 }, marker: { size: 5 },
-    hovertemplate: `${literal(name)}: %{y:.3f}${unitText(quantity.unit)}<extra></extra>`,
-  }));
+  const lineOf = ([, entry]) => shown.map((model) => error(entry, model));
+  const directions = [[(d) => d < 0, "--accent"], [(d) => d > 0, "--bad"], [(d) => d === 0, "--muted"]];
+  const lines = directions.map(([is, colour]) => { // one trace a direction, for one a patient takes seconds to draw
+    const own = cases.filter(([, entry]) => is(difference(entry)));
+    return {
+      type: "scatter", mode: "lines+markers", opacity: 0.55, line: { color: colourVariable(colour), width: 1.2 }, marker: { size: 5 },
+      x: own.flatMap(() => [0, 1, null]), y: own.flatMap((one) => [...lineOf(one), null]),
+      text: own.flatMap(([name]) => [asText(name), asText(name), ""]), customdata: own.flatMap(([name]) => [name, name, null]),
+      hovertemplate: `%{text}: %{y:.3f}${asText(unitText(quantity.unit))}<extra></extra>`,
+    };
+  }).filter((trace) => trace.x.length);
   const boxes = shown.map((model, i) => ({
     type: "box", x: cases.map(() => (i ? 1.22 : -0.22)), y: cases.map(([, entry]) => error(entry, model)), boxpoints: false, width: 0.16,
     line: { color: colourVariable("--ink"), width: 1.2 }, fillcolor: "rgba(0,0,0,0)", hoverinfo: "y",
   }));
-  const isFew = cases.length < FEWEST_FOR_A_SHAPE;
-  draw(slopes, isFew ? lines : [...lines, ...boxes], {
-    xaxis: { tickvals: [0, 1], ticktext: shown.map(literal), range: [-0.5, 1.5], showgrid: false, zeroline: false },
-    yaxis: { title: { text: literal(quantity.name + unitText(quantity.unit)) }, rangemode: "tozero" },
+  const isFew = cases.length < page.min_patients;
+  const opened = draw(slopes, isFew ? lines : [...lines, ...boxes], {
+    xaxis: { tickvals: [0, 1], ticktext: shown.map(asText), range: [-0.5, 1.5], showgrid: false, zeroline: false },
+    yaxis: { title: { text: asText(quantity.name + unitText(quantity.unit)) }, rangemode: "tozero" },
   });
   const paired = of(quantity);
   const values = cases.map(([, entry]) => difference(entry));
   const strip = isFew ? {
-    type: "scatter", mode: "markers", x: values, y: cases.map(() => "patients"), text: cases.map(([name]) => literal(name)),
+    type: "scatter", mode: "markers", x: values, y: cases.map(() => "patients"), text: cases.map(([name]) => asText(name)), customdata: cases.map(([name]) => name),
     hovertemplate: "%{text}: %{x:+.3f}<extra></extra>", marker: { size: 7, color: colourVariable("--accent"), opacity: 0.7 },
   } : {
     type: "violin", orientation: "h", x: values, y: cases.map(() => "patients"), points: "all", jitter: 0.6, pointpos: 0, spanmode: "hard",
-    text: cases.map(([name]) => literal(name)), hovertemplate: "%{text}: %{x:+.3f}<extra></extra>", hoveron: "points",
+    text: cases.map(([name]) => asText(name)), customdata: cases.map(([name]) => name), hovertemplate: "%{text}: %{x:+.3f}<extra></extra>", hoveron: "points",
     line: { color: colourVariable("--muted"), width: 1 }, fillcolor: colourVariable("--soft"), marker: { size: 6, color: colourVariable("--accent"), opacity: 0.7 },
   };
   const mean = {
@@ -198,10 +192,49 @@ function drawPatients(slopes, differences) {
     },
     hovertemplate: `mean ${signed(paired.mean_difference, 3)} ${range(paired.interval, 3)}<extra></extra>`,
   };
-  draw(differences, [strip, mean], {
-    xaxis: { title: { text: `${literal(state.candidate)} \u2212 ${literal(baseline)}${unitText(quantity.unit)}<br>${isFew ? `${cases.length} ${cases.length === 1 ? "patient" : "patients"}: too few to tell` : "negative is better"}` }, ...aroundZero([...values, ...(paired.interval ?? [])]) },
+  const drawn = draw(differences, [strip, mean], {
+    xaxis: { title: { text: `${asText(state.candidate)} \u2212 ${asText(baseline)}${unitText(quantity.unit)}<br>${isFew ? `${cases.length} ${cases.length === 1 ? "patient" : "patients"}: too few to tell` : "negative is better"}` }, ...aroundZero([...values, ...(paired.interval ?? [])]) },
     yaxis: { type: "category", categoryorder: "array", categoryarray: ["mean", "patients"] },
   });
+  for (const [chart, done] of [[slopes, opened], [differences, drawn]]) {
+    done.then(() => chart.on?.("plotly_click", (event) => { if (event.points[0]?.customdata) openCase(casesOf(event.points[0].customdata)[0]); }));
+  }
+}
+
+const casesOf = (patient) => page.cases.filter((name) => record.cases[name] === patient);
+
+function patientTable() {
+  const { patients } = record.quantities[state.quantity];
+  const error = (name, model) => patients[record.cases[name]]?.errors[model] ?? null;
+  const change = (name) => (patients[record.cases[name]] ? error(name, state.candidate) - error(name, baseline) : null);
+  const columns = [
+    { label: "Case", header: true, value: (name) => name, show: (name) => el("a", { href: caseLink(name) }, name) },
+    ...(page.cases.every((name) => record.cases[name] === name) ? [] : [{ label: "Patient", value: (name) => record.cases[name], show: (name) => record.cases[name] }]),
+    ...[baseline, state.candidate].map((model) => ({ label: model, number: true, value: (name) => error(name, model), show: (name) => fixed(error(name, model), 3) })),
+    { label: "Difference", number: true, value: change, show: (name) => signed(change(name), 3) },
+  ];
+  return el("div", { class: "patients" }, table(columns, page.cases, {
+    sortBy: columns.length - 1, descending: true, caption: "Absolute errors of the quantity above, the patients that fare worst first; a name shows slices and DVH curves of both models",
+  }));
+}
+
+function patientsCard() {
+  const names = record.quantities.map((quantity, i) => [String(i), quantity.name]);
+  const paired = of(record.quantities[state.quantity]);
+  const body = el("div", {}, el("p", { role: "status" }, "Opening\u2026"));
+  const fill = () => {
+    const [slopes, differences] = ["slopes", "differences"].map((id) => el("div", { class: "chart", id }));
+    body.replaceChildren(el("div", { class: "pair" },
+      el("div", {}, el("h3", {}, "Absolute error of each patient"), slopes),
+      el("div", {}, el("h3", {}, "Paired differences, their mean and its 95 % interval"), differences)), patientTable());
+    return () => drawPatients(slopes, differences);
+  };
+  const section = el("section", { class: "card", id: "patients" }, el("h2", {}, "Patients"),
+    el("div", { class: "controls" }, select("Quantity", names, (index) => set("quantity", Number(index)), String(state.quantity))),
+    el("p", {}, `${paired.n_better} patients better, ${paired.n_equal} equal, ${paired.n_worse} worse. `, paired.notes.join("; ")), body);
+  if (errorsReady) return { section, draw: fill() };
+  const afterPaint = new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve)));
+  return { section, draw: () => afterPaint.then(loadErrors).then(() => { if (section.isConnected) fill()(); }).catch(showProblem) };
 }
 
 function choose(index) {
@@ -219,12 +252,11 @@ function render() {
   const levels = Object.entries(page.levels);
   if (!shownKinds().some(([key]) => key === state.shown)) state.shown = "relative";
   const forest = el("div", { class: "chart", id: "forest" });
-  const slopes = el("div", { class: "chart", id: "slopes" });
-  const differences = el("div", { class: "chart", id: "differences" });
-  const paired = of(record.quantities[state.quantity]);
-  const names = record.quantities.map((quantity, i) => [String(i), quantity.name]);
+  const patients = patientsCard();
   // Flat and without nulls: of these the page would show their text.
   byId("content").replaceChildren(...[
+    el("h1", { class: "print-only" }, page.title),
+    page.no_images ? el("p", { class: "muted" }, `No slices and DVH curves of patients: ${page.no_images}.`) : null,
     el("div", { class: "controls" }, candidates.length > 1
       ? select("Model", candidates.map((name) => [name, name]), (name) => set("candidate", name), state.candidate) : null),
     page.dropped.map((sentence) => el("p", { class: "notice" }, sentence)),
@@ -237,12 +269,7 @@ function render() {
         select("Show", shownKinds(), (kind) => set("shown", kind), state.shown)),
       el("p", { class: "muted" }, "Filled: significant after Holm's correction. Open: not. Without a bar: no interval."),
       forest),
-    el("section", { class: "card", id: "patients" }, el("h2", {}, "Patients"),
-      el("div", { class: "controls" }, select("Quantity", names, (index) => set("quantity", Number(index)), String(state.quantity))),
-      el("p", {}, `${paired.n_better} patients better, ${paired.n_equal} equal, ${paired.n_worse} worse. `, paired.notes.join("; ")),
-      el("div", { class: "pair" },
-        el("div", {}, el("h3", {}, "Absolute error of each patient"), slopes),
-        el("div", {}, el("h3", {}, "Paired differences, their mean and its 95 % interval"), differences))),
+    patients.section,
     card("All numbers",
       el("div", { class: "controls" }, select("Quantities", [...levels, ["all", "All"]], (level) => set("level", level), state.level)),
       quantityTable()),
@@ -251,22 +278,62 @@ function render() {
     card("Methods", el("ul", {}, page.methods.map((sentence) => el("li", {}, sentence)))),
   ].flat().filter(Boolean));
   drawForest(forest);
-  drawPatients(slopes, differences);
+  patients.draw();
+}
+
+const caseInHash = () => {
+  try {
+    const name = decodeURIComponent(/^#case=(.+)$/.exec(location.hash)?.[1] ?? "");
+    return page.cases.includes(name) ? name : null;
+  } catch { return null; }
+};
+
+function showView() {
+  const name = caseInHash();
+  byId("content").hidden = name !== null;
+  byId("case").hidden = byId("back").hidden = name === null;
+  byId("problem").hidden = true;
+  document.title = name === null ? page.title : `${name}: ${page.title}`;
+  if (name === null) {
+    render();
+    return;
+  }
+  scrollTo(0, 0);
+  showCase(name, state.candidate, (model) => { state.candidate = model; showView(); }).catch(showProblem);
+}
+
+const THEMES = ["system", "light", "dark"];
+let theme = "system";
+function setTheme(name) {
+  if (name === "system") delete document.documentElement.dataset.theme;
+  else document.documentElement.dataset.theme = name;
+}
+const redraw = () => { if (caseInHash() === null) render(); else redrawCase(); };
+
+function nextTheme() {
+  theme = THEMES[(THEMES.indexOf(theme) + 1) % THEMES.length];
+  setTheme(theme);
+  byId("theme").textContent = `Theme: ${theme}`;
+  redraw();
+}
+
+// On paper charts are as wide as the page, and dark on white.
+function printing(begins) {
+  document.documentElement.classList.toggle("printing", begins);
+  setTheme(begins ? "light" : theme);
+  redraw();
 }
 
 function start() {
-  const themes = ["system", "light", "dark"];
-  let theme = 0;
-  byId("theme").addEventListener("click", () => {
-    theme = (theme + 1) % themes.length;
-    if (theme) document.documentElement.dataset.theme = themes[theme];
-    else delete document.documentElement.dataset.theme;
-    byId("theme").textContent = `Theme: ${themes[theme]}`;
-    render();
-  });
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", render);
+  byId("title").textContent = page.title;
+  byId("theme").addEventListener("click", nextTheme);
+  byId("back").addEventListener("click", () => { location.hash = ""; });
+  addEventListener("hashchange", showView);
+  addEventListener("beforeprint", () => printing(true));
+  addEventListener("afterprint", () => printing(false));
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
   byId("footer").textContent = Object.entries(record.models).map(([name, path]) => `${name}: ${path}`).join(" \u00b7 ");
-  render();
+  showView();
 }
 
 try {

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from cdm_nnunet.comparison.record import GOAL_FAMILY, LEVELS, Comparison, Level, Paired, QuantityResult
+from cdm_nnunet.comparison.record import (
+    GOAL_FAMILY,
+    LEVELS,
+    Comparison,
+    GoalComparison,
+    Level,
+    Paired,
+    QuantityResult,
+)
 from cdm_nnunet.comparison.statistics import CONFIDENCE, DECIMALS, MAX_EXACT, MIN_PATIENTS, Interval
 
 LEVEL_TITLES: dict[Level, str] = {
@@ -15,6 +23,7 @@ GOAL_TITLE = "Goals"
 INTERVAL = f"{100 * CONFIDENCE:.0f} % interval"
 NONE = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
+AT_LEAST, AT_MOST = "\N{GREATER-THAN OR EQUAL TO}", "\N{LESS-THAN OR EQUAL TO}"
 
 
 def title(comparison: Comparison) -> str:
@@ -115,11 +124,16 @@ def goal_columns(baseline: str, candidate: str) -> tuple[str, ...]:
     return ("", "cases", "met by reference", *right, "p (Holm)")
 
 
+def goal_title(goal: GoalComparison) -> str:
+    """ROI, metric and limit of a goal, with the sign of its relation."""
+    return goal.name.replace(" >= ", f" {AT_LEAST} ").replace(" <= ", f" {AT_MOST} ")
+
+
 def goal_rows(comparison: Comparison, candidate: str) -> list[tuple[str, ...]]:
     """The body of the table of goals, as text, in the order of :func:`goal_columns`."""
     return [
         (
-            goal.name,
+            goal_title(goal),
             str(goal.n),
             str(goal.n_met),
             str(goal.n_right[comparison.baseline]),

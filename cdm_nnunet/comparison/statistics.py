@@ -154,7 +154,8 @@ def sign_flips(tests: Sequence[Sequence[float] | Floats], *, seed: int, n_flips:
 
 def _that_differ(values: Sequence[float] | Floats) -> Floats:
     rounded = np.round(np.asarray(values, dtype=np.float64), DECIMALS)
-    return rounded[rounded != 0]
+    kept: Floats = rounded[rounded != 0]
+    return kept
 
 
 def _least(kept: Floats) -> float:

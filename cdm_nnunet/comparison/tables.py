@@ -42,6 +42,8 @@ _LATEX = {
     "]": r"{]}",
     sentences.MINUS: r"$-$",
     sentences.NONE: r"--",
+    sentences.AT_LEAST: r"$\geq$",
+    sentences.AT_MOST: r"$\leq$",
 }
 
 

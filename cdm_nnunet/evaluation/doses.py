@@ -58,7 +58,18 @@ def compare_doses(pair: DosePair, *, gamma: Sequence[GammaRule] = ()) -> tuple[f
         },
         gamma=tuple(_gamma(pair, rule, scale_gy) for rule in gamma),
     )
-    return float(np.abs(error_gy[region]).mean(dtype=np.float64)), result
+    return dose_mae_gy(pair), result
+
+
+def dose_mae_gy(pair: DosePair) -> float:
+    """The mean absolute error in the dose region, Gy.
+
+    Raises:
+        InputError: If the dose region has no voxel.
+    """
+    region = _mask(pair, dose_region_name(pair.catalogue))
+    error_gy = pair.predicted_dose_gy - pair.reference_dose_gy
+    return float(np.abs(error_gy[region]).mean(dtype=np.float64))
 
 
 def dose_scale_gy(pair: DosePair) -> float:

@@ -35,15 +35,17 @@ function volumeAt([doses, volumes], dose) {
   return volumes[right - 1] + share * (volumes[right] - volumes[right - 1]);
 }
 
-function dvhTraces(curves, hidden) {
-  return Object.entries(curves).flatMap(([roi, both]) => page.doses.map((dose) => {
+// doses: name in the data and title of each.
+function dvhTraces(curves, hidden, doses = page.doses.map((dose) => [dose, dose])) {
+  const literal = (text) => asText(text).replaceAll("%{", "% {");
+  return Object.entries(curves).flatMap(([roi, both]) => doses.map(([dose, title]) => {
     const [x, y] = both[dose];
     return {
       x, y, type: "scatter", mode: "lines", name: asText(roi), meta: { roi, dose }, visible: !hidden.has(roi),
       line: { color: roiColour(roi), dash: roiStrokes(roi, dose).map((length) => `${length}px`).join(",") || "solid", width: page.targets.includes(roi) ? 2.6 : 1.9 },
-      customdata: x.map((d) => page.doses.map((name) => volumeAt(both[name], d))),
-      hovertemplate: `<b>${asText(roi).replaceAll("%{", "% {")}</b> (${dose})<br>` +
-        `at %{x:.2f} Gy: ${page.doses.map((name, k) => `${name} %{customdata[${k}]:.1f} %`).join(", ")}<extra></extra>`,
+      customdata: x.map((d) => doses.map(([name]) => volumeAt(both[name], d))),
+      hovertemplate: `<b>${literal(roi)}</b> (${literal(title)})<br>` +
+        `at %{x:.2f} Gy: ${doses.map(([, name], k) => `${literal(name)} %{customdata[${k}]:.1f} %`).join(", ")}<extra></extra>`,
     };
   }));
 }

@@ -22,7 +22,7 @@ from cdm_nnunet.report.parts import csp_hashes, filled, json_script, packed_scri
 
 REPORT_FOLDER = "report"
 INDEX_FILE = "index.html"
-_DATA_FOLDER = "data"
+DATA_FOLDER = "data"
 
 
 def write_report_folder(evaluation: Evaluation, parts: CaseParts, folder: Path) -> Path:
@@ -39,11 +39,11 @@ def write_report_folder(evaluation: Evaluation, parts: CaseParts, folder: Path) 
         The page to open.
     """
     key = secrets.token_hex(16)
-    data = folder / _DATA_FOLDER
+    data = folder / DATA_FOLDER
     data.mkdir(parents=True)
     for place, case in enumerate(evaluation.cases):
         elements = json_script(f"result-{place}", case.to_json()) + parts.elements(case.case, place)
-        write_text(data / f"case_{place}.html", _data_page(key, elements))
+        write_text(data / f"case_{place}.html", data_page(key, elements))
     return write_cohort(evaluation, folder, key)
 
 
@@ -58,37 +58,43 @@ def write_cohort(evaluation: Evaluation, folder: Path, key: str) -> Path:
     Returns:
         The page to open.
     """
-    data = folder / _DATA_FOLDER
+    data = folder / DATA_FOLDER
     data.mkdir(parents=True, exist_ok=True)
     record = evaluation.to_json()
-    write_text(data / "whole.html", _data_page(key, _packed("whole", json.dumps(record, allow_nan=False))))
-    write_text(data / "plotly.html", _data_page(key, _packed("plotly", plotly_script())))
+    write_text(data / "whole.html", data_page(key, packed_text("whole", json.dumps(record, allow_nan=False))))
+    write_text(data / "plotly.html", data_page(key, packed_text("plotly", plotly_script())))
     write_text(folder / INDEX_FILE, _index(evaluation, {**record, "cases": {}}, key))
     return folder / INDEX_FILE
 
 
-def refuse_foreign_folder(out: Path) -> None:
+def refuse_foreign_folder(out: Path, name: str = REPORT_FOLDER) -> None:
     """Refuse to write where a folder of the report's name is something else: it would be removed.
+
+    Args:
+        out: Where the report's folder goes.
+        name: Its name.
 
     Raises:
         InputError: If it is.
     """
-    folder = out / REPORT_FOLDER
+    folder = out / name
     if folder.exists() and not (folder / INDEX_FILE).is_file():
         raise InputError(f"{folder} is no report of this software, and would be replaced by one; move it away")
 
 
 def _index(evaluation: Evaluation, record: dict[str, Any], key: str) -> str:
-    page = {**page_data_of(evaluation), "files": {"key": key, "folder": _DATA_FOLDER}}
+    page = {**page_data_of(evaluation), "files": {"key": key, "folder": DATA_FOLDER}}
     head, script, rest = page_parts(evaluation, framed=True)
     return "".join([head, json_script("record", record), json_script("page", page), script, rest])
 
 
-def _data_page(key: str, elements: str) -> str:
+def data_page(key: str, elements: str) -> str:
+    """A data file, which hands its elements to the page that knows the key."""
     script = resource("report", "data.js")
     values = {"csp-hashes": csp_hashes(script), "data": json_script("key", key) + elements, "script": script}
     return filled(resource("report", "data.html"), values)
 
 
-def _packed(element_id: str, text: str) -> str:
+def packed_text(element_id: str, text: str) -> str:
+    """An element with a text, packed."""
     return packed_script(element_id, gzip.compress(text.encode(), mtime=0))

@@ -24,13 +24,14 @@ from cdm_nnunet.evaluation.run import (
     evaluate_folder,
     write_outputs,
 )
+from cdm_nnunet.evaluation.sources import SOURCES_FILE, write_sources
 from cdm_nnunet.fence import Refusals
 from cdm_nnunet.report.case_parts import MOST_CASES_IN_A_FILE, CaseParts
 from cdm_nnunet.report.folder import REPORT_FOLDER, refuse_foreign_folder, write_report_folder
 from cdm_nnunet.report.page import REPORT_FILE, write_report
 
 _PARTS_FOLDER = ".parts"
-_OUTPUTS = (METRICS_FILE, CASES_FILE, SCORES_FILE, PICTURES_FOLDER, REPORT_FILE, REPORT_FOLDER)
+_OUTPUTS = (METRICS_FILE, CASES_FILE, SCORES_FILE, PICTURES_FOLDER, REPORT_FILE, REPORT_FOLDER, SOURCES_FILE)
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,7 @@ def evaluate_and_publish(
             work=replace(work, refusals=undrawn),
         )
         files = write_outputs(evaluation, aside)
+        write_sources(dataset.folder, request.predictions, request.out, aside)
         if request.with_report:
             is_file = len(evaluation.cases) <= MOST_CASES_IN_A_FILE
             write = write_report if is_file else write_report_folder

@@ -73,6 +73,7 @@ function drawSlice(canvas, volume, view, index, settings, cross) {
   const n = width * height;
   const [, dark, bright] = WINDOWS[settings.window];
   const step = volume.dose_step_gy;
+  const [minuend, subtrahend] = settings.between ?? ["predicted", "reference"];
   const greys = page.hu_table.map((hu) => 255 * Math.min(1, Math.max(0, (hu - dark) / (bright - dark))));
   const ct = new ImageData(width, height);
   const wash = new ImageData(width, height);
@@ -86,8 +87,8 @@ function drawSlice(canvas, volume, view, index, settings, cross) {
     for (const dose of page.doses) planes[dose][p] = volume[dose][i] * step;
     if (!settings.wash) return;
     const isDifference = settings.mode === "difference";
-    const shown = isDifference ? planes.predicted[p] - planes.reference[p] : planes[settings.mode][p];
-    if ((isDifference ? Math.max(planes.reference[p], planes.predicted[p]) : shown) < from) return;
+    const shown = isDifference ? planes[minuend][p] - planes[subtrahend][p] : planes[settings.mode][p];
+    if ((isDifference ? Math.max(planes[minuend][p], planes[subtrahend][p]) : shown) < from) return;
     const share = isDifference ? (shown / settings.span + 1) / 2 : shown / highest;
     const k = 3 * Math.min(255, Math.max(0, Math.round(255 * share)));
     const colours = isDifference ? page.difference : page.wash[settings.map];
@@ -115,7 +116,7 @@ function drawSlice(canvas, volume, view, index, settings, cross) {
     context.stroke(scaled);
     context.setLineDash([]);
   };
-  const lines = settings.mode === "difference" ? [["reference", []], ["predicted", [5, 4]]] : [[settings.mode, settings.mode === "predicted" && !isAlone ? [5, 4] : []]];
+  const lines = settings.mode === "difference" ? [[subtrahend, []], [minuend, [5, 4]]] : [[settings.mode, settings.mode === "predicted" && !isAlone ? [5, 4] : []]];
   for (const [percent, colour] of ISODOSES) {
     if (!settings.isodoses.has(percent)) continue;
     for (const [dose, dash] of lines) stroke(contour(planes[dose], width, height, (percent / 100) * volume.prescription_gy), colour, 1.1, dash);

@@ -37,6 +37,7 @@ def test_it_writes_what_it_says(run, tmp_path, capsys):
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert record["scores"] == result["scores"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir() if path.name != ".lock") == [
+        ".images.json",
         ".scored_cases",
         "cases.csv",
         "metrics.csv",
