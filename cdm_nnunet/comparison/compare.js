@@ -214,7 +214,7 @@ function patientTable() {
     { label: "Difference", number: true, value: change, show: (name) => signed(change(name), 3) },
   ];
   return el("div", { class: "patients" }, table(columns, page.cases, {
-    sortBy: columns.length - 1, descending: true, caption: "Absolute errors of the quantity above, the patients that fare worst first; a name shows slices and DVH curves of both models",
+    sortBy: columns.length - 1, descending: true, caption: "Absolute errors of the quantity above, those that fare worst first; a name opens the patient",
   }));
 }
 
