@@ -21,14 +21,17 @@ def trainer_class(name: str) -> type[nnUNetTrainer]:
         InputError: If there is none.
     """
     find_our_trainers()
-    _load_lazy_modules()
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):  # (it tells where it looks)
         warnings.simplefilter("ignore", FutureWarning)  # of timm, which one of nnU-Net's trainers imports
-        try:
-            found: type[nnUNetTrainer] = recursive_find_trainer_class_by_name(name)
-        except RuntimeError as error:
-            raise InputError(f"no trainer named '{name}' is installed") from error
-    return found
+        for _ in range(2):  # (the first search may load lazy modules, too)
+            _load_lazy_modules()
+            try:
+                found: type[nnUNetTrainer] = recursive_find_trainer_class_by_name(name)
+            except RuntimeError as error:
+                cause = error
+            else:
+                return found
+    raise InputError(f"no trainer named '{name}' is installed") from cause
 
 
 def _load_lazy_modules() -> None:
@@ -41,4 +44,4 @@ def _load_lazy_modules() -> None:
         before = len(sys.modules)
         for module in list(sys.modules.values()):
             with contextlib.suppress(Exception):  # (a module of others may fail in any way)
-                getattr(module, "__file__", None)
+                getattr(module, "__file__", None) or getattr(module, "__path__", None)
