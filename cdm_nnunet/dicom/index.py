@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydicom.dataset import Dataset
 
@@ -26,7 +26,8 @@ from cdm_nnunet.errors import InputError
 from cdm_nnunet.kept_rows import KeptRows
 
 INDEX_FILE = "index.jsonl"  # in the folder of what stays local
-_HEAD_BYTES = 132
+_HEAD_BYTES = 2048
+_LONG_KINDS = (b"OB", b"OW", b"SQ", b"UN", b"UT", b"OD", b"OF", b"OL", b"OV", b"SV", b"UC", b"UR", b"UV")
 _FIRST_GROUPS, _MAX_FIRST_BYTES = (0x0002, 0x0008), 1024  # of the first element, where there is no preamble
 NEEDED = ("RTSTRUCT", "RTDOSE")  # with the CT, what a case for training is made of
 _LABELS = {"RTSTRUCT": "StructureSetLabel", "RTPLAN": "RTPlanLabel", "RTDOSE": "DoseSummationType"}
@@ -203,20 +204,31 @@ def _kept_row(path: Path, kept: KeptRows) -> Mapping[str, Any]:
 def _looks_like_dicom(path: Path) -> bool:
     """Whether the first bytes can be those of a DICOM file, so that a large file of another kind is not parsed.
 
-    With a preamble, ``DICM`` stands at byte 128; without one, the file begins with an element of a low group.
+    With a preamble, ``DICM`` stands at byte 128; without one, the file begins with an element of a low group, and the
+    next has a higher tag.
     """
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
     except OSError:
         return True  # (reading it tells why not)
-    if head[128:132] == b"DICM":
+    return head[128:132] == b"DICM" or any(_begins_with_elements(head, order) for order in ("little", "big"))
+
+
+def _begins_with_elements(head: bytes, order: Literal["little", "big"]) -> bool:
+    """Whether the first bytes of a file can be elements of DICOM without a preamble, as far as they tell."""
+
+    def number(start: int, end: int) -> int:
+        return int.from_bytes(head[start:end], order)
+
+    is_explicit = head[4:6].isalpha()
+    length = number(6, 8) if is_explicit else number(4, 8)
+    if number(0, 2) not in _FIRST_GROUPS or not (is_explicit or length <= _MAX_FIRST_BYTES):
+        return False
+    second = 8 + length
+    if (is_explicit and head[4:6] in _LONG_KINDS) or second + 4 > len(head):
         return True
-    for order in ("little", "big"):
-        group, length = (int.from_bytes(head[k:end], order) for k, end in ((0, 2), (4, 8)))
-        if group in _FIRST_GROUPS and (head[4:6].isalpha() or length <= _MAX_FIRST_BYTES):
-            return True
-    return False
+    return (number(second, second + 2), number(second + 2, second + 4)) > (number(0, 2), number(2, 4))
 
 
 def _read_row(path: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.geometry.scanlines import Points, Section, crossings, inside_length_mm, united_crossings
@@ -23,6 +24,7 @@ SHELL_MM = 1.0  # nested contours closer than that are told
 _LINES = 96  # for each stretch of two contours
 _OUTLINE_POINTS = 200
 _NEGLIGIBLE_MM2 = 1.0
+_FAR_APART: tuple[Relation, float] = ("apart", np.inf)
 
 
 def section_of(contours: Sequence[Points], *, exclusive: bool = False) -> Section:
@@ -39,16 +41,19 @@ def section_of(contours: Sequence[Points], *, exclusive: bool = False) -> Sectio
     if exclusive:
         twice = sum(_relation(a, b)[0] == "repeat" for a, b in itertools.combinations(ordered, 2))
         return Section(tuple((contour,) for contour in ordered), repeats=twice)
+    boxes = np.array([(contour.min(0), contour.max(0)) for contour in ordered]).reshape(-1, 2, 2)
     kept: list[Points] = []
+    places: list[int] = []  # of the kept ones among the ordered
     relations: dict[tuple[int, int], Relation] = {}
     repeats = shells = refilled = fitting = 0
-    for contour in ordered:
-        found = [_relation(other, contour) for other in kept]
+    for place, contour in enumerate(ordered):
+        meeting, around = _boxes_met(boxes[places], boxes[place])
+        found = [_relation(kept[k], contour) if meets else _FAR_APART for k, meets in enumerate(meeting)]
         if any(relation == "repeat" for relation, _ in found):
             repeats += 1
             continue
-        apart = (other for other, (relation, _) in zip(kept, found, strict=True) if relation == "apart")
-        from_hole_mm = min((_from_hole_mm(other, contour) for other in apart), default=np.inf)
+        holed = [kept[k] for k in np.flatnonzero(around) if found[k][0] == "apart"]
+        from_hole_mm = min((_from_hole_mm(other, contour) for other in holed), default=np.inf)
         if from_hole_mm <= REPEAT_MM:
             refilled += 1
             continue
@@ -56,10 +61,18 @@ def section_of(contours: Sequence[Points], *, exclusive: bool = False) -> Sectio
         shells += any(relation == "nested" and apart_mm < SHELL_MM for relation, apart_mm in found)
         relations |= {(k, len(kept)): relation for k, (relation, _) in enumerate(found)}
         kept.append(contour)
+        places.append(place)
     groups = _groups(len(kept), relations)
     _refuse_open_questions(kept, groups, relations)
     drawn = tuple(tuple(kept[k] for k in group) for group in groups)
     return Section(drawn, repeats, shells, refilled, fitting)
+
+
+def _boxes_met(boxes: NDArray[np.float64], own: NDArray[np.float64]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which boxes, (n, 2, 2) as lowest and highest corner, share an area with another one, and which lie around it."""
+    low, high = boxes[:, 0], boxes[:, 1]
+    meeting = (np.minimum(high, own[1]) > np.maximum(low, own[0])).all(1)
+    return meeting, ((own[0] > low) & (own[1] < high)).all(1)
 
 
 def _groups(count: int, relations: dict[tuple[int, int], Relation]) -> list[list[int]]:
@@ -94,7 +107,7 @@ def _relation(outer: Points, inner: Points) -> tuple[Relation, float]:
     """
     (low_a, high_a), (low_b, high_b) = ((contour.min(0), contour.max(0)) for contour in (outer, inner))
     if not (np.minimum(high_a, high_b) > np.maximum(low_a, low_b)).all():
-        return "apart", np.inf
+        return _FAR_APART
     edges = np.unique([low_a[1], low_b[1], high_a[1], high_b[1]])
     fractions = (np.arange(_LINES) + 0.5) / _LINES
     lines_mm = (edges[:-1, None] + np.diff(edges)[:, None] * fractions).ravel()
@@ -114,12 +127,10 @@ def _relation(outer: Points, inner: Points) -> tuple[Relation, float]:
 
 
 def _from_hole_mm(outer: Points, inner: Points) -> float:
-    """How far the outline of a contour is on average from that of another one around it; infinite if none is around it.
+    """How far the outline of a contour is on average from that of another one, whose box lies around its box.
 
     Where the two share no area, the inner one lies in a hole that the outer one leaves open, as a keyhole does.
     """
-    if not ((inner.min(0) > outer.min(0)) & (inner.max(0) < outer.max(0))).all():
-        return np.inf
     along = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(inner, axis=0, append=inner[:1]), axis=1))])
     at = (np.arange(_OUTLINE_POINTS) + 0.5) / _OUTLINE_POINTS * along[-1]
     closed = np.concatenate([inner, inner[:1]])

@@ -85,6 +85,15 @@ def test_a_file_without_preamble_is_no_raw_volume(patient, syntax):
     assert dicom_index._looks_like_dicom(path)
 
 
+@pytest.mark.parametrize("first", [[8, 0, 0, 0, 0], [2, 0, 0, 0, 0], [8, 5, 0, 0, 8, 5, 0, 0]])
+@pytest.mark.parametrize("kind", ["<i2", ">i2"])
+def test_a_raw_volume_that_begins_like_an_element_is_no_dicom_file(tmp_path, first, kind):
+    """Such as a map of labels: every eight of its zeros would be read as an element."""
+    path = tmp_path / "labels"
+    path.write_bytes(np.array(first + [0] * 5000, kind).tobytes())
+    assert not dicom_index._looks_like_dicom(path)
+
+
 def test_an_empty_tree_is_refused(tmp_path):
     (tmp_path / "a.raw").write_bytes(bytes(1000))
     with pytest.raises(InputError, match=r"can be read as a DICOM object of a patient: .*a(.raw)? is not a DICOM file"):
