@@ -1,10 +1,12 @@
-"""The transcript of docs/first_hour.md: what is typed there runs in a fresh folder, and says what stands there.
+"""The transcripts of docs/first_hour.md: what is typed there runs in a fresh folder, and says what stands there.
 
-Numbers of the output may differ with processor and load, and count as any number.
+Each section has a folder of its own. Numbers of the output may differ with processor and load, and count as any number.
 """
 
+import csv
 import os
 import re
+import shutil
 import subprocess
 import sysconfig
 from pathlib import Path
@@ -15,6 +17,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 PAGE = (REPOSITORY / "docs" / "first_hour.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"(?ms)^## ([^\n]+)\n(.*?)(?=^## |\Z)", PAGE))
 PATIENTS = "From DICOM patients to an RTDOSE"
+LOSS = "From a new loss to a comparison"
+TABLE = "From a table to its numbers"
 BLOCK = re.compile(r"(?ms)^```(\w+)\n(.*?)^```$")
 
 
@@ -32,6 +36,15 @@ def shown(section):
         for line in text.splitlines()
         if line.strip() not in ("", "...")
     ]
+
+
+def write_files(section, folder):
+    """Write the files that a section shows: their path stands in a comment on their first line."""
+    for language, text in BLOCK.findall(SECTIONS[section]):
+        if language in ("python", "yaml"):
+            path = folder / re.match(r"# (\S+)\n", text).group(1)
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, encoding="utf-8")
 
 
 def typed(section, folder, **variables):
@@ -58,10 +71,10 @@ def refuse_missing(section, said):
     assert [line for line in shown(section) if without_numbers(line) not in told] == []
 
 
-def test_the_page_has_commands_and_what_they_print():
-    assert list(SECTIONS) == [PATIENTS, "How long it took"]
-    assert commands(PATIENTS)
-    assert shown(PATIENTS)
+def test_the_page_has_three_ways():
+    assert list(SECTIONS) == [PATIENTS, LOSS, TABLE, "How long it took"]
+    assert all(commands(section) and shown(section) for section in (PATIENTS, LOSS, TABLE))
+    assert len([line for line in BLOCK.findall(SECTIONS[LOSS])[0][1].splitlines() if line]) <= 30
 
 
 def test_a_number_that_differs_is_the_same_line_and_another_word_is_not():
@@ -75,3 +88,37 @@ def test_from_dicom_patients_to_an_rtdose(tmp_path):
     (dose,) = (tmp_path / "rtdose").glob("*.dcm")
     assert dose.with_suffix(".report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
     assert '"status": "outside"' not in dose.with_suffix(".patient.json").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_from_a_new_loss_to_a_comparison(tmp_path):
+    write_files(LOSS, tmp_path)
+    refuse_missing(LOSS, typed(LOSS, tmp_path))
+    table = (tmp_path / "my_study" / "comparison" / "comparison.csv").read_text(encoding="utf-8")
+    assert "huber" in table
+
+
+def table(path):
+    """Quantities by name, each with its numbers and words."""
+    rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+    return {(row["level"], row["name"]): {key: numeric(text) for key, text in row.items()} for row in rows}
+
+
+def numeric(text):
+    try:
+        return pytest.approx(float(text), rel=1e-6, abs=1e-9)
+    except ValueError:
+        return text
+
+
+def test_from_a_table_to_its_numbers(tmp_path):
+    results = Path("benchmarks", "results", "phantoms")
+    shutil.copytree(REPOSITORY / results, tmp_path / results)
+    said = " ".join(typed(TABLE, tmp_path).split())
+    assert [line for line in shown(TABLE) if " ".join(line.split()) not in said] == []
+    committed, again = (table(path / "comparison.csv") for path in (REPOSITORY / results, tmp_path / "recomputed"))
+    assert len(committed) == 60
+    assert committed.keys() == again.keys()
+    for quantity, row in committed.items():
+        for key, value in row.items():
+            assert getattr(again[quantity][key], "expected", again[quantity][key]) == value, (quantity, key)

@@ -13,6 +13,12 @@ from cdm_nnunet.errors import InputError
 
 SUMMARY = "try everything on synthetic patients: convert, plan, train, predict, evaluate, compare, on a CPU in minutes"
 EXAMPLE = "cdm-nnunet demo -o cdm_demo"
+_LIKENESS = {
+    "inside": "like",
+    "unusual": "unusual among",
+    "outside": "unlike",
+    "not compared": "not compared with",
+}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -87,8 +93,8 @@ def _write_dicom(args: argparse.Namespace) -> dict[str, Any]:
 def _new_patient(record: Mapping[str, Any]) -> list[str]:
     goals = ", ".join(f"{n} {verdict}" for verdict, n in record["verdicts"].items())
     return [
-        f"{record['model']}, the model that ships, on a new phantom: it is {record['applies']} for the model; "
-        f"goals of the predicted dose: {goals}.",
+        f"{record['model']}, the model that ships, on a new phantom, {_LIKENESS[record['applies']]} its training "
+        f"patients; goals of the predicted dose: {goals}.",
         *(f"  {text}" for text in record["findings"]),
         f"report   {record['report']}",
     ]

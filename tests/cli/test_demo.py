@@ -178,7 +178,7 @@ def test_the_shipped_model_is_said_to_apply_or_not(fake_steps, tmp_path):
 
     record = {**demo.run_demo(tmp_path / "d"), "models": {}, "opened": None}
     text = verb.render(record)
-    assert "on a new phantom: it is unusual for the model; goals of the predicted dose: 1 fail, 9 pass." in text
+    assert "on a new phantom, unusual among its training patients; goals of the predicted dose: 1 fail, 9 pass." in text
     assert "\n  the CT is 30 HU higher\nreport   demo/phantom.report.html\n" in text
 
 
@@ -221,7 +221,9 @@ def test_the_quick_demo_runs_from_patients_to_pictures(tmp_path):
     assert again.returncode == 0
     assert all(page in again.stdout for page in pages)
     assert again.stderr.count("done before") == 11
-    assert "openkbp_hn, the model that ships, on a new phantom: it is inside for the model; goals of" in again.stdout
+    assert (
+        "openkbp_hn, the model that ships, on a new phantom, like its training patients; goals of the" in again.stdout
+    )
     (row,) = (line for line in again.stdout.splitlines() if line.strip().startswith("OAR score"))
     assert [float(word.split()[0]) for word in re.split(r" {3,}", row.strip())[1:3]] == [
         pytest.approx(record["models"][trainer]["oar_score"], abs=0.001) for trainer in (demo.BASELINE, demo.CDM)
