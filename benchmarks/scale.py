@@ -134,7 +134,7 @@ class Cohort:
 
     def compare_results(self) -> Measured:
         models = [f"{name}={self.folder / name}" for name in "ab"]
-        return self.command("compare", *models, "-o", str(self.folder / "comparison"))
+        return self.command("compare", *models, "-o", str(self.folder / "comparison"), "--no-images")
 
     def _evaluate(self, *options: str, doses: str = "doses", out: str = "a") -> Measured:
         folders = ("-i", str(self.folder / doses), "-o", str(self.folder / out))
@@ -143,11 +143,15 @@ class Cohort:
     def page(self) -> dict[str, float]:
         """Seconds of the report in a browser."""
         pages = [self.folder / "a" / "report" / "index.html", self.folder / "a" / "report.html"]
+        comparison = self.folder / "comparison"
+        compared = [comparison / "compare" / "index.html", comparison / "compare.html"]
         return {
             **painted(next(page for page in pages if page.is_file()), "#cohort table", ".distribution .boxlayer path"),
             **{
                 f"compare_{name}": value
-                for name, value in painted(self.folder / "comparison" / "compare.html", "#content table", None).items()
+                for name, value in painted(
+                    next(page for page in compared if page.is_file()), "#content table", None
+                ).items()
             },
         }
 

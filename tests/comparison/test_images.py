@@ -16,6 +16,7 @@ from cdm_nnunet.dataset import RawDataset
 from cdm_nnunet.dataset_conversion.conversion import DatasetPlace, convert
 from cdm_nnunet.dataset_conversion.synthetic import find_synthetic
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.evaluation.reading import load_evaluation
 from cdm_nnunet.evaluation.sources import SOURCES_FILE
 from cdm_nnunet.images import read_image, write_image
 from cdm_nnunet.report.publish import EvaluationRequest, evaluate_and_publish
@@ -153,6 +154,11 @@ def test_what_is_not_at_hand_is_told(evaluated, tmp_path):
     )
     (tmp_path / SOURCES_FILE).write_text(json.dumps({"dataset": str(evaluated / "raw"), "predictions": "gone"}))
     assert "the folder of predictions of CDM is no longer there" in find_images([models[0], alone], case)
+
+
+def test_an_evaluation_is_read_by_a_path_in_text(evaluated):
+    folder = evaluated / "MAE"
+    assert load_evaluation(str(folder)) == load_evaluation(folder) == load_evaluation(f"{folder}/result.json")
 
 
 def test_images_can_be_left_out(evaluated, tmp_path):
