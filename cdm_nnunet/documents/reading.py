@@ -230,9 +230,10 @@ def _is_sound(value: Any) -> bool:
     for _ in range(MAX_DEPTH + 1):
         if not _is_sound_level(level):
             return False
-        level = list(chain.from_iterable(_inner(part) for part in level if isinstance(part, dict | list | tuple)))
-        if not level:
+        containers = [part for part in level if isinstance(part, dict | list | tuple)]
+        if not containers:
             return True
+        level = list(chain.from_iterable(map(_inner, containers)))
     raise RecursionError
 
 
