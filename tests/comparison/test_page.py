@@ -1,9 +1,12 @@
 """``compare.html`` in a real browser, and as a file."""
 
 import re
+from pathlib import Path
 
+import numpy as np
 import pytest
 
+from cdm_nnunet.comparison.output import write_outputs
 from cdm_nnunet.comparison.page import page
 from cdm_nnunet.comparison.run import compare
 from cdm_nnunet.comparison.sentences import title
@@ -177,3 +180,25 @@ def test_themes_and_a_narrow_window(opened):
             break
         opened.wait_for_timeout(250)
     assert opened.evaluate(width) <= 380
+
+
+def test_a_thousand_patients_have_a_light_first_page(browser, tmp_path):
+    rng = np.random.default_rng(0)
+    errors = rng.normal(0.0, 2.0, 1000)
+    models = (uniform("MAE", errors), uniform("CDM", errors * rng.normal(0.9, 0.2, 1000)))
+    index = Path(write_outputs(compare(models, n_flips=999), tmp_path)["html"])
+    assert index == tmp_path / "compare" / "index.html"
+    assert index.stat().st_size < 300_000
+    context = browser.new_context()
+    view = context.new_page()
+    view.set_default_timeout(60_000)
+    said = []
+    view.on("console", lambda message: said.append(message.text))
+    view.goto(index.as_uri())
+    assert view.locator(".tile").count() == 4
+    view.locator("#patients table tbody tr").nth(999).wait_for(state="attached")
+    assert view.locator("#slopes .scatterlayer .trace").count() <= 3
+    paints = view.evaluate("() => performance.getEntriesByType('paint').map((one) => one.name)")
+    assert "first-contentful-paint" in paints
+    assert said == []
+    context.close()
