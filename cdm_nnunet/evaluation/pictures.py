@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 from matplotlib.lines import Line2D
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from cdm_nnunet.dvh import Template, cumulative_dvh, match_rois
 from cdm_nnunet.evaluation.pairing import CaseFiles, CaseImages, read_case
-from cdm_nnunet.evaluation.palette import SHOWN_KINDS, Role, Style, roi_styles, strokes
+from cdm_nnunet.evaluation.palette import DIFFERENCE_MAP, DOSE_MAPS, SHOWN_KINDS, Role, Style, roi_styles, strokes
 from cdm_nnunet.files import replacing
 from cdm_nnunet.geometry.grid import Grid
 from cdm_nnunet.images import on_patient_axes, read_image
@@ -26,9 +27,14 @@ from cdm_nnunet.roi import mask_of
 CT_WINDOW_HU = (-160.0, 240.0)
 WASH_FROM_FRACTION = 0.1
 WASH_ALPHA = 0.5
+CLEAR_TO = 0.25
+"""Share of the difference's scale up to which it becomes opaque, from clear at zero on."""
+SPANS_GY = (1, 2, 5, 10, 20)
+_LABEL_VOLUMES = (50.0, 30.0, 70.0, 15.0, 85.0, 40.0, 60.0, 22.0, 78.0, 8.0, 92.0)
 MARGIN_MM = 25.0
 DOSES: tuple[Role, Role] = ("reference", "predicted")
 DPI = 110
+LEGEND_COLUMNS = 8
 SIDE_PLACES = (  # x, y, alignments: left, right, top, bottom
     (0.015, 0.5, "left", "center"),
     (0.985, 0.5, "right", "center"),
@@ -78,13 +84,19 @@ VIEWS = (
 )
 
 
-def draw_case(files: CaseFiles, template: Template, folder: Path) -> tuple[Path, Path]:
+def difference_span_gy(mean_error_gy: float) -> int:
+    """End of the colour scale of differences, one for all cases of a cohort: thrice its mean dose error or more, Gy."""
+    return next((span for span in SPANS_GY if span >= 3 * mean_error_gy), SPANS_GY[-1])
+
+
+def draw_case(files: CaseFiles, template: Template, folder: Path, span_gy: float) -> tuple[Path, Path]:
     """Draw both pictures of a case.
 
     Args:
         files: The case; its doses have been checked by scoring it.
         template: Says which ROIs are shown, and in which order.
         folder: Where ``CASE_slices.png`` and ``CASE_dvh.png`` go.
+        span_gy: End of the colour scale of differences.
 
     Returns:
         The two paths.
@@ -92,7 +104,7 @@ def draw_case(files: CaseFiles, template: Template, folder: Path) -> tuple[Path,
     scene = load_scene(files, template)
     folder.mkdir(parents=True, exist_ok=True)
     return (
-        _save(slices_figure(scene), folder / f"{scene.case}_slices.png"),
+        _save(slices_figure(scene, span_gy), folder / f"{scene.case}_slices.png"),
         _save(dvh_figure(scene), folder / f"{scene.case}_dvh.png"),
     )
 
@@ -138,6 +150,11 @@ def dvh_figure(scene: Scene) -> Figure:
         for role in DOSES:
             curve = cumulative_dvh(scene.doses_gy[role][mask])
             axes.plot(grid_gy, curve.volume_percent_at(grid_gy), **_line(scene.styles[name], role, width))
+    for name, (at_gy, percent) in _label_places(scene, grid_gy).items():
+        edge = [withStroke(linewidth=2.5, foreground="white")]
+        axes.text(
+            at_gy, percent, f" {name}", color=scene.styles[name].light, fontsize=8, va="center", path_effects=edge
+        )
     axes.set(
         xlabel="Dose (Gy)",
         ylabel="Volume (% of the ROI)",
@@ -155,6 +172,26 @@ def dvh_figure(scene: Scene) -> Figure:
     return figure
 
 
+def _label_places(scene: Scene, grid_gy: NDArray[np.float64]) -> dict[str, tuple[float, float]]:
+    """Where names are written on the reference's curves, dose and volume; the first free place of each, if any."""
+    places: dict[str, tuple[float, float]] = {}
+    for name, mask in scene.masks.items():
+        volumes = cumulative_dvh(scene.doses_gy[DOSES[0]][mask]).volume_percent_at(grid_gy)
+        for percent in _LABEL_VOLUMES:
+            at_gy = float(grid_gy[np.searchsorted(-volumes, -percent).clip(max=grid_gy.size - 1)])
+            ends = [(at, name_at, y) for name_at, (at, y) in places.items() if abs(y - percent) < 4]
+            width_gy = _label_gy(name, grid_gy)
+            taken = any(at_gy < at + _label_gy(other, grid_gy) and at < at_gy + width_gy for at, other, _ in ends)
+            if not taken and at_gy + width_gy < grid_gy[-1]:
+                places[name] = (at_gy, percent)
+                break
+    return places
+
+
+def _label_gy(name: str, grid_gy: NDArray[np.float64]) -> float:
+    return float(0.011 * (len(name) + 2) * grid_gy[-1])
+
+
 def _line(style: Style, role: Role, width: float) -> dict[str, Any]:
     return {"color": style.light, "linewidth": width, "linestyle": _dashes(style.strokes(role), width)}
 
@@ -164,20 +201,31 @@ def _dashes(lengths: tuple[float, ...], width: float = 1.5) -> Any:
     return (0, tuple(0.75 * length / width for length in lengths)) if lengths else "-"
 
 
-def slices_figure(scene: Scene) -> Figure:
-    """Axial, coronal and sagittal slices through the target: reference, prediction and their difference on CT."""
+def slices_figure(scene: Scene, span_gy: float) -> Figure:
+    """Axial, coronal and sagittal slices through the target: reference, prediction and their difference on CT.
+
+    Args:
+        scene: The case.
+        span_gy: End of the colour scale of differences; they are clear at zero.
+    """
     centre = central_slices(scene)
     crops = [_crop(scene, view, centre[view.axis]) for view in VIEWS]
     shapes = [_size_mm(scene, view, *crop) for view, crop in zip(VIEWS, crops, strict=True)]
     ratios = [width / height for width, height in shapes]
     row_inch = 10.4 / sum(ratios)
-    figure = Figure(figsize=(12.0, 3 * 1.04 * row_inch + 1.6), dpi=DPI)
+    visible = [
+        name
+        for name, mask in scene.masks.items()
+        if any(_cut(mask, v, centre[v.axis], *crop).any() for v, crop in zip(VIEWS, crops, strict=True))
+    ]
+    legend_inch = max(0.8, 0.15 + 0.23 * -(-len(visible) // LEGEND_COLUMNS))
+    figure = Figure(figsize=(12.0, 3 * 1.04 * row_inch + 0.8 + legend_inch), dpi=DPI)
     height_inch = figure.get_figheight()
     grid = GridSpec(
         3, 4, figure, width_ratios=[*ratios, 0.035 * sum(ratios)], left=0.04, right=0.93, top=1 - 0.75 / height_inch,
-        bottom=0.8 / height_inch, wspace=0.04, hspace=0.04,
+        bottom=legend_inch / height_inch, wspace=0.04, hspace=0.04,
     )  # fmt: skip
-    for row, (label, volume, style) in enumerate(_rows(scene)):
+    for row, (label, volume, style) in enumerate(_rows(scene, span_gy)):
         shown: Any = None
         for column, (view, crop) in enumerate(zip(VIEWS, crops, strict=True)):
             axes = figure.add_subplot(grid[row, column])
@@ -189,6 +237,8 @@ def slices_figure(scene: Scene) -> Figure:
             if column == 0:
                 axes.set_ylabel(label, fontsize=11)
         is_difference = row == 2
+        if is_difference:
+            shown = ScalarMappable(shown.norm, shown.cmap)
         bar = figure.colorbar(
             shown, cax=figure.add_subplot(grid[row, 3]), extend="both" if is_difference else "neither"
         )
@@ -196,28 +246,22 @@ def slices_figure(scene: Scene) -> Figure:
     low_gy = WASH_FROM_FRACTION * scene.prescription_gy
     title = f"{scene.case}: dose from {low_gy:g} Gy ({WASH_FROM_FRACTION:.0%} of {scene.prescription_gy:g} Gy)"
     figure.suptitle(title, fontsize=12, y=1 - 0.15 / height_inch, va="top")
-    visible = [
-        name
-        for name, mask in scene.masks.items()
-        if any(_cut(mask, v, centre[v.axis], *crop).any() for v, crop in zip(VIEWS, crops, strict=True))
-    ]
     handles = [Line2D([], [], color=scene.styles[name].dark, linewidth=3, label=name) for name in visible]
     if handles:
         figure.legend(
-            handles=handles, loc="lower center", ncols=min(len(handles), 8), fontsize=9,
+            handles=handles, loc="lower center", ncols=min(len(handles), LEGEND_COLUMNS), fontsize=9,
             facecolor="0.25", labelcolor="white",
         )  # fmt: skip
     return figure
 
 
-def _rows(scene: Scene) -> list[tuple[str, NDArray[np.floating], dict[str, Any]]]:
+def _rows(scene: Scene, span_gy: float) -> list[tuple[str, NDArray[np.floating], dict[str, Any]]]:
     reference, predicted = scene.doses_gy["reference"], scene.doses_gy["predicted"]
     highest_gy = max(1.1 * scene.prescription_gy, float(reference.max()))
-    wash = {"cmap": "jet", "vmin": 0.0, "vmax": highest_gy, "alpha": WASH_ALPHA}
+    wash = {"cmap": DOSE_MAPS[0], "vmin": 0.0, "vmax": highest_gy, "alpha": WASH_ALPHA}
     difference = predicted.astype(np.float64) - reference
     washed = np.maximum(reference, predicted) >= WASH_FROM_FRACTION * scene.prescription_gy
-    span_gy = max(1.0, float(np.ceil(np.quantile(np.abs(difference[washed]), 0.98)))) if washed.any() else 1.0
-    diverging = {"cmap": "RdBu_r", "vmin": -span_gy, "vmax": span_gy, "alpha": 0.7}
+    diverging = {"cmap": DIFFERENCE_MAP, "vmin": -span_gy, "vmax": span_gy}
     low = WASH_FROM_FRACTION * scene.prescription_gy
     return [
         ("Reference", np.ma.masked_less(reference, low), wash),
@@ -244,7 +288,9 @@ def _draw_slice(
     darkest, brightest = CT_WINDOW_HU
     ct_hu = _cut(scene.ct_hu, view, index, *crop)
     axes.imshow(ct_hu, cmap="gray", vmin=darkest, vmax=brightest, interpolation="bilinear", **common)
-    shown = axes.imshow(_cut(volume, view, index, *crop), interpolation="nearest", **style, **common)
+    plane = _cut(volume, view, index, *crop)
+    alpha = style.get("alpha", 0.7 * np.clip(np.abs(np.ma.getdata(plane)) / (CLEAR_TO * style["vmax"]), 0.0, 1.0))
+    shown = axes.imshow(plane, interpolation="nearest", **{**style, "alpha": alpha}, **common)
     horizontal_mm, vertical_mm = (
         scene.grid.origin_zyx_mm[axis] + np.arange(part.start, part.stop) * scene.grid.spacing_zyx_mm[axis]
         for axis, part in ((view.horizontal, columns), (view.vertical, rows))

@@ -214,7 +214,8 @@ def draw_pictures(
     if not chosen:
         return {}
     files = {files.case: files for files in find_cases(dataset, predictions, only=chosen, refusals=work.refusals)}
-    job = partial(_draw, template=evaluation.template, folder=out / PICTURES_FOLDER)
+    error_gy = evaluation.scores.dose_mae_gy
+    job = partial(_draw, template=evaluation.template, folder=out / PICTURES_FOLDER, error_gy=error_gy)
     drawn = dict(_as_they_come(job, [files[case] for case in chosen if case in files], "drawing", work))
     return {case: drawn[case] for case in chosen if case in drawn}
 
@@ -284,10 +285,10 @@ def _score(
     return _Scored(digest, result, None if show is None else show(images))
 
 
-def _draw(files: CaseFiles, *, template: Template, folder: Path) -> list[str]:
-    from cdm_nnunet.evaluation.pictures import draw_case  # (matplotlib takes a second to import)
+def _draw(files: CaseFiles, *, template: Template, folder: Path, error_gy: float) -> list[str]:
+    from cdm_nnunet.evaluation.pictures import difference_span_gy, draw_case  # (matplotlib takes a second to import)
 
-    return [str(path) for path in draw_case(files, template, folder)]
+    return [str(path) for path in draw_case(files, template, folder, difference_span_gy(error_gy))]
 
 
 def _as_they_come(

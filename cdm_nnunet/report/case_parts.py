@@ -12,6 +12,7 @@ from cdm_nnunet.evaluation.pairing import CaseImages
 from cdm_nnunet.evaluation.pictures import Scene, scene_of
 from cdm_nnunet.report.curves import drawn_curve
 from cdm_nnunet.report.parts import json_script, packed_script
+from cdm_nnunet.report.sorted_doses import sorted_doses
 from cdm_nnunet.report.volumes import display_volume
 
 MAX_REPORT_BYTES = 50_000_000
@@ -45,11 +46,12 @@ class CaseParts:
         Raises:
             InputError: If the CT can't be read, or lies on another grid.
         """
-        parts, packed = scene_parts(scene_of(images, self.template), case_bytes(n_cases))
-        header, volume = self._files(images.files.case)
+        parts, *packed = report_parts(scene_of(images, self.template), case_bytes(n_cases))
+        header, *data = self._files(images.files.case)
         header.parent.mkdir(parents=True, exist_ok=True)
         header.write_text(json.dumps(parts, allow_nan=False), encoding="utf-8")
-        volume.write_bytes(packed)
+        for path, content in zip(data, packed, strict=True):
+            path.write_bytes(content)
 
     def elements(self, case: str, place: int) -> str:
         """The elements of a case for a page, or one that says why there are none.
@@ -60,12 +62,18 @@ class CaseParts:
         """
         if case in self.problems:
             return json_script(f"case-{place}", {"problem": self.problems[case]})
-        header, volume = self._files(case)
+        header, *data = self._files(case)
         parts = json.loads(header.read_text(encoding="utf-8"))
-        return json_script(f"case-{place}", parts) + packed_script(f"volume-{place}", volume.read_bytes())
+        return case_elements(place, parts, *(path.read_bytes() for path in data))
 
-    def _files(self, case: str) -> tuple[Path, Path]:
-        return self.folder / f"{case}.json", self.folder / f"{case}.gz"
+    def _files(self, case: str) -> tuple[Path, Path, Path]:
+        return self.folder / f"{case}.json", self.folder / f"{case}.gz", self.folder / f"{case}.doses.gz"
+
+
+def case_elements(place: int, parts: dict[str, Any], volume: bytes, doses: bytes) -> str:
+    """The elements of a case, of what :func:`report_parts` gives."""
+    packed = packed_script(f"volume-{place}", volume) + packed_script(f"doses-{place}", doses)
+    return json_script(f"case-{place}", parts) + packed
 
 
 def case_bytes(n_cases: int) -> int:
@@ -74,6 +82,13 @@ def case_bytes(n_cases: int) -> int:
         return LEAST_CASE_BYTES
     share = VOLUME_SHARE * MAX_REPORT_BYTES / n_cases * 3 / 4  # base64 makes four characters of three bytes
     return int(min(max(share, LEAST_CASE_BYTES), MOST_CASE_BYTES))
+
+
+def report_parts(scene: Scene, max_bytes: int) -> tuple[dict[str, Any], bytes, bytes]:
+    """The DVH curves and headers of a scene, the packed volume, and the packed doses of ROIs."""
+    parts, volume = scene_parts(scene, max_bytes)
+    header, doses = sorted_doses(scene)
+    return {**parts, "doses": header}, volume, doses
 
 
 def scene_parts(scene: Scene, max_bytes: int) -> tuple[dict[str, Any], bytes]:

@@ -35,6 +35,54 @@ function volumeAt([doses, volumes], dose) {
   return volumes[right - 1] + share * (volumes[right] - volumes[right - 1]);
 }
 
+// Dose at which a drawn curve falls to a volume (percent).
+function doseAt([doses, volumes], volume) {
+  const right = volumes.findIndex((v) => v <= volume);
+  if (right <= 0) return doses[Math.max(0, right)];
+  const drop = volumes[right - 1] - volumes[right];
+  return doses[right] - (drop ? ((volume - volumes[right]) / drop) * (doses[right] - doses[right - 1]) : 0);
+}
+
+// Where names are written on the curves, [{roi, dose, volume}]: the first free place of each; where none is, the legend
+// has the name alone. height: of a line of text, percent; advance: of a letter, share of the width.
+const LABEL_VOLUMES = [50, 30, 70, 15, 85, 40, 60, 22, 78, 8, 92];
+function curveLabels(curves, hidden, highest, height = 5, advance = 0.011) {
+  const placed = [];
+  for (const [roi, both] of Object.entries(curves)) {
+    if (hidden.has(roi)) continue;
+    const width = advance * (roi.length + 1) * highest;
+    const places = LABEL_VOLUMES.map((volume) => ({ roi, volume, width, dose: doseAt(both[page.doses[0]], volume) }));
+    const isFree = (a) => a.dose + a.width < highest && placed.every((b) => Math.abs(a.volume - b.volume) >= height || a.dose > b.dose + b.width || b.dose > a.dose + a.width);
+    const place = places.find(isFree);
+    if (place) placed.push(place);
+  }
+  return placed;
+}
+
+// Where the limit of a goal stands in a DVH, [dose, volume in percent]; of a mean dose on the axis; null for others.
+function goalPoint({ metric, limit }, { volume_cc: cc, prescription_gy: prescription }) {
+  if (metric === "Dmean") return [limit, 0];
+  const [, kind, text, unit, inCc] = /^([DV])([\d.]+)(%|cc|Gy)(\[cc\])?$/.exec(metric) ?? [];
+  const number = Number(text);
+  if (kind === "D" && unit !== "Gy") return [limit, unit === "%" ? number : (100 * number) / cc];
+  const dose = unit === "Gy" ? number : isNumber(prescription) ? (number / 100) * prescription : null;
+  return kind === "V" && unit !== "cc" && dose !== null ? [dose, inCc ? (100 * limit) / cc : limit] : null;
+}
+
+const SYMBOLS = { "<=": "triangle-left", ">=": "triangle-right" }; // they point to the side that is wanted
+function goalTraces(rois, hidden) {
+  return Object.entries(rois).filter(([roi, { goals }]) => goals.length && !hidden.has(roi)).map(([roi, entry]) => {
+    const placed = entry.goals.map((goal) => ({ goal, at: goalPoint(goal, entry) })).filter(({ at }) => at);
+    const verdicts = (goal) => (goal.verdict ? `: ${goal.verdict}` : `: reference ${goal.reference}, predicted ${goal.predicted}`);
+    const missed = (goal) => (goal.verdict ?? goal.predicted) === "fail";
+    return {
+      x: placed.map(({ at }) => at[0]), y: placed.map(({ at }) => at[1]), type: "scatter", mode: "markers", meta: { goalsOf: roi }, cliponaxis: false,
+      marker: { size: 11, color: roiColour(roi), symbol: placed.map(({ goal }) => SYMBOLS[goal.relation] + (missed(goal) ? "" : "-open")), line: { width: 2, color: roiColour(roi) } },
+      hovertext: placed.map(({ goal }) => asText(`${roi} ${goal.metric} ${limitText(goal, new Set([goal.limit]))}${verdicts(goal)}`)), hoverinfo: "text",
+    };
+  });
+}
+
 // doses: name in the data and title of each.
 function dvhTraces(curves, hidden, doses = page.doses.map((dose) => [dose, dose])) {
   const literal = (text) => asText(text).replaceAll("%{", "% {");
@@ -50,15 +98,18 @@ function dvhTraces(curves, hidden, doses = page.doses.map((dose) => [dose, dose]
   }));
 }
 
-async function drawDvh(target, curves, hidden, markDose, highestDose) {
+async function drawDvh(target, rois, curves, hidden, markDose, highestDose) {
   const Plotly = await plotly();
   const layout = chartLayout({
     hovermode: "closest",
     xaxis: { title: { text: "Dose (Gy)" }, range: [0, highestDose], rangemode: "tozero" },
     yaxis: { title: { text: "Volume (% of the ROI)" }, range: [0, 102] },
     shapes: [doseMark(markDose)],
+    annotations: curveLabels(curves, hidden, highestDose).map(({ roi, dose, volume }) => ({
+      x: dose, y: volume, text: asText(roi), showarrow: false, xanchor: "left", bgcolor: colourVariable("--card"), opacity: 0.85, borderpad: 0, font: { color: roiColour(roi), size: 11 },
+    })),
   });
-  await Plotly.react(target, dvhTraces(curves, hidden), layout, CHART_CONFIG);
+  await Plotly.react(target, [...dvhTraces(curves, hidden), ...goalTraces(rois, hidden)], layout, CHART_CONFIG);
 }
 
 const doseMark = (dose) => ({
@@ -66,15 +117,18 @@ const doseMark = (dose) => ({
 });
 
 // Signed differences: a row for each ROI and metric, a point for each case; of many cases for those outside the whiskers.
-const MOST_POINTS = 60;
+const [LEAST_POINTS, MOST_POINTS] = [6, 60]; // of a box; of points beside it
 async function drawDistribution(target, rows, unit, onCase) {
   const Plotly = await plotly();
   const labels = rows.map((row) => asText(`${row.roi}  ${row.metric}`));
   const digits = digitsFor(unit);
+  const isFew = (row) => row.terms.length < LEAST_POINTS;
+  const clear = { line: { width: 0 }, fillcolor: "rgba(0,0,0,0)" }; // (points alone)
+  const box = { line: { color: colourVariable("--ink"), width: 1.2 }, fillcolor: "rgba(128,128,128,0.12)" };
   const traces = rows.map((row, index) => ({
     type: "box", orientation: "h", y: row.terms.map(() => labels[index]), x: row.terms.map((term) => term.difference),
     name: labels[index], boxpoints: row.terms.length > MOST_POINTS ? "outliers" : "all", jitter: 0.6, pointpos: 0, marker: { color: roiColour(row.roi), size: 5, opacity: 0.75 },
-    line: { color: colourVariable("--ink"), width: 1.2 }, fillcolor: "rgba(128,128,128,0.12)",
+    ...(isFew(row) ? clear : box),
     customdata: row.terms.map((term) => term.name),
     hovertext: row.terms.map((term) => asText(
       `${term.name}: ${row.roi} ${row.metric} ${signed(term.difference, digits)} ${unit} ` +
@@ -101,9 +155,10 @@ function svg(tag, attributes, ...children) {
 }
 
 // DVH curves without Plotly, on white, for print.
-function staticDvh(curves, highestDose, labelOf) {
+function staticDvh(curves, highestDose, labelOf, rois = {}) {
   const names = Object.keys(curves);
-  const [width, left, right, top, bottom] = [600, 44, 200, 8, 40];
+  const right = 60 + 5.4 * Math.max(...names.map((roi) => labelOf(roi).length), 12); // (nor cuts a name)
+  const [width, left, top, bottom] = [400 + right, 44, 8, 40];
   const height = Math.max(330, top + 10 + 14 * (names.length + page.doses.length)); // (the legend drops nothing)
   const x = (dose) => left + (dose / highestDose) * (width - left - right);
   const y = (volume) => top + (1 - volume / 100) * (height - top - bottom);
@@ -124,6 +179,18 @@ function staticDvh(curves, highestDose, labelOf) {
     for (const dose of page.doses) {
       const [doses, volumes] = curves[roi][dose];
       picture.append(line(`M${doses.map((d, i) => `${x(d).toFixed(1)} ${y(volumes[i]).toFixed(1)}`).join("L")}`, roi, dose));
+    }
+  }
+  for (const { roi, dose, volume } of curveLabels(curves, new Set(), highestDose, 4, 0.016)) {
+    picture.append(svg("text", { x: x(dose) + 3, y: y(volume) + 3, fill: roiColour(roi, false), "font-size": 8.5, stroke: "#fff", "stroke-width": 2.5, "paint-order": "stroke" }, roi));
+  }
+  for (const [roi, entry] of Object.entries(rois)) {
+    for (const goal of curves[roi] ? entry.goals : []) {
+      const at = goalPoint(goal, entry);
+      if (!at || at[0] > highestDose) continue;
+      const to = goal.relation === "<=" ? -6 : 6;
+      const isMissed = (goal.verdict ?? goal.predicted) === "fail";
+      picture.append(svg("path", { d: `M${x(at[0])} ${y(at[1]) - 4}v8l${to} -4z`, stroke: roiColour(roi, false), fill: isMissed ? roiColour(roi, false) : "#fff", class: "goal" }));
     }
   }
   const legend = [...page.doses.map((dose) => [dose, null, dose]), ...names.map((roi) => [labelOf(roi), roi, page.doses[0]])];

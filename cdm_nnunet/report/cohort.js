@@ -4,6 +4,12 @@ const scores = record.scores;
 const challenges = page.challenges.filter(({ name }) => scores[name]); // public challenges whose data these are
 const KINDS = { target: "targets", oar: "OARs" };
 
+// The unit of a score: what its metrics have.
+const scoreUnit = (kind) => {
+  const { dose_gy: dose, volume_percent: volume } = scores.parts[kind];
+  return [dose.n ? "Gy" : null, volume.n ? "%" : null].filter(Boolean).join(" and ") || "no metric";
+};
+
 const indexName = (key) => page.index_names[key] || key;
 
 const gammaName = (gamma) => `Gamma ${gamma.dose_percent} % / ${gamma.distance_mm} mm ${gamma.local ? "local" : "global"}, from ${plain(gamma.threshold_percent)} %${gamma.normalisation === "maximum" ? " of the maximum" : ""}`;
@@ -39,6 +45,8 @@ function missingSection() {
     { label: "Names", show: (r) => r.names.join(", "), wrap: true },
   ], rows, { sortBy: 2, descending: true, caption: "ROIs of the template that are absent, and metrics that are not defined" })) : null);
 }
+
+const worstCase = () => caseNames.reduce((a, b) => (caseRows.get(b).mae > caseRows.get(a).mae ? b : a));
 
 function metricTerms(name) {
   return Object.entries(record.cases[name].rois).flatMap(([roi, entry]) => Object.entries(entry.metrics).map(([metric, m]) => (

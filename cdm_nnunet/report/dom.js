@@ -22,6 +22,7 @@ const caseRows = new Map((page.case_rows ?? []).map((row) => [row.name, row])); 
 // The doses that the page has: reference and prediction, or for a new patient the prediction alone.
 const isAlone = page.doses?.length === 1;
 const caseNames = [...caseRows.keys()];
+let caseOrder = caseNames; // as the table of cases shows them
 
 // The parts in a file beside this page. A frame gets them: from file:// nothing else can read a file, but for a script
 // tag, which would run it. The file's own policy lets nothing run but what hands its parts over.
@@ -91,7 +92,7 @@ function showProblem(error) {
 
 const MINUS = "\u2212";
 const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
-const fixed = (value, digits) => (isNumber(value) ? value.toFixed(digits).replace(/^-/, MINUS) : "\u2013");
+const fixed = (value, digits) => (isNumber(value) ? value.toFixed(digits).replace(/^-(?=0*\.?0*$)/, "").replace(/^-/, MINUS) : "\u2013");
 const signed = (value, digits) => (isNumber(value) && value > 0 && Number(value.toFixed(digits)) > 0 ? "+" : "") + fixed(value, digits);
 const withUnit = (value, unit, digits = 2) => fixed(value, digits) + (isNumber(value) && unit ? ` ${unit}` : "");
 const digitsFor = (unit) => (unit === "" ? 3 : 2);
@@ -115,12 +116,28 @@ function card(title, ...children) {
   return el("section", { class: "card" }, el("h2", {}, title), ...children);
 }
 
+// What is shown of a table, for a spreadsheet, which is to take no text for a formula.
+function csvOf(rows) {
+  const cell = (node) => {
+    const text = node.innerText.trim().replaceAll(/\s+/g, " ").replaceAll(MINUS, "-").replace(/^\u2013$/, "");
+    const safe = /^[=@]|^[+-](?![\d.])/.test(text) ? `'${text}` : text;
+    return /[",]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
+  };
+  return rows.map((row) => [...row.cells].map(cell).join(",")).join("\r\n") + "\r\n";
+}
+
+function save(text, name, type) {
+  const link = el("a", { href: URL.createObjectURL(new Blob([text], { type })), download: name });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+}
+
 // columns: {label, value(row) -> what to sort by, show(row) -> content, number, note, header, wrap}
-function table(columns, rows, { caption, sortBy, descending = false, rowClass } = {}) {
+function table(columns, rows, { caption, sortBy, descending = false, rowClass, roiOf, onOrder } = {}) {
   const body = el("tbody");
   const heads = columns.map((column, index) => {
     const label = column.value ? el("button", { type: "button", onclick: () => sort(index) }, column.label) : column.label;
-    return el("th", { scope: "col", class: column.number ? "number" : null, title: column.note }, label);
+    return el("th", { scope: "col", class: [column.number && "number", column.class].filter(Boolean).join(" ") || null, title: column.note }, label);
   });
   let current = sortBy;
   let down = descending;
@@ -137,14 +154,15 @@ function table(columns, rows, { caption, sortBy, descending = false, rowClass } 
         return down ? -order : order;
       });
     }
+    onOrder?.(ordered);
     heads.forEach((head, index) => {
       if (index === current) head.setAttribute("aria-sort", down ? "descending" : "ascending");
       else head.removeAttribute("aria-sort");
     });
-    body.replaceChildren(...ordered.map((row) => el("tr", { class: rowClass?.(row) },
+    body.replaceChildren(...ordered.map((row) => el("tr", { class: rowClass?.(row), "data-roi": roiOf?.(row) },
       columns.map((c) => c.header
         ? el("th", { scope: "row" }, c.show(row))
-        : el("td", { class: [c.number && "number", c.wrap && "wrap"].filter(Boolean).join(" ") || null }, c.show(row))))));
+        : el("td", { class: [c.number && "number", c.wrap && "wrap", c.class].filter(Boolean).join(" ") || null }, c.show(row))))));
   }
   function sort(index) {
     down = index === current ? !down : Boolean(columns[index].number);
@@ -152,12 +170,14 @@ function table(columns, rows, { caption, sortBy, descending = false, rowClass } 
     fill();
   }
   fill();
+  const name = `${(caption ?? "table").split(/[;,]/)[0].toLowerCase().replaceAll(/[^a-z0-9]+/g, "_")}.csv`;
+  const csv = el("button", { type: "button", class: "csv", title: "Save this table as it is shown", onclick: () => save(`\ufeff${csvOf([...body.parentElement.rows])}`, name, "text/csv") }, "CSV");
   return el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption ?? "table" },
-    el("table", {}, caption ? el("caption", {}, caption) : null, el("thead", {}, el("tr", {}, heads)), body));
+    el("table", {}, caption ? el("caption", {}, caption, " ", csv) : null, el("thead", {}, el("tr", {}, heads)), body));
 }
 
 function select(label, options, onchange, value) {
-  const box = el("select", { onchange: () => onchange(box.value) },
+  const box = el("select", { "aria-label": label, onchange: () => onchange(box.value) },
     options.map(([key, text]) => el("option", { value: key, selected: key === value }, text)));
   return el("label", {}, label, box);
 }

@@ -32,7 +32,7 @@ function goalsTable() {
     ...(certain ? [{ label: "By interval", note: "the verdict that both ends of the interval get", value: (r) => r.goal.certainty, show: (r) => chip(r.goal.certainty) }] : []),
     { label: "Priority", value: (r) => r.goal.priority, show: (r) => String(r.goal.priority), number: true },
     { label: "Remarks", show: (r) => remarksOf(r.goal, r.entry, r.metric), wrap: true },
-  ], rows, { sortBy: certain ? 5 : 4, caption: "Goals with a limit, for the predicted dose" });
+  ], rows, { sortBy: certain ? 5 : 4, roiOf: (r) => r.roi, caption: "Goals with a limit, for the predicted dose" });
 }
 
 function metricsTable() {
@@ -105,30 +105,28 @@ function printedPages() {
   if (!data) return [first];
   const second = el("section", { class: "print-page" },
     el("h2", {}, `${record.case}: ${LABEL}`),
-    staticDvh(data.curves, highestOf(data.curves), (roi) => roiLabel(record.rois, roi)),
+    staticDvh(data.curves, highestOf(data.curves), (roi) => roiLabel(record.rois, roi), record.rois),
     volume ? el("img", { src: pictureOf(volume, { ...settings, mode: "predicted", contours: true, wash: true }), alt: "Slices with dose" }) : el("p", {}, "The slices were not open yet when this was printed."),
     el("p", {}, el("small", {}, `Dose from ${fixed(WASH_FROM * data.volume.prescription_gy, 1)} Gy on. Isodoses: ${[...settings.isodoses].join(" %, ")} % of ${plain(data.volume.prescription_gy)} Gy. `), el("small", {}, footerText())));
   return [first, second];
 }
 
-function download() {
-  const link = el("a", { href: URL.createObjectURL(new Blob([byId("record").textContent], { type: "application/json" })), download: `${record.case}.patient.json` });
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
-}
+const download = () => save(byId("record").textContent, `${record.case}.patient.json`, "application/json");
 
 async function build() {
   const data = JSON.parse(await part("case-0"));
   const slices = viewerSection(data);
+  const metrics = metricSection(record.rois, data.doses);
   const details = (title, content) => el("details", {}, el("summary", {}, title), content);
   byId("patient").replaceChildren(
     el("h1", {}, `${record.case}: predicted dose`), heading(),
     card("Goals", goalsTable(), notesList()),
-    dvhSection(record.rois, data, slices.viewer).section, slices.section,
+    dvhSection(record.rois, data, slices.viewer).section, slices.section, metrics.section,
     el("section", { class: "card" }, details("All metrics", metricsTable()), details("ROIs: volumes, indices, limits of the data", roisTable())));
   opened.data = data;
   opened.volume = await loadVolume(0, data.volume);
   slices.show(opened.volume);
+  metrics.show(await loadDoses(0, data.doses));
 }
 
 byId("dataset").textContent = record.case;

@@ -12,12 +12,12 @@ from cdm_nnunet.evaluation.pairing import CaseFiles
 from cdm_nnunet.evaluation.pictures import load_scene
 from cdm_nnunet.files import write_text
 from cdm_nnunet.patient.record import PatientRecord
-from cdm_nnunet.report.case_parts import MOST_CASE_BYTES, scene_parts
+from cdm_nnunet.report.case_parts import MOST_CASE_BYTES, case_elements, report_parts
 from cdm_nnunet.report.page import page_data
 from cdm_nnunet.report.parts import filled, json_script, packed_script, page_head, page_script, plotly_script, resource
 
 PATIENT_REPORT_ENDING = ".report.html"
-SCRIPTS = ("dom.js", "words.js", "charts.js", "viewer.js", "pictures.js", "new_patient.js")
+SCRIPTS = ("dom.js", "words.js", "charts.js", "viewer.js", "pictures.js", "metrics.js", "new_patient.js")
 
 
 def write_patient_report(record: PatientRecord, files: CaseFiles, template: Template, folder: Path) -> Path:
@@ -34,7 +34,7 @@ def write_patient_report(record: PatientRecord, files: CaseFiles, template: Temp
     """
     scene = load_scene(dataclasses.replace(files, reference=files.predicted), template)
     scene = dataclasses.replace(scene, doses_gy={"predicted": scene.doses_gy["predicted"]})
-    parts, packed = scene_parts(scene, MOST_CASE_BYTES)
+    parts = report_parts(scene, MOST_CASE_BYTES)
     plotly_js = plotly_script()
     script = page_script([resource("report", name) for name in SCRIPTS])
     head, _, rest = resource("report", "new_patient.html").partition("<!--data-->")
@@ -45,8 +45,7 @@ def write_patient_report(record: PatientRecord, files: CaseFiles, template: Temp
         json_script("page", page_data(template, ("predicted",))),
         f"<script>{script}</script>\n",
         packed_script("plotly", gzip.compress(plotly_js.encode(), mtime=0)),
-        json_script("case-0", parts),
-        packed_script("volume-0", packed),
+        case_elements(0, *parts),
         rest,
     ]
     path = folder / (record.case + PATIENT_REPORT_ENDING)

@@ -16,7 +16,7 @@ import numpy as np
 from cdm_nnunet.challenges import CHALLENGES
 from cdm_nnunet.dvh import KINDS, Template
 from cdm_nnunet.evaluation.palette import DIFFERENCE_MAP, DOSE_MAPS, ISODOSES, Role, roi_styles, strokes
-from cdm_nnunet.evaluation.pictures import DOSES
+from cdm_nnunet.evaluation.pictures import CLEAR_TO, DOSES, difference_span_gy
 from cdm_nnunet.evaluation.record import Evaluation
 from cdm_nnunet.files import replacing
 from cdm_nnunet.report.case_parts import CaseParts
@@ -26,7 +26,7 @@ from cdm_nnunet.report.parts import filled, json_script, packed_script, page_hea
 from cdm_nnunet.report.volumes import DOSE_STEP_GY, HU_TABLE
 
 REPORT_FILE = "report.html"
-SCRIPTS = ("dom.js", "words.js", "charts.js", "viewer.js", "pictures.js", "cohort.js", "patient.js")
+SCRIPTS = ("dom.js", "words.js", "charts.js", "viewer.js", "pictures.js", "metrics.js", "cohort.js", "patient.js")
 LAST_SCRIPT = "report.js"
 PANEL_FOLDERS: list[Traversable] = [resources.files("cdm_nnunet.report") / "panels"]
 """Where the report's panels lie, one module of JavaScript each (``docs/extending.md``)."""
@@ -68,6 +68,8 @@ def page_data_of(evaluation: Evaluation) -> dict[str, Any]:
     """What the scripts of the report need beside the record."""
     return {
         **page_data(evaluation.template, ("reference", "predicted")),
+        "span_gy": difference_span_gy(evaluation.scores.dose_mae_gy),
+        "plan_values": _plan_values(evaluation),
         "case_rows": [case_row(case) for case in evaluation.cases],
         "challenges": [
             {
@@ -79,6 +81,16 @@ def page_data_of(evaluation: Evaluation) -> dict[str, Any]:
             for challenge in CHALLENGES
         ],
     }
+
+
+def _plan_values(evaluation: Evaluation) -> dict[str, list[float]]:
+    """Values of the reference plans by ``ROI METRIC``, ascending, of all goals with a limit."""
+    values: dict[str, list[float]] = {}
+    for case in evaluation.cases:
+        for name, roi in case.rois.items():
+            for goal in roi.goals:
+                values.setdefault(f"{name} {goal.metric}", []).append(roi.metrics[goal.metric].reference)
+    return {term: sorted(float(f"{value:.6g}") for value in found) for term, found in values.items()}
 
 
 def page_data(template: Template, doses: Sequence[Role]) -> dict[str, Any]:
@@ -105,6 +117,7 @@ def page_data(template: Template, doses: Sequence[Role]) -> dict[str, Any]:
         "index_names": {name: kind.reading for name, kind in KINDS.items() if kind.of_plan},
         "targets": [roi.name for roi in template.rois if roi.kind == "target"],
         "wash": {name: _colour_table(name) for name in DOSE_MAPS},
+        "clear_to": CLEAR_TO,
         "difference": _colour_table(DIFFERENCE_MAP),
         "hu_table": HU_TABLE.round().tolist(),
         "dose_step_gy": DOSE_STEP_GY,

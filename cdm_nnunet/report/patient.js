@@ -16,6 +16,21 @@ function remarks(goal, roi, metric) {
   ].filter(Boolean).join("; ");
 }
 
+// How many of the other patients' reference plans have a lower value: an unusual plan, or prediction, stands out.
+const termOf = ({ roi, goal }) => `${roi} ${goal.metric}`;
+function rankText(row) {
+  const { metric } = row;
+  const all = page.plan_values[termOf(row)] ?? [];
+  const own = Number(metric.reference.toPrecision(6));
+  const others = all.toSpliced(all.indexOf(own), 1);
+  if (others.length < LEAST_POINTS - 1) return "too few to tell";
+  const lower = (value) => others.filter((other) => other < Number(value.toPrecision(6))).length;
+  const [reference, predicted] = [lower(metric.reference), lower(metric.predicted)];
+  const same = others.filter((other) => other === own).length;
+  const end = reference === others.length ? ", the highest" : reference === 0 && !same ? ", the lowest" : "";
+  return `${reference} of ${others.length}${end} (${predicted})`;
+}
+
 function goalTable(name) {
   const rows = Object.entries(record.cases[name].rois).flatMap(([roi, entry]) => entry.goals.map((goal) => (
     { roi, entry, goal, metric: entry.metrics[goal.metric] })));
@@ -31,8 +46,9 @@ function goalTable(name) {
     { label: "Difference", value: (r) => Math.abs(r.metric.predicted - r.metric.reference), show: (r) => signed(r.metric.predicted - r.metric.reference, digitsFor(r.metric.unit)), number: true },
     { label: "Priority", value: (r) => r.goal.priority, show: (r) => String(r.goal.priority), number: true },
     ...(certain ? [{ label: "By interval", note: "the verdict that both ends of the interval get", value: (r) => r.goal.certainty, show: (r) => chip(r.goal.certainty) }] : []),
+    ...(rows.some((r) => (page.plan_values[termOf(r)] ?? []).length >= LEAST_POINTS) ? [{ label: "Plans below", show: rankText, class: "screen-only narrow", note: "how many of the other patients' reference plans have a lower value than this reference plan, and in brackets than the prediction" }] : []),
     { label: "Remarks", value: (r) => (changed(r) ? 0 : 1), show: (r) => remarks(r.goal, r.entry, r.metric), wrap: true },
-  ], rows, { sortBy: 5, rowClass: (r) => (changed(r) ? "changed" : null), caption: "Goals with a limit; shaded where the prediction changes the verdict" });
+  ], rows, { sortBy: 5, roiOf: (r) => r.roi, rowClass: (r) => (changed(r) ? "changed" : null), caption: "Goals with a limit; shaded where the prediction changes the verdict" });
 }
 
 function missingText(name) {
@@ -42,17 +58,23 @@ function missingText(name) {
   return [...listed("Absent", entries), ...listed("Not defined", Object.entries(undefinedOf(name))), ...notes].join(" ");
 }
 
+function caseScores(name) {
+  const { mae, ptv_score: ptv, oar_score: oar } = caseRows.get(name);
+  const score = (label, value, kind) => (isNumber(value) ? `, ${label} ${withUnit(value, scoreUnit(kind))}` : "");
+  return `Dose MAE ${withUnit(mae, "Gy")}${score("PTV score", ptv, "target")}${score("OAR score", oar, "oar")}`;
+}
+
 function patientHead(name) {
-  const position = caseNames.indexOf(name);
-  const to = (step) => () => openCase(caseNames[position + step]);
-  const s = caseRows.get(name);
+  const position = caseOrder.indexOf(name);
+  const to = (step) => () => openCase(caseOrder[position + step]);
   return el("div", {},
     el("h1", {}, name),
     el("div", { class: "controls" },
-      select("Case", caseNames.map((n) => [n, `${n} (MAE ${fixed(caseRows.get(n).mae, 2)} Gy)`]), openCase, name),
+      select("Case", caseOrder.map((n) => [n, `${n} (MAE ${fixed(caseRows.get(n).mae, 2)} Gy)`]), openCase, name),
       el("button", { type: "button", disabled: position === 0, onclick: to(-1) }, "Previous"),
-      el("button", { type: "button", disabled: position === caseNames.length - 1, onclick: to(1) }, "Next"),
-      el("span", {}, `Dose MAE ${withUnit(record.cases[name].dose_mae_gy, "Gy")}, PTV score ${fixed(s.ptv_score, 2)}, OAR score ${fixed(s.oar_score, 2)}`)),
+      el("button", { type: "button", disabled: position === caseOrder.length - 1, onclick: to(1) }, "Next"),
+      el("span", {}, caseScores(name))),
+    el("p", { class: "muted screen-only" }, "In the order of the table of cases; key j: next, key k: previous."),
     el("p", { class: "muted" }, missingText(name)));
 }
 
@@ -70,13 +92,16 @@ async function buildPatient(name) {
   const data = JSON.parse(await part(`case-${position}`));
   if (own !== opening) return;
   const slices = data.problem ? null : viewerSection(data);
+  const metrics = data.problem ? null : metricSection(record.cases[name].rois, data.doses);
   const pictures = data.problem ? [el("p", { class: "problem" }, noPictures(data))]
-    : [dvhSection(record.cases[name].rois, data, slices.viewer).section, slices.section];
+    : [dvhSection(record.cases[name].rois, data, slices.viewer).section, slices.section, metrics.section];
   const built = buildPanels("patient", name);
   container.replaceChildren(patientHead(name), card("Goals", goalTable(name)), ...pictures, ...built.map(({ section }) => section));
   const volume = data.problem ? null : await loadVolume(position, data.volume);
+  const doses = data.problem ? null : await loadDoses(position, data.doses);
   if (own !== opening) return;
   slices?.show(volume);
+  metrics?.show(doses);
   Object.assign(loaded, { name, data, volume });
   redrawPatient = () => buildPatient(name).catch(showProblem);
 }

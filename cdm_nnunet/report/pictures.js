@@ -2,9 +2,23 @@
 
 const hidden = new Set(); // ROI names, for curves and contours of all cases
 const settings = {
-  mode: page.doses[0], map: Object.keys(page.wash)[0], window: "soft", wash: true, opacity: 0.5, contours: true, isodoses: new Set([95, 50]), span: 5, hidden,
+  mode: page.doses[0], map: Object.keys(page.wash)[0], window: "soft", wash: true, opacity: 0.5, contours: true, isodoses: new Set([95, 50]), span: page.span_gy ?? 5, range: WINDOWS.soft.slice(1), zoom: 1, focus: null, lit: null, hidden,
 };
 const readings = { dose: null };
+
+// The ROI that goals, curves and contours show together: that of a row or curve under the pointer.
+const lit = { roi: null, show: () => {} };
+function light(roi, from = null) {
+  if (lit.roi === roi) return;
+  lit.roi = settings.lit = roi;
+  for (const node of document.querySelectorAll("[data-roi]")) node.classList.toggle("lit", node.dataset.roi === roi);
+  lit.show(roi, from);
+}
+for (const event of ["pointerover", "focusin"]) {
+  document.addEventListener(event, ({ target }) => {
+    if (!target.closest?.(".dvh, .views")) light(target.closest?.("[data-roi]")?.dataset.roi ?? null);
+  });
+}
 
 const highestOf = (curves) => 1.02 * Math.max(1, ...Object.values(curves).flatMap((both) => page.doses.map((dose) => both[dose][0].at(-1))));
 
@@ -22,22 +36,21 @@ function dvhSection(rois, data, viewer) {
   const body = el("tbody");
   const slider = el("input", { type: "range", min: "0", max: highest.toFixed(1), step: "0.1", "aria-label": "Dose at which the curves are read, Gy", style: "flex:1", oninput: () => read(Number(slider.value)) });
   const label = el("output", {});
-  const draw = () => drawDvh(chart, curves, hidden, readings.dose, highest);
+  const draw = () => drawDvh(chart, rois, curves, hidden, readings.dose, highest);
   const cells = new Map();
   for (const roi of Object.keys(curves)) {
     const box = el("input", { type: "checkbox", checked: !hidden.has(roi), onchange: () => { toggle([roi], box.checked); } });
     const row = { box, ...Object.fromEntries(MODES.map((mode) => [mode, el("td", { class: "number" })])) };
     cells.set(roi, row);
     const swatch = el("span", { class: "swatch", style: `border-color:${roiColour(roi)}` });
-    const line = el("tr", {}, el("th", { scope: "row" }, el("label", {}, box, swatch, roiLabel(rois, roi))), MODES.map((mode) => row[mode]));
-    line.addEventListener("pointerenter", () => emphasise(roi));
-    line.addEventListener("pointerleave", () => emphasise(null));
+    const line = el("tr", { "data-roi": roi }, el("th", { scope: "row" }, el("label", {}, box, swatch, roiLabel(rois, roi))), MODES.map((mode) => row[mode]));
     body.append(line);
   }
-  function emphasise(roi) {
-    if (!chart.data) return;
-    window.Plotly.restyle(chart, { opacity: chart.data.map((trace) => (roi === null || trace.meta.roi === roi ? 1 : 0.2)) });
-  }
+  const roiOf = (trace) => trace.meta.roi ?? trace.meta.goalsOf;
+  lit.show = (roi, from) => {
+    if (chart.data && from !== chart) window.Plotly.restyle(chart, { opacity: chart.data.map((trace) => (roi === null || roiOf(trace) === roi ? 1 : 0.2)) });
+    viewer.draw();
+  };
   function toggle(rois, shown) {
     for (const roi of rois) {
       if (shown) hidden.delete(roi);
@@ -62,10 +75,14 @@ function dvhSection(rois, data, viewer) {
   const all = Object.keys(curves);
   const button = (text, shown) => el("button", { type: "button", onclick: () => { toggle(all, false); toggle(shown, true); } }, text);
   read(readings.dose);
-  draw().then(() => chart.on("plotly_click", (event) => read(Math.min(highest, Math.max(0, event.points[0].x))))).catch(showProblem);
+  draw().then(() => {
+    chart.on("plotly_click", (event) => read(Math.min(highest, Math.max(0, event.points[0].x))));
+    chart.on("plotly_hover", (event) => light(roiOf(event.points[0].data), chart));
+    chart.on("plotly_unhover", () => light(null, chart));
+  }).catch(showProblem);
   const section = card("DVH curves",
     el("div", { class: "two" },
-      el("div", {}, el("p", {}, isAlone ? "Predicted dose; " : [el("span", { class: "swatch" }), "reference  ", el("span", { class: "swatch dashed" }), "predicted; "], "a click on a curve reads all at its dose."), chart),
+      el("div", {}, el("p", {}, isAlone ? "Predicted dose; " : [el("span", { class: "swatch" }), "reference  ", el("span", { class: "swatch dashed" }), "predicted; "], "a click on a curve reads all at its dose. Triangles are limits of goals and point to the side that is wanted, filled where the prediction misses it; of a mean dose on the axis."), chart),
       el("div", {},
         el("div", { class: "controls" }, button("All", all), button("Targets", targets), button("None", [])),
         el("div", { class: "controls" }, "Volume (%) at ", label, slider),
@@ -80,6 +97,43 @@ function checkbox(label, checked, onchange) {
   return el("label", {}, box, label);
 }
 
+// Both doses along a line through the crosshair.
+const AXES = { x: ["left to right of the picture (x)", 2], y: ["front to back (y)", 1], z: ["feet to head (z)", 0] };
+function profileSection() {
+  let [key, last] = ["x", null];
+  const picture = el("div", { class: "profile" });
+  const draw = (volume, cross) => {
+    if (!volume || !node.open) { last = [volume, cross]; return; }
+    last = [volume, cross];
+    picture.replaceChildren(profilePicture(volume, cross, AXES[key][1], key));
+  };
+  const choice = select("Line", Object.entries(AXES).map(([name, [text]]) => [name, text]), (name) => { key = name; draw(...last); }, key);
+  const node = el("details", { ontoggle: () => { if (last) draw(...last); } }, el("summary", {}, "Dose along a line through the crosshair"), el("div", { class: "controls" }, choice), picture);
+  return { node, draw };
+}
+
+function profilePicture(volume, cross, axis, name) {
+  const n = volume.shape[axis];
+  const start = cross.reduce((sum, index, k) => sum + (k === axis ? 0 : index * volume.steps[k]), 0);
+  const dosesGy = page.doses.map((dose) => Array.from({ length: n }, (_, k) => volume[dose][start + k * volume.steps[axis]] * volume.dose_step_gy));
+  const highest = 1.05 * Math.max(volume.prescription_gy, ...dosesGy.flat());
+  const mm = (k) => volume.origin_mm[axis] + k * volume.spacing_mm[axis];
+  const [width, height, left, bottom] = [900, 240, 46, 34];
+  const x = (k) => left + (k / Math.max(1, n - 1)) * (width - left - 10);
+  const y = (dose) => 8 + (1 - dose / highest) * (height - 8 - bottom);
+  const ink = { fill: "currentColor", "font-size": 12 };
+  const picture = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Dose along ${name} through the crosshair` });
+  const step = highest > 50 ? 20 : highest > 20 ? 10 : 5;
+  for (let dose = 0; dose <= highest; dose += step) {
+    picture.append(svg("path", { d: `M${left} ${y(dose)}H${width - 10}`, stroke: "currentColor", opacity: 0.2 }), svg("text", { ...ink, x: left - 6, y: y(dose) + 4, "text-anchor": "end" }, String(dose)));
+  }
+  for (let k = 0; k < n; k += Math.max(1, Math.round(n / 8))) picture.append(svg("text", { ...ink, x: x(k), y: height - bottom + 16, "text-anchor": "middle" }, fixed(mm(k), 0)));
+  picture.append(svg("text", { ...ink, x: width / 2, y: height - 3, "text-anchor": "middle" }, `${name} (mm); dose in Gy`),
+    svg("path", { d: `M${x(cross[axis])} 8V${height - bottom}`, stroke: "currentColor", opacity: 0.5, "stroke-dasharray": "3 3" }));
+  page.doses.forEach((dose, d) => picture.append(svg("path", { d: `M${dosesGy[d].map((gy, k) => `${x(k).toFixed(1)} ${y(gy).toFixed(1)}`).join("L")}`, fill: "none", stroke: "currentColor", "stroke-width": 2, "stroke-dasharray": page.strokes[dose].join(" ") || "none", class: dose })));
+  return picture;
+}
+
 function viewerSection(data) {
   const readout = el("div", { class: "readout", "aria-live": "polite" });
   let volume = null;
@@ -87,7 +141,13 @@ function viewerSection(data) {
   const legend = el("div", { class: "controls" });
   const bar = el("div", { class: "colourbar" });
   const header = data.volume;
+  const windowed = el("span", { class: "muted" });
+  viewer.onWindow = (level, width) => { windowed.textContent = `level ${fixed(level, 0)}, width ${fixed(width, 0)} HU`; };
+  const where = el("select", { "aria-label": "Where to look for the largest difference" }, el("option", { value: "" }, "the whole dose"), header.rois.map((roi) => el("option", { value: roi }, roi)));
+  const button = (text, onclick) => el("button", { type: "button", onclick }, text);
+  const profile = profileSection();
   function look([z, y, x]) {
+    profile.draw(volume, viewer.cross);
     const i = z * volume.steps[0] + y * volume.steps[1] + x;
     const doses = page.doses.map((dose) => volume[dose][i] * volume.dose_step_gy);
     const rois = volume.rois.filter((_, k) => inMask(volume.masks[k], i));
@@ -126,10 +186,12 @@ function viewerSection(data) {
       checkbox("dose wash", settings.wash, change("wash")), el("label", {}, "opacity", opacity),
       select("colours", Object.keys(page.wash).map((name) => [name, name]), change("map"), settings.map),
       checkbox("contours", settings.contours, change("contours")),
-      select("CT window", Object.entries(WINDOWS).map(([key, [text, low, high]]) => [key, `${text} (${low} to ${high} HU)`.replaceAll("-", MINUS)]), change("window"), settings.window),
-      isAlone ? null : select("Difference scale", [1, 2, 5, 10, 20].map((gy) => [String(gy), `\u00b1${gy} Gy`]), (gy) => change("span")(Number(gy)), String(settings.span))),
-    legend, bar, readout, viewer.node,
-    el("p", {}, el("small", {}, `Mouse wheel or slider: slice; click or drag: crosshair; arrow keys and Page Up/Down on a focused slice.${isAlone ? "" : " In the difference, isodoses of the reference are solid, of the prediction dashed."} Percentages are of ${plain(header.prescription_gy)} Gy. Displayed doses are rounded to ${header.dose_step_gy.toFixed(2)} Gy; HU to 2 HU in soft tissue, to 9 HU in air, 18 HU in bone.${thinned} Numbers in tables are not taken from these pictures. Research use, not for treatment.`)));
+      select("CT window", Object.entries(WINDOWS).map(([key, [text, low, high]]) => [key, `${text} (${low} to ${high} HU)`.replaceAll("-", MINUS)]), (key) => { settings.window = key; windowed.textContent = ""; change("range")(WINDOWS[key].slice(1)); }, settings.window), windowed,
+      isAlone ? null : select("Difference scale", [...new Set([1, 2, 5, 10, 20, settings.span])].sort((a, b) => a - b).map((gy) => [String(gy), `\u00b1${gy} Gy`]), (gy) => change("span")(Number(gy)), String(settings.span))),
+    el("div", { class: "controls" }, button("Magnify", () => viewer.zoomBy(1.5)), button("Reduce", () => viewer.zoomBy(1 / 1.5)), button("Whole slice", () => viewer.zoomBy(0)),
+      isAlone ? null : [button("Jump to the largest difference", () => viewer.toLargestDifference(where.value)), el("label", {}, "in", where)]),
+    legend, bar, readout, viewer.node, profile.node,
+    el("p", {}, el("small", {}, `Mouse wheel or slider: slice; click or drag: crosshair; Ctrl and wheel, or + and ${MINUS}: zoom; Shift and drag: pan; right button and drag: CT window; arrow keys and Page Up/Down on a focused slice.${isAlone ? "" : " In the difference, isodoses of the reference are solid, of the prediction dashed."} Percentages are of ${plain(header.prescription_gy)} Gy. Displayed doses are rounded to ${header.dose_step_gy.toFixed(2)} Gy; HU to 2 HU in soft tissue, to 9 HU in air, 18 HU in bone.${thinned} Numbers in tables are not taken from these pictures. Research use, not for treatment.`)));
   return { section, viewer, show: (loaded) => { volume = loaded; viewer.show(loaded); restyle(); } };
 }
 

@@ -42,21 +42,16 @@ function showView() {
   else buildPatient(name).catch(showProblem);
 }
 
-async function download() {
-  const link = el("a", { href: URL.createObjectURL(new Blob([await whole()], { type: "application/json" })), download: "result.json" });
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
-}
+const download = async () => save(await whole(), "result.json", "application/json");
 
 // A printed page for a case. Slices are there where the volume was unpacked: the Print button does it, the browser's own
 // menu prints without.
 function printedCase(name, data, volume) {
-  const s = caseRows.get(name);
   return el("section", { class: "print-page" },
     el("h2", {}, `${record.dataset}: ${name}`),
-    el("p", {}, `Dose MAE ${withUnit(record.cases[name].dose_mae_gy, "Gy")}, PTV score ${fixed(s.ptv_score, 2)}, OAR score ${fixed(s.oar_score, 2)}. ${missingText(name)}`),
+    el("p", {}, `${caseScores(name)}. ${missingText(name)}`),
     goalTable(name),
-    data.problem ? el("p", { class: "problem" }, noPictures(data)) : staticDvh(data.curves, highestOf(data.curves), (roi) => roiLabel(record.cases[name].rois, roi)),
+    data.problem ? el("p", { class: "problem" }, noPictures(data)) : staticDvh(data.curves, highestOf(data.curves), (roi) => roiLabel(record.cases[name].rois, roi), record.cases[name].rois),
     data.problem ? null : volume ? el("img", { src: pictureOf(volume, { ...settings, hidden: new Set(), contours: true, wash: true }), alt: "Slices with dose" })
       : el("p", { class: "muted" }, "Slices are printed with the report's own Print button."),
     volume ? el("p", {}, el("small", {}, `Dose from ${fixed(WASH_FROM * volume.prescription_gy, 1)} Gy on, colours to ${fixed(washHighest(volume), 1)} Gy; difference: blue ${fixed(-settings.span, 0)} Gy, red +${settings.span} Gy. Isodoses: ${[...settings.isodoses].join(" %, ")} % of ${plain(volume.prescription_gy)} Gy. `), el("small", {}, footerText())) : null);
@@ -112,12 +107,16 @@ byId("to-patient").addEventListener("click", () => openCase(caseInHash() ?? load
 byId("download").addEventListener("click", () => download().catch(showProblem));
 byId("print").addEventListener("click", () => printAll().catch(showProblem));
 byId("theme").addEventListener("click", () => setTheme(THEMES[(THEMES.indexOf(document.documentElement.dataset.theme ?? "system") + 1) % 3]));
+addEventListener("keydown", (event) => {
+  const step = { j: 1, k: -1 }[event.key];
+  if (!step || event.ctrlKey || event.metaKey || event.altKey || /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName) && event.target.type !== "range") return;
+  const name = caseOrder[caseInHash() === null ? 0 : caseOrder.indexOf(caseInHash()) + step];
+  if (name !== undefined) openCase(name);
+});
 addEventListener("beforeprint", preparePrintAtOnce);
 addEventListener("afterprint", () => { printReady = false; printTarget().replaceChildren(); });
 addEventListener("hashchange", showView);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
-
-const worstCase = () => caseNames.reduce((a, b) => (caseRows.get(b).mae > caseRows.get(a).mae ? b : a));
 
 try {
   drawCohort = buildCohort();

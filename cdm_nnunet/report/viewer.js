@@ -3,6 +3,7 @@
 
 const ISODOSES = page.isodoses; // percent of the prescription, colour
 const WINDOWS = { soft: ["Soft tissue", -160, 240], bone: ["Bone", -500, 1500], lung: ["Lung", -1350, 150], all: ["All", -1000, 1000] };
+const CLEAR_TO = page.clear_to; // of the difference's scale; from zero on it becomes opaque up to there
 const WASH_FROM = 0.1; // of the prescription, as in the static pictures
 const VIEWS = [
   { name: "Axial", axis: 0, h: 2, v: 1, flip: false, sides: ["R", "L", "A", "P"] },
@@ -41,8 +42,11 @@ function eachPixel(volume, view, index, each) {
 }
 
 // Lines at a level in a plane of values, as a path in units of pixels; marching squares with linear interpolation.
-function contour(values, width, height, level) {
+// Beside the path it tells the line's point farthest to the right in a frame.
+function contour(values, width, height, level, frame) {
   const path = new Path2D();
+  let right = null;
+  const isShown = ([x, y]) => x < frame.x + frame.width && y > frame.y && y < frame.y + frame.height;
   for (let row = 0; row < height - 1; row++) {
     for (let column = 0; column < width - 1; column++) {
       const i = row * width + column;
@@ -56,22 +60,37 @@ function contour(values, width, height, level) {
       };
       const pairs = { 1: "LT", 2: "TR", 3: "LR", 4: "RB", 5: "LTRB", 6: "TB", 7: "LB", 8: "LB", 9: "TB", 10: "TRLB", 11: "RB", 12: "LR", 13: "TR", 14: "LT" }[kind];
       for (let k = 0; k < pairs.length; k += 2) {
-        path.moveTo(...edges[pairs[k]]());
+        const from = edges[pairs[k]]();
+        path.moveTo(...from);
         path.lineTo(...edges[pairs[k + 1]]());
+        if ((!right || from[0] > right[0]) && isShown(from)) right = from;
       }
     }
   }
-  return path;
+  return { path, right };
 }
 
-// Draw one slice into a canvas whose width and height are set. settings: {mode, window, wash, opacity, contours, isodoses
-// (a set of percentages), span (Gy of the difference), hidden (ROI names)}; cross: [z, y, x] or null.
+// The part of a slice that is shown, in pixels of it: all, or a part around a voxel that all views share.
+function frameOf(volume, view, { zoom = 1, focus = null }) {
+  const part = (axis, n, flip) => {
+    const size = n / zoom;
+    const at = (focus ?? volume.centre)[axis] + 0.5;
+    return [Math.min(n - size, Math.max(0, (flip ? n - at : at) - size / 2)), size];
+  };
+  const [[x, width], [y, height]] = [part(view.h, volume.shape[view.h], false), part(view.v, volume.shape[view.v], view.flip)];
+  return { x, y, width, height };
+}
+
+// Draw one slice into a canvas whose width and height are set. settings: {mode, range (HU), wash, opacity, contours,
+// isodoses (a set of percentages), span (Gy of the difference), hidden (ROI names), lit (an ROI), zoom, focus}; cross:
+// [z, y, x] or null.
 function drawSlice(canvas, volume, view, index, settings, cross) {
   const context = canvas.getContext("2d");
   const [width, height] = [volume.shape[view.h], volume.shape[view.v]];
-  const scale = [canvas.width / width, canvas.height / height];
+  const frame = frameOf(volume, view, settings);
+  const scale = [canvas.width / frame.width, canvas.height / frame.height];
   const n = width * height;
-  const [, dark, bright] = WINDOWS[settings.window];
+  const [dark, bright] = settings.range;
   const step = volume.dose_step_gy;
   const [minuend, subtrahend] = settings.between ?? ["predicted", "reference"];
   const greys = page.hu_table.map((hu) => 255 * Math.min(1, Math.max(0, (hu - dark) / (bright - dark))));
@@ -90,9 +109,10 @@ function drawSlice(canvas, volume, view, index, settings, cross) {
     const shown = isDifference ? planes[minuend][p] - planes[subtrahend][p] : planes[settings.mode][p];
     if ((isDifference ? Math.max(planes[minuend][p], planes[subtrahend][p]) : shown) < from) return;
     const share = isDifference ? (shown / settings.span + 1) / 2 : shown / highest;
+    const alpha = settings.opacity * (isDifference ? Math.min(1, Math.abs(shown) / (CLEAR_TO * settings.span)) : 1);
     const k = 3 * Math.min(255, Math.max(0, Math.round(255 * share)));
     const colours = isDifference ? page.difference : page.wash[settings.map];
-    wash.data.set([colours[k], colours[k + 1], colours[k + 2], 255 * settings.opacity], 4 * p);
+    wash.data.set([colours[k], colours[k + 1], colours[k + 2], 255 * alpha], 4 * p);
   });
   context.setTransform(1, 0, 0, 1, 0, 0);
   context.clearRect(0, 0, canvas.width, canvas.height);
@@ -100,12 +120,12 @@ function drawSlice(canvas, volume, view, index, settings, cross) {
     const layer = new OffscreenCanvas(width, height);
     layer.getContext("2d").putImageData(image, 0, 0);
     context.imageSmoothingEnabled = smooth;
-    context.drawImage(layer, 0, 0, canvas.width, canvas.height);
+    context.drawImage(layer, frame.x, frame.y, frame.width, frame.height, 0, 0, canvas.width, canvas.height);
   }
   const unit = Math.max(1, canvas.width / 520);
   const stroke = (path, colour, thickness, dash = []) => {
     const scaled = new Path2D();
-    scaled.addPath(path, new DOMMatrix([scale[0], 0, 0, scale[1], 0, 0]));
+    scaled.addPath(path, new DOMMatrix([scale[0], 0, 0, scale[1], -frame.x * scale[0], -frame.y * scale[1]]));
     context.setLineDash([]);
     context.lineWidth = (thickness + 1.2) * unit;
     context.strokeStyle = "rgba(0,0,0,0.5)";
@@ -117,9 +137,14 @@ function drawSlice(canvas, volume, view, index, settings, cross) {
     context.setLineDash([]);
   };
   const lines = settings.mode === "difference" ? [[subtrahend, []], [minuend, [5, 4]]] : [[settings.mode, settings.mode === "predicted" && !isAlone ? [5, 4] : []]];
+  const labels = [];
   for (const [percent, colour] of ISODOSES) {
     if (!settings.isodoses.has(percent)) continue;
-    for (const [dose, dash] of lines) stroke(contour(planes[dose], width, height, (percent / 100) * volume.prescription_gy), colour, 1.1, dash);
+    for (const [dose, dash] of lines) {
+      const found = contour(planes[dose], width, height, (percent / 100) * volume.prescription_gy, frame);
+      stroke(found.path, colour, 1.1, dash);
+      if (found.right) labels.push([`${percent} %`, (found.right[0] - frame.x) * scale[0], (found.right[1] - frame.y) * scale[1], colour]);
+    }
   }
   if (settings.contours) {
     const inside = new Float32Array(n);
@@ -127,28 +152,39 @@ function drawSlice(canvas, volume, view, index, settings, cross) {
       if (settings.hidden.has(volume.rois[k])) continue;
       let any = 0;
       eachPixel(volume, view, index, (row, column, i) => { any |= inside[row * width + column] = inMask(volume.masks[k], i); });
-      if (any) stroke(contour(inside, width, height, 0.5), roiColour(volume.rois[k], true), 1.7);
+      context.globalAlpha = settings.lit && settings.lit !== volume.rois[k] ? 0.3 : 1;
+      if (any) stroke(contour(inside, width, height, 0.5, frame).path, roiColour(volume.rois[k], true), settings.lit === volume.rois[k] ? 3 : 1.7, roiStrokes(volume.rois[k], page.doses[0]));
+      context.globalAlpha = 1;
     }
   }
-  drawMarks(context, canvas, volume, view, unit, scale);
-  if (cross) drawCross(context, canvas, volume, view, cross, unit, scale);
+  const write = writer(context, unit);
+  labels.forEach(([text, x, y, colour], k) => {
+    const isTaken = () => labels.slice(0, k).some((other) => Math.abs(other[1] - x) < 36 * unit && Math.abs(other[2] - labels[k][2]) < 11 * unit);
+    while (isTaken() && labels[k][2] < canvas.height) labels[k][2] += 11 * unit;
+    write(text, Math.min(x + 3 * unit, canvas.width - 34 * unit), labels[k][2], "left", "middle", colour, 10);
+  });
+  drawMarks(context, canvas, volume, view, unit, scale, write);
+  if (cross) drawCross(context, canvas, volume, view, cross, unit, scale, frame);
 }
 
 const washHighest = (volume) => Math.max(1.1 * volume.prescription_gy, volume.highest_gy ?? 0);
 
-function drawMarks(context, canvas, volume, view, unit, scale) {
-  const [w, h] = [canvas.width, canvas.height];
-  context.font = `600 ${12 * unit}px system-ui, sans-serif`;
+function writer(context, unit) {
   context.lineJoin = "round";
-  const write = (text, x, y, align, baseline) => {
+  return (text, x, y, align, baseline, colour = "#fff", size = 12) => {
+    context.font = `600 ${size * unit}px system-ui, sans-serif`;
     context.textAlign = align;
     context.textBaseline = baseline;
     context.lineWidth = 3 * unit;
     context.strokeStyle = "#000";
     context.strokeText(text, x, y);
-    context.fillStyle = "#fff";
+    context.fillStyle = colour;
     context.fillText(text, x, y);
   };
+}
+
+function drawMarks(context, canvas, volume, view, unit, scale, write) {
+  const [w, h] = [canvas.width, canvas.height];
   const edge = 5 * unit;
   write(view.sides[0], edge, h / 2, "left", "middle");
   write(view.sides[1], w - edge, h / 2, "right", "middle");
@@ -167,10 +203,10 @@ function drawMarks(context, canvas, volume, view, unit, scale) {
   write("5 cm", 2 * edge, y - edge, "left", "bottom");
 }
 
-function drawCross(context, canvas, volume, view, cross, unit, scale) {
-  const x = (cross[view.h] + 0.5) * scale[0];
+function drawCross(context, canvas, volume, view, cross, unit, scale, frame) {
+  const x = (cross[view.h] + 0.5 - frame.x) * scale[0];
   const row = view.flip ? volume.shape[view.v] - 1 - cross[view.v] : cross[view.v];
-  const y = (row + 0.5) * scale[1];
+  const y = (row + 0.5 - frame.y) * scale[1];
   const gap = 9 * unit;
   context.beginPath();
   for (const [x0, y0, x1, y1] of [[0, y, x - gap, y], [x + gap, y, canvas.width, y], [x, 0, x, y - gap], [x, y + gap, x, canvas.height]]) {
@@ -202,13 +238,19 @@ class Viewer {
     const voxel = (event) => this.voxelAt(canvas, view, event);
     canvas.addEventListener("wheel", (event) => {
       event.preventDefault();
-      this.move(view.axis, this.cross[view.axis] + Math.sign(event.deltaY) * (view.axis === 0 ? -1 : 1));
+      if (event.ctrlKey) this.zoomBy(event.deltaY < 0 ? 1.25 : 0.8, voxel(event));
+      else this.move(view.axis, this.cross[view.axis] + Math.sign(event.deltaY) * (view.axis === 0 ? -1 : 1));
     }, { passive: false });
-    canvas.addEventListener("pointerdown", (event) => this.jump(voxel(event)));
+    canvas.addEventListener("pointerdown", (event) => {
+      if (event.button === 0 && !event.shiftKey) this.jump(voxel(event));
+    });
     canvas.addEventListener("pointermove", (event) => {
-      if (event.buttons & 1) this.jump(voxel(event));
+      if (event.buttons & 2) this.changeWindow(event.movementX, event.movementY);
+      else if (event.buttons & 1 && event.shiftKey) this.pan(canvas, view, event.movementX, event.movementY);
+      else if (event.buttons & 1) this.jump(voxel(event));
       else this.onLook(voxel(event));
     });
+    canvas.addEventListener("contextmenu", (event) => event.preventDefault());
     canvas.addEventListener("pointerleave", () => this.onLook(this.cross));
     canvas.addEventListener("keydown", (event) => this.key(event, view));
     return { view, canvas, slider, label, figure, enlarge };
@@ -224,16 +266,63 @@ class Viewer {
 
   voxelAt(canvas, view, event) {
     const box = canvas.getBoundingClientRect();
-    const share = (offset, length, n) => Math.min(n - 1, Math.max(0, Math.floor((offset / length) * n)));
-    const column = share(event.clientX - box.left, box.width, this.volume.shape[view.h]);
-    const row = share(event.clientY - box.top, box.height, this.volume.shape[view.v]);
+    const frame = frameOf(this.volume, view, this.settings);
+    const at = (offset, length, start, size, n) => Math.min(n - 1, Math.max(0, Math.floor(start + (offset / length) * size)));
+    const column = at(event.clientX - box.left, box.width, frame.x, frame.width, this.volume.shape[view.h]);
+    const row = at(event.clientY - box.top, box.height, frame.y, frame.height, this.volume.shape[view.v]);
     const voxel = [...this.cross];
     voxel[view.h] = column;
     voxel[view.v] = view.flip ? this.volume.shape[view.v] - 1 - row : row;
     return voxel;
   }
 
+  zoomBy(factor, voxel = this.cross) {
+    const before = this.settings.zoom;
+    const zoom = Math.min(12, Math.max(1, before * factor));
+    const focus = this.settings.focus ?? this.volume.shape.map((n) => (n - 1) / 2);
+    Object.assign(this.settings, { zoom, focus: zoom === 1 ? null : focus.map((at, k) => voxel[k] + ((at - voxel[k]) * before) / zoom) });
+    this.draw();
+  }
+
+  pan(canvas, view, right, down) {
+    const frame = frameOf(this.volume, view, this.settings);
+    const focus = [...(this.settings.focus ?? this.volume.centre)];
+    focus[view.h] = frame.x + frame.width / 2 - 0.5 - (right / canvas.clientWidth) * frame.width;
+    const row = frame.y + frame.height / 2 - (down / canvas.clientHeight) * frame.height;
+    focus[view.v] = (view.flip ? this.volume.shape[view.v] - row : row) - 0.5;
+    this.settings.focus = focus;
+    this.draw();
+  }
+
+  changeWindow(right, down) {
+    const [low, high] = this.settings.range;
+    const width = Math.max(20, high - low + 2 * right);
+    const level = (low + high) / 2 + 2 * down;
+    this.settings.range = [level - width / 2, level + width / 2];
+    this.draw();
+    this.onWindow?.(level, width);
+  }
+
+  // To the voxel where the two doses differ most, of those that an ROI holds; of all where none is named.
+  toLargestDifference(roi) {
+    const { reference, predicted, masks, rois, shape, steps, prescription_gy: prescription, dose_step_gy: step, n } = this.volume;
+    const mask = roi ? masks[rois.indexOf(roi)] : null;
+    const from = (WASH_FROM * prescription) / step;
+    let [best, place] = [-1, null];
+    for (let i = 0; i < n; i++) {
+      if (mask ? !inMask(mask, i) : Math.max(reference[i], predicted[i]) < from) continue;
+      const difference = Math.abs(predicted[i] - reference[i]);
+      if (difference > best) [best, place] = [difference, i];
+    }
+    if (place === null) return;
+    const voxel = [Math.floor(place / steps[0]), Math.floor((place % steps[0]) / steps[1]), place % shape[2]];
+    if (this.settings.focus) this.settings.focus = [...voxel];
+    this.jump(voxel);
+  }
+
   key(event, view) {
+    const factor = { "+": 1.25, "-": 0.8 }[event.key];
+    if (factor) this.zoomBy(factor);
     const down = view.flip ? -1 : 1;
     const move = {
       ArrowLeft: [view.h, -1], ArrowRight: [view.h, 1], ArrowUp: [view.v, -down], ArrowDown: [view.v, down],

@@ -1,9 +1,12 @@
+from dataclasses import replace
+from io import BytesIO
+
 import numpy as np
 import pytest
 
 from cdm_nnunet.dvh import Metric, Template, evaluate
 from cdm_nnunet.evaluation.pairing import find_cases
-from cdm_nnunet.evaluation.pictures import draw_case, dvh_figure, load_scene, slices_figure
+from cdm_nnunet.evaluation.pictures import difference_span_gy, draw_case, dvh_figure, load_scene, slices_figure
 from cdm_nnunet.images import read_image
 
 from .conftest import Case, synthetic_case, write_image
@@ -57,7 +60,7 @@ def test_scene_turns_images_to_the_patients_axes(files, case):
 
 
 def test_slices_show_the_patient_as_radiologists_do(scene):
-    figure = slices_figure(scene)
+    figure = slices_figure(scene, 5)
     panels = [axes for axes in figure.axes if axes.get_images() and len(axes.get_images()) == 2]
     assert len(panels) == 9
     for row in range(3):
@@ -79,7 +82,7 @@ def test_slices_show_the_patient_as_radiologists_do(scene):
 
 def test_a_hot_voxel_lies_where_the_patient_has_it(scene):
     """The dose drawn at a physical position is the dose of the voxel there."""
-    figure = slices_figure(scene)
+    figure = slices_figure(scene, 5)
     axial = figure.axes[0]
     wash = axial.get_images()[1]
     left, right, bottom, top = wash.get_extent()
@@ -94,7 +97,7 @@ def test_a_hot_voxel_lies_where_the_patient_has_it(scene):
 
 
 def test_wash_is_transparent_below_a_tenth_and_difference_is_symmetric(scene):
-    figure = slices_figure(scene)
+    figure = slices_figure(scene, 5)
     panels = [axes for axes in figure.axes if len(axes.get_images()) == 2]
     washes = [axes.get_images()[1] for axes in panels]
     for wash in washes[:6]:
@@ -104,7 +107,51 @@ def test_wash_is_transparent_below_a_tenth_and_difference_is_symmetric(scene):
     assert len({wash.get_clim() for wash in washes[:6]}) == 1  # one scale for both doses
     low, high = washes[6].get_clim()
     assert low == -high < 0
+    assert (low, high) == (-5, 5)
     assert washes[6].get_array().mean() < 0  # (the prediction is a tenth too cold)
+
+
+def test_the_difference_is_clear_at_zero_and_opaque_from_a_quarter_of_its_scale(scene):
+    panels = [axes for axes in slices_figure(scene, 8).axes if len(axes.get_images()) == 2]
+    wash = panels[6].get_images()[1]
+    difference, alpha = np.abs(wash.get_array()), wash.get_alpha()
+    assert alpha.max() == pytest.approx(0.7)
+    assert (difference < 2).any()
+    assert (difference > 2).any()
+    np.testing.assert_allclose(alpha[~difference.mask], 0.7 * np.minimum(difference.compressed() / 2, 1))
+
+
+@pytest.mark.parametrize(("error_gy", "span_gy"), [(0.0, 1), (0.33, 1), (0.34, 2), (2.9, 10), (3.4, 20), (50, 20)])
+def test_the_scale_of_differences_is_that_of_the_cohort(error_gy, span_gy):
+    assert difference_span_gy(error_gy) == span_gy
+
+
+def test_names_stand_on_their_curves_without_overlap(scene, case):
+    axes = dvh_figure(scene).axes[0]
+    assert {text.get_text().strip() for text in axes.texts} == set(scene.masks)
+    for text in axes.texts:
+        at_gy, percent = text.get_position()
+        dose_gy = case.dose_gy[scene.masks[text.get_text().strip()]].astype(float)
+        shown = [evaluate(Metric("volume_at_gy", at_gy + step), dose_gy, voxel_volume_cc=1.0) for step in (-0.2, 0.2)]
+        assert shown[0] >= percent - 1e-9 >= shown[1] - 2e-9
+    assert len({text.get_position() for text in axes.texts}) == len(scene.masks)
+
+
+def test_no_legend_drops_an_roi(scene):
+    """27 ROIs, as in a clinical structure set."""
+    names = [f"Organ_{number}" for number in range(27)]
+    masks = dict.fromkeys(names, scene.masks["Larynx"])
+    styles = dict.fromkeys(names, next(iter(scene.styles.values())))
+    many = replace(scene, masks=masks, styles=styles, n_targets=0)
+    for figure in (dvh_figure(many), slices_figure(many, 5)):
+        figure.savefig(BytesIO())
+        box = figure.legends[0].get_window_extent()
+        assert [text.get_text() for text in figure.legends[0].get_texts()][-27:] == names
+        assert min(box.x0, box.y0) >= 0
+        assert box.y1 <= figure.bbox.y1
+        assert box.x1 <= figure.bbox.x1
+        if figure.axes[0].get_images():
+            assert box.y1 <= min(axes.get_window_extent().y0 for axes in figure.axes)
 
 
 def test_dvh_curves_are_the_metrics(scene, case):
@@ -125,13 +172,13 @@ def test_dvh_curves_are_the_metrics(scene, case):
 def test_legends_name_rois_and_doses(scene):
     labels = [text.get_text() for text in dvh_figure(scene).legends[0].get_texts()]
     assert labels == ["reference", "predicted", *scene.masks]
-    drawn = {text.get_text() for text in slices_figure(scene).legends[0].get_texts()}
+    drawn = {text.get_text() for text in slices_figure(scene, 5).legends[0].get_texts()}
     assert {"PTV_7000"} <= drawn <= set(scene.masks)
 
 
 def test_a_case_without_target_is_drawn(make_dataset, predict, tmp_path):
     case = synthetic_case(5, absent=("PTV_7000", "PTV_6300", "PTV_5600"))
     files = find_cases(make_dataset({"b": case}), predict({"b": case.dose_gy}))[0]
-    paths = draw_case(files, OPENKBP, tmp_path / "pictures")
+    paths = draw_case(files, OPENKBP, tmp_path / "pictures", 5)
     assert [path.name for path in paths] == ["b_slices.png", "b_dvh.png"]
     assert all(path.stat().st_size > 10_000 for path in paths)

@@ -1,5 +1,6 @@
 """The report in a real browser."""
 
+import csv
 import json
 import re
 import shutil
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 
 from cdm_nnunet.dataset import RawDataset
+from cdm_nnunet.dvh import metrics
+from cdm_nnunet.evaluation.pooling import pooled_scores
 from cdm_nnunet.evaluation.run import Show, evaluate_folder
 from cdm_nnunet.fence import Refusals
 from cdm_nnunet.images import read_image
@@ -66,7 +69,7 @@ def test_cases_are_sorted_worst_first_and_by_any_column(window, report):
     assert first_column(page, "Click a heading to sort, a name") == by_error[::-1]
     page.get_by_role("button", name="Case", exact=True).click()
     assert first_column(page, "Click a heading to sort, a name") == sorted(by_error)
-    page.get_by_role("link", name=by_error[0]).click()
+    page.get_by_role("link", name=by_error[0]).last.click()
     page.wait_for_selector(".readout b")
     assert page.locator("#patient h1").inner_text() == by_error[0]
 
@@ -140,6 +143,7 @@ def test_dvh_reads_the_exact_curve_within_its_stated_error(window, report):
 
 def test_hiding_an_roi_takes_it_from_curves_and_slices(window, report):
     page = window.show_case(report.evaluation.cases[0].case)
+    page.locator("#patient h1").hover()
     before = pixels(page)
     page.locator(".roi-list label", has_text="PTV_7000").click()
     page.wait_for_function(
@@ -147,6 +151,7 @@ def test_hiding_an_roi_takes_it_from_curves_and_slices(window, report):
     )
     assert pixels(page) != before
     page.locator(".roi-list label", has_text="PTV_7000").click()
+    page.locator("#patient h1").hover()  # (under the pointer an ROI is drawn thicker)
     assert pixels(page) == before
 
 
@@ -287,7 +292,7 @@ def test_names_from_data_stay_text(hostile_window):
     assert HOSTILE_CASE in first_column(page, "Click a heading to sort, a name")
     labels = page.locator(".distribution .yaxislayer-above").first.text_content()
     assert HOSTILE_ROI in labels
-    page.get_by_role("link", name=HOSTILE_CASE).click()
+    page.get_by_role("link", name=HOSTILE_CASE).last.click()
     page.wait_for_selector(".readout b")
     page.wait_for_selector(".dvh .scatterlayer path")
     assert page.locator("#patient h1").inner_text() == HOSTILE_CASE
@@ -395,3 +400,379 @@ def test_a_case_that_was_left_out_and_one_without_pictures(browser, report, tmp_
     assert page.locator("#printed .problem").count() == 1
     window.check()
     page.context.close()
+
+
+def trace(page, roi):
+    """The markers of an ROI's goals in the DVH, and the names of the ROIs that are fully drawn."""
+    return page.evaluate(
+        """(roi) => { const plot = document.querySelector('.dvh');
+        const one = plot.data.find((t) => t.meta.goalsOf === roi);
+        const of = (t) => t.meta.roi ?? t.meta.goalsOf;
+        return { x: one && [...one.x], y: one && [...one.y], text: one && one.hovertext,
+          bright: [...new Set(plot.data.filter((t) => (t.opacity ?? 1) === 1).map(of))] }; }""",
+        roi,
+    )
+
+
+def test_the_first_screen_says_it_in_one_sentence(window, report):
+    page = window.show_cohort()
+    goals = report.evaluation.scores.goals.values()
+    changed, judged = sum(goal.n - goal.agree for goal in goals), sum(goal.n for goal in goals)
+    worst = max(report.evaluation.cases, key=lambda case: case.dose_mae_gy)
+    mean_gy = report.evaluation.scores.parts.target.dose_gy.mean_signed
+    text = page.locator(".summary").inner_text()
+    assert text.startswith(f"{changed} of {judged} verdicts change, ")
+    assert f"targets {-mean_gy:.1f} Gy cold; worst {worst.case} (dose MAE {worst.dose_mae_gy:.2f} Gy)." in text
+    page.locator(".summary a").click()
+    page.locator("#patient h1").get_by_text(worst.case, exact=True).wait_for()
+
+
+def test_next_and_keys_follow_the_order_of_the_table(window, report):
+    page = window.show_cohort()
+    worst, best = (c.case for c in sorted(report.evaluation.cases, key=lambda c: -c.dose_mae_gy))
+
+    def sort(*order):
+        for _ in range(3):
+            if first_column(page, "Click a heading to sort, a name") != list(order):
+                page.get_by_role("button", name="Dose MAE (Gy)").click()
+        assert first_column(page, "Click a heading to sort, a name") == list(order)
+
+    sort(worst, best)
+    title = page.locator("#patient h1")
+    page.keyboard.press("j")
+    title.get_by_text(worst, exact=True).wait_for()
+    page.keyboard.press("j")
+    title.get_by_text(best, exact=True).wait_for()
+    page.keyboard.press("j")  # (there is no further one)
+    page.keyboard.press("k")
+    title.get_by_text(worst, exact=True).wait_for()
+    page.get_by_role("button", name="Next").click()
+    title.get_by_text(best, exact=True).wait_for()
+    assert page.get_by_role("button", name="Next").is_disabled()
+    window.show_cohort()
+    sort(best, worst)
+    page.get_by_role("link", name=best).last.click()
+    page.get_by_role("button", name="Next").click()
+    title.get_by_text(worst, exact=True).wait_for()
+
+
+def test_limits_of_goals_stand_at_their_place_in_the_dvh(window, report):
+    case = report.evaluation.cases[0]
+    page = window.show_case(case.case)
+    expected = {
+        "PTV_7000": (66.5, 95.0),
+        "SpinalCord": (45.0, 100 * 0.1 / case.rois["SpinalCord"].volume_cc),
+        "Parotid_L": (26.0, 0.0),
+    }
+    for roi, (dose_gy, percent) in expected.items():
+        marks = trace(page, roi)
+        assert (marks["x"], marks["y"]) == ([pytest.approx(dose_gy)], [pytest.approx(percent)])
+    goal = case.rois["PTV_7000"].goals[0]
+    verdicts = f"reference {goal.reference}, predicted {goal.predicted}"
+    assert trace(page, "PTV_7000")["text"] == [f"PTV_7000 D95% \u2265 66.5 Gy: {verdicts}"]
+    page.locator(".roi-list label", has_text="PTV_7000").click()
+    page.wait_for_function("() => !document.querySelector('.dvh').data.some((t) => t.meta.goalsOf === 'PTV_7000')")
+    page.locator(".roi-list label", has_text="PTV_7000").click()
+
+
+def test_goal_curve_and_contour_light_up_together(window, report):
+    page = window.show_case(report.evaluation.cases[0].case)
+    page.mouse.move(5, 5)
+    before = pixels(page)
+    row = page.locator("#patient tr[data-roi=PTV_7000]").first
+    row.hover()
+    page.wait_for_function("() => document.querySelectorAll('tr.lit').length >= 2")
+    assert trace(page, "PTV_7000")["bright"] == ["PTV_7000"]
+    assert {lit.get_attribute("data-roi") for lit in page.locator("tr.lit").all()} == {"PTV_7000"}
+    assert pixels(page) != before
+    page.locator("#patient h1").hover()
+    page.wait_for_function("() => !document.querySelector('tr.lit')")
+    assert len(trace(page, "PTV_7000")["bright"]) > 5
+    assert pixels(page) == before
+
+
+def test_zoom_pan_and_window_change_the_picture_and_keep_the_place(window, report):
+    case = report.evaluation.cases[1].case
+    page = window.show_case(case)
+    images = [
+        read_image(path, patient_axes=True)
+        for path in (report.dataset.dose_path(case), report.predictions / f"{case}.nii.gz")
+    ]
+    seen = [pixels(page)]
+    canvas = page.locator(".view canvas").first
+
+    def drag(button, *, shift=False):
+        canvas.scroll_into_view_if_needed()
+        box = canvas.bounding_box()
+        middle = (box["x"] + 0.5 * box["width"], box["y"] + 0.5 * box["height"])
+        page.mouse.move(*middle)
+        if shift:
+            page.keyboard.down("Shift")
+        page.mouse.down(button=button)
+        page.mouse.move(middle[0] + 60, middle[1] + 30, steps=4)
+        page.mouse.up(button=button)
+        page.keyboard.up("Shift")
+
+    for act in (
+        lambda: page.get_by_role("button", name="Magnify").click(),
+        lambda: page.get_by_role("button", name="Magnify").click(),
+        lambda: drag("left", shift=True),
+        lambda: drag("right"),
+    ):
+        act()
+        seen.append(pixels(page))
+    assert len(set(seen)) == len(seen)
+    assert "level" in page.locator("#patient").inner_text()
+    places = []
+    box = canvas.bounding_box()
+    for across, down in ((0.2, 0.3), (0.5, 0.5), (0.8, 0.7)):
+        canvas.click(position={"x": across * box["width"], "y": down * box["height"]})
+        texts = page.locator(".readout b").all_inner_texts()
+        position = [float(text) for text in re.findall(r"-?[\d.]+", texts[4].replace(MINUS, "-"))]
+        grid = images[0].grid
+        where = [
+            round((mm - origin) / step)
+            for mm, origin, step in zip(position, grid.origin_xyz_mm, grid.spacing_xyz_mm, strict=True)
+        ]
+        for image, text in zip(images, texts, strict=False):
+            assert abs(number(text) - image.values[tuple(reversed(where))]) <= DOSE_STEP_GY / 2 + 0.051
+        places.append(position)
+    whole_mm = images[0].values.shape[2] * images[0].grid.spacing_xyz_mm[0]
+    assert 0 < places[2][0] - places[0][0] < 0.6 * whole_mm / 1.5**2 + 2 * images[0].grid.spacing_xyz_mm[0]
+    page.get_by_role("button", name="Whole slice").click()
+    page.get_by_label("CT window").select_option("bone")
+    page.get_by_label("CT window").select_option("soft")
+
+
+def test_jump_goes_to_the_largest_difference(window, report):
+    case = report.evaluation.cases[0].case
+    page = window.show_case(case)
+    reference, predicted = (
+        read_image(path).values for path in (report.dataset.dose_path(case), report.predictions / f"{case}.nii.gz")
+    )
+    bits = read_image(report.dataset.image_path(case, 2)).values
+    mask = (bits >> report.dataset.catalogue.bit("Parotid_L")) & 1 == 1
+    washed = np.maximum(reference, predicted) >= 7
+    for roi, where in (("", washed), ("Parotid_L", mask)):
+        page.get_by_label("Where to look for the largest difference").select_option(roi)
+        page.get_by_role("button", name="Jump to the largest difference").click()
+        texts = page.locator(".readout b").all_inner_texts()
+        largest = np.abs(predicted - reference)[where].max()
+        assert abs(abs(number(texts[2])) - largest) <= DOSE_STEP_GY + 0.051
+        assert roi in texts[5]
+
+
+def test_a_profile_shows_both_doses_along_a_line(window, report):
+    case = report.evaluation.cases[0].case
+    page = window.show_case(case)
+    page.get_by_text("Dose along a line through the crosshair").click()
+    lines = page.locator(".profile path[class]")
+    assert [line.get_attribute("class") for line in lines.all()] == ["reference", "predicted"]
+    along_x = lines.first.get_attribute("d")
+    page.get_by_label("Line", exact=True).select_option("z")
+    assert lines.first.get_attribute("d").count("L") != along_x.count("L")
+    before = lines.last.get_attribute("d")
+    page.get_by_label("Sagittal slice", exact=True).focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("d => document.querySelector('.profile path.predicted').getAttribute('d') !== d", arg=before)
+
+
+KEYS = [
+    "D40%",
+    "D95%",
+    "D99.5%",
+    "D0.03cc",
+    "DC1cc",
+    "V33Gy",
+    "V20Gy[cc]",
+    "V95%",
+    "CV15Gy[cc]",
+    "Dmean",
+    "Dmin",
+    "Dmax",
+]
+
+
+def test_a_typed_metric_is_that_of_the_ruler_to_the_last_digit(window, report):
+    case = report.evaluation.cases[0]
+    page = window.show_case(case.case)
+    bits = read_image(report.dataset.image_path(case.case, 2)).values
+    images = [read_image(p) for p in (report.dataset.dose_path(case.case), report.predictions / f"{case.case}.nii.gz")]
+    spacing_mm = images[0].grid.spacing_zyx_mm
+    n_digits = []
+    for key in KEYS:
+        page.get_by_label("Metric", exact=True).last.fill(key)
+        rows = page.locator(".metrics tbody tr").all()
+        assert len(rows) >= 5
+        for row in rows:
+            roi = row.get_attribute("data-roi")
+            mask = (bits >> report.dataset.catalogue.bit(roi)) & 1 == 1
+            for image, cell in zip(images, row.locator("td").all_inner_texts(), strict=False):
+                prescription = case.rois[roi].prescription_gy
+                if (key == "V95%" and prescription is None) or (key == "DC1cc" and case.rois[roi].volume_cc < 1):
+                    assert not re.search(r"\d\.\d\d", cell)
+                    continue
+                expected = metrics(image.values, mask, spacing_mm, key, prescription_gy=prescription)[key]
+                digits = len(cell.partition(".")[2])
+                assert cell == f"{expected:.{digits}f}", (key, roi)
+                n_digits.append(digits)
+    assert np.mean(np.array(n_digits) == 2) > 0.8
+
+
+@pytest.mark.parametrize("text", ["", "D95", "V20", "D101%", "V0Gy", "HI", "D5Gy", "V5cc", "<img src=x>"])
+def test_a_typed_text_that_is_no_metric_says_what_is(window, report, text):
+    page = window.show_case(report.evaluation.cases[0].case)
+    page.get_by_label("Metric", exact=True).last.fill(text)
+    assert "Such are D95%, D0.1cc" in page.locator(".metrics").inner_text()
+    assert page.locator(".metrics table").count() == 0
+
+
+def test_a_table_is_saved_as_it_is_shown(window, report):
+    case = report.evaluation.cases[0]
+    page = window.show_case(case.case)
+    table = page.locator("table", has=page.locator("caption", has_text="Goals with a limit"))
+    with page.expect_download() as download:
+        table.get_by_role("button", name="CSV").click()
+    assert download.value.suggested_filename == "goals_with_a_limit.csv"
+    rows = list(csv.reader(download.value.path().read_text(encoding="utf-8-sig").splitlines()))
+    assert rows[0][:5] == ["Goal", "Limit", "Reference", "Predicted", "Difference"]
+    assert len(rows) == 1 + sum(len(roi.goals) for roi in case.rois.values())
+    metric = case.rois["PTV_7000"].metrics["D95%"]
+    row = next(row for row in rows if row[0] == "PTV_7000 D95%")
+    assert row[4] == f"{metric.difference:+.2f}"
+
+
+def test_no_raw_keys_signs_of_zero_or_scores_without_unit(window, report):
+    names = [case.case for case in report.evaluation.cases]
+    for page in (window.show_case(names[0]), window.show_cohort()):
+        text = page.locator("main").inner_text()
+        for name in (*names, report.evaluation.dataset):
+            text = text.replace(name, "")
+        assert not re.search(r"\b[a-z]+_[a-z_]+\b", text)
+        assert ">=" not in text
+        assert "<=" not in text
+        assert not re.search(rf"[-{MINUS}]0\.?0*(?![\d.])", text)
+    score = report.evaluation.scores.ptv_score
+    assert f"PTV score\n{score:.2f} Gy and %" in page.locator("#cohort").inner_text()
+    assert page.evaluate("document.querySelector('.tiles').innerText").count("OAR score") == 1
+
+
+def test_few_cases_are_points_without_a_box(window, report):
+    page = window.show_cohort()
+    widths = page.evaluate(
+        "[...document.querySelectorAll('.distribution')].flatMap((c) => c.data.map((t) => t.line.width))"
+    )
+    assert set(widths) == {0}
+    assert "too few to tell a distribution" in page.locator("#cohort").inner_text()
+
+
+def test_the_difference_map_is_clear_where_doses_agree(window, report):
+    page = window.show_case(report.evaluation.cases[0].case)
+    page.get_by_label("contours").uncheck()
+    for label in (r"^95 %", r"^50 %"):
+        page.get_by_label(re.compile(label)).uncheck()
+    page.get_by_label("difference", exact=True).check()
+    colours = {}
+    for span in ("20", "1"):
+        page.get_by_label("Difference scale").select_option(span)
+        for wash in (True, False):
+            page.get_by_label("dose wash").set_checked(wash)
+            colours[span, wash] = page.evaluate(
+                """() => { const c = document.querySelector('.view canvas');
+                const copy = Object.assign(document.createElement('canvas'), { width: c.width, height: c.height });
+                const context = copy.getContext('2d', { willReadFrequently: true });
+                context.drawImage(c, 0, 0);
+                return [...context.getImageData(0, 0, c.width, c.height).data]; }"""
+            )
+    shown = {key: np.array(values).reshape(-1, 4)[:, :3].astype(int) for key, values in colours.items()}
+    changes = {span: np.abs(shown[span, True] - shown[span, False]).max(axis=1) for span in ("20", "1")}
+    both = (changes["20"] > 0) & (changes["1"] > 0)
+    assert both.mean() > 0.05
+    assert np.median(changes["20"][both]) < 0.75 * np.median(changes["1"][both])  # (on a wide scale they nearly agree)
+    page.get_by_label("dose wash").check()
+    page.get_by_label("contours").check()
+    for label in (r"^95 %", r"^50 %"):
+        page.get_by_label(re.compile(label)).check()
+    page.get_by_label("reference", exact=True).check()
+
+
+def test_what_rests_on_missing_dose_is_marked(browser, report, tmp_path):
+    first, *others = report.evaluation.cases
+    stem = first.rois["Brainstem"]
+    goals = tuple(replace(g, reference="not evaluable", predicted="not evaluable", reason="dose") for g in stem.goals)
+    changed = replace(stem, goals=goals, outside_region_percent=91.5)
+    cases = (replace(first, rois={**first.rois, "Brainstem": changed}), *others)
+    evaluation = replace(report.evaluation, cases=cases, scores=pooled_scores(cases))
+    parts = CaseParts(report.path.parents[1] / "parts", evaluation.template)
+    made = Made(tmp_path / "report.html", evaluation, report.dataset, report.predictions)
+    write_report(evaluation, parts, made.path)
+    window = Window(browser, made)
+    page = window.show_case(first.case)
+    assert page.locator(".roi-list", has_text="Brainstem (91.5 % outside the dose region)").count() == 1
+    row = page.locator("tr[data-roi=Brainstem]").first.inner_text()
+    assert row.count("not evaluable") == 2
+    assert "verdict changes" not in row
+    judged = sum(goal.agree is not None for case in cases for roi in case.rois.values() for goal in roi.goals)
+    assert f" of {judged} verdicts change" in window.show_cohort().locator(".summary").inner_text()
+    window.page.evaluate("name => { location.hash = '#case=' + encodeURIComponent(name); }", first.case)
+    window.page.locator(".readout b").first.wait_for()
+    window.page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert "Brainstem (91.5 % outside" in window.page.locator("#printed svg").text_content()
+    window.check()
+    window.page.context.close()
+
+
+def test_a_plan_is_ranked_among_the_plans_of_other_patients(browser, report, tmp_path):
+    """Seven patients with 10, 11, ... 16 Gy, one of them twice 12 Gy, whose prediction is 15.5 Gy."""
+    first = report.evaluation.cases[0]
+    references = {"a": 10.0, "b": 11.0, "c": 12.0, "d": 12.0, "e": 14.0, "f": 15.0, "g": 16.0}
+
+    def of(name, reference_gy):
+        cord = first.rois["SpinalCord"]
+        metric = replace(cord.metrics["D0.1cc"], reference=reference_gy, predicted=15.5)
+        return replace(first, case=name, rois={"SpinalCord": replace(cord, metrics={**cord.metrics, "D0.1cc": metric})})
+
+    cases = tuple(of(*entry) for entry in references.items())
+    evaluation = replace(report.evaluation, cases=cases, scores=pooled_scores(cases), n_dataset_cases=7)
+    made = Made(tmp_path / "report.html", evaluation, report.dataset, report.predictions)
+    write_report(evaluation, CaseParts(tmp_path, evaluation.template, dict.fromkeys(references, "none")), made.path)
+    window = Window(browser, made)
+    ranks = {}
+    for name in references:
+        window.page.evaluate("name => { location.hash = `#case=${name}`; }", name)
+        window.page.locator("#patient h1").get_by_text(name, exact=True).wait_for()
+        ranks[name] = window.page.locator("#patient tr[data-roi=SpinalCord] td").nth(5).inner_text()
+    assert ranks["a"] == "0 of 6, the lowest (5)"
+    assert ranks["c"] == ranks["d"] == "2 of 6 (5)"
+    assert ranks["g"] == "6 of 6, the highest (6)"
+    window.check()
+    window.page.context.close()
+
+
+def test_few_plans_are_not_ranked(window, report):
+    page = window.show_case(report.evaluation.cases[0].case)
+    assert "Plans below" not in page.locator("#patient").inner_text()
+
+
+def n_pages(page, path):
+    page.emulate_media(media="print")
+    page.pdf(path=str(path), prefer_css_page_size=True)
+    page.emulate_media(media="screen")
+    return len(re.findall(rb"/Type\s*/Page\b", path.read_bytes()))
+
+
+def test_a_patient_is_printed_on_one_page(window, report, tmp_path):
+    page = window.show_case(report.evaluation.cases[0].case)
+    counts = []
+    for show in (lambda: None, window.show_cohort):
+        show()
+        before = page.evaluate("window.printed")
+        page.get_by_role("button", name="Print").click()
+        page.wait_for_function("n => window.printed > n", arg=before)
+        counts.append(n_pages(page, tmp_path / "printed.pdf"))
+        page.evaluate("dispatchEvent(new Event('afterprint'))")
+    page.evaluate("document.getElementById('printed').style.cssText = 'display: none !important'")
+    alone = n_pages(page, tmp_path / "cohort.pdf")
+    page.evaluate("document.getElementById('printed').style.cssText = ''")
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert counts == [1, alone + len(report.evaluation.cases)]

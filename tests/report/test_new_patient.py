@@ -66,7 +66,9 @@ def test_it_shows_the_record_and_what_the_dose_is(opened, made):
 
 def test_one_dose_is_drawn_and_read(opened, made):
     page = opened.page
-    traces = page.evaluate("document.querySelector('.dvh').data.map((trace) => [trace.meta.dose, trace.line.dash])")
+    traces = page.evaluate(
+        "document.querySelector('.dvh').data.filter((t) => t.meta.dose).map((t) => [t.meta.dose, t.line.dash])"
+    )
     assert {tuple(trace) for trace in traces} == {("predicted", "solid")}
     assert page.locator(".roi-list thead th").all_inner_texts() == ["Show", "Predicted"]
     readout = page.locator(".readout").inner_text()

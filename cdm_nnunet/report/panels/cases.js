@@ -5,8 +5,8 @@ function casesSection() {
   return card("Cases, the worst first", table([
     { label: "Case", value: (r) => r.name, show: (r) => el("a", { href: caseLink(r.name) }, r.name), header: true },
     number("Dose MAE (Gy)", "mae"),
-    number("PTV score", "ptv_score", "of this case alone"),
-    number("OAR score", "oar_score", "of this case alone"),
+    number(`PTV score (${scoreUnit("target")})`, "ptv_score", "of this case alone"),
+    number(`OAR score (${scoreUnit("oar")})`, "oar_score", "of this case alone"),
     { label: "Verdicts changed", value: (r) => r.changed, show: (r) => (r.n ? `${r.changed} of ${r.n}` : "\u2013"), number: true },
     { label: "New fails", value: (r) => r.newFails, show: (r) => String(r.newFails), number: true },
     {
@@ -14,7 +14,7 @@ function casesSection() {
       show: (r) => (r.worst ? `${r.worst.roi} ${r.worst.metric} ${signed(r.worst.difference, 2)} Gy` : "\u2013"),
     },
     { label: "Absent ROIs", value: (r) => r.missing, show: (r) => String(r.missing), number: true },
-  ], page.case_rows, { sortBy: 1, descending: true, caption: "Click a heading to sort, a name to open the case" }));
+  ], page.case_rows, { sortBy: 1, descending: true, onOrder: (rows) => { caseOrder = rows.map((row) => row.name); }, caption: "Click a heading to sort, a name to open the case" }));
 }
 
 addPanel({ view: "cohort", place: 20, early: true, build: casesSection });

@@ -29,7 +29,7 @@ function distributionSection() {
     if (!shown.length) charts.append(el("p", {}, "No such metric."));
   }
   const section = card("Differences by ROI and metric",
-    el("p", { class: "muted" }, `A point is a case${caseNames.length > MOST_POINTS ? ", of those beyond the whiskers (1.5 times the box)" : ""}; its name and values show under the pointer, a click opens it. The box holds the middle half, its line is the median. Tables with the same numbers: metrics.csv, and below.`),
+    el("p", { class: "muted" }, `A point is a case${caseNames.length > MOST_POINTS ? ", of those beyond the whiskers (1.5 times the box)" : ""}; its name and values show under the pointer, a click opens it. The box holds the middle half, its line is the median; under ${LEAST_POINTS} cases there are points alone, too few to tell a distribution. Tables with the same numbers: metrics.csv, and below.`),
     el("div", { class: "controls" },
       select("ROIs", [["", "all"], ...kinds.map((kind) => [kind, KINDS[kind] ?? kind])], (kind) => { distribution.kind = kind; draw(); }, distribution.kind),
       select("Metric", [["", "all"], ...metrics.map((metric) => [metric, metric])], (metric) => { distribution.metric = metric; draw(); }, distribution.metric)),

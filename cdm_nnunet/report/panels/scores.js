@@ -3,7 +3,7 @@
 function tile(label, value, unit, notes, definition) {
   return el("div", { class: "tile", title: definition },
     el("div", { class: "label" }, label),
-    el("div", { class: "value" }, withUnit(value, unit, 2)),
+    el("div", { class: "value" }, fixed(value, 2), isNumber(value) && unit ? el("small", {}, ` ${unit}`) : null),
     notes.filter(Boolean).map((note) => el("div", {}, el("small", {}, note))));
 }
 
@@ -20,8 +20,8 @@ function scoreTiles() {
   const changed = goals.reduce((sum, goal) => sum + goal.n - goal.agree, 0);
   const tiles = [
     tile("Dose MAE", scores.dose_mae_gy, "Gy", [`in ${record.dose_region ?? "the whole grid"}`], DEFINITIONS["Dose MAE"]),
-    tile("PTV score", scores.ptv_score, "", split("target"), DEFINITIONS["PTV score, OAR score"]),
-    tile("OAR score", scores.oar_score, "", split("oar"), DEFINITIONS["PTV score, OAR score"]),
+    tile("PTV score", scores.ptv_score, scoreUnit("target"), split("target"), DEFINITIONS["PTV score, OAR score"]),
+    tile("OAR score", scores.oar_score, scoreUnit("oar"), split("oar"), DEFINITIONS["PTV score, OAR score"]),
   ];
   for (const { name, definition, scores: ofChallenge } of challenges) {
     tiles.push(...ofChallenge.map(({ key, title, unit }) => tile(title, scores[name][key], unit, [], definition)));
