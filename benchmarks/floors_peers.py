@@ -82,7 +82,7 @@ def gamma(folder: Path) -> float:
 
     stored = np.load(folder / "doses.npz")
     reference_gy, predicted_gy = (stored[name][stored["slab"]] for name in ("reference_gy", "predicted_gy"))
-    axes = [np.arange(n) * mm for n, mm in zip(reference_gy.shape, stored["spacing_mm"], strict=True)]
+    axes = tuple(np.arange(n) * mm for n, mm in zip(reference_gy.shape, stored["spacing_mm"], strict=True))
     found = pymedphys.gamma(
         axes,
         reference_gy,
