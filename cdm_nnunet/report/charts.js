@@ -105,7 +105,7 @@ async function drawDvh(target, rois, curves, hidden, markDose, highestDose) {
     xaxis: { title: { text: "Dose (Gy)" }, range: [0, highestDose], rangemode: "tozero" },
     yaxis: { title: { text: "Volume (% of the ROI)" }, range: [0, 102] },
     shapes: [doseMark(markDose)],
-    annotations: curveLabels(curves, hidden, highestDose).map(({ roi, dose, volume }) => ({
+    annotations: curveLabels(curves, hidden, highestDose, 5, 6.8 / Math.max(200, target.clientWidth - 70)).map(({ roi, dose, volume }) => ({
       x: dose, y: volume, text: asText(roi), showarrow: false, xanchor: "left", bgcolor: colourVariable("--card"), opacity: 0.85, borderpad: 0, font: { color: roiColour(roi), size: 11 },
     })),
   });

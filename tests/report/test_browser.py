@@ -475,6 +475,20 @@ def test_limits_of_goals_stand_at_their_place_in_the_dvh(window, report):
     page.locator(".roi-list label", has_text="PTV_7000").click()
 
 
+@pytest.mark.parametrize("width", [420, 1300])
+def test_names_on_curves_do_not_overlap(window, report, width):
+    window.page.set_viewport_size({"width": width, "height": 900})
+    page = window.show_case(report.evaluation.cases[0].case)
+    boxes = page.evaluate(
+        """() => [...document.querySelectorAll('.dvh .annotation-text')].map((node) => {
+        const { left, right, top, bottom } = node.getBoundingClientRect(); return [left, right, top, bottom]; })"""
+    )
+    assert len(boxes) >= 3
+    for k, (left, right, top, bottom) in enumerate(boxes):
+        for other in boxes[:k]:
+            assert left >= other[1] - 2 or right <= other[0] + 2 or top >= other[3] - 2 or bottom <= other[2] + 2
+
+
 def test_goal_curve_and_contour_light_up_together(window, report):
     page = window.show_case(report.evaluation.cases[0].case)
     page.mouse.move(5, 5)
