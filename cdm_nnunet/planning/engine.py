@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -14,6 +15,8 @@ from cdm_nnunet.errors import InputError
 from cdm_nnunet.geometry.grid import Grid
 from cdm_nnunet.planning.anatomy import Anatomy
 from cdm_nnunet.planning.protocol import Beams
+
+_PYDANTIC = ((2, 12),)  # series that pyRadPlan 0.5 was tried with; 2.14 breaks it
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,12 +62,18 @@ def default_engine() -> Engine:
     """The engine of the extra ``planning``.
 
     Raises:
-        InputError: If the extra is not installed.
+        InputError: If the extra is not installed, or not with the pydantic that it needs.
     """
     if importlib.util.find_spec("pyRadPlan") is None:
         raise InputError(
             "doses are calculated with pyRadPlan, which is not installed; run, best in an environment of its own: "
             'pip install "cdm_nnunet[planning]" (docs/planning.md)'
+        )
+    series = tuple(int(part) for part in importlib.metadata.version("pydantic").split(".")[:2])
+    if series not in _PYDANTIC:
+        raise InputError(
+            f"pyRadPlan breaks with pydantic {series[0]}.{series[1]}; run: pip install "
+            '"cdm_nnunet[planning]", or plan in an environment of its own (docs/planning.md)'
         )
     from cdm_nnunet.planning.pyradplan_engine import PyRadPlanEngine
 

@@ -157,6 +157,13 @@ def test_the_command_tells_the_means(raw_folder, protocol_file, as_default, capf
     assert {row["name"] for row in record["verdict"]} >= {"PTV_7000 D95%", "PTV_7000 D1%", "SpinalCord Dmean"}
 
 
+def test_with_a_pydantic_that_breaks_it_it_says_so(raw_folder, monkeypatch, capfd):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "2.14.4")
+    assert main(["plan-doses", "501", "-d", "502"]) == 2
+    assert "pyRadPlan breaks with pydantic 2.14" in capfd.readouterr().err
+
+
 def test_without_the_extra_it_says_what_to_install(raw_folder, monkeypatch, capfd):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert main(["plan-doses", "501", "-d", "502"]) == 2
