@@ -17,6 +17,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 LONGEST_FIRST = (
     "trainers",
     "test_readme.py",
+    "test_first_hour.py",
     "nnunet",
     "end_to_end",
     "cli",
