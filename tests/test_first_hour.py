@@ -95,7 +95,8 @@ def test_from_a_new_loss_to_a_comparison(tmp_path):
     write_files(LOSS, tmp_path)
     study = tmp_path / "my_study.yaml"
     long, short = "num_epochs: 4, num_iterations: 25", "num_epochs: 1, num_iterations: 2"  # (ten minutes less)
-    assert long in (text := study.read_text(encoding="utf-8"))
+    text = study.read_text(encoding="utf-8")
+    assert long in text
     study.write_text(text.replace(long, short), encoding="utf-8")
     refuse_missing(LOSS, typed(LOSS, tmp_path))
     table = (tmp_path / "my_study" / "comparison" / "comparison.csv").read_text(encoding="utf-8")
