@@ -15,8 +15,7 @@ predict     three images unpacked and the dose packed once, and the FLOPs of the
 evaluate    the two doses and the ROIs unpacked once (no gamma, no report)
 
 With ``--peer-python``, an interpreter that can import DicomRTTool, dicompyler-core, dosemetrics or pymedphys, each that
-it has does the same task with the same patient. nnU-Net's own predictor gets the network and the preprocessed patient
-of ``predict``, both without mirroring.
+it has does the same task with the same patient. nnU-Net's own predictor: ``prediction.py``.
 """
 
 from __future__ import annotations
@@ -24,7 +23,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import cProfile
-import functools
 import gzip
 import io
 import json
@@ -336,33 +334,6 @@ def own_dvhs(patient: Patient, repeats: int) -> dict[str, Any]:
     }
 
 
-def stock_prediction(patient: Patient, repeats: int) -> dict[str, float]:
-    """Windows of the patient through nnU-Net's own predictor and ours, the same network."""
-    import torch
-    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-
-    torch.set_num_threads(1)
-    ours = patient.predictor(mirrors=False)
-    data = patient.preprocessed(ours)
-    stock = nnUNetPredictor(
-        tile_step_size=ours.tile_step_size,
-        use_mirroring=False,
-        perform_everything_on_device=False,
-        device=torch.device("cpu"),
-        allow_tqdm=False,
-    )
-    network = patient.predictor(mirrors=False).network.to(memory_format=torch.contiguous_format)
-    stock.manual_initialization(
-        network, ours.plans_manager, ours.configuration_manager, ours.list_of_parameters, ours.dataset_json, "", None
-    )
-    ours.allow_tqdm = False
-    with told_nothing():
-        doses = [one.predict_logits_from_preprocessed_data(data).float() for one in (ours, stock)]
-        works = [functools.partial(one.predict_logits_from_preprocessed_data, data) for one in (ours, stock)]
-        seconds = [least(work, repeats) for work in works]
-    return {"own_s": seconds[0], "peer_s": seconds[1], "largest_difference": float((doses[0] - doses[1]).abs().max())}
-
-
 def compare(args: argparse.Namespace, seconds: dict[str, float]) -> None:
     """Print the ratios against the peers."""
     patient = Patient(args)
@@ -385,11 +356,6 @@ def compare(args: argparse.Namespace, seconds: dict[str, float]) -> None:
             print(f"| {task} | {own_s:.3f} | {answer['seconds']:.3f} | {answer['seconds'] / own_s:.1f} | {found} |")
         else:
             print(f"| {task} | {own_s:.3f} | {answer or 'not installed'} | | |")
-    found = stock_prediction(patient, args.repeats)
-    ratio = found["peer_s"] / found["own_s"]
-    print(
-        f"| prediction | {found['own_s']:.2f} | {found['peer_s']:.2f} | {ratio:.2f} | {found['largest_difference']} |"
-    )
 
 
 def apart(own: Any, peer: Any) -> str:
