@@ -19,6 +19,10 @@ SECTIONS = dict(re.findall(r"(?ms)^## ([^\n]+)\n(.*?)(?=^## |\Z)", PAGE))
 PATIENTS = "From DICOM patients to an RTDOSE"
 LOSS = "From a new loss to a comparison"
 TABLE = "From a table to its numbers"
+SHORTER = {  # what a test need not wait for
+    "my_study.yaml": {"num_epochs: 4, num_iterations: 25": "num_epochs: 1, num_iterations: 2"},
+    "commands": {"--patients 8 --test-patients 6": "--patients 2 --test-patients 2"},
+}
 BLOCK = re.compile(r"(?ms)^```(\w+)\n(.*?)^```$")
 
 
@@ -47,12 +51,20 @@ def write_files(section, folder):
             path.write_text(text, encoding="utf-8")
 
 
-def typed(section, folder, **variables):
-    """Type the commands of a section in a shell; what it says, on both channels."""
+def shortened(text, changes):
+    """A text with some of its parts replaced, each of which must be there."""
+    for long, short in changes.items():
+        assert long in text
+        text = text.replace(long, short)
+    return text
+
+
+def typed(section, folder, changes=None):
+    """Type the commands of a section, with changes, in a shell; what it says, on both channels."""
     environment = {name: text for name, text in os.environ.items() if not name.startswith(("nnUNet_", "CDM_"))}
     environment["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), environment["PATH"]])
-    environment |= {"nnUNet_n_proc_DA": "1", "OMP_WAIT_POLICY": "PASSIVE", "COLUMNS": "400", **variables}
-    script = "\n".join(["set -euo pipefail", *commands(section)])
+    environment |= {"nnUNet_n_proc_DA": "1", "OMP_WAIT_POLICY": "PASSIVE", "COLUMNS": "400"}
+    script = shortened("\n".join(["set -euo pipefail", *commands(section)]), changes or {})
     done = subprocess.run(
         ["bash", "-c", script], cwd=folder, env=environment, text=True, check=False,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -94,11 +106,8 @@ def test_from_dicom_patients_to_an_rtdose(tmp_path):
 def test_from_a_new_loss_to_a_comparison(tmp_path):
     write_files(LOSS, tmp_path)
     study = tmp_path / "my_study.yaml"
-    long, short = "num_epochs: 4, num_iterations: 25", "num_epochs: 1, num_iterations: 2"  # (ten minutes less)
-    text = study.read_text(encoding="utf-8")
-    assert long in text
-    study.write_text(text.replace(long, short), encoding="utf-8")
-    refuse_missing(LOSS, typed(LOSS, tmp_path))
+    study.write_text(shortened(study.read_text(encoding="utf-8"), SHORTER["my_study.yaml"]), encoding="utf-8")
+    refuse_missing(LOSS, typed(LOSS, tmp_path, SHORTER["commands"]))
     table = (tmp_path / "my_study" / "comparison" / "comparison.csv").read_text(encoding="utf-8")
     assert "huber" in table
 
