@@ -20,7 +20,7 @@ HELD_BACK = {"numpydantic"}
 PROGRAMS = {"ruff": "ruff", "mypy": "mypy", "import-linter": "lint-imports", "dicom3tools": "dciodvfy"}
 PROGRAMS |= {"pytest-xdist": "-n auto"}  # (a plug-in: an option of pytest)
 # What benchmarks compare with. Each of them runs in an environment of its own, for it needs other versions than we do.
-PEERS = {"dicompylercore", "rt_utils", "DicomRTTool"}
+PEERS = {"dicompylercore", "rt_utils", "DicomRTTool", "dosemetrics", "pymedphys"}
 IMPORTERS = {"import_module", "importorskip"}
 
 

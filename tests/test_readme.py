@@ -37,7 +37,7 @@ set -euo pipefail
 cdm-nnunet() {
     case "$1" in
         train)
-            CDM_LEARNING_RATE=0.05 CDM_NUM_EPOCHS=1 CDM_NUM_ITERATIONS=1 CDM_NUM_VAL_ITERATIONS=1 \
+            CDM_SEED=1 CDM_LEARNING_RATE=0.015 CDM_NUM_EPOCHS=1 CDM_NUM_ITERATIONS=1 CDM_NUM_VAL_ITERATIONS=1 \
                 command cdm-nnunet "$@" -device cpu ;;
         predict) command cdm-nnunet "$@" -device cpu --disable-tta ;;
         study) command cdm-nnunet "$@" -device cpu ;;
@@ -45,8 +45,8 @@ cdm-nnunet() {
     esac
 }
 nnUNetv2_train() {
-    # One large step: a dose of 1 Gy everywhere would be refused, since it looks like another unit.
-    CDM_LEARNING_RATE=0.05 CDM_NUM_EPOCHS=1 CDM_NUM_ITERATIONS=1 CDM_NUM_VAL_ITERATIONS=1 \
+    # One large step: a dose of 1 Gy everywhere would be refused, since it looks like another unit; so would 300 Gy.
+    CDM_SEED=1 CDM_LEARNING_RATE=0.015 CDM_NUM_EPOCHS=1 CDM_NUM_ITERATIONS=1 CDM_NUM_VAL_ITERATIONS=1 \
         command nnUNetv2_train "$@" -device cpu
 }
 """
