@@ -16,8 +16,8 @@ def unread_lines(unread: Mapping[str, str]) -> list[str]:
 
     Example:
         >>> what = "is not a DICOM file"
-        >>> unread_lines({"1.dcm": f"1.dcm {what}", "2.dcm": f"2.dcm {what}", "3.dcm": "3.dcm is cut off: 3 of 4 bytes"})
-        ['2 files: is not a DICOM file (1.dcm, 2.dcm)', '3.dcm is cut off: 3 of 4 bytes']
+        >>> unread_lines({"1.d": f"1.d {what}", "2.d": f"2.d {what}", "3.d": "3.d is cut off: 3 of 4 bytes"})
+        ['2 files: is not a DICOM file (1.d, 2.d)', '3.d is cut off: 3 of 4 bytes']
     """
     groups: dict[str, list[tuple[str, str]]] = {}
     for path, reason in unread.items():
