@@ -45,6 +45,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         choices=("all", "Tr", "Ts"),
         help="refuse unless each case of the dataset, or of its imagesTr or imagesTs, has a prediction",
     )
+    _add_gamma(parser)
+    _add_intervals(parser)
+
+
+def _add_gamma(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--gamma",
         nargs="*",
@@ -64,6 +69,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default="prescription",
         help="what 100 %% of gamma's dose is: the highest prescription, or the highest reference dose",
     )
+
+
+def _add_intervals(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--members", nargs="+", type=Path, default=[], metavar="FOLDER", help="predictions of each fold, for a spread"
     )
