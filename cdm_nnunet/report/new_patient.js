@@ -84,7 +84,7 @@ function applies() {
   const { applicability } = record;
   if (!applicability) return null;
   const { status, findings, n_training: n, compared } = applicability;
-  const with_ = n ? ` Compared with ${n} training patients${compared === "ranges" ? ", by their ranges alone" : ""}.` : "";
+  const with_ = n ? ` Compared with the ${n} patients of the model's data set${compared === "ranges" ? ", by their ranges alone" : ""}.` : "";
   return el("div", { class: status === "inside" ? null : "problem" }, el("p", {}, el("strong", {}, STATUS_WORDS[status]), with_),
     findings.length ? el("ul", {}, findings.map((finding) => el("li", {}, finding.text))) : null);
 }
