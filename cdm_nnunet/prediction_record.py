@@ -137,8 +137,8 @@ class Applicability:
         status: ``inside`` what the model was trained on, ``unusual``, ``outside`` or ``not compared``.
         compared: With what: ``distributions``, ``ranges`` alone (a model of few patients, or of an earlier version), or
             ``nothing``.
-        n_training: Number of patients in the model's data set, a part of which each fold trained on; None where it is not
-            known.
+        n_training: Number of patients in the model's data set, a part of which each fold trained on; None where it
+            is not known.
         findings: In what the patient is not like them.
         allowed: Whether the patient is outside and was predicted on request.
     """
