@@ -24,6 +24,7 @@ from cdm_nnunet.progress import duration_text
 
 BASELINE, CDM = "nnUNetTrainerDoseVanilla", "nnUNetTrainerCDM"
 NAMES = {BASELINE: "vanilla", CDM: "CDM"}
+_ALSO_UNLIKE = "--allow-outside"  # a test patient may lack a target that all others have
 STATE_FILE = "demo.json"
 _FORMAT_VERSION = 1
 _ID, _NAME, _CONFIGURATION = 500, "Demo", "3d_coarse"
@@ -194,7 +195,7 @@ def _compared_models(size: Size) -> list[Step]:
             ),
             Step(
                 f"predict_{trainer}",
-                (*predict, "-c", _CONFIGURATION, "-f", "0", *options, "-np", "0"),
+                (*predict, "-c", _CONFIGURATION, "-f", "0", *options, "-np", "0", _ALSO_UNLIKE),
                 f"predictions/{trainer}/dataset.json",
             ),
             Step(f"evaluate_{trainer}", (*evaluate, "-np", "1"), f"evaluation/{trainer}/report.html"),

@@ -204,7 +204,8 @@ class Job:
             model = ("-c", study.configuration, "-tr", self.member.trainer, "-p", study.plans, "-device", place.device)
             images = folder("nnUNet_raw") / self.layout.dataset / "imagesTs"
             predict = ("predict", "-i", str(images), "-o", str(doses), "-d", dataset, *model)
-            return [(*predict, "--continue_prediction", "-f", *map(str, study.folds)), evaluate]
+            # Test cases have a dose to compare with, so those that are unlike the others count too.
+            return [(*predict, "--continue_prediction", "--allow-outside", "-f", *map(str, study.folds)), evaluate]
         shutil.rmtree(doses, ignore_errors=True)
         doses.mkdir(parents=True)
         for fold in study.folds:

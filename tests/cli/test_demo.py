@@ -73,6 +73,13 @@ def test_a_long_step_says_each_minute_what_is_left(monkeypatch, capsys):
     assert capsys.readouterr().err == "\n      1 min ... "
 
 
+def test_test_patients_that_are_unlike_all_others_are_predicted_too():
+    """The full demo has one without a second target, which all patients for training have."""
+    predictions = [step.command for step in demo.demo_steps(demo.FULL) if step.name.startswith("predict_")]
+    assert [command[:2] for command in predictions] == [("cdm-nnunet", "predict")] * 2
+    assert all("--allow-outside" in command for command in predictions)
+
+
 def test_a_step_ends_with_the_demo(monkeypatch):
     def interrupt(seconds):
         raise KeyboardInterrupt
