@@ -197,7 +197,7 @@ def find_cases(
     for case, path in cases.items():
         if not only or case in only:
             with fence_of(case, refusals):
-                found.append(_case_files(dataset, case, path, members))
+                found.append(case_files(dataset, case, path, members=members))
     return tuple(found)
 
 
@@ -256,12 +256,26 @@ def _read_case(files: CaseFiles) -> CaseImages:
     return CaseImages(files, reference, predicted, roi_bits, pair)
 
 
-def _case_files(dataset: RawDataset, case: str, predicted: Path, members: Sequence[Path]) -> CaseFiles:
+def case_files(
+    dataset: RawDataset, case: str, predicted: Path, *, reference: Path | None = None, members: Sequence[Path] = ()
+) -> CaseFiles:
+    """A prediction with its case.
+
+    Args:
+        dataset: The raw data set.
+        case: Name of the case.
+        predicted: Predicted dose.
+        reference: What it is compared with; None takes the case's own dose.
+        members: Folders of the doses of the ensemble's members.
+
+    Raises:
+        InputError: If a file is missing, or the case's list of ROIs does not follow the catalogue.
+    """
     record = dataset.record(case)
     files = CaseFiles(
         case,
         predicted,
-        dataset.dose_path(case),
+        dataset.dose_path(case) if reference is None else reference,
         dataset.image_path(case, CT_CHANNEL),
         dataset.image_path(case, ROI_CHANNEL),
         dataset.catalogue,

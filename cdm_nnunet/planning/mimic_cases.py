@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from cdm_nnunet.dataset import CT_CHANNEL, FILE_ENDING, ROI_CHANNEL, RawDataset
+from cdm_nnunet.dataset import FILE_ENDING, RawDataset
 from cdm_nnunet.documents import plain, read_json
 from cdm_nnunet.dvh import Template
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.evaluation.pairing import CaseFiles, load_pair
+from cdm_nnunet.evaluation.pairing import CaseFiles, case_files, load_pair
 from cdm_nnunet.fence import Attempt, Refusals, Refused
 from cdm_nnunet.files import write_json, write_text
 from cdm_nnunet.images import Image, write_image
@@ -185,20 +185,5 @@ def _digests(path: Path, files: CaseFiles, request: MimicRequest) -> dict[str, s
 def _files(path: Path, dataset: RawDataset) -> tuple[CaseFiles, bool]:
     """The files of a case, and whether it has a reference dose; without one the predicted dose stands in for it."""
     case = _case_of(path)
-    record, reference = dataset.record(case), dataset.dose_path(case)
-    has_reference = reference.is_file()
-    files = CaseFiles(
-        case,
-        path,
-        reference if has_reference else path,
-        dataset.image_path(case, CT_CHANNEL),
-        dataset.image_path(case, ROI_CHANNEL),
-        dataset.catalogue,
-        record.spacing_mm,
-        record.rois,
-        record.prescriptions_gy,
-        patient=dataset.patient(case),
-        fractions=record.fractions,
-        converted_from=dataset.converted_from,
-    )
-    return files, has_reference
+    has_reference = dataset.dose_path(case).is_file()
+    return case_files(dataset, case, path, reference=None if has_reference else path), has_reference

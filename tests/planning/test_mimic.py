@@ -1,16 +1,19 @@
 """Deliverable doses: what beams delivered is found again, and what they can't deliver is told."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
 from cdm_nnunet.cli.main import main
+from cdm_nnunet.dataset import RawDataset
 from cdm_nnunet.dvh import Metric, evaluate
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.images import read_image
 from cdm_nnunet.planning.anatomy import read_anatomy
+from cdm_nnunet.planning.mimic_cases import _files
 from cdm_nnunet.planning.mimicking import Mimic
 from cdm_nnunet.planning.planner import plan_patient
 
@@ -153,3 +156,16 @@ def test_other_weights_mimic_anew(command, phantoms, tmp_path, capfd):
     assert main(command) == 0
     after = json.loads(capfd.readouterr().out)
     assert [case["goals"] for case in before["cases"]] != [case["goals"] for case in after["cases"]]
+
+
+def test_a_catalogue_that_was_edited_is_refused(phantoms, tmp_path):
+    """Two names exchanged in dataset.json: the bits of one organ would be judged as the other's."""
+    copy = tmp_path / phantoms.folder.name
+    shutil.copytree(phantoms.folder, copy)
+    content = json.loads((copy / "dataset.json").read_text())
+    rois = content["cdm"]["catalogue"]
+    rois[0]["name"], rois[1]["name"] = rois[1]["name"], rois[0]["name"]
+    (copy / "dataset.json").write_text(json.dumps(content))
+    case = next(iter(phantoms.cases))
+    with pytest.raises(InputError, match="do not follow the catalogue"):
+        _files(tmp_path / f"{case}.nii.gz", RawDataset(copy))
