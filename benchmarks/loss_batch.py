@@ -1,10 +1,11 @@
-"""The CDM loss of a batch at once against sample by sample, forward and backward: operators and time.
+"""The CDM loss of a batch at once against sample by sample and in fixed shapes, forward and backward.
 
-    python benchmarks/loss_batch.py [--size 96] [--rois 10] [--batch 4] [--repeats 9] [--device cuda | --as-on-a-gpu]
+    python benchmarks/loss_batch.py [--size 96] [--rois 10] [--batch 4] [--repeats 9]
+                                    [--device cuda | --as-on-a-gpu] [--compile]
 
-Synthetic patients with every metric of ``loss.py``. Operators are those of torch that make a new tensor or write one:
-on a GPU the least number of kernels that the host launches. ``--as-on-a-gpu`` takes the way of the loss on a GPU, which
-leaves NumPy out, on a CPU.
+Synthetic patients with the metrics of ``loss.py`` that fixed shapes have. Operators are those of torch that make a new
+tensor or write one: on a GPU the least number of kernels that the host launches, unless a compiler joins them.
+``--as-on-a-gpu`` takes the way of the loss on a GPU, which leaves NumPy out, on a CPU.
 """
 
 import argparse
@@ -19,8 +20,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cdm_nnunet.losses import sorted_doses, steps
+from cdm_nnunet.losses.bits import roi_mask
+from cdm_nnunet.losses.captured import CapturedCDMLoss
 from cdm_nnunet.losses.cdm import CDMLoss
 from cdm_nnunet.losses.roi_index import RoiIndex
+from cdm_nnunet.losses.terms import Terms
 
 
 class Counter(TorchDispatchMode):
@@ -51,6 +55,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--as-on-a-gpu", action="store_true")
+    parser.add_argument("--compile", action="store_true", help="compile the loss in fixed shapes")
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.as_on_a_gpu:
@@ -59,7 +64,11 @@ def main() -> None:
     words = torch.stack([words.roll(3 * b, 1) for b in range(args.batch)]).to(args.device)
     reference = dose_gy.expand(args.batch, 1, -1, -1, -1).to(args.device)
     predicted = (reference + torch.rand_like(reference)).requires_grad_()
-    loss = CDMLoss(terms(args.rois), PRESCRIPTION_GY)
+    known = tuple(term for term in terms(args.rois).terms if term.metric.kind != "geud")
+    loss = CDMLoss(Terms(known), PRESCRIPTION_GY)
+    captured = CapturedCDMLoss(loss, compiled=args.compile).to(args.device)
+    whole = [[int(n) for n in roi_mask(words[:1], bit).sum((1, 2, 3))] for bit in range(args.rois)]
+    whole_voxels = [[n for (n,) in whole]] * args.batch
     rx, volume = [[PRESCRIPTION_GY] * args.rois] * args.batch, [VOXEL_CC] * args.batch
 
     def at_once() -> Tensor:
@@ -69,6 +78,9 @@ def main() -> None:
         samples = range(args.batch)
         return sum(loss(predicted[[b]], reference[[b]], words[[b]], rx[:1], volume[:1]) for b in samples) / args.batch
 
+    def fixed_shapes() -> Tensor:
+        return captured(predicted, reference, words, rx, volume, whole_voxels)
+
     def gradient(way: Callable[[], Tensor]) -> Tensor:
         found = torch.autograd.grad(way(), predicted)[0]
         if args.device != "cpu":
@@ -76,7 +88,8 @@ def main() -> None:
         return found
 
     torch.testing.assert_close(gradient(at_once), gradient(one_by_one))
-    for way in (one_by_one, at_once):
+    torch.testing.assert_close(gradient(at_once), gradient(fixed_shapes))
+    for way in (one_by_one, at_once, fixed_shapes):
         with Counter() as counter:
             gradient(way)
         seconds = []

@@ -294,14 +294,15 @@ class DoseTrainer(LoggedTrainer):
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), _GRADIENT_NORM)
             self.optimizer.step()
-        value = float(step.loss.detach())
-        if not math.isfinite(value) and self.grad_scaler is None:
+        value, voxel_error = float(step.loss.detach()), float(step.voxel_error.detach())
+        # (a scaler passes over steps whose half-precision outputs overflow; then both are affected)
+        if not math.isfinite(value) and (self.grad_scaler is None or math.isfinite(voxel_error)):
             raise RuntimeError(f"the loss is {value} in epoch {self.current_epoch}: the training has diverged")
         self._end_step()
         return {
             "loss": value,
             "samples": len(batch["facts"]),
-            "voxel_error": float(step.voxel_error.detach()),
+            "voxel_error": voxel_error,
             "dvh_loss": float("nan") if step.dvh_loss is None else float(step.dvh_loss.detach()),
         }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cdm_nnunet.losses.captured import CapturedCDMLoss
 from cdm_nnunet.losses.cdm import CDMLoss
 from cdm_nnunet.losses.terms import Smoothing, Terms
 from cdm_nnunet.trainers.base import DoseTrainer
@@ -12,12 +13,15 @@ class nnUNetTrainerCDM(DoseTrainer):  # noqa: N801  # nnU-Net finds trainers by 
 
     dvh_weight = 0.5
 
-    def build_dvh_loss(self, terms: Terms) -> CDMLoss:
-        """The CDM loss, as the settings say."""
-        return CDMLoss(
+    def build_dvh_loss(self, terms: Terms) -> CDMLoss | CapturedCDMLoss:
+        """The CDM loss, as the settings say; in fixed shapes it is compiled where nnU-Net compiles the network."""
+        loss = CDMLoss(
             terms,
             self.dose_plans.dose_scale_gy,
             Smoothing(self.settings.window_percent, self.settings.sigmoid_width_gy),
             v_form=self.settings.v_form,
             partial_rois=self.settings.partial_rois,
         )
+        if self.settings.loss_shapes == "free":
+            return loss
+        return CapturedCDMLoss(loss, compiled=self._do_i_compile())

@@ -17,6 +17,7 @@ from cdm_nnunet.losses.cdm import PartialRois, VForm
 from cdm_nnunet.losses.terms import Smoothing
 
 DeepSupervision = Literal["finest", "all"]
+LossShapes = Literal["free", "fixed"]
 
 _PREFIX = "CDM_"
 RESTART, CHANGE_SETTINGS = "CDM_RESTART", "CDM_CHANGE_SETTINGS"
@@ -42,6 +43,8 @@ class TrainingSettings:
         partial_rois: Weight of ROIs that the patch cuts, ``weighted``, ``whole`` or ``all``: see :class:`CDMLoss`.
         deep_supervision: Whether the DVH loss acts on the ``finest`` output only, or on ``all`` that the voxel-wise
             error acts on, with the same weights; a coarse output is enlarged to the finest grid by nearest neighbour.
+        loss_shapes: ``free``: lists as long as ROIs have voxels. ``fixed``: :class:`CapturedCDMLoss`, the same loss
+            without a wait for the device, for ``torch.compile`` and CUDA graphs.
         seed: Seed of weights and patches; negative for none. nnU-Net's loader has several processes, whose order is
             left to the machine, and a training that is stopped and goes on draws other patches than one that is not:
             equal seeds give like, not identical, trainings.
@@ -62,6 +65,7 @@ class TrainingSettings:
     v_form: VForm = "sigmoid"
     partial_rois: PartialRois = "weighted"
     deep_supervision: DeepSupervision = "finest"
+    loss_shapes: LossShapes = "free"
 
     def __post_init__(self) -> None:
         for name in ("num_epochs", "num_iterations", "num_val_iterations"):
@@ -200,7 +204,12 @@ class TrainingSettings:
         return full * min(max((epoch + 1 - start) / ramp, 0.0), 1.0)
 
 
-_CHOICES = {"v_form": VForm, "partial_rois": PartialRois, "deep_supervision": DeepSupervision}
+_CHOICES = {
+    "v_form": VForm,
+    "partial_rois": PartialRois,
+    "deep_supervision": DeepSupervision,
+    "loss_shapes": LossShapes,
+}
 
 
 def is_allowed(variable: str, environment: Mapping[str, str] = os.environ) -> bool:

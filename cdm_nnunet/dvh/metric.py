@@ -295,11 +295,16 @@ class Metric:
             >>> Metric.parse("D0.03cc").why_undefined(0.02)
             'the ROI has 0.02 cc, less than 0.03 cc'
         """
+        if roi_volume_cc >= self.least_volume_cc:
+            return None
+        return f"the ROI has {roi_volume_cc:.4g} cc, less than {plain_number(self.number)} cc"
+
+    @property
+    def least_volume_cc(self) -> float:
+        """Volume below which an ROI has no such metric; 0 where every ROI has it."""
         if self.value is None or self._number_unit != "cc" or self.counting != EXACT:
-            return None
-        if roi_volume_cc >= self.value * (1 - SAME_VOLUME):
-            return None
-        return f"the ROI has {roi_volume_cc:.4g} cc, less than {plain_number(self.value)} cc"
+            return 0.0
+        return self.value * (1 - SAME_VOLUME)
 
     def rank(self, n_voxels: int, voxel_volume_cc: float) -> float:
         """Which of the ascending voxel doses the metric is, counted from 0 (``docs/conventions.md``, "D_x").
@@ -364,17 +369,28 @@ class Metric:
     def _number_unit(self) -> str | None:
         return None if self.row.number is None else self.row.number.unit
 
-    def _n_voxels_from_end(self, n_voxels: int, voxel_volume_cc: float) -> int:
-        """The least number of voxels that hold a volume of at least x; one for Dmin and Dmax.
+    def voxels_from_end(self, voxel_volume_cc: float) -> Fraction | int:
+        """How many voxels hold x, from the hot or the cold end: a share of the ROI's, or a number of them.
 
-        D_x is then the highest dose that a volume of at least x reaches: V(D_x) >= x, and less than x gets more.
+        The share is to be rounded up, and both kept between one voxel and all. D_x is then the highest dose that a
+        volume of at least x reaches: V(D_x) >= x, and less than x gets more.
+
+        Args:
+            voxel_volume_cc: Volume of a voxel in cc.
+
+        Example:
+            >>> Metric.parse("D95%").voxels_from_end(0.027), Metric.parse("D0.1cc").voxels_from_end(0.027)
+            (Fraction(19, 20), 4)
         """
         if self.value is None:
             return 1
         if self._number_unit == "%":
-            voxels = math.ceil(Fraction(repr(float(self.value))) * n_voxels / 100)
-        else:
-            voxels = math.ceil(self.value * (1 - SAME_VOLUME) / voxel_volume_cc)
+            return Fraction(repr(float(self.value))) / 100
+        return math.ceil(self.value * (1 - SAME_VOLUME) / voxel_volume_cc)
+
+    def _n_voxels_from_end(self, n_voxels: int, voxel_volume_cc: float) -> int:
+        found = self.voxels_from_end(voxel_volume_cc)
+        voxels = math.ceil(found * n_voxels) if isinstance(found, Fraction) else found
         return min(max(voxels, 1), n_voxels)
 
     def _rounded_fraction(self, n_voxels: int, voxel_volume_cc: float) -> float:

@@ -127,7 +127,19 @@ def _dose_at_reference_volume(
     predicted_gy = predicted.order_statistics(rows, ranks, window)
     with torch.no_grad():
         reference_gy = reference.order_statistics(rows, ranks, window)
-    threshold_gy = predicted_gy.new_tensor(thresholds_gy)
-    volumes = volumes.to(predicted_gy.dtype)
+    return error_at_volume(
+        volumes.to(predicted_gy.dtype), predicted_gy.new_tensor(thresholds_gy), predicted_gy, reference_gy
+    )
+
+
+def error_at_volume(volumes: Tensor, threshold_gy: Tensor, predicted_gy: Tensor, reference_gy: Tensor) -> Tensor:
+    """The error of :func:`_dose_at_reference_volume` from its parts.
+
+    Args:
+        volumes: The reference's share of voxels at or above the threshold, shape (n,).
+        threshold_gy: Shape (n,), Gy.
+        predicted_gy: Predicted dose at that volume, shape (n,), Gy.
+        reference_gy: Reference dose at that volume, shape (n,), Gy.
+    """
     one_sided = torch.where(volumes == 1, threshold_gy - predicted_gy, predicted_gy - threshold_gy).clamp(min=0)
     return torch.where((volumes == 0) | (volumes == 1), one_sided, (predicted_gy - reference_gy).abs())

@@ -78,39 +78,74 @@ class SortedDoses:
         Returns:
             Shape (len(rows),), Gy.
         """
-        voxels_gy, device = self.voxels_gy, self.voxels_gy.device
+        device = self.voxels_gy.device
         start = torch.tensor([self.starts[row] for row in rows], device=device)
         last = torch.tensor([self.counts[row] - 1 for row in rows], device=device)
-        rank = torch.tensor(ranks, dtype=torch.float64, device=device)[None]
-        if window_fraction > 0:
-            half = window_fraction / 2 * last
-            rank = torch.cat([rank, (rank - half).clamp(min=0), (rank + half).minimum(last)])  # centre, low, high
-        j = rank.long().minimum(last - 1).clamp(min=0)
-        s = rank - j  # a rank is at order j, plus the share s of the way to order j + 1
-        places = torch.stack([start + j, start + (j + 1).minimum(last)])
-        d, d_next = voxels_gy.index_select(0, places.flatten()).double().view(places.shape)
-        exact = torch.lerp(d[0], d_next[0], s[0]).to(voxels_gy.dtype)
-        if window_fraction == 0:
-            return exact
-        # the integral of the quantile function, linear between order statistics, up to each end of the window
-        to_j = self._sum_to((start + j[1:] + 1).flatten()).view(j[1:].shape)
-        low, high = to_j + (s * d - d / 2 + s**2 * (d_next - d) / 2)[1:]
-        width = rank[2] - rank[1]
-        mean = (high - low) / width.clamp(min=1e-6)
-        return torch.where(width > 1e-6, mean.to(voxels_gy.dtype), exact)
+        rank = torch.tensor(ranks, dtype=torch.float64, device=device)
+        return windowed_order_statistics(self.voxels_gy, self._prefix, start, last, rank, window_fraction)
 
     @cached_property
     def _prefix(self) -> Tensor:
-        return functional.pad(self.voxels_gy.double().cumsum(0), (1, 0))
-
-    def _sum_to(self, place: Tensor) -> Tensor:
-        """Sum of all voxels before a place, float64."""
-        return self._prefix.index_select(0, place)
+        return sums_before(self.voxels_gy)
 
     def means(self, rows: Sequence[int]) -> Tensor:
         """Mean dose of rows, shape (len(rows),), Gy, float64."""
         device = self.voxels_gy.device
         start = torch.tensor([self.starts[row] for row in rows], device=device)
         n = torch.tensor([self.counts[row] for row in rows], device=device)
-        before, with_it = self._sum_to(torch.cat([start, start + n])).chunk(2)
-        return (with_it - before) / n
+        return means_of_ranges(self._prefix, start, n)
+
+
+def sums_before(values: Tensor) -> Tensor:
+    """Sum of all values before each place, and of all: shape (M,) -> (M + 1,), float64."""
+    return functional.pad(values.double().cumsum(0), (1, 0))
+
+
+def means_of_ranges(prefix: Tensor, start: Tensor, n: Tensor) -> Tensor:
+    """Mean over ranges of values.
+
+    Args:
+        prefix: As :func:`sums_before` gives it, shape (M + 1,).
+        start: Place of each range's first value, shape (k,), int64.
+        n: Number of its values, shape (k,), int64.
+
+    Returns:
+        Shape (k,), float64.
+    """
+    before, with_it = prefix.index_select(0, torch.cat([start, start + n])).chunk(2)
+    return (with_it - before) / n
+
+
+def windowed_order_statistics(
+    voxels_gy: Tensor, prefix: Tensor, start: Tensor, last: Tensor, ranks: Tensor, window_fraction: float
+) -> Tensor:
+    """Ascending doses at ranks, linear between whole ones, or their mean over a window around those.
+
+    Args:
+        voxels_gy: Doses, ascending within each row, shape (M,), Gy.
+        prefix: As :func:`sums_before` gives it, shape (M + 1,).
+        start: Place of the first voxel of each rank's row, shape (k,), int64.
+        last: Number of that row's voxels less 1, shape (k,), int64.
+        ranks: From 0 to ``last``, shape (k,), float64.
+        window_fraction: Width of the window as a share of the ranks.
+
+    Returns:
+        Shape (k,), Gy.
+    """
+    rank = ranks[None]
+    if window_fraction > 0:
+        half = window_fraction / 2 * last
+        rank = torch.cat([rank, (rank - half).clamp(min=0), (rank + half).minimum(last)])  # centre, low, high
+    j = rank.long().minimum(last - 1).clamp(min=0)
+    s = rank - j  # a rank is at order j, plus the share s of the way to order j + 1
+    places = torch.stack([start + j, start + (j + 1).minimum(last)])
+    d, d_next = voxels_gy.index_select(0, places.flatten()).double().view(places.shape)
+    exact = torch.lerp(d[0], d_next[0], s[0]).to(voxels_gy.dtype)
+    if window_fraction == 0:
+        return exact
+    # the integral of the quantile function, linear between order statistics, up to each end of the window
+    to_j = prefix.index_select(0, (start + j[1:] + 1).flatten()).view(j[1:].shape)
+    low, high = to_j + (s * d - d / 2 + s**2 * (d_next - d) / 2)[1:]
+    width = rank[2] - rank[1]
+    mean = (high - low) / width.clamp(min=1e-6)
+    return torch.where(width > 1e-6, mean.to(voxels_gy.dtype), exact)

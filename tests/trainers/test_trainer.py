@@ -12,6 +12,7 @@ import cdm_nnunet
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.folders import TRAINER_VARIABLE
 from cdm_nnunet.losses.bits import roi_mask
+from cdm_nnunet.losses.captured import CapturedCDMLoss
 from cdm_nnunet.losses.cdm import CDMLoss
 from cdm_nnunet.losses.rivals import DVHCurveLoss, MomentLoss, SortedDoseLoss
 from cdm_nnunet.losses.terms import Smoothing
@@ -326,6 +327,17 @@ def test_the_options_reach_the_loss(started):
     trainer, _ = started(WINDOW_PERCENT="3", SIGMOID_WIDTH_GY="2", V_FORM="dose", PARTIAL_ROIS="all")
     loss = trainer.dvh_loss
     assert (loss.smoothing, loss.v_form, loss.partial_rois) == (Smoothing(3.0, 2.0), "dose", "all")
+
+
+def test_the_loss_in_fixed_shapes_is_the_same_loss(started):
+    trainer, batch = started(LOSS_START="0", LOSS_SHAPES="fixed")
+    assert type(trainer.dvh_loss) is CapturedCDMLoss
+    with torch.no_grad():
+        step = trainer._forward(batch)
+        facts = loss_arguments(batch["facts"])
+        value = trainer.dvh_loss.loss(step.dose_gy, step.reference_gy, step.words, *facts)
+    assert float(step.dvh_loss) == pytest.approx(trainer.dvh_weight * float(value), rel=1e-6)
+    assert np.isfinite(trainer.train_step(batch)["loss"])
 
 
 def test_deep_supervision_of_the_dvh_loss(started):
