@@ -28,7 +28,7 @@ FOLDER = ROOT / "cdm_nnunet" / "schemas"
 PAGE = ROOT / "docs" / "evaluation.md"
 _TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _WITHOUT_TABLE = ("MeanOrigin", "Software")
-_ADDED = ("model", "notes", "left_out")  # what the first results of their format lack
+_ADDED = ("model", "notes", "left_out", "plan_ranks")  # what the first results of their format lack
 
 
 def result_schema() -> dict[str, Any]:

@@ -45,7 +45,7 @@ def test_the_schema_says_what_a_record_is(tmp_path):
     schema = REFERENCE["result_schema"]()
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     assert schema["properties"]["format_version"]["const"] == 3
-    assert {"model", "notes", "left_out"}.isdisjoint(schema["required"])
+    assert {"model", "notes", "left_out", "plan_ranks"}.isdisjoint(schema["required"])
     case = schema["$defs"]["CaseResult"]
     assert {"openkbp", "gdphmm"} <= set(case["properties"])
     assert not {"challenges", "case"} & set(case["properties"])

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 SUMMARY = "Score predicted doses against reference doses: DVH metrics, scores, tables, pictures and an HTML report."
 EXAMPLE = "cdm-nnunet evaluate -d 501 -i predictions -o evaluation -np 4"
 WRITES = ("o",)
+_CASES = ("cases", "plan_ranks", "template_definition")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -44,6 +45,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--require",
         choices=("all", "Tr", "Ts"),
         help="refuse unless each case of the dataset, or of its imagesTr or imagesTs, has a prediction",
+    )
+    parser.add_argument(
+        "--no-ranks",
+        dest="ranks",
+        action="store_false",
+        help="do not say where each plan stands among those of the training cases, which takes a second for four",
     )
     _add_gamma(parser)
     _add_intervals(parser)
@@ -87,9 +94,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Evaluate and write the result.
 
     Returns:
-        The record of ``result.json`` without its cases, by case the ROIs that are missing and the metrics that are not
-        defined, by case why it was not drawn, the paths of what was written, and an ``error`` where a case was left out
-        or not drawn.
+        The record of ``result.json`` without what it has by case; by case the ROIs that are missing and the metrics
+        that are not defined, and why it was not drawn; the paths of what was written; and an ``error`` where a case was
+        left out or not drawn.
     """
     from cdm_nnunet.dataset import RawDataset
     from cdm_nnunet.dvh import Template
@@ -106,13 +113,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         gamma=_gamma_rules(args),
         calibrated_on=None if args.calibrate is None else load_evaluation(args.calibrate),
         coverage_percent=args.coverage,
+        ranks=args.ranks,
     )
     template = None if args.template is None else Template.load(args.template)
     request = EvaluationRequest(args.i, args.o, template, options, args.pictures, args.report, args.np)
     with _progress_bar() as progress:
         done = evaluate_and_publish(dataset, request, progress)
     evaluation = done.evaluation
-    record = {key: value for key, value in evaluation.to_json().items() if key not in ("cases", "template_definition")}
+    record = {key: value for key, value in evaluation.to_json().items() if key not in _CASES}
     return {
         **record,
         "missing": {case.case: dict(case.missing) for case in evaluation.cases if case.missing},

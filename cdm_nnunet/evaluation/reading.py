@@ -33,6 +33,7 @@ _ADDED: Mapping[str, Any] = {
     "model": None,
     "notes": [],
     "left_out": {},
+    "plan_ranks": None,
 }  # keys that the first records of this format lack
 _AGAIN = "'cdm-nnunet evaluate' writes it"
 
@@ -74,6 +75,8 @@ def evaluation_from_json(content: Mapping[str, Any], where: str) -> Evaluation:
         raise InputError(f"{where} has no case; evaluate again")
     if file.left_out.keys() & file.cases.keys() or len(file.left_out) + len(file.cases) > file.n_dataset_cases:
         raise InputError(f"{where} was edited: its cases and those that were left out contradict each other")
+    if file.plan_ranks is not None and file.plan_ranks.cases.keys() != file.cases.keys():
+        raise InputError(f"{where} was edited: the cases of plan_ranks are not its cases; evaluate again")
     cases = tuple(file.cases.values())
     if len({_measures(case.dose) for case in cases if case.dose is not None}) > 1:
         raise InputError(f"{where} was edited: bands, isodoses or gamma criteria of its cases differ; evaluate again")
@@ -93,6 +96,7 @@ def evaluation_from_json(content: Mapping[str, Any], where: str) -> Evaluation:
         model=file.model,
         notes=file.notes,
         left_out=file.left_out,
+        plan_ranks=file.plan_ranks,
     )
     if evaluation.to_json() != content:
         raise InputError(f"{where} was edited: its keys or derived values are not those of an evaluation")

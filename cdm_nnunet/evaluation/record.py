@@ -18,6 +18,7 @@ from cdm_nnunet.documents import STRICT, plain
 from cdm_nnunet.dvh import Template
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.evaluation.gamma import Normalisation
+from cdm_nnunet.evaluation.rank_record import PlanRanks
 from cdm_nnunet.evaluation.roi_record import Count, Finite, NonNegative, Percent, Positive, RoiResult
 from cdm_nnunet.evaluation.score_record import Scores, with_challenge_keys
 from cdm_nnunet.prediction_record import Made
@@ -191,6 +192,7 @@ class ResultFile:
             key ``mean_of``, the models that the doses came from.
         notes: What is not known of the predictions, in sentences.
         left_out: Cases that have a prediction and could not be scored, with the reason; no mean counts them.
+        plan_ranks: Where the cases stand among the plans of the data set; None where it was not asked for.
         calibration: What the intervals rest on; None without.
         scores: Everything pooled over cases.
         cases: By case name.
@@ -208,6 +210,7 @@ class ResultFile:
     model: Made | None = None
     notes: tuple[str, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
+    plan_ranks: PlanRanks | None = None
     calibration: Calibration | None
     scores: Scores
     cases: Mapping[str, CaseResult]
@@ -230,6 +233,7 @@ class Evaluation:
         model: What the predictions were made with, by their records; None where it is not known.
         notes: What is not known of the predictions, in sentences.
         left_out: Cases that have a prediction and could not be scored, with the reason; no mean counts them.
+        plan_ranks: Where the cases stand among the plans of the data set; None where it was not asked for.
     """
 
     dataset: str
@@ -244,6 +248,7 @@ class Evaluation:
     model: Made | None = None
     notes: tuple[str, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
+    plan_ranks: PlanRanks | None = None
 
     def __repr__(self) -> str:
         """What it is of and its scores: a record of hundreds of cases is not text to read."""
@@ -291,6 +296,7 @@ class Evaluation:
             model=self.model,
             notes=self.notes,
             left_out=self.left_out,
+            plan_ranks=self.plan_ranks,
             calibration=self.calibration,
             scores=self.scores,
             cases={case.case: case for case in self.cases},

@@ -49,6 +49,7 @@ class Options:
         gamma: Which gamma pass rates are wanted.
         calibrated_on: Evaluation with members, of other cases, that intervals are calibrated on.
         coverage_percent: Nominal coverage of the intervals.
+        ranks: Whether the cases are ranked among the plans of the training cases.
 
     Raises:
         InputError: If there is one member only, a folder of members twice, or a calibration without members.
@@ -60,6 +61,7 @@ class Options:
     gamma: tuple[GammaRule, ...] = ()
     calibrated_on: Evaluation | None = None
     coverage_percent: float = 90.0
+    ranks: bool = True
 
     def __post_init__(self) -> None:
         if len(self.members) == 1 or len({path.resolve() for path in self.members}) < len(self.members):
@@ -216,7 +218,7 @@ def draw_pictures(
     files = {files.case: files for files in find_cases(dataset, predictions, only=chosen, refusals=work.refusals)}
     error_gy = evaluation.scores.dose_mae_gy
     job = partial(_draw, template=evaluation.template, folder=out / PICTURES_FOLDER, error_gy=error_gy)
-    drawn = dict(_as_they_come(job, [files[case] for case in chosen if case in files], "drawing", work))
+    drawn = dict(as_they_come(job, [files[case] for case in chosen if case in files], "drawing", work))
     return {case: drawn[case] for case in chosen if case in drawn}
 
 
@@ -259,7 +261,7 @@ def _scored(
     with KeptRows(finished, {"scored cases": 1}, keep_others=True) as kept:
         attempt = None if show is None else show.attempt(len(cases))
         job = partial(_score, rule=rule, kept=kept.stamps, show=attempt)
-        for case, scored in _as_they_come(job, cases, "scoring", work):
+        for case, scored in as_they_come(job, cases, "scoring", work):
             result = scored.result
             if result is not None:
                 kept.set(case, scored.digest, result.to_json())
@@ -291,7 +293,7 @@ def _draw(files: CaseFiles, *, template: Template, folder: Path, error_gy: float
     return [str(path) for path in draw_case(files, template, folder, difference_span_gy(error_gy))]
 
 
-def _as_they_come(
+def as_they_come(
     job: Callable[[CaseFiles], _Result], cases: Sequence[CaseFiles], verb: str, work: Work
 ) -> Iterator[tuple[str, _Result]]:
     """Case and result, as they are ready; those that are refused have none."""

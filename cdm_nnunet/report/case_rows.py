@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from cdm_nnunet.evaluation.pooling import pooled_scores
+from cdm_nnunet.evaluation.rank_record import PlanRank
 from cdm_nnunet.evaluation.record import CaseResult
 
 
-def case_row(case: CaseResult) -> dict[str, Any]:
+def case_row(case: CaseResult, ranks: Mapping[str, PlanRank]) -> dict[str, Any]:
     """Scores of a case alone, its verdicts, and the dose metric that is furthest off.
+
+    Args:
+        case: The case.
+        ranks: Where it stands among other plans, by ``ROI METRIC``.
 
     Returns:
         Plain values by ``name``, ``mae`` (Gy), ``ptv_score``, ``oar_score``, ``changed`` and ``n`` (verdicts that the
-        prediction changes, and all), ``newFails``, ``missing`` (ROIs) and ``worst`` (``roi``, ``metric`` and
-        ``difference`` in Gy; None where there is no dose metric).
+        prediction changes, and all), ``newFails``, ``unusual`` and ``ranked`` (goals by which the reference plan is
+        unusual, and that tell), ``missing`` (ROIs) and ``worst`` (``roi``, ``metric`` and ``difference`` in Gy; None
+        where there is no dose metric).
     """
+    unusual = [rank.is_unusual for rank in ranks.values() if rank.is_unusual is not None]
     scores = pooled_scores([case])
     goals = [goal for roi in case.rois.values() for goal in roi.goals]
     changed = [goal for goal in goals if goal.agree is False]
@@ -27,6 +35,8 @@ def case_row(case: CaseResult) -> dict[str, Any]:
         "worst": _worst_in_gy(case),
         "changed": len(changed),
         "newFails": sum(goal.predicted == "fail" for goal in changed),
+        "unusual": sum(unusual),
+        "ranked": len(unusual),
         "missing": len(case.missing),
         "n": sum(goal.agree is not None for goal in goals),
     }

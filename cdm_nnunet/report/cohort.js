@@ -10,6 +10,12 @@ const scoreUnit = (kind) => {
   return [dose.n ? "Gy" : null, volume.n ? "%" : null].filter(Boolean).join(" and ") || "no metric";
 };
 
+// The plans that cases are ranked among.
+const cohortName = () => {
+  const { cohort, n_plans: n } = record.plan_ranks;
+  return cohort === "training" ? `${n} training cases of the data set` : `${n} evaluated cases (the plans of training cases are not at hand)`;
+};
+
 const indexName = (key) => page.index_names[key] || key;
 
 const gammaName = (gamma) => `Gamma ${gamma.dose_percent} % / ${gamma.distance_mm} mm ${gamma.local ? "local" : "global"}, from ${plain(gamma.threshold_percent)} %${gamma.normalisation === "maximum" ? " of the maximum" : ""}`;

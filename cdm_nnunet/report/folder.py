@@ -41,8 +41,11 @@ def write_report_folder(evaluation: Evaluation, parts: CaseParts, folder: Path) 
     key = secrets.token_hex(16)
     data = folder / DATA_FOLDER
     data.mkdir(parents=True)
+    record = evaluation.to_json()
     for place, case in enumerate(evaluation.cases):
         elements = json_script(f"result-{place}", case.to_json()) + parts.elements(case.case, place)
+        if record["plan_ranks"] is not None:
+            elements += json_script(f"ranks-{place}", record["plan_ranks"]["cases"][case.case])
         write_text(data / f"case_{place}.html", data_page(key, elements))
     return write_cohort(evaluation, folder, key)
 
@@ -63,7 +66,9 @@ def write_cohort(evaluation: Evaluation, folder: Path, key: str) -> Path:
     record = evaluation.to_json()
     write_text(data / "whole.html", data_page(key, packed_text("whole", json.dumps(record, allow_nan=False))))
     write_text(data / "plotly.html", data_page(key, packed_text("plotly", plotly_script())))
-    write_text(folder / INDEX_FILE, _index(evaluation, {**record, "cases": {}}, key))
+    ranks = record["plan_ranks"]
+    light = {**record, "cases": {}, "plan_ranks": None if ranks is None else {**ranks, "cases": {}}}
+    write_text(folder / INDEX_FILE, _index(evaluation, light, key))
     return folder / INDEX_FILE
 
 

@@ -17,6 +17,7 @@ from cdm_nnunet.challenges import CHALLENGES
 from cdm_nnunet.dvh import KINDS, Template
 from cdm_nnunet.evaluation.palette import DIFFERENCE_MAP, DOSE_MAPS, ISODOSES, Role, roi_styles, strokes
 from cdm_nnunet.evaluation.pictures import CLEAR_TO, DOSES, difference_span_gy
+from cdm_nnunet.evaluation.rank_record import LEAST_FOR_UNUSUAL, UNUSUAL_PERCENT
 from cdm_nnunet.evaluation.record import Evaluation
 from cdm_nnunet.files import replacing
 from cdm_nnunet.report.case_parts import CaseParts
@@ -66,11 +67,12 @@ def page_parts(evaluation: Evaluation, *, framed: bool = False) -> tuple[str, st
 
 def page_data_of(evaluation: Evaluation) -> dict[str, Any]:
     """What the scripts of the report need beside the record."""
+    ranks = {} if evaluation.plan_ranks is None else evaluation.plan_ranks.cases
     return {
         **page_data(evaluation.template, ("reference", "predicted")),
         "span_gy": difference_span_gy(evaluation.scores.dose_mae_gy),
-        "plan_values": _plan_values(evaluation),
-        "case_rows": [case_row(case) for case in evaluation.cases],
+        "unusual": {"percent": UNUSUAL_PERCENT, "least": LEAST_FOR_UNUSUAL},
+        "case_rows": [case_row(case, ranks.get(case.case, {})) for case in evaluation.cases],
         "challenges": [
             {
                 "name": challenge.name,
@@ -81,16 +83,6 @@ def page_data_of(evaluation: Evaluation) -> dict[str, Any]:
             for challenge in CHALLENGES
         ],
     }
-
-
-def _plan_values(evaluation: Evaluation) -> dict[str, list[float]]:
-    """Values of the reference plans by ``ROI METRIC``, ascending, of all goals with a limit."""
-    values: dict[str, list[float]] = {}
-    for case in evaluation.cases:
-        for name, roi in case.rois.items():
-            for goal in roi.goals:
-                values.setdefault(f"{name} {goal.metric}", []).append(roi.metrics[goal.metric].reference)
-    return {term: sorted(float(f"{value:.6g}") for value in found) for term, found in values.items()}
 
 
 def page_data(template: Template, doses: Sequence[Role]) -> dict[str, Any]:

@@ -3,9 +3,10 @@
 const caseLink = (name) => `#case=${encodeURIComponent(name)}`;
 const openCase = (name) => { location.hash = caseLink(name); };
 
-function remarks(goal, roi, metric) {
+function remarks({ goal, entry: roi, metric, rank }) {
   const reference = goal.reference === "fail";
   return [
+    rank && isUnusual(rank) ? "unusual plan" : null,
     goal.agree === false ? "prediction changes the verdict" : null,
     goal.reason,
     goal.is_converted ? "limit converted to the fractionation of the case" : null,
@@ -16,29 +17,35 @@ function remarks(goal, roi, metric) {
   ].filter(Boolean).join("; ");
 }
 
-// How many of the other patients' reference plans have a lower value: an unusual plan, or prediction, stands out.
-const termOf = ({ roi, goal }) => `${roi} ${goal.metric}`;
-function rankText(row) {
-  const { metric } = row;
-  const all = page.plan_values[termOf(row)] ?? [];
-  const own = Number(metric.reference.toPrecision(6));
-  const others = all.toSpliced(all.indexOf(own), 1);
-  if (others.length < LEAST_POINTS - 1) return "too few to tell";
-  const lower = (value) => others.filter((other) => other < Number(value.toPrecision(6))).length;
-  const [reference, predicted] = [lower(metric.reference), lower(metric.predicted)];
-  const same = others.filter((other) => other === own).length;
-  const end = reference === others.length ? ", the highest" : reference === 0 && !same ? ", the lowest" : "";
-  return `${reference} of ${others.length}${end} (${predicted})`;
+// Where a case stands among the plans of its data set, by goal: an unusual plan, or prediction, stands out.
+const rankOf = (name, { roi, goal }) => record.plan_ranks?.cases[name]?.[`${roi} ${goal.metric}`] ?? null;
+const isUnusual = ({ n, reference_percent: percent }) => n >= page.unusual.least && Math.min(percent, 100 - percent) <= page.unusual.percent;
+function rankText(rank) {
+  if (!rank) return "too few to tell";
+  const { n, reference_percent: percent, predicted_percent: predicted } = rank;
+  const end = { 0: ", the lowest", 100: ", the highest" }[percent] ?? "";
+  return `${fixed(percent, 0)} % of ${n}${end} (${withUnit(predicted, "%", 0)})`;
+}
+
+function rankNote(ranks) {
+  if (!ranks.some(Boolean)) return null;
+  const { n_unread: unread } = record.plan_ranks;
+  const found = ranks.filter((rank) => rank && isUnusual(rank)).length;
+  const told = ranks.filter((rank) => rank?.n >= page.unusual.least).length;
+  return el("p", { class: "screen-only" }, told ? `Unusual plan by ${found} of ${told} goals. ` : null, el("small", {},
+    `Plans below: percent of the reference plans of the ${cohortName()}${unread ? ` (${unread} more can't be read)` : ""} that have a lower value than this plan, and in brackets than the prediction; equal ones count half. ` +
+    "Plans of the same patient or of another prescription are left out. " +
+    `Unusual: among the lowest or highest ${page.unusual.percent} % of ${page.unusual.least} plans or more.`));
 }
 
 function goalTable(name) {
   const rows = Object.entries(record.cases[name].rois).flatMap(([roi, entry]) => entry.goals.map((goal) => (
-    { roi, entry, goal, metric: entry.metrics[goal.metric] })));
+    { roi, entry, goal, metric: entry.metrics[goal.metric], rank: rankOf(name, { roi, goal }) })));
   if (!rows.length) return el("p", {}, "No goal of the template has a limit for the ROIs of this case.");
   const judged = (r, dose) => [withUnit(r.metric[dose], r.metric.unit, digitsFor(r.metric.unit)), " ", chip(r.goal[dose]), dose === "predicted" && r.metric.interval ? el("div", { class: "muted" }, intervalText(r.metric)) : null];
   const certain = rows.some((r) => r.goal.certainty);
   const changed = (r) => r.goal.agree === false;
-  return table([
+  return el("div", {}, table([
     { label: "Goal", value: (r) => `${r.roi} ${r.goal.metric}`, show: (r) => `${r.roi} ${r.goal.metric}`, header: true },
     { label: "Limit", show: (r) => limitText(r.goal, new Set([r.goal.limit])) },
     { label: "Reference", value: (r) => r.goal.reference, show: (r) => judged(r, "reference"), number: true },
@@ -46,9 +53,9 @@ function goalTable(name) {
     { label: "Difference", value: (r) => Math.abs(r.metric.predicted - r.metric.reference), show: (r) => signed(r.metric.predicted - r.metric.reference, digitsFor(r.metric.unit)), number: true },
     { label: "Priority", value: (r) => r.goal.priority, show: (r) => String(r.goal.priority), number: true },
     ...(certain ? [{ label: "By interval", note: "the verdict that both ends of the interval get", value: (r) => r.goal.certainty, show: (r) => chip(r.goal.certainty) }] : []),
-    ...(rows.some((r) => (page.plan_values[termOf(r)] ?? []).length >= LEAST_POINTS) ? [{ label: "Plans below", show: rankText, class: "screen-only narrow", note: "how many of the other patients' reference plans have a lower value than this reference plan, and in brackets than the prediction" }] : []),
-    { label: "Remarks", value: (r) => (changed(r) ? 0 : 1), show: (r) => remarks(r.goal, r.entry, r.metric), wrap: true },
-  ], rows, { sortBy: 5, roiOf: (r) => r.roi, rowClass: (r) => (changed(r) ? "changed" : null), caption: "Goals with a limit; shaded where the prediction changes the verdict" });
+    ...(rows.some((r) => r.rank) ? [{ label: "Plans below", value: (r) => r.rank?.reference_percent ?? null, show: (r) => el("span", { class: r.rank && isUnusual(r.rank) ? "unusual" : null }, rankText(r.rank)), class: "screen-only narrow", note: `percent of the ${cohortName()} with a lower value than this reference plan, and in brackets than the prediction` }] : []),
+    { label: "Remarks", value: (r) => (changed(r) ? 0 : 1), show: remarks, wrap: true },
+  ], rows, { sortBy: 5, roiOf: (r) => r.roi, rowClass: (r) => (changed(r) ? "changed" : null), caption: "Goals with a limit; shaded where the prediction changes the verdict" }), rankNote(rows.map((r) => r.rank)));
 }
 
 function missingText(name) {
@@ -89,6 +96,7 @@ async function buildPatient(name) {
   const status = el("p", { role: "status" }, "Opening\u2026");
   container.replaceChildren(...(record.cases[name] ? [patientHead(name)] : [el("h1", {}, name)]), status);
   record.cases[name] ??= JSON.parse(await part(`result-${position}`));
+  if (record.plan_ranks) record.plan_ranks.cases[name] ??= JSON.parse(await part(`ranks-${position}`));
   const data = JSON.parse(await part(`case-${position}`));
   if (own !== opening) return;
   const slices = data.problem ? null : viewerSection(data);

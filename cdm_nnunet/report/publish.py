@@ -8,6 +8,7 @@ from pathlib import Path
 from cdm_nnunet.dataset import RawDataset
 from cdm_nnunet.dvh import Template
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.evaluation.plan_ranks import PLANS_FILE, with_plan_ranks
 from cdm_nnunet.evaluation.publishing import publishing
 from cdm_nnunet.evaluation.record import Evaluation
 from cdm_nnunet.evaluation.run import (
@@ -92,7 +93,7 @@ def evaluate_and_publish(
         InputError: As :func:`evaluate_folder`.
     """
     log = request.out.resolve() / "errors.log"
-    unscored, undrawn, unshown = Refusals(log), Refusals(log), Refusals(log)
+    unscored, undrawn, unshown, unread = (Refusals(log) for _ in range(4))
     work = Work(processes=request.n_processes, progress=progress)
     template = dataset.template if request.template is None else request.template
     refuse_foreign_folder(request.out)
@@ -107,6 +108,9 @@ def evaluate_and_publish(
             work=replace(work, refusals=unscored),
             show=Show(parts.keep, unshown) if request.with_report else None,
         )
+        if request.options is None or request.options.ranks:
+            reading = replace(work, refusals=unread)
+            evaluation = with_plan_ranks(evaluation, dataset, request.out / PLANS_FILE, reading)
         pictures = draw_pictures(
             evaluation,
             dataset,

@@ -11,7 +11,9 @@ import pytest
 
 from cdm_nnunet.dataset import RawDataset
 from cdm_nnunet.dvh import metrics
+from cdm_nnunet.evaluation.plan_ranks import PlanValues, ranks_of
 from cdm_nnunet.evaluation.pooling import pooled_scores
+from cdm_nnunet.evaluation.rank_record import PlanRanks
 from cdm_nnunet.evaluation.run import Show, evaluate_folder
 from cdm_nnunet.fence import Refusals
 from cdm_nnunet.images import read_image
@@ -736,29 +738,49 @@ def test_what_rests_on_missing_dose_is_marked(browser, report, tmp_path):
     window.page.context.close()
 
 
-def test_a_plan_is_ranked_among_the_plans_of_other_patients(browser, report, tmp_path):
-    """Seven patients with 10, 11, ... 16 Gy, one of them twice 12 Gy, whose prediction is 15.5 Gy."""
+def test_a_plan_is_ranked_among_the_plans_of_the_data_set(browser, report, tmp_path):
+    """Forty training plans with 10 to 49 Gy; five cases, whose predictions have 15.5 Gy."""
     first = report.evaluation.cases[0]
-    references = {"a": 10.0, "b": 11.0, "c": 12.0, "d": 12.0, "e": 14.0, "f": 15.0, "g": 16.0}
+    references = {"a": 9.0, "b": 11.0, "c": 12.0, "d": 30.0, "e": 60.0}
 
     def of(name, reference_gy):
         cord = first.rois["SpinalCord"]
         metric = replace(cord.metrics["D0.1cc"], reference=reference_gy, predicted=15.5)
-        return replace(first, case=name, rois={"SpinalCord": replace(cord, metrics={**cord.metrics, "D0.1cc": metric})})
+        cord = replace(cord, metrics={**cord.metrics, "D0.1cc": metric})
+        return replace(first, case=name, patient=name, rois={"SpinalCord": cord})
 
     cases = tuple(of(*entry) for entry in references.items())
-    evaluation = replace(report.evaluation, cases=cases, scores=pooled_scores(cases), n_dataset_cases=7)
+    plans = [
+        PlanValues(patient=str(k), prescription_gy=first.prescription_gy, values={"SpinalCord D0.1cc": 10.0 + k})
+        for k in range(40)
+    ]
+    ranks = PlanRanks(cohort="training", n_plans=40, n_unread=2, cases=ranks_of(cases, plans))
+    evaluation = replace(
+        report.evaluation, cases=cases, scores=pooled_scores(cases), n_dataset_cases=45, plan_ranks=ranks
+    )
     made = Made(tmp_path / "report.html", evaluation, report.dataset, report.predictions)
     write_report(evaluation, CaseParts(tmp_path, evaluation.template, dict.fromkeys(references, "none")), made.path)
     window = Window(browser, made)
-    ranks = {}
+    shown = {}
     for name in references:
         window.page.evaluate("name => { location.hash = `#case=${name}`; }", name)
         window.page.locator("#patient h1").get_by_text(name, exact=True).wait_for()
-        ranks[name] = window.page.locator("#patient tr[data-roi=SpinalCord] td").nth(5).inner_text()
-    assert ranks["a"] == "0 of 6, the lowest (5)"
-    assert ranks["c"] == ranks["d"] == "2 of 6 (5)"
-    assert ranks["g"] == "6 of 6, the highest (6)"
+        shown[name] = window.page.locator("#patient tr[data-roi=SpinalCord] td").nth(5).inner_text()
+        is_unusual = name in ("a", "e")
+        assert f"Unusual plan by {int(is_unusual)} of 1 goals" in window.page.locator("#patient").inner_text()
+        row = window.page.locator("#patient tr[data-roi=SpinalCord]")
+        assert (row.locator(".unusual").count() == 1) == is_unusual
+        assert ("unusual plan" in row.locator("td").last.inner_text()) == is_unusual
+    assert shown["a"] == "0 % of 40, the lowest (15 %)"
+    assert shown["c"] == "6 % of 40 (15 %)"  # (two below, and one as high, which counts half)
+    assert shown["e"] == "100 % of 40, the highest (15 %)"
+    text = window.page.locator("#patient").inner_text()
+    assert "of the 40 training cases of the data set (2 more can't be read) that have a lower value" in text
+    window.page.evaluate("() => { location.hash = ''; }")
+    window.page.locator("#cohort h1").wait_for()
+    unusual = window.page.locator("#cohort table", has=window.page.get_by_role("button", name="Unusual goals"))
+    rows = {row.locator("th").inner_text(): row.inner_text() for row in unusual.locator("tbody tr").all()}
+    assert {name for name, text in rows.items() if "1 of 1" in text} == {"a", "e"}
     window.check()
     window.page.context.close()
 

@@ -13,6 +13,7 @@ function casesSection() {
       label: "Largest difference of a dose metric", value: (r) => (r.worst ? Math.abs(r.worst.difference) : null), number: true,
       show: (r) => (r.worst ? `${r.worst.roi} ${r.worst.metric} ${signed(r.worst.difference, 2)} Gy` : "\u2013"),
     },
+    ...(page.case_rows.some((r) => r.ranked) ? [{ label: "Unusual goals", value: (r) => r.unusual, show: (r) => (r.ranked ? `${r.unusual} of ${r.ranked}` : "\u2013"), number: true, note: `by which the reference plan is among the lowest or highest ${page.unusual.percent} % of the ${cohortName()}` }] : []),
     { label: "Absent ROIs", value: (r) => r.missing, show: (r) => String(r.missing), number: true },
   ], page.case_rows, { sortBy: 1, descending: true, onOrder: (rows) => { caseOrder = rows.map((row) => row.name); }, caption: "Click a heading to sort, a name to open the case" }));
 }
