@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,10 @@ class DosePredictor(nnUNetPredictor):
     allows_outside = False  # whether patients are predicted to whom the model does not apply
     _dose_plans: DosePlans | None = None
     _trained: tuple[object, Training] | None = None  # (the weights that were loaded, how they were trained)
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        with contextlib.redirect_stdout(None):  # (nnU-Net tells that a CPU holds no GPU's results)
+            super().__init__(*args, **kwargs)
 
     @property
     def dose_plans(self) -> DosePlans:
@@ -179,6 +184,10 @@ class DosePredictor(nnUNetPredictor):
             num_processes_preprocessing=0,
             folder_with_segs_from_prev_stage=folder_with_segs_from_prev_stage,
         )
+
+    def _manage_input_and_output_lists(self, *args: Any, **kwargs: Any) -> Any:
+        with contextlib.redirect_stdout(None):  # (nnU-Net counts the cases three times)
+            return super()._manage_input_and_output_lists(*args, **kwargs)
 
     def _internal_get_data_iterator_from_lists_of_filenames(
         self,

@@ -191,6 +191,14 @@ def input_folder(planned, tmp_path) -> Path:
     return folder
 
 
+def test_nothing_is_printed_but_what_this_software_says(predictor, input_folder, tmp_path, capfd):
+    made = predictor(Constant(0.5), parameters=[Constant(0.5).state_dict()])
+    capfd.readouterr()
+    DosePredictor(device=torch.device("cpu"), allow_tqdm=False)
+    made.predict_from_files(str(input_folder), str(tmp_path / "out"), num_processes_preprocessing=0)
+    assert capfd.readouterr().out == ""
+
+
 def test_from_files_to_files(predictor, planned, input_folder, tmp_path):
     """A constant dose comes out in Gy, in the input's geometry, zero outside the dose region."""
     made = predictor(Constant(0.5), parameters=[Constant(0.5).state_dict()])
