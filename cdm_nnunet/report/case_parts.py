@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from cdm_nnunet.dvh import Template, cumulative_dvh
 from cdm_nnunet.evaluation.pairing import CaseImages
 from cdm_nnunet.evaluation.pictures import Scene, scene_of
+from cdm_nnunet.report.bands import cohort_bands
 from cdm_nnunet.report.curves import drawn_curve
 from cdm_nnunet.report.parts import json_script, packed_script
 from cdm_nnunet.report.sorted_doses import sorted_doses
@@ -65,6 +67,12 @@ class CaseParts:
         header, *data = self._files(case)
         parts = json.loads(header.read_text(encoding="utf-8"))
         return case_elements(place, parts, *(path.read_bytes() for path in data))
+
+    def bands(self, cases: Sequence[str]) -> dict[str, Any] | None:
+        """Median and band of the DVH curves of cases, as :func:`cohort_bands` gives them."""
+        headers = (self._files(case)[0] for case in cases if case not in self.problems)
+        curves = (json.loads(header.read_text(encoding="utf-8"))["curves"] for header in headers)
+        return cohort_bands(curves, [roi.name for roi in self.template.rois])
 
     def _files(self, case: str) -> tuple[Path, Path, Path]:
         return self.folder / f"{case}.json", self.folder / f"{case}.gz", self.folder / f"{case}.doses.gz"

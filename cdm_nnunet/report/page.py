@@ -20,6 +20,7 @@ from cdm_nnunet.evaluation.pictures import CLEAR_TO, DOSES, difference_span_gy
 from cdm_nnunet.evaluation.rank_record import LEAST_FOR_UNUSUAL, UNUSUAL_PERCENT
 from cdm_nnunet.evaluation.record import Evaluation
 from cdm_nnunet.files import replacing
+from cdm_nnunet.report.bands import packed_bands
 from cdm_nnunet.report.case_parts import CaseParts
 from cdm_nnunet.report.case_rows import case_row
 from cdm_nnunet.report.curves import MAX_POINTS
@@ -46,9 +47,13 @@ def write_report(evaluation: Evaluation, parts: CaseParts, path: Path) -> Path:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     head, script, rest = page_parts(evaluation)
+    bands = parts.bands([case.case for case in evaluation.cases])
+    page = {**page_data_of(evaluation), "has_bands": bands is not None}
     with replacing(path) as partial_path, partial_path.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(head + json_script("record", evaluation.to_json()) + json_script("page", page_data_of(evaluation)))
+        file.write(head + json_script("record", evaluation.to_json()) + json_script("page", page))
         file.write(script + packed_script("plotly", gzip.compress(plotly_script().encode(), mtime=0)))
+        if bands is not None:
+            file.write(packed_script("bands", packed_bands(bands)))
         for place, case in enumerate(evaluation.cases):
             file.write(parts.elements(case.case, place))
         file.write(rest)

@@ -18,6 +18,7 @@ from cdm_nnunet.evaluation.run import Show, evaluate_folder
 from cdm_nnunet.fence import Refusals
 from cdm_nnunet.images import read_image
 from cdm_nnunet.report.case_parts import CaseParts
+from cdm_nnunet.report.folder import write_report_folder
 from cdm_nnunet.report.page import write_report
 from cdm_nnunet.report.volumes import DOSE_STEP_GY
 
@@ -738,51 +739,99 @@ def test_what_rests_on_missing_dose_is_marked(browser, report, tmp_path):
     window.page.context.close()
 
 
-def test_a_plan_is_ranked_among_the_plans_of_the_data_set(browser, report, tmp_path):
-    """Forty training plans with 10 to 49 Gy; five cases, whose predictions have 15.5 Gy."""
-    first = report.evaluation.cases[0]
-    references = {"a": 9.0, "b": 11.0, "c": 12.0, "d": 30.0, "e": 60.0}
+CORD_GY = {"a": 9.0, "b": 11.0, "c": 12.0, "d": 30.0, "e": 60.0, "f": 61.0}
 
-    def of(name, reference_gy):
+
+@pytest.fixture(scope="module")
+def many(browser, report, tmp_path_factory):
+    """Six cases of one patient's images. Each has another dose in the cord, where the prediction has 15.5 Gy."""
+    folder = tmp_path_factory.mktemp("many")
+    first = report.evaluation.cases[0]
+
+    def of(name, cord_gy):
         cord = first.rois["SpinalCord"]
-        metric = replace(cord.metrics["D0.1cc"], reference=reference_gy, predicted=15.5)
+        metric = replace(cord.metrics["D0.1cc"], reference=cord_gy, predicted=15.5)
         cord = replace(cord, metrics={**cord.metrics, "D0.1cc": metric})
+        for path in (report.path.parents[1] / "parts").glob(f"{first.case}.*"):
+            shutil.copy(path, folder / path.name.replace(first.case, name))
+        header = json.loads((folder / f"{name}.json").read_text())
+        header["curves"]["SpinalCord"] = {
+            dose: [[0.0, gy, gy], [100.0, 100.0, 0.0]] for dose, gy in (("reference", cord_gy), ("predicted", 15.5))
+        }
+        (folder / f"{name}.json").write_text(json.dumps(header))
         return replace(first, case=name, patient=name, rois={"SpinalCord": cord})
 
-    cases = tuple(of(*entry) for entry in references.items())
+    cases = tuple(of(*entry) for entry in CORD_GY.items())
     plans = [
         PlanValues(patient=str(k), prescription_gy=first.prescription_gy, values={"SpinalCord D0.1cc": 10.0 + k})
         for k in range(40)
     ]
     ranks = PlanRanks(cohort="training", n_plans=40, n_unread=2, cases=ranks_of(cases, plans))
     evaluation = replace(
-        report.evaluation, cases=cases, scores=pooled_scores(cases), n_dataset_cases=45, plan_ranks=ranks
+        report.evaluation, cases=cases, scores=pooled_scores(cases), n_dataset_cases=46, plan_ranks=ranks
     )
-    made = Made(tmp_path / "report.html", evaluation, report.dataset, report.predictions)
-    write_report(evaluation, CaseParts(tmp_path, evaluation.template, dict.fromkeys(references, "none")), made.path)
+    made = Made(folder / "report.html", evaluation, report.dataset, report.predictions)
+    write_report(evaluation, CaseParts(folder, evaluation.template), made.path)
     window = Window(browser, made)
+    yield window
+    window.page.context.close()
+
+
+def test_a_plan_is_ranked_among_the_plans_of_the_data_set(many):
+    """Forty training plans with 10 to 49 Gy."""
     shown = {}
-    for name in references:
-        window.page.evaluate("name => { location.hash = `#case=${name}`; }", name)
-        window.page.locator("#patient h1").get_by_text(name, exact=True).wait_for()
-        shown[name] = window.page.locator("#patient tr[data-roi=SpinalCord] td").nth(5).inner_text()
-        is_unusual = name in ("a", "e")
-        assert f"Unusual plan by {int(is_unusual)} of 1 goals" in window.page.locator("#patient").inner_text()
-        row = window.page.locator("#patient tr[data-roi=SpinalCord]")
+    for name in CORD_GY:
+        page = many.show_case(name)
+        row = page.locator("#patient table", has=page.locator("caption", has_text="Goals with a limit"))
+        row = row.locator("tr[data-roi=SpinalCord]")
+        shown[name] = row.locator("td").nth(5).inner_text()
+        is_unusual = CORD_GY[name] < 10 or CORD_GY[name] > 50
+        assert f"Unusual plan by {int(is_unusual)} of 1 goals" in page.locator("#patient").inner_text()
         assert (row.locator(".unusual").count() == 1) == is_unusual
         assert ("unusual plan" in row.locator("td").last.inner_text()) == is_unusual
     assert shown["a"] == "0 % of 40, the lowest (15 %)"
     assert shown["c"] == "6 % of 40 (15 %)"  # (two below, and one as high, which counts half)
     assert shown["e"] == "100 % of 40, the highest (15 %)"
-    text = window.page.locator("#patient").inner_text()
+    text = page.locator("#patient").inner_text()
     assert "of the 40 training cases of the data set (2 more can't be read) that have a lower value" in text
-    window.page.evaluate("() => { location.hash = ''; }")
-    window.page.locator("#cohort h1").wait_for()
-    unusual = window.page.locator("#cohort table", has=window.page.get_by_role("button", name="Unusual goals"))
+    page.evaluate("() => { location.hash = ''; }")
+    page.locator("#cohort h1").wait_for()
+    unusual = page.locator("#cohort table", has=page.get_by_role("button", name="Unusual goals"))
     rows = {row.locator("th").inner_text(): row.inner_text() for row in unusual.locator("tbody tr").all()}
-    assert {name for name, text in rows.items() if "1 of 1" in text} == {"a", "e"}
-    window.check()
-    window.page.context.close()
+    assert {name for name, text in rows.items() if "1 of 1" in text} == {"a", "e", "f"}
+    many.check()
+
+
+def test_the_cohort_has_bands_of_dvh_curves(many, report, tmp_path):
+    page = many.page
+    page.evaluate("() => { location.hash = ''; }")
+    charts = page.locator(".bands figure")
+    charts.first.wait_for()
+    names = [caption.split()[0] for caption in charts.locator("figcaption").all_inner_texts()]
+    header = json.loads((many.made.path.parent / "a.json").read_text())
+    assert sorted(names) == sorted(header["curves"])
+    cord = page.locator(".bands svg").nth(names.index("SpinalCord"))
+    cord.scroll_into_view_if_needed()
+    box = cord.bounding_box()
+    highest_gy = 0.5 * np.ceil(2 * max(curve[0][-1] for both in header["curves"].values() for curve in both.values()))
+    page.mouse.move(box["x"] + (30 + 224 * 20.0 / highest_gy) / 260 * box["width"], box["y"] + 20)
+    text = page.locator(".card", has=charts).inner_text()
+    # three of six have a higher dose than 20 Gy
+    assert "SpinalCord at 20.0 Gy: reference 50.0 % (0.0 to 100.0), predicted 0.0 % (0.0 to 0.0)" in text
+    assert cord.locator("path.reference").count() == 2
+    assert cord.locator("path.predicted").count() == 3
+    evaluation = many.made.evaluation
+    write_report_folder(evaluation, CaseParts(many.made.path.parent, evaluation.template), tmp_path / "report")
+    packed = re.compile(r'id="bands">([^<]*)<')
+    of_file, of_folder = (
+        packed.search(path.read_text())[1] for path in (many.made.path, tmp_path / "report" / "data" / "bands.html")
+    )
+    assert of_file == of_folder
+    many.check()
+
+
+def test_few_cases_have_no_bands(window, report):
+    assert "DVH curves of the cohort" not in window.show_cohort().locator("#cohort").inner_text()
 
 
 def test_few_plans_are_not_ranked(window, report):
