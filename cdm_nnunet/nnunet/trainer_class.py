@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import sys
+import traceback
 import warnings
 
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -13,12 +14,14 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.folders import find_our_trainers
 
+_NOT_FOUND = "Could not find requested"  # nnU-Net's words
+
 
 def trainer_class(name: str) -> type[nnUNetTrainer]:
     """The class of a trainer: one of nnU-Net's, of ours, or of a folder that ``nnUNet_extTrainer`` names.
 
     Raises:
-        InputError: If there is none.
+        InputError: If there is none, or a file in which it is looked for can't be loaded.
     """
     find_our_trainers()
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):  # (it tells where it looks)
@@ -27,11 +30,17 @@ def trainer_class(name: str) -> type[nnUNetTrainer]:
             _load_lazy_modules()
             try:
                 found: type[nnUNetTrainer] = recursive_find_trainer_class_by_name(name)
-            except RuntimeError as error:
+            except Exception as error:  # noqa: BLE001  # any, of any file that it loads
                 cause = error
             else:
                 return found
-    raise InputError(f"no trainer named '{name}' is installed") from cause
+    if isinstance(cause, RuntimeError) and str(cause).startswith(_NOT_FOUND):
+        raise InputError(f"no trainer named '{name}' is installed") from cause
+    frame = traceback.extract_tb(cause.__traceback__)[-1]
+    raise InputError(
+        f"the search for the trainer '{name}' ended in {type(cause).__name__}: {cause} ({frame.filename}, line "
+        f"{frame.lineno})"
+    ) from cause
 
 
 def _load_lazy_modules() -> None:

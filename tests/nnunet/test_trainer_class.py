@@ -42,3 +42,20 @@ def test_a_module_that_loads_others_when_it_is_asked_does_not_end_the_search(mon
 def test_others_are_refused():
     with pytest.raises(InputError, match="no trainer named 'nnUNetTrainerNone' is installed"):
         trainer_class("nnUNetTrainerNone")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("import nobody_has_this", r"ModuleNotFoundError: No module named 'nobody_has_this' \(.*broken.py, line 1\)"),
+        ("x = 1\nraise RuntimeError('no licence')", r"RuntimeError: no licence \(.*broken.py, line 2\)"),
+        ("class nnUNetTrainerBroken:\n    pass", r"AssertionError: .*must inherit from 'nnUNetTrainer'"),
+        ("def", r"SyntaxError: .*broken.py, line 1"),
+    ],
+    ids=["import", "raise", "base", "syntax"],
+)
+def test_the_error_of_a_users_file_is_told(content, told, tmp_path, monkeypatch):
+    (tmp_path / "broken.py").write_text(content)
+    monkeypatch.setenv(TRAINER_VARIABLE, str(tmp_path))
+    with pytest.raises(InputError, match=f"search for the trainer 'nnUNetTrainerBroken' ended in {told}"):
+        trainer_class("nnUNetTrainerBroken")
