@@ -6,13 +6,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import pairwise
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cdm_nnunet.dvh import isodose_dice
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.evaluation.gamma import GammaRule, gamma_passes
+from cdm_nnunet.evaluation.gamma import GammaRule, gamma_passes, judged_voxels
 from cdm_nnunet.evaluation.pairing import DosePair
 from cdm_nnunet.evaluation.record import Band, DoseResult, GammaResult
 from cdm_nnunet.roi import Catalogue
@@ -56,7 +57,7 @@ def compare_doses(pair: DosePair, *, gamma: Sequence[GammaRule] = ()) -> tuple[f
             )
             for percent in ISODOSES_PERCENT
         },
-        gamma=tuple(_gamma(pair, rule, scale_gy) for rule in gamma),
+        gamma=tuple(gamma_result(pair, rule) for rule in gamma),
     )
     return dose_mae_gy(pair), result
 
@@ -115,16 +116,40 @@ def _bands(error_gy: NDArray[np.floating], reference_gy: NDArray[np.floating], s
     return tuple(bands)
 
 
-def _gamma(pair: DosePair, rule: GammaRule, scale_gy: float) -> GammaResult:
-    passes = gamma_passes(
-        pair.reference_dose_gy,
-        pair.predicted_dose_gy,
-        rule,
-        spacing_mm=pair.spacing_mm,
-        scale_gy=float(pair.reference_dose_gy.max()) if rule.normalisation == "maximum" else scale_gy,
-    )
+def gamma_failures(pair: DosePair, rule: GammaRule) -> NDArray[np.bool_]:
+    """Where gamma is above 1, shape (Z, Y, X); voxels below the threshold have no gamma."""
+    failed = np.zeros(pair.reference_dose_gy.shape, np.bool_)
+    voxels = judged_voxels(pair.reference_dose_gy, rule, _gamma_scale_gy(pair, rule))
+    failed.ravel()[voxels] = ~_passes(pair, rule)
+    return failed
+
+
+def gamma_result(pair: DosePair, rule: GammaRule) -> GammaResult:
+    """The gamma pass rate of a case."""
+    passes = _passes(pair, rule)
     percent = 100.0 * float(passes.mean()) if passes.size else None
     return GammaResult(**asdict(rule), n_voxels=int(passes.size), pass_percent=percent)
+
+
+_found: WeakKeyDictionary[DosePair, dict[GammaRule, NDArray[np.bool_]]] = WeakKeyDictionary()
+
+
+def _passes(pair: DosePair, rule: GammaRule) -> NDArray[np.bool_]:
+    """As of :func:`gamma_passes`, which takes seconds: found once for a pair."""
+    known = _found.setdefault(pair, {})
+    if rule not in known:
+        known[rule] = gamma_passes(
+            pair.reference_dose_gy,
+            pair.predicted_dose_gy,
+            rule,
+            spacing_mm=pair.spacing_mm,
+            scale_gy=_gamma_scale_gy(pair, rule),
+        )
+    return known[rule]
+
+
+def _gamma_scale_gy(pair: DosePair, rule: GammaRule) -> float:
+    return float(pair.reference_dose_gy.max()) if rule.normalisation == "maximum" else dose_scale_gy(pair)
 
 
 def _mean(values: NDArray[np.floating]) -> float | None:

@@ -119,10 +119,7 @@ def gamma_passes(
         >>> [bool(gamma_passes(reference, reference + error, GammaRule(), **grid).all()) for error in (1.7, 1.9)]
         [True, False]
     """
-    if not scale_gy > 0:
-        raise InputError(f"gamma needs a dose scale above zero, not {scale_gy:g} Gy")
-    level_gy = reference_dose_gy.dtype.type(rule.threshold_percent / 100 * scale_gy)
-    voxels = np.flatnonzero(reference_dose_gy >= level_gy)
+    voxels = judged_voxels(reference_dose_gy, rule, scale_gy)
     wanted = reference_dose_gy.ravel()[voxels].astype(np.float64)
     tolerance = rule.dose_percent / 100 * (wanted if rule.local else np.full_like(wanted, scale_gy)) + _TIE * scale_gy
     flat = predicted_dose_gy.ravel()
@@ -147,6 +144,18 @@ def gamma_passes(
         todo, corners = todo[may], corners[may]
         passes[todo] = _any_point(corners, wanted[todo], tolerance[todo], cell)
     return passes
+
+
+def judged_voxels(reference_dose_gy: NDArray[np.floating], rule: GammaRule, scale_gy: float) -> NDArray[np.intp]:
+    """Places in memory of the voxels in which the reference reaches the threshold, as :func:`gamma_passes` takes them.
+
+    Raises:
+        InputError: If the scale is not above zero.
+    """
+    if not scale_gy > 0:
+        raise InputError(f"gamma needs a dose scale above zero, not {scale_gy:g} Gy")
+    level_gy = reference_dose_gy.dtype.type(rule.threshold_percent / 100 * scale_gy)
+    return np.flatnonzero(reference_dose_gy >= level_gy)
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -17,8 +17,11 @@ from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
 from cdm_nnunet.dvh import Template, cumulative_dvh, match_rois
+from cdm_nnunet.evaluation.doses import gamma_failures, gamma_result
+from cdm_nnunet.evaluation.gamma import GammaRule
 from cdm_nnunet.evaluation.pairing import CaseFiles, CaseImages, read_case
 from cdm_nnunet.evaluation.palette import DIFFERENCE_MAP, DOSE_MAPS, SHOWN_KINDS, Role, Style, roi_styles, strokes
+from cdm_nnunet.evaluation.record import GammaResult
 from cdm_nnunet.files import replacing
 from cdm_nnunet.geometry.grid import Grid
 from cdm_nnunet.images import on_patient_axes, read_image
@@ -44,6 +47,19 @@ SIDE_PLACES = (  # x, y, alignments: left, right, top, bottom
 
 
 @dataclass(frozen=True, eq=False)
+class GammaMap:
+    """Where gamma is above 1.
+
+    Attributes:
+        result: The criterion and the pass rate.
+        failed: Boolean, shape (Z, Y, X); False where the reference is below the threshold as well.
+    """
+
+    result: GammaResult
+    failed: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
 class Scene:
     """What a picture shows, along the patient's axes: x to the left, y to posterior, z to the head.
 
@@ -56,6 +72,7 @@ class Scene:
         styles: Colours and strokes by ROI name; set by the template, so that an ROI looks the same in all cases.
         grid: Where the voxels lie.
         prescription_gy: Highest prescription of the case; where there is none, the highest reference dose.
+        gamma: Where gamma is above 1; None where it was not asked for.
     """
 
     case: str
@@ -66,6 +83,7 @@ class Scene:
     styles: Mapping[str, Style]
     grid: Grid
     prescription_gy: float
+    gamma: GammaMap | None = None
 
 
 class _View(NamedTuple):
@@ -114,8 +132,13 @@ def load_scene(files: CaseFiles, template: Template) -> Scene:
     return scene_of(read_case(files), template)
 
 
-def scene_of(images: CaseImages, template: Template) -> Scene:
+def scene_of(images: CaseImages, template: Template, gamma: GammaRule | None = None) -> Scene:
     """What a picture shows of a case, turned to the patient's axes; the CT is read.
+
+    Args:
+        images: The case.
+        template: Says which ROIs are shown.
+        gamma: Which gamma is shown.
 
     Raises:
         InputError: If the CT can't be read, or lies on another grid.
@@ -136,7 +159,14 @@ def scene_of(images: CaseImages, template: Template) -> Scene:
         roi_styles(template),
         reference.grid,
         prescription_gy,
+        None if gamma is None else _gamma_map(images, gamma),
     )
+
+
+def _gamma_map(images: CaseImages, rule: GammaRule) -> GammaMap:
+    failed = gamma_failures(images.pair, rule).astype(np.uint8)
+    turned = on_patient_axes(replace(images.reference, values=failed))
+    return GammaMap(gamma_result(images.pair, rule), turned.values == 1)
 
 
 def dvh_figure(scene: Scene) -> Figure:

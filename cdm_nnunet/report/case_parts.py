@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cdm_nnunet.dvh import Template, cumulative_dvh
+from cdm_nnunet.evaluation.gamma import GammaRule
 from cdm_nnunet.evaluation.pairing import CaseImages
 from cdm_nnunet.evaluation.pictures import Scene, scene_of
 from cdm_nnunet.report.bands import cohort_bands
@@ -32,11 +33,13 @@ class CaseParts:
         folder: Where they are kept.
         template: Says which ROIs are shown.
         problems: Why a case has no curves and slices, by case.
+        gamma: Which gamma the slices show; None for none.
     """
 
     folder: Path
     template: Template
     problems: dict[str, str] = field(default_factory=dict)
+    gamma: GammaRule | None = None
 
     def keep(self, n_cases: int, images: CaseImages) -> None:
         """Make the parts of a case; worker processes may do so.
@@ -48,7 +51,7 @@ class CaseParts:
         Raises:
             InputError: If the CT can't be read, or lies on another grid.
         """
-        parts, *packed = report_parts(scene_of(images, self.template), case_bytes(n_cases))
+        parts, *packed = report_parts(scene_of(images, self.template, self.gamma), case_bytes(n_cases))
         header, *data = self._files(images.files.case)
         header.parent.mkdir(parents=True, exist_ok=True)
         header.write_text(json.dumps(parts, allow_nan=False), encoding="utf-8")

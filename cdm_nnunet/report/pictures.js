@@ -155,13 +155,20 @@ function viewerSection(data) {
     const item = (name, text) => el("span", {}, `${name} `, el("b", {}, text));
     readout.replaceChildren(
       ...page.doses.map((dose, k) => item(dose, `${fixed(doses[k], 1)} Gy`)), ...(isAlone ? [] : [item("difference", `${signed(doses[1] - doses[0], 1)} Gy`)]),
-      item("CT", `${fixed(page.hu_table[volume.ct[i]], 0)} HU`), item("x, y, z", `${mm.join(", ")} mm`), item("in", rois.join(", ") || "no ROI"));
+      item("CT", `${fixed(page.hu_table[volume.ct[i]], 0)} HU`), item("x, y, z", `${mm.join(", ")} mm`), item("in", rois.join(", ") || "no ROI"),
+      ...(settings.mode === "gamma" ? [item("gamma", inMask(volume.failed, i) ? "above 1" : "not above 1")] : []));
   }
   function restyle() {
-    const difference = settings.mode === "difference";
+    const difference = ["difference", "gamma"].includes(settings.mode);
     const colours = difference ? page.difference : page.wash[settings.map];
     const stops = Array.from({ length: 17 }, (_, k) => `rgb(${colours.slice(3 * Math.min(255, 16 * k), 3 * Math.min(255, 16 * k) + 3)})`);
     const highest = volume ? washHighest(volume) : 1.1 * header.prescription_gy;
+    if (settings.mode === "gamma") {
+      const box = (share) => el("i", { style: `width:14px;background:rgb(${colours.slice(3 * Math.round(255 * share), 3 * Math.round(255 * share) + 3)})` });
+      bar.replaceChildren(`${gammaName(header.gamma)}; above 1:`, box(GAMMA_SHARES[0]), "predicted colder", box(GAMMA_SHARES[1]), `hotter; ${withUnit(header.gamma.pass_percent, "%", 1)} of ${header.gamma.n_voxels} voxels pass`);
+      viewer.draw();
+      return;
+    }
     const gradient = el("i", { style: `background:linear-gradient(90deg,${stops.join(",")})` });
     bar.replaceChildren(...(difference
       ? [`${fixed(-settings.span, 0)} Gy (predicted colder)`, gradient, `+${settings.span} Gy (hotter)`]
@@ -169,8 +176,9 @@ function viewerSection(data) {
     viewer.draw();
   }
   const change = (key) => (value) => { settings[key] = value; restyle(); };
-  const modes = MODES.map((mode) => {
-    const radio = el("input", { type: "radio", name: "mode", value: mode, checked: settings.mode === mode, onchange: () => change("mode")(mode) });
+  if (settings.mode === "gamma" && !header.gamma) [settings.mode] = MODES;
+  const modes = [...MODES, ...(header.gamma ? ["gamma"] : [])].map((mode) => {
+    const radio = el("input", { type: "radio", name: "mode", value: mode, checked: settings.mode === mode, onchange: () => { change("mode")(mode); if (volume) look(viewer.cross); } });
     return el("label", {}, radio, mode);
   });
   legend.append(el("strong", {}, "Isodoses"), ...ISODOSES.map(([percent, colour]) => {

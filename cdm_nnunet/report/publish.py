@@ -96,19 +96,21 @@ def evaluate_and_publish(
     unscored, undrawn, unshown, unread = (Refusals(log) for _ in range(4))
     work = Work(processes=request.n_processes, progress=progress)
     template = dataset.template if request.template is None else request.template
+    options = Options() if request.options is None else request.options
     refuse_foreign_folder(request.out)
     with publishing(request.out, _OUTPUTS) as aside:
-        parts = CaseParts(aside / _PARTS_FOLDER, template, unshown.reasons)
+        gamma = next(iter(options.gamma), None)
+        parts = CaseParts(aside / _PARTS_FOLDER, template, unshown.reasons, gamma)
         evaluation = evaluate_folder(
             dataset,
             request.predictions,
             template,
-            request.options,
+            options,
             finished=request.out / FINISHED_FILE,
             work=replace(work, refusals=unscored),
             show=Show(parts.keep, unshown) if request.with_report else None,
         )
-        if request.options is None or request.options.ranks:
+        if options.ranks:
             reading = replace(work, refusals=unread)
             evaluation = with_plan_ranks(evaluation, dataset, request.out / PLANS_FILE, reading)
         pictures = draw_pictures(

@@ -4,6 +4,7 @@
 const ISODOSES = page.isodoses; // percent of the prescription, colour
 const WINDOWS = { soft: ["Soft tissue", -160, 240], bone: ["Bone", -500, 1500], lung: ["Lung", -1350, 150], all: ["All", -1000, 1000] };
 const CLEAR_TO = page.clear_to; // of the difference's scale; from zero on it becomes opaque up to there
+const GAMMA_SHARES = [0.2, 0.8]; // of the difference's colours, where gamma is above 1: predicted colder, hotter
 const WASH_FROM = 0.1; // of the prescription, as in the static pictures
 const VIEWS = [
   { name: "Axial", axis: 0, h: 2, v: 1, flip: false, sides: ["R", "L", "A", "P"] },
@@ -17,12 +18,14 @@ async function loadVolume(position, header) {
   const n = header.shape[0] * header.shape[1] * header.shape[2];
   const bytes = Math.ceil(n / 8);
   const ofDoses = 2 * n * page.doses.length;
-  if (buffer.byteLength !== ofDoses + n + bytes * header.rois.length) throw new Error("The pictures of this case are damaged.");
+  const nMasks = header.rois.length + (header.gamma ? 1 : 0);
+  if (buffer.byteLength !== ofDoses + n + bytes * nMasks) throw new Error("The pictures of this case are damaged.");
   const volume = {
     ...header, n,
     steps: [header.shape[1] * header.shape[2], header.shape[2], 1],
     ct: new Uint8Array(buffer, ofDoses, n),
     masks: header.rois.map((_, k) => new Uint8Array(buffer, ofDoses + n + k * bytes, bytes)),
+    failed: header.gamma ? new Uint8Array(buffer, ofDoses + n + header.rois.length * bytes, bytes) : null, // gamma above 1
   };
   page.doses.forEach((dose, k) => { volume[dose] = new Uint16Array(buffer, 2 * n * k, n); });
   volume.highest_gy = volume[page.doses[0]].reduce((highest, code) => Math.max(highest, code), 0) * volume.dose_step_gy;
@@ -92,6 +95,8 @@ function drawSlice(canvas, volume, view, index, settings, cross) {
   const n = width * height;
   const [dark, bright] = settings.range;
   const step = volume.dose_step_gy;
+  const isGamma = settings.mode === "gamma"; // where it is above 1: hotter or colder
+  const isDifference = isGamma || settings.mode === "difference";
   const [minuend, subtrahend] = settings.between ?? ["predicted", "reference"];
   const greys = page.hu_table.map((hu) => 255 * Math.min(1, Math.max(0, (hu - dark) / (bright - dark))));
   const ct = new ImageData(width, height);
@@ -105,11 +110,11 @@ function drawSlice(canvas, volume, view, index, settings, cross) {
     ct.data.set([grey, grey, grey, 255], 4 * p);
     for (const dose of page.doses) planes[dose][p] = volume[dose][i] * step;
     if (!settings.wash) return;
-    const isDifference = settings.mode === "difference";
+    if (isGamma && !inMask(volume.failed, i)) return;
     const shown = isDifference ? planes[minuend][p] - planes[subtrahend][p] : planes[settings.mode][p];
-    if ((isDifference ? Math.max(planes[minuend][p], planes[subtrahend][p]) : shown) < from) return;
-    const share = isDifference ? (shown / settings.span + 1) / 2 : shown / highest;
-    const alpha = settings.opacity * (isDifference ? Math.min(1, Math.abs(shown) / (CLEAR_TO * settings.span)) : 1);
+    if (!isGamma && (isDifference ? Math.max(planes[minuend][p], planes[subtrahend][p]) : shown) < from) return;
+    const share = isGamma ? GAMMA_SHARES[Number(shown > 0)] : isDifference ? (shown / settings.span + 1) / 2 : shown / highest;
+    const alpha = settings.opacity * (isGamma ? 1 : isDifference ? Math.min(1, Math.abs(shown) / (CLEAR_TO * settings.span)) : 1);
     const k = 3 * Math.min(255, Math.max(0, Math.round(255 * share)));
     const colours = isDifference ? page.difference : page.wash[settings.map];
     wash.data.set([colours[k], colours[k + 1], colours[k + 2], 255 * alpha], 4 * p);
@@ -136,7 +141,7 @@ function drawSlice(canvas, volume, view, index, settings, cross) {
     context.stroke(scaled);
     context.setLineDash([]);
   };
-  const lines = settings.mode === "difference" ? [[subtrahend, []], [minuend, [5, 4]]] : [[settings.mode, settings.mode === "predicted" && !isAlone ? [5, 4] : []]];
+  const lines = isDifference ? [[subtrahend, []], [minuend, [5, 4]]] : [[settings.mode, settings.mode === "predicted" && !isAlone ? [5, 4] : []]];
   const labels = [];
   for (const [percent, colour] of ISODOSES) {
     if (!settings.isodoses.has(percent)) continue;

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cdm_nnunet.documents import plain
 from cdm_nnunet.evaluation.pictures import Scene, central_slices
 
 DOSE_STEP_GY = 0.05
@@ -27,10 +28,10 @@ class DisplayVolume:
         header: For the viewer: ``shape`` (Z, Y, X); ``spacing_mm`` and ``origin_mm`` (z, y, x) of the displayed voxels;
             ``stride``, every which voxel of the dose grid is shown along z, y, x; ``dose_step_gy``;
             ``prescription_gy``; ``rois``, names in the order of their masks; ``centre``, the slices (z, y, x) to begin
-            with.
+            with; ``gamma``, the criterion and the pass rate, where it is shown.
         packed: gzip of: the doses of the scene, in their order, as little-endian uint16 multiples of ``dose_step_gy``,
             the CT as uint8 positions in :data:`HU_TABLE`, and one bit a voxel for each ROI, each mask filled up to
-            whole bytes.
+            whole bytes; then likewise where gamma is above 1, if it is shown.
     """
 
     header: dict[str, Any]
@@ -84,6 +85,8 @@ def _pack(scene: Scene, parts: tuple[slice, ...], stride: list[int]) -> DisplayV
     pieces = [np.round(dose / step_gy).astype("<u2").tobytes() for dose in doses]
     pieces.append(hu_codes(scene.ct_hu[parts]).tobytes())
     pieces += [np.packbits(mask[parts]).tobytes() for mask in scene.masks.values()]
+    if scene.gamma is not None:
+        pieces.append(np.packbits(scene.gamma.failed[parts]).tobytes())
     starts = [part.start for part in parts]
     shape = doses[0].shape
     centre = [
@@ -101,6 +104,7 @@ def _pack(scene: Scene, parts: tuple[slice, ...], stride: list[int]) -> DisplayV
         "prescription_gy": scene.prescription_gy,
         "rois": list(scene.masks),
         "centre": centre,
+        **({} if scene.gamma is None else {"gamma": plain(scene.gamma.result)}),
     }
     return DisplayVolume(header, gzip.compress(b"".join(pieces), compresslevel=6, mtime=0))
 

@@ -35,6 +35,7 @@ class Made:
     evaluation: Evaluation
     dataset: RawDataset
     predictions: Path
+    gamma: GammaRule | None = None
 
     @property
     def url(self) -> str:
@@ -42,7 +43,7 @@ class Made:
 
     def parts(self, folder: Path) -> CaseParts:
         """The curves and slices of its cases."""
-        parts = CaseParts(folder, self.evaluation.template)
+        parts = CaseParts(folder, self.evaluation.template, gamma=self.gamma)
         for files in find_cases(self.dataset, self.predictions):
             parts.keep(len(self.evaluation.cases), read_case(files))
         return parts
@@ -62,7 +63,7 @@ def make_report(dataset: RawDataset, folder: Path, options: Options | None = Non
     predictions = predict(dataset, folder / "predictions")
     evaluation = evaluate_folder(dataset, predictions, None, options)
     path = folder / "out" / "report.html"
-    made = Made(path, evaluation, dataset, predictions)
+    made = Made(path, evaluation, dataset, predictions, next(iter(options.gamma if options else ()), None))
     write_report(evaluation, made.parts(folder / "parts"), path)
     return made
 

@@ -1,6 +1,7 @@
 """The report in a real browser."""
 
 import csv
+import itertools
 import json
 import re
 import shutil
@@ -11,12 +12,14 @@ import pytest
 
 from cdm_nnunet.dataset import RawDataset
 from cdm_nnunet.dvh import metrics
+from cdm_nnunet.evaluation.doses import gamma_failures
+from cdm_nnunet.evaluation.pairing import find_cases, read_case
 from cdm_nnunet.evaluation.plan_ranks import PlanValues, ranks_of
 from cdm_nnunet.evaluation.pooling import pooled_scores
 from cdm_nnunet.evaluation.rank_record import PlanRanks
 from cdm_nnunet.evaluation.run import Show, evaluate_folder
 from cdm_nnunet.fence import Refusals
-from cdm_nnunet.images import read_image
+from cdm_nnunet.images import on_patient_axes, read_image
 from cdm_nnunet.report.case_parts import CaseParts
 from cdm_nnunet.report.folder import write_report_folder
 from cdm_nnunet.report.page import write_report
@@ -286,6 +289,43 @@ def test_intervals_and_gamma_are_shown_and_fit(browser, ensemble_report):
     assert sorted(text.split()[-1] for text in certainties) == sorted(goal.certainty or "\u2013" for _, goal in judged)
     assert goals.evaluate("table => table.scrollWidth <= table.parentElement.clientWidth")
     assert "Paddick conformity" in page.locator("#patient").text_content()
+    window.check()
+    window.page.context.close()
+
+
+def test_the_gamma_map_shows_the_voxels_that_fail(browser, ensemble_report):
+    window = Window(browser, ensemble_report)
+    case = ensemble_report.evaluation.cases[0]
+    page = window.show_case(case.case)
+    (files,) = find_cases(ensemble_report.dataset, ensemble_report.predictions, only=(case.case,))
+    images = read_case(files)
+    failed = gamma_failures(images.pair, ensemble_report.gamma)
+    judged = images.pair.reference_dose_gy >= 7
+    rate = case.dose.gamma[0]
+    assert 100 * (1 - failed[judged].mean()) == pytest.approx(rate.pass_percent)
+    page.get_by_label("gamma", exact=True).check()
+    bar = page.locator(".colourbar").inner_text()
+    assert f"{rate.pass_percent:.1f} % of {rate.n_voxels} voxels pass" in bar
+    assert "Gamma 3 % / 2 mm global, from 10 %" in bar
+    image = on_patient_axes(replace(images.reference, values=failed.astype(np.uint8)))
+    grid, canvas = image.grid, page.locator(".view canvas").first
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    seen = set()
+    for across, down in itertools.product((0.15, 0.3, 0.4, 0.5, 0.6, 0.75, 0.85), (0.25, 0.4, 0.5, 0.6, 0.75)):
+        canvas.click(position={"x": across * box["width"], "y": down * box["height"]})
+        texts = page.locator(".readout b").all_inner_texts()
+        position = [float(text) for text in re.findall(r"-?[\d.]+", texts[4].replace(MINUS, "-"))]
+        where = tuple(
+            round((mm - origin) / step)
+            for mm, origin, step in zip(position, grid.origin_xyz_mm, grid.spacing_xyz_mm, strict=True)
+        )[::-1]
+        assert texts[6] == ("above 1" if image.values[where] else "not above 1")
+        seen.add(texts[6])
+    assert seen == {"above 1", "not above 1"}
+    shown = pixels(page)
+    page.get_by_label("dose wash").uncheck()
+    assert pixels(page) != shown
     window.check()
     window.page.context.close()
 

@@ -1,9 +1,12 @@
 import gzip
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 
-from cdm_nnunet.evaluation.pictures import Scene
+from cdm_nnunet.evaluation.gamma import GammaRule
+from cdm_nnunet.evaluation.pictures import GammaMap, Scene
+from cdm_nnunet.evaluation.record import GammaResult
 from cdm_nnunet.geometry.grid import Grid
 from cdm_nnunet.report.volumes import DOSE_STEP_GY, HU_TABLE, display_volume, hu_codes
 
@@ -90,3 +93,23 @@ def test_doses_above_the_range_of_the_codes_get_a_coarser_step():
 def test_hu_codes_are_nearest():
     np.testing.assert_array_equal(hu_codes(HU_TABLE), np.arange(256))
     assert HU_TABLE[hu_codes(np.array([-5000.0, 1.0, 3.0, 9000.0]))].tolist() == [-1024.0, 0.0, 4.0, 3100.0]
+
+
+def test_where_gamma_fails_is_one_more_mask():
+    made = scene()
+    failed = np.random.default_rng(1).random(made.ct_hu.shape) > 0.9
+    rule = GammaRule(3.0, 3.0)
+    result = GammaResult(**asdict(rule), n_voxels=100, pass_percent=90.0)
+    volume = display_volume(replace(made, gamma=GammaMap(result, failed)), 10**9)
+    plain = display_volume(made, 10**9)
+    assert volume.header == {**plain.header, "gamma": {**asdict(rule), "n_voxels": 100, "pass_percent": 90.0}}
+    whole, without = gzip.decompress(volume.packed), gzip.decompress(plain.packed)
+    assert whole.startswith(without)
+    n = int(np.prod(volume.header["shape"]))
+    shown = np.unpackbits(np.frombuffer(whole[len(without) :], np.uint8), count=n).reshape(volume.header["shape"]) == 1
+    starts = [
+        round((o - first) / step)
+        for o, first, step in zip(volume.header["origin_mm"], ORIGIN_MM, SPACING_MM, strict=True)
+    ]
+    box = tuple(slice(start, start + size) for start, size in zip(starts, volume.header["shape"], strict=True))
+    np.testing.assert_array_equal(shown, failed[box])
