@@ -91,14 +91,23 @@ function comparedSlices(data, candidate) {
   const isodoses = [...drawing.isodoses].map((percent) => `${percent} % (${gy(percent)} Gy)`).join(", ");
   const change = (key) => (value) => { drawing[key] = value; redraw(); };
   const box = (label, key) => { const input = el("input", { type: "checkbox", checked: drawing[key], onchange: () => change(key)(input.checked) }); return el("label", {}, input, label); };
+  const button = (text, onclick) => el("button", { type: "button", onclick: () => { if (volume) onclick(group[0]); } }, text);
+  const where = el("select", { "aria-label": "Where to look for the largest difference" }, el("option", { value: "" }, "the whole dose"), data.volume.rois.map((roi) => el("option", { value: roi }, roi)));
+  const windows = Object.entries(WINDOWS).map(([key, [text, low, high]]) => [key, `${text} (${low} to ${high} HU)`.replaceAll("-", MINUS)]);
+  const setWindow = (key) => { drawing.window = key; change("range")(WINDOWS[key].slice(1)); };
   const thinned = data.volume.stride.some((step) => step > 1) ? ` To save space, every ${data.volume.stride.join(", ")}. voxel along z, y, x is shown.` : "";
   const section = card("Slices",
     el("div", { class: "controls" },
       select("View", VIEWS.map(({ name }) => [name, name]), setView, shownView.name),
       select("Difference", differences.map((one, k) => [String(k), one.title]), (k) => choose(Number(k)), "0"),
       select("Scale", [1, 2, 5, 10, 20].map((span) => [String(span), `\u00b1${span} Gy`]), (span) => change("span")(Number(span)), String(drawing.span)),
+      select("Colours", Object.keys(page.wash).map((name) => [name, name]), change("map"), drawing.map),
+      select("CT window", windows, setWindow, drawing.window),
       box("dose wash", "wash"), box("contours", "contours")),
+    el("div", { class: "controls" }, button("Magnify", (viewer) => viewer.zoomBy(1.5)), button("Reduce", (viewer) => viewer.zoomBy(1 / 1.5)), button("Whole slice", (viewer) => viewer.zoomBy(0)),
+      button("Jump to the largest difference", (viewer) => viewer.toLargestDifference(where.value)), el("label", {}, "in", where)),
     readout, el("div", { class: "columns" }, columns),
+    el("p", { class: "screen-only" }, el("small", {}, `Mouse wheel or slider: slice; click or drag: crosshair; Ctrl and wheel, or + and ${MINUS}: zoom; Shift and drag: pan; right button and drag: CT window; arrow keys and Page Up/Down on a focused slice: in all pictures together.`)),
     el("p", {}, el("small", {}, `Isodoses: ${isodoses}; in the difference the dose that is subtracted is solid. Dose is shown from ${gy(100 * WASH_FROM)} Gy on, rounded to ${data.volume.dose_step_gy.toFixed(2)} Gy. Red: the first of the two doses is hotter.${thinned} Research use, not for treatment.`)));
   for (const viewer of group) viewer.showOnly(VIEWS.find((view) => view.name === shownView.name));
   return { section, redraw, show: (loaded) => { volume = loaded; for (const viewer of group) viewer.show(loaded); } };
@@ -119,8 +128,8 @@ function comparedCurves(data, candidate, onToggle) {
     return el("label", {}, input, el("span", { class: "swatch", style: `border-color:${roiColour(roi)}` }), roi);
   });
   const section = card("DVH curves",
-    el("div", { class: "controls" }, doses.map(([dose, title]) => el("span", {}, stroke(dose), ` ${title}`))), chart,
-    el("div", { class: "controls" }, boxes),
+    el("div", { class: "controls legend" }, doses.map(([dose, title]) => el("span", {}, stroke(dose), ` ${title}`))), chart,
+    el("div", { class: "controls legend" }, boxes),
     el("p", {}, el("small", {}, `Drawn with at most ${page.max_points} points a curve, at most ${fixed(data.max_error_percent, 2)} % of the volume from the exact one. An ROI that is hidden here is hidden in the slices.`)));
   return { section, draw };
 }

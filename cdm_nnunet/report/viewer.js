@@ -264,6 +264,7 @@ class Viewer {
   show(volume) {
     this.volume = volume;
     this.cross = [...volume.centre];
+    Object.assign(this.settings, { zoom: 1, focus: null });
     for (const { view, slider } of this.parts) slider.max = String(volume.shape[view.axis] - 1);
     this.draw();
     this.onLook(this.cross);
@@ -308,9 +309,10 @@ class Viewer {
     this.onWindow?.(level, width);
   }
 
-  // To the voxel where the two doses differ most, of those that an ROI holds; of all where none is named.
+  // To the voxel where the two doses of the difference differ most, of those that an ROI holds; of all where none is named.
   toLargestDifference(roi) {
-    const { reference, predicted, masks, rois, shape, steps, prescription_gy: prescription, dose_step_gy: step, n } = this.volume;
+    const { masks, rois, shape, steps, prescription_gy: prescription, dose_step_gy: step, n } = this.volume;
+    const [predicted, reference] = (this.settings.between ?? ["predicted", "reference"]).map((dose) => this.volume[dose]);
     const mask = roi ? masks[rois.indexOf(roi)] : null;
     const from = (WASH_FROM * prescription) / step;
     let [best, place] = [-1, null];

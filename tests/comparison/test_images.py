@@ -80,6 +80,55 @@ def _wait_for_traces(view, n):
     raise AssertionError(f"not {n} curves")
 
 
+def pictures(view):
+    shown = view.locator("#case canvas:visible")
+    return [shown.nth(k).evaluate("c => c.toDataURL()") for k in range(4)]
+
+
+def look_closer(view, compared):
+    """Zoom, pan and window go with all four pictures; the place stays, and a jump finds the largest difference."""
+    canvas = view.locator("#case canvas:visible").nth(1)
+    whole, found = pictures(view), readings(view)
+    seen = [whole]
+
+    def drag(button, key=None):
+        canvas.scroll_into_view_if_needed()
+        box = canvas.bounding_box()
+        middle = (box["x"] + 0.5 * box["width"], box["y"] + 0.5 * box["height"])
+        view.mouse.move(*middle)
+        if key:
+            view.keyboard.down(key)
+        view.mouse.down(button=button)
+        view.mouse.move(middle[0] + 40, middle[1] + 20, steps=3)
+        view.mouse.up(button=button)
+        if key:
+            view.keyboard.up(key)
+        view.mouse.move(5, 5)
+
+    for act in (
+        lambda: view.get_by_role("button", name="Magnify").click(),
+        lambda: canvas.press("+"),
+        lambda: drag("left", "Shift"),
+        lambda: drag("right"),
+        lambda: view.get_by_label("CT window").select_option("bone"),
+        lambda: view.get_by_label("Colours").select_option("viridis"),
+    ):
+        act()
+        seen.append(pictures(view))
+    for k in range(3):
+        assert len({shown[k] for shown in seen}) == len(seen)
+    assert len({shown[3] for shown in seen}) == len(seen) - 1  # (the map of doses is not that of differences)
+    assert readings(view) == found
+    view.get_by_role("button", name="Whole slice").click()
+    view.get_by_label("CT window").select_option("soft")
+    view.get_by_label("Colours").select_option("jet")
+    assert pictures(view) == whole
+    one, two = (read_image(compared.files[model].predicted).values for model in ("MAE", "CDM"))
+    view.get_by_role("button", name="Jump to the largest difference").click()
+    largest = float(readings(view)[f"CDM {MINUS} MAE"].removesuffix(" Gy"))
+    assert largest == pytest.approx(np.abs(two - one).max(), abs=0.11)
+
+
 @pytest.mark.parametrize("form", ["file", "folder"])
 def test_two_models_are_seen_on_one_patient(form, compared, browser, tmp_path, monkeypatch):
     comparison, images = compared
@@ -104,6 +153,7 @@ def test_two_models_are_seen_on_one_patient(form, compared, browser, tmp_path, m
     view.locator("#case canvas:visible").nth(2).press("PageUp")
     assert len(set(places.all_inner_texts())) == 1
     assert places.first.inner_text() != place
+    look_closer(view, images.cases[0])
     view.locator("#case .card select").nth(1).select_option(label=f"MAE {MINUS} reference")
     assert titles.last.inner_text() == f"MAE {MINUS} reference"
     assert f"MAE {MINUS} reference" in readings(view)
@@ -111,6 +161,12 @@ def test_two_models_are_seen_on_one_patient(form, compared, browser, tmp_path, m
     assert view.locator("#case .dvh .scatterlayer .trace").count() == 3 * n_rois
     view.locator("#case .dvh + .controls input").first.uncheck()
     _wait_for_traces(view, 3 * (n_rois - 1))
+    view.emulate_media(media="print")
+    legend = view.locator("#case .legend")
+    assert [legend.nth(k).is_visible() for k in range(2)] == [True, True]
+    assert legend.last.locator("label:visible").count() == n_rois - 1
+    assert not view.locator("#case .legend input:visible").count()
+    view.emulate_media(media="screen")
     view.locator("#case select").first.select_option("third")
     view.locator("#case h3", has_text=f"third {MINUS} MAE").wait_for()
     view.locator("#back").click()
