@@ -38,6 +38,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--pictures", type=int, default=3, metavar="N", help="number of cases to draw, best to worst (default: 3)"
     )
     parser.add_argument(
+        "--dose-map",
+        choices=("jet", "viridis"),
+        default="jet",
+        help="colours of the dose in pictures; in viridis equal steps of dose look equal (default: jet)",
+    )
+    parser.add_argument(
         "--no-report", dest="report", action="store_false", help="write no report.html (it holds CT and doses)"
     )
     parser.add_argument("--case", action="append", default=[], metavar="NAME", help="evaluate this case; repeatable")
@@ -116,7 +122,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         ranks=args.ranks,
     )
     template = None if args.template is None else Template.load(args.template)
-    request = EvaluationRequest(args.i, args.o, template, options, args.pictures, args.report, args.np)
+    request = EvaluationRequest(
+        args.i, args.o, template, options, args.pictures, args.report, args.np, args.dose_map
+    )
     with _progress_bar() as progress:
         done = evaluate_and_publish(dataset, request, progress)
     evaluation = done.evaluation

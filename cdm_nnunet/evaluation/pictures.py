@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -107,14 +107,29 @@ def difference_span_gy(mean_error_gy: float) -> int:
     return next((span for span in SPANS_GY if span >= 3 * mean_error_gy), SPANS_GY[-1])
 
 
-def draw_case(files: CaseFiles, template: Template, folder: Path, span_gy: float) -> tuple[Path, Path]:
+@dataclass(frozen=True)
+class Look:
+    """How the pictures of a case look.
+
+    Attributes:
+        span_gy: End of the colour scale of differences, Gy.
+        dose_map: Colour map of the dose, one of :data:`DOSE_MAPS`.
+        outside_percent: Share of an ROI outside the dose region, where dose is missing, percent, by ROI.
+    """
+
+    span_gy: float
+    dose_map: str = DOSE_MAPS[0]
+    outside_percent: Mapping[str, float] = field(default_factory=dict)
+
+
+def draw_case(files: CaseFiles, template: Template, folder: Path, look: Look) -> tuple[Path, Path]:
     """Draw both pictures of a case.
 
     Args:
         files: The case; its doses have been checked by scoring it.
         template: Says which ROIs are shown, and in which order.
         folder: Where ``CASE_slices.png`` and ``CASE_dvh.png`` go.
-        span_gy: End of the colour scale of differences.
+        look: Colours, and what the legend of the curves marks.
 
     Returns:
         The two paths.
@@ -122,8 +137,8 @@ def draw_case(files: CaseFiles, template: Template, folder: Path, span_gy: float
     scene = load_scene(files, template)
     folder.mkdir(parents=True, exist_ok=True)
     return (
-        _save(slices_figure(scene, span_gy), folder / f"{scene.case}_slices.png"),
-        _save(dvh_figure(scene), folder / f"{scene.case}_dvh.png"),
+        _save(slices_figure(scene, look.span_gy, look.dose_map), folder / f"{scene.case}_slices.png"),
+        _save(dvh_figure(scene, look.outside_percent), folder / f"{scene.case}_dvh.png"),
     )
 
 
@@ -169,8 +184,13 @@ def _gamma_map(images: CaseImages, rule: GammaRule) -> GammaMap:
     return GammaMap(gamma_result(images.pair, rule), turned.values == 1)
 
 
-def dvh_figure(scene: Scene) -> Figure:
-    """Cumulative DVH curves: the reference solid, the prediction dashed, one colour an ROI."""
+def dvh_figure(scene: Scene, outside_percent: Mapping[str, float] | None = None) -> Figure:
+    """Cumulative DVH curves: the reference solid, the prediction dashed, one colour an ROI.
+
+    Args:
+        scene: The case.
+        outside_percent: As of :class:`Look`; the legend marks these ROIs.
+    """
     figure = Figure(figsize=(9.5, max(5.6, 0.24 * (len(scene.masks) + 3))), dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
     highest_gy = max(float(dose_gy.max()) for dose_gy in scene.doses_gy.values())
@@ -197,9 +217,15 @@ def dvh_figure(scene: Scene) -> Figure:
         Line2D([], [], color="0.2", linestyle=_dashes(strokes("reference")), label="reference"),
         Line2D([], [], color="0.2", linestyle=_dashes(strokes("predicted")), label="predicted"),
     ]
-    rois = [Line2D([], [], label=name, **_line(scene.styles[name], "reference", 2.0)) for name in scene.masks]
+    outside = outside_percent or {}
+    labels = {name: _label(name, outside.get(name, 0.0)) for name in scene.masks}
+    rois = [Line2D([], [], label=labels[name], **_line(scene.styles[name], "reference", 2.0)) for name in scene.masks]
     figure.legend(handles=[*styles, *rois], loc="outside right upper", frameon=False, handlelength=3.6)
     return figure
+
+
+def _label(name: str, outside_percent: float) -> str:
+    return f"{name}\n({outside_percent:.1f} % outside the dose region)" if outside_percent > 0 else name
 
 
 def _label_places(scene: Scene, grid_gy: NDArray[np.float64]) -> dict[str, tuple[float, float]]:
@@ -231,12 +257,13 @@ def _dashes(lengths: tuple[float, ...], width: float = 1.5) -> Any:
     return (0, tuple(0.75 * length / width for length in lengths)) if lengths else "-"
 
 
-def slices_figure(scene: Scene, span_gy: float) -> Figure:
+def slices_figure(scene: Scene, span_gy: float, dose_map: str = DOSE_MAPS[0]) -> Figure:
     """Axial, coronal and sagittal slices through the target: reference, prediction and their difference on CT.
 
     Args:
         scene: The case.
         span_gy: End of the colour scale of differences; they are clear at zero.
+        dose_map: Colour map of the dose.
     """
     centre = central_slices(scene)
     crops = [_crop(scene, view, centre[view.axis]) for view in VIEWS]
@@ -255,7 +282,7 @@ def slices_figure(scene: Scene, span_gy: float) -> Figure:
         3, 4, figure, width_ratios=[*ratios, 0.035 * sum(ratios)], left=0.04, right=0.93, top=1 - 0.75 / height_inch,
         bottom=legend_inch / height_inch, wspace=0.04, hspace=0.04,
     )  # fmt: skip
-    for row, (label, volume, style) in enumerate(_rows(scene, span_gy)):
+    for row, (label, volume, style) in enumerate(_rows(scene, span_gy, dose_map)):
         shown: Any = None
         for column, (view, crop) in enumerate(zip(VIEWS, crops, strict=True)):
             axes = figure.add_subplot(grid[row, column])
@@ -285,10 +312,10 @@ def slices_figure(scene: Scene, span_gy: float) -> Figure:
     return figure
 
 
-def _rows(scene: Scene, span_gy: float) -> list[tuple[str, NDArray[np.floating], dict[str, Any]]]:
+def _rows(scene: Scene, span_gy: float, dose_map: str) -> list[tuple[str, NDArray[np.floating], dict[str, Any]]]:
     reference, predicted = scene.doses_gy["reference"], scene.doses_gy["predicted"]
     highest_gy = max(1.1 * scene.prescription_gy, float(reference.max()))
-    wash = {"cmap": DOSE_MAPS[0], "vmin": 0.0, "vmax": highest_gy, "alpha": WASH_ALPHA}
+    wash = {"cmap": dose_map, "vmin": 0.0, "vmax": highest_gy, "alpha": WASH_ALPHA}
     difference = predicted.astype(np.float64) - reference
     washed = np.maximum(reference, predicted) >= WASH_FROM_FRACTION * scene.prescription_gy
     diverging = {"cmap": DIFFERENCE_MAP, "vmin": -span_gy, "vmax": span_gy}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from cdm_nnunet.dataset import RawDataset
 from cdm_nnunet.dvh import Template, match_rois
@@ -34,6 +34,7 @@ CASES_FILE = "cases.csv"
 SCORES_FILE = "scores.csv"
 PICTURES_FOLDER = "pictures"
 FINISHED_FILE = ".scored_cases"
+DoseMap = Literal["jet", "viridis"]
 Progress = Callable[[str, int, int], None]
 _Result = TypeVar("_Result")
 
@@ -198,6 +199,7 @@ def draw_pictures(
     *,
     n_cases: int,
     work: Work = _ONE_BY_ONE,
+    dose_map: DoseMap = "jet",
 ) -> dict[str, list[str]]:
     """Draw cases from the best to the worst dose error, evenly spread: for three, the best, the median and the worst.
 
@@ -208,6 +210,7 @@ def draw_pictures(
         out: Where the folder of pictures goes.
         n_cases: How many cases at most.
         work: How the cases are drawn.
+        dose_map: Colour map of the dose.
 
     Returns:
         Paths of the pictures by case, best first.
@@ -216,8 +219,14 @@ def draw_pictures(
     if not chosen:
         return {}
     files = {files.case: files for files in find_cases(dataset, predictions, only=chosen, refusals=work.refusals)}
-    error_gy = evaluation.scores.dose_mae_gy
-    job = partial(_draw, template=evaluation.template, folder=out / PICTURES_FOLDER, error_gy=error_gy)
+    drawing = _Drawing(
+        evaluation.template,
+        out / PICTURES_FOLDER,
+        evaluation.scores.dose_mae_gy,
+        dose_map,
+        {case.case: _outside_percent(case) for case in evaluation.cases if case.case in chosen},
+    )
+    job = partial(_draw, drawing=drawing)
     drawn = dict(as_they_come(job, [files[case] for case in chosen if case in files], "drawing", work))
     return {case: drawn[case] for case in chosen if case in drawn}
 
@@ -287,10 +296,25 @@ def _score(
     return _Scored(digest, result, None if show is None else show(images))
 
 
-def _draw(files: CaseFiles, *, template: Template, folder: Path, error_gy: float) -> list[str]:
-    from cdm_nnunet.evaluation.pictures import difference_span_gy, draw_case  # (matplotlib takes a second to import)
+class _Drawing(NamedTuple):
+    """What is drawn of the cases of an evaluation."""
 
-    return [str(path) for path in draw_case(files, template, folder, difference_span_gy(error_gy))]
+    template: Template
+    folder: Path
+    error_gy: float
+    dose_map: DoseMap
+    outside_percent: Mapping[str, Mapping[str, float]]
+
+
+def _outside_percent(case: CaseResult) -> dict[str, float]:
+    return {name: roi.outside_region_percent for name, roi in case.rois.items() if roi.outside_region_percent}
+
+
+def _draw(files: CaseFiles, *, drawing: _Drawing) -> list[str]:
+    from cdm_nnunet.evaluation.pictures import Look, difference_span_gy, draw_case  # (matplotlib: a second to import)
+
+    look = Look(difference_span_gy(drawing.error_gy), drawing.dose_map, drawing.outside_percent[files.case])
+    return [str(path) for path in draw_case(files, drawing.template, drawing.folder, look)]
 
 
 def as_they_come(

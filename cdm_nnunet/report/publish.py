@@ -17,6 +17,7 @@ from cdm_nnunet.evaluation.run import (
     METRICS_FILE,
     PICTURES_FOLDER,
     SCORES_FILE,
+    DoseMap,
     Options,
     Progress,
     Show,
@@ -47,6 +48,7 @@ class EvaluationRequest:
         n_pictures: Number of cases to draw, best to worst.
         with_report: Write the report, which holds CT and doses.
         n_processes: Cases that are scored at a time.
+        dose_map: Colour map of the dose in pictures.
     """
 
     predictions: Path
@@ -56,6 +58,7 @@ class EvaluationRequest:
     n_pictures: int = 3
     with_report: bool = True
     n_processes: int = 3
+    dose_map: DoseMap = "jet"
 
     def __post_init__(self) -> None:
         if self.n_pictures < 0:
@@ -120,6 +123,7 @@ def evaluate_and_publish(
             aside,
             n_cases=request.n_pictures,
             work=replace(work, refusals=undrawn),
+            dose_map=request.dose_map,
         )
         files = write_outputs(evaluation, aside)
         write_sources(dataset.folder, request.predictions, request.out, aside)

@@ -6,7 +6,7 @@ import pytest
 
 from cdm_nnunet.dvh import Metric, Template, evaluate
 from cdm_nnunet.evaluation.pairing import find_cases
-from cdm_nnunet.evaluation.pictures import difference_span_gy, draw_case, dvh_figure, load_scene, slices_figure
+from cdm_nnunet.evaluation.pictures import Look, difference_span_gy, draw_case, dvh_figure, load_scene, slices_figure
 from cdm_nnunet.images import read_image
 
 from .conftest import Case, synthetic_case, write_image
@@ -169,6 +169,21 @@ def test_dvh_curves_are_the_metrics(scene, case):
             assert percent == pytest.approx(expected, abs=1e-9), name
 
 
+def test_a_legend_marks_rois_where_dose_is_missing(scene):
+    texts = dvh_figure(scene, {"Brainstem": 91.52, "Larynx": 0.0}).legends[0].get_texts()
+    labels = [text.get_text() for text in texts]
+    assert "Brainstem\n(91.5 % outside the dose region)" in labels
+    assert "Larynx" in labels
+    assert not any("outside" in text.get_text() for text in dvh_figure(scene).legends[0].get_texts())
+
+
+@pytest.mark.parametrize("dose_map", ["jet", "viridis"])
+def test_the_dose_has_the_colours_that_are_asked_for(scene, dose_map):
+    axes = slices_figure(scene, 5, dose_map).axes
+    maps = [image.get_cmap().name for panel in axes for image in panel.get_images()[1:]]
+    assert maps == 6 * [dose_map] + 3 * ["RdBu_r"]
+
+
 def test_legends_name_rois_and_doses(scene):
     labels = [text.get_text() for text in dvh_figure(scene).legends[0].get_texts()]
     assert labels == ["reference", "predicted", *scene.masks]
@@ -179,6 +194,6 @@ def test_legends_name_rois_and_doses(scene):
 def test_a_case_without_target_is_drawn(make_dataset, predict, tmp_path):
     case = synthetic_case(5, absent=("PTV_7000", "PTV_6300", "PTV_5600"))
     files = find_cases(make_dataset({"b": case}), predict({"b": case.dose_gy}))[0]
-    paths = draw_case(files, OPENKBP, tmp_path / "pictures", 5)
+    paths = draw_case(files, OPENKBP, tmp_path / "pictures", Look(5))
     assert [path.name for path in paths] == ["b_slices.png", "b_dvh.png"]
     assert all(path.stat().st_size > 10_000 for path in paths)

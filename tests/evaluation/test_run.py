@@ -6,6 +6,7 @@ import pytest
 
 from cdm_nnunet.dvh import Template
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.evaluation import pictures
 from cdm_nnunet.evaluation.record import CaseResult
 from cdm_nnunet.evaluation.run import Work, cases_to_draw, draw_pictures, evaluate_folder, write_outputs
 
@@ -118,3 +119,14 @@ def test_pictures_are_written_for_the_chosen_cases(evaluated, tmp_path):
     for path in drawn["a"]:
         with open(path, "rb") as file:
             assert file.read(8) == b"\x89PNG\r\n\x1a\n"
+
+
+def test_pictures_get_the_colours_and_the_missing_dose(evaluated, tmp_path, monkeypatch):
+    dataset, folder, evaluation = evaluated
+    looks = {}
+    monkeypatch.setattr(pictures, "draw_case", lambda files, *others: looks.update({files.case: others[-1]}) or ())
+    draw_pictures(evaluation, dataset, folder, tmp_path, n_cases=2, dose_map="viridis")
+    for case in evaluation.cases:
+        outside = {name: roi.outside_region_percent for name, roi in case.rois.items() if roi.outside_region_percent}
+        assert outside
+        assert looks[case.case] == pictures.Look(pictures.difference_span_gy(0.5), "viridis", outside)
