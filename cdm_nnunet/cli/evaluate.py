@@ -122,9 +122,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         ranks=args.ranks,
     )
     template = None if args.template is None else Template.load(args.template)
-    request = EvaluationRequest(
-        args.i, args.o, template, options, args.pictures, args.report, args.np, args.dose_map
-    )
+    request = EvaluationRequest(args.i, args.o, template, options, args.pictures, args.report, args.np, args.dose_map)
     with _progress_bar() as progress:
         done = evaluate_and_publish(dataset, request, progress)
     evaluation = done.evaluation
