@@ -17,6 +17,7 @@ A raw data set holds per case three images on one grid and, for training and tes
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -40,6 +41,7 @@ READER_NAME = "CDMReaderWriter"
 CASES_FILE = "cdm_cases.json"
 UNITS: Mapping[str, str] = MappingProxyType({"dose": "Gy", "ct": "HU"})
 NOTES = "notes"  # key of a case's source: a JSON list in text
+COLOURS = "colours"  # key of a case's source: a JSON object in text, #rrggbb by ROI, as its structure set draws them
 POSITION = "patient position"  # key of a case's source: HFS, FFS, ... of its CT, where that says it
 Split = Literal["Tr", "Ts"]
 Positive = Annotated[float, Field(gt=0)]
@@ -184,6 +186,18 @@ class RawDataset:
         if "template" not in self.dataset_json["cdm"]:
             raise InputError(f"{where} is missing; {_AGAIN}")
         return Template.from_json(self.dataset_json["cdm"]["template"], where)
+
+    @cached_property
+    def roi_colours(self) -> dict[str, str]:
+        """``#rrggbb`` by ROI: that of most structure sets which give the ROI a colour; none where there is no such."""
+        found: dict[str, Counter[str]] = {}
+        for case, record in self.cases.items():
+            text = record.source.get(COLOURS, "{}")
+            where = f"the colours of case '{case}' in {CASES_FILE}"
+            for name, colour in parse_json(text, dict[str, str], where).items():
+                found.setdefault(name, Counter())[colour] += 1
+        most = {name: counts.most_common(1)[0] for name, counts in found.items()}
+        return {name: colour for name, (colour, n) in most.items() if 2 * n > found[name].total()}
 
     @property
     def converted_from(self) -> str:

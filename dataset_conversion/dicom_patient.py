@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from cdm_nnunet.dataset import NOTES, POSITION, Split
+from cdm_nnunet.dataset import COLOURS, NOTES, POSITION, Split
 from cdm_nnunet.dicom.ct import CtVolume, read_ct
 from cdm_nnunet.dicom.dose import DoseVolume, read_dose, sum_doses
 from cdm_nnunet.dicom.pairing import PatientFiles
@@ -112,6 +112,7 @@ class DicomPatient:
         if helpers := mapping.helpers(structures.names):
             notes.append(f"left out as helper structures: {', '.join(helpers)}")
         notes += extent_notes(map(structures.roi, names.values()), ct.volume.grid, structures.path)
+        colours = {roi: colour for roi, name in names.items() if (colour := structures.roi(name).colour)}
         lost: dict[str, float] = {}
         masks = _masks(structures, names, ct, grid, notes, mapping.ends, lost)
         roi_bits, empty = pack_masks(catalogue, masks, grid.shape)
@@ -135,6 +136,7 @@ class DicomPatient:
             source={
                 "patient": self.files.patient_name,
                 "end caps": mapping.ends,
+                **({COLOURS: json.dumps(colours)} if colours else {}),
                 **({POSITION: ct.patient_position} if ct.patient_position else {}),
                 **{f"{kind} (hashed UID)": self.pseudonyms.uid(uid) for kind, uid in self.files.uids.items()},
                 NOTES: json.dumps([*notes, *prescribed.notes], ensure_ascii=False),

@@ -15,6 +15,7 @@ from cdm_nnunet.dvh import Template
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.evaluation.doses import dose_mae_gy
 from cdm_nnunet.evaluation.pairing import CaseFiles, find_cases, read_case
+from cdm_nnunet.evaluation.palette import shown_template
 from cdm_nnunet.evaluation.pictures import scene_of
 from cdm_nnunet.evaluation.sources import read_sources
 from cdm_nnunet.fence import Attempt, Refused
@@ -78,6 +79,7 @@ def find_images(models: Sequence[Model], cases: Sequence[str]) -> Images | str:
     """
     try:
         found = {model.name: _files(model, cases) for model in models}
+        template = shown_template(models[0].evaluation.template, _sources(models[0])[0])
     except InputError as error:
         return str(error)
     errors = {model.name: {case.case: case.dose_mae_gy for case in model.evaluation.cases} for model in models}
@@ -89,7 +91,7 @@ def find_images(models: Sequence[Model], cases: Sequence[str]) -> Images | str:
         )
         for case in cases
     )
-    return Images(models[0].evaluation.template, tuple(compared))
+    return Images(template, tuple(compared))
 
 
 def packed_cases(images: Images, log: Path, n_processes: int) -> Iterator[tuple[str, Parts | str]]:
@@ -126,6 +128,11 @@ def pack_case(compared: ComparedCase, *, template: Template) -> Parts:
 
 
 def _files(model: Model, cases: Sequence[str]) -> dict[str, CaseFiles]:
+    dataset, predictions = _sources(model)
+    return {files.case: files for files in find_cases(dataset, predictions, only=cases)}
+
+
+def _sources(model: Model) -> tuple[RawDataset, Path]:
     sources = read_sources(model.path)
     if sources is None:
         raise InputError(f"the evaluation of {model.name} does not say where its predictions lie; evaluate again")
@@ -133,7 +140,7 @@ def _files(model: Model, cases: Sequence[str]) -> dict[str, CaseFiles]:
     for what, folder in (("data set", dataset), ("folder of predictions", predictions)):
         if not folder.is_dir():
             raise InputError(f"the {what} of {model.name} is no longer there: {folder}")
-    return {files.case: files for files in find_cases(RawDataset(dataset), predictions, only=cases)}
+    return RawDataset(dataset), predictions
 
 
 def _refuse_other_dose(found_gy: float, recorded_gy: float, model: str, files: CaseFiles) -> None:

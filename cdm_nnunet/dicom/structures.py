@@ -9,7 +9,7 @@ from pathlib import Path
 from pydicom.dataset import Dataset
 
 from cdm_nnunet.dicom.drawn import DrawnContours, drawn_contours, images_of
-from cdm_nnunet.dicom.files import items_of, named, number_of, read_file, text_of
+from cdm_nnunet.dicom.files import items_of, named, number_of, numbers_of, read_file, text_of
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.geometry.roi_contours import RoiContours
 
@@ -138,7 +138,7 @@ def read_structures(path: Path) -> StructureSet:
         int(number_of(item, "ReferencedROINumber", path)): text_of(item, "RTROIInterpretedType", path, "")
         for item in items_of(dataset, "RTROIObservationsSequence", path)
     }
-    drawn = _drawn(dataset, path)
+    drawn, colours = _drawn(dataset, path), _colours(dataset, path)
     rois = []
     drawn_on, elsewhere = (
         (frozenset().union(*uids) for uids in zip(*(own.image_uids for own in drawn.values()), strict=True))
@@ -155,6 +155,7 @@ def read_structures(path: Path) -> StructureSet:
                 *(number, name, kinds.get(number, ""), own.closed, own.unusable, frame_uid),
                 exclusive=own.exclusive,
                 remarks=own.remarks,
+                colour=colours.get(number, ""),
             )
         )
     strays = sorted(number for number, own in drawn.items() if own.closed or own.unusable)
@@ -186,6 +187,19 @@ def _referenced(dataset: Dataset, path: Path) -> tuple[dict[str, frozenset[str]]
                 listed[uid] = listed.get(uid, frozenset()) | images_of(images, path)[0]
     frames.discard("")
     return listed, next(iter(frames)) if len(frames) == 1 else ""
+
+
+def _colours(dataset: Dataset, path: Path) -> dict[int, str]:
+    """Colours by ROI number; one that is missing or damaged is left out, for it says nothing of the patient."""
+    colours = {}
+    for item in items_of(dataset, "ROIContourSequence", path):
+        try:
+            levels = numbers_of(item, "ROIDisplayColor", path, 3).tolist()
+        except InputError:
+            continue
+        if all(level in range(256) for level in levels):
+            colours[int(number_of(item, "ReferencedROINumber", path))] = "#" + bytes(map(int, levels)).hex()
+    return colours
 
 
 def _drawn(dataset: Dataset, path: Path) -> dict[int, DrawnContours]:

@@ -7,14 +7,14 @@ length of the strokes to the dose (long for the reference, short for a predictio
 from __future__ import annotations
 
 import itertools
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cdm_nnunet.dvh import Template
+from cdm_nnunet.dataset import RawDataset
+from cdm_nnunet.dvh import Template, match_rois
 
 SHOWN_KINDS = ("target", "oar", "external")
 Role = Literal["reference", "predicted", "other"]
@@ -70,28 +70,53 @@ def strokes(role: Role, dots: int = 0) -> tuple[float, ...]:
     return () if role == "reference" and dots == 0 else _STROKES[role] + dots * _DOT
 
 
+def shown_template(template: Template, dataset: RawDataset) -> Template:
+    """The template with the colours of the data set's structure sets for the ROIs that it gives none."""
+    matched = match_rois(template, dataset.catalogue)
+    colours = {name: dataset.roi_colours.get(match.source) for name, match in matched.items()}
+    content = template.to_json()
+    for roi in content["rois"]:
+        if "colour" not in roi and (colour := colours.get(roi["name"])):
+            roi["colour"] = colour
+    return Template.from_json(content, template.name)
+
+
 def roi_styles(template: Template) -> dict[str, Style]:
     """Style of each ROI of a template, in its order; no two ROIs have the same colour and dots.
 
-    An ROI has the template's colour, if it gives one, made darker or lighter until it can be seen on its ground.
-    Others take the colours of :data:`COLOURS` that are unlike those, targets the warm ones first.
+    An ROI has the template's colour, if it gives one, made darker or lighter until it can be seen on its ground;
+    colours that are alike are told apart by dots as well. Others take the colours of :data:`COLOURS` that are unlike
+    those, targets the warm ones first.
     """
     given = {roi.name: roi.colour.lower() for roi in template.rois if roi.colour is not None}
     free = [pair for pair in COLOURS if all(_distance(pair[0], colour) > _FAR_ENOUGH for colour in given.values())]
-    targets, others = _slots(free or list(COLOURS)), _slots((free or list(COLOURS))[::-1])
-    n_same = Counter[str]()
-    taken = set[Style]()
-    styles = {}
+    own = _given_styles(given)
+    slots = {True: _slots(free or list(COLOURS)), False: _slots((free or list(COLOURS))[::-1])}
+    styles: dict[str, Style] = {}
     for roi in sorted(template.rois, key=lambda roi: roi.kind not in SHOWN_KINDS):
-        if roi.name in given:
-            colour = given[roi.name]
-            style = Style(on_white(colour), on_dark(colour), n_same[colour])
-            n_same[colour] += 1
-        else:
-            style = next(slot for slot in (targets if roi.kind == "target" else others) if slot not in taken)
-        taken.add(style)
-        styles[roi.name] = style
-    return {roi.name: styles[roi.name] for roi in template.rois}
+        if roi.name not in given:
+            taken = set(styles.values())
+            free_slots = (slot for slot in slots[roi.kind == "target"] if slot not in taken)
+            styles[roi.name] = next(
+                slot for slot in free_slots if not any(_is_alike(slot, one) for one in own.values())
+            )
+    return {roi.name: (own | styles)[roi.name] for roi in template.rois}
+
+
+def _given_styles(colours: Mapping[str, str]) -> dict[str, Style]:
+    """Styles of ROIs with a colour of their own, each with as few dots as tell it from those before."""
+    styles: dict[str, Style] = {}
+    for name, colour in colours.items():
+        slots = _slots([(on_white(colour), on_dark(colour))])
+        styles[name] = next(slot for slot in slots if not any(_is_alike(slot, one) for one in styles.values()))
+    return styles
+
+
+def _is_alike(one: Style, other: Style) -> bool:
+    """Whether two styles can't be told apart on one of the grounds."""
+    if one.dots != other.dots:
+        return False
+    return min(_distance(one.light, other.light), _distance(one.dark, other.dark)) <= _FAR_ENOUGH
 
 
 def _slots(colours: list[tuple[str, str]]) -> Iterator[Style]:

@@ -219,8 +219,10 @@ def draw_pictures(
     if not chosen:
         return {}
     files = {files.case: files for files in find_cases(dataset, predictions, only=chosen, refusals=work.refusals)}
+    from cdm_nnunet.evaluation.palette import shown_template
+
     drawing = _Drawing(
-        evaluation.template,
+        shown_template(evaluation.template, dataset),
         out / PICTURES_FOLDER,
         evaluation.scores.dose_mae_gy,
         dose_map,

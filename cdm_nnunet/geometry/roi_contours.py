@@ -23,6 +23,7 @@ class RoiContours:
         frame_uid: Its frame of reference; empty where it is not given.
         exclusive: Which of the contours are to be combined by exclusive or (``CLOSEDPLANAR_XOR``), by their place.
         remarks: How some contours were taken, as text.
+        colour: ``#rrggbb`` in which the file draws it; empty where it does not say.
     """
 
     number: int
@@ -33,6 +34,7 @@ class RoiContours:
     frame_uid: str
     exclusive: frozenset[int] = frozenset()
     remarks: tuple[str, ...] = ()
+    colour: str = ""
 
     @property
     def is_empty(self) -> bool:

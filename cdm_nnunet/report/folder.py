@@ -13,6 +13,7 @@ import secrets
 from pathlib import Path
 from typing import Any
 
+from cdm_nnunet.dvh import Template
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.evaluation.record import Evaluation
 from cdm_nnunet.files import write_text
@@ -48,16 +49,24 @@ def write_report_folder(evaluation: Evaluation, parts: CaseParts, folder: Path) 
         if record["plan_ranks"] is not None:
             elements += json_script(f"ranks-{place}", record["plan_ranks"]["cases"][case.case])
         write_text(data / f"case_{place}.html", data_page(key, elements))
-    return write_cohort(evaluation, folder, key, parts.bands([case.case for case in evaluation.cases]))
+    bands = parts.bands([case.case for case in evaluation.cases])
+    return write_cohort(evaluation, folder, key, parts.template, bands)
 
 
-def write_cohort(evaluation: Evaluation, folder: Path, key: str, bands: dict[str, Any] | None = None) -> Path:
+def write_cohort(
+    evaluation: Evaluation,
+    folder: Path,
+    key: str,
+    template: Template | None = None,
+    bands: dict[str, Any] | None = None,
+) -> Path:
     """Write all of a report folder but the files of single cases.
 
     Args:
         evaluation: The record.
         folder: The report's folder.
         key: Of its data files.
+        template: The record's template with all colours that are given; None takes it as it is.
         bands: The DVH curves of the cohort; None where there are none to show.
 
     Returns:
@@ -70,9 +79,14 @@ def write_cohort(evaluation: Evaluation, folder: Path, key: str, bands: dict[str
     write_text(data / "plotly.html", data_page(key, packed_text("plotly", plotly_script())))
     ranks = record["plan_ranks"]
     light = {**record, "cases": {}, "plan_ranks": None if ranks is None else {**ranks, "cases": {}}}
+    page = {
+        **page_data_of(evaluation, template or evaluation.template),
+        "files": {"key": key, "folder": DATA_FOLDER},
+        "has_bands": bands is not None,
+    }
     if bands is not None:
         write_text(data / "bands.html", data_page(key, packed_script("bands", packed_bands(bands))))
-    write_text(folder / INDEX_FILE, _index(evaluation, light, key, has_bands=bands is not None))
+    write_text(folder / INDEX_FILE, _index(evaluation, light, page))
     return folder / INDEX_FILE
 
 
@@ -91,9 +105,7 @@ def refuse_foreign_folder(out: Path, name: str = REPORT_FOLDER) -> None:
         raise InputError(f"{folder} is no report of this software, and would be replaced by one; move it away")
 
 
-def _index(evaluation: Evaluation, record: dict[str, Any], key: str, *, has_bands: bool) -> str:
-    files = {"key": key, "folder": DATA_FOLDER}
-    page = {**page_data_of(evaluation), "files": files, "has_bands": has_bands}
+def _index(evaluation: Evaluation, record: dict[str, Any], page: dict[str, Any]) -> str:
     head, script, rest = page_parts(evaluation, framed=True)
     return "".join([head, json_script("record", record), json_script("page", page), script, rest])
 

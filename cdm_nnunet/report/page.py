@@ -48,7 +48,7 @@ def write_report(evaluation: Evaluation, parts: CaseParts, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     head, script, rest = page_parts(evaluation)
     bands = parts.bands([case.case for case in evaluation.cases])
-    page = {**page_data_of(evaluation), "has_bands": bands is not None}
+    page = {**page_data_of(evaluation, parts.template), "has_bands": bands is not None}
     with replacing(path) as partial_path, partial_path.open("w", encoding="utf-8", newline="\n") as file:
         file.write(head + json_script("record", evaluation.to_json()) + json_script("page", page))
         file.write(script + packed_script("plotly", gzip.compress(plotly_script().encode(), mtime=0)))
@@ -70,11 +70,16 @@ def page_parts(evaluation: Evaluation, *, framed: bool = False) -> tuple[str, st
     return head, f"<script>{script}</script>\n", rest
 
 
-def page_data_of(evaluation: Evaluation) -> dict[str, Any]:
-    """What the scripts of the report need beside the record."""
+def page_data_of(evaluation: Evaluation, template: Template) -> dict[str, Any]:
+    """What the scripts of the report need beside the record.
+
+    Args:
+        evaluation: The record.
+        template: Its template with all colours that are given.
+    """
     ranks = {} if evaluation.plan_ranks is None else evaluation.plan_ranks.cases
     return {
-        **page_data(evaluation.template, ("reference", "predicted")),
+        **page_data(template, ("reference", "predicted")),
         "span_gy": difference_span_gy(evaluation.scores.dose_mae_gy),
         "unusual": {"percent": UNUSUAL_PERCENT, "least": LEAST_FOR_UNUSUAL},
         "case_rows": [case_row(case, ranks.get(case.case, {})) for case in evaluation.cases],

@@ -8,6 +8,7 @@ from pathlib import Path
 from cdm_nnunet.dataset import RawDataset
 from cdm_nnunet.dvh import Template
 from cdm_nnunet.errors import InputError
+from cdm_nnunet.evaluation.palette import shown_template
 from cdm_nnunet.evaluation.plan_ranks import PLANS_FILE, with_plan_ranks
 from cdm_nnunet.evaluation.publishing import publishing
 from cdm_nnunet.evaluation.record import Evaluation
@@ -103,7 +104,7 @@ def evaluate_and_publish(
     refuse_foreign_folder(request.out)
     with publishing(request.out, _OUTPUTS) as aside:
         gamma = next(iter(options.gamma), None)
-        parts = CaseParts(aside / _PARTS_FOLDER, template, unshown.reasons, gamma)
+        parts = CaseParts(aside / _PARTS_FOLDER, shown_template(template, dataset), unshown.reasons, gamma)
         evaluation = evaluate_folder(
             dataset,
             request.predictions,

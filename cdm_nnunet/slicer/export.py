@@ -9,7 +9,7 @@ import numpy as np
 
 from cdm_nnunet.dataset import FILE_ENDING, RawDataset
 from cdm_nnunet.evaluation.pairing import CaseFiles, find_cases, read_case
-from cdm_nnunet.evaluation.palette import roi_styles
+from cdm_nnunet.evaluation.palette import roi_styles, shown_template
 from cdm_nnunet.images import read_image
 from cdm_nnunet.slicer.nrrd import write_nrrd
 from cdm_nnunet.slicer.scene import DoseVolume, write_scene
@@ -63,7 +63,7 @@ def _export(files: CaseFiles, dataset: RawDataset, out: Path) -> SlicerCase:
     doses = ((PREDICTED, pair.predicted_dose_gy), (REFERENCE, pair.reference_dose_gy))
     for name, dose_gy in doses:
         write_nrrd(out / name, dose_gy.astype(np.float32), grid, {"DoseUnits": "GY"})
-    colours = {name: style.dark for name, style in roi_styles(dataset.template).items()}
+    colours = {name: style.dark for name, style in roi_styles(shown_template(dataset.template, dataset)).items()}
     names = write_segments(out / SEGMENTS, pair.roi_bits, pair.catalogue, grid, colours)
     volumes = (DoseVolume(PREDICTED_NAME, PREDICTED), DoseVolume(REFERENCE_NAME, REFERENCE))
     highest_gy = max(float(dose_gy.max()) for _, dose_gy in doses)

@@ -12,7 +12,7 @@ from cdm_nnunet.comparison.images import Images, find_images, pack_case
 from cdm_nnunet.comparison.models import load_models
 from cdm_nnunet.comparison.output import write_outputs
 from cdm_nnunet.comparison.run import compare
-from cdm_nnunet.dataset import RawDataset
+from cdm_nnunet.dataset import CASES_FILE, RawDataset
 from cdm_nnunet.dataset_conversion.conversion import DatasetPlace, convert
 from cdm_nnunet.dataset_conversion.synthetic import find_synthetic
 from cdm_nnunet.errors import InputError
@@ -210,6 +210,23 @@ def test_what_is_not_at_hand_is_told(evaluated, tmp_path):
     )
     (tmp_path / SOURCES_FILE).write_text(json.dumps({"dataset": str(evaluated / "raw"), "predictions": "gone"}))
     assert "the folder of predictions of CDM is no longer there" in find_images([models[0], alone], case)
+
+
+def test_rois_have_the_colours_of_the_structure_sets(evaluated, compared, tmp_path):
+    comparison, images = compared
+    cases = evaluated / "raw" / "Dataset501_Synthetic" / CASES_FILE
+    text = cases.read_text(encoding="utf-8")
+    content = json.loads(text)
+    for case in content.values():
+        case["source"]["colours"] = json.dumps({"Brainstem": "#123456"})
+    try:
+        cases.write_text(json.dumps(content), encoding="utf-8")
+        models = load_models([f"{name}={evaluated / name}" for name in SHRUNK])
+        coloured = find_images(models, list(comparison.cases))
+    finally:
+        cases.write_text(text, encoding="utf-8")
+    assert coloured.template.roi("Brainstem").colour == "#123456"
+    assert images.template.roi("Brainstem").colour is None
 
 
 def test_an_evaluation_is_read_by_a_path_in_text(evaluated):

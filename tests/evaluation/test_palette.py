@@ -1,6 +1,7 @@
 """Colours that everybody can tell apart. Simulated colour vision: Machado, Oliveira, Fernandes 2009, severity 1."""
 
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -16,8 +17,12 @@ from cdm_nnunet.evaluation.palette import (
     on_dark,
     on_white,
     roi_styles,
+    shown_template,
     strokes,
 )
+from cdm_nnunet.roi import Catalogue, Roi
+
+from .conftest import Case, write_dataset
 
 VISION = {
     "normal": np.eye(3),
@@ -133,3 +138,42 @@ def test_a_given_colour_is_changed_until_it_is_seen(colour):
 def test_what_is_no_colour_is_refused(colour):
     with pytest.raises(InputError, match="colour"):
         template_of({"name": "Cord", "kind": "oar", "colour": colour})
+
+
+def dataset_of(folder, *sources):
+    """Cases with a cord, a stem and a lung, and the colours of their structure sets."""
+    catalogue = Catalogue((Roi("Cord", "oar"), Roi("STEM", "oar"), Roi("Lung", "oar")))
+    box = np.zeros((4, 4, 4), bool)
+    box[1:3] = True
+    cases = {
+        f"c{k}": Case(np.ones(box.shape, np.float32), {"Cord": box}, source={"colours": json.dumps(colours)})
+        for k, colours in enumerate(sources)
+    }
+    template = template_of({"name": "Cord", "kind": "oar"})
+    return write_dataset(folder, {**cases, "bare": Case(np.ones(box.shape, np.float32), {})}, catalogue, template)
+
+
+def test_most_structure_sets_say_the_colour_and_the_template_comes_before_them(tmp_path):
+    dataset = dataset_of(
+        tmp_path,
+        {"Cord": "#00ff00", "STEM": "#102030", "Lung": "#ff00ff"},
+        {"Cord": "#00ff00", "STEM": "#102030", "Lung": "#aa5500"},
+        {"Cord": "#0000ff", "STEM": "#102030"},
+    )
+    assert dataset.roi_colours == {"Cord": "#00ff00", "STEM": "#102030"}  # (one half is no majority)
+    template = template_of(
+        {"name": "Cord", "kind": "oar"},
+        {"name": "Brainstem", "kind": "oar", "aliases": ["STEM"], "colour": "#ABCDEF"},
+        {"name": "Lung", "kind": "oar"},
+        {"name": "Other", "kind": "oar"},
+    )
+    colours = {roi.name: roi.colour for roi in shown_template(template, dataset).rois}
+    assert colours == {"Cord": "#00ff00", "Brainstem": "#ABCDEF", "Lung": None, "Other": None}
+    bare = template_of({"name": "Brainstem", "kind": "oar", "aliases": ["STEM"]})
+    assert shown_template(bare, dataset).roi("Brainstem").colour == "#102030"
+
+
+def test_given_colours_that_are_alike_are_told_apart_by_dots():
+    given = ["#ff0000", "#fa0505", "#0000ff", "#f50a0a", "#0505fa"]
+    styles = roi_styles(template_of(*({"name": f"R{k}", "kind": "oar", "colour": c} for k, c in enumerate(given))))
+    assert [styles[f"R{k}"].dots for k in range(5)] == [0, 1, 0, 2, 1]

@@ -130,12 +130,17 @@ def test_another_page_gets_nothing_from_a_data_file(browser, folder, tmp_path):
 def test_evaluate_writes_one_form_and_removes_the_other(report, tmp_path, monkeypatch):
     request = EvaluationRequest(report.predictions, tmp_path / "out", n_pictures=0, n_processes=1)
     monkeypatch.setattr(publish, "MOST_CASES_IN_A_FILE", 1)
+    monkeypatch.setitem(vars(report.dataset), "roi_colours", {"Brainstem": "#123456"})
     published = evaluate_and_publish(report.dataset, request)
     assert published.files["report"] == str(tmp_path / "out" / REPORT_FOLDER / INDEX_FILE)
     assert (tmp_path / "out" / REPORT_FOLDER / "data" / "case_1.html").is_file()
     monkeypatch.setattr(publish, "MOST_CASES_IN_A_FILE", 2)
+    assert '"light":"#123456"' in Path(published.files["report"]).read_text(encoding="utf-8")
     published = evaluate_and_publish(report.dataset, request)
     assert published.files["report"] == str(tmp_path / "out" / "report.html")
+    text = Path(published.files["report"]).read_text(encoding="utf-8")
+    assert '"light":"#123456"' in text
+    assert "#123456" not in json.dumps(published.evaluation.to_json())  # (a colour is no part of the result)
     assert not (tmp_path / "out" / REPORT_FOLDER).exists()
     (tmp_path / "out" / REPORT_FOLDER).mkdir()
     with pytest.raises(InputError, match="is no report of this software"):
