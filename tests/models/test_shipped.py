@@ -1,8 +1,10 @@
 """Models that ship are found by name; export with other weights; half precision."""
 
+import json
 import re
 import shutil
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from cdm_nnunet.models.shipped import find_model, shipped_models
 from cdm_nnunet.nnunet.checkpoint import read_checkpoint
 from cdm_nnunet.nnunet.packaged import packed_weights, read_package, unpacked_weights
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 ONE_FOLD = ["-d", "561", "-c", "3d_packed", "-tr", "nnUNetTrainerDoseMAE", "-f", "0"]
 
 
@@ -55,6 +58,21 @@ def test_what_ships_is_whole_and_small():
     for name, path in shipped_models().items():
         assert read_package(path).name == name
         assert sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) <= 4 * 2**20
+
+
+def test_the_record_in_the_repository_is_of_the_model_that_ships():
+    """Its scores are those of the package, to what two machines' arithmetic makes of a dose, and of the page."""
+    record = json.loads((REPOSITORY / "benchmarks/results/openkbp_hn/result.json").read_text())
+    package = json.loads((find_model("openkbp_hn") / "scores.json").read_text())
+    assert record["model"]["weights_sha256"] == package["model"]["weights_sha256"]
+    assert record["n_cases"] == package["n_cases"] == len(record["cases"])
+    scores = [
+        (one["openkbp"]["dose_score"], one["openkbp"]["dvh_score"], one["ptv_score"], one["oar_score"])
+        for one in (record["scores"], package["scores"])
+    ]
+    assert scores[0] == pytest.approx(scores[1], abs=0.005)
+    (row,) = re.findall(r"^\| half precision, as shipped \|(.*)\|$", (REPOSITORY / "docs/figures.md").read_text(), re.M)
+    assert [float(number) for number in row.split("|")] == pytest.approx(scores[0], abs=0.006)
 
 
 def test_half_precision_is_half_the_size_and_changes_the_dose_little(clinic, tmp_path):
