@@ -1,6 +1,6 @@
-"""The data contract of a raw data set: what ``dataset.json`` and ``cdm_cases.json`` say, and where the files lie.
+"""The format of a raw data set: the content of ``dataset.json`` and ``cdm_cases.json``, and the location of the files.
 
-A raw data set holds per case three images on one grid and, for training and testing, the reference dose:
+For each case, a raw data set has three images on one grid and, for training and testing, the reference dose:
 
 ==========================  =================================================================================
 ``imagesTr/CASE_0000``      CT, HU
@@ -72,15 +72,15 @@ def case_of_image(path: str | Path) -> str:
 
 @record_class(frozen=True, kw_only=True, config=ConfigDict(**STRICT, extra="forbid"))
 class CaseRecord:
-    """What is known of a case beyond its images; one entry of ``cdm_cases.json``.
+    """What is known about a case besides its images; one entry of ``cdm_cases.json``.
 
     Attributes:
         prescriptions_gy: Prescribed dose of each target of the case, by ROI name, Gy.
         rois: Names of the contoured ROIs, in catalogue order.
         spacing_mm: Voxel size (z, y, x) in mm.
         split: ``Tr`` (imagesTr) or ``Ts`` (imagesTs).
-        source: Where the case came from: name in the source, checksums.
-        fractions: Number of fractions of the plan; None where it is unknown.
+        source: Origin of the case: name in the source, checksums.
+        fractions: Number of fractions of the plan; None if unknown.
     """
 
     prescriptions_gy: Mapping[str, Positive]
@@ -109,8 +109,8 @@ class DatasetSection(BaseModel):
     Attributes:
         catalogue: The ROIs in bit order, as :meth:`cdm_nnunet.roi.Catalogue.from_json` takes them.
         template: The clinical template, as :meth:`cdm_nnunet.dvh.Template.from_json` takes it.
-        facts: What is known of the data beyond single cases.
-        mapping: Which name in the patients' files is which ROI, where a model should read new patients by it.
+        facts: Facts about the whole data set.
+        mapping: ROI of each name in the patients' files, if a model should read new patients with it.
     """
 
     model_config = ConfigDict(frozen=True, strict=True)
@@ -122,7 +122,7 @@ class DatasetSection(BaseModel):
 
 
 class StockEntries(BaseModel):
-    """What nnU-Net reads of ``dataset.json``; planning and training need all of it."""
+    """The entries of ``dataset.json`` that nnU-Net reads; planning and training need all of them."""
 
     model_config = ConfigDict(strict=True)
 

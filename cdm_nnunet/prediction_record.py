@@ -18,10 +18,10 @@ from cdm_nnunet.errors import InputError
 from cdm_nnunet.files import alone_in, write_json
 
 ENOUGH_CASES = 20  # training patients, for distributions
-_NOT_COMPARED = "the model's plans do not say what its training cases were like; the case was not compared"
+_NOT_COMPARED = "the model's plans do not describe its training cases; the case was not compared"
 _RANGES_ONLY = (
-    "the model's plans were made by an earlier version and hold ranges alone: sizes, places and levels of the ROIs "
-    "were not compared with the training cases' distributions"
+    "the model's plans were made by an earlier version and hold ranges only: sizes, positions and dose levels of the "
+    "ROIs were not compared with the training cases' distributions"
 )
 RECORD_ENDING = ".prediction.json"
 Setting = bool | int | float | str | None
@@ -29,7 +29,7 @@ Setting = bool | int | float | str | None
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """All that a dose depends on besides its case.
+    """The model and options that made a dose.
 
     Attributes:
         dataset: Data set that the model was trained on.
@@ -38,12 +38,12 @@ class Origin:
         plans_sha256: Digest of the plans and ``dataset.json``: see :func:`cdm_nnunet.nnunet.model.model_digest`.
         spacing_mm: Voxel size (z, y, x) of the network's grid.
         weights_sha256: Digest of each fold's weights.
-        tile_step_size: Step between windows, in patch sizes.
+        tile_step_size: Step between windows, as a fraction of the patch size.
         mirroring: Whether left-right mirrored predictions were averaged.
-        gaussian: Whether windows were weighted.
-        configuration: Such as ``3d_fullres``; None where it is not known, as are the next two.
-        folds: Of the weights, in their order.
-        settings: Of the training of each fold, by name; None for a fold whose checkpoint does not have them.
+        gaussian: Whether windows were weighted by a Gaussian.
+        configuration: Such as ``3d_fullres``; None if unknown.
+        folds: Fold of each of the weights, in their order; None if unknown.
+        settings: Training settings of each fold, by name; None if unknown, or for a fold whose checkpoint lacks them.
     """
 
     dataset: str
@@ -60,7 +60,7 @@ class Origin:
     settings: dict[str, dict[str, Setting] | None] | None = None
 
     def unlike(self, other: Made) -> str:
-        """What differs, with both values; what one of them does not know does not count."""
+        """What differs, with both values; entries that one of them lacks are ignored."""
         if isinstance(other, MeanOrigin):
             return "one is of a single model, the other a mean of several"
         one, two = asdict(self), asdict(other)
@@ -73,7 +73,7 @@ class MeanOrigin:
     """The origin of a dose that is the mean of other doses.
 
     Attributes:
-        mean_of: The origins of those, in the order in which they were given.
+        mean_of: The origins of these doses, in the order in which they were given.
     """
 
     mean_of: list[Made]
@@ -104,16 +104,15 @@ Made = Annotated[Annotated[Origin, Tag(_SINGLE)] | Annotated[MeanOrigin, Tag(_ME
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """A quantity in which a patient is not like the training patients.
+    """A quantity in which a patient differs from the training patients.
 
     Attributes:
-        text: What it is, in a sentence.
-        value: Its value; None where it is no number.
-        unit: Its unit; empty where there is none.
-        percentile: Percent of the training patients that lie lower: 0 below all, 100 above all; None where that is not
-            known.
-        training: Lowest and highest value of the training patients; None where that is not known.
-        is_outside: Whether the model does not apply with it.
+        text: The finding, in a sentence.
+        value: Its value; None if it is not a number.
+        unit: Its unit; empty if there is none.
+        percentile: Percentage of the training patients with a lower value: 0 below all, 100 above all; None if unknown.
+        training: Lowest and highest value of the training patients; None if unknown.
+        is_outside: Whether it puts the patient outside what the model applies to.
     """
 
     text: str
@@ -135,11 +134,11 @@ class Applicability:
 
     Attributes:
         status: ``inside`` what the model was trained on, ``unusual``, ``outside`` or ``not compared``.
-        compared: With what: ``distributions``, ``ranges`` alone (a model of few patients, or of an earlier version), or
-            ``nothing``.
-        n_training: Number of patients in the model's data set, a part of which each fold trained on; None where it
-            is not known.
-        findings: In what the patient is not like them.
+        compared: What the patient was compared with: ``distributions``, ``ranges`` only (a model of few patients, or of
+            an earlier version), or ``nothing``.
+        n_training: Number of patients in the model's data set, of which each fold was trained on a part; None if
+            unknown.
+        findings: How the patient differs from the training patients.
         allowed: Whether the patient is outside and was predicted on request.
     """
 
@@ -151,7 +150,7 @@ class Applicability:
 
     @classmethod
     def of(cls, findings: Iterable[Finding], compared: Literal["distributions", "ranges"], n: int) -> Applicability:
-        """That of findings."""
+        """The applicability that follows from findings."""
         found = list(findings)
         status: Literal["inside", "unusual", "outside"] = "unusual" if found else "inside"
         if any(finding.is_outside for finding in found):
@@ -182,8 +181,8 @@ class Applicability:
         if not allows_outside:
             told = "; ".join(finding.text for finding in self.findings if finding.is_outside)
             raise InputError(
-                f"the model does not apply to this patient: {told}; if the patient is right, predict with "
-                "--allow-outside, and the record says so"
+                f"the model does not apply to this patient: {told}; if the patient's data are right, predict with "
+                "--allow-outside, which the record states"
             )
         return dataclasses.replace(self, allowed=True)
 
@@ -197,13 +196,12 @@ class PredictionRecord:
 
     Attributes:
         case: Name of the case.
-        prescriptions_gy: Prescription of each target as the model read it, Gy; None where it is not known.
+        prescriptions_gy: Prescription of each target as the model read it, Gy; None if unknown.
         notes: What is unusual about the case, one sentence each.
-        origin: What the dose depends on; None where it is not known.
-        inputs_sha256: Digests of the input files by name; None where there were none.
+        origin: The model and options that made the dose; None if unknown.
+        inputs_sha256: Digests of the input files by name; None if there were none.
         dose_sha256: Digest of the dose's file; None until it is written.
-        model: Name of the model package; None for a model in nnU-Net's folders. What the dose depends on is in
-            ``origin``.
+        model: Name of the model package; None for a model in nnU-Net's folders. See ``origin`` for its details.
         applicability: Whether the model applies to the patient; None in records of earlier versions and of means.
     """
 
@@ -218,9 +216,9 @@ class PredictionRecord:
 
     @contextlib.contextmanager
     def beside(self, dose: Path) -> Iterator[None]:
-        """Write the record of a dose ``CASE.nii.gz``, which the block writes; a dose without one is not finished.
+        """Write the record of a dose ``CASE.nii.gz`` that the block writes; a dose without a record is unfinished.
 
-        Of several processes that write into the folder one does so at a time: dose and record are of the same.
+        Only one process at a time writes into the folder, so that dose and record belong together.
         """
         with alone_in(dose.parent):
             record_path(dose).unlink(missing_ok=True)
@@ -246,11 +244,11 @@ class PredictionRecord:
         """
         record = cls.read(dose)
         if record.case != dose.name.removesuffix(FILE_ENDING):
-            raise InputError(f"{record_path(dose)} is of case '{record.case}'; predict the case again")
+            raise InputError(f"{record_path(dose)} belongs to case '{record.case}'; predict the case again")
         if record.dose_sha256 != digest_of(dose):
             raise InputError(
-                f"{dose} is not the dose of its record {record_path(dose).name}: it was changed or replaced after the "
-                "prediction; predict the case again, or delete the record of a dose from elsewhere"
+                f"{dose} does not match its record {record_path(dose).name}: it was changed or replaced after the "
+                "prediction; predict the case again, or delete the record if the dose is from elsewhere"
             )
         return record
 

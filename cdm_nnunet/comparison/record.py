@@ -1,4 +1,4 @@
-"""The record of a comparison, as frozen data with one JSON form that all tables and the HTML file render."""
+"""The record of a comparison, as frozen data with one JSON form, from which all tables and the HTML file are made."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Quantity:
         level: ``score`` of a patient, ``pooled`` over the targets or OARs of a patient, or of one ``roi``.
         name: Unique among the quantities of its level, such as ``PTV_7000 D95%``.
         unit: Unit of the errors.
-        n_terms: By patient, how many absolute errors of his or her cases the error is the mean of; patients without one
-            are not here.
-        errors: By model, the mean absolute error of each patient of ``n_terms``, in its order.
-        signed: By model, the mean of predicted - reference of each of them; None where the error has no sign.
+        n_terms: Number of absolute errors that each patient's error is the mean of, over all cases of the patient;
+            patients without one are left out.
+        errors: By model, the mean absolute error of each patient, in the order of ``n_terms``.
+        signed: By model, the mean of predicted - reference of each patient; None if the error has no sign.
         missing: Cases without a term, with the reason.
     """
 
@@ -50,7 +50,7 @@ class ModelSummary:
     Attributes:
         mean: Mean absolute error over all terms.
         median: Median over patients of their mean absolute errors.
-        bias: Mean of predicted - reference; None where the error has no sign.
+        bias: Mean of predicted - reference; None if the error has no sign.
     """
 
     mean: NonNegative
@@ -68,14 +68,14 @@ class Paired:
         n_equal: Patients whose error is the same.
         n_worse: Patients whose error is larger.
         mean_difference: Mean over all terms of the difference of absolute errors.
-        interval: Its 95 % interval; None where there are too few patients.
+        interval: Its 95 % interval; None if there are too few patients.
         median_difference: Median over patients.
-        relative_percent: Change of the mean error in percent of the baseline's; None where that is zero.
+        relative_percent: Change of the mean error in percent of the baseline's; None if that is zero.
         relative_interval: Its 95 % interval.
         p: Sign-flip test that the mean difference is zero.
         p_holm: The same after Holm's correction in the family.
-        method: How the p-value was found.
-        effect: Matched-pairs rank-biserial correlation; None where no patient differs.
+        method: How the p-value was computed.
+        effect: Matched-pairs rank-biserial correlation; None if no patient differs.
         notes: What limits these numbers.
     """
 
@@ -102,14 +102,14 @@ class Paired:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class QuantityResult:
-    """A quantity, what each model reaches, and each candidate (all models but the first) against the baseline."""
+    """A quantity, the result of each model, and each candidate (all models but the first) against the baseline."""
 
     quantity: Quantity
     models: Mapping[str, ModelSummary]
     paired: Mapping[str, Paired]
 
     def as_written(self) -> QuantityEntry:
-        """As it stands in the record."""
+        """The entry of the record."""
         quantity, signed = self.quantity, self.quantity.signed
         return QuantityEntry(
             level=quantity.level,
@@ -135,9 +135,9 @@ class PatientErrors:
     """The errors of a patient.
 
     Attributes:
-        n_terms: How many absolute errors the patient's error is the mean of.
+        n_terms: Number of absolute errors that the patient's error is the mean of.
         errors: By model, the mean absolute error.
-        signed: By model, the mean of predicted - reference; None where the error has no sign.
+        signed: By model, the mean of predicted - reference; None if the error has no sign.
     """
 
     n_terms: Count
@@ -155,7 +155,7 @@ class QuantityEntry:
         unit: Unit of the errors.
         n: Number of patients.
         missing: Cases without a term, with the reason.
-        models: What each model reaches.
+        models: The result of each model.
         paired: Each candidate against the baseline.
         patients: The errors of each patient.
     """
@@ -177,7 +177,7 @@ class Flips:
     Attributes:
         n_gained: Cases where only the candidate is right.
         n_lost: Cases where only the baseline is right.
-        p: Sign-flip test of gained minus lost over the patients; with one case a patient it is McNemar's exact test.
+        p: Sign-flip test of gained minus lost over the patients; with one case per patient, McNemar's exact test.
         p_holm: The same after Holm's correction in the family.
     """
 
@@ -194,12 +194,12 @@ class Flips:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class GoalComparison:
-    """A goal, and for how many cases each model is right about whether it is met.
+    """A goal, and in how many cases each model predicts correctly whether it is met.
 
     Attributes:
         name: ROI, metric and limit.
         n: Number of cases in which the goal was judged for all models.
-        n_patients: Number of patients that they are of.
+        n_patients: Number of patients of these cases.
         n_met: Cases whose reference meets it, acceptable variation included.
         n_right: By model, cases for which the prediction meets it exactly where the reference does.
         paired: By candidate.
@@ -231,7 +231,7 @@ class Comparison:
         seed: Seed of the random sign flips.
         n_flips: Their number.
         software: Versions.
-        origins: By model, what its predictions were made with, as its evaluation says; None where it does not.
+        origins: By model, the origin of its predictions, from its evaluation; None if that does not say.
         left_out: By model, cases that its evaluation could not score, with the reason.
     """
 
@@ -252,7 +252,7 @@ class Comparison:
     left_out: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        """What is compared, on how many patients."""
+        """The models, and the number of patients."""
         return f"<Comparison of {', '.join(self.models)}: {self.n_patients} patients of {self.dataset}>"
 
     def _repr_html_(self) -> str:
@@ -273,7 +273,7 @@ class Comparison:
 
     @property
     def candidates(self) -> tuple[str, ...]:
-        """Names of the others."""
+        """Names of the other models."""
         return tuple(self.models)[1:]
 
     def at(self, level: Level) -> tuple[QuantityResult, ...]:
@@ -307,14 +307,14 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Statistics:
-    """How the numbers were found (``docs/comparison.md``).
+    """How the numbers were computed (``docs/comparison.md``).
 
     Attributes:
-        difference: What a difference is.
-        unit: What is resampled.
-        interval: How intervals were made.
+        difference: Definition of a difference.
+        unit: Unit of resampling.
+        interval: How intervals were computed.
         confidence_percent: Nominal coverage of the intervals, percent.
-        n_flips: Number of random sign flips, where there are too many patients to count all.
+        n_flips: Number of random sign flips, used if there are too many patients to count all.
         seed: Their seed.
         test: The test of quantities.
         effect: The effect size.
@@ -344,20 +344,20 @@ class ComparisonFile:
 
     Attributes:
         format_version: Version of this format.
-        software: Versions of what wrote it.
+        software: Versions of the software that wrote it.
         dataset: Name of the data set.
         template: Name of the clinical template.
         template_definition: The whole template.
         dose_region: ROI in which the dose error is averaged; None for the whole grid.
         n_cases: Number of cases that were compared.
-        n_patients: Number of patients that they are of.
+        n_patients: Number of their patients.
         cases: The patient of each case.
         dropped: By model, cases that were left out because another model lacks them.
         left_out: By model, cases that its evaluation could not score, with the reason.
         baseline: The model that the others are compared with.
         models: Where each model was read from.
-        origins: By model, what its predictions were made with; None where its evaluation does not say.
-        statistics: How the numbers were found.
+        origins: By model, the origin of its predictions; None if its evaluation does not say.
+        statistics: How the numbers were computed.
         quantities: All quantities, by level.
         goals: The goals with a limit.
     """

@@ -1,4 +1,4 @@
-"""The result record: what an evaluation found, as frozen data with one JSON form that all tables and reports render.
+"""The results of an evaluation, as frozen data with one JSON form, from which all tables and reports are made.
 
 ``docs/evaluation.md`` describes the JSON.
 """
@@ -38,8 +38,8 @@ class Band:
         from_percent: Lower isodose, percent of the case's dose scale.
         to_percent: Upper isodose; None for the highest band.
         n_voxels: Number of voxels.
-        mae_gy: Mean absolute error, Gy; None where there is no voxel.
-        mean_signed_gy: Mean of predicted minus reference, Gy; None where there is no voxel.
+        mae_gy: Mean absolute error, Gy; None without a voxel.
+        mean_signed_gy: Mean of predicted minus reference, Gy; None without a voxel.
     """
 
     from_percent: NonNegative
@@ -56,11 +56,12 @@ class GammaResult:
     Attributes:
         dose_percent: Dose criterion, percent.
         distance_mm: Distance criterion, mm.
-        local: Whether its percentage is of the dose in the voxel, not of the case's dose scale.
-        threshold_percent: From which percentage of the normalisation dose on voxels are judged.
+        local: Whether the dose criterion is a percentage of the dose in the voxel (local), not of the case's dose
+            scale (global).
+        threshold_percent: Lowest dose of the voxels that are judged, percent of the normalisation dose.
         normalisation: What 100 % is: the case's dose scale (``prescription``), or the ``maximum`` reference dose.
         n_voxels: Number of voxels that were judged.
-        pass_percent: Share of them with gamma at most 1; None where there was none to judge.
+        pass_percent: Percentage of them with gamma at most 1; None if there were none.
     """
 
     dose_percent: Positive
@@ -74,15 +75,16 @@ class GammaResult:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class DoseResult:
-    """How the two doses of a case differ, apart from ROIs.
+    """How the two doses of a case differ, without regard to ROIs.
 
     Attributes:
-        scale_gy: What percentages refer to: the case's highest prescription, else the highest reference dose, Gy.
-        body_mae_gy: Mean absolute difference where the reference reaches 5 Gy in the body; None for nowhere.
+        scale_gy: Dose to which percentages refer: the case's highest prescription, else the highest reference dose, Gy.
+        body_mae_gy: Mean absolute difference in the body where the reference is at least 5 Gy, Gy; None if it is
+            nowhere.
         body_n_voxels: Number of these voxels.
         bands: Dose error by isodose band of the reference.
-        isodose_dice: Dice of the isodose volumes by level in percent of the scale, as text; None where both are empty.
-        gamma: Pass rates, where they were asked for.
+        isodose_dice: Dice of the isodose volumes by level in percent of the scale, as text; None if both are empty.
+        gamma: Gamma pass rates, if requested.
     """
 
     scale_gy: NonNegative
@@ -99,17 +101,17 @@ class CaseResult:
 
     Attributes:
         case: Case name.
-        patient: The patient as the conversion knew it, else the case's name; several cases may be of one patient.
-        prescription_gy: Highest prescription of the plan, Gy; None where there is none.
-        fractions: Number of fractions; None where it is unknown.
+        patient: The patient as known from the conversion, else the case's name; a patient may have several cases.
+        prescription_gy: Highest prescription of the plan, Gy; None if there is none.
+        fractions: Number of fractions; None if unknown.
         notes: What limits the verdicts of the case, in sentences.
         dose_mae_gy: Mean absolute difference in the dose region, Gy (``docs/conventions.md``, "Dose region").
-        dose: The doses apart from ROIs.
-        challenges: What the case adds to the scores of each public challenge; None where it is not of its data.
+        dose: Comparison of the doses without regard to ROIs.
+        challenges: Contribution of the case to the scores of each public challenge; None for other data.
         missing: ROIs of the template that are absent, with the reason; they enter no score.
-        undefined: Metrics that a present ROI can't have, as ``ROI METRIC``, with the reason; they enter no score, and
-            their goals are neither met nor missed.
-        rois: ROIs of the template that are present, by its names.
+        undefined: Metrics that are not defined for a present ROI, as ``ROI METRIC``, with the reason; they enter no
+            score, and their goals are neither met nor missed.
+        rois: ROIs of the template that are present, by the template's names.
     """
 
     case: Annotated[str, Field(exclude=True)] = ""
@@ -129,7 +131,7 @@ class CaseResult:
         return f"<CaseResult {self.case}: dose MAE {self.dose_mae_gy:.3f} Gy, {len(self.rois)} ROIs>"
 
     def to_json(self) -> dict[str, Any]:
-        """As it stands in the record, where each challenge has a key of its own."""
+        """The JSON of the record, in which each challenge has its own key."""
         return with_challenge_keys(plain(self))
 
 
@@ -138,8 +140,9 @@ class TermCalibration:
     """The calibration of one metric of one ROI.
 
     Attributes:
-        n: Number of calibration cases that have it.
-        quantile: Half the width of the interval in spreads; None where ``n`` is too small for the nominal coverage.
+        n: Number of calibration cases that have the metric.
+        quantile: Half the width of the interval, in units of the spread; None if ``n`` is too small for the nominal
+            coverage.
     """
 
     n: Count
@@ -148,10 +151,10 @@ class TermCalibration:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Calibration:
-    """What intervals rest on.
+    """What the intervals are based on.
 
     Attributes:
-        nominal_percent: Share of the references that the intervals are to hold, percent.
+        nominal_percent: Nominal coverage: percentage of reference values that should lie in their intervals.
         n_cases: Number of calibration cases.
         dataset: Data set of the calibration cases.
         terms: By ``ROI METRIC``.
@@ -180,22 +183,22 @@ class ResultFile:
 
     Attributes:
         format_version: Version of this format.
-        software: What wrote it.
+        software: The software that wrote it, with its version.
         dataset: Name of the data set.
         template: Name of the clinical template.
         template_definition: The whole template (``docs/templates.md``).
         dose_region: ROI in which the dose error is averaged; None for the whole grid.
         n_cases: Number of cases that were evaluated.
         n_dataset_cases: Number of cases of the data set, evaluated or not.
-        n_members: Number of ensemble members whose spread was taken; 0 without.
-        model: What made the predictions, by their records; None where they don't say. The model of means has the one
-            key ``mean_of``, the models that the doses came from.
-        notes: What is not known of the predictions, in sentences.
-        left_out: Cases that have a prediction and could not be scored, with the reason; no mean counts them.
-        plan_ranks: Where the cases stand among the plans of the data set; None where it was not asked for.
-        calibration: What the intervals rest on; None without.
-        scores: Everything pooled over cases.
-        cases: By case name.
+        n_members: Number of ensemble members whose spread was taken; 0 without an ensemble.
+        model: The model that made the predictions, from their records; None if they don't say. For averaged doses it
+            has the single key ``mean_of``: the models whose doses were averaged.
+        notes: What is not known about the predictions, in sentences.
+        left_out: Cases with a prediction that could not be scored, with the reason; they enter no mean.
+        plan_ranks: Ranks of the cases among the plans of the data set; None unless requested.
+        calibration: What the intervals are based on; None without intervals.
+        scores: Results pooled over cases.
+        cases: Results by case name.
     """
 
     format_version: Literal[3]
@@ -227,13 +230,13 @@ class Evaluation:
         n_dataset_cases: Number of cases of the data set, evaluated or not.
         cases: The evaluated cases, in order of names.
         scores: As :func:`cdm_nnunet.evaluation.pooling.pooled_scores` gives them.
-        n_members: Number of members whose spread was taken; 0 without.
-        calibration: What intervals rest on; None without.
+        n_members: Number of ensemble members whose spread was taken; 0 without an ensemble.
+        calibration: What the intervals are based on; None without intervals.
         software_version: Version of this software that made it.
-        model: What the predictions were made with, by their records; None where it is not known.
-        notes: What is not known of the predictions, in sentences.
-        left_out: Cases that have a prediction and could not be scored, with the reason; no mean counts them.
-        plan_ranks: Where the cases stand among the plans of the data set; None where it was not asked for.
+        model: The model that made the predictions, from their records; None if unknown.
+        notes: What is not known about the predictions, in sentences.
+        left_out: Cases with a prediction that could not be scored, with the reason; they enter no mean.
+        plan_ranks: Ranks of the cases among the plans of the data set; None unless requested.
     """
 
     dataset: str
@@ -251,7 +254,7 @@ class Evaluation:
     plan_ranks: PlanRanks | None = None
 
     def __repr__(self) -> str:
-        """What it is of and its scores: a record of hundreds of cases is not text to read."""
+        """Data set and scores: a record of hundreds of cases is too long to read."""
         named = (("PTV score", self.scores.ptv_score, ""), ("OAR score", self.scores.oar_score, ""))
         scores = [("dose MAE", self.scores.dose_mae_gy, " Gy"), *named]
         told = ", ".join(f"{name} {value:.3f}{unit}" for name, value, unit in scores if value is not None)
@@ -264,7 +267,7 @@ class Evaluation:
         return evaluation_html(self)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row for each case, ROI and metric, with the columns of ``metrics.csv``; None where it holds nothing."""
+        """One row for each case, ROI and metric, with the columns of ``metrics.csv``; None for empty cells."""
         from cdm_nnunet.evaluation.tables import metric_rows
 
         return metric_rows(self)

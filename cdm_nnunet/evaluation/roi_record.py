@@ -1,4 +1,4 @@
-"""What an evaluation found of an ROI, as frozen data that is read and written in the shape that it has here.
+"""The results of an evaluation for one ROI, as frozen data whose fields are those of the JSON.
 
 ``docs/evaluation.md`` describes the JSON.
 """
@@ -37,10 +37,10 @@ class MetricResult:
         reference: Value in the reference dose, in ``unit``.
         predicted: Value in the prediction.
         unit: Gy, percent of the ROI's volume, cc, or empty for a ratio.
-        mask_error: What half a voxel of the ROI's surface is worth, in ``unit`` (``docs/conventions.md``, "Mask
-            error"); None where it is not defined.
-        spread: Standard deviation of the ensemble's members, in ``unit``; None without members.
-        interval: Where the reference's value is expected, in ``unit``; None without calibration.
+        mask_error: Change of the metric if the ROI's surface moves by half a voxel, in ``unit``
+            (``docs/conventions.md``, "Mask error"); None if it is not defined.
+        spread: Standard deviation over the ensemble's members, in ``unit``; None without members.
+        interval: Interval in which the reference's value is expected, in ``unit``; None without calibration.
     """
 
     reference: Finite
@@ -62,7 +62,7 @@ class LimitedGoal:
 
     Attributes:
         metric: Key of the metric.
-        relation: Side of the limit that is wanted.
+        relation: Whether the metric must be at most (``<=``) or at least (``>=``) the limit.
         limit: The limit in the metric's unit, for the patient's course.
         variation: The looser limit in the metric's unit, if there is one.
         unit: The metric's unit.
@@ -79,15 +79,16 @@ class LimitedGoal:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class GoalResult(LimitedGoal):
-    """A goal with a limit, and how each dose stands to it.
+    """A goal with a limit, and the verdict on each dose.
 
     Attributes:
         reference: Verdict on the reference.
         predicted: Verdict on the prediction.
-        within_mask_error: Whether the reference is closer to a limit than the metric's mask error.
-        certainty: The verdict that holds over the whole interval of the metric, or ``uncertain``; None without one.
+        within_mask_error: Whether the reference lies closer to a limit than the metric's mask error.
+        certainty: The verdict that holds over the whole interval of the metric, or ``uncertain``; None without
+            intervals.
         is_converted: Whether limits were converted to the fractionation of the course.
-        reason: Why a verdict is not evaluable; None where both are.
+        reason: Why a verdict is not evaluable; None if both are evaluable.
     """
 
     reference: RecordedVerdict
@@ -105,7 +106,7 @@ class GoalResult(LimitedGoal):
     @computed_field  # type: ignore[prop-decorator]  # (mypy knows no decorated properties)
     @property
     def agree(self) -> bool | None:
-        """Whether both doses get the same verdict; None where one has none."""
+        """Whether both doses get the same verdict; None if one is not evaluable."""
         return self.reference == self.predicted if self.is_evaluable else None
 
     @computed_field  # type: ignore[prop-decorator]  # (mypy knows no decorated properties)
@@ -124,8 +125,8 @@ class IndexResult:
     """A plan index (conformity, gradient) of a target in both doses.
 
     Attributes:
-        reference: In the reference dose; None where it is not defined.
-        predicted: In the prediction, likewise.
+        reference: Value in the reference dose; None if it is not defined.
+        predicted: Value in the prediction; None if it is not defined.
     """
 
     reference: NonNegative | None
@@ -140,7 +141,7 @@ class PresentRoi:
         kind: Kind of the ROI.
         n_voxels: Number of its voxels.
         volume_cc: Its volume in cc.
-        prescription_gy: Its prescription in Gy; None where it has none.
+        prescription_gy: Its prescription in Gy; None if it has none.
     """
 
     kind: RoiKind
@@ -151,7 +152,7 @@ class PresentRoi:
     @computed_field  # type: ignore[prop-decorator]  # (mypy knows no decorated properties)
     @property
     def few_voxels(self) -> bool:
-        """Whether it is so small that its near-maximum and near-minimum doses rest on single voxels."""
+        """Whether it is so small that its near-maximum and near-minimum doses depend on single voxels."""
         return self.n_voxels < FEW_VOXELS
 
 
@@ -160,15 +161,15 @@ class RoiResult(PresentRoi):
     """An ROI that is present in a case.
 
     Attributes:
-        metrics: By metric key.
+        metrics: DVH metrics by key.
         goals: The goals with a limit.
         cut_by_grid: Whether it touches the border of the dose grid, so that a part may be missing.
-        outside_region_percent: Share of it outside the dose region, percent; None without a dose region.
+        outside_region_percent: Percentage of its voxels outside the dose region; None without a dose region.
         dvh_distance_gy: Distance between the two DVH curves, Gy.
         indices: Plan indices of a target with a prescription, by name.
         source: Its name in the data set.
-        matched_by: Whether that is the template's name, an alias, or fits an expression.
-        index_targets: Names in the data set of the targets that the plan indices are of together.
+        matched_by: How that name matches the template: as its name, an alias, or a regular expression.
+        index_targets: Names in the data set of the targets that the plan indices take together.
     """
 
     metrics: Mapping[str, MetricResult]

@@ -1,4 +1,4 @@
-"""What an evaluation found over all cases, as frozen data; definitions in ``docs/conventions.md``, "Scores"."""
+"""The results of an evaluation over all cases, as frozen data; definitions in ``docs/conventions.md``, "Scores"."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ class MetricDifference:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class KindParts:
-    """What the score of a kind of ROI is made of; differences in Gy and in %.
+    """The parts of the score of a kind of ROI; differences in Gy and in %.
 
     Attributes:
         pooled: All metrics in Gy and in %, each with equal weight.
-        dose_gy: Those in Gy.
-        volume_percent: Those in %.
-        by_metric: By metric key; metrics in cc and without unit too.
+        dose_gy: The metrics in Gy.
+        volume_percent: The metrics in %.
+        by_metric: By metric key, including metrics in cc and without unit.
         by_roi: By ROI, over its metrics in Gy and in %.
     """
 
@@ -69,11 +69,11 @@ class KindParts:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Parts:
-    """What the two scores are made of.
+    """The parts of the two scores.
 
     Attributes:
-        target: Of the PTV score.
-        oar: Of the OAR score.
+        target: Parts of the PTV score.
+        oar: Parts of the OAR score.
     """
 
     target: KindParts
@@ -85,7 +85,7 @@ class Mean:
     """A mean over the cases, or ROIs, that have the value.
 
     Attributes:
-        mean: None without a term.
+        mean: The mean; None without a term.
         n: Number of terms.
     """
 
@@ -117,8 +117,8 @@ class GammaScore:
     Attributes:
         dose_percent: Dose criterion, percent.
         distance_mm: Distance criterion, mm.
-        local: Whether its percentage is of the dose in the voxel.
-        threshold_percent: From which percentage of the normalisation dose on voxels are judged.
+        local: Whether the dose criterion is a percentage of the dose in the voxel.
+        threshold_percent: Lowest dose of the voxels that are judged, percent of the normalisation dose.
         normalisation: What 100 % is.
         mean_percent: Mean pass rate, percent; None without a case.
         n: Number of cases.
@@ -135,13 +135,13 @@ class GammaScore:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class DoseScores:
-    """How the doses differ apart from ROIs, over cases.
+    """How the doses differ without regard to ROIs, over cases.
 
     Attributes:
-        body_mae_gy: Where the reference reaches 5 Gy in the body, Gy.
-        bands: By isodose band of the reference.
+        body_mae_gy: Mean absolute difference in the body where the reference is at least 5 Gy, Gy.
+        bands: Dose error by isodose band of the reference.
         isodose_dice: Dice of the isodose volumes by level, percent of the case's dose scale.
-        gamma: Pass rates, where they were asked for.
+        gamma: Gamma pass rates, if requested.
     """
 
     body_mae_gy: Mean
@@ -155,10 +155,10 @@ class GoalCounts:
     """The verdicts on a goal over cases.
 
     Attributes:
-        n: Number of cases in which it was judged.
-        not_evaluable: Cases in which it could not be; they are counted nowhere else.
+        n: Number of cases in which the goal was judged.
+        not_evaluable: Cases in which it could not be judged; they are counted nowhere else.
         agree: Cases in which both doses get the same verdict.
-        reference_fails: Cases whose reference misses the goal.
+        reference_fails: Cases in which the reference misses the goal.
         reference: Cases by verdict on the reference.
         predicted: Cases by verdict on the prediction.
         certainty: Cases by the verdict that holds over the whole interval, or ``uncertain``; None without intervals.
@@ -178,7 +178,7 @@ class Share:
     """How often the reference lies in its interval.
 
     Attributes:
-        observed_percent: Share of the intervals that hold it, percent; None without one.
+        observed_percent: Percentage of the intervals that contain it; None without an interval.
         n: Number of intervals.
     """
 
@@ -191,10 +191,10 @@ class Coverage:
     """How often the references lie in their intervals.
 
     Attributes:
-        nominal_percent: Share that the intervals were made for, percent.
-        observed_percent: Share of all intervals that hold their reference, percent; None without one.
+        nominal_percent: Nominal coverage of the intervals, percent.
+        observed_percent: Percentage of all intervals that contain their reference; None without an interval.
         n: Number of intervals.
-        by_metric: By ``ROI METRIC``.
+        by_metric: Observed coverage by ``ROI METRIC``.
     """
 
     nominal_percent: Percent
@@ -205,18 +205,18 @@ class Coverage:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Scores:
-    """Everything pooled over cases.
+    """Results pooled over cases.
 
     Attributes:
         dose_mae_gy: Mean over cases of the dose error in the dose region, Gy.
-        challenges: The scores of each public challenge; None where these are not its data.
+        challenges: The scores of each public challenge; None for other data.
         ptv_score: Mean |difference| of the metrics of targets; None without a term.
-        oar_score: The same of organs at risk.
-        parts: What the two scores are made of.
-        dose: The doses apart from ROIs; None where no case has them.
-        dvh_distance_gy: By ROI, distance between the two DVH curves, Gy.
-        indices: By name of the plan index, predicted minus reference.
-        goals: By ``ROI METRIC``.
+        oar_score: Mean |difference| of the metrics of organs at risk; None without a term.
+        parts: The parts of the two scores.
+        dose: Comparison of the doses without regard to ROIs; None if no case has it.
+        dvh_distance_gy: Distance between the two DVH curves by ROI, Gy.
+        indices: Plan indices by name, predicted minus reference.
+        goals: Counts of verdicts by ``ROI METRIC``.
         coverage: How often the references lie in their intervals; None without intervals.
     """
 
@@ -232,7 +232,7 @@ class Scores:
     coverage: Coverage | None
 
     def to_json(self) -> dict[str, Any]:
-        """As they stand in the record, where each challenge has a key of its own."""
+        """The JSON of the record, in which each challenge has its own key."""
         return with_challenge_keys(plain(self))
 
 
@@ -249,7 +249,7 @@ def without_challenge_keys(entry: Mapping[str, Any], *, known_only: bool = False
 
     Args:
         entry: The JSON of a case or of the scores.
-        known_only: Whether challenges of whose data the case is not are left out.
+        known_only: Whether challenges that the data do not belong to are left out.
     """
     names = [challenge.name for challenge in CHALLENGES if challenge.name in entry]
     own = {name: entry[name] for name in names if not known_only or entry[name] is not None}

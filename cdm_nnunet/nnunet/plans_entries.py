@@ -52,15 +52,15 @@ class _CTStatistics(_Entries):
 
 
 class PlansSection(_Entries):
-    """Our section of the plans; it travels with every checkpoint.
+    """Our section of the plans, which is part of every checkpoint.
 
     Attributes:
         format_version: Version of the data set's format.
-        units: Of dose and CT.
+        units: Units of dose and CT.
         catalogue: The ROIs in bit order, as :meth:`cdm_nnunet.roi.Catalogue.from_json` takes them.
         template: The clinical template, as :meth:`cdm_nnunet.dvh.Template.from_json` takes it.
-        dose_scale_gy: Dose that the network's output 1 stands for, Gy.
-        gpu_memory_gb: GPU memory that the configurations were planned for, GB; null where that is not known.
+        dose_scale_gy: Dose that corresponds to a network output of 1, Gy.
+        gpu_memory_gb: GPU memory that the configurations were planned for, GB; null if unknown.
         cohort: Ranges of the training cases, which new patients are compared with.
         plans_from: Name of the plans that the configurations were taken from.
     """

@@ -33,18 +33,18 @@ class Objective:
         roi: The ROI as named in the patient's structure set; without one, in the model's catalogue.
         template_roi: Its name in the template.
         kind: Its kind.
-        prescription_gy: Its prescription in Gy; None where it has none.
+        prescription_gy: Its prescription in Gy; None if it has none.
         metric: Key of the metric.
-        value: Of the predicted dose, in ``unit``.
+        value: Value in the predicted dose, in ``unit``.
         unit: Gy, percent of the ROI's volume, cc, or empty for a ratio.
-        interval: Where the value of the planned dose is expected, in ``unit``; None without a calibration.
-        priority: Of the template's goal; 1 is the most important.
-        relation: Side of the limit that the template wants; None where its goal has no limit, so that the template does
-            not say in which direction to optimise.
-        limit: The template's limit in ``unit``, for the patient's course; None where there is none.
-        variation: The looser limit, likewise.
-        verdict: On the predicted value; None where there is no limit.
-        certainty: The verdict over the whole interval; None without one.
+        interval: Interval in which the value of the planned dose is expected, in ``unit``; None without a calibration.
+        priority: Priority of the template's goal; 1 is the most important.
+        relation: Whether the value must be at most (``<=``) or at least (``>=``) the limit; None if the goal has no
+            limit: then the template does not say in which direction to optimise.
+        limit: The template's limit in ``unit``, for the patient's course; None if there is none.
+        variation: The looser limit in ``unit``; None if there is none.
+        verdict: Verdict on the predicted value; None if there is no limit.
+        certainty: The verdict over the whole interval, or ``uncertain``; None without an interval.
     """
 
     roi: str
@@ -69,7 +69,7 @@ class ObjectiveFile:
 
     Attributes:
         format_version: Version of this format.
-        label: What the numbers are.
+        label: States that the numbers are a prediction.
         case: Case name.
         dose_sha256: Digest of the predicted dose's file.
         template: Name of the clinical template.
@@ -85,11 +85,11 @@ class ObjectiveFile:
 
 
 def objectives_of(record: PatientRecord, template: Template) -> ObjectiveFile:
-    """The objectives of a patient, one a metric of the record.
+    """The objectives of a patient, one per metric of the record.
 
     Args:
-        record: Of the patient.
-        template: The record's.
+        record: The patient's record.
+        template: The template that the record names.
     """
     found = []
     for goal in template.goals_for("evaluation"):
@@ -130,7 +130,7 @@ def write_objectives(file: ObjectiveFile, folder: Path, kind: ObjectiveFormat) -
 
 
 def objectives_name(case: str, kind: ObjectiveFormat) -> str:
-    """Name of a patient's file of objectives."""
+    """Name of a patient's objectives file."""
     return f"{case}.objectives.{kind}"
 
 

@@ -1,7 +1,7 @@
 """Record of a new patient: ``CASE.patient.json`` beside a predicted dose. ``docs/new_patient.md`` describes it.
 
-It is no ``CASE.json``: nnU-Net writes ``dataset.json`` and ``plans.json`` into the same folder, which a case of that
-name would replace, and ``CASE.prediction.json`` says how the dose was made, not what it means.
+Its name is not ``CASE.json``: nnU-Net writes ``dataset.json`` and ``plans.json`` into the same folder, and a case of
+that name would replace them. ``CASE.prediction.json`` says how the dose was made; this record says what it means.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ class PatientMetric:
     """A DVH metric of the predicted dose.
 
     Attributes:
-        value: In ``unit``.
+        value: Its value, in ``unit``.
         unit: Gy, percent of the ROI's volume, cc, or empty for a ratio.
-        mask_error: What half a voxel of the ROI's surface is worth, in ``unit`` (``docs/conventions.md``, "Mask
-            error"); None where it is not defined.
+        mask_error: Change of the metric if the ROI's surface moves by half a voxel, in ``unit``
+            (``docs/conventions.md``, "Mask error"); None if it is not defined.
         spread: Standard deviation over the folds, in ``unit``; None without a calibration.
-        interval: Where the value of the planned dose is expected, in ``unit``; None without a calibration, or where
-            it had too few cases for the metric.
+        interval: Interval in which the value of the planned dose is expected, in ``unit``; None without a calibration,
+            or if it had too few cases for the metric.
     """
 
     value: Finite
@@ -61,14 +61,15 @@ class PatientMetric:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class PatientGoal(LimitedGoal):
-    """A goal with a limit, and how the predicted dose stands to it.
+    """A goal with a limit, and the verdict on the predicted dose.
 
     Attributes:
-        verdict: On the predicted dose.
-        certainty: The verdict that holds over the whole interval of the metric, or ``uncertain``; None without one.
-        within_mask_error: Whether the value is closer to a limit than the metric's mask error.
+        verdict: Verdict on the predicted dose.
+        certainty: The verdict that holds over the whole interval of the metric, or ``uncertain``; None without an
+            interval.
+        within_mask_error: Whether the value lies closer to a limit than the metric's mask error.
         is_converted: Whether limits were converted to the fractionation of the course.
-        reason: Why there is no verdict; None where there is one.
+        reason: Why there is no verdict; None if there is one.
     """
 
     verdict: RecordedVerdict
@@ -85,13 +86,13 @@ class PatientRoi(PresentRoi):
     Attributes:
         name: Its name in the patient's structure set; without one, in the model's catalogue.
         source: Its name in the model's catalogue.
-        matched_by: Whether that is the template's name, an alias, or fits an expression.
-        metrics: By metric key.
+        matched_by: How that name matches the template: as its name, an alias, or a regular expression.
+        metrics: DVH metrics by key.
         goals: The goals with a limit.
         cut_by_grid: Whether it touches the border of the dose grid, so that a part may be missing.
-        outside_region_percent: Share of it outside the dose region, percent; None without a dose region.
-        indices: Plan indices of a target with a prescription, by name; None where one is not defined.
-        index_targets: Names in the catalogue of the targets that the plan indices are of together.
+        outside_region_percent: Percentage of its voxels outside the dose region; None without a dose region.
+        indices: Plan indices of a target with a prescription, by name; None for one that is not defined.
+        index_targets: Names in the catalogue of the targets that the plan indices take together.
     """
 
     name: str
@@ -107,10 +108,10 @@ class PatientRoi(PresentRoi):
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class IntervalBasis:
-    """What the intervals rest on.
+    """What the intervals are based on.
 
     Attributes:
-        nominal_percent: Share of the planned doses' values that the intervals are to hold, percent.
+        nominal_percent: Nominal coverage: percentage of values of planned doses that should lie in their intervals.
         n_cases: Number of calibration cases.
         n_members: Number of folds whose spread was taken.
         dataset: Data set of the calibration cases.
@@ -128,21 +129,21 @@ class PatientRecord:
 
     Attributes:
         format_version: Version of this format.
-        label: What the numbers are.
+        label: States that the numbers are a prediction.
         software_version: Version of this software that wrote it.
         case: Case name.
         dose_file: Name of the predicted dose's file.
         dose_sha256: Its digest.
-        model: What made the dose; None where it is not known.
+        model: The model that made the dose; None if unknown.
         template: Name of the clinical template.
         prescriptions_gy: Prescription of each target by its name in the catalogue, Gy.
-        fractions: Number of fractions; None where it is unknown.
-        applicability: Whether the model applies to the patient; None where it is not known.
+        fractions: Number of fractions; None if unknown.
+        applicability: Whether the model applies to the patient; None if unknown.
         notes: What limits the numbers or is unusual about the patient, in sentences.
-        intervals: What the intervals rest on; None where no calibration was given.
+        intervals: What the intervals are based on; None without a calibration.
         missing: ROIs of the template that are absent, with the reason.
-        undefined: Metrics that a present ROI can't have, as ``ROI METRIC``, with the reason.
-        rois: ROIs of the template that are present, by its names.
+        undefined: Metrics that are not defined for a present ROI, as ``ROI METRIC``, with the reason.
+        rois: ROIs of the template that are present, by the template's names.
     """
 
     format_version: Literal[1] = FORMAT_VERSION
@@ -178,5 +179,5 @@ class PatientRecord:
         return read_json(path, cls, "predict the case again")
 
     def noted(self, *notes: str) -> PatientRecord:
-        """The record with more notes; one that it has already is not repeated."""
+        """The record with added notes, without repeating any."""
         return dataclasses.replace(self, notes=tuple(dict.fromkeys((*self.notes, *notes))))

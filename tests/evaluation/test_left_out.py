@@ -151,7 +151,7 @@ def test_records_of_predictions_are_the_case_s_own(cohort, tmp_path):
     found = evaluate_folder(dataset, folder, work=Work(refusals=refusals))
     assert [case.case for case in found.cases] == ["a"]
     assert found.left_out == refusals.reasons
-    assert found.left_out["b"].startswith(f"{folder / 'b.nii.gz'} is not the dose of its record")
+    assert found.left_out["b"].startswith(f"{folder / 'b.nii.gz'} does not match its record")
     assert found.left_out["c"].startswith(f"{folder / 'c.prediction.json'} is missing, and case 'a' has its record")
 
 

@@ -84,11 +84,11 @@ def test_a_dose_that_is_not_the_one_of_its_record_is_refused(predicted):
     for case in "ab":
         predicted.record(case)
     predicted.dose("b").write_bytes(predicted.dose("a").read_bytes())
-    with pytest.raises(InputError, match=r"b\.nii\.gz is not the dose of its record b\.prediction\.json"):
+    with pytest.raises(InputError, match=r"b\.nii\.gz does not match its record b\.prediction\.json"):
         predicted.evaluate()
     assert predicted.evaluate(cases=("a",)).model == ORIGIN
     record_path(predicted.dose("b")).write_bytes(record_path(predicted.dose("a")).read_bytes())
-    with pytest.raises(InputError, match=r"b\.prediction\.json is of case 'a'; predict the case again"):
+    with pytest.raises(InputError, match=r"b\.prediction\.json belongs to case 'a'; predict the case again"):
         predicted.evaluate()
     record_path(predicted.dose("b")).write_text("{")
     with pytest.raises(InputError, match=r"b\.prediction\.json: .*; predict the case again"):

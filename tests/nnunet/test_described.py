@@ -124,7 +124,7 @@ def test_a_patient_outside_is_predicted_on_request_and_the_record_says_so(planne
     assert predict(images, "new", folds=("0",)) == 2
     error = capfd.readouterr().err
     assert "the model does not apply to this patient: 105 Gy for 'PTV_High' (in training 70 Gy)" in error
-    assert "predict with --allow-outside, and the record says so" in error
+    assert "predict with --allow-outside, which the record states" in error
     assert list((tmp_path / "new").glob("test_0*")) == []
     assert predict(images, "new", "--allow-outside", folds=("0",)) == 0
     assert "[test_0] is outside, goals:" in capfd.readouterr().out

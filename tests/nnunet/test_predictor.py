@@ -310,7 +310,7 @@ def test_plans_without_a_cohort_say_that_nothing_was_compared(predictor, manager
     made = predictor(Constant(0.5), plans=PlansManager(plans), parameters=[Constant(0.5).state_dict()])
     change_image(input_folder / "test_0_0001.nii.gz", lambda map_gy: np.where(map_gy == 70, 77, map_gy))
     made.predict_from_files(str(input_folder), str(tmp_path / "out"), num_processes_preprocessing=0)
-    assert "plans do not say what its training cases were like" in capfd.readouterr().err
+    assert "plans do not describe its training cases" in capfd.readouterr().err
     change_image(input_folder / "test_0_0001.nii.gz", lambda map_gy: map_gy * 100)
     with pytest.raises(InputError, match="the prescription of PTV_High is 7700 Gy"):
         made.predict_from_files(str(input_folder), str(tmp_path / "out"), num_processes_preprocessing=0)

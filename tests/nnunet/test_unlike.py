@@ -163,7 +163,7 @@ def test_plans_of_an_earlier_version_say_what_was_not_compared(cohort):
     del content["reference"]
     found = compared(Cohort.model_validate(content), *patient(100))
     assert (found.status, found.compared) == ("inside", "ranges")
-    assert told(found, "an earlier version and hold ranges alone")
+    assert told(found, "an earlier version and hold ranges only")
     assert NOT_COMPARED.notes[0].endswith("the case was not compared")
 
 

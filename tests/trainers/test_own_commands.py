@@ -95,7 +95,7 @@ class TestEnsemble:
             (lambda root: write_dose(root / "b", "case", 1.0, ct="b"), "the models were given different images"),
             (
                 lambda root: write_dose(root / "b", "case", 20.0, record=False),
-                "is not the dose of its record case.prediction.json",
+                "does not match its record case.prediction.json",
             ),
             (lambda root: shutil.rmtree(root / "b"), "no folder"),
             (lambda root: (root / "b" / "case.nii.gz").unlink(), "no doses (CASE.nii.gz) in"),
