@@ -169,7 +169,7 @@ class RawDataset:
             InputError: If it is missing, not JSON or not ours.
         """
         path = self.folder / "dataset.json"
-        parsed = read_json(path, dict[str, Any], "was the data set converted to its end?")
+        parsed = read_json(path, dict[str, Any], "was the conversion finished?")
         cdm_section(parsed, str(path))
         typed(parsed["cdm"], DatasetSection, f"{path}: cdm", _AGAIN)
         return parsed

@@ -277,4 +277,4 @@ def raise_write_error(path: Path, n_bytes: int, cause: BaseException | None) -> 
     finally:
         with contextlib.suppress(OSError):
             probe.unlink(missing_ok=True)
-    raise OSError(errno.EIO, "what was written can't be read back unchanged", str(path)) from cause
+    raise OSError(errno.EIO, "the written file does not read back unchanged", str(path)) from cause

@@ -126,8 +126,8 @@ def _skip_extensions(file: BinaryIO, header: NiftiHeader, start: bytes) -> None:
     if start[_HEADER_BYTES:] == bytes(4):
         if any(between):
             raise InputError(
-                f"{header.path}: its header says that the voxels begin at byte {header.offset}, and there "
-                "is something before that; write it again"
+                f"{header.path}: its header says that the voxels begin at byte {header.offset}, but there "
+                "are other data before them; write it again"
             )
         return
     order = _byte_order(start)
@@ -159,7 +159,7 @@ def _parse(start: bytes, path: Path) -> NiftiHeader:
     dtype = np.dtype(f"{order}{_TYPES[code]}")
     if bits != 8 * dtype.itemsize:
         raise InputError(
-            f"{path}: its header says {bits} bits a voxel, and a type of {8 * dtype.itemsize} bits; write it again"
+            f"{path}: its header says {bits} bits per voxel, and a type of {8 * dtype.itemsize} bits; write it again"
         )
     if math.prod(shape) * dtype.itemsize > MAX_VOXEL_BYTES:
         raise InputError(
@@ -183,7 +183,7 @@ def _shape(dim: tuple[int, ...], path: Path) -> Shape:
     """The three sizes; axes beyond the third may be there with one element."""
     n_axes, x, y, z, *further = dim
     if not 3 <= n_axes <= 7 or any(size != 1 for size in further[: n_axes - 3]):
-        raise InputError(f"{path} is not a three-dimensional image with one value a voxel (its sizes: {dim[1:]})")
+        raise InputError(f"{path} is not a three-dimensional image with one value per voxel (its sizes: {dim[1:]})")
     if min(x, y, z) < 1:
         raise InputError(f"{path} has no voxels or a damaged header (its sizes: {(x, y, z)})")
     return x, y, z
@@ -232,7 +232,7 @@ class _Grid:
         found = qform if sform is None else sform
         if found is None:
             raise InputError(
-                f"{self.path} does not say the orientation of the patient: the codes of its qform and sform are "
+                f"{self.path} does not give the orientation of the patient: the codes of its qform and sform are "
                 f"{q_code} and {s_code}; left and right would be a guess. Convert it again from DICOM, or set "
                 "one of them"
             )

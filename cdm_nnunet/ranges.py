@@ -76,7 +76,7 @@ class Range:
 
 VOXEL_SIZE_MM = Range("the voxel size", "mm", (0.3, 10.0), (0.7, 6.0))
 CT_HU = Range("the CT value", "HU", (-1024, 3071), (-1024, 3071))  # 12 bits; conversion clips to it
-RESCALE_SLOPE = Range("RescaleSlope", "HU a step", (1e-3, 64.0), (0.25, 4.0))
+RESCALE_SLOPE = Range("RescaleSlope", "HU per step", (1e-3, 64.0), (0.25, 4.0))
 
 # Some ROI, or the body, has a median like this: soft tissue, bone, or lung with what is around it.
 TISSUE_HU = Range("the median CT value", "HU", (-300.0, 350.0), (-200.0, 250.0), "is the CT shifted, as HU + 1024?")

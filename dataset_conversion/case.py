@@ -37,7 +37,7 @@ def refuse_grid(grid: Grid) -> None:
             f"voxel size {numbers(grid.spacing_xyz_mm)} mm is not plausible; expected three of {low} to {high} mm"
         )
     if not grid.is_uniform:
-        raise InputError("the planes of the grid are at unequal distances")
+        raise InputError("the planes of the grid are unequally spaced")
     if not np.allclose(grid.axes @ grid.axes.T, np.eye(3), atol=_ORTHONORMAL):
         raise InputError(f"direction cosines must be an orthonormal 3 x 3 matrix, not {numbers(grid.direction)}")
     grid.refuse_other_axes("the image")

@@ -174,9 +174,9 @@ class DicomPatient:
             if over.is_uniform:
                 return over
             if self.grid == "dose":
-                raise InputError("the planes of the dose grid are at unequal distances; use --grid SPACING")
+                raise InputError("the planes of the dose grid are unequally spaced; use --grid SPACING")
             even = even_grid(over)
-            notes.append(f"the grid of the CT was made even: planes every {even.spacing_zyx_mm[0]:.4g} mm")
+            notes.append(f"the CT grid was given equally spaced planes, one every {even.spacing_zyx_mm[0]:.4g} mm")
             return even
         return uniform_grid(over, voxel_size_zyx_mm(self.grid, GRID_OPTION))
 
@@ -278,10 +278,10 @@ def _beyond_dose_notes(
             )
         if not n_beyond:
             continue
-        words = "there the dose counts as 0 Gy"
+        words = "the dose there counts as 0 Gy"
         if roi.kind == "target":
             roi_bits[~has_dose] &= ~roi_bits.dtype.type(1 << bit)
-            words = "that rim was taken out of it"
+            words = "that rim was removed from it"
         notes.append(f"{100 * n_beyond / n_voxels:.3g} % of '{roi.name}' lie outside the dose grid; {words}")
     return notes
 

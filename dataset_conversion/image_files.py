@@ -62,7 +62,9 @@ def mask_of(image: Image, notes: list[str]) -> NDArray[np.bool_]:
         notes.append(f"{image.path.name}: 255 stands for 1")
         return np.asarray(image.values == _FULL)
     shown = numbers(values[:6]) + (" ..." if values.size > 6 else "")
-    raise InputError(f"{image.path} has the values {shown}; a mask has 0 and 1 (or 255): one file an ROI, thresholded")
+    raise InputError(
+        f"{image.path} has the values {shown}; a mask has 0 and 1 (or 255): give one thresholded file per ROI"
+    )
 
 
 def dose_of(image: Image, ct: Image, notes: list[str], *, resample: bool) -> NDArray[np.float32]:
@@ -167,7 +169,7 @@ def _fields(head: bytes, separator: str) -> dict[str, str]:
 def _refuse_cut_off(path: Path, reader: Any, voxels: bytes, packed: bool) -> None:
     """SimpleITK may fill up with zeros what is missing."""
     if reader.GetDimension() != 3 or reader.GetNumberOfComponents() != 1:
-        raise InputError(f"{path} is not a three-dimensional image with one value a voxel")
+        raise InputError(f"{path} is not a three-dimensional image with one value per voxel")
     one: Any = sitk.Image([1, 1, 1], reader.GetPixelID())
     expected = math.prod(reader.GetSize()) * sitk.GetArrayViewFromImage(one).itemsize
     if expected > _MAX_BYTES:

@@ -146,7 +146,7 @@ def find_patients(source: Path, template: Template, *, test_only: bool = False) 
     """Look for patients.
 
     Args:
-        source: A CSV table, or a folder with one folder a patient.
+        source: A CSV table, or a folder with one folder per patient.
         template: Says which name is which ROI.
         test_only: Keep all patients from training, for example because they have no dose.
 
@@ -159,9 +159,9 @@ def find_patients(source: Path, template: Template, *, test_only: bool = False) 
         folders = [path for path in sorted(source.iterdir()) if path.is_dir() and not path.name.startswith(".")]
         found = NiftiSource(tuple(_read_folder(path, template, "Ts" if test_only else "Tr") for path in folders))
     else:
-        raise InputError(f"{source} is missing; expected a CSV table or a folder with one folder a patient")
+        raise InputError(f"{source} is missing; expected a CSV table or a folder with one folder per patient")
     if not found.patients:
-        raise InputError(f"no patients in {source}; expected a CSV table or a folder with one folder a patient")
+        raise InputError(f"no patients in {source}; expected a CSV table or a folder with one folder per patient")
     return found
 
 
@@ -219,7 +219,7 @@ def _read_folder(folder: Path, template: Template, split: Split) -> NiftiPatient
 
 def _masks_in(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
-        raise InputError(f"{folder} is missing; it holds one mask an ROI, ROI{FILE_ENDING}")
+        raise InputError(f"{folder} is missing; it holds one mask per ROI, ROI{FILE_ENDING}")
     files = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
     for path in files:
         if stem_of(path) is None:

@@ -91,8 +91,9 @@ def _external_notes(
         bare = np.flatnonzero((area_mm2 >= _MIN_PLANE_MM2) & ~tissue.any(axis=others))
         if bare.size > _EDGE_PLANES:
             raise InputError(
-                f"'{name}' goes on where the CT shows nothing but air: in {bare.size} planes along {_AXES[axis]} "
-                f"({bare.size * spacing_mm[axis]:g} mm); does the CT end there, is it cut off, or of another patient?"
+                f"'{name}' continues where the CT shows only air: in {bare.size} planes along {_AXES[axis]} "
+                f"({bare.size * spacing_mm[axis]:g} mm); does the CT end there, is it truncated, "
+                "or does it belong to another patient?"
             )
     air_percent = 100 * float(np.mean(ct_hu[mask] < NOTHING_HU))
     EXTERNAL_AIR_PERCENT.refuse_impossible(air_percent)

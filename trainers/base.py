@@ -103,7 +103,7 @@ class DoseTrainer(LoggedTrainer):
             )
         training, validation = self.do_split()
         left_out = self._preprocessed_cases() - {*training, *validation}
-        told = f"; {len(left_out)} cases are on neither side" if left_out else ""
+        told = f"; {len(left_out)} cases are in neither part" if left_out else ""
         self.print_to_log_file(f"fold {self.fold}: {len(training)} cases to train, {len(validation)} to validate{told}")
         super().initialize()
         self.network = prepare_network(self.network, self.device)

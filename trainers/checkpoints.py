@@ -44,7 +44,7 @@ def newest_whole(folder: Path) -> tuple[Checkpoint, list[str]] | None:
             f"{c.path.name} (epoch {c.epoch}, begun {datetime.fromtimestamp(c.started_at or 0):%Y-%m-%d %H:%M})"
             for c in found
         )
-        raise InputError(f"the checkpoints in {folder} are of several trainings: {names}; move the others away")
+        raise InputError(f"the checkpoints in {folder} belong to several trainings: {names}; move the others away")
     return max(found, key=lambda checkpoint: checkpoint.epoch), damaged  # (the first of equals)
 
 

@@ -52,7 +52,7 @@ class ResumableTrainer(nnUNetTrainer):
         """
         found = newest_whole(Path(self.output_folder))
         if found is None:
-            self.print_to_log_file(f"no checkpoint in {self.output_folder} yet: the training begins")
+            self.print_to_log_file(f"no checkpoint in {self.output_folder} yet: the training starts")
             return
         checkpoint, damaged = found
         for fault in damaged:
@@ -61,11 +61,11 @@ class ResumableTrainer(nnUNetTrainer):
             self._use(TrainingSettings.resumed(checkpoint.settings))
         if checkpoint.path.name == FINAL and checkpoint.epoch < self.num_epochs and not is_allowed(CHANGE_SETTINGS):
             raise InputError(
-                f"{checkpoint.path} ended a training of {checkpoint.epoch} epochs and {self.num_epochs} are asked for: "
+                f"{checkpoint.path} ended a training of {checkpoint.epoch} epochs and {self.num_epochs} are requested: "
                 f"set CDM_NUM_EPOCHS={checkpoint.epoch}, or train on (--change-settings, or {CHANGE_SETTINGS}=1)"
             )
         self._restore(checkpoint)
-        self.print_to_log_file(f"going on from {checkpoint.path.name}, epoch {checkpoint.epoch} of {self.num_epochs}")
+        self.print_to_log_file(f"continuing from {checkpoint.path.name}, epoch {checkpoint.epoch} of {self.num_epochs}")
         if checkpoint.epoch >= self.num_epochs and checkpoint.path.name != FINAL:  # killed before it was written
             self._save_final()
 
@@ -104,12 +104,12 @@ class ResumableTrainer(nnUNetTrainer):
         other = (checkpoint.trainer_name, checkpoint.configuration, checkpoint.fold)
         for name, here, there in zip(("trainer", "configuration", "fold"), own, other, strict=True):
             if here != there:
-                raise InputError(f"{checkpoint.path} is of {name} {there}, not of {here}; was it put there by hand?")
+                raise InputError(f"{checkpoint.path} is of {name} {there}, not of {here}; was it copied there by hand?")
         trained, now = facts_of(checkpoint), model_facts(self.plans_manager.plans, self.dataset_json)
         if unlike := differences(trained, now):
             raise InputError(
-                f"{checkpoint.path} was trained with other plans ({unlike}): plan as then to go on, or give the new "
-                "plans another name ('cdm-nnunet plan -p NAME') and train with -p NAME"
+                f"{checkpoint.path} was trained with other plans ({unlike}): plan as before to continue, or give the "
+                "new plans another name ('cdm-nnunet plan -p NAME') and train with -p NAME"
             )
 
     def save_checkpoint(self, filename: str) -> None:
@@ -174,7 +174,9 @@ class ResumableTrainer(nnUNetTrainer):
         if self.local_rank == 0 and not self.disable_checkpointing:
             path = Path(self.output_folder) / LATEST
             self._write(path, self.current_epoch)
-            self.print_to_log_file(f"stopped by SIGTERM in epoch {self.current_epoch}; {path} is written: go on by --c")
+            self.print_to_log_file(
+                f"stopped by SIGTERM in epoch {self.current_epoch}; {path} is written: continue with --c"
+            )
         wait_for_all()  # (the first that ends has the others killed soon)
         for loader in (self.dataloader_train, self.dataloader_val):
             getattr(loader, "_finish", lambda: None)()

@@ -147,8 +147,8 @@ class TrainingSettings:
         ]
         if changes and not is_allowed(CHANGE_SETTINGS, environment):
             raise InputError(
-                f"the training began with other settings: {'; '.join(changes)}. Unset the variables to go on as it "
-                f"began, or change it from here on (--change-settings, or {CHANGE_SETTINGS}=1)"
+                f"the training was started with other settings: {'; '.join(changes)}. Unset the variables to continue "
+                f"unchanged, or change the settings from here on (--change-settings, or {CHANGE_SETTINGS}=1)"
             )
         return asked
 

@@ -25,7 +25,7 @@ from cdm_nnunet.report.case_parts import scene_parts
 
 MAX_CASE_BYTES = 360_000  # of a packed volume: with base64 and curves a patient takes 0.6 MB at most
 MAE_TOLERANCE = 1e-6
-NOT_ASKED_FOR = "they were not asked for"
+NOT_ASKED_FOR = "they were not requested"
 Parts = tuple[dict[str, Any], bytes]
 
 
@@ -135,7 +135,7 @@ def _files(model: Model, cases: Sequence[str]) -> dict[str, CaseFiles]:
 def _sources(model: Model) -> tuple[RawDataset, Path]:
     sources = read_sources(model.path)
     if sources is None:
-        raise InputError(f"the evaluation of {model.name} does not say where its predictions lie; evaluate again")
+        raise InputError(f"the evaluation of {model.name} does not say where its predictions are; evaluate again")
     dataset, predictions = sources
     for what, folder in (("data set", dataset), ("folder of predictions", predictions)):
         if not folder.is_dir():

@@ -132,7 +132,7 @@ def read_patients(path: Path) -> dict[str, str]:
     for line, row in enumerate(rows, 2):
         case, patient = (str(row.get(column) or "").strip() for column in ("case", "patient"))
         if not case or not patient:
-            raise InputError(f"{path}, line {line}: a row has the columns case and patient, and neither is empty")
+            raise InputError(f"{path}, line {line}: each row needs a case and a patient")
         if case in patients:
             raise InputError(f"{path}, line {line}: case '{case}' comes twice")
         patients[case] = patient

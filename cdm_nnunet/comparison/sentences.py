@@ -183,7 +183,7 @@ def score_table(comparison: Comparison, candidate: str) -> list[tuple[str, ...]]
 
 
 def methods(comparison: Comparison) -> list[str]:
-    """How the numbers were found, in sentences."""
+    """How the numbers were computed, in sentences."""
     families = comparison.families
     listed = ", ".join(f"{FAMILY_NAMES[level]} ({families[level]} tests)" for level in LEVELS)
     return [
@@ -191,28 +191,29 @@ def methods(comparison: Comparison) -> list[str]:
         f"of the baseline, {comparison.baseline}, in the same patient: negative is better.",
         "Means are over all terms (ROIs and metrics of all patients), as in the evaluation; medians, tests and effects "
         "are over patients, each with the mean of its terms.",
-        f"Patients are the unit, not cases: {cases_and_patients(len(comparison.cases), comparison.n_patients)}, as the "
-        "conversion knew them or the table of patients says.",
+        "Patients are the unit of analysis, not cases: "
+        f"{cases_and_patients(len(comparison.cases), comparison.n_patients)}, as known from the conversion or from the "
+        "table of patients.",
         f"Intervals: {100 * CONFIDENCE:.0f} %, of the mean: Student's t over patients with the jackknife's standard "
-        "error, corrected for skewness (Hall 1992). In simulations of skewed errors they hold the truth in 92 to 95 % "
-        "of comparisons (docs/comparison.md). None "
+        "error, corrected for skewness (Hall 1992). In simulations of skewed errors they contain the true value in 92 "
+        "to 95 % of comparisons (docs/comparison.md). There is none "
         f"for fewer than {MIN_PATIENTS} patients. They are not corrected for multiple comparisons.",
         "Test, of the same mean: sign flips of patients (permutation test), two-sided; differences are rounded to "
-        f"{DECIMALS} decimals. All sign flips are counted where up to {MAX_EXACT} patients differ, ties included, else "
-        f"{comparison.n_flips} random ones, seed {comparison.seed}. Where no patient differs, p is 1. In "
+        f"{DECIMALS} decimals. All sign flips are counted if up to {MAX_EXACT} patients differ, ties included, "
+        f"otherwise {comparison.n_flips} random ones, seed {comparison.seed}. If no patient differs, p is 1. In "
         "simulations of skewed errors without a true difference, p is below 5 % in 5 to 8 % of comparisons.",
         f"Correction: Holm, in four families, over all models: {listed}, goals ({families[GOAL_FAMILY]} tests).",
         f"Effect: matched-pairs rank-biserial correlation, from {MINUS}1 (better in every patient that differs) to "
         "1 (worse in every one).",
-        "Goals: a prediction is right where it meets the goal, acceptable variation included, exactly where the "
-        "reference does. The test flips the signs of gained minus lost cases of each patient: McNemar's exact test, "
-        "where each patient has one case.",
+        "Goals: a prediction is right if it meets the goal, acceptable variation included, exactly when the reference "
+        "does. The test flips the signs of gained minus lost cases of each patient; with one case per patient it is "
+        "McNemar's exact test.",
         "Software: " + ", ".join(f"{name} {number}" for name, number in comparison.software.items()) + ".",
     ]
 
 
 def dropped(comparison: Comparison) -> list[str]:
-    """Which cases were left out, a sentence a model; empty where none was."""
+    """Which cases were left out, one sentence per model; empty if none was."""
     return [
         f"Left out, because not all models have them: {len(cases)} cases of {model} ({', '.join(cases)})."
         for model, cases in comparison.dropped.items()

@@ -223,7 +223,7 @@ def _slice_of(dataset: Dataset, path: Path, pixels: bool) -> CtSlice:
     if modality != "CT":
         raise InputError(f"{path} is of modality {modality}, not CT")
     if number_of(dataset, "NumberOfFrames", path, 1) > 1 or items_of(dataset, "PerFrameFunctionalGroupsSequence", path):
-        raise InputError(f"{path} is a multi-frame CT; export one file a slice")
+        raise InputError(f"{path} is a multi-frame CT; export one file per slice")
     slope, intercept = (number_of(dataset, key, path) for key in ("RescaleSlope", "RescaleIntercept"))
     if not RESCALE_SLOPE.is_possible(slope):
         raise InputError(

@@ -111,7 +111,7 @@ def _overlap_notes(order: CtOrder) -> list[str]:
         return []
     return [
         f"the images of the CT are {usual_mm:.4g} mm thick and {step_mm:.4g} mm apart: they overlap, or two scans were "
-        "put into one series"
+        "merged into one series"
     ]
 
 
@@ -140,7 +140,7 @@ def _refuse_one_place(order: CtOrder, steps_mm: NDArray[np.float64]) -> None:
     if steps_mm.size and steps_mm[at] <= EQUAL_MM and steps_mm.max() > _APART_MM:
         raise InputError(
             f"two images lie only {steps_mm[at]:.2g} mm apart, at z = {order.heights_mm[at]:g} mm: one of them is "
-            "there twice or of another scan; keep the images of one"
+            "a duplicate or from another scan; keep the images of one"
         )
 
 

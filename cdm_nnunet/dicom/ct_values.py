@@ -66,6 +66,6 @@ def refuse_two_scans(volume: Volume, where: Path) -> None:
     at = int(np.lib.stride_tricks.sliding_window_view(unlike, _FEWEST).mean(1).argmax())
     z_mm = volume.grid.origin_xyz_mm[2] + volume.grid.offsets_xyz_mm[2]
     raise InputError(
-        f"CT series of {where}: from z = {z_mm[at]:g} mm on, images are less like their neighbours than like those "
-        "two places on: two scans are interleaved; keep the images of one"
+        f"CT series of {where}: from z = {z_mm[at]:g} mm on, images resemble those two places away more than "
+        "their neighbours: two scans are interleaved; keep the images of one"
     )

@@ -28,4 +28,4 @@ def set_dose_uids(path: Path, out: Path, sop_uid: str, series_uid: str) -> None:
     with replacing(out) as partial:
         dataset.save_as(partial, enforce_file_format=True)
         if read_file(partial) != dataset:
-            raise OSError(f"{out} does not read back as it was written")
+            raise OSError(f"{out} was not read back as it was written")

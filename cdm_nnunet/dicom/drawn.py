@@ -65,8 +65,8 @@ def drawn_contours(items: Sequence[Dataset], where: str) -> DrawnContours:
             continue  # (an item that was never filled)
         if kind not in _KINDS:
             raise InputError(
-                f"{where}: a contour has the type {kind!r} ({named('ContourGeometricType')}), which the standard does "
-                "not know; the file is damaged, export the structure set again"
+                f"{where}: a contour has the type {kind!r} ({named('ContourGeometricType')}), which is not in the "
+                "standard; the file is damaged, export the structure set again"
             )
         once = _once(points)
         label = _why_unusable(kind, once)
@@ -76,9 +76,9 @@ def drawn_contours(items: Sequence[Dataset], where: str) -> DrawnContours:
         if kind == EXCLUSIVE:
             exclusive.add(len(closed))
         if kind == INTERPOLATED:
-            remarks[f"{INTERPOLATED} contours taken as closed ones"] += 1
+            remarks[f"{INTERPOLATED} contours taken as closed contours"] += 1
         if len(once) < len(points):
-            remarks["contours that run around several times taken once"] += 1
+            remarks["contours traced several times, counted once"] += 1
         closed.append(once)
     return DrawnContours(
         tuple(closed),
@@ -102,7 +102,7 @@ def images_of(items: Sequence[Dataset], where: object) -> tuple[frozenset[str], 
 def _points(item: Dataset, where: str) -> NDArray[np.float64]:
     coordinates = raw_numbers(item, "ContourData", where)
     if coordinates.size % 3:
-        raise InputError(f"{where}: {named('ContourData')} has {coordinates.size} numbers, not three a point")
+        raise InputError(f"{where}: {named('ContourData')} has {coordinates.size} numbers, not three per point")
     points = coordinates.reshape(-1, 3)
     stated = number_of(item, "NumberOfContourPoints", where, len(points))
     is_closed = len(points) > 1 and bool((points[0] == points[-1]).all())

@@ -93,7 +93,7 @@ def export_dose(
         OSError: If the file can't be written; nothing of it remains.
     """
     if bits not in BITS:
-        raise InputError(f"an RTDOSE has 16 or 32 bits a voxel, not {bits}")
+        raise InputError(f"an RTDOSE has 16 or 32 bits per voxel, not {bits}")
     dose_type = dose_type_for(patient, dose_type)
     image = read_image(prediction, patient_axes=True)
     _refuse_implausible(image)
@@ -123,8 +123,8 @@ def dose_type_for(patient: Destination, learnt: str) -> str:
     """
     if not learnt and patient.plan is not None and patient.plan.radiation == "ions":
         raise InputError(
-            f"{patient.plan.path} is a plan of ions, whose dose may be PHYSICAL or EFFECTIVE (weighted by its "
-            "biological effect); say which the model learnt from (--dose-type)"
+            f"{patient.plan.path} is a plan of ions, whose dose may be PHYSICAL or EFFECTIVE (weighted by "
+            "biological effectiveness); say on which the model was trained (--dose-type)"
         )
     return learnt or "PHYSICAL"
 
@@ -144,7 +144,7 @@ def _refuse_misplaced(image: Image, patient: Destination) -> None:
     """Check that the grid is parallel to the CT and that the dose lies on it."""
     cosines = np.abs(patient.directions @ image.grid.axes.T)
     if cosines.max(axis=1).min() < math.cos(math.radians(_MAX_ANGLE_DEGREES)):
-        raise InputError(f"{image.path} is turned against the patient's CT; is it this patient's prediction?")
+        raise InputError(f"{image.path} is rotated relative to the patient's CT; is it this patient's prediction?")
     z, y, x = np.nonzero(image.values >= _LOW_DOSE * image.values.max())
     index = np.array([[axis.min(), axis.max()] for axis in (x, y, z)])  # (3, 2)
     spacing_mm = np.array(image.grid.spacing_xyz_mm)

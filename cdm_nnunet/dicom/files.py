@@ -269,12 +269,12 @@ def _expected_bytes(dataset: Dataset, where: object) -> int:
     rows, columns, bits = (int(number_of(dataset, key, where)) for key in ("Rows", "Columns", "BitsAllocated"))
     frames = int(number_of(dataset, "NumberOfFrames", where, 1))
     if number_of(dataset, "SamplesPerPixel", where, 1) != 1:
-        raise InputError(f"{where} is a colour image, not one value a voxel")
+        raise InputError(f"{where} is a colour image, not one value per voxel")
     expected = rows * columns * frames * bits // 8
     if min(rows, columns, frames, bits) < 1 or expected > _MAX_BYTES:
         raise InputError(
-            f"{where}: {frames} frames of {rows} x {columns} pixels of {bits} bits are no image, or one of more than "
-            f"{_MAX_BYTES // 2**30} GiB"
+            f"{where}: {frames} frames of {rows} x {columns} pixels of {bits} bits are not an image, or one "
+            f"of more than {_MAX_BYTES // 2**30} GiB"
         )
     return expected
 

@@ -104,7 +104,7 @@ def pair(
     name = pseudonyms.patient(patient)
     plan = choice.plan_of(name)
     if patient.startswith(STUDY):
-        notes.append("no PatientID: what is in one study, or refers to it, is taken for one patient")
+        notes.append("no PatientID: files of one study, and those that refer to it, count as one patient")
     for said, texts in zip(several_persons(patient, entries, plan), (problems, notes), strict=True):
         texts += [said] if said else []
     if not kinds["RTPLAN"]:
@@ -168,7 +168,7 @@ def _complete(
     if not all(dose.dose_type for dose in doses):
         notes.append("no DoseType: taken for PHYSICAL")
     if "EFFECTIVE" in types:
-        notes.append("the dose is EFFECTIVE: weighted by its biological effect")
+        notes.append("the dose is EFFECTIVE: weighted by biological effectiveness")
     placed = [structures] if by_geometry and structures is not None else ct  # (where a dose belongs)
     uids = {f"plan {k}" if len(plans) > 1 else "plan": plan.sop_uid for k, plan in enumerate(plans, 1)}
     for kind, uid in (
@@ -216,7 +216,7 @@ def with_damaged(
     ]
     notes = []
     if len(sure) > len(problems):
-        notes.append(f"files that can't be read, and are not needed, ignored: {len(sure) - len(problems)}")
+        notes.append(f"unreadable files that are not needed, ignored: {len(sure) - len(problems)}")
     if perhaps:
-        notes.append(f"files that can't be read, or say whose they are, lie among this patient's: {len(perhaps)}")
+        notes.append(f"unreadable files, or files without a patient, lie among this patient's: {len(perhaps)}")
     return replace(files, problems=(*files.problems, *problems), notes=(*files.notes, *notes))

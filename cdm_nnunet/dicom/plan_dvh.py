@@ -154,7 +154,9 @@ def _prescription_gy(
     if own:
         return own[0]
     if stated is not None and len(stated.all_gy) == len(stated.without_roi) == 1:
-        notes.append(f"percent of the prescription are of {stated.all_gy[0]:g} Gy, which the plan states for no ROI")
+        notes.append(
+            f"percent of the prescription refer to {stated.all_gy[0]:g} Gy, which the plan states without an ROI"
+        )
         return stated.all_gy[0]
     return known.prescription_gy if known is not None and isinstance(known.prescription_gy, float) else None
 

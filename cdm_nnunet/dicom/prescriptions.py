@@ -120,13 +120,13 @@ def stated_levels(plans: Sequence[Plan], structures: StructureSet | None) -> Sta
         else:
             parts[number] = total
             without = ", ".join(f"'{plan.label}'" for plan, of_plan in zip(plans, doses, strict=True) if not of_plan)
-            notes.append(f"ROI '{label}' is prescribed {total:g} Gy, and nothing by {without}: its total is not known")
+            notes.append(f"ROI '{label}' is prescribed {total:g} Gy, and not at all by {without}: its total is unknown")
     loose = [levels.without_roi for levels in single]
     unclear = tuple(text for levels in single for text in levels.unclear)
     whole = all(len(levels.without_roi) == 1 and not levels.of_rois for levels in single) and len(single) > 0
     if not whole and any(loose):
         stated = ", ".join(f"'{plan.label}' {_in_gy(of)}" for plan, of in zip(plans, loose, strict=True) if of)
-        notes.append(f"levels without an ROI, not summed: {stated}")
+        notes.append(f"dose levels without an ROI, not summed: {stated}")
     return StatedLevels(of_rois, (sum(of[0] for of in loose),) if whole else (), parts, labels, tuple(notes), unclear)
 
 
@@ -161,7 +161,9 @@ def prescribe(
     wanted = [roi for roi in targets if needing is None or roi in needing] or list(targets)
     if not stated.of_rois and len(wanted) == len(stated.without_roi) == 1:
         planned[wanted[0]] = stated.without_roi[0]
-        notes.append(f"'{wanted[0]}', the only target, has the plan's {_in_gy(stated.without_roi)}, stated for no ROI")
+        notes.append(
+            f"'{wanted[0]}', the only target, has the plan's {_in_gy(stated.without_roi)}, stated without an ROI"
+        )
     for roi, (gy, by) in chosen.items():
         _compare(roi, gy, by, planned, stated.parts.get(targets[roi]), notes)
     found = {roi: gy for roi, (gy, _) in chosen.items()} | planned
@@ -191,7 +193,7 @@ def _levels_of(plan: Plan, structures: StructureSet | None, labels: Mapping[int,
             of_rois.setdefault(number, []).append(level.dose_gy)
             known.setdefault(number, level.description or f"ROI number {number}, which is not in the structure set")
     levels = {number: _distinct(doses) for number, doses in of_rois.items()}
-    notes = (*plan.notes, *(f"an ROI that the plan names in two ways is left open: {text}" for text in unclear))
+    notes = (*plan.notes, *(f"an ROI that the plan names in two ways is not resolved: {text}" for text in unclear))
     return StatedLevels(levels, _distinct(loose), {}, known, notes, tuple(unclear))
 
 
@@ -263,7 +265,7 @@ def _refuse_loose(
     """Compare the levels without an ROI with those of the targets."""
     if not stated.without_roi:
         return
-    states = f"the plan states {_in_gy(stated.without_roi)} for no ROI"
+    states = f"the plan states {_in_gy(stated.without_roi)} without an ROI"
     states += f" ({'; '.join(stated.unclear)})" if stated.unclear else ""
     odd = {roi: text for roi, text in open_levels.items() if not _among(found[roi], stated.all_gy)}
     unused = [gy for gy in stated.without_roi if not _among(gy, (*found.values(), *left_out_gy))]
@@ -275,7 +277,7 @@ def _refuse_loose(
             "target of this patient is prescribed"
         )
     if unused:
-        notes.append(f"stated for no ROI, and no target's prescription: {_in_gy(unused)}")
+        notes.append(f"stated without an ROI, and not the prescription of a target: {_in_gy(unused)}")
 
 
 def _refuse_unused(

@@ -22,7 +22,7 @@ def why_other_geometry(structures: StructureSet, ct: CtVolume) -> str:
     grid = ct.volume.grid
     drawn = [roi for roi in structures.rois if roi.contours]
     if not drawn:
-        return "nothing was drawn"
+        return "the structure set has no contours"
     if not all(is_flat(roi, grid.axes) for roi in drawn):
         return "the contours are not parallel to its slices"
     planes_mm = clusters(np.concatenate([heights_mm(roi, grid.axes) for roi in drawn]))[0]

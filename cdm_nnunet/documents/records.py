@@ -11,7 +11,7 @@ from pydantic import ConfigDict, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 
 STRICT = ConfigDict(strict=True)
-"""Nothing is converted when a record is made: a text is no number, a list no tuple."""
+"""Nothing is converted when a record is made: a text is not a number, a list no tuple."""
 _ATTRIBUTE = re.compile(r"^ {4}(\w+): (.*?)(?=^ {4}\w+: |\Z)", re.MULTILINE | re.DOTALL)
 
 

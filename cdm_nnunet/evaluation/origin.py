@@ -81,7 +81,7 @@ def _common_origin(records: Mapping[str, PredictionRecord], folder: Path) -> Mad
     (first, record), *others = records.items()
     for case, other in others:
         if (record.origin is None) != (other.origin is None):
-            unlike = "one record says its model, the other does not"
+            unlike = "one record names its model, the other does not"
         else:
             unlike = record.origin.unlike(other.origin) if record.origin and other.origin else ""
         if unlike:

@@ -195,7 +195,7 @@ def _verdict_contradictions(result: GoalResult, metric: MetricResult) -> Iterato
     ends = [bound for bound in (result.limit, result.variation) if bound is not None]
     error = metric.mask_error
     if result.within_mask_error != (error is not None and any(abs(metric.reference - end) < error for end in ends)):
-        yield f"what the mask error of {result.metric} says of its limit is wrong"
+        yield f"the comparison of the mask error of {result.metric} with its limit is wrong"
     if result.certainty != certainty_of(result, metric):
         yield f"the certainty of {result.metric} is not that of its interval"
 

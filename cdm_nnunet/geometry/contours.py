@@ -163,7 +163,7 @@ def _slab_ends(
     for k in np.flatnonzero(starts & ends):
         thickness_mm = slices.distance_mm(float(planes_mm[k])) * slices.rhythm
         if not thickness_mm <= WIDEST_MM:
-            raise InputError(f"ROI '{name}' is drawn in a single plane, and the distance of the slices is not known")
+            raise InputError(f"ROI '{name}' is drawn in a single plane, and the slice distance is unknown")
         low_mm[k] -= thickness_mm / 2
         high_mm[k] += thickness_mm / 2
         notes.append(

@@ -121,14 +121,14 @@ def _refuse_other_map(
     outside = (map_gy != 0) & ~in_target
     if outside.any():
         raise InputError(
-            f"{np.count_nonzero(outside)} voxels of the prescription map, up to {map_gy[outside].max():g} Gy, lie in "
-            "no target: it belongs to other ROIs, or is a dose"
+            f"{np.count_nonzero(outside)} voxels of the prescription map, up to {map_gy[outside].max():g} Gy, lie "
+            "outside all targets: it belongs to other ROIs, or is a dose"
         )
     differing = map_gy != rebuilt_gy
     if differing.any():
         first = int(np.argmax(differing))
         raise InputError(
-            f"the prescription map does not follow from one level a target: {np.count_nonzero(differing)} voxels "
-            f"differ, such as {map_gy[first]:g} Gy where the voxel's targets have at most {rebuilt_gy[first]:g} Gy; "
-            "it belongs to other ROIs, or is a dose"
+            f"the prescription map does not follow from one dose level per target: {np.count_nonzero(differing)} "
+            f"voxels differ, such as {map_gy[first]:g} Gy where the voxel's targets have at most {rebuilt_gy[first]:g} "
+            "Gy; it belongs to other ROIs, or is a dose"
         )

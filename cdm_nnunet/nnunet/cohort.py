@@ -188,7 +188,7 @@ class Cohort(BaseModel):
         for name, volume_cc in case.volumes_cc.items():
             known = self.volume_cc.get(name)
             if known is None:
-                yield Finding(text=f"'{name}' is contoured, and was in no training case: the model does not know it")
+                yield Finding(text=f"'{name}' is contoured, but was in no training case: the model has not learnt it")
             elif not _within(known, volume_cc, _VOLUME_FACTOR if self.reference is None else _KNOWN_VOLUME_FACTOR):
                 text = f"'{name}' has {volume_cc:.3g} cc (in training {_said(known, 'cc')})"
                 yield _beyond(text, volume_cc, "cc", known)

@@ -106,7 +106,7 @@ def read_model(folder: Path, folds: Sequence[int | str], checkpoint_name: str = 
     checkpoints = tuple(read_checkpoint(folder / f"fold_{fold}" / checkpoint_name) for fold in folds)
     for fold, checkpoint in zip(folds, checkpoints, strict=True):
         if checkpoint.fold != str(fold):
-            raise InputError(f"{checkpoint.path} is of fold {checkpoint.fold}; was it put there by hand?")
+            raise InputError(f"{checkpoint.path} is of fold {checkpoint.fold}; was it copied there by hand?")
     model = model_of(folder, checkpoints)
     _refuse_other_copies(model)
     return model

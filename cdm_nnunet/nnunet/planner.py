@@ -370,6 +370,6 @@ def _refuse_to_replace(plans: Mapping[str, Any], dataset_json: Mapping[str, Any]
         trained = facts_in(model)
         if trained is not None and (unlike := differences(trained, facts)):
             raise InputError(
-                f"{model} was trained with the plans '{plans['plans_name']}', which now come out otherwise ({unlike}): "
+                f"{model} was trained with the plans '{plans['plans_name']}', which would now be different ({unlike}): "
                 "give the new ones another name (-p NAME, also of 'train' and 'predict'), or move that model away"
             )

@@ -48,7 +48,7 @@ class CDMReaderWriter(BaseReaderWriter):
         if bits.values.dtype.kind != "u":
             raise InputError(
                 f"{bits.path} has type {bits.values.dtype}: the ROI channel must have an unsigned integer type, one "
-                "bit an ROI; convert the data again"
+                "bit per ROI; convert the data again"
             )
         if prescription.values.min() < 0:
             raise InputError(f"{prescription.path} has a negative prescription")
@@ -102,7 +102,7 @@ class CDMReaderWriter(BaseReaderWriter):
             OSError: If the file can't be written.
         """
         if seg.dtype.kind != "f":
-            raise InputError(f"a dose is floating point, not {seg.dtype}; it was treated as a segmentation on the way")
+            raise InputError(f"a dose is floating point, not {seg.dtype}; it was treated as a segmentation before")
         write_image(image_of(output_fname, seg.astype(np.float32), properties))
 
 

@@ -75,7 +75,7 @@ class OtherPlans:
         if theirs != catalogue:
             more = "; a training may take more memory than planned" if len(catalogue) > len(theirs) else ""
             yield (
-                f"{self.name} has another ROI catalogue than this data set; its models' weights "
+                f"{self.name} has an ROI catalogue that differs from this data set's; its models' weights "
                 f"(-pretrained_weights) are matched: {MatchedRois.of(theirs, catalogue).text()}{more}"
             )
         if self.plans.dose_scale_gy != dose_scale_gy:

@@ -107,7 +107,7 @@ def body_of_ct(ct_hu: NDArray[Any]) -> Mask:
     """
     parts, n_parts = ndimage.label(ct_hu > BODY_FROM_HU)
     if not n_parts:
-        raise InputError(f"no voxel of the CT is above {BODY_FROM_HU:g} HU: there is no body in it")
+        raise InputError(f"no voxel of the CT is above {BODY_FROM_HU:g} HU: it shows no body")
     sizes = np.bincount(parts.ravel())
     sizes[0] = 0
     return np.stack([ndimage.binary_fill_holes(plane) for plane in parts == sizes.argmax()])

@@ -88,7 +88,7 @@ class PlannedCase:
             return None
         dose = read_image(path)
         if dose.values.shape != anatomy.grid.shape:
-            raise InputError(f"{path} has another size than the CT; convert the data again")
+            raise InputError(f"{path} differs in size from the CT; convert the data again")
         return np.asarray(dose.values, np.float32)
 
     def _source(self, plan: Plan, values_gy: dict[str, list[float | None]]) -> dict[str, str]:

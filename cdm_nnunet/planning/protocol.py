@@ -38,7 +38,7 @@ class Beams(BaseModel):
     @model_validator(mode="after")
     def _angles_differ(self) -> Beams:
         if len(set(self.gantry_deg)) < len(self.gantry_deg):
-            refuse([(("gantry_deg",), "a gantry angle comes twice")])
+            refuse([(("gantry_deg",), "a gantry angle is repeated")])
         return self
 
 
@@ -88,7 +88,7 @@ class FallOff(BaseModel):
             if far_mm <= near_mm or less > more:
                 refuse([(("percent_at_mm",), "distances must ascend, and percentages must not")])
         if self.percent_at_mm[0][0] < 0 or self.percent_at_mm[-1][1] <= 0:
-            refuse([(("percent_at_mm",), "distances are from 0 on, and percentages above 0")])
+            refuse([(("percent_at_mm",), "distances must not be negative, and percentages must be above 0")])
         return self
 
 
@@ -206,7 +206,7 @@ class Protocol(BaseModel):
             return read_yaml(path, cls)
         if str(name_or_path) not in shipped_protocols():
             raise InputError(
-                f"there is no protocol '{name_or_path}'; shipped are {', '.join(shipped_protocols())}, and a file of "
+                f"no protocol '{name_or_path}'; shipped are {', '.join(shipped_protocols())}, and a file of "
                 "your own ends in .yaml"
             )
         with resources.as_file(_FOLDER / f"{name_or_path}.yaml") as shipped:

@@ -123,8 +123,8 @@ class Wishes:
         for limit in protocol.limits:
             if kinds.get(limit.roi) != "oar":
                 raise InputError(
-                    f"protocol '{protocol.name}' has a limit for '{limit.roi}', which is no organ of the data set; "
-                    f"those are {', '.join(name for name, kind in kinds.items() if kind == 'oar')}"
+                    f"protocol '{protocol.name}' has a limit for '{limit.roi}', which is not an organ of the data set; "
+                    f"its organs are {', '.join(name for name, kind in kinds.items() if kind == 'oar')}"
                 )
         return cls(anatomy, protocol, ceiling_gy(anatomy, protocol.fall_off), anatomy.distance_mm(anatomy.targets))
 

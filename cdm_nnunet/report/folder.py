@@ -102,7 +102,7 @@ def refuse_foreign_folder(out: Path, name: str = REPORT_FOLDER) -> None:
     """
     folder = out / name
     if folder.exists() and not (folder / INDEX_FILE).is_file():
-        raise InputError(f"{folder} is no report of this software, and would be replaced by one; move it away")
+        raise InputError(f"{folder} is not a report of this software and would be replaced; move it away")
 
 
 def _index(evaluation: Evaluation, record: dict[str, Any], page: dict[str, Any]) -> str:

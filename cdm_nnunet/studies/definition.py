@@ -105,7 +105,7 @@ def read_study(path: Path) -> StudyFile:
             raise InputError(f"{path}: training '{name}' has no seed")
         _refuse_circles(path, study, name)
     if study.baseline not in study.trainings:
-        raise InputError(f"{path}: the baseline '{study.baseline}' is none of {', '.join(study.trainings)}")
+        raise InputError(f"{path}: the baseline '{study.baseline}' is not one of {', '.join(study.trainings)}")
     for what, numbers in (("fold", study.folds), ("seed", study.seeds)):
         if len(set(numbers)) != len(numbers) or min(numbers) < 0:
             raise InputError(f"{path}: every {what} is a number from 0 on, and comes once, not {numbers}")
@@ -152,6 +152,6 @@ def _refuse_circles(path: Path, study: StudyFile, name: str) -> None:
         if start not in study.trainings:
             raise InputError(f"{path}: '{passed[-1]}' starts from '{start}', which is not a training of the study")
         if start in passed:
-            raise InputError(f"{path}: {' starts from '.join([*passed, start])}: that has no beginning")
+            raise InputError(f"{path}: {' starts from '.join([*passed, start])}: that is a circle")
         passed.append(start)
         start = study.trainings[start].starts_from

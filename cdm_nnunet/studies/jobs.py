@@ -115,7 +115,7 @@ class Job:
     def state(self) -> State | None:
         """What became of it so far; None if it never began."""
         path = self.log.with_suffix(".json")
-        return read_json(path, State, "remove it to begin again") if path.exists() else None
+        return read_json(path, State, "remove it to start again") if path.exists() else None
 
     @property
     def asked(self) -> dict[str, str | list[int] | None]:

@@ -94,7 +94,7 @@ class Study:
         """
         out = self.layout.out
         out.mkdir(parents=True, exist_ok=True)
-        with locked(out / _LOCK, f"the study in {out} is being run already; see --status"):
+        with locked(out / _LOCK, f"the study in {out} is already running; see --status"):
             with _ended_by_sigterm():
                 faults = run_jobs(self.jobs, places, active_engine(), told)
             self._compare()

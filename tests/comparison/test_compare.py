@@ -321,8 +321,8 @@ def test_a_table_of_patients(two_models, tmp_path):
     with pytest.raises(InputError, match=r"the table of patients lacks case 'pt_00' \(7 in all\)"):
         compare(two_models, patients={"x": "y"})
     for text, message in (
-        ("case\nx\n", "line 2: a row has the columns case and patient, and neither is empty"),
-        ("case,patient\nx,\n", "line 2: a row has the columns case and patient"),
+        ("case\nx\n", "line 2: each row needs a case and a patient"),
+        ("case,patient\nx,\n", "line 2: each row needs a case and a patient"),
         ("case,patient\nx,a\nx,b\n", "line 3: case 'x' comes twice"),
     ):
         table.write_text(text, encoding="utf-8")

@@ -185,7 +185,7 @@ def test_a_folder_replaces_a_file_and_the_other_way_round(compared, tmp_path, mo
     assert write_outputs(comparison, tmp_path)["html"] == str(tmp_path / "compare.html")
     assert not (tmp_path / "compare").exists()
     (tmp_path / "compare").mkdir()
-    with pytest.raises(InputError, match="is no report of this software"):
+    with pytest.raises(InputError, match="is not a report of this software"):
         write_outputs(comparison, tmp_path)
 
 
@@ -206,7 +206,7 @@ def test_what_is_not_at_hand_is_told(evaluated, tmp_path):
     assert isinstance(find_images(models, case), Images)
     alone = replace(models[1], path=tmp_path)
     assert find_images([models[0], alone], case) == (
-        "the evaluation of CDM does not say where its predictions lie; evaluate again"
+        "the evaluation of CDM does not say where its predictions are; evaluate again"
     )
     (tmp_path / SOURCES_FILE).write_text(json.dumps({"dataset": str(evaluated / "raw"), "predictions": "gone"}))
     assert "the folder of predictions of CDM is no longer there" in find_images([models[0], alone], case)

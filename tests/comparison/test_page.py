@@ -108,13 +108,13 @@ def test_goals_have_proper_signs(opened):
 
 
 def test_a_patients_line_opens_the_patient_also_without_images(opened, comparison):
-    assert "No slices and DVH curves of patients: they were not asked for." in opened.locator("#content").inner_text()
+    assert "No slices and DVH curves of patients: they were not requested." in opened.locator("#content").inner_text()
     links = opened.locator("#patients table tbody a")
     assert links.count() == 7
     worst = links.first.inner_text()
     links.first.click()
     assert opened.locator("#case h1").inner_text() == worst
-    assert "they were not asked for" in opened.locator("#no-images").inner_text()
+    assert "they were not requested" in opened.locator("#no-images").inner_text()
     quantity = comparison.quantities[0]
     errors = quantity.as_written().patients[worst].errors
     row = opened.locator("#case tbody tr").first.inner_text()

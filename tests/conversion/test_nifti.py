@@ -507,7 +507,7 @@ class TestTextHeaders:
     def test_a_channel_more(self, path):
         image = sitk.GetImageFromArray(np.zeros((*SHAPE, 2), np.int16), isVector=True)
         sitk.WriteImage(image, str(path))
-        with pytest.raises(InputError, match="is not a three-dimensional image with one value a voxel"):
+        with pytest.raises(InputError, match="is not a three-dimensional image with one value per voxel"):
             read_on_patient_axes(path)
 
 

@@ -122,7 +122,7 @@ def test_the_dose_of_a_first_phase_is_refused(fields):
             "'External' goes on where the CT show",
         ),
         (lambda ct: np.zeros_like(ct), "the lowest CT value is 0 HU: no air anywhere"),
-        (lambda ct: np.full_like(ct, -1000), "goes on where the CT shows nothing but air"),
+        (lambda ct: np.full_like(ct, -1000), "continues where the CT shows only air"),
     ],
 )
 def test_a_shifted_ct_is_refused(fields, spoil, message):
@@ -141,7 +141,7 @@ def test_a_shifted_ct_is_refused(fields, spoil, message):
 )
 def test_a_ct_that_ends_before_the_external_is_refused(fields, cut, message):
     fields["ct_hu"][cut] = -1000
-    with pytest.raises(InputError, match=f"'{EXTERNAL}' goes on where the CT shows nothing but air: {message}"):
+    with pytest.raises(InputError, match=f"'{EXTERNAL}' continues where the CT shows only air: {message}"):
         Case(**fields)
 
 

@@ -268,7 +268,7 @@ def test_a_truncated_write_is_noticed(tmp_path, spec, memory_source, monkeypatch
             file.truncate(file.seek(0, 2) // 2)
 
     monkeypatch.setattr(sitk, "WriteImage", write_half)
-    with pytest.raises(OSError, match="what was written can't be read back unchanged") as caught:
+    with pytest.raises(OSError, match="the written file does not read back unchanged") as caught:
         write_dataset(tmp_path, spec, [memory_source("a"), memory_source("b")])
     assert caught.value.errno == errno.EIO
     assert "a_0000.nii.gz" in caught.value.filename

@@ -54,7 +54,7 @@ def test_an_oar_beyond_the_dose_grid_is_told(tmp_path):
     part = 100 * np.setdiff1d(slices, known).size / slices.size
     assert (slices.size, known.size) == (7, 5)
     (note,) = [text for text in json.loads(case.source["notes"]) if "'Cord'" in text]
-    assert note == f"{part:.3g} % of 'Cord' lie outside the dose grid; there the dose counts as 0 Gy"
+    assert note == f"{part:.3g} % of 'Cord' lie outside the dose grid; the dose there counts as 0 Gy"
     assert "outside the dose grid" not in load(PHANTOM, tmp_path / "dose", "dose").source["notes"]
 
 
@@ -70,7 +70,7 @@ def test_a_target_beyond_the_dose_grid_is_refused(tmp_path, grid):
 @pytest.mark.parametrize(
     ("grid", "note"),
     [
-        ("ct", r"0\.\d+ % of 'PTV' lie outside the dose grid; that rim was taken out of it"),
+        ("ct", r"0\.\d+ % of 'PTV' lie outside the dose grid; that rim was removed from it"),
         ("dose", r"ROI 'PTV': 0\.0\d+ of 17.\d cc lie outside the grid"),
     ],
 )

@@ -190,7 +190,7 @@ def test_an_effective_dose_and_ions_leave_a_trace(tmp_path, files, clinic):
     change(second.doses[0], setting(DoseType="EFFECTIVE"))
     conversion = clinic.convert()
     assert (facts(conversion)["dose_type"], facts(conversion)["ion_plans"]) == ("EFFECTIVE", 1)
-    effective = "the dose is EFFECTIVE: weighted by its biological effect"
+    effective = "the dose is EFFECTIVE: weighted by biological effectiveness"
     told = notes(conversion)
     assert (told.count("a plan of ions (RT Ion Plan)"), told.count(effective)) == (1, 2)
     dose = read_dose(files.doses)

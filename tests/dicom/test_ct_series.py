@@ -193,7 +193,9 @@ def test_two_scans_that_were_renumbered_as_one_are_refused_by_what_differs(tmp_p
 
 def test_images_twice_as_thick_as_their_distance_are_noted(tmp_path):
     paths = renumbered(tmp_path, SliceThickness=lambda which, k: 3)
-    note = "the images of the CT are 3 mm thick and 1.5 mm apart: they overlap, or two scans were put into one series"
+    note = (
+        "the images of the CT are 3 mm thick and 1.5 mm apart: they overlap, or two scans were merged into one series"
+    )
     assert read_ct(paths).notes == (note,)
     edit(paths, lambda image, k: setattr(image, "SliceThickness", 2))
     assert read_ct(paths).notes == ()
@@ -315,5 +317,5 @@ def test_an_image_of_one_frame_is_a_slice(tmp_path):
     edit(paths, lambda image, k: setattr(image, "NumberOfFrames", 1))
     assert read_ct(paths).volume.values.shape == (31, 8, 8)
     edit(paths[:1], lambda image, k: setattr(image, "NumberOfFrames", 2))
-    with pytest.raises(InputError, match="is a multi-frame CT; export one file a slice"):
+    with pytest.raises(InputError, match="is a multi-frame CT; export one file per slice"):
         read_ct(paths)

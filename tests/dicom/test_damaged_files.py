@@ -110,8 +110,8 @@ def test_a_deflated_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch)
 
 def test_pixels_that_are_none_are_refused(tmp_path):
     for changes, message in (
-        ({"Rows": 65535, "Columns": 65535}, "no image, or one of more than 1 GiB"),
-        ({"Rows": 0}, "no image"),
+        ({"Rows": 65535, "Columns": 65535}, "not an image, or one of more than 1 GiB"),
+        ({"Rows": 0}, "not an image"),
         ({"Rows": 40}, "is cut off: 40 bytes of pixels, expected 400"),
         ({"BitsAllocated": 13}, "can't be (read|decoded)"),
     ):

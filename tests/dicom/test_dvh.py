@@ -248,7 +248,7 @@ def test_a_level_for_no_roi_is_named(tmp_path, capfd):
     options = ["--rtplan", str(files.plan), "--metrics", "V95%", "--roi", "straw"]
     dose = ["--rtstruct", str(files.structures), "--rtdose", str(files.doses[0])]
     assert cli.main(["dvh", *dose, *options]) == 0
-    assert "percent of the prescription are of 60 Gy, which the plan states for no ROI" in capfd.readouterr().err
+    assert "percent of the prescription refer to 60 Gy, which the plan states without an ROI" in capfd.readouterr().err
 
 
 def test_the_command_takes_a_template(command, tmp_path):

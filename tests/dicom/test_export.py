@@ -229,7 +229,7 @@ def set_one(value):
         (spoiled(lambda v: v.__imul__(100)), "which is not plausible; is it in cGy"),
         ({"origin": (900.0, 0.0, 0.0)}, "mm outside the patient's CT; is it this patient's prediction"),
         ({"origin": (-14.3, -9.1, 60.0)}, "mm outside the patient's CT"),
-        ({"degrees": 10.0}, "is turned against the patient's CT"),
+        ({"degrees": 10.0}, "is rotated relative to the patient's CT"),
     ],
 )
 def test_a_dose_that_can_not_be_the_patients_is_refused(tmp_path, files, given, message):
@@ -318,7 +318,7 @@ def test_other_files_and_missing_folders(tmp_path, files):
 
 
 def test_unknown_depths_are_refused(tmp_path, files):
-    with pytest.raises(InputError, match="has 16 or 32 bits a voxel, not 8"):
+    with pytest.raises(InputError, match="has 16 or 32 bits per voxel, not 8"):
         export_dose(prediction(tmp_path), find_destination(files.folder), tmp_path / "out.dcm", bits=8)
 
 

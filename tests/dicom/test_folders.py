@@ -318,7 +318,7 @@ def test_a_ct_with_a_change_of_the_spacing_is_converted_on_even_planes(tmp_path)
         for name, record in dataset.cases.items():
             notes = json.loads(record.source["notes"])
             assert any("the slices of the CT are 2 and 4 mm apart" in note for note in notes)
-            assert ("the grid of the CT was made even: planes every 2 mm" in notes) == (grid == "ct")
+            assert ("the CT grid was given equally spaced planes, one every 2 mm" in notes) == (grid == "ct")
             assert not any("gap" in note for note in notes)
             bits = read_image(dataset.image_path(name, ROI_CHANNEL))
             assert bits.grid.spacing_zyx_mm == spacing_mm

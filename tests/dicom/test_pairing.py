@@ -242,7 +242,7 @@ def test_what_cannot_be_read_and_is_not_needed_is_noted(files):
     assert "dose.dcm" in problem
     found = paired(files, needed=("RTSTRUCT",))
     assert found.problems == ()
-    assert "files that can't be read, and are not needed, ignored: 1" in found.notes
+    assert "unreadable files that are not needed, ignored: 1" in found.notes
 
 
 def test_in_a_folder_of_several_patients_a_nameless_damaged_file_is_noted(files):
@@ -252,7 +252,7 @@ def test_in_a_folder_of_several_patients_a_nameless_damaged_file_is_noted(files)
     files.ct[-1].write_bytes(files.ct[-1].read_bytes()[:150])  # before the patient's name
     for found in index_folder(files.folder).patients():
         assert found.problems == ()
-        assert [note for note in found.notes if "or say whose they are" in note]
+        assert [note for note in found.notes if "or files without a patient" in note]
         assert not any("ct_016" in note for note in found.notes)  # (notes go into the data set)
     (files.folder / "report.txt").write_text("no image")
     (files.folder / "empty.csv").touch()

@@ -74,7 +74,7 @@ def decide(plans, targets=BOTH, mapping=None, own=None, template=None, **options
     ("of_plan", "targets", "mapping", "expected", "note"),
     [
         (plan(volume(70, 1), volume(56, 2)), BOTH, {}, {"High": 70, "Low": 56}, ""),
-        (plan(site(66)), HIGH, {}, {"High": 66}, "'High', the only target, has the plan's 66 Gy, stated for no ROI"),
+        (plan(site(66)), HIGH, {}, {"High": 66}, "'High', the only target, has the plan's 66 Gy, stated without an"),
         (plan(site(66, kind="COORDINATES")), HIGH, {}, {"High": 66}, "the only target"),
         (plan((66, None, "", "VOLUME")), HIGH, {"High": 66}, {"High": 66}, "the only target"),
         (plan((66, 5, "", "POINT")), HIGH, {}, {"High": 66}, "the only target"),
@@ -84,7 +84,7 @@ def decide(plans, targets=BOTH, mapping=None, own=None, template=None, **options
         (plan((70, 5, "PTV_7000", "POINT")), BOTH, {"Low": 56}, {"High": 70, "Low": 56}, "'Low' 56 Gy (mapping)"),
         (plan(site(70)), BOTH, {"High": 70, "Low": 56}, {"High": 70, "Low": 56}, "'Low' 56 Gy (mapping)"),
         (plan(site(70), site(56)), BOTH, {"High": 70, "Low": 56}, {"High": 70, "Low": 56}, ""),
-        (plan(site(70), site(56)), HIGH, {"High": 70}, {"High": 70}, "no target's prescription: 56 Gy"),
+        (plan(site(70), site(56)), HIGH, {"High": 70}, {"High": 70}, "not the prescription of a target: 56 Gy"),
         (plan(site(70), volume(70, 1)), BOTH, {"Low": 56}, {"High": 70, "Low": 56}, "'Low' 56 Gy (mapping)"),
         (plan(volume(70, 1), volume(70.004, 1)), HIGH, {}, {"High": 70}, ""),
         (plan(volume(69.96, 1)), HIGH, {"High": 70}, {"High": 69.96}, "plan's 69.96 Gy are used, not 70 Gy (mapping)"),
@@ -117,7 +117,8 @@ def test_a_level_whose_number_and_description_are_of_two_rois_is_left_open():
         decide(swapped)
     found = decide(swapped, own={"High": 70, "Low": 56})
     assert dict(found.levels_gy) == {"High": 70, "Low": 56}
-    assert any("names in two ways is left open: 56 Gy are for ROI number 1, 'PTV_7000'" in note for note in found.notes)
+    unresolved = "names in two ways is not resolved: 56 Gy are for ROI number 1, 'PTV_7000'"
+    assert any(unresolved in note for note in found.notes)
     assert dict(decide(plan((70, 1, "boost", "VOLUME")), HIGH).levels_gy) == {"High": 70}
 
 
@@ -199,7 +200,7 @@ def test_levels_of_a_course_add_up():
     found = decide(part, HIGH, {"High": 66})
     assert found.notes == (
         "ROI 'PTV_7000' is prescribed 50 Gy, and nothing by 'B': its total is not known",
-        "levels without an ROI, not summed: 'B' 16 Gy",
+        "dose levels without an ROI, not summed: 'B' 16 Gy",
     )
     with pytest.raises(
         InputError, match=r"40 Gy are given for 'High' .*, and some of the summed plans alone prescribe 50"

@@ -240,7 +240,7 @@ def test_a_ct_slice_that_does_not_fit_is_refused(edited, files, elements, messag
 def test_a_colour_image_is_refused(edited, files):
     for path, read in ((files.ct[3], read_ct), (files.doses[0], read_dose)):
         edited(path, SamplesPerPixel=3, PhotometricInterpretation="RGB", PlanarConfiguration=0)
-        with pytest.raises(InputError, match=r"\.dcm is a colour image, not one value a voxel"):
+        with pytest.raises(InputError, match=r"\.dcm is a colour image, not one value per voxel"):
             read([path])
 
 
@@ -249,7 +249,7 @@ def test_a_ct_of_many_frames_in_one_file_is_refused(edited, files):
     item = pydicom.Dataset()
     item.FrameContentSequence = []
     edited(files.ct[0], PerFrameFunctionalGroupsSequence=[item], PixelData=dataset.PixelData * 2)
-    with pytest.raises(InputError, match=r"ct_000\.dcm is a multi-frame CT; export one file a slice"):
+    with pytest.raises(InputError, match=r"ct_000\.dcm is a multi-frame CT; export one file per slice"):
         read_ct(files.ct[:1])
 
 
@@ -379,7 +379,7 @@ def test_an_roi_that_was_never_drawn_is_told(files):
         structures.roi("Ball").refuse_without_volume()
 
 
-@pytest.mark.parametrize(("data", "message"), [([1.0, 2.0], "has 2 numbers, not three a point"), (None, "")])
+@pytest.mark.parametrize(("data", "message"), [([1.0, 2.0], "has 2 numbers, not three per point"), (None, "")])
 def test_damaged_contour_data_are_refused(files, data, message):
     def change(item):
         item.ContourSequence[0].ContourData = data

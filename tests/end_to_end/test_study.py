@@ -78,7 +78,7 @@ def test_a_study_is_stopped_and_ends(folder):
         "tuned, scores": "done",
         "wrong, scores": "waiting",
     }
-    assert "going on from" in log.read_text()
+    assert "continuing from" in log.read_text()
     assert list(record["scores"]) == ["mae", "tuned"]
     assert all(0 < one["dose_mae_gy"] < 80 for one in record["scores"].values())
     compared = json.loads((folder / "out" / "comparison" / "comparison.json").read_text())

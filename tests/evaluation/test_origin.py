@@ -102,7 +102,7 @@ def test_a_dose_that_is_not_the_one_of_its_record_is_refused(predicted):
         (replace(ORIGIN, trainer="nnUNetTrainerDose"), "trainer is nnUNetTrainerCDM and nnUNetTrainerDose"),
         (replace(ORIGIN, mirroring=False), "mirroring is True and False"),
         (replace(ORIGIN, weights_sha256=ORIGIN.weights_sha256 * 2, folds=["0", "1"]), "folds is "),
-        (None, "one record says its model, the other does not"),
+        (None, "one record names its model, the other does not"),
     ],
 )
 def test_predictions_of_several_models_or_ways_are_refused(predicted, other, told):

@@ -171,7 +171,7 @@ def test_single_planes_are_measured_by_the_distance_of_the_slices(heights, known
 
 @pytest.mark.parametrize("heights", [(-20, 20), (0, 40, 80)])
 def test_planes_far_apart_tell_no_slice_distance(heights):
-    with pytest.raises(InputError, match="drawn in a single plane, and the distance of the slices is not known"):
+    with pytest.raises(InputError, match="drawn in a single plane, and the slice distance is unknown"):
         stack_of(squares(20.0, heights))
 
 
@@ -265,7 +265,7 @@ def test_a_contour_that_runs_around_several_times_counts_once(tmp_path, windings
 
     found = written(tmp_path, change).rois[0]
     assert volume_cc(found, end_caps="none") == pytest.approx(4.8, rel=0.01)
-    assert found.note == "ROI 'ROI': 7 contours that run around several times taken once"
+    assert found.note == "ROI 'ROI': 7 contours traced several times, counted once"
 
 
 def test_lost_points_are_refused(tmp_path):
@@ -287,7 +287,7 @@ def test_interpolated_contours_are_closed_contours(tmp_path):
 
     found = written(tmp_path, change).rois[0]
     assert volume_cc(found, end_caps="none") == pytest.approx(4.8, rel=0.01)
-    assert found.note == "ROI 'ROI': 6 INTERPOLATED_PLANAR contours taken as closed ones"
+    assert found.note == "ROI 'ROI': 6 INTERPOLATED_PLANAR contours taken as closed contours"
 
 
 def test_orphan_and_empty_items_do_no_harm(tmp_path):

@@ -229,7 +229,7 @@ def test_a_single_plane_has_the_thickness_of_a_slice():
     made = rasterise(box_roi(-5, -5, 10, [3]), cubic_grid(z_mm=np.arange(-15, 16, 3)))
     assert made.volume_cc == pytest.approx(0.3)
     assert made.notes == ("ROI 'ROI' is drawn in a single plane at 3 mm; taken as a slab of 3 mm",)
-    with pytest.raises(InputError, match="drawn in a single plane, and the distance of the slices is not known"):
+    with pytest.raises(InputError, match="drawn in a single plane, and the slice distance is unknown"):
         stack_of(box_roi(-5, -5, 10, [3]))
 
 

@@ -112,20 +112,20 @@ class TestFacts:
         [
             (
                 {"bits": masks(PTV_High=None, CTV=None), "map_gy": prescription(masks())},
-                "does not follow from one level",
+                "does not follow from one dose level",
             ),
             (
                 {"bits": masks(PTV_High=None, PTV_Low=None, CTV=None), "map_gy": prescription(masks())},
-                r"240 voxels of the prescription map, up to 70 Gy, lie in no target",
+                r"240 voxels of the prescription map, up to 70 Gy, lie outside all targets",
             ),
-            ({"map_gy": np.roll(prescription(masks()), 1, 2)}, r"lie in no target"),
+            ({"map_gy": np.roll(prescription(masks()), 1, 2)}, r"lie outside all targets"),
             ({"map_gy": np.where(masks()[0], 70, 56) * masks()[1] * np.linspace(0.9, 1.0, 14)}, "does not follow"),
-            ({"map_gy": np.full(SHAPE, 70.0)}, "lie in no target: it belongs to other ROIs, or is a dose"),
+            ({"map_gy": np.full(SHAPE, 70.0)}, "lie outside all targets: it belongs to other ROIs, or is a dose"),
             ({"map_gy": np.zeros(SHAPE)}, "no contoured target has a prescription"),
             ({"map_gy": 100 * prescription(masks())}, r"the prescription of PTV_High is 7000 Gy"),
             ({"map_gy": prescription(masks()) / 35}, r"the prescription of PTV_High is 2 Gy"),
-            ({"map_gy": -prescription(masks())}, "does not follow from one level"),
-            ({"map_gy": np.where(masks()[0], np.nan, prescription(masks()))}, "does not follow from one level"),
+            ({"map_gy": -prescription(masks())}, "does not follow from one dose level"),
+            ({"map_gy": np.where(masks()[0], np.nan, prescription(masks()))}, "does not follow from one dose level"),
             ({"ct_hu": ct() + 1024}, r"the lowest CT value is 24 HU: no air anywhere; is the CT shifted"),
             ({"ct_hu": ct() - 1024}, r"CT values from -2024 to .* are not HU"),
             ({"ct_hu": np.zeros(SHAPE)}, r"the lowest CT value is 0 HU: no air anywhere"),
@@ -187,7 +187,7 @@ class TestCohort:
             ({"bits": masks(Cord=None)}, "unusual: 'Cord' is not contoured, and was in all 3 training cases"),
             (
                 {"bits": masks(Organ_3=masks()[CATALOGUE.bit("Cord")])},
-                "unusual: 'Organ_3' is contoured, and was in no training case: the model does not know it",
+                "unusual: 'Organ_3' is contoured, but was in no training case: the model has not learnt it",
             ),
             (
                 {"bits": masks(Organ_11=masks()[CATALOGUE.bit("Cord")])},

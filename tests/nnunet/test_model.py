@@ -122,7 +122,7 @@ def test_a_fold_that_is_a_copy_of_another_or_missing(save):
     whole = save(0).read_bytes()
     other = save(1)
     other.write_bytes(whole)
-    with pytest.raises(InputError, match=r"checkpoint_final\.pth is of fold 0; was it put there by hand"):
+    with pytest.raises(InputError, match=r"checkpoint_final\.pth is of fold 0; was it copied there by hand"):
         load(save.folder, (0, 1))
     with pytest.raises(InputError, match=r"fold_3/checkpoint_final\.pth is missing"):
         load(save.folder, (3,))

@@ -105,7 +105,8 @@ def test_other_rois_are_matched_by_name(two, capfd):
     assert plan("--plans-from", "531") == 0
     told = capfd.readouterr().err
     assert (
-        "note: Dataset531_Small:nnUNetPlans has another ROI catalogue than this data set; its models' weights" in told
+        "note: Dataset531_Small:nnUNetPlans has an ROI catalogue that differs from this data set's; its models' weights"
+        in told
     )
     assert "; new, from zero Organ_13, Organ_14; dropped none; a training may take more memory than planned" in told
     moved = read(two)

@@ -55,7 +55,7 @@ def test_a_mistake_is_told_with_its_line(tmp_path, written, instead, message):
 
 
 def test_a_name_that_is_none_is_refused_with_those_that_are():
-    with pytest.raises(InputError, match="there is no protocol 'prostate'; shipped are openkbp_hn"):
+    with pytest.raises(InputError, match="no protocol 'prostate'; shipped are openkbp_hn"):
         Protocol.load("prostate")
 
 

@@ -89,7 +89,7 @@ def without_limits(protocol, *limits):
 @pytest.mark.parametrize("roi", ["Heart", "PTV_Low"])
 def test_a_limit_for_what_is_no_organ_is_refused(protocol, roi):
     rules = without_limits(protocol, {"roi": roi, "upper_gy": 30, "weight": 5})
-    with pytest.raises(InputError, match=f"limit for '{roi}', which is no organ .*; those are Cord"):
+    with pytest.raises(InputError, match=f"limit for '{roi}', which is not an organ .*; its organs are Cord"):
         Wishes.of(anatomy(), rules)
 
 
@@ -118,7 +118,7 @@ def test_the_body_is_the_largest_part_with_its_cavities():
     body = body_of_ct(ct_hu)
     assert body[:, 2:9, 2:9].all()
     assert body.sum() == 3 * 49
-    with pytest.raises(InputError, match="there is no body"):
+    with pytest.raises(InputError, match="it shows no body"):
         body_of_ct(np.full((2, 2, 2), -1000))
 
 

@@ -143,7 +143,7 @@ def test_evaluate_writes_one_form_and_removes_the_other(report, tmp_path, monkey
     assert "#123456" not in json.dumps(published.evaluation.to_json())  # (a colour is no part of the result)
     assert not (tmp_path / "out" / REPORT_FOLDER).exists()
     (tmp_path / "out" / REPORT_FOLDER).mkdir()
-    with pytest.raises(InputError, match="is no report of this software"):
+    with pytest.raises(InputError, match="is not a report of this software"):
         evaluate_and_publish(report.dataset, request)
 
 

@@ -13,7 +13,7 @@ EXAMPLE = "cdm-nnunet convert nifti patients -d 503 -n Clinic --template clinic.
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the conversion's arguments."""
-    _conversion.add_source(parser, "folder with one folder a patient, or a CSV table")
+    _conversion.add_source(parser, "folder with one folder per patient, or a CSV table")
     _conversion.add_dataset(parser)
     _options.add_exclude(parser, "CASE")
     _conversion.add_test_only(parser)
