@@ -133,7 +133,7 @@ class StockEntries(BaseModel):
 
 
 def cdm_section(dataset_json: Mapping[str, Any], where: str = "dataset.json") -> Mapping[str, Any]:
-    """The own section of a ``dataset.json`` or of plans, checked for version and units.
+    """Our section of a ``dataset.json`` or of plans, checked for version and units.
 
     Raises:
         InputError: If there is none (the data set is not ours) or it is of another format version or unit.
@@ -201,7 +201,7 @@ class RawDataset:
 
     @property
     def converted_from(self) -> str:
-        """Name of the conversion that wrote the data set; empty where it is not known."""
+        """Name of the conversion that wrote the data set; empty if it is not known."""
         return str(self.dataset_json["cdm"].get("facts", {}).get("source", ""))
 
     @cached_property
@@ -220,7 +220,7 @@ class RawDataset:
         return self.cases[case]
 
     def patient(self, case: str) -> str:
-        """The patient of a case, as the conversion knew it; else the case's own name.
+        """The patient of a case, as known from the conversion; else the case's own name.
 
         Raises:
             InputError: As :meth:`record`.

@@ -69,7 +69,7 @@ def dataset_name(dataset_id: int, name: str) -> str:
 
 
 def dataset_number(name: str) -> int | None:
-    """The number in nnU-Net's folder name of a data set; None where it is no such name.
+    """The number in nnU-Net's folder name of a data set; None if it is no such name.
 
     Example:
         >>> dataset_number("Dataset501_OpenKBP")

@@ -1,8 +1,8 @@
 """Image files as arrays with their grid; damage is detected when they are read and written.
 
-The NIfTI library behind SimpleITK reads NaN as zero, pads a truncated file with zeros, mends a damaged header by
-guesses and does not report a full disk. All files therefore go through here: :mod:`cdm_nnunet.nifti_header` checks and
-unpacks, SimpleITK says where the voxels lie, and both must agree.
+The NIfTI library behind SimpleITK reads NaN as zero, pads a truncated file with zeros, repairs a damaged header by
+guessing and does not report a full disk. All files therefore go through here: :mod:`cdm_nnunet.nifti_header` checks and
+unpacks, SimpleITK gives the position of the voxels, and both must agree.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ class Image(Volume):
 
         Args:
             other: The other image.
-            rounding: Part of a voxel by which its origin may differ, as other software rounds it.
+            rounding: Fraction of a voxel by which its origin may differ, because other software rounds it.
 
         Returns:
-            What to note of an origin that was rounded; empty where there is nothing to note.
+            A note on an origin that was rounded; empty if there is nothing to note.
 
         Raises:
             InputError: If size, spacing, origin or direction differ, naming both files.
@@ -76,7 +76,7 @@ def read_image(path: Path, *, patient_axes: bool = False) -> Image:
 
     Args:
         path: The file, ``.nii.gz``, or uncompressed as ``.nii``.
-        patient_axes: Turn it as :func:`on_patient_axes` does.
+        patient_axes: Reorient it as :func:`on_patient_axes` does.
 
     Raises:
         InputError: As :func:`cdm_nnunet.nifti_header.read_voxels`, or if voxels are NaN or infinite.
@@ -102,7 +102,7 @@ def on_patient_axes(image: Image) -> Image:
 
 
 def image_of_itk(itk: Any, path: Path) -> Image:
-    """An image of SimpleITK with the file that it is from."""
+    """The image, with its file, of a SimpleITK image."""
     values = sitk.GetArrayFromImage(itk)
     return Image(values, Grid.of_image(values.shape, itk.GetSpacing()[::-1], itk.GetOrigin(), itk.GetDirection()), path)
 
@@ -117,10 +117,10 @@ def itk_of_volume(volume: Volume) -> Any:
 
 
 def write_image(image: Image) -> None:
-    """Write an image to its path, so that the file is there whole or not at all.
+    """Write an image to its path, so that the file is complete or absent.
 
     Raises:
-        OSError: If it can't be written, for example because the disk is full. Nothing of it remains.
+        OSError: If it can't be written, for example because the disk is full. No part of it is left.
     """
     itk = itk_of_volume(image)
     with replacing(image.path, "".join(image.path.suffixes[-2:])) as partial:

@@ -103,7 +103,7 @@ def _line(name: str, entry: _Entry) -> str:
 
 
 def _row_of(line: str) -> tuple[str, _Entry] | None:
-    """Name and entry of a line; None where the line is truncated or was changed."""
+    """Name and entry of a line; None if the line is truncated or was changed."""
     checksum, _, text = line.rstrip("\n").partition("\t")
     head, _, row = text.partition("\t")
     if not row or checksum != _checksum(text):

@@ -25,9 +25,9 @@ def progress(
     """Show how far work is, on stderr.
 
     Args:
-        items: What is iterated over; None where ``update`` is called.
+        items: What is iterated over; None if ``update`` is called.
         desc: What is being done.
-        total: Number of items; None where it is not known, or where ``items`` tells it.
+        total: Number of items; None if unknown, or where ``items`` tells it.
         unit: What an item is.
         leave: Whether a bar stays when the work is done.
         disable: Show nothing.

@@ -1,1 +1,1 @@
-"""From a source of patients to a raw nnU-Net data set; one module a source."""
+"""From a source of patients to a raw nnU-Net data set; one module per source."""

@@ -1,4 +1,4 @@
-"""One patient in memory, checked on construction: what a source hands over and ``raw_layout`` writes."""
+"""One patient in memory, checked on construction: a source makes it and ``raw_layout`` writes it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def refuse_grid(grid: Grid) -> None:
     """Check that a case may lie on a grid.
 
     Raises:
-        InputError: If the voxel size is implausible, planes are at unequal distances, or the axes do not run to the
+        InputError: If the voxel size is implausible, planes are unequally spaced, or the axes do not run to the
             patient's left, back and head.
     """
     low, high = VOXEL_SIZE_MM.possible
@@ -53,12 +53,12 @@ class Case:
         ct_hu: CT, shape (z, y, x), int16 or float32, HU from -1024 to 3071.
         roi_bits: Packed ROI masks, shape (z, y, x), in the catalogue's type; see :func:`pack_masks`.
         catalogue: Names the bits.
-        dose_gy: Reference dose, shape (z, y, x), float32 Gy; None where there is none (``Ts`` only).
+        dose_gy: Reference dose, shape (z, y, x), float32 Gy; None if there is none (``Ts`` only).
         prescriptions_gy: Prescribed dose by target name, Gy; for contoured targets only.
         grid: The grid that all images share.
-        source: Where the case came from, without anything that identifies the patient.
-        empty_rois: ROIs that the source names but whose masks have no voxel; they count as absent.
-        fractions: Number of fractions of the plan; None where it is unknown.
+        source: Origin of the case, without anything that identifies the patient.
+        empty_rois: ROIs named by the source whose masks have no voxel; they count as absent.
+        fractions: Number of fractions of the plan; None if unknown.
         notes: What is unusual; found here.
 
     Raises:
@@ -102,7 +102,7 @@ class Case:
         return tuple(self.catalogue.names[bit] for bit in used_bits(self.roi_bits))
 
     def mask(self, name: str) -> NDArray[np.bool_]:
-        """Mask of one ROI, shape (z, y, x); all False where it was not contoured.
+        """Mask of one ROI, shape (z, y, x); all False if it was not contoured.
 
         Raises:
             InputError: If the catalogue has no such ROI.
@@ -220,7 +220,7 @@ def pack_masks(
     for name, mask in masks:
         bit = catalogue.bit(name)
         if name in seen:
-            raise InputError(f"ROI '{name}' comes twice")
+            raise InputError(f"ROI '{name}' is repeated")
         seen.append(name)
         if mask.shape != roi_bits.shape or mask.dtype != np.bool_:
             raise InputError(

@@ -1,4 +1,4 @@
-"""What every conversion does with the patients that it found: leave some out, write the others as a raw data set."""
+"""Steps of every conversion after patients are found: leave some out, write the others as a raw data set."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Source = TypeVar("Source", bound=CaseSource)
 
 @dataclass(frozen=True)
 class DatasetPlace:
-    """Where a raw data set goes.
+    """Location of a raw data set.
 
     Attributes:
         raw_folder: nnU-Net's raw folder.
@@ -36,7 +36,7 @@ class DatasetPlace:
         """The data set's folder.
 
         Raises:
-            InputError: If number or name make none.
+            InputError: If number or name are invalid.
         """
         return self.raw_folder / dataset_name(self.dataset_id, self.name)
 
@@ -47,17 +47,17 @@ class FoundPatients(Generic[Source]):
 
     Attributes:
         converter: Name of the conversion.
-        where: What was searched, for messages.
-        description: What the data set is, in a sentence.
+        where: The place that was searched, for messages.
+        description: Description of the data set, in a sentence.
         template: Its ROIs make the catalogue.
         cases: The cases; a patient may have several.
         validation: Cases that the publisher chose for validation.
         patients: Name of the patient by case, where patients may have several.
-        mapping: Which name in the files is which ROI, where a model should read new patients by it.
-        remarks: What of the source was ignored.
-        unread: Files that could not be read, in a line for each reason.
+        mapping: ROI of each name in the files, if a model should read new patients with it.
+        remarks: Parts of the source that were ignored.
+        unread: Files that could not be read, one line per reason.
         log: File for tracebacks of internal errors; by default in the data set.
-        facts_of: Checks the chosen cases together, and says what is known of all their doses.
+        facts_of: Checks the chosen cases together, and gives facts about all their doses.
         before: Called with the chosen cases before anything is written.
     """
 
@@ -82,7 +82,7 @@ class FoundPatients(Generic[Source]):
             exclude: Names of cases, or of patients.
 
         Raises:
-            InputError: If one of them is not there.
+            InputError: If one of them does not exist.
         """
         names = {case.name: {case.name, self.patients.get(case.name, case.name)} for case in self.cases}
         unknown = sorted(set(exclude).difference(*names.values()))
@@ -103,7 +103,7 @@ def convert(
         n_processes: Worker processes.
 
     Raises:
-        InputError: If one to leave out is not there, or as :func:`write_dataset`.
+        InputError: If an excluded name does not exist, or as :func:`write_dataset`.
     """
     chosen = found.without(exclude)
     names = {case.name for case in chosen}

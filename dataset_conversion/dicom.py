@@ -32,8 +32,8 @@ class DicomRules:
 
     Attributes:
         template: Its ROIs make the catalogue.
-        mapping: Which ROI of the files is which of the template, and which of several plans counts.
-        grid: As of :class:`DicomPatient`.
+        mapping: Template ROI of each ROI in the files, and the choice among several plans.
+        grid: As in :class:`DicomPatient`.
     """
 
     template: Template
@@ -66,12 +66,12 @@ def convert_dicom(
 
     Args:
         source: Any tree of DICOM files.
-        place: Where the data set goes.
+        place: Location of the data set.
         rules: How patients become cases.
-        local: Folder for what names patients: the key of the cases' names, the headers, and which files a case came
-            from. It stays with the patients' data.
+        local: Folder for data that identify patients: the key of the cases' names, the headers, and the source files of
+            each case. Keep it with the patients' data.
         exclude: Names of cases, or of patients with several, to leave out.
-        keep_ids: Call cases by PatientID.
+        keep_ids: Name cases by PatientID.
         n_processes: Worker processes.
 
     Raises:
@@ -96,10 +96,10 @@ def find_dicom(index: FolderIndex, rules: DicomRules, pseudonyms: Pseudonyms) ->
     Args:
         index: The folder.
         rules: How patients become cases.
-        pseudonyms: Make the names.
+        pseudonyms: Makes the names.
 
     Raises:
-        InputError: If a patient whose plan is chosen is not there, or a PatientID makes no name.
+        InputError: If the mapping chooses a plan of a patient who does not exist, or a PatientID is not a valid name.
     """
     # (in the order of names, since that of PatientID would say something)
     patients = index.patients(choice=rules.mapping.choice, pseudonyms=pseudonyms)
@@ -133,7 +133,7 @@ def _refuse_other_local_folder(folder: Path, sources: Path) -> None:
         )
     if any((folder / STATE_FOLDER / "cases").glob("*.json")) and not sources.is_file():
         raise InputError(
-            f"{folder} is there already, but not {sources}, which knows the names of its cases; give the folder of the "
+            f"{folder} exists already, but not {sources}, which knows the names of its cases; give the folder of the "
             "earlier conversion (--local), or another -d, or remove the data set"
         )
 
@@ -156,7 +156,7 @@ def _refuse_unknown_names(found: Sequence[PatientFiles], mapping: DicomMapping, 
 
 
 def dose_facts(cases: Sequence[PatientFiles]) -> dict[str, Any]:
-    """Which type the doses of a data set are of, and how many plans are of ions.
+    """Type of the doses of a data set, and number of ion plans.
 
     Raises:
         InputError: If the doses are of both types.

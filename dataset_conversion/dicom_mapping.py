@@ -50,8 +50,8 @@ class DicomMapping:
         left_out_gy: Levels of the plans that no target has, on purpose.
         end_caps: How ROIs end, as :func:`cdm_nnunet.geometry.contours.stack_of`; None for the default.
         leave_out_helpers: Leave out names that are not in ``rois`` and look like helper structures.
-        dose_type: ``PHYSICAL`` or ``EFFECTIVE``, where patients have doses of both; empty where none was chosen.
-        match_geometry: Take a CT by its slices where contours refer to none that is there.
+        dose_type: ``PHYSICAL`` or ``EFFECTIVE``, where patients have doses of both; empty if none was chosen.
+        match_geometry: Match the CT by its slices if the contours refer to no CT in the folder.
     """
 
     rois: Mapping[str, str | None]

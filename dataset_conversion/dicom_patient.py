@@ -47,15 +47,15 @@ class DicomPatient:
 
     Attributes:
         files: The files, paired.
-        mapping: Which ROI is which.
+        mapping: Template ROI of each ROI in the files.
         template: Its ROIs make the catalogue.
-        grid: ``dose``, ``ct``, or the size of the voxels in mm: ``3`` or ``2.5x2.5x2`` (x, y, z), which then lie over
-            the dose grid; for a new patient over the CT.
+        grid: ``dose``, ``ct``, or the voxel size in mm: ``3`` or ``2.5x2.5x2`` (x, y, z). Then the grid covers the dose
+            grid; for a new patient, the CT.
         split: ``Tr`` with a dose; ``Ts`` is a new patient, whose dose is not read.
-        prescriptions_gy: By name in the template, given for this patient: before the mapping's.
-        usual_gy: By name in the template, what a model's training data had where no plan stated it: after the
-            mapping's.
-        pseudonyms: Stand for the UIDs in the case's source.
+        prescriptions_gy: Prescriptions given for this patient, by name in the template; they override the mapping's.
+        usual_gy: Prescriptions of a model's training data that no plan stated, by name in the template; the mapping's
+            override them.
+        pseudonyms: They replace the UIDs in the case's source.
     """
 
     files: PatientFiles
@@ -229,7 +229,7 @@ class DicomPatient:
 
 
 def _n_fractions(plans: Sequence[Sequence[Plan]]) -> int | None:
-    """Fractions of the whole course: of the plan, or of all plans one after the other; None where one does not say.
+    """Fractions of the whole course: of the plan, or of all plans one after the other; None if one does not say.
 
     Plans that share a dose may be treated in the same fractions, so that the number is unknown.
     """

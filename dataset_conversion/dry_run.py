@@ -38,7 +38,7 @@ def dry_run(
         cache: File in which outcomes are kept for patients whose files and settings don't change.
 
     Returns:
-        By case: ``refused`` (why, in the conversion's words; empty where the patient can be converted), ``notes``,
+        By case: ``refused`` (why, in the conversion's words; empty if the patient can be converted), ``notes``,
         ``prescriptions_gy``, ``rois``, ``size`` (x, y, z) and ``spacing_mm`` (x, y, z) of the data set's grid.
     """
     found: dict[str, dict[str, Any]] = {}

@@ -28,7 +28,7 @@ _GZIP_OR_ZLIB = 47  # window bits of zlib: recognise either
 
 
 def stem_of(path: Path) -> str | None:
-    """A file's name without the ending of an image; None where it is no image."""
+    """A file's name without the ending of an image; None if it is no image."""
     ending = next((ending for ending in ENDINGS if path.name.endswith(ending)), None)
     return None if ending is None else path.name.removesuffix(ending)
 

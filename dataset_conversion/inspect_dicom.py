@@ -37,7 +37,7 @@ class Inspection:
         template: Load every patient as conversion with it does; None only looks at the files.
         grid: As of :class:`DicomRules`.
         end_caps: How ROIs end; None leaves it to the mapping.
-        match_geometry: Take a CT by its slices where contours refer to none that is there.
+        match_geometry: Match the CT by its slices if the contours refer to no CT in the folder.
         exclude: Cases or patients that conversion will leave out.
         headers_only: Don't look at the values of CT images and doses.
         leave_out_helpers: Let the mapping leave out names of helper structures.

@@ -64,7 +64,7 @@ def extended_text(
         The text, and the names that are new in it.
 
     Raises:
-        InputError: If the file's list is not written one name a line, so that nothing can be added to it.
+        InputError: If the file's list is not written one name per line, so that nothing can be added to it.
     """
     content = _content(text)
     if content is None:
@@ -85,12 +85,12 @@ def extended_text(
         {"leave_out_helpers": True} if switch else {}
     ):
         shown = "; ".join(_line(name, counts[name], template, "") for name in new)
-        raise InputError(f"nothing can be added to its list, since it is not written one name a line; add: {shown}")
+        raise InputError(f"nothing can be added to its list, since it is not written one name per line; add: {shown}")
     return added, tuple(new)
 
 
 def _content(text: str) -> dict[str, Any] | None:
-    """What a mapping file says; None where it can't be read."""
+    """What a mapping file says; None if it can't be read."""
     return check(yaml_document(text), dict[str, Any]).value
 
 

@@ -1,7 +1,7 @@
 """NIfTI, NRRD and MetaImage files: patients as folders of images, or listed in a CSV table, into a raw data set.
 
 Images are flipped and permuted to the patient's axes. CT, dose and masks of a patient lie on one grid, or the patient
-is refused; only a dose may be resampled, where that is asked for. Layouts: ``docs/data.md``.
+is refused; only a dose may be resampled, on request. Layouts: ``docs/data.md``.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ class NiftiPatient:
         name: Name of the case.
         split: ``Tr``, or ``Ts`` for a patient that is kept from training and may lack a dose.
         ct: CT, HU.
-        dose: Dose, Gy; None where there is none.
+        dose: Dose, Gy; None if there is none.
         masks: Masks by ROI name as in the data.
         prescriptions: Prescribed dose by target name as in the data, Gy.
-        template: Says which name is which ROI.
+        template: Gives the ROI of each name.
         resample_dose: Whether a dose on its own grid is resampled to the CT's.
-        patient: The patient, where several cases may be of one.
-        fractions: Number of fractions; None where it is unknown.
+        patient: The patient, if a patient may have several cases.
+        fractions: Number of fractions; None if unknown.
     """
 
     name: str
@@ -147,11 +147,11 @@ def find_patients(source: Path, template: Template, *, test_only: bool = False) 
 
     Args:
         source: A CSV table, or a folder with one folder per patient.
-        template: Says which name is which ROI.
+        template: Gives the ROI of each name.
         test_only: Keep all patients from training, for example because they have no dose.
 
     Raises:
-        InputError: If there are none, or something is no patient.
+        InputError: If there are none, or something is not a patient.
     """
     if source.is_file():
         found = _read_table(source, template, test_only)
@@ -172,7 +172,7 @@ def find_nifti(
 
     Args:
         source: See :func:`find_patients`.
-        template: Its ROIs make the catalogue; its aliases say which mask is which.
+        template: Its ROIs make the catalogue; its aliases assign the masks.
         test_only: Keep all patients from training.
         resample_dose: Resample a dose on its own grid to the CT's, linearly.
 

@@ -191,7 +191,7 @@ def find_patients(source: Path, catalogue: Catalogue, *, test_only: bool = False
         test_only: Keep all patients from training, for example because they have no dose.
 
     Raises:
-        InputError: If there are none, or something in the folders is no patient.
+        InputError: If there are none, or something in the folders is not a patient.
     """
     if not source.is_dir():
         raise InputError(f"{source} is not a folder; expected OpenKBP's train-pats, validation-pats, test-pats or pt_N")
@@ -258,11 +258,11 @@ def _refuse_unfit(template: Template) -> None:
 
 
 def write_prediction_csv(prediction: Path, csv_path: Path, dose_region: Path | NDArray[np.bool_] | None = None) -> int:
-    """Write a predicted dose as OpenKBP's scoring code reads it.
+    """Write a predicted dose in the format of OpenKBP's scoring code.
 
     Args:
         prediction: NIfTI file, Gy, on the grid of the converted patient.
-        csv_path: Where to.
+        csv_path: File to write.
         dose_region: The patient's ``possible_dose_mask.csv``, or the same as a mask of shape (z, y, x); its voxels are
             written. None writes all voxels with dose.
 
@@ -299,7 +299,7 @@ def write_predictions(predictions: Path, out: Path, dataset: RawDataset) -> Sequ
     Args:
         predictions: Folder of NIfTI files, named as the cases.
         out: Folder to write to.
-        dataset: The converted data set, which knows the dose region of each case.
+        dataset: The converted data set, with the dose region of each case.
 
     Returns:
         Names of the cases.

@@ -40,7 +40,7 @@ def read_values(path: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
 
     Raises:
         InputError: If the file is missing, empty or cut off, is not made of ``index,value`` lines below the header
-            ``,data``, or an index is out of range or comes twice, or a value is NaN or infinite.
+            ``,data``, or an index is out of range or is repeated, or a value is NaN or infinite.
     """
     table = _parse(
         path, _body(path, _VALUE_LINE, "index,value"), np.dtype([("index", np.int64), ("value", np.float64)])

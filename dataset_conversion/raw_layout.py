@@ -1,7 +1,7 @@
-"""The writer of raw data sets: the only place that creates what :mod:`cdm_nnunet.dataset` describes.
+"""The writer of raw data sets, in the format that :mod:`cdm_nnunet.dataset` describes.
 
 A conversion can be stopped at any moment and run again: complete, unchanged cases are skipped. ``dataset.json`` is
-written when all cases are there, so that an unfinished data set can't be planned.
+written when all cases are complete, so that an unfinished data set can't be planned.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ _IMAGE_FOLDERS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """What a data set is, apart from its cases.
+    """Description of a data set, apart from its cases.
 
     Attributes:
         dataset_id: Number from 1 to 999.
         name: Letters, digits, ``_`` and ``-``.
         description: One sentence.
         template: The clinical template; its ROIs, in order, are the catalogue.
-        source: What the data set was made from: the name of the conversion.
+        source: Name of the conversion.
         published_validation: Cases that the publisher chose for validation (fold 0); may be empty.
-        excluded: Patients that the user left out on purpose.
-        patients: Name of the patient by case, where a patient has several cases: they stay together in every fold.
-        mapping: Which name in the patients' files is which ROI, where a model should read new patients by it.
-        remarks: What of the source was ignored, to tell.
-        facts: What else is known of all doses, for a model that is trained on them.
+        excluded: Patients that the user excluded.
+        patients: Name of the patient by case, if a patient has several cases: they stay together in every fold.
+        mapping: ROI of each name in the patients' files, if a model should read new patients with it.
+        remarks: Parts of the source that were ignored, for the messages.
+        facts: Further facts about all doses, for a model that is trained on them.
     """
 
     dataset_id: int
@@ -80,13 +80,13 @@ class Conversion:
         folder: The data set's folder.
         catalogue: Names the ROIs.
         cases: All cases by name.
-        converted: Names of the cases that were written in this run; the others were there already, unchanged.
-        excluded: Patients that the user left out on purpose.
+        converted: Names of the cases that were written in this run; the others existed already, unchanged.
+        excluded: Patients that the user excluded.
         seconds: Duration of this run.
-        patients: The patient by case; cases with the same CT or dose are of one.
-        stated_patients: The patient by case, as the source has it.
-        unread: Files of the source that could not be read, in a line for each reason.
-        remarks: What of the source was ignored.
+        patients: The patient by case; cases with the same CT or dose count as one patient.
+        stated_patients: The patient by case, as in the source.
+        unread: Files of the source that could not be read, one line per reason.
+        remarks: Parts of the source that were ignored.
     """
 
     folder: Path
@@ -115,13 +115,13 @@ class Conversion:
 
     @property
     def training_cases_with_roi(self) -> dict[str, int]:
-        """In how many training cases each ROI is contoured."""
+        """Number of training cases in which each ROI is contoured."""
         present = [roi for name in self.training for roi in self.cases[name].record.rois]
         return {name: present.count(name) for name in self.catalogue.names}
 
     @property
     def patient_positions(self) -> dict[str, int]:
-        """How many training cases lay in each position; empty unless all their CTs say it."""
+        """Number of training cases in each patient position; empty unless all their CTs state it."""
         positions = [self.cases[name].record.source.get(POSITION, "") for name in self.training]
         return {} if "" in positions else dict(sorted(Counter(positions).items()))
 
@@ -183,7 +183,7 @@ def write_dataset(
 
     Args:
         raw_folder: nnU-Net's raw folder.
-        spec: What the data set is.
+        spec: Description of the data set.
         sources: The patients.
         n_processes: Worker processes; 1 converts in this process.
         before: Called when the data set is known to be free for these patients, before anything is written.

@@ -55,7 +55,7 @@ def prescriptions_gy(template: Template, given: Mapping[str, object], contoured:
 
     Raises:
         InputError: If a name is not a target of the template, a value is not a number, or a contoured target for which
-            every patient has an own prescription is missing.
+            every patient has their own prescription is missing.
     """
     mapped = map_rois(template, given)
     targets = {roi.name: roi.prescription_gy for roi in template.rois if roi.kind == "target"}

@@ -12,7 +12,7 @@ from cdm_nnunet.trainers.base import DoseTrainer
 
 
 def find_trainers() -> dict[str, type[DoseTrainer]]:
-    """The trainers by name."""
+    """All trainers by name."""
     modules = [importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)]
     classes = [value for module in modules for value in vars(module).values() if isinstance(value, type)]
     return {

@@ -48,7 +48,7 @@ class DoseTrainer(LoggedTrainer):
 
     Attributes:
         voxel_error: The voxel-wise error, in units of the dose scale.
-        dvh_weight: Weight of the DVH loss where ``CDM_LOSS_WEIGHT`` is not set.
+        dvh_weight: Weight of the DVH loss if ``CDM_LOSS_WEIGHT`` is not set.
 
     Raises:
         InputError: If the plans are not ours, an option makes no sense for dose, or a setting is out of range.
@@ -111,7 +111,7 @@ class DoseTrainer(LoggedTrainer):
         self.dvh_loss = None if dvh_loss is None else dvh_loss.to(self.device)
 
     def build_dvh_loss(self, terms: Terms) -> torch.nn.Module | None:
-        """The loss to add to the voxel-wise error, called as :meth:`CDMLoss.forward` is; None for nothing.
+        """The loss to add to the voxel-wise error, with the arguments of :meth:`CDMLoss.forward`; None adds none.
 
         Args:
             terms: The metrics of the template's goals with the use ``loss``.
@@ -119,7 +119,7 @@ class DoseTrainer(LoggedTrainer):
         return None
 
     def load_pretrained_weights(self, file: str) -> None:
-        """Start from the weights of another dose model, its last layers included; inputs of ROIs by their names.
+        """Start from the weights of another dose model, last layers included; ROI inputs are matched by name.
 
         Raises:
             InputError: If there is no such checkpoint or model package, or it has another dose scale or network.
@@ -148,7 +148,7 @@ class DoseTrainer(LoggedTrainer):
         """Training and validation cases of the fold.
 
         Raises:
-            InputError: If the split is not sound (:meth:`Folds.fold`), or has no such fold.
+            InputError: If the split is invalid (:meth:`Folds.fold`), or has no such fold.
         """
         if self.fold == "all":
             training, validation = super().do_split()
@@ -212,14 +212,14 @@ class DoseTrainer(LoggedTrainer):
             self.print_to_log_file(f"{name} is not a setting of this software and changes nothing", add_timestamp=False)
 
     def on_train_start(self) -> None:
-        """Build what is missing, start the loaders, and leave the plans in the model's folder."""
+        """Build what is missing, start the loaders, and write the plans into the model's folder."""
         super().on_train_start()
         wait_for_all()  # (nnU-Net has each process write the plans)
         if self.local_rank == 0:
             write_json(Path(self.output_folder_base) / "plans.json", model_plans(self.plans_manager.plans))
 
     def plot_network_architecture(self) -> None:
-        """Nothing: nnU-Net's drawing needs a package that no longer works, and logs its failure."""
+        """Do nothing: nnU-Net's drawing needs a package that no longer works, and logs its failure."""
 
     # --- steps --------------------------------------------------------------------------------------------------------
 
@@ -233,10 +233,10 @@ class DoseTrainer(LoggedTrainer):
                 only the first is used unless ``CDM_DEEP_SUPERVISION`` says otherwise.
             reference_gy: Same shape, Gy.
             words: ROI words, (B, L, Z, Y, X).
-            facts: Of the B samples.
+            facts: Facts of the B samples.
 
         Returns:
-            Scalar, or None for nothing.
+            Scalar, or None without a DVH loss.
         """
         weight = self.settings.dvh_weight(self.current_epoch, self.dvh_weight)
         if self.dvh_loss is None or weight == 0:
@@ -323,9 +323,9 @@ class DoseTrainer(LoggedTrainer):
     # --- final validation ---------------------------------------------------------------------------------------------
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
-        """Predict the validation cases of the fold whole, write their doses and a summary.
+        """Predict whole validation cases of the fold, write their doses and a summary.
 
-        The summary's metrics are those of the network's grid; ``cdm-nnunet evaluate`` gives them on the patients' own.
+        The metrics of the summary are on the network's grid; ``cdm-nnunet evaluate`` gives them on the patients' grids.
         """
         if save_probabilities:  # (after days of training, no reason to do without the rest)
             self.print_to_log_file("--npz is left out: a dose has no class probabilities")

@@ -1,4 +1,4 @@
-"""The baselines, on the same plans as the method; formulas and sources: ``docs/losses.md``."""
+"""Baseline trainers, on the same plans as the CDM trainer; formulas and sources: ``docs/losses.md``."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from cdm_nnunet.trainers.base import DoseTrainer
 
 
 class nnUNetTrainerDoseMAE(DoseTrainer):  # noqa: N801  # nnU-Net finds trainers by names of this form
-    """Trains on the mean absolute error of the dose alone."""
+    """Trains on the mean absolute error of the dose only."""
 
 
 class nnUNetTrainerDoseVanilla(nnUNetTrainerDoseMAE):  # noqa: N801  # nnU-Net finds trainers by names of this form
-    """Vanilla nnU-Net as a regressor: MAE, and a U-Net whose output is the dose, inside targets as outside."""
+    """Vanilla nnU-Net as a regressor: MAE, and a U-Net whose output is the dose, inside and outside targets."""
 
     @staticmethod
     def build_network_architecture(
@@ -41,7 +41,7 @@ class nnUNetTrainerDoseVanilla(nnUNetTrainerDoseMAE):  # noqa: N801  # nnU-Net f
 
 
 class nnUNetTrainerDoseMSE(DoseTrainer):  # noqa: N801  # nnU-Net finds trainers by names of this form
-    """Trains on the mean squared error of the dose alone."""
+    """Trains on the mean squared error of the dose only."""
 
     voxel_error = staticmethod(region_mse)
 

@@ -1,4 +1,4 @@
-"""The trainer of the method: MAE and clinical DVH metrics."""
+"""The CDM trainer: MAE and clinical DVH metrics."""
 
 from __future__ import annotations
 

@@ -15,13 +15,13 @@ _LOCK = ".training_lock"
 
 
 def newest_whole(folder: Path) -> tuple[Checkpoint, list[str]] | None:
-    """The checkpoint of a fold's folder with the most epochs among those that are whole.
+    """The intact checkpoint with the most epochs in a fold's folder.
 
     Returns:
-        The checkpoint, and what is wrong with the others; None if there is none at all.
+        The checkpoint, and the faults of the others; None if there is no checkpoint.
 
     Raises:
-        InputError: If none is whole, or they are of several trainings.
+        InputError: If none is intact, or they belong to several trainings.
     """
     found: list[Checkpoint] = []
     damaged: list[str] = []
@@ -50,15 +50,15 @@ def newest_whole(folder: Path) -> tuple[Checkpoint, list[str]] | None:
 
 @contextmanager
 def fold_claimed(folder: Path, *, begins: bool, restart: bool) -> Iterator[None]:
-    """Keep other trainings out of a fold's folder, and earlier checkpoints from being written over.
+    """Keep other trainings out of a fold's folder, and protect earlier checkpoints from being overwritten.
 
     Args:
-        folder: Of the fold; it exists.
-        begins: Whether the training begins, rather than goes on.
-        restart: Whether it may begin where there are checkpoints; they are moved to a folder ``replaced_DATE``.
+        folder: The fold's folder; it exists.
+        begins: Whether the training starts, rather than continues.
+        restart: Whether it may start although there are checkpoints; they are moved to a folder ``replaced_DATE``.
 
     Raises:
-        InputError: If another process trains this fold, or the training begins where there are checkpoints.
+        InputError: If another process trains this fold, or a training starts although there are checkpoints.
     """
     with locked(folder / _LOCK, f"another process is training in {folder}; wait until it has ended"):
         for partial in folder.glob(".checkpoint_*.partial_*"):  # of a process that was killed

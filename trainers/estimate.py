@@ -1,4 +1,4 @@
-"""How long a training will take: a few real batches and steps on this machine, and nothing kept."""
+"""Estimate the duration of a training from a few real batches and steps on this machine; nothing is kept."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _RESULTS = "nnUNet_results"
 
 
 def estimate(training: Training) -> dict[str, Any]:
-    """Measure the loader alone, the step alone, and both together as in a training.
+    """Measure the loader, the step, and both together as in a training.
 
     Every loss is on, as at the end of a training. The weights change, but nothing is written into the results.
 
     Args:
-        training: What would be trained.
+        training: The training.
 
     Returns:
-        ``patches_per_second`` (the loader, with nothing else going on), ``step_s`` (a step whose batch is there),
-        ``waiting_share`` (of the time that the device waits for the loader in training), ``epoch_s``, ``epochs``,
+        ``patches_per_second`` (the loader alone), ``step_s`` (a step whose batch is ready),
+        ``waiting_share`` (share of the time that the device waits for the loader in training), ``epoch_s``, ``epochs``,
         ``days`` (training without the final validation), ``loader_processes``, ``batch_size``, ``patch_size`` and
         ``device``.
 
@@ -68,7 +68,7 @@ def _measure(trainer: Any, training: Any, validation: Any) -> dict[str, Any]:
         return batch
 
     def take_what_is_ready() -> Any:
-        """Batches that were prepared while nobody asked would make the loader look faster than it is."""
+        """Discard batches that were prepared in advance: they would make the loader look faster than it is."""
         return [next(training) for _ in range(max(3, n_processes // 2) + n_processes)][-1]
 
     batch = take_what_is_ready()

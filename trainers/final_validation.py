@@ -31,10 +31,10 @@ class WholeCaseValidation:
     """Predicts whole cases, writes their doses and measures them.
 
     Attributes:
-        predictor: With the trained network.
+        predictor: A predictor with the trained network.
         dataset: The preprocessed cases.
-        folder: Where doses and summary go.
-        origin: What the doses depend on besides their case.
+        folder: Folder for doses and summary.
+        origin: The model and options that make the doses.
         dose_region: 1 inside the dose region by ROI words: (B, L, Z, Y, X) -> (B, 1, Z, Y, X).
         terms: Metrics to compare.
     """
@@ -75,7 +75,7 @@ class WholeCaseValidation:
             CDMReaderWriter().write_seg(dose_gy, str(dose), properties)
 
     def write_summary(self, errors: Mapping[str, PatchErrors], dataset_name: str) -> tuple[str, str]:
-        """Write the errors of all cases; returns what to tell of them, in lines."""
+        """Write the errors of all cases; returns lines for the log."""
         pooled = PatchErrors.pooled(list(errors.values()))
         summary = {
             "grid": "network",

@@ -1,4 +1,4 @@
-"""Loaders of training and validation patches, in processes of their own."""
+"""Loaders of training and validation patches, in separate processes."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from cdm_nnunet.nnunet.loader import DoseDataLoader
 
 
 def running(source: DoseDataLoader, n_processes: int, seeds: Sequence[int] | None, *, pinned: bool) -> Any:
-    """A loader in processes of its own.
+    """A loader in separate processes.
 
     Args:
         source: The loader.
-        n_processes: How many; 0 for this process.
+        n_processes: Number of processes; 0 for this process.
         seeds: One for each process; None for none.
-        pinned: Whether batches lie in memory from which a GPU copies fast.
+        pinned: Whether batches lie in pinned memory, from which a GPU copies fast.
     """
     if n_processes == 0:
         return SingleThreadedAugmenter(source, None)

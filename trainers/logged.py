@@ -1,4 +1,4 @@
-"""A trainer that tells how its epochs went, and keeps the best checkpoint."""
+"""A trainer that logs its epochs and keeps the best checkpoint."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class LoggedTrainer(ResumableTrainer):
         self._step_began_at = 0.0
 
     def on_train_start(self) -> None:
-        """Tell what runs where, and let the curves be tracked."""
+        """Log what runs where, and start tracking the curves."""
         super().on_train_start()
         if self.local_rank == 0:
             run = self._run()
@@ -73,7 +73,7 @@ class LoggedTrainer(ResumableTrainer):
         )
 
     def run_training(self) -> None:
-        """As :meth:`ResumableTrainer.run_training`; trackers are closed, however it ends."""
+        """As :meth:`ResumableTrainer.run_training`; trackers are closed in any case."""
         try:
             super().run_training()
         finally:
@@ -103,7 +103,7 @@ class LoggedTrainer(ResumableTrainer):
             self._first_steps_s = None
 
     def on_train_epoch_start(self) -> None:
-        """Start the clock that tells waiting for the loader from computing."""
+        """Start the clock that separates waiting for the loader from computing."""
         super().on_train_epoch_start()
         self._loader_wait_s, self._step_ended_at = 0.0, perf_counter()
         self._step_began_at = perf_counter()
@@ -174,11 +174,11 @@ class LoggedTrainer(ResumableTrainer):
 
 
 def mean_of_samples(outputs: Sequence[Mapping[str, Any]], key: str) -> float:
-    """Mean of what steps say, where each sample of their batches counts the same.
+    """Mean over the outputs of steps, in which each sample of their batches counts equally.
 
     Args:
-        outputs: Of the steps, each with its number of ``samples``.
-        key: What is averaged.
+        outputs: Outputs of the steps, each with its number of ``samples``.
+        key: Key of the value to average.
 
     Example:
         >>> mean_of_samples([{"loss": 1.0, "samples": 2}, {"loss": 4.0, "samples": 1}], "loss")

@@ -12,11 +12,11 @@ STEPS_FOR_FIRST_ESTIMATE = 20
 
 
 def remaining_text(starts: Sequence[float], ends: Sequence[float], n_epochs: int) -> str:
-    """How long the epochs that are left will take, from the last ten that are done.
+    """Time that the remaining epochs will take, from the last ten finished ones.
 
     Args:
-        starts: When each epoch began, in seconds.
-        ends: When each ended; as many.
+        starts: Start of each epoch, in seconds.
+        ends: End of each of them, in seconds.
         n_epochs: Epochs of the training.
 
     Example:
@@ -30,12 +30,12 @@ def remaining_text(starts: Sequence[float], ends: Sequence[float], n_epochs: int
 
 
 def first_estimate_text(steps_s: Sequence[float], settings: TrainingSettings, epochs_left: int) -> str:
-    """How long a training will take, from its first steps; a validation step counts as a third of one.
+    """Time that a training will take, from its first steps; a validation step counts as a third of one.
 
     Args:
-        steps_s: Durations of its first steps; the first third, in which much is loaded and built, is left out.
-        settings: Of the training.
-        epochs_left: How many there are to come, this one included.
+        steps_s: Durations of its first steps; the first third, with much loading and building, is left out.
+        settings: Settings of the training.
+        epochs_left: Number of remaining epochs, this one included.
     """
     settled = steps_s[len(steps_s) // 3 :]
     epoch_s = sum(settled) / len(settled) * (settings.num_iterations + settings.num_val_iterations / 3)
@@ -46,7 +46,7 @@ def first_estimate_text(steps_s: Sequence[float], settings: TrainingSettings, ep
 
 
 def loss_schedule_text(settings: TrainingSettings, default_weight: float) -> str:
-    """When the DVH loss acts, in epochs as the log counts them; empty where there is none.
+    """Epochs in which the DVH loss is active, as counted in the log; empty if there is none.
 
     Example:
         >>> loss_schedule_text(TrainingSettings(num_epochs=100, loss_start=0.5), 0.5)
@@ -63,7 +63,7 @@ def loss_schedule_text(settings: TrainingSettings, default_weight: float) -> str
 
 
 def losses_text(logged: Mapping[str, float]) -> str:
-    """The losses of an epoch, and of the training loss its two parts."""
+    """The losses of an epoch, and the two parts of the training loss."""
     dvh = logged["train_dvh_loss"]
     parts = f" (voxel-wise {logged['train_voxel_error']:.4f}, DVH {dvh:.4f})" if dvh == dvh else ""  # NaN: no DVH loss
     return f"loss: training {logged['train_losses']:.4f}{parts}, validation {logged['val_losses']:.4f}"

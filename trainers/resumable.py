@@ -22,10 +22,10 @@ from cdm_nnunet.trainers.together import any_of_all, are_several, by_the_first, 
 
 
 class ResumableTrainer(nnUNetTrainer):
-    """nnU-Net's trainer with checkpoints that are whole or absent, and settings that belong to the model.
+    """nnU-Net's trainer with checkpoints that are complete or absent, and settings that belong to the model.
 
     Attributes:
-        settings: Those of the training; once it goes on, those it began with.
+        settings: Settings of the training; if it is continued, those it was started with.
     """
 
     network: torch.nn.Module
@@ -45,10 +45,10 @@ class ResumableTrainer(nnUNetTrainer):
             seed_generators(settings.seed)
 
     def resume(self) -> None:
-        """Go on from the checkpoint of this fold with the most epochs among those that are whole, if there is one.
+        """Continue from this fold's intact checkpoint with the most epochs, if there is one.
 
         Raises:
-            InputError: If none is whole, or the training began with other plans or settings.
+            InputError: If none is intact, or the training was started with other plans or settings.
         """
         found = newest_whole(Path(self.output_folder))
         if found is None:
@@ -74,10 +74,10 @@ class ResumableTrainer(nnUNetTrainer):
             self._write(Path(self.output_folder) / FINAL, self.current_epoch)
 
     def load_checkpoint(self, filename_or_checkpoint: str) -> None:
-        """Set network, optimizer and log to where a checkpoint of this model and fold was written.
+        """Restore network, optimizer and log from a checkpoint of this model and fold.
 
         Raises:
-            InputError: If it is damaged, or of another model or fold.
+            InputError: If it is damaged, or belongs to another model or fold.
         """
         self._restore(read_checkpoint(Path(filename_or_checkpoint)))
 
@@ -113,7 +113,7 @@ class ResumableTrainer(nnUNetTrainer):
             )
 
     def save_checkpoint(self, filename: str) -> None:
-        """Write a checkpoint whole, or leave what was there.
+        """Write a complete checkpoint, or keep the earlier one.
 
         Raises:
             OSError: If it can't be written.
@@ -146,10 +146,10 @@ class ResumableTrainer(nnUNetTrainer):
         }
 
     def run_training(self) -> None:
-        """Train the epochs that are left. SIGTERM writes a checkpoint from which ``--c`` goes on.
+        """Train the remaining epochs. SIGTERM writes a checkpoint from which ``--c`` continues.
 
         Raises:
-            InputError: If the training would write over another, or another process trains this fold.
+            InputError: If the training would overwrite another, or another process trains this fold.
             SystemExit: After SIGTERM, with status 143.
         """
         if self.current_epoch >= self.num_epochs:

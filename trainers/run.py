@@ -26,16 +26,16 @@ from cdm_nnunet.trainers.together import refuse_torchrun, several_processes
 
 @dataclass(frozen=True)
 class Training:
-    """What is trained, and on what.
+    """Trainer, data and device of a training.
 
     Attributes:
         dataset_id: Number of the data set.
-        configuration: As ``3d_fullres``.
+        configuration: Such as ``3d_fullres``.
         fold: Its number, or ``all``.
         trainer: Name of the trainer.
         plans: Name of the plans.
         device: ``cuda`` or ``cpu``.
-        n_gpus: GPUs to train on.
+        n_gpus: Number of GPUs.
     """
 
     dataset_id: int
@@ -73,7 +73,7 @@ class Training:
         return torch.device(self.device)
 
     def as_planned(self) -> Training:
-        """The same training, by the name that the plans have for its configuration."""
+        """The same training, with the plans' name of its configuration."""
         there = self._read(f"{self.plans}.json").get("configurations", {})
         return replace(self, configuration=configuration_in(there, self.configuration))
 
@@ -85,13 +85,13 @@ class Training:
 
 @dataclass(frozen=True)
 class Start:
-    """Where a training begins; by default at its first epoch, with nothing there.
+    """How a training starts; by default at its first epoch, in an empty folder.
 
     Attributes:
-        pretrained: Another model, to begin with its weights: a checkpoint, a model package, or a shipped one's name.
-        continues: Go on from the newest whole checkpoint.
-        changes_settings: Go on with other settings than the training began with.
-        restarts: Begin where there is a training already; its checkpoints are moved aside.
+        pretrained: Another model whose weights to start from: a checkpoint, a model package, or a shipped one's name.
+        continues: Continue from the newest intact checkpoint.
+        changes_settings: Continue with settings that differ from those at the start.
+        restarts: Start although there is a training already; its checkpoints are moved to another folder.
         validates: Only the final validation of a finished training.
         with_best: Validate the best checkpoint, not the last.
     """
@@ -108,14 +108,14 @@ def train(training: Training, start: Start) -> Path:
     """Train, or continue, or validate.
 
     Args:
-        training: What is trained.
-        start: Where it begins.
+        training: The training.
+        start: How it starts.
 
     Returns:
         The model's folder.
 
     Raises:
-        InputError: As :meth:`Training.prepare`, or if what it is to begin with is not there.
+        InputError: As :meth:`Training.prepare`, or if the weights or checkpoint to start from do not exist.
     """
     pretrained = None if start.pretrained is None else str(find_pretrained(start.pretrained))
     device = training.prepare()

@@ -1,4 +1,4 @@
-"""What a training is and where it runs: software, data set and machine, for those who look at its curves later."""
+"""Software, data set and machine of a training, for those who look at its curves later."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _GIT_LIMIT_S = 10.0
 
 
 def software_facts() -> Mapping[str, str]:
-    """Versions, and the state of git where the package runs from a checkout."""
+    """Versions, and the state of git if the package runs from a checkout."""
     names = ("nnunetv2", "torch", "numpy")
     return {"cdm_nnunet": cdm_nnunet.__version__, "git": git_state(), **{name: version(name) for name in names}}
 
 
 def git_state(folder: Path = Path(cdm_nnunet.__file__).parent) -> str:
-    """Commit of the checkout that a folder of sources lies in, ``changed`` if files differ from it; empty for none."""
+    """Commit of the checkout that contains a folder of sources, ``changed`` if files differ from it; empty for none."""
     if not _git(folder, "ls-files", "."):  # (an environment below somebody else's checkout)
         return ""
     commit = _git(folder, "rev-parse", "HEAD")
@@ -45,10 +45,10 @@ def _git(folder: Path, *arguments: str) -> str:
 
 
 def dataset_digest(preprocessed: Path) -> str:
-    """SHA-256 of what describes a data set and its folds: cases, ROIs, grids, values and splits.
+    """SHA-256 of the description of a data set and its folds: cases, ROIs, grids, values and splits.
 
     Args:
-        preprocessed: Folder of the data set there.
+        preprocessed: The data set's folder of preprocessed data.
     """
     digest = hashlib.sha256()
     for name in _DATASET_FILES:

@@ -1,4 +1,4 @@
-"""Settings of a training that nnU-Net's command line has no option for, from environment variables."""
+"""Training settings without an option in nnU-Net's command line, from environment variables."""
 
 from __future__ import annotations
 
@@ -31,23 +31,25 @@ class TrainingSettings:
 
     Attributes:
         num_epochs: Epochs of the training.
-        num_iterations: Batches an epoch.
-        num_val_iterations: Validation batches an epoch.
-        learning_rate: Of AdamW at the start; it falls to zero over the epochs (nnU-Net's polynomial schedule).
-        loss_weight: Weight of the CDM or other DVH loss beside the voxel-wise error; the trainer's own where not set.
+        num_iterations: Batches per epoch.
+        num_val_iterations: Validation batches per epoch.
+        learning_rate: Learning rate of AdamW at the start; it falls to zero over the epochs (nnU-Net's polynomial
+            schedule).
+        loss_weight: Weight of the CDM or other DVH loss beside the voxel-wise error; by default the trainer's own.
         loss_start: Share of the epochs before that loss starts; from there its weight rises linearly over a tenth
-            of the epochs. With 0 it has its whole weight from the first step on.
+            of the epochs. With 0 it has its full weight from the first step.
         window_percent: See :class:`Smoothing`.
         sigmoid_width_gy: ``threshold_width_gy`` of :class:`Smoothing`.
         v_form: How V-metrics count, ``sigmoid``, ``dose`` or ``both``: see :class:`CDMLoss`.
         partial_rois: Weight of ROIs that the patch cuts, ``weighted``, ``whole`` or ``all``: see :class:`CDMLoss`.
-        deep_supervision: Whether the DVH loss acts on the ``finest`` output only, or on ``all`` that the voxel-wise
-            error acts on, with the same weights; a coarse output is enlarged to the finest grid by nearest neighbour.
+        deep_supervision: Whether the DVH loss acts on the ``finest`` output only, or on ``all`` outputs of the
+            voxel-wise error, with the same weights; a coarse output is enlarged to the finest grid by nearest
+            neighbour.
         loss_shapes: ``free``: lists as long as ROIs have voxels. ``fixed``: :class:`CapturedCDMLoss`, the same loss
-            without a wait for the device, for ``torch.compile`` and CUDA graphs.
-        seed: Seed of weights and patches; negative for none. nnU-Net's loader has several processes, whose order is
-            left to the machine, and a training that is stopped and goes on draws other patches than one that is not:
-            equal seeds give like, not identical, trainings.
+            without waiting for the device, for ``torch.compile`` and CUDA graphs.
+        seed: Seed of weights and patches; negative for none. nnU-Net's loader has several processes in no fixed order,
+            and a training that was stopped and continued draws different patches: equal seeds give similar, not
+            identical, trainings.
 
     Raises:
         InputError: If a value is out of range.
@@ -97,10 +99,10 @@ class TrainingSettings:
 
         Args:
             environment: Variables by name.
-            saved: Settings that stand where no variable is set, as :meth:`to_json` gives them; None for the defaults.
+            saved: Settings that hold if no variable is set, as :meth:`to_json` gives them; None for the defaults.
 
         Raises:
-            InputError: If a value is not of its kind, a variable's name is nearly one of ours (misspelt, it would
+            InputError: If a value has the wrong type, a variable's name is nearly one of ours (misspelt, it would
                 train for days with a default), or ``saved`` has other names.
 
         Example:
@@ -130,7 +132,7 @@ class TrainingSettings:
 
     @classmethod
     def resumed(cls, saved: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> TrainingSettings:
-        """Settings of a training that goes on: those it began with, whatever variables are set.
+        """Settings of a training that is continued: those it was started with, whatever variables are set.
 
         Args:
             saved: As :meth:`to_json` gave them.
@@ -153,11 +155,11 @@ class TrainingSettings:
         return asked
 
     def to_json(self) -> dict[str, int | float | str | None]:
-        """As a checkpoint keeps them."""
+        """The form in which a checkpoint keeps them."""
         return asdict(self)
 
     def with_epochs(self, n_epochs: int | None) -> TrainingSettings:
-        """The settings of a trainer that is named after its number of epochs; None leaves them.
+        """The settings of a trainer that is named after its number of epochs; None changes nothing.
 
         Raises:
             InputError: If the variable sets another number.
@@ -173,9 +175,9 @@ class TrainingSettings:
         """Seeds of ``n`` random generators, or None for none.
 
         Args:
-            n: How many.
-            where: Numbers that they depend on besides the seed, such as the epoch at which a training goes on: with the
-                same ones again, it would see the patches of its first epochs once more.
+            n: Number of seeds.
+            where: Numbers that they depend on besides the seed, such as the epoch at which a training is continued:
+                with the same seeds it would see the patches of its first epochs again.
 
         Example:
             >>> settings = TrainingSettings(seed=1)
@@ -225,7 +227,7 @@ def is_allowed(variable: str, environment: Mapping[str, str] = os.environ) -> bo
 
 
 def other_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """Variables that begin as ours do and are none of them."""
+    """Variables with our prefix that are not settings of ours."""
     return sorted(name for name in environment if name.startswith(_PREFIX) and name not in _known())
 
 

@@ -1,4 +1,4 @@
-"""What one pass over a batch gives."""
+"""The result of one pass over a batch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class StepResult:
         region: Same shape, 1 inside the dose region.
         words: ROI words, (B, L, Z, Y, X).
         voxel_error: The voxel-wise loss, a scalar.
-        dvh_loss: The weighted DVH loss, a scalar; None while it does not act.
+        dvh_loss: The weighted DVH loss, a scalar; None while it is not active.
     """
 
     dose_gy: Tensor
@@ -29,5 +29,5 @@ class StepResult:
 
     @property
     def loss(self) -> Tensor:
-        """What is minimised."""
+        """The loss to minimise."""
         return self.voxel_error if self.dvh_loss is None else self.voxel_error + self.dvh_loss

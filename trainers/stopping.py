@@ -15,11 +15,11 @@ class Stopped(Exception):  # noqa: N818  # not an error: the system asked for it
 
 
 class StopRequest:
-    """Whether SIGTERM came. A cluster sends it some seconds before it ends a job.
+    """Whether SIGTERM was received. A cluster sends it some seconds before it ends a job.
 
     Args:
-        outlives_parent: For the processes of several GPUs: the end of the parent asks as well. It reaches them as
-            SIGINT (torch has the system send it), and so do all that are sent once the parent is gone.
+        outlives_parent: For the processes of several GPUs: the end of the parent counts as a request as well. It
+            reaches them as SIGINT (torch has the system send it), and so do all signals after that.
 
     Attributes:
         asked: Whether it came.

@@ -1,4 +1,4 @@
-"""Several processes that train one model, one for each GPU: what they agree on, and what they put together."""
+"""Several processes that train one model, one for each GPU: what they agree on, and what they combine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _Item = TypeVar("_Item")
 
 
 def refuse_torchrun(environment: Mapping[str, str] = os.environ) -> None:
-    """Refuse the processes of ``torchrun``, of which each would train the whole model on the same GPU.
+    """Refuse the processes of ``torchrun``: each would train the whole model on the same GPU.
 
     Raises:
         InputError: If ``torchrun`` started this process.
@@ -38,7 +38,7 @@ def are_several() -> bool:
 
 
 def n_processes() -> int:
-    """How many there are, 1 for a process of its own."""
+    """Number of processes; 1 for a single one."""
     return int(dist.get_world_size()) if are_several() else 1
 
 
@@ -52,7 +52,7 @@ def from_all(items: Sequence[_Item]) -> list[_Item]:
 
 
 def any_of_all(said: bool, device: torch.device) -> bool:
-    """Whether it is said in any process; all must call it, and all get the same answer."""
+    """Whether it is true in any process; all must call it, and all get the same answer."""
     if not are_several():
         return said
     count = torch.tensor(int(said), device=device)
@@ -61,20 +61,20 @@ def any_of_all(said: bool, device: torch.device) -> bool:
 
 
 def wait_for_all() -> None:
-    """Return once all processes have come here."""
+    """Return once all processes have reached this point."""
     if are_several():
         dist.barrier()
 
 
 def loss_factor(n_samples: int, n_samples_of_all: int) -> float:
-    """What to multiply a process' mean loss by, so that each sample counts the same.
+    """Factor for a process' mean loss, so that each sample counts equally.
 
-    DDP averages gradients over processes. Where one has two samples and the other has one, the single sample would
-    count twice.
+    DDP averages gradients over processes. If one has two samples and the other has one, the single sample would count
+    twice.
 
     Args:
-        n_samples: Samples of this process in a batch.
-        n_samples_of_all: Of all processes together.
+        n_samples: Number of samples of this process in a batch.
+        n_samples_of_all: Number of samples of all processes together.
     """
     return n_samples * n_processes() / n_samples_of_all
 
@@ -107,7 +107,7 @@ def _refusal_of_the_first(claim: contextlib.AbstractContextManager[None], held: 
 
 @contextlib.contextmanager
 def several_processes() -> Iterator[None]:
-    """For the process that starts them: SIGTERM is passed on to them, and what they refuse is told in one line.
+    """For the process that starts the others: pass SIGTERM on to them, and report their refusals in one line.
 
     Raises:
         InputError: If they refuse something.
@@ -137,7 +137,7 @@ def several_processes() -> Iterator[None]:
 
 
 def _refusal_in(trace: str) -> str:
-    """What an :class:`InputError` says at the end of a trace; empty if another error is there."""
+    """The message of an :class:`InputError` at the end of a trace; empty for another error."""
     last = trace.rstrip().splitlines()[-1]
     name = f"{InputError.__module__}.{InputError.__qualname__}: "
     return last.removeprefix(name) if last.startswith(name) else ""

@@ -1,7 +1,7 @@
 """Curves of a training for TensorBoard, Weights & Biases and MLflow.
 
-One adapter, :class:`Tracker`, does for each service what must be done for all: names, failures, what is sent once. A
-service is four functions.
+One adapter, :class:`Tracker`, does what all services need: names, failures, what is sent once. A service is four
+functions.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ class Value:
     """A number of an epoch.
 
     Attributes:
-        name: Of the curve.
-        value: Finite.
-        epoch: Counted from 0.
+        name: Name of the curve.
+        value: The number, finite.
+        epoch: The epoch, counted from 0.
     """
 
     name: str
@@ -67,11 +67,11 @@ class Run:
     """The training that is tracked.
 
     Attributes:
-        folder: Of its fold.
-        name: For lists of runs.
-        group: Data set that it belongs to.
-        first_epoch: With which this process begins.
-        facts: What it is and where it runs, as plain values.
+        folder: Folder of its fold.
+        name: Its name in lists of runs.
+        group: Its data set.
+        first_epoch: First epoch of this process.
+        facts: Software, machine and data set, as plain values.
     """
 
     folder: Path
@@ -83,13 +83,13 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Service:
-    """Where curves go.
+    """A service that receives curves.
 
     Attributes:
         send: Takes the values of some epochs.
         tell: Takes the facts of the training; called once for a training.
-        close: Ends it; takes whether the training is done.
-        knows_run: Whether facts and earlier epochs of this training are there already.
+        close: Ends the run; takes whether the training is done.
+        knows_run: Whether the service already has facts and earlier epochs of this training.
     """
 
     send: Callable[[Sequence[Value]], None]
@@ -101,12 +101,13 @@ class Service:
 class Tracker:
     """One of nnU-Net's loggers: it collects the values of an epoch and sends them at its end.
 
-    Nothing that a service does ends a training: what fails is told once, and sent with the next epoch.
+    A failing service does not end a training: the failure is reported once, and the values are sent with the next
+    epoch.
 
     Args:
         title: Name of the service, for messages.
         open_service: Opens it; called with the first values, after the loaders were forked.
-        facts: Of the training.
+        facts: Facts of the training.
         tell: Takes a line for the log.
     """
 
@@ -133,10 +134,10 @@ class Tracker:
             self._take(_NAMES[key], value, step)
 
     def update_config(self, config: Mapping[str, Any]) -> None:
-        """Nothing: nnU-Net would send plans and ``dataset.json`` whole."""
+        """Do nothing: nnU-Net would send complete plans and ``dataset.json``."""
 
     def log_summary(self, key: str, value: Any) -> None:
-        """Nothing: nnU-Net's summary is that of a segmentation."""
+        """Do nothing: nnU-Net's summary is that of a segmentation."""
 
     def close(self, *, is_done: bool) -> None:
         """Send what is left, and end the run."""
@@ -183,7 +184,7 @@ class Tracker:
 
 @contextlib.contextmanager
 def opened_later() -> Iterator[None]:
-    """Keep nnU-Net from opening W&B when a trainer is made: it would in every process, and fail for good without it.
+    """Keep nnU-Net from opening W&B when a trainer is made: it would do so in every process, and fail without W&B.
 
     Raises:
         InputError: If its switch is neither on nor off.
@@ -199,7 +200,7 @@ def opened_later() -> Iterator[None]:
 
 
 def trackers_for(run: Run, tell: Callable[[str], None]) -> list[Tracker]:
-    """The trackers of this training: TensorBoard where it is installed, others where their variable asks for them.
+    """The trackers of this training: TensorBoard if it is installed, others if their variable asks for them.
 
     Args:
         run: The training.

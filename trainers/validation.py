@@ -15,12 +15,12 @@ from cdm_nnunet.nnunet.facts import PatchFacts
 
 @dataclass(frozen=True)
 class PatchErrors:
-    """Sums of absolute errors and of their weights, so that pooling is adding.
+    """Sums of absolute errors and of their weights; pooling adds them.
 
     Attributes:
         dose: Sum over voxels of |predicted - reference| in Gy, and number of voxels of the dose region.
-        ptv_metrics: Sum over target metrics of share x |predicted - reference| (Gy, or % of volume), and of the shares:
-            each metric counts with the share of its ROI that lies in the patch.
+        ptv_metrics: Sum over target metrics of share x |predicted - reference| (Gy, or % of volume), and sum of the
+            shares: each metric is weighted with the share of its ROI in the patch.
         oar_metrics: The same for organs at risk and other ROIs.
     """
 
@@ -56,12 +56,12 @@ class PatchErrors:
 
     @property
     def score(self) -> float:
-        """What the best checkpoint has lowest: the mean of PTV and OAR error, or the dose MAE if there is neither."""
+        """The score of checkpoints, lower is better: mean of PTV and OAR error, or the dose MAE if there is neither."""
         known = [value for value in (self.ptv, self.oar) if value == value]  # NaN differs from itself
         return sum(known) / len(known) if known else self.mae_gy
 
     def to_json(self) -> dict[str, float | None]:
-        """The means; None where there was nothing to measure."""
+        """The means; None if there was nothing to measure."""
         means = {"dose_mae_gy": self.mae_gy, "ptv_error": self.ptv, "oar_error": self.oar}
         return {name: value if value == value else None for name, value in means.items()}  # NaN
 
@@ -77,7 +77,7 @@ def patch_errors(
         region: Same shape, 1 inside the dose region.
         words: ROI words, (B, L, Z, Y, X).
         terms: Metrics to compare.
-        facts: Of the B samples.
+        facts: Facts of the B samples.
     """
     difference = ((dose_gy - reference_gy).abs() * region).sum(dtype=torch.float64)
     sums = {True: [0.0, 0.0], False: [0.0, 0.0]}

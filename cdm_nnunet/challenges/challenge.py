@@ -54,11 +54,11 @@ class ScoredCase(Protocol):
         ...
 
     def name_of(self, kind: str) -> str | None:
-        """Name of the first ROI of a kind, such as ``dose_region`` or ``external``; None where there is none."""
+        """Name of the first ROI of a kind, such as ``dose_region`` or ``external``; None if there is none."""
         ...
 
     def roi(self, name: str) -> RoiInCase | None:
-        """An ROI of the data set; None where it has no voxel."""
+        """An ROI of the data set; None if it has no voxel."""
         ...
 
     def metric_error(self, name: str, metric: str) -> float:
@@ -122,7 +122,7 @@ class Challenge:
         definition: How its scores are computed, in a sentence or two.
         scores: Its scores; lower is better.
         applies: Whether a case is of its data.
-        terms: What a case of its data adds to the scores; None where it lacks what they need.
+        terms: What a case of its data adds to the scores; None if it lacks what they need.
         rounding: Its own way to count voxels, if it has one.
     """
 
@@ -140,6 +140,6 @@ class Challenge:
         return tuple(score for score in self.scores if score.compared)
 
     def over(self, cases: Iterable[Terms | None]) -> dict[str, float | None] | None:
-        """Its scores over cases, by key; None where no case is of its data."""
+        """Its scores over cases, by key; None if no case is of its data."""
         known = [terms for terms in cases if terms is not None]
         return {score.key: score.over(known) for score in self.scores} if known else None

@@ -72,7 +72,7 @@ def _worded(value: object) -> str:
 
 
 def next_command(verb: str, args: argparse.Namespace, record: Mapping[str, Any]) -> str:
-    """The command, or the file to open, that usually comes after a verb; empty where nothing does."""
+    """The command, or the file to open, that usually comes after a verb; empty if nothing does."""
     return _NEXT[verb](args, record) if verb in _NEXT else ""
 
 

@@ -73,7 +73,7 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 
 def add_available_device(parser: argparse.ArgumentParser) -> None:
-    """Add ``-device``, by default the first that is there."""
+    """Add ``-device``, by default the first that is available."""
     parser.add_argument(
         "-device",
         choices=("cuda", "mps", "cpu"),
@@ -165,7 +165,7 @@ def add_dicom_rules(parser: argparse.ArgumentParser, use: str = "") -> None:
 
     Args:
         parser: Of the verb.
-        use: When it counts, for the help; empty where it always does.
+        use: When it counts, for the help; empty if it always does.
     """
     parser.add_argument(
         "--grid",
@@ -183,7 +183,7 @@ def add_end_caps(parser: argparse.ArgumentParser, default: str | None = DEFAULT_
 
     Args:
         parser: Of the verb.
-        default: What stands in the arguments without it; None where another place may say so.
+        default: What stands in the arguments without it; None if another place may say so.
         otherwise: That place, for the help.
     """
     parser.add_argument(

@@ -102,7 +102,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def meant(word: str, known: Iterable[str]) -> str:
-    """The question whether a known word was meant; empty where none is close.
+    """The question whether a known word was meant; empty if none is close.
 
     Example:
         >>> meant("evalute", ["env", "evaluate", "ensemble"])

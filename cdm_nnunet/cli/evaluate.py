@@ -183,7 +183,7 @@ def render(record: Mapping[str, Any]) -> str:
 
 
 def _error(left_out: Mapping[str, str], not_drawn: Mapping[str, str]) -> dict[str, str]:
-    """The error for scripts; empty where all was done."""
+    """The error for scripts; empty if all was done."""
     told = [
         f"{len(reasons)} case{'' if len(reasons) == 1 else 's'} {words}: {_each(reasons)}"
         for words, reasons in (("left out of all means", left_out), ("scored but not drawn", not_drawn))

@@ -112,7 +112,7 @@ def _run_dicom(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _dose_type(prediction: Path, given: str | None) -> str:
-    """The dose type that was given, or that of the prediction's record; empty where neither states one."""
+    """The dose type that was given, or that of the prediction's record; empty if neither states one."""
     from cdm_nnunet.dataset import cdm_section
     from cdm_nnunet.documents.reading import read_json
 

@@ -24,9 +24,9 @@ class Model:
     """An evaluated model.
 
     Attributes:
-        name: What it is called in tables.
+        name: Its name in tables.
         path: The folder or file that it was read from.
-        evaluation: What its evaluation found.
+        evaluation: The result of its evaluation.
     """
 
     name: str
@@ -39,10 +39,10 @@ def load_models(arguments: Sequence[str]) -> tuple[Model, ...]:
 
     Args:
         arguments: ``PATH`` or ``NAME=PATH`` each, the baseline first; a path is a ``result.json`` or a folder with one.
-            Without a name, the folder's is taken.
+            Without a name, the folder's name is used.
 
     Raises:
-        InputError: If there are fewer than two, a file can't be used, or a name or file comes twice.
+        InputError: If there are fewer than two, a file can't be used, or a name or file is repeated.
     """
     if len(arguments) < 2:
         raise InputError(f"a comparison needs at least two evaluations, the baseline first; {len(arguments)} given")
@@ -62,7 +62,7 @@ def load_models(arguments: Sequence[str]) -> tuple[Model, ...]:
 
 
 def shared_cases(models: Sequence[Model], *, common_cases: bool) -> tuple[tuple[Model, ...], dict[str, list[str]]]:
-    """Check that evaluations may be compared, and keep the cases that all have.
+    """Check that evaluations may be compared, and keep their common cases.
 
     Args:
         models: At least two.
@@ -125,7 +125,7 @@ def read_patients(path: Path) -> dict[str, str]:
     """The patient by case, from a CSV table with the columns ``case`` and ``patient``.
 
     Raises:
-        InputError: If a column is missing, a field is empty or a case comes twice.
+        InputError: If a column is missing, a field is empty or a case is repeated.
     """
     rows = list(csv.DictReader(io.StringIO(read_text(path, "give a CSV table with columns case and patient"))))
     patients: dict[str, str] = {}
@@ -134,13 +134,13 @@ def read_patients(path: Path) -> dict[str, str]:
         if not case or not patient:
             raise InputError(f"{path}, line {line}: each row needs a case and a patient")
         if case in patients:
-            raise InputError(f"{path}, line {line}: case '{case}' comes twice")
+            raise InputError(f"{path}, line {line}: case '{case}' is repeated")
         patients[case] = patient
     return patients
 
 
 def of_patients(models: Sequence[Model], patients: Mapping[str, str]) -> tuple[Model, ...]:
-    """The models with other patients of their cases.
+    """The models with the patients of their cases replaced.
 
     Raises:
         InputError: If a case has no patient.

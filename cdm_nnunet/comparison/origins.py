@@ -35,7 +35,7 @@ def rows(comparison: Comparison, candidate: str) -> list[tuple[str, ...]]:
     """What two models are, a row for each property, in the order of :func:`columns`.
 
     Returns:
-        Property, both values, and ``differs`` where they do, or ``not known`` where one is not. Empty where nothing is
+        Property, both values, and ``differs`` where they do, or ``not known`` where one is not. Empty if nothing is
         known of both.
     """
     one, two = (_facts(comparison.origins.get(name)) for name in (comparison.baseline, candidate))
@@ -48,7 +48,7 @@ def rows(comparison: Comparison, candidate: str) -> list[tuple[str, ...]]:
 
 
 def table(comparison: Comparison, candidate: str) -> list[tuple[str, ...]]:
-    """The rows with their heads; empty where there is none."""
+    """The rows with their heads; empty if there is none."""
     body = rows(comparison, candidate)
     return [columns(comparison.baseline, candidate), *body] if body else []
 

@@ -55,8 +55,8 @@ def compare(
         models: As :func:`cdm_nnunet.comparison.models.load_models` reads them, the baseline first.
         common_cases: Drop cases that some model lacks, instead of refusing.
         seed: Seed of random sign flips.
-        n_flips: Their number; they are taken where there are too many patients to count all.
-        patients: The patient by case, instead of those that the conversion knew.
+        n_flips: Their number; they are used if there are too many patients to count all.
+        patients: The patient by case, in place of those known from the conversion.
 
     Raises:
         InputError: If the models can't be compared, as :func:`cdm_nnunet.comparison.models.shared_cases`, or an option

@@ -56,7 +56,7 @@ def mean_interval(differences: Floats, weights: Floats) -> Interval | None:
     """95 % interval of the weighted mean of per-patient values.
 
     Args:
-        differences: One value a patient, shape (N,).
+        differences: One value per patient, shape (N,).
         weights: Number of terms of each patient, shape (N,).
 
     Returns:
@@ -76,7 +76,7 @@ def ratio_interval(numerators: Floats, denominators: Floats) -> Interval | None:
     number of patients less two as degrees of freedom.
 
     Args:
-        numerators: One value a patient, shape (N,).
+        numerators: One value per patient, shape (N,).
         denominators: Likewise, at least zero.
 
     Returns:
@@ -203,7 +203,7 @@ def _random_signs(n: int, n_flips: int, seed: int) -> tuple[NDArray[np.int8], ..
 
 
 def rank_biserial(differences: Sequence[float] | Floats) -> float | None:
-    """Matched-pairs rank-biserial correlation (Kerby 2014), from -1 to 1; None where no patient differs.
+    """Matched-pairs rank-biserial correlation (Kerby 2014), from -1 to 1; None if no patient differs.
 
     It is the sum of the ranks of positive differences minus that of negative ones, divided by the sum of all ranks.
 

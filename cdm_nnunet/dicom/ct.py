@@ -45,7 +45,7 @@ class CtVolume:
         frame_uid: FrameOfReferenceUID.
         sop_uids: SOPInstanceUID of the images, from feet to head.
         files: The images' files, from feet to head.
-        patient_position: HFS, HFP, FFS, FFP, ...; empty where it is not given.
+        patient_position: HFS, HFP, FFS, FFP, ...; empty if it is not given.
         image_uids: SOPInstanceUIDs of all files, also of localizers, which are ignored.
         notes: What is unusual about it.
     """
@@ -66,7 +66,7 @@ def read_ct(files: Sequence[Path], *, pixels: bool = True) -> CtVolume:
 
     Args:
         files: The images of one series, or of one CT that is split over several, in any order.
-        pixels: Read the values; else the headers alone, and the volume is a column of one pixel a slice.
+        pixels: Read the values; else the headers alone, and the volume is a column of one pixel per slice.
 
     Raises:
         InputError: If there are none, several studies or frames of reference, an image twice, images of different size
@@ -148,7 +148,7 @@ def _number_or_nan(text: str) -> float:
 
 
 def _volume(slices: Sequence[CtSlice], *, whole: bool) -> Volume:
-    """The series as a volume; or, not whole, a column of one pixel a slice."""
+    """The series as a volume; or, not whole, a column of one pixel per slice."""
     if not slices:
         raise InputError("there are no CT images")
     for what, keyword in (("studies", "StudyInstanceUID"), ("frames of reference", "FrameOfReferenceUID")):
@@ -205,7 +205,7 @@ class CtSlice:
         return int(text) if re.fullmatch("-?[0-9]+", text) else None
 
     def text(self, keyword: str) -> str:
-        """Text of an element of the header; empty where it is not given."""
+        """Text of an element of the header; empty if it is not given."""
         return text_of(self.header, keyword, self.path, "")
 
 
@@ -213,7 +213,8 @@ def read_slice(path: Path, *, pixels: bool = True) -> CtSlice:
     """Read one image, or its header alone.
 
     Raises:
-        InputError: If it is no CT slice of one value a pixel in HU; or as :func:`cdm_nnunet.dicom.files.read_file`.
+        InputError: If it is not a CT slice of one value per pixel in HU; or as
+            :func:`cdm_nnunet.dicom.files.read_file`.
     """
     return _slice_of(read_file(path, pixels=pixels), path, pixels)
 

@@ -35,10 +35,10 @@ class CtOrder:
 
     Attributes:
         heights_mm: Positions along z, ascending, shape (n,).
-        labels: What tells acquisitions apart, by name: one text an image, empty where it is not given.
-        numbers: InstanceNumber of the images, None where it is not given.
-        times_s: When each image was made, by the name of the time; NaN where it is not given.
-        thickness_mm: SliceThickness, NaN where it is not given.
+        labels: What tells acquisitions apart, by name: one text an image, empty if it is not given.
+        numbers: InstanceNumber of the images, None if it is not given.
+        times_s: When each image was made, by the name of the time; NaN if it is not given.
+        thickness_mm: SliceThickness, NaN if it is not given.
     """
 
     heights_mm: NDArray[np.float64]

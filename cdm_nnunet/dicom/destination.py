@@ -36,8 +36,8 @@ class Destination:
         directions: Of the CT, along its rows, along its columns, and their normal: rows of shape (3, 3).
         low_mm: Lowest coordinates of pixel edges along the directions, shape (3,).
         high_mm: Highest coordinates.
-        plan: The plan; None where there is none.
-        structure_uid: SOPInstanceUID of the structure set; empty where there is none or it is not clear which.
+        plan: The plan; None if there is none.
+        structure_uid: SOPInstanceUID of the structure set; empty if there is none or it is not clear which.
         notes: What a person should know of it.
     """
 
@@ -59,7 +59,7 @@ def find_destination(
     Args:
         source: The folder; files at any depth, with any name. Or the files.
         plan: The plan to take; None takes the one that is there.
-        match_geometry: Take a CT by its slices where contours refer to none that is there.
+        match_geometry: Match the CT by its slices if the contours refer to no CT in the folder.
 
     Raises:
         InputError: If there is no CT, or CT images of several patients, studies or frames of reference, several CT

@@ -41,8 +41,8 @@ class DoseVolume:
     Attributes:
         volume: Gy, float32, on a grid with the patient's axes; the planes may be at unequal distances.
         study_uid: StudyInstanceUID.
-        frame_uid: FrameOfReferenceUID; empty where it is not given.
-        plan_uid: SOPInstanceUID of the plan; empty where the file names none.
+        frame_uid: FrameOfReferenceUID; empty if it is not given.
+        plan_uid: SOPInstanceUID of the plan; empty if the file names none.
         files: The files that it was read from.
         notes: What was done to it, such as the sum of beams.
         dose_type: ``PHYSICAL`` or ``EFFECTIVE``.

@@ -16,7 +16,7 @@ class FileEntry:
         sop_uid: SOPInstanceUID.
         study_uid: StudyInstanceUID.
         series_uid: SeriesInstanceUID.
-        frame_uid: FrameOfReferenceUID; empty where it is not given.
+        frame_uid: FrameOfReferenceUID; empty if it is not given.
         refers_to: UIDs: series of a structure set, structure set of a plan, plans of a dose.
         is_relative: Whether a dose is in percent or parts (DoseUnits RELATIVE).
         images: SOPInstanceUIDs of the CT images that a structure set lists.

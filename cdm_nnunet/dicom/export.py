@@ -53,7 +53,7 @@ class ExportedDose:
         bits: Bits a voxel.
         step_gy: DoseGridScaling: what one unit stands for.
         maximum_gy: Highest dose.
-        plan: Label of the referenced plan; None where there is none.
+        plan: Label of the referenced plan; None if there is none.
         notes: What a person should know of where it belongs.
     """
 
@@ -80,8 +80,8 @@ def export_dose(
         prediction: NIfTI file, Gy, in the patient's coordinates.
         patient: Where it belongs.
         out: The file to write.
-        bits: 16 or 32 bits a voxel.
-        dose_type: ``PHYSICAL`` or ``EFFECTIVE``, as the doses that the model learnt from; empty where that is not
+        bits: 16 or 32 bits per voxel.
+        dose_type: ``PHYSICAL`` or ``EFFECTIVE``, as the doses that the model learnt from; empty if that is not
             known.
 
     Returns:
@@ -116,7 +116,7 @@ def dose_type_for(patient: Destination, learnt: str) -> str:
 
     Args:
         patient: Where the dose belongs.
-        learnt: ``PHYSICAL`` or ``EFFECTIVE``; empty where it is not known.
+        learnt: ``PHYSICAL`` or ``EFFECTIVE``; empty if it is not known.
 
     Raises:
         InputError: If it is not known, and the plan is one of ions.

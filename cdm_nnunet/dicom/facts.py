@@ -23,7 +23,7 @@ _KEYWORDS = (
 
 
 def patient_facts(files: PatientFiles) -> dict[str, Any]:
-    """Facts of a patient, as text or numbers; empty where a file does not say.
+    """Facts of a patient, as text or numbers; empty if a file does not say.
 
     Args:
         files: The patient's files.

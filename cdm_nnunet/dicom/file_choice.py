@@ -16,8 +16,8 @@ class FileChoice:
     """What was chosen for a patient.
 
     Attributes:
-        structures: StructureSetLabel or SOPInstanceUID of a structure set; empty where none was chosen.
-        ct: SeriesDescription or SeriesInstanceUID of a CT series; empty where none was chosen.
+        structures: StructureSetLabel or SOPInstanceUID of a structure set; empty if none was chosen.
+        ct: SeriesDescription or SeriesInstanceUID of a CT series; empty if none was chosen.
     """
 
     structures: str = ""

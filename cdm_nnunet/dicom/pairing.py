@@ -47,7 +47,7 @@ class PatientFiles:
         dose_type: ``PHYSICAL`` or ``EFFECTIVE``; empty for a new patient, without a dose.
         has_ions: Whether a plan is one of ions (RT Ion Plan).
         by_geometry: Whether the CT was found by its slices alone: its UIDs are not those that the contours refer to.
-        problems: Why the patient can't be converted; empty where nothing is wrong.
+        problems: Why the patient can't be converted; empty if nothing is wrong.
         notes: What was ignored.
     """
 

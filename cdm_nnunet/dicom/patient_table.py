@@ -40,7 +40,7 @@ _STYLE = (
 
 
 def csv_table(patients: Mapping[str, Mapping[str, Any]]) -> str:
-    """The table as CSV, one line a case.
+    """The table as CSV, one line per case.
 
     Args:
         patients: ``patients`` of :func:`cdm_nnunet.dicom.inspection.inspect_index`.

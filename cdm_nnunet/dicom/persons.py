@@ -61,7 +61,7 @@ def several_persons(patient: str, entries: Sequence[FileEntry], choice: str) -> 
         choice: What was chosen among its plans.
 
     Returns:
-        A problem and a note; empty where there is nothing to say.
+        A problem and a note; empty if there is nothing to say.
     """
     sets = [group for group in connected(entries) if any(entry.modality == "RTSTRUCT" for entry in group)]
     if len(sets) < 2:

@@ -21,7 +21,7 @@ class Prescription:
 
     Attributes:
         dose_gy: TargetPrescriptionDose, total, Gy.
-        roi_number: ROINumber of the target in the structure set; None where the plan prescribes to a point or a site.
+        roi_number: ROINumber of the target in the structure set; None if the plan prescribes to a point or a site.
         description: DoseReferenceDescription; may be empty.
         structure_type: DoseReferenceStructureType: ``POINT``, ``VOLUME``, ``COORDINATES`` or ``SITE``; may be empty.
     """
@@ -40,15 +40,15 @@ class Plan:
         path: Its file.
         label: RTPlanLabel.
         prescriptions: As the plan gives them; may be empty.
-        n_fractions: Planned fractions; None where the plan does not say.
+        n_fractions: Planned fractions; None if the plan does not say.
         beam_numbers: Beams that deliver dose in the one fraction group; setup beams are left out.
         study_uid: StudyInstanceUID.
         sop_uid: SOPInstanceUID.
-        frame_uid: FrameOfReferenceUID; empty where it is not given.
-        structure_uid: SOPInstanceUID of the structure set; empty where the plan has none.
+        frame_uid: FrameOfReferenceUID; empty if it is not given.
+        structure_uid: SOPInstanceUID of the structure set; empty if the plan has none.
         patient_id: PatientID; may be empty.
         sop_class: SOPClassUID.
-        approval: ApprovalStatus: ``APPROVED``, ``UNAPPROVED`` or ``REJECTED``; empty where it is not given.
+        approval: ApprovalStatus: ``APPROVED``, ``UNAPPROVED`` or ``REJECTED``; empty if it is not given.
         radiation: ``photons or electrons``, ``ions`` or ``brachytherapy``.
         notes: What of its dose references is not used as a prescription.
     """
@@ -73,7 +73,7 @@ def read_plan(path: Path) -> Plan:
     """Read a plan.
 
     Raises:
-        InputError: If it is no plan or has several fraction groups; or as :func:`cdm_nnunet.dicom.files.read_file`.
+        InputError: If it is not a plan or has several fraction groups; or as :func:`cdm_nnunet.dicom.files.read_file`.
     """
     dataset = read_file(path, pixels=False)
     modality = text_of(dataset, "Modality", path)
@@ -140,7 +140,7 @@ def _prescriptions(dataset: Dataset, groups: Sequence[Dataset], path: Path, note
 
 
 def _no_level(item: Dataset, kind: str, doses_gy: Sequence[float], path: Path) -> str:
-    """Why a dose reference is not a prescription; empty where it is one, or says nothing of a dose."""
+    """Why a dose reference is not a prescription; empty if it is one, or says nothing of a dose."""
     if doses_gy and kind != "TARGET":
         return f"{doses_gy[0]:g} Gy for type {kind}"
     if not doses_gy and kind == "TARGET":

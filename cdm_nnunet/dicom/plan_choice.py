@@ -37,9 +37,9 @@ class Choice:
 
     Attributes:
         plans: A rule, a label or a UID by the patient's name, and a rule under ``default`` for all others.
-        dose_type: ``PHYSICAL`` or ``EFFECTIVE``; empty where nothing was chosen.
+        dose_type: ``PHYSICAL`` or ``EFFECTIVE``; empty if nothing was chosen.
         files: Structure sets and CT series by the patient's name.
-        match_geometry: Take a CT by its slices where contours refer to none that is there.
+        match_geometry: Match the CT by its slices if the contours refer to no CT in the folder.
     """
 
     plans: Mapping[str, str] = field(default_factory=dict)
@@ -48,7 +48,7 @@ class Choice:
     match_geometry: bool = False
 
     def plan_of(self, patient: str) -> str:
-        """A rule, a label or a UID; empty where nothing was chosen."""
+        """A rule, a label or a UID; empty if nothing was chosen."""
         return self.plans.get(patient, self.plans.get(DEFAULT, ""))
 
 
@@ -64,8 +64,8 @@ def choose(
     Args:
         plans: Of one patient.
         doses: Of the same patient.
-        plan: A rule, a label or a UID; empty where nothing was chosen.
-        dose_type: ``PHYSICAL`` or ``EFFECTIVE``; empty where nothing was chosen.
+        plan: A rule, a label or a UID; empty if nothing was chosen.
+        dose_type: ``PHYSICAL`` or ``EFFECTIVE``; empty if nothing was chosen.
         notes: What is ignored is added.
 
     Raises:

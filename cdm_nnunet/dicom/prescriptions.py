@@ -198,7 +198,7 @@ def _levels_of(plan: Plan, structures: StructureSet | None, labels: Mapping[int,
 
 
 def _roi_number(level: Prescription, structures: StructureSet | None) -> int | None:
-    """The ROI that a level is for; None where it is for none, or for a marked point."""
+    """The ROI that a level is for; None if it is for none, or for a marked point."""
     rois = () if structures is None else structures.rois
     if level.roi_number is not None and level.structure_type != "POINT":
         marker = any(roi.number == level.roi_number and not roi.contours and roi.unusable for roi in rois)

@@ -40,7 +40,7 @@ class StructureSet:
 
     @property
     def frame_uid(self) -> str:
-        """The frame of reference of the ROIs that were drawn; empty where the file does not say, or has several."""
+        """The frame of reference of the ROIs that were drawn; empty if the file does not say, or has several."""
         return next(iter(self.frames)) if len(self.frames) == 1 else ""
 
     @property
@@ -82,7 +82,7 @@ class StructureSet:
 
         Args:
             names: Of the ROIs.
-            frame_uid: The frame of reference; empty where it is not known.
+            frame_uid: The frame of reference; empty if it is not known.
             what: What lies in it, for the message.
 
         Raises:
@@ -126,7 +126,7 @@ def read_structures(path: Path) -> StructureSet:
     """Read a structure set.
 
     Raises:
-        InputError: If it is no structure set, has no ROIs, or a contour's data are damaged; or as
+        InputError: If it is not a structure set, has no ROIs, or a contour's data are damaged; or as
             :func:`cdm_nnunet.dicom.files.read_file`.
     """
     dataset = read_file(path, pixels=False)

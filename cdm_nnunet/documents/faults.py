@@ -23,7 +23,7 @@ class Fault:
     Attributes:
         field: Keys and list positions, counted from 0, with dots between: ``goals.2.unit``. Empty for the whole file.
         message: What is wrong.
-        place: Line and column in the file, None where there is no file.
+        place: Line and column in the file, None if there is no file.
     """
 
     field: str

@@ -35,7 +35,7 @@ class Places:
     def of(self, path: Path, *, key: bool = False) -> Place | None:
         """Where a value (or, with ``key``, its key) stands.
 
-        Of a path that is not there, the innermost part that is; None where no place is known at all.
+        Of a path that is not there, the innermost part that is; None if no place is known at all.
         """
         if key and path in self.keys:
             return self.keys[path]

@@ -34,7 +34,7 @@ class Document:
     """A text that was parsed.
 
     Attributes:
-        value: What it says: None, a truth value, number or text, or lists and objects of them. None where the text
+        value: What it says: None, a truth value, number or text, or lists and objects of them. None if the text
             is not sound.
         faults: What is wrong with the text itself; of these, keys that come twice leave it sound.
         is_sound: Whether there is a value to look at.
@@ -52,7 +52,7 @@ class Checked(Generic[T]):
     """Outcome of a check.
 
     Attributes:
-        value: The typed value, None where there are faults.
+        value: The typed value, None if there are faults.
         faults: All that was found, in the order of the text.
     """
 

@@ -127,7 +127,7 @@ def parse(text: str, max_depth: int) -> tuple[Any, Places]:
         max_depth: How deeply lists and objects may be nested.
 
     Raises:
-        YamlError: If it is no YAML, or more than JSON can say.
+        YamlError: If it is not YAML, or more than JSON can say.
     """
     import yaml
 

@@ -16,7 +16,7 @@ class CourseLimits:
         limit: The limit.
         variation: The looser limit, if there is one.
         is_converted: Whether they were converted to the fractionation of the course.
-        misfit: Why the goal does not hold for the course; None where it does.
+        misfit: Why the goal does not hold for the course; None if it does.
     """
 
     limit: float

@@ -1,4 +1,4 @@
-"""The exact cumulative dose-volume histogram, and how far two of them are apart."""
+"""The exact cumulative dose-volume histogram, and the distance of two of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cdm_nnunet.dvh.values import checked_doses
 
 @dataclass(frozen=True, eq=False)
 class DvhCurve:
-    """A cumulative DVH as the step function that it is (``docs/conventions.md``, "DVH curve").
+    """An exact cumulative DVH, a step function (``docs/conventions.md``, "DVH curve").
 
     Attributes:
         dose_gy: The distinct voxel doses, ascending, shape (m,), Gy.
@@ -53,7 +53,7 @@ def dvh_distance_gy(roi_dose_gy: NDArray[np.floating], other_dose_gy: NDArray[np
     """Area between two cumulative DVHs, exact (``docs/conventions.md``, "DVH distance").
 
     ``integral |V(d) - W(d)| dd`` with V and W as fractions of the volume: the mean shift of voxel dose that turns one
-    curve into the other. Two doses of one ROI are its usual arguments; the numbers of voxels may differ.
+    curve into the other. Usually the arguments are two doses of one ROI; the numbers of voxels may differ.
 
     Args:
         roi_dose_gy: Voxel doses in Gy, shape (n,), in any order.

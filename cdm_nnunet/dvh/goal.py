@@ -64,16 +64,17 @@ class Frozen(BaseModel):
 
 
 class TemplateRoi(Frozen):
-    """An ROI that the template knows.
+    """An ROI of the template.
 
     Attributes:
         name: TG-263 name.
         kind: As in the ROI catalogue.
-        aliases: Other names under which the ROI comes, compared without regard to case.
-        regex: Regular expressions for names in the data, for where neither the ROI's name nor an alias is there. They
-            match from end to end, without regard to case.
-        prescription_gy: Prescribed dose in Gy, ``"patient"`` where every patient has an own one, None for no target.
-        colour: ``#rrggbb`` in which it is drawn; None for one of the palette.
+        aliases: Other names of the ROI in the data, compared without regard to case.
+        regex: Regular expressions for names in the data, used if neither the ROI's name nor an alias is found. They
+            must match the whole name, without regard to case.
+        prescription_gy: Prescribed dose in Gy; ``"patient"`` if every patient has their own; None if it is not a
+            target.
+        colour: Colour in which it is drawn, ``#rrggbb``; None takes one of the palette.
     """
 
     name: Name
@@ -132,18 +133,20 @@ class Goal(Frozen):
     Attributes:
         roi: Name of an ROI of the template.
         metric: The DVH metric.
-        relation: Side of the limit that is wanted; None for a metric that is compared but has no limit.
+        relation: Whether the metric must be at most (``<=``) or at least (``>=``) the limit; None for a metric that is
+            compared but has no limit.
         value: The limit, in ``unit``.
         unit: Gy or percent of the prescription for D-metrics and gEUD, percent of the ROI's volume for V-metrics, cc
             for V-metrics in cc, an empty text for HI.
-        variation: A looser limit, in ``unit``, up to which a violation is an acceptable variation.
+        variation: A looser limit, in ``unit``; a value up to it is an acceptable variation.
         priority: 1 is the most important.
         weight: Weight of the metric in the loss.
-        use: Where the metric counts; by default in both, or in the evaluation alone where a loss can't train on it.
-        regime: Courses that the limit holds for, before what the template says.
-        alpha_beta_gy: Where a course has another fractionation: the limit of a D-metric in Gy is converted to the same
-            biological effect with this alpha/beta (:func:`cdm_nnunet.dvh.regime.same_effect_dose_gy`).
-        comment: Source of the limit, or why it is there.
+        use: Where the metric counts; by default in loss and evaluation, or only in the evaluation if a loss can't train
+            on it.
+        regime: Courses of treatment that the limit holds for; overrides the template's.
+        alpha_beta_gy: For a course with another fractionation, the limit of a D-metric in Gy is converted to the same
+            biological effect with this alpha/beta, Gy (:func:`cdm_nnunet.dvh.regime.same_effect_dose_gy`).
+        comment: Source of the limit, or the reason for it.
     """
 
     roi: Name
@@ -202,7 +205,7 @@ class Goal(Frozen):
 
     @property
     def is_absolute(self) -> bool:
-        """Whether the goal is about doses in Gy, which mean another thing in another fractionation."""
+        """Whether the goal is a dose in Gy, which depends on the fractionation."""
         in_percent = self.unit == "% of prescription" or self.metric.needs_prescription
         return not in_percent and (self.metric.unit == "Gy" or self.metric.is_volume)
 
@@ -213,7 +216,7 @@ class Goal(Frozen):
 
     @property
     def limit_text(self) -> str:
-        """The limit as a person writes it, with the acceptable variation; empty where the goal has none.
+        """The limit as a person writes it, with the acceptable variation; empty if the goal has none.
 
         Example:
             >>> Goal(roi="SpinalCord", metric="D0.1cc", relation="<=", value=45, unit="Gy", variation=48).limit_text

@@ -48,7 +48,7 @@ class Grammar:
     Attributes:
         name: Name of the kind.
         word: The key, or what stands before its number.
-        number: The number in the key; None where there is none.
+        number: The number in the key; None if there is none.
         bracket: What stands in brackets behind it.
         unit: Unit of the result: Gy, percent of the ROI's volume, cc, or an empty text for a plain number.
         reading: What it measures, for people, with ``{x}`` for the number; offered where a number has no unit.

@@ -19,16 +19,16 @@ def paddick_conformity(
 ) -> float:
     """Paddick's conformity index, ``TV_PIV^2 / (TV PIV)``.
 
-    TV is the target volume, PIV the volume of the prescription isodose, TV_PIV what they share. 1 is ideal.
+    TV is the target volume, PIV the volume of the prescription isodose, TV_PIV their intersection. 1 is ideal.
 
     Args:
-        dose_gy: Dose in Gy, any shape; give the whole dose, since PIV counts what lies outside the target.
+        dose_gy: Dose in Gy, any shape; give the whole dose, since PIV includes the volume outside the target.
         target: Mask of the target, same shape.
         prescription_gy: Prescription in Gy.
         isodose_percent: Isodose that is meant to cover the target, percent of the prescription.
 
     Returns:
-        From 0 to 1; NaN where no voxel reaches the isodose, for which the index is not defined.
+        From 0 to 1; NaN if no voxel reaches the isodose, for which the index is not defined.
 
     Raises:
         InputError: If shapes differ, the target is empty, a dose is not finite, or a level is not above zero.
@@ -53,7 +53,7 @@ def rtog_conformity(
     Args and errors are those of :func:`paddick_conformity`.
 
     Returns:
-        0 and more.
+        0 or more.
 
     Example:
         >>> dose_gy = np.array([70.0, 70.0, 70.0, 20.0])
@@ -90,7 +90,7 @@ def gradient_index(dose_gy: NDArray[np.floating], prescription_gy: float) -> flo
         prescription_gy: Prescription in Gy.
 
     Returns:
-        1 and more, lower is steeper; NaN where no voxel reaches the prescription.
+        1 or more, lower is steeper; NaN if no voxel reaches the prescription.
 
     Raises:
         InputError: If a dose is not finite, or the prescription is not above zero.
@@ -117,7 +117,7 @@ def isodose_dice(
         level_gy: The isodose, Gy.
 
     Returns:
-        From 0 to 1; NaN where neither dose reaches the level.
+        From 0 to 1; NaN if neither dose reaches the level.
 
     Raises:
         InputError: If shapes differ, a dose is not finite, or the level is not above zero.

@@ -27,7 +27,7 @@ SAME_VOLUME = 1e-6  # of a volume: voxel sizes come as 32-bit floats, and ten vo
 
 
 class RoiDoses(Protocol):
-    """The doses of an ROI, as formulas of metrics see them: of voxels, or of samples with a volume each.
+    """The doses of an ROI, as the formulas of metrics use them: of voxels, or of samples that each have a volume.
 
     An amount of the ROI is a number of voxels, or the volume of samples in cc.
     """
@@ -83,20 +83,20 @@ MaskError = Callable[["Metric", float, Surface, RoiDoses], float]
 
 @dataclass(frozen=True, kw_only=True)
 class Kind(Grammar):
-    """A kind of metric: how its keys look, and how it is computed.
+    """A kind of metric: the form of its keys, and its formula.
 
-    It has a formula, or a plan formula where the doses in the ROI are not enough. What a loss trains on has one more
+    It has a formula, or a plan formula if the doses in the ROI are not enough. A kind that a loss trains on has another
     formula, under the same name in :mod:`cdm_nnunet.losses.metrics`.
 
     Attributes:
         formula: Its value in the doses of an ROI, in ``unit``.
-        plan_formula: Its value in a whole dose, in ``unit``; NaN where it is not defined.
-        undefined: Why a plan formula is not defined, where it gives NaN.
-        mask_error: What half a voxel of the ROI's surface is worth, in ``unit``, given the value; None where that is
-            not known (``docs/conventions.md``, "Mask error").
+        plan_formula: Its value in a whole dose, in ``unit``; NaN if it is not defined.
+        undefined: Why a plan formula is not defined, if it gives NaN.
+        mask_error: Change of the value if the ROI's surface moves by half a voxel, in ``unit``; None if unknown
+            (``docs/conventions.md``, "Mask error").
         is_order_statistic: Whether it is the dose of one voxel in the order of doses.
         is_volume: Whether it is the part of the ROI on one side of a dose.
-        is_cold: Whether it looks from the cold end.
+        is_cold: Whether it counts from the cold end.
         parts: Keys of the order statistics that it is made of.
         needs_prescription: Whether it is relative to the prescription of the ROI.
         in_loss: Whether a loss can train on it; without, it is for the evaluation alone.
@@ -134,10 +134,10 @@ KINDS: dict[str, Kind] = {}
 
 
 def add_kind(kind: Kind) -> None:
-    """Make a kind of metric known, everywhere.
+    """Register a kind of metric.
 
     Raises:
-        ValueError: If its name or the form of its keys is there already.
+        ValueError: If its name or the form of its keys exists already.
     """
     for other in KINDS.values():
         if kind.name == other.name or kind.form == other.form:
@@ -146,10 +146,10 @@ def add_kind(kind: Kind) -> None:
 
 
 class UndefinedMetricError(InputError):
-    """A metric that an ROI, or its doses, can't have.
+    """A metric that is not defined for an ROI or its doses.
 
     Attributes:
-        reason: Why.
+        reason: Why it is not defined.
     """
 
     def __init__(self, metric: Metric, reason: str):
@@ -164,8 +164,8 @@ class Metric:
     Attributes:
         kind: What is measured: a name in :data:`KINDS`.
         value: The number in the key (percent, cc, Gy or the exponent of gEUD); None for a kind without one.
-        counting: How D_x finds its voxel: ``exact``, or as a challenge rounds (key ``D0.1cc[NAME]``, ``D95%[NAME]``);
-            ``exact`` for every other kind.
+        counting: How D_x selects its voxel: ``exact``, or with the rounding of a challenge (key ``D0.1cc[NAME]``,
+            ``D95%[NAME]``); ``exact`` for every other kind.
 
     Raises:
         InputError: If the value is missing, superfluous or out of range.
@@ -203,7 +203,7 @@ class Metric:
         ``Median[Gy]`` are ``D95%``, ``V20Gy``, ``Dmean`` and ``D50%``; spaces are left out.
 
         Raises:
-            InputError: If the key has no or no unique reading, or its number is out of range.
+            InputError: If the key has no meaning or several, or its number is out of range.
 
         Example:
             >>> Metric.parse("V20")
@@ -223,7 +223,7 @@ class Metric:
 
     @property
     def row(self) -> Kind:
-        """What is known of its kind."""
+        """Its kind."""
         return KINDS[self.kind]
 
     @property
@@ -238,7 +238,7 @@ class Metric:
 
     @property
     def is_cold(self) -> bool:
-        """Whether it looks from the cold end (DC, CV and Dmin)."""
+        """Whether it counts from the cold end (DC, CV and Dmin)."""
         return self.row.is_cold
 
     @property
@@ -253,12 +253,12 @@ class Metric:
 
     @property
     def needs_prescription(self) -> bool:
-        """Whether the metric is defined only where the ROI has a prescription."""
+        """Whether the metric is only defined for an ROI with a prescription."""
         return self.row.needs_prescription
 
     @property
     def needs_volume(self) -> bool:
-        """Whether the value depends on the volume of a voxel: it asks for a volume in cc, or gives one."""
+        """Whether the value depends on the voxel volume: its key, or its result, is a volume in cc."""
         return self.unit == "cc" or self._number_unit == "cc"
 
     @property
@@ -283,13 +283,13 @@ class Metric:
         return self.value
 
     def why_undefined(self, roi_volume_cc: float) -> str | None:
-        """Why an ROI of this volume has no such metric: it is smaller than the volume that D_xcc asks for.
+        """Why the metric is not defined for an ROI of this volume: the ROI is smaller than the x of D_xcc.
 
         Args:
             roi_volume_cc: Volume of the ROI in cc.
 
         Returns:
-            The reason as text; None where the metric is defined.
+            The reason as text; None if the metric is defined.
 
         Example:
             >>> Metric.parse("D0.03cc").why_undefined(0.02)
@@ -307,9 +307,9 @@ class Metric:
         return self.value * (1 - SAME_VOLUME)
 
     def rank(self, n_voxels: int, voxel_volume_cc: float) -> float:
-        """Which of the ascending voxel doses the metric is, counted from 0 (``docs/conventions.md``, "D_x").
+        """Position of the metric among the ascending voxel doses, counted from 0 (``docs/conventions.md``, "D_x").
 
-        It is a whole number, except where a challenge rounds: there the metric lies between two neighbours, linearly.
+        It is a whole number, except for the rounding of a challenge: then the metric lies between two neighbours.
 
         Args:
             n_voxels: Number of voxels of the ROI, at least 1.
@@ -319,8 +319,8 @@ class Metric:
             From 0 (the minimum) to n_voxels - 1 (the maximum).
 
         Raises:
-            InputError: If the ROI has no voxel, a voxel no volume, or the ROI is smaller than the volume asked for.
-            ValueError: If the metric is no order statistic.
+            InputError: If the ROI has no voxel, a voxel has no volume, or the ROI is smaller than the x of D_xcc.
+            ValueError: If the metric is not an order statistic.
 
         Example:
             >>> Metric.parse("D95%").rank(1000, 0.027), Metric.parse("D95%[openkbp]").rank(1000, 0.027)
@@ -348,7 +348,7 @@ class Metric:
             prescription_gy: Prescription of the ROI in Gy, for V<x>% and V<x>%[cc].
 
         Raises:
-            InputError: If V<x>% has no prescription, or one that is not above zero.
+            InputError: If V<x>% has no prescription, or if it is not above zero.
             ValueError: If the metric is a dose.
 
         Example:

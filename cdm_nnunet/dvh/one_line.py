@@ -31,9 +31,9 @@ def metrics(
 
     Args:
         dose_gy: Dose in Gy, floats, of any shape, such as (Z, Y, X).
-        mask: Which voxels are in the ROI: booleans, or zeros and ones, of the shape of the dose.
+        mask: Mask of the ROI: booleans, or zeros and ones, of the shape of the dose.
         spacing_mm: Size of a voxel, one number for each axis. Only their product counts, so (z, y, x) and (x, y, z)
-            are the same here. None where no metric asks for a volume in cc.
+            are the same here. None if no metric asks for a volume in cc.
         keys: Metrics, such as ``["D95%", "Dmean", "V20Gy", "D0.03cc"]``.
         prescription_gy: Prescription of the ROI in Gy, for metrics in percent of it, such as ``V95%``.
 
@@ -42,7 +42,7 @@ def metrics(
 
     Raises:
         InputError: If the shapes differ, the mask is empty or holds other values, a voxel size is not plausible in mm,
-            the dose not in Gy, a metric needs the voxel size or the prescription and there is none, a key is no metric,
+            the dose is not in Gy, a metric needs a voxel size or prescription that is not given, a key is not a metric,
             or as :func:`cdm_nnunet.dvh.evaluate`.
 
     Example:

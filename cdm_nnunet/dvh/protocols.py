@@ -40,5 +40,5 @@ class WholeDose(Protocol):
         ...
 
     def highest_beyond_gy(self, distance_mm: float) -> float:
-        """The highest dose at a distance from all targets or farther; NaN where nothing is as far."""
+        """The highest dose at a distance from all targets or farther; NaN if nothing is as far."""
         ...

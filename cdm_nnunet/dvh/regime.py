@@ -26,8 +26,8 @@ class Course:
     """What a patient is treated with.
 
     Attributes:
-        prescription_gy: Highest prescription of the plan, Gy; None where there is none.
-        fractions: Number of fractions; None where it is unknown.
+        prescription_gy: Highest prescription of the plan, Gy; None if there is none.
+        fractions: Number of fractions; None if unknown.
     """
 
     prescription_gy: float | None = None
@@ -69,7 +69,7 @@ class Regime(BaseModel):
         return self if other is None else self.model_copy(update=other.model_dump())
 
     def fractionation_differs(self, course: Course) -> str | None:
-        """How the fractionation of a course differs; None where it fits or is unknown."""
+        """How the fractionation of a course differs; None if it fits or is unknown."""
         if course.fractions is not None and self.fractions is not None:
             low, high = self.fractions
             if not low <= course.fractions <= high:
@@ -82,7 +82,7 @@ class Regime(BaseModel):
         return None
 
     def prescription_differs(self, course: Course) -> str | None:
-        """How the prescription of a course differs; None where it fits or there is none."""
+        """How the prescription of a course differs; None if it fits or there is none."""
         if course.prescription_gy is None or self.prescription_gy is None:
             return None
         low_gy, high_gy = self.prescription_gy

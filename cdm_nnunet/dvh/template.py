@@ -1,4 +1,4 @@
-"""Clinical templates: which ROIs and DVH goals a clinic judges a plan by, as validated data.
+"""Clinical templates: the ROIs and DVH goals by which a clinic judges a plan, as validated data.
 
 The file format is described in ``docs/templates.md``. One template drives loss, checkpoint choice and evaluation.
 """
@@ -41,11 +41,11 @@ class Template(Frozen):
     Attributes:
         format_version: Version of the file format.
         name: Short name.
-        description: What it is for.
-        source: Where the limits come from.
-        regime: Courses of treatment that the limits in Gy hold for.
+        description: Its purpose.
+        source: Source of the limits.
+        regime: Courses of treatment for which the limits in Gy hold.
         rois: The ROIs; their order is the bit order of a catalogue made from the template.
-        goals: What is compared and judged; a metric of an ROI appears once.
+        goals: The metrics that are compared and judged; each metric of an ROI appears once.
     """
 
     format_version: Literal[1]
@@ -71,7 +71,7 @@ class Template(Frozen):
 
         Args:
             mapping: The parsed JSON.
-            where: What to call it in messages: a file, or a file and a key.
+            where: Its name in messages: a file, or a file and a key.
 
         Raises:
             InputError: If a key is missing or unknown or a value is wrong, naming ``where`` and the field.
@@ -90,8 +90,8 @@ class Template(Frozen):
         """A shipped template by name, or one from a file.
 
         Args:
-            name_or_path: A name of :func:`shipped_templates`, or the path of a JSON file. What ends in ``.json`` or
-                has a folder in it is a path.
+            name_or_path: A name of :func:`shipped_templates`, or the path of a JSON file. A text that ends in
+                ``.json`` or has a folder in it is taken as a path.
 
         Raises:
             InputError: If there is no such template or file, or it is not valid.

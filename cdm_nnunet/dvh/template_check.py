@@ -17,7 +17,7 @@ class TemplateFault:
     """What is wrong with a template.
 
     Attributes:
-        line: Where in the file; None where nothing says.
+        line: Where in the file; None if nothing says.
         column: Likewise.
         field: As ``goals[3].metric``; may be empty.
         message: In a sentence.
@@ -34,7 +34,7 @@ class TemplateFit:
     """What a data set knows of a template.
 
     Attributes:
-        rois: Name in the data set by ROI of the template; None where it is not there.
+        rois: Name in the data set by ROI of the template; None if it is not there.
         matched_by: How it was found, by ROI of the template.
         goals: Those whose ROI is there.
         goals_without_roi: The others.
@@ -54,8 +54,8 @@ class TemplateCheck:
 
     Attributes:
         template: Its name or file.
-        faults: None where it is sound.
-        n_rois: Number of ROIs; None where it can't be read.
+        faults: None if it is sound.
+        n_rois: Number of ROIs; None if it can't be read.
         n_goals: Number of goals.
         n_limits: Number of goals with a limit.
         match: What the data set knows of it.

@@ -39,9 +39,9 @@ def evaluate(
 
     Raises:
         InputError: If the ROI is empty (an absent ROI has no metrics; leave it out), a dose is not finite, V<x>% has no
-            prescription, gEUD meets a negative dose, or a metric needs the whole dose.
-        UndefinedMetricError: If HI meets a median dose that is not above zero, or the ROI is smaller than the x of
-            D<x>cc (:meth:`Metric.why_undefined` tells before).
+            prescription, gEUD has a negative dose, or a metric needs the whole dose.
+        UndefinedMetricError: If the median dose for HI is not above zero, or the ROI is smaller than the x of D<x>cc
+            (see :meth:`Metric.why_undefined`).
 
     Example:
         >>> dose_gy = np.arange(101.0)
@@ -64,7 +64,7 @@ def evaluate_all(
     Args, errors and conventions are those of :func:`evaluate`.
 
     Returns:
-        One value a metric, in their order.
+        One value per metric, in their order.
 
     Example:
         >>> metrics = [Metric.parse(key) for key in ("D98%", "D2%", "HI")]
@@ -81,7 +81,7 @@ def evaluate_weighted(
     *,
     prescription_gy: float | None = None,
 ) -> tuple[float, ...]:
-    """Values of DVH metrics of one region of interest whose dose samples stand for different volumes.
+    """Values of DVH metrics of one region of interest, from dose samples with different volumes.
 
     Definitions: ``docs/conventions.md``, "DVH metrics", with volumes in place of voxel counts. With equal volumes every
     metric equals that of :func:`evaluate`.
@@ -89,14 +89,14 @@ def evaluate_weighted(
     Args:
         metrics: The metrics.
         roi_dose_gy: Doses of the samples, Gy, shape (n,), in any order.
-        volumes_cc: Volume that each stands for, cc, shape (n,), above zero.
+        volumes_cc: Volume of each sample, cc, shape (n,), above zero.
         prescription_gy: Prescription of the ROI in Gy; needed for V<x>%.
 
     Returns:
-        One value a metric, in their order.
+        One value per metric, in their order.
 
     Raises:
-        InputError: As :func:`evaluate`, or if a volume is not above zero, or a metric counts voxels in a way of its own
+        InputError: As :func:`evaluate`, or if a volume is not above zero, or a metric has the rounding of a challenge
             (``[NAME]``).
 
     Example:
@@ -108,14 +108,14 @@ def evaluate_weighted(
 
 
 def defined_values(metrics: Iterable[Metric], doses: RoiDoses) -> tuple[dict[Metric, float], dict[Metric, str]]:
-    """Values of metrics of one ROI, some of which may not be defined: of a small ROI, or of one without dose.
+    """Values of metrics of one ROI, of which some may not be defined, as for a small ROI or one without dose.
 
     Args:
         metrics: The metrics.
         doses: The doses of the ROI.
 
     Returns:
-        The values of those that are defined, and by metric why the others are not.
+        The values of the defined metrics, and for each other metric the reason.
 
     Raises:
         InputError: As :func:`evaluate`, for all other reasons.
@@ -160,7 +160,7 @@ class VoxelDoses:
     def of(
         cls, roi_dose_gy: NDArray[np.floating], voxel_volume_cc: float, prescription_gy: float | None = None
     ) -> VoxelDoses:
-        """Those of voxels in any order, checked.
+        """The doses of voxels in any order, checked.
 
         Raises:
             InputError: As :func:`checked_doses`.
@@ -181,7 +181,7 @@ class VoxelDoses:
         return _power_mean_gy(self.ascending_gy.astype(np.float64), a, lambda powers: float(np.mean(powers)))
 
     def order_statistic_gy(self, metric: Metric) -> float:
-        """The dose at the metric's rank, linear between two."""
+        """The dose at the metric's rank, interpolated linearly."""
         rank = metric.rank(self.ascending_gy.size, self.voxel_volume_cc)
         below = int(rank)
         last = self.ascending_gy.size - 1
@@ -229,7 +229,7 @@ class SampleDoses:
         volumes_cc: NDArray[np.floating],
         prescription_gy: float | None = None,
     ) -> SampleDoses:
-        """Those of samples in any order, checked.
+        """The doses of samples in any order, checked.
 
         Raises:
             InputError: As :func:`checked_doses`, or if there is not one volume above zero for each dose.
@@ -255,7 +255,7 @@ class SampleDoses:
         return _power_mean_gy(self.ascending_gy, a, lambda powers: float(shares @ powers))
 
     def order_statistic_gy(self, metric: Metric) -> float:
-        """The highest dose that a volume of at least x reaches; from the cold end, the lowest that it stays within."""
+        """The highest dose that at least x receives; from the cold end, the lowest that at least x does not exceed."""
         if metric.counting != EXACT:
             raise InputError(f"{metric} counts voxels, and there are none: use it without '[{metric.counting}]'")
         if reason := metric.why_undefined(self.volume_cc):
@@ -290,7 +290,7 @@ class SampleDoses:
 
 
 def refuse_of_plan(metrics: Iterable[Metric]) -> None:
-    """Check that metrics can be had from the doses of an ROI alone.
+    """Check that metrics need only the doses of an ROI.
 
     Raises:
         InputError: If one needs the whole dose.
@@ -304,7 +304,7 @@ def refuse_of_plan(metrics: Iterable[Metric]) -> None:
 
 
 def checked_doses(roi_dose_gy: NDArray[np.floating]) -> NDArray[np.floating]:
-    """The doses as they came, after a check that they can carry a DVH.
+    """The doses, unchanged, after a check that a DVH can be made of them.
 
     Raises:
         InputError: If they are not a non-empty one-dimensional array of finite floating-point numbers, or masked.

@@ -53,11 +53,11 @@ class ChallengeCase:
         return self.pair.predicted_dose_gy
 
     def name_of(self, kind: str) -> str | None:
-        """Name of the first ROI of a kind; None where there is none."""
+        """Name of the first ROI of a kind; None if there is none."""
         return next((roi.name for roi in self.pair.catalogue.rois if roi.kind == kind), None)
 
     def roi(self, name: str) -> RoiVoxels | None:
-        """An ROI of the data set; None where it has no voxel."""
+        """An ROI of the data set; None if it has no voxel."""
         return self.rois.get(name)
 
     def metric_error(self, name: str, metric: str) -> float:

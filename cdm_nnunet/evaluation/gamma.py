@@ -68,7 +68,7 @@ class GammaRule:
         """A rule such as ``3%/2mm`` or ``2%/2mm-local``.
 
         Raises:
-            InputError: If it is no such text, or a number is out of range.
+            InputError: If it is not such a text, or a number is out of range.
 
         Example:
             >>> GammaRule.parse("2%/1.5mm-local")
@@ -105,7 +105,7 @@ def gamma_passes(
         scale_gy: The rule's normalisation dose, Gy: what 100 % is, for the threshold and the global tolerance.
 
     Returns:
-        Shape (n,), in the order of the voxels in memory; empty where no voxel reaches the threshold.
+        Shape (n,), in the order of the voxels in memory; empty if no voxel reaches the threshold.
 
     Raises:
         InputError: If the scale is not above zero.

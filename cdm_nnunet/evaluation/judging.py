@@ -47,7 +47,7 @@ class MissingDose:
         Args:
             dose: 0 for the reference, 1 for the prediction.
             verdict: Of the whole ROI, with zero dose outside.
-            verdict_of: The verdict on doses in ascending order; None where too few are left for the metric.
+            verdict_of: The verdict on doses in ascending order; None if too few are left for the metric.
         """
         inside_gy = self.inside_gy[dose]
         if inside_gy.size and verdict_of(inside_gy) != verdict:
@@ -67,7 +67,7 @@ def judge_goal(
         goal: The goal.
         limits: Its limits in the patient's course.
         metric: Its metric in both doses.
-        evaluate: The value of a metric on doses in ascending order; None where it is not defined.
+        evaluate: The value of a metric on doses in ascending order; None if it is not defined.
         missing: What of the ROI lies outside the dose region; None for nothing.
 
     Raises:

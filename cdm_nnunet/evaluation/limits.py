@@ -44,7 +44,7 @@ def roi_surface(dose_gy: NDArray[np.floating], mask: NDArray[np.bool_], box: Box
         box: Where the box lies in the dose.
 
     Returns:
-        None where no voxel of the ROI has a neighbour outside: the ROI is the whole grid.
+        None if no voxel of the ROI has a neighbour outside: the ROI is the whole grid.
     """
     inner = np.pad(mask, 1)  # a voxel at the border of the grid is no surface there: nobody knows what lies beyond
     for axis, (side, n) in enumerate(zip(box, dose_gy.shape, strict=True)):
@@ -78,11 +78,11 @@ def mask_error(metric: Metric, value: float, surface: Surface | None, doses: Vox
     Args:
         metric: The metric.
         value: Its value in the dose.
-        surface: The ROI's surface in the dose; None where it has none.
+        surface: The ROI's surface in the dose; None if it has none.
         doses: Doses of all its voxels.
 
     Returns:
-        The error in the metric's unit; 0 for an ROI without a surface; None where the kind of metric has none.
+        The error in the metric's unit; 0 for an ROI without a surface; None if the kind of metric has none.
     """
     if surface is None:
         return 0.0

@@ -29,7 +29,7 @@ def origin_of_predictions(
         refusals: Takes the cases whose dose can't be used, which end the check otherwise.
 
     Returns:
-        The origin that all have in common, None where it is not known; and sentences on what is not known.
+        The origin that all have in common, None if unknown; and sentences on what is not known.
 
     Raises:
         InputError: If the doses are of several models or were predicted in several ways. Of a case: if its record is

@@ -39,7 +39,7 @@ class CaseFiles:
         prescriptions_gy: Prescription of each target of the case, Gy.
         members: Doses of the members of the ensemble that made the prediction, for their spread.
         patient: The patient, as the conversion knew it.
-        fractions: Number of fractions; None where it is unknown.
+        fractions: Number of fractions; None if unknown.
         converted_from: Name of the conversion that the data set came from.
     """
 
@@ -76,7 +76,7 @@ class DosePair:
         prescriptions_gy: Prescription of each target of the case, Gy.
         member_doses_gy: Doses of the ensemble's members, same shape each, Gy.
         patient: The patient, as the conversion knew it.
-        fractions: Number of fractions; None where it is unknown.
+        fractions: Number of fractions; None if unknown.
         converted_from: Name of the conversion that the data set came from.
     """
 

@@ -185,7 +185,7 @@ def _gamma_map(images: CaseImages, rule: GammaRule) -> GammaMap:
 
 
 def dvh_figure(scene: Scene, outside_percent: Mapping[str, float] | None = None) -> Figure:
-    """Cumulative DVH curves: the reference solid, the prediction dashed, one colour an ROI.
+    """Cumulative DVH curves: the reference solid, the prediction dashed, one colour per ROI.
 
     Args:
         scene: The case.

@@ -27,7 +27,7 @@ class PlanTarget:
     Args:
         pair: The doses and ROI masks of the case.
         source: Its name in the data set.
-        prescription_gy: Its prescription in Gy; None where it has none.
+        prescription_gy: Its prescription in Gy; None if it has none.
     """
 
     def __init__(self, pair: DosePair, source: str, prescription_gy: float | None) -> None:
@@ -45,7 +45,7 @@ class PlanTarget:
         """A metric of the plan in a dose, in the metric's unit.
 
         Returns:
-            None where it is not defined: no voxel reaches the prescription, or none lies beyond the distance.
+            None if it is not defined: no voxel reaches the prescription, or none lies beyond the distance.
 
         Raises:
             ValueError: If it is not a metric of the plan, or needs a prescription that there is not.
@@ -118,7 +118,7 @@ class DoseAroundTarget:
         return self.around.prescription_gy
 
     def highest_beyond_gy(self, distance_mm: float) -> float:
-        """The highest dose at a distance from all targets or farther; NaN where nothing is as far."""
+        """The highest dose at a distance from all targets or farther; NaN if nothing is as far."""
         found_gy = self.around.highest_beyond_gy(self.dose_gy, distance_mm)
         return math.nan if found_gy is None else found_gy
 
@@ -143,7 +143,7 @@ def highest_dose_beyond(
         within: Mask of where doses count, same shape: the patient; None for everywhere.
 
     Returns:
-        The dose in Gy; None where no voxel is as far.
+        The dose in Gy; None if no voxel is as far.
 
     Example:
         >>> import numpy as np

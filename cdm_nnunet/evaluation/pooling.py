@@ -45,7 +45,7 @@ def pooled_scores(cases: Sequence[CaseResult], nominal_percent: float | None = N
 
     Args:
         cases: At least one.
-        nominal_percent: Coverage that the intervals of the metrics were made for; None where they have none.
+        nominal_percent: Coverage that the intervals of the metrics were made for; None if they have none.
 
     Returns:
         The scores. A mean without a term is None.

@@ -54,7 +54,7 @@ def evaluation_from_json(content: Mapping[str, Any], where: str) -> Evaluation:
 
     Args:
         content: The parsed JSON.
-        where: What to call it in messages, such as the file.
+        where: Its name in messages, such as the file.
 
     Raises:
         InputError: If it is of another format version, a value has another type or is out of range, a verdict, limit or
@@ -104,7 +104,7 @@ def evaluation_from_json(content: Mapping[str, Any], where: str) -> Evaluation:
 
 
 def case_from_json(case: str, entry: Mapping[str, Any], template: Template, where: str) -> CaseResult:
-    """Check a case of a record; ``where`` begins the messages.
+    """Check a case of a record; messages start with ``where``.
 
     Raises:
         InputError: As :func:`evaluation_from_json`.

@@ -48,7 +48,7 @@ class CaseRois:
         self._found: dict[str, RoiVoxels] = {}
 
     def get(self, name: str) -> RoiVoxels | None:
-        """The ROI; None where it has no voxel."""
+        """The ROI; None if it has no voxel."""
         bit = self._pair.catalogue.bit(name)
         box = self._boxes[bit]
         if box is None:

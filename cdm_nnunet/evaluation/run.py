@@ -47,13 +47,14 @@ class Options:
         cases: Names of the cases; none means all that have a prediction.
         required: Cases of the data set that must have a prediction: all, or those of a split.
         members: Folders of ``CASE.nii.gz``, one for each member of the ensemble that made the predictions.
-        gamma: Which gamma pass rates are wanted.
-        calibrated_on: Evaluation with members, of other cases, that intervals are calibrated on.
+        gamma: The gamma pass rates to compute.
+        calibrated_on: Evaluation with members, of other cases, on which the intervals are calibrated.
         coverage_percent: Nominal coverage of the intervals.
         ranks: Whether the cases are ranked among the plans of the training cases.
 
     Raises:
-        InputError: If there is one member only, a folder of members twice, or a calibration without members.
+        InputError: If there is only one member, a member's folder is repeated, or there is a calibration without
+            members.
     """
 
     cases: tuple[str, ...] = ()
@@ -73,12 +74,12 @@ class Options:
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """How the work on many cases is done.
+    """How many cases are processed.
 
     Attributes:
         processes: Number of cases at a time.
-        progress: Called with what is being done (such as ``"scoring"``), the number of cases done and of all.
-        refusals: Takes the cases that can't be worked on; without it the first ends the run.
+        progress: Called with the name of the step (such as ``"scoring"``), the number of cases done and of all cases.
+        refusals: Collects the refused cases; without it the first one ends the run.
     """
 
     processes: int = 1
@@ -88,11 +89,11 @@ class Work:
 
 @dataclass(frozen=True)
 class Show:
-    """What is made of the images of each case where it is scored, so that no image is read for it again.
+    """What is made of the images of each case while it is scored, so that they are not read again.
 
     Attributes:
         make: Called with the number of cases and the images of one; worker processes may call it.
-        refusals: Takes the cases that it refuses; they are scored all the same.
+        refusals: Collects the cases that it refuses; they are still scored.
     """
 
     make: Callable[[int, CaseImages], None]
@@ -122,9 +123,9 @@ def evaluate_folder(
         dataset: The raw data set.
         predictions: Folder of ``CASE.nii.gz``; cases without a prediction are left out, and their number is stated.
         template: The clinical template; None takes the data set's own.
-        options: What is evaluated, and how.
-        finished: File in which each case's result is kept; one that is up to date is not scored again.
-        work: How the cases are scored; the result lists those that are refused.
+        options: Options of the evaluation.
+        finished: File in which the results of cases are kept; a case that is up to date is not scored again.
+        work: How the cases are processed; the result lists the refused ones.
         show: What is made of their images.
 
     Raises:
@@ -175,7 +176,7 @@ def evaluate_folder(
 
 
 def write_outputs(evaluation: Evaluation, out: Path) -> dict[str, str]:
-    """Write ``result.json`` and the CSV tables into a folder, each whole or not at all.
+    """Write ``result.json`` and the CSV tables into a folder, each completely or not at all.
 
     Returns:
         Their paths: ``result``, ``metrics``, ``cases`` and ``scores``.
@@ -201,14 +202,14 @@ def draw_pictures(
     work: Work = _ONE_BY_ONE,
     dose_map: DoseMap = "jet",
 ) -> dict[str, list[str]]:
-    """Draw cases from the best to the worst dose error, evenly spread: for three, the best, the median and the worst.
+    """Draw cases evenly spread from the best to the worst dose error: for three, the best, the median and the worst.
 
     Args:
         evaluation: The result.
         dataset: The data set that was evaluated.
         predictions: The folder that was evaluated.
-        out: Where the folder of pictures goes.
-        n_cases: How many cases at most.
+        out: Folder into which the folder of pictures goes.
+        n_cases: Highest number of cases.
         work: How the cases are drawn.
         dose_map: Colour map of the dose.
 
@@ -234,7 +235,7 @@ def draw_pictures(
 
 
 def cases_to_draw(cases: Sequence[CaseResult], n: int) -> tuple[str, ...]:
-    """Names of ``n`` cases (or all, where there are fewer) spread evenly over the ranking by dose error, best first."""
+    """Names of ``n`` cases (or all, if there are fewer) spread evenly over the ranking by dose error, best first."""
     ranked = [case.case for case in sorted(cases, key=lambda case: (case.dose_mae_gy, case.case))]
     n = min(n, len(ranked))
     if n < 2:
@@ -254,7 +255,7 @@ class _Rule(NamedTuple):
 
 @dataclass(frozen=True)
 class _Scored:
-    """Of a case: the digest of all that its result depends on; the result, or None where it is kept already.
+    """Of a case: the digest of all that its result depends on; the result, or None if it is kept already.
 
     And why it can't be shown.
     """

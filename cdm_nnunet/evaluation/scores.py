@@ -166,7 +166,7 @@ class _RoiScorer:
         return judge_goal(goal, limits, metric, self._value_or_none, None if goal.metric.of_plan else missing)
 
     def _value_or_none(self, metric: Metric, roi_dose_gy: NDArray[np.floating]) -> float | None:
-        """The metric of a part of the ROI; None where the part can't have it."""
+        """The metric of a part of the ROI; None if the part can't have it."""
         values, _ = self._defined([metric], roi_dose_gy)
         return values.get(metric)
 

@@ -32,7 +32,7 @@ def write_sources(dataset: Path, predictions: Path, out: Path, folder: Path) -> 
 
 
 def read_sources(evaluation: Path) -> tuple[Path, Path] | None:
-    """The folders of the data set and of the predictions of an evaluation; None where it does not say them.
+    """The folders of the data set and of the predictions of an evaluation; None if it does not say them.
 
     Args:
         evaluation: Its folder, or the record in it.

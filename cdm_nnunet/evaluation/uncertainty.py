@@ -124,7 +124,7 @@ def cases_needed(nominal_percent: float) -> int:
 def conformal_quantile(scores: Sequence[float], nominal_percent: float) -> float | None:
     """The nonconformity score that a new case exceeds with a probability of at most 100 % - nominal.
 
-    It is the k-th smallest of n with k = ceil((n + 1) nominal / 100); None where k is above n.
+    It is the k-th smallest of n with k = ceil((n + 1) nominal / 100); None if k is above n.
 
     References:
         Vovk, Gammerman, Shafer, "Algorithmic Learning in a Random World" (2005); Lei et al., JASA 113 (2018).

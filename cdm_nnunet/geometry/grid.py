@@ -25,15 +25,15 @@ _UNIFORM_TOLERANCE = 0.01  # of the spacing
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """Where the voxels of an array of shape (z, y, x) lie in the patient, LPS.
+    """Position of the voxels of an array of shape (z, y, x) in the patient, LPS.
 
     Attributes:
         shape: Number of voxels (z, y, x).
-        spacing_zyx_mm: Voxel size, the median one where it changes. It may be NaN along an axis of one voxel.
+        spacing_zyx_mm: Voxel size; the median if it varies. It may be NaN along an axis of one voxel.
         origin_xyz_mm: Centre of the first voxel, shape (3,).
-        axes: Unit vectors of the array's x, y and z axes, one a row, shape (3, 3).
-        own_offsets_xyz_mm: Distance of the voxel centres from the first along each axis, ascending from 0, where they
-            don't follow from the voxel size: the planes of a CT may be at unequal distances.
+        axes: Unit vectors of the array's x, y and z axes, one per row, shape (3, 3).
+        own_offsets_xyz_mm: Distance of the voxel centres from the first along each axis, ascending from 0, if they
+            don't follow from the voxel size: the planes of a CT may be unequally spaced.
 
     Raises:
         InputError: If the axes are not orthonormal, the origin is not finite, a voxel size is not above zero, or the
@@ -65,7 +65,7 @@ class Grid:
         origin_xyz_mm: Sequence[float] | NDArray[np.float64],
         direction: Sequence[float],
     ) -> Grid:
-        """A grid in the terms of image files.
+        """A grid from the geometry in image files.
 
         Args:
             shape: Number of voxels (z, y, x).
@@ -74,7 +74,7 @@ class Grid:
             direction: Direction cosines of x, y and z as the columns of a matrix, nine numbers row by row.
 
         Raises:
-            InputError: As the class; or if the direction has other than nine numbers.
+            InputError: As the class; or if the direction does not have nine numbers.
         """
         if len(direction) != 9:
             raise InputError(f"direction cosines are nine numbers, not {len(direction)}")
@@ -89,7 +89,7 @@ class Grid:
         axes: NDArray[np.float64],
         offsets_xyz_mm: Sequence[NDArray[np.float64]],
     ) -> Grid:
-        """A grid by the distance of its voxel centres from the first, along each axis."""
+        """A grid from the distances of its voxel centres from the first, along each axis."""
         x_mm, y_mm, z_mm = offsets_xyz_mm
         z, y, x = (
             float(np.median(np.diff(offsets))) if offsets.size > 1 else math.nan for offsets in (z_mm, y_mm, x_mm)
@@ -126,7 +126,7 @@ class Grid:
 
     @property
     def is_uniform(self) -> bool:
-        """Whether the planes along z are at equal distances."""
+        """Whether the planes along z are equally spaced."""
         steps_mm = np.diff(self.offsets_xyz_mm[2])
         return steps_mm.size < 2 or bool(np.ptp(steps_mm) <= _UNIFORM_TOLERANCE * steps_mm.mean())
 
@@ -193,7 +193,7 @@ class Volume:
 
     Attributes:
         values: Shape (z, y, x).
-        grid: Where they lie.
+        grid: Their grid.
     """
 
     values: NDArray[Any]
@@ -201,13 +201,13 @@ class Volume:
 
 
 def directions_of(orientation: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Unit vectors along columns, rows and normal of an image, one a row, shape (3, 3).
+    """Unit vectors along columns, rows and normal of an image, one per row, shape (3, 3).
 
     Args:
         orientation: ImageOrientationPatient, six numbers.
 
     Raises:
-        InputError: If they are no pair of unit vectors at right angles.
+        InputError: If they are not a pair of unit vectors at right angles.
     """
     along_columns, along_rows = orientation[:3], orientation[3:]
     directions = np.stack([along_columns, along_rows, np.cross(along_columns, along_rows)])
@@ -225,7 +225,7 @@ def volume_from_frames(
     pixel_spacing_mm: NDArray[np.float64],
     normal_offsets_mm: NDArray[np.float64],
 ) -> Volume:
-    """Put frames in order and turn the array to the patient's axes, without interpolation.
+    """Sort frames and reorient the array to the patient's axes, without interpolation.
 
     Args:
         frames: Shape (frames, rows, columns).

@@ -69,7 +69,7 @@ def layers(stack: ContourStack, thickness_mm: float, step_mm: float, lowered_mm:
 
 
 def slabs(stack: ContourStack) -> Iterator[Layer]:
-    """An ROI as one layer a plane, nothing interpolated."""
+    """An ROI as one layer per plane, nothing interpolated."""
     for low_mm, high_mm, section in zip(stack.low_mm.tolist(), stack.high_mm.tolist(), stack.sections, strict=True):
         yield Layer(low_mm, high_mm, section)
 

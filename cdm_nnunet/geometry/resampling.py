@@ -63,7 +63,7 @@ def sum_volumes(volumes: Sequence[Volume], labels: Sequence[object]) -> tuple[Vo
         labels: What each is, for messages.
 
     Returns:
-        The sum, and text for a note: empty where all lie on one grid.
+        The sum, and text for a note: empty if all lie on one grid.
 
     Raises:
         InputError: If grids are tilted against each other or not uniform, or one ends within its dose: with over 1 % of

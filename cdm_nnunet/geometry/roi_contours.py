@@ -17,10 +17,10 @@ class RoiContours:
     Attributes:
         number: ROINumber.
         name: ROIName, as in the file.
-        kind: RTROIInterpretedType (``PTV``, ``ORGAN``, ``EXTERNAL``, ...); empty where it is not given.
+        kind: RTROIInterpretedType (``PTV``, ``ORGAN``, ``EXTERNAL``, ...); empty if it is not given.
         contours: Closed contours, each of shape (points, 3), LPS mm.
         unusable: Contours that enclose nothing, as text, with their number: ``{"POINT": 3}``.
-        frame_uid: Its frame of reference; empty where it is not given.
+        frame_uid: Its frame of reference; empty if it is not given.
         exclusive: Which of the contours are to be combined by exclusive or (``CLOSEDPLANAR_XOR``), by their place.
         remarks: How some contours were taken, as text.
         colour: ``#rrggbb`` in which the file draws it; empty where it does not say.
@@ -43,7 +43,7 @@ class RoiContours:
 
     @property
     def problem(self) -> str:
-        """Why the ROI has no volume; empty where it has one."""
+        """Why the ROI has no volume; empty if it has one."""
         if self.is_empty:
             return f"ROI '{self.name}' has no contours"
         if not self.contours:
@@ -52,7 +52,7 @@ class RoiContours:
 
     @property
     def note(self) -> str:
-        """What was left out of an ROI that has a volume, and how contours were taken; empty where all is plain."""
+        """What was left out of an ROI that has a volume, and how contours were taken; empty if all is plain."""
         parts = [*([f"left out {self._unusable_text()}"] if self.unusable else []), *self.remarks]
         return f"ROI '{self.name}': {'; '.join(parts)}" if self.contours and parts else ""
 

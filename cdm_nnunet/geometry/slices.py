@@ -48,7 +48,7 @@ class Slices:
         return np.asarray(np.diff(planes_mm) / np.array(widest_mm))
 
     def distance_mm(self, plane_mm: float) -> float:
-        """Distance of the slices at a plane, the smaller one where it changes there; NaN where it is not known."""
+        """Distance of the slices at a plane, the smaller one where it changes there; NaN if it is not known."""
         steps_mm = np.diff(self.positions_mm)
         if steps_mm.size == 0:
             return float("nan")

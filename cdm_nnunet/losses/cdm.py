@@ -33,8 +33,8 @@ class CDMLoss(DvhLoss):
     ``partial_rois`` says. A sample without any ROI contributes nothing.
 
     Args:
-        terms: Which metrics.
-        dose_scale_gy: What doses are divided by, Gy.
+        terms: The metrics.
+        dose_scale_gy: Dose by which doses are divided, Gy.
         smoothing: How the metrics are made differentiable.
         v_form: How a V-metric counts: by a ``sigmoid`` step at the threshold; by the ``dose`` at the reference's
             volume, see :func:`_dose_at_reference_volume`; or the mean of ``both``.

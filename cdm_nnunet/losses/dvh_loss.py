@@ -22,7 +22,7 @@ class SortedBatch(NamedTuple):
         rois: The voxels of the ROIs; row r * B + b is ROI r in sample b.
         predicted: Their predicted doses, ascending; differentiable.
         reference: Their reference doses, ascending.
-        prescription_gy: (B, K), Gy; NaN where an ROI has none.
+        prescription_gy: (B, K), Gy; NaN if an ROI has none.
         voxel_volume_cc: (B,), cc.
         roi_voxels: (B, K), voxels of each ROI in the whole patient; None if the whole patient is given.
     """
@@ -77,7 +77,7 @@ class DvhLoss(nn.Module):
             predicted_dose_gy: (B, 1, Z, Y, X), Gy.
             reference_dose_gy: (B, 1, Z, Y, X), Gy.
             words: ROI words, (B, L, Z, Y, X).
-            prescription_gy: (B, K), Gy; NaN where an ROI has none.
+            prescription_gy: (B, K), Gy; NaN if an ROI has none.
             voxel_volume_cc: (B,), cc.
             roi_voxels: (B, K), voxels of each ROI in the whole patient; None if the whole patient is given.
 

@@ -1,4 +1,4 @@
-"""Published DVH losses to measure the CDM loss against, on the same sorted doses: no masks, no bins x voxels tensor.
+"""Published DVH losses for comparison with the CDM loss, on the same sorted doses: no masks, no bins x voxels tensor.
 
 Formulas, defaults and sources: ``docs/losses.md``. All average over the ROIs that are present in the batch; a part of
 an ROI inside the patch counts as an ROI.
@@ -18,7 +18,7 @@ _CHUNK = 4_000_000  # values in memory at once, bins x voxels
 
 
 class SortedDoseLoss(DvhLoss):
-    """Base of losses that compare two doses ROI by ROI; alone, the value-based loss.
+    """Base of losses that compare two doses ROI by ROI; by itself, the value-based loss.
 
     Value-based: mean |d_(i) - d*_(i)| over the i-th lowest doses of the ROI, which is the area between both DVHs.
     Arguments are those of :class:`DvhLoss`; metrics and weights of the terms are not used.

@@ -48,7 +48,7 @@ class Term:
 
     Attributes:
         bit: Bit of the ROI in the catalogue.
-        metric: What is measured.
+        metric: The metric.
         weight: Weight in a mean over terms.
         is_target: Whether the ROI is a target.
     """
@@ -64,7 +64,7 @@ class Terms:
     """The metrics that a template names, in a fixed order t = 0 .. T - 1.
 
     Attributes:
-        terms: One entry a metric.
+        terms: One entry per metric.
 
     Raises:
         InputError: If there are none.
@@ -80,15 +80,15 @@ class Terms:
     def of(cls, template: Template, catalogue: Catalogue, use: Use) -> Terms:
         """The metrics of a template's goals.
 
-        A metric that several goals of an ROI name is taken once, with the largest weight.
+        A metric named by several goals of an ROI is taken once, with the largest weight.
 
         Args:
             template: Clinical template.
-            catalogue: Which ROI is which bit.
+            catalogue: The bit of each ROI.
             use: ``loss`` or ``evaluation``.
 
         Raises:
-            InputError: If a goal names a ROI that the catalogue lacks, or there is no goal.
+            InputError: If a goal names an ROI that the catalogue lacks, or there is no goal.
         """
         weights: dict[tuple[int, Metric], float] = {}
         for goal in template.goals_for(use):
@@ -116,7 +116,7 @@ class Terms:
     ) -> tuple[Present, ...]:
         """The terms that can be measured.
 
-        The ROI has a voxel, a prescription where the metric needs one, and no less volume than the metric asks for.
+        Their ROI has a voxel, a prescription if the metric needs one, and at least the volume in the metric's key.
 
         Args:
             index: Voxels of the ROIs :attr:`bits` of a batch.

@@ -27,7 +27,7 @@ class FoldRecord:
         epochs: That it was trained for.
         weights_sha256: Digest of the weights that the export was given, single precision: see
             :func:`cdm_nnunet.nnunet.checkpoint.weights_digest`.
-        settings: Of the training, by name; None where the checkpoint does not have them.
+        settings: Of the training, by name; None if the checkpoint does not have them.
         weights_from: What gave the weights: the ``checkpoint``, or a ``file`` in its place (averaged weights).
     """
 
@@ -78,7 +78,7 @@ def parse_manifest(text: str, where: str) -> Manifest:
     """Check a ``model.json``.
 
     Raises:
-        InputError: If it is of another format version, a key is missing or unknown, or a fold is there twice.
+        InputError: If it is of another format version, a key is missing or unknown, or a fold is duplicate.
     """
     content = parse_json(text, dict[str, Any], where)
     version = content.get("format_version")

@@ -72,7 +72,7 @@ class Members:
         path: The folder or ZIP file.
         sizes: Of all members, bytes.
         sums: Their SHA-256, without that of ``SHA256SUMS``.
-        inside: Folder within a ZIP file that holds them; empty where there is none.
+        inside: Folder within a ZIP file that holds them; empty if there is none.
     """
 
     path: Path
@@ -85,7 +85,7 @@ class Members:
         """Find the members, and check that they are those that ``SHA256SUMS`` lists; contents are checked when read.
 
         Raises:
-            InputError: If it is no package, a member is unknown, missing, too large or there twice.
+            InputError: If it is not a package, a member is unknown, missing, too large or duplicate.
         """
         inside = ""
         if path.is_dir():

@@ -149,7 +149,7 @@ def write_package(path: Path, contents: Mapping[str, bytes]) -> None:
         contents: All members by name, without ``SHA256SUMS``.
 
     Raises:
-        InputError: If it is there already, or a member would be too large.
+        InputError: If it exists already, or a member would be too large.
         OSError: If it can't be written.
     """
     refuse_existing(path)
@@ -170,10 +170,10 @@ def refuse_existing(path: Path) -> None:
     """Check that a package may be written.
 
     Raises:
-        InputError: If something is there already.
+        InputError: If something exists already.
     """
     if path.exists():
-        raise InputError(f"{path} is there already; choose another -o, or move it away")
+        raise InputError(f"{path} exists already; choose another -o, or move it away")
 
 
 def _write_zip(path: Path, contents: Mapping[str, bytes]) -> None:

@@ -32,7 +32,7 @@ def available_device(asked: str | None = None) -> torch.device:
     """The device to compute on.
 
     Args:
-        asked: ``cuda``, ``mps`` or ``cpu``; None for the first of these that is there.
+        asked: ``cuda``, ``mps`` or ``cpu``; None for the first of these that is available.
 
     Raises:
         InputError: If it is not there.

@@ -9,10 +9,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class PatchFacts:
-    """Numbers of the patient that a patch was cut from. Every tuple has one entry an ROI, in bit order.
+    """Numbers of the patient that a patch was cut from. Every tuple has one entry per ROI, in bit order.
 
     Attributes:
-        prescription_gy: Prescription of each ROI, Gy; NaN where it has none.
+        prescription_gy: Prescription of each ROI, Gy; NaN if it has none.
         roi_voxels: Number of voxels of each ROI in the whole patient, on the network's grid.
         voxel_volume_cc: Volume of a voxel, cc.
     """

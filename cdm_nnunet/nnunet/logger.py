@@ -1,4 +1,4 @@
-"""Log of a dose training, one value an epoch, and its plot."""
+"""Log of a dose training, one value per epoch, and its plot."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _TIMES = ("epoch_start_timestamps", "epoch_end_timestamps")
 
 
 class DoseLogger(LocalLogger):
-    """One value an epoch for each of: losses and their parts, dose MAE, errors of PTV and OAR metrics, score, times."""
+    """Per epoch one value each for losses and their parts, dose MAE, errors of PTV and OAR metrics, score, times."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class DoseLogger(LocalLogger):
 
 
 def loader_hint(waiting_share: float, device_type: str) -> str:
-    """What to do about a GPU that waits for the data loader; empty where there is nothing to do.
+    """What to do about a GPU that waits for the data loader; empty if there is nothing to do.
 
     Args:
         waiting_share: Share of the time that it waits, 0 to 1.

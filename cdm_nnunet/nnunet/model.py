@@ -183,7 +183,7 @@ def refuse_other_plans(
 
 
 def unlike_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> str:
-    """How many weights do not fit a network, and one of them; empty where all do."""
+    """How many weights do not fit a network, and one of them; empty if all do."""
     own = network.state_dict()
     unlike = [key for key in sorted({*own, *weights}) if key not in own or key not in weights]
     unlike += [key for key in own if key in weights and own[key].shape != weights[key].shape]

@@ -55,7 +55,7 @@ class BitDecodeUNet(PlainConvUNet):
     prescription and masks in, and the last layers give the doses of a cell's voxels as channels (sub-pixel convolution,
     W. Shi et al., CVPR 2016). Inputs and outputs keep the full resolution, and so does every loss.
 
-    With ``fall_off`` the dose is anchored on the prescription: the network gives two numbers a voxel, the dose, which
+    With ``fall_off`` the dose is anchored on the prescription: the network gives two numbers per voxel, the dose, which
     counts outside targets, and the difference from a first guess, which counts inside. The guess is the prescription,
     or more beside targets of a higher one (:func:`falling_off`). A target's edge is then where its contour is, however
     blunt the features are, and an untrained network gives the guess.

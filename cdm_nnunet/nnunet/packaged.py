@@ -153,7 +153,7 @@ def read_given_weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, 
         expected: The checkpoint's weights: names and shapes must be the same.
 
     Raises:
-        InputError: If it is no such file, or names or shapes differ.
+        InputError: If it is not such a file, or names or shapes differ.
     """
     if not path.is_file():
         raise InputError(f"no file {path} (--weights)")

@@ -23,7 +23,7 @@ class Training:
 
     Attributes:
         configuration: Such as ``3d_fullres``.
-        settings: Of each fold; None where its checkpoint does not have them.
+        settings: Of each fold; None if its checkpoint does not have them.
         package: Name of the model package; None for a model in nnU-Net's folders.
     """
 

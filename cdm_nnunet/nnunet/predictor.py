@@ -219,7 +219,7 @@ class DosePredictor(nnUNetPredictor):
             num_processes_segmentation_export: Not used: exporting one dose takes less than handing it over.
 
         Returns:
-            For each item the dose in Gy, (Z, Y, X), float32, or None where it went to a file.
+            For each item the dose in Gy, (Z, Y, X), float32, or None if it went to a file.
 
         Raises:
             CasesRefusedError: At the end, if cases can't be right, or the model has no finite dose for them.
@@ -283,7 +283,7 @@ class DosePredictor(nnUNetPredictor):
             save_or_return_probabilities: Must be False.
 
         Returns:
-            The dose in Gy, (Z, Y, X), float32; None where it went to a file.
+            The dose in Gy, (Z, Y, X), float32; None if it went to a file.
 
         Raises:
             InputError: If geometry or catalogue are not given or not the model's, or the case can't be right.

@@ -119,7 +119,7 @@ class Usual(BaseModel):
         )
 
     def difference(self, case: Mapping[str, float]) -> float | None:
-        """The weighted median of a case's differences; None where it has none of the values."""
+        """The weighted median of a case's differences; None if it has none of the values."""
         return _difference(self.values, case)
 
     def beyond(self, difference: float) -> float:

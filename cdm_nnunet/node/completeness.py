@@ -17,7 +17,7 @@ class Missing:
     """What a study still lacks.
 
     Attributes:
-        parts: What makes it useless, as the conversion says it; empty where there is nothing.
+        parts: What makes it useless, as the conversion says it; empty if there is nothing.
         images: CT images that the structure set lists and that are not there.
     """
 

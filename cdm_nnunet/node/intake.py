@@ -34,7 +34,7 @@ class RefusedObjectError(InputError):
 
     Attributes:
         status: What the sender is told (C-STORE).
-        study: The study that it made too large; None where no study is to blame.
+        study: The study that it made too large; None if no study is to blame.
     """
 
     def __init__(self, message: str, status: int, study: Study | None = None) -> None:
@@ -147,7 +147,7 @@ class Intake:
         Args:
             study: The study.
             state: Its state from now on.
-            n_objects: That it had when it was looked at; None where that does not matter.
+            n_objects: That it had when it was looked at; None if that does not matter.
 
         Returns:
             Whether it was closed; not if more objects have come.

@@ -141,11 +141,11 @@ class NodeSettings(BaseModel):
         destinations: By name.
         model: Model package: a folder, a ZIP file, or the name of a model that ships.
         trained: In its place a model in nnU-Net's folders.
-        device: ``cuda``, ``mps`` or ``cpu``; None for the first of these that is there.
+        device: ``cuda``, ``mps`` or ``cpu``; None for the first of these that is available.
         mapping: ``rois.yaml``; its entries come before those that the model was trained with.
         grid: ``ct`` or a voxel size of the dose; None for the median of the training data.
-        bits: 16 or 32 bits a voxel of the RTDOSE.
-        match_geometry: Take a CT by its slices where contours refer to none that is there.
+        bits: 16 or 32 bits per voxel of the RTDOSE.
+        match_geometry: Match the CT by its slices if the contours refer to no CT in the folder.
         reports: Folder for the record (JSON) and the report (HTML) of each patient; None for neither.
         needed: What a study must have before it is predicted.
         quiet_s: A study is complete when its associations are closed and nothing came for so long.

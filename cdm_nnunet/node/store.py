@@ -160,7 +160,7 @@ class Queue:
         return study
 
     def closed_study(self, patient: str, files: Sequence[Path]) -> Study:
-        """Make a study of copies of some files; it is there whole or not at all, and takes no others.
+        """Make a study of copies of some files; it is complete or absent, and takes no others.
 
         Args:
             patient: What the patient is called.
@@ -272,7 +272,7 @@ def file_digest(path: Path) -> str:
 
 
 def place_object(temporary: Path, study: Study, name: str) -> Path:
-    """Move a file that is on the disk into a study; it is there whole or not at all.
+    """Move a file that is on the disk into a study; it is complete or absent.
 
     Args:
         temporary: The file, on the same disk.
@@ -294,7 +294,7 @@ def remove(path: Path) -> None:
 
 
 def read_state(study: Study) -> StudyState | None:
-    """The state of a study; that of a failed one where its file is damaged, None where the study has gone."""
+    """The state of a study; that of a failed one where its file is damaged, None if the study has gone."""
     try:
         return study.state()
     except InputError as error:

@@ -42,7 +42,7 @@ def using(engine: Engine) -> Iterator[None]:
 
 
 def active_engine() -> Engine | None:
-    """The engine that work is spread by; None where processes of this machine do it."""
+    """The engine that work is spread by; None if processes of this machine do it."""
     return _ENGINE.get()
 
 

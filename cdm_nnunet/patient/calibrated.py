@@ -65,7 +65,7 @@ class Calibrated:
 
         Args:
             case: Its case.
-            patient: Its patient, as the conversion knew it; empty where there is none.
+            patient: Its patient, as the conversion knew it; empty if there is none.
             dataset: Data set that the case is of; empty for none.
             made: What made the dose.
 

@@ -33,10 +33,10 @@ class NewDose:
     Attributes:
         files: The dose (NIfTI) as ``predicted``, and its patient; the dose of each fold as ``members``.
         delivered: Name of the dose's file that the record stands beside, and its SHA-256.
-        model: What made the dose; None where it is not known.
+        model: What made the dose; None if unknown.
         names: ROIs as named in the patient's structure set, by their names in the catalogue.
         notes: What is known to be unusual, in sentences.
-        applicability: Whether the model applies to the patient; None where it is not known.
+        applicability: Whether the model applies to the patient; None if unknown.
     """
 
     files: CaseFiles

@@ -32,10 +32,10 @@ class Goal:
         roi: ROI of the template.
         metric: Key of the metric.
         unit: Gy, percent of the ROI's volume, cc, or empty for a ratio.
-        limit: The template's limit as text; empty where it has none.
+        limit: The template's limit as text; empty if it has none.
         predicted: Value of the predicted dose.
         deliverable: Value of the dose that can be delivered.
-        reference: Value of the reference dose; None where there is none.
+        reference: Value of the reference dose; None if there is none.
         verdicts: Of predicted, deliverable and reference on the limit, by these names.
     """
 
@@ -129,7 +129,7 @@ def goals_of(pair: DosePair, deliverable_gy: Floats, template: Template, *, has_
 
 
 def gamma_percent(pair: DosePair, wanted_gy: Floats, deliverable_gy: Floats) -> float | None:
-    """Voxels of a wanted dose that a deliverable one agrees with, percent; None where no voxel is judged."""
+    """Voxels of a wanted dose that a deliverable one agrees with, percent; None if no voxel is judged."""
     scale_gy = dose_scale_gy(pair)
     passes = gamma_passes(wanted_gy, deliverable_gy, RULE, spacing_mm=pair.spacing_mm, scale_gy=scale_gy)
     return 100.0 * float(passes.mean()) if passes.size else None

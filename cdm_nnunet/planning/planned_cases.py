@@ -82,7 +82,7 @@ class PlannedCase:
         )
 
     def _source_dose_gy(self, anatomy: Anatomy) -> Floats | None:
-        """The dose that the source has of the patient; None where it has none."""
+        """The dose that the source has of the patient; None if it has none."""
         path = self.dataset.dose_path(self.name)
         if not path.is_file():
             return None

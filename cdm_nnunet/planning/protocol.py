@@ -166,7 +166,7 @@ class Protocol(BaseModel):
         beams: Where radiation comes from.
         targets: What targets get.
         fall_off: The highest dose around targets.
-        limits: The highest doses of organs; an ROI may come several times. One that a patient lacks has none.
+        limits: The highest doses of organs; an ROI may appear several times. An ROI that a patient lacks has no limit.
         normalisation: How the dose is scaled.
         optimiser: How long the fluence is improved.
         mimicking: What counts where a given dose is mimicked.

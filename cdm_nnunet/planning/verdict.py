@@ -19,7 +19,7 @@ _Values = dict[str, list[float | None]]
 
 
 def planned_values(anatomy: Anatomy, planned_gy: Floats, source_gy: Floats | None) -> _Values:
-    """Metrics of both doses as ``ROI METRIC``: of the planned one, and of the source's, None where it has none."""
+    """Metrics of both doses as ``ROI METRIC``: of the planned one, and of the source's, None if it has none."""
     voxel_cc = float(np.prod(anatomy.grid.spacing_zyx_mm)) / 1000
     found: _Values = {}
     for roi in anatomy.catalogue.rois:
@@ -41,7 +41,7 @@ class VerdictRow:
         name: ``ROI METRIC``.
         n: Patients who have the ROI.
         planned_gy: Mean of the planned doses, Gy.
-        source_gy: Mean of the source's doses, of the same patients, Gy; None where a patient has none.
+        source_gy: Mean of the source's doses, of the same patients, Gy; None if a patient has none.
     """
 
     name: str

@@ -23,7 +23,7 @@ class CasePredictor:
 
     Attributes:
         model: The model.
-        device: ``cuda``, ``mps`` or ``cpu``; None for the first of these that is there (on a cluster ``cuda``).
+        device: ``cuda``, ``mps`` or ``cpu``; None for the first of these that is available (on a cluster ``cuda``).
         step: Step between windows, in patch sizes.
         mirrors: Whether doses are averaged over left-right mirroring.
         keeps: Whether doses that are there already are kept.

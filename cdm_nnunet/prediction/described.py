@@ -61,10 +61,10 @@ class Described:
     Attributes:
         case: Case name.
         record: Path of the record.
-        applies: Whether the model applies to the patient, as the record says; None where it is not known.
+        applies: Whether the model applies to the patient, as the record says; None if unknown.
         verdicts: How many goals got each verdict.
         uncertain: How many goals are uncertain by their interval; None without intervals.
-        report: Path of the report; None where none was asked for.
+        report: Path of the report; None if none was asked for.
         objectives: Path of the objectives, likewise.
     """
 
@@ -201,7 +201,7 @@ def clear(out: Path, cases: Iterable[str]) -> None:
 
 
 def told(refusals: Refusals) -> str:
-    """Which doses have no record, and why; empty where all have one."""
+    """Which doses have no record, and why; empty if all have one."""
     each = "; ".join(f"[{case}] {reason}" for case, reason in refusals.reasons.items())
     return f"{len(refusals.reasons)} doses were predicted and have no record of the patient: {each}" if each else ""
 

@@ -50,7 +50,7 @@ class PredictedCases:
     Attributes:
         n_cases: Number of cases with a dose.
         described: What was written beside the doses.
-        undescribed: Which doses have no record, and why; empty where all have one.
+        undescribed: Which doses have no record, and why; empty if all have one.
     """
 
     n_cases: int

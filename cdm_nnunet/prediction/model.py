@@ -38,7 +38,7 @@ class Prediction:
         prescriptions_gy: Prescription of each contoured target, Gy, as the model read it.
         absent_rois: ROIs of the model that were not given, or have no voxel.
         notes: What is unusual about the patient, one sentence each.
-        origin: What the dose depends on besides the patient.
+        origin: The model and options that made the dose.
         model: Name of the model package; None for a model in nnU-Net's folders.
         applicability: Whether the model applies to the patient.
     """
@@ -116,10 +116,10 @@ class Model:
 
         Args:
             source: Folder or ZIP file of a model package, the name of a shipped model, or a model in nnU-Net's folders.
-            device: ``cuda``, ``mps`` or ``cpu``; None for the first of these that is there.
-            step: Step between windows, in patch sizes.
+            device: ``cuda``, ``mps`` or ``cpu``; None for the first of these that is available.
+            step: Step between windows, as a fraction of the patch size.
             mirrors: Whether doses are averaged over left-right mirroring: better, in twice the time.
-            allows_outside: Whether patients are predicted to whom the model does not apply; their predictions say so.
+            allows_outside: Whether patients to whom the model does not apply are predicted; their records state it.
 
         Raises:
             InputError: If there is no such model or device, or the model is damaged.
@@ -132,7 +132,7 @@ class Model:
 
     @classmethod
     def of(cls, trained: TrainedModel, how: LoadedModel) -> Model:
-        """As :meth:`load`, of a model that is read.
+        """As :meth:`load`, for a model that has been read.
 
         Args:
             trained: The model.
@@ -145,17 +145,17 @@ class Model:
 
     @property
     def name(self) -> str | None:
-        """Of the model package; None for a model in nnU-Net's folders."""
+        """Name of the model package; None for a model in nnU-Net's folders."""
         return self.trained.name
 
     @property
     def origin(self) -> Origin:
-        """What doses of this model depend on besides their patient."""
+        """The model and options, as recorded with its doses."""
         return self.predictor.origin
 
     @cached_property
     def trained_on(self) -> TrainedOn:
-        """What the model says of its training data.
+        """What the model states about its training data.
 
         Raises:
             InputError: As :meth:`TrainedOn.of`.
@@ -179,15 +179,15 @@ class Model:
         """Predict the dose of a patient in memory, with the checks of a patient in files.
 
         Args:
-            ct: HU, (z, y, x), with its grid: axes to the patient's left, back and head, planes at equal distances.
-            masks: By ROI name of the template, or an alias of it: (z, y, x) on the CT's grid, boolean or of 0 and 1.
-            prescriptions: Of the contoured targets, by name or alias, Gy; where the template has a fixed one for all
-                patients, it counts for those that are not given.
+            ct: HU, (z, y, x), with its grid: axes to the patient's left, back and head, equally spaced planes.
+            masks: Masks by ROI name of the template or an alias of it: (z, y, x) on the CT's grid, boolean or 0 and 1.
+            prescriptions: Prescriptions of the contoured targets, by name or alias, Gy; those that are not given are
+                the template's, if it has a fixed one for all patients.
             case: Name of the case.
-            fractions: Number of fractions, to check the dose of each; None where it is not known.
+            fractions: Number of fractions, to check the dose of each; None if unknown.
 
         Raises:
-            InputError: If geometry, CT, masks or prescriptions can't be right, or the model does not apply to the
+            InputError: If geometry, CT, masks or prescriptions are implausible, or the model does not apply to the
                 patient and that is not allowed.
         """
         patient, unused = self._patient(ct, masks, prescriptions, case, fractions)
@@ -220,11 +220,11 @@ class Model:
         Args:
             cases: For each case the files of its channels (CT, prescription map, ROI bits).
             out: The folder.
-            keeps: Whether doses that this model has predicted there already are kept.
-            n_processes: Processes that preprocess.
+            keeps: Whether earlier doses of this model in the folder are kept.
+            n_processes: Number of processes for preprocessing.
 
         Raises:
-            InputError: If a case can't be right; the others are predicted.
+            InputError: If a case is refused; the others are predicted.
         """
         self.predictor.predict_from_files(
             [list(files) for files in cases], str(out), overwrite=not keeps, num_processes_preprocessing=n_processes

@@ -70,7 +70,7 @@ def export_model(found: Found, request: ModelExport) -> dict[str, Any]:
         The record that ``model info`` shows.
 
     Raises:
-        InputError: If the model, the weights, the result or the card do not fit, or the package is there already.
+        InputError: If the model, the weights, the result or the card do not fit, or the package exists already.
         OSError: If it can't be written.
     """
     refuse_existing(request.out)

@@ -177,9 +177,9 @@ class TrainedOn:
         mapping: Names in the training data's DICOM files; None for a model of other data.
         grid: Median voxel size of the training data in mm: ``XxYxZ``.
         always_contoured: ROIs that all training cases had; all ROIs where the model does not say.
-        dose_type: ``PHYSICAL`` or ``EFFECTIVE``; empty where it is not known.
-        ion_plans: Number of plans of ions; None where it is not known.
-        positions: In how many training cases the patient lay HFS, FFS, ...; empty where it is not known.
+        dose_type: ``PHYSICAL`` or ``EFFECTIVE``; empty if it is not known.
+        ion_plans: Number of plans of ions; None if unknown.
+        positions: In how many training cases the patient lay HFS, FFS, ...; empty if it is not known.
     """
 
     folder: Path

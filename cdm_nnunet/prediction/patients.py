@@ -51,8 +51,8 @@ class NewPatients:
         mapping: rois.yaml; its entries come before those that the model was trained with.
         prescriptions_gy: By target of the model, for plans that do not state them.
         grid: ``ct`` or a voxel size; None takes the median of the training data.
-        bits: 16 or 32 bits a voxel of the RTDOSE.
-        match_geometry: Take a CT by its slices where contours refer to none that is there.
+        bits: 16 or 32 bits per voxel of the RTDOSE.
+        match_geometry: Match the CT by its slices if the contours refer to no CT in the folder.
         pseudonyms: Make the names of the patients; None for those of the mapping's folder, else without a key.
         allows_outside: Predict a patient who lies as no training patient did.
     """
@@ -86,7 +86,7 @@ class PredictedPatient:
         notes: What a person should know.
         file: The RTDOSE.
         maximum_gy: Highest dose.
-        described: What was written beside it; None where that could not be.
+        described: What was written beside it; None if that could not be.
     """
 
     case: str
@@ -105,9 +105,9 @@ class PredictedPatients:
 
     Attributes:
         patients: Those with a dose.
-        refused: Why the others have none, in one line; empty where there are no others.
+        refused: Why the others have none, in one line; empty if there are no others.
         remarks: What was ignored or not used.
-        undescribed: Which doses have no record, and why; empty where all have one.
+        undescribed: Which doses have no record, and why; empty if all have one.
     """
 
     patients: tuple[PredictedPatient, ...]

@@ -12,8 +12,8 @@ def position_finding(position: str, known: Mapping[str, int]) -> Finding | None:
     """What is to say of a position.
 
     Args:
-        position: HFS, FFS, ...; empty where the CT does not say it.
-        known: In how many training cases each was; empty where that is not known.
+        position: HFS, FFS, ...; empty if the CT does not say it.
+        known: In how many training cases each was; empty if that is not known.
 
     Returns:
         None for a position that is known, or where one of both does not say it.

@@ -25,7 +25,7 @@ class LoadedModel:
 
     Attributes:
         found: Where the model is.
-        device: ``cuda``, ``mps`` or ``cpu``; None for the first of these that is there.
+        device: ``cuda``, ``mps`` or ``cpu``; None for the first of these that is available.
         step: Step between windows, in patch sizes.
         mirrors: Whether doses are averaged over left-right mirroring.
         allows_outside: Whether patients are predicted to whom the model does not apply.

@@ -21,7 +21,7 @@ def case_row(case: CaseResult, ranks: Mapping[str, PlanRank]) -> dict[str, Any]:
         Plain values by ``name``, ``mae`` (Gy), ``ptv_score``, ``oar_score``, ``changed`` and ``n`` (verdicts that the
         prediction changes, and all), ``newFails``, ``unusual`` and ``ranked`` (goals by which the reference plan is
         unusual, and that tell), ``missing`` (ROIs) and ``worst`` (``roi``, ``metric`` and ``difference`` in Gy; None
-        where there is no dose metric).
+        if there is no dose metric).
     """
     unusual = [rank.is_unusual for rank in ranks.values() if rank.is_unusual is not None]
     scores = pooled_scores([case])

@@ -30,7 +30,7 @@ class DisplayVolume:
             ``prescription_gy``; ``rois``, names in the order of their masks; ``centre``, the slices (z, y, x) to begin
             with; ``gamma``, the criterion and the pass rate, where it is shown.
         packed: gzip of: the doses of the scene, in their order, as little-endian uint16 multiples of ``dose_step_gy``,
-            the CT as uint8 positions in :data:`HU_TABLE`, and one bit a voxel for each ROI, each mask filled up to
+            the CT as uint8 positions in :data:`HU_TABLE`, and one bit per voxel for each ROI, each mask filled up to
             whole bytes; then likewise where gamma is above 1, if it is shown.
     """
 

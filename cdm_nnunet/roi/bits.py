@@ -1,9 +1,9 @@
 """Lossless bit packing of overlapping ROI masks (NumPy).
 
 Layout: in a packed channel, bit ``k`` (value ``2**k``) of a voxel is set where ROI ``k`` of the catalogue contains the
-voxel. On nnU-Net's float32 route the same bits travel as 16-bit words: word ``w`` holds ROIs ``16 w`` to ``16 w + 15``
-as an integer from 0 to 65535, which float32 (24 bits of mantissa) and every copy, flip and nearest-neighbour lookup
-keep exactly.
+voxel. Through nnU-Net, which uses float32, the same bits pass as 16-bit words: word ``w`` holds ROIs ``16 w`` to
+``16 w + 15`` as an integer from 0 to 65535, which float32 (24 bits of mantissa) and every copy, flip and
+nearest-neighbour lookup keep exactly.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def unpack(packed: NDArray[np.unsignedinteger], n_rois: int) -> NDArray[np.bool_
 
 
 def mask_of(packed: NDArray[np.unsignedinteger], bit: int) -> NDArray[np.bool_]:
-    """Mask of one ROI out of a packed channel, (...) -> (...).
+    """Mask of one ROI from a packed channel, (...) -> (...).
 
     Example:
         >>> mask_of(np.array([1, 3, 0], np.uint8), 1)
@@ -196,11 +196,11 @@ def from_words(words: NDArray[np.floating], n_rois: int) -> NDArray[np.unsignedi
 
 
 def mask_from_words(words: NDArray[Any], bit: int) -> NDArray[np.bool_]:
-    """Mask of one ROI out of 16-bit words, (L, ...) -> (...).
+    """Mask of one ROI from 16-bit words, (L, ...) -> (...).
 
     Args:
         words: Whole numbers from 0 to 65535, floating point or integer.
-        bit: Of the ROI, below 16 L.
+        bit: Bit of the ROI, below 16 L.
 
     Example:
         >>> mask_from_words(np.array([[0.0, 4.0], [1.0, 0.0]], np.float32), 2)

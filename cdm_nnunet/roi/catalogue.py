@@ -1,4 +1,4 @@
-"""The ROI catalogue of a data set: which ROI is which bit, of which kind, and its left-right partner."""
+"""The ROI catalogue of a data set: the bit, kind and left-right partner of each ROI."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SIDE = re.compile(r"(?<!^VB)_([LR])(?=$|-[A-Za-z]*TV$)")
 
 
 def side_of(name: str) -> Side | None:
-    """The side of the body that a TG-263 name ends with, before a target that is taken out.
+    """The side of the body that a TG-263 name ends with, before a subtracted target.
 
     Example:
         >>> side_of("OpticNrv_PRV03_L"), side_of("Parotid_R-PTV"), side_of("Brainstem")
@@ -125,14 +125,14 @@ class Catalogue:
 
     @property
     def one_sided(self) -> tuple[str, ...]:
-        """ROIs that belong to one side of the body by their name and have no partner on the other."""
+        """ROIs that by their name belong to one side of the body and have no partner on the other side."""
         return tuple(roi.name for roi in self.rois if roi.mirror is None and side_of(roi.name) is not None)
 
     @cached_property
     def mirror_permutation(self) -> tuple[int, ...] | None:
         """After a left-right flip of the volume, bit ``k`` is what bit ``mirror_permutation[k]`` was.
 
-        None where there is no such flip: a mirrored ``Breast_L`` is a right breast, which a catalogue without
+        None if there is no such flip: a mirrored ``Breast_L`` is a right breast, which a catalogue without
         ``Breast_R`` can't name.
         """
         return None if self.one_sided else tuple(self.bit(roi.mirror or roi.name) for roi in self.rois)
@@ -158,7 +158,7 @@ class Catalogue:
         return tuple(k for k, roi in enumerate(self.rois) if roi.kind in kinds)
 
     def to_json(self) -> list[dict[str, Any]]:
-        """JSON form in ``dataset.json``: one object an ROI, in bit order."""
+        """JSON form in ``dataset.json``: one object per ROI, in bit order."""
         return [
             {"name": roi.name, "bit": bit, "kind": roi.kind, "mirror": roi.mirror} for bit, roi in enumerate(self.rois)
         ]
@@ -168,8 +168,8 @@ class Catalogue:
         """The inverse of :meth:`to_json`.
 
         Args:
-            entries: One object an ROI.
-            where: What to call them in messages.
+            entries: One object per ROI.
+            where: Their name in messages.
 
         Raises:
             InputError: If bits are not 0, 1, 2, ... in order, a key is missing or unknown, or the catalogue is invalid.

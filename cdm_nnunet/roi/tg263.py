@@ -73,7 +73,7 @@ class Structure:
         name: TG-263 name.
         kind: ``oar``, ``external`` or ``other`` (targets have no fixed names).
         side: Side of the body, None for one in the middle or for both sides together.
-        mirror: Name of the partner on the other side, None where there is none.
+        mirror: Name of the partner on the other side, None if there is none.
         aliases: Other spellings, without a side.
     """
 
@@ -109,10 +109,10 @@ class Proposals:
 
     Attributes:
         name: The name as it came.
-        kind: Kind of the ROI, None where the name does not tell.
+        kind: Kind of the ROI, None if the name does not tell.
         proposals: Standard names, the best first; may be empty.
         is_helper: Neither anatomy nor a target: an optimisation or ring structure, the couch, a marker.
-        prescription_gy: Dose level that a target's name tells, Gy; None where it tells none.
+        prescription_gy: Dose level that a target's name tells, Gy; None if it tells none.
     """
 
     name: str
@@ -152,7 +152,7 @@ def structures() -> Mapping[str, Structure]:
 
 
 def prescription_gy(name: str) -> float | None:
-    """The dose level in the name of a target, Gy; None where there is none or it could be read in two ways.
+    """The dose level in the name of a target, Gy; None if there is none or it could be read in two ways.
 
     Four digits are cGy, two digits from 20 on or a number with a fraction are Gy, and a unit settles it. Numbers of
     millimetres or fractions are passed over.

@@ -23,7 +23,7 @@ _COMPRESSION = 4
 
 
 def write_nrrd(path: Path, values: NDArray[Any], grid: Grid, fields: Mapping[str, str] | None = None) -> None:
-    """Write an array with its place in the patient, so that the file is there whole or not at all.
+    """Write an array with its place in the patient, so that the file is complete or absent.
 
     Args:
         path: The file.

@@ -323,7 +323,7 @@ def test_a_table_of_patients(two_models, tmp_path):
     for text, message in (
         ("case\nx\n", "line 2: each row needs a case and a patient"),
         ("case,patient\nx,\n", "line 2: each row needs a case and a patient"),
-        ("case,patient\nx,a\nx,b\n", "line 3: case 'x' comes twice"),
+        ("case,patient\nx,a\nx,b\n", "line 3: case 'x' is repeated"),
     ):
         table.write_text(text, encoding="utf-8")
         with pytest.raises(InputError, match=message):

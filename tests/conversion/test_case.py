@@ -156,7 +156,7 @@ def test_masks_without_a_voxel_are_named(fields):
     ("masks", "message"),
     [
         ([("GTV", np.ones((2, 2, 2), bool))], "no ROI 'GTV' in the catalogue; it has PTV_7000"),
-        ([("Larynx", np.ones((2, 2, 2), bool))] * 2, "ROI 'Larynx' comes twice"),
+        ([("Larynx", np.ones((2, 2, 2), bool))] * 2, "ROI 'Larynx' is repeated"),
         ([("Larynx", np.ones((2, 2, 2)))], "the mask of 'Larynx' is float64"),
         ([("Larynx", np.ones((2, 2, 3), bool))], r"\(2, 2, 3\), expected bool \(2, 2, 2\)"),
     ],

@@ -225,7 +225,7 @@ def test_a_mapping_is_extended_in_its_own_form(text):
 
 @pytest.mark.parametrize("text", ["rois: {BODY: External}\n", "'rois':\n  BODY: External", "{rois: {BODY: null}}"])
 def test_a_mapping_in_another_form_is_left_to_the_person(text):
-    with pytest.raises(InputError, match=r'not written one name a line; add: .*"Rectum": "Rectum"'):
+    with pytest.raises(InputError, match=r'not written one name per line; add: .*"Rectum": "Rectum"'):
         extended_text(text, COUNTS)
 
 
@@ -235,7 +235,7 @@ def test_what_cannot_be_added_is_told_and_ends_nothing(exports, tmp_path, templa
     path.write_text("rois: {BODY: External}\n")
     record = inspect("--template", str(template))
     assert path.read_text() == "rois: {BODY: External}\n"
-    assert 'not written one name a line; add: "PTV60": "PTV_High"' in record["to_add"]
+    assert 'not written one name per line; add: "PTV60": "PTV_High"' in record["to_add"]
     assert {row["problems"][0].split(": ", 1)[1] for row in record["patients"].values()} == {
         "the mapping lacks PTV60, Ring 1; add them, with null to leave them out"
     }

@@ -179,7 +179,7 @@ def test_a_key_is_whole_or_not_there(tmp_path, monkeypatch):
 def test_names_depend_on_the_key_and_stay_the_same_with_it(exports, tmp_path):
     names = list(convert(exports, tmp_path).cases)
     assert convert(exports, tmp_path).converted == ()
-    with pytest.raises(InputError, match=r"is there already, but not .*elsewhere.*sources\.json, .* \(--local\)"):
+    with pytest.raises(InputError, match=r"exists already, but not .*elsewhere.*sources\.json, .* \(--local\)"):
         convert(exports, tmp_path, local="elsewhere")
     (tmp_path / "local" / "Dataset502_Clinic_sources.json").rename(tmp_path / "kept")
     (tmp_path / "local" / KEY_FILE).unlink()

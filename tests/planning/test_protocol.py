@@ -38,7 +38,7 @@ def test_a_file_is_read(tmp_path):
     ("written", "instead", "message"),
     [
         ("[0, 90]", "[0, 360]", "line 3.*360"),
-        ("[0, 90]", "[90, 90.0]", "line 3.*comes twice"),
+        ("[0, 90]", "[90, 90.0]", "line 3.*is repeated"),
         ("upper_percent: 105", "upper_percent: 99", "line 4.*above 'lower_percent'"),
         ("[20, 50]", "[20, 101]", "line 5.*must ascend"),
         ("[20, 50]", "[0, 50]", "line 5.*must ascend"),
