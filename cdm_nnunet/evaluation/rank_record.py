@@ -1,4 +1,4 @@
-"""Where cases stand among the plans of their data set, as frozen data that is read and written in this shape."""
+"""Ranks of cases among the plans of their data set, as frozen data whose fields are those of the JSON."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ LEAST_FOR_UNUSUAL = 39
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class PlanRank:
-    """Where a case stands among other plans by one metric.
+    """Rank of a case among other plans by one metric.
 
     Attributes:
-        n: Number of the other plans: of other patients, with the same prescription, that have the metric.
-        reference_percent: Percent of them with a lower value than the case's reference plan; equal ones count half.
-        predicted_percent: Likewise of the prediction; null where its value rests on missing dose.
+        n: Number of other plans: of other patients, with the same prescription, that have the metric.
+        reference_percent: Percentage of them with a lower value than the case's reference plan; equal ones count half.
+        predicted_percent: The same for the prediction; null if its value depends on missing dose.
     """
 
     n: Annotated[int, Field(ge=1)]
@@ -32,7 +32,7 @@ class PlanRank:
 
     @property
     def is_unusual(self) -> bool | None:
-        """Whether the reference plan is among the lowest or highest; None where there are too few to tell."""
+        """Whether the reference plan is among the lowest or highest; None if there are too few plans to tell."""
         if self.n < LEAST_FOR_UNUSUAL:
             return None
         return not UNUSUAL_PERCENT < self.reference_percent < 100 - UNUSUAL_PERCENT
@@ -40,14 +40,14 @@ class PlanRank:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class PlanRanks:
-    """Where each case stands among the plans of its data set.
+    """Ranks of the cases among the plans of their data set.
 
     Attributes:
-        cohort: Which plans these are: those of the data set's ``training`` cases, or of the ``evaluated`` cases where
-            these are not at hand.
+        cohort: The plans that are compared with: those of the data set's ``training`` cases or, if these are not
+            available, of the ``evaluated`` cases.
         n_plans: Number of plans.
         n_unread: Number of training cases whose plan can't be read.
-        cases: By case and ``ROI METRIC``, of goals with a limit; a goal that too few plans have is left out.
+        cases: Ranks by case and ``ROI METRIC``, for goals with a limit; a goal that too few plans have is left out.
     """
 
     cohort: Literal["training", "evaluated"]

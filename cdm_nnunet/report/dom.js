@@ -32,7 +32,7 @@ function openFile(name) {
     const frame = el("iframe", { hidden: true, src: `${path}#${files.key}`, title: "data" });
     const take = (event) => { if (event.source === frame.contentWindow) end(resolve, event.data); };
     const end = (finish, value) => { removeEventListener("message", take); frame.remove(); finish(value); };
-    const missing = () => end(reject, new Error(`${path} is missing or damaged: keep the report's folder whole.`));
+    const missing = () => end(reject, new Error(`${path} is missing or damaged: keep all files of the report's folder together.`));
     addEventListener("message", take);
     frame.addEventListener("load", () => setTimeout(missing, 2000)); // (too late for one that was taken)
     document.body.append(frame);
