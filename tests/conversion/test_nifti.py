@@ -179,7 +179,7 @@ MASK = "masks/PTV 70.nii.gz"
             lambda f: write(f / "masks" / "PTV_High.nii.gz", arrays()["PTV 70"]),
             "'PTV_High' may be any of 'PTV 70', 'PTV_High'",
         ),
-        (lambda f: (f / "masks").rename(f.parent / ".masks"), "masks is missing; it holds one mask an ROI"),
+        (lambda f: (f / "masks").rename(f.parent / ".masks"), "masks is missing; it holds one mask per ROI"),
     ],
 )
 def test_damaged_patients_are_refused(tmp_path, spoil, message):

@@ -119,7 +119,7 @@ def test_the_dose_of_a_first_phase_is_refused(fields):
         (lambda ct: np.where(ct > -900, ct + 1024, -1024).astype(np.int16), "no ROI lies in tissue: the median CT val"),
         (
             lambda ct: np.clip(ct.astype(int) - 1024, -1024, None).astype(np.int16),
-            "'External' goes on where the CT show",
+            "'External' continues where the CT show",
         ),
         (lambda ct: np.zeros_like(ct), "the lowest CT value is 0 HU: no air anywhere"),
         (lambda ct: np.full_like(ct, -1000), "continues where the CT shows only air"),

@@ -165,7 +165,7 @@ def test_all_refused_patients_are_named_and_the_dataset_stays_unfinished(tmp_pat
         write_dataset(tmp_path, spec, sources)
     folder = tmp_path / "Dataset501_Test"
     assert not (folder / "dataset.json").exists()
-    with pytest.raises(InputError, match=r"dataset.json is missing; was the data set converted to its end\?"):
+    with pytest.raises(InputError, match=r"dataset.json is missing; was the conversion finished\?"):
         _ = RawDataset(folder).dataset_json
     assert write_dataset(tmp_path, spec, [sources[0], sources[3]]).converted == ()
     assert RawDataset(folder).dataset_json["numTraining"] == 2

@@ -130,26 +130,26 @@ def test_a_level_whose_number_and_description_are_of_two_rois_is_left_open():
             plan(site(66)),
             BOTH,
             {"High": 70, "Low": 56},
-            r"states 66 Gy for no ROI, and the targets are given 'High' 70",
+            r"states 66 Gy without an ROI, and the targets are given 'High' 70",
         ),
         (
             plan(site(66)),
             BOTH,
             {"High": 70, "Low": 66},
-            r"states 66 Gy for no ROI, and the targets are given 'High' 70",
+            r"states 66 Gy without an ROI, and the targets are given 'High' 70",
         ),
         (
             plan(site(70), site(56)),
             BOTH,
             {"High": 70, "Low": 54},
-            r"70 Gy for no ROI, and the targets are given 'Low' 54",
+            r"70 Gy without an ROI, and the targets are given 'Low' 54",
         ),
-        (plan(site(70)), BOTH, {}, "states 70 Gy for no ROI, and the targets are given none: say under 'patients'"),
+        (plan(site(70)), BOTH, {}, "states 70 Gy without an ROI, and the targets are given none: say under 'patients'"),
         (
             plan(site(70), volume(56, 2)),
             {"Low": 2},
             {},
-            "states 70 Gy for no ROI, and the targets are given 'Low' 56 Gy",
+            "states 70 Gy without an ROI, and the targets are given 'Low' 56 Gy",
         ),
         (plan(volume(66, 1)), HIGH, {"High": 70}, r"66 Gy to 'High', and 70 Gy are given \(mapping\); leave one out"),
         (plan(volume(70, 1), volume(80, 1)), HIGH, {}, r"prescribes 70 and 80 Gy to 'High' \(ROI 'PTV_7000'\): ambig"),
@@ -180,7 +180,7 @@ def test_the_plan_comes_before_the_template_with_a_note():
     assert dict(found.levels_gy) == {"High": 66}
     assert found.notes == ("'High': the plan's 66 Gy are used, not 70 Gy (template)",)
     with pytest.raises(
-        InputError, match=r"states 66 Gy for no ROI, and the targets are given 'High' 70 Gy \(template\)"
+        InputError, match=r"states 66 Gy without an ROI, and the targets are given 'High' 70 Gy \(template\)"
     ):
         decide(plan(site(66)), BOTH, template={"High": 70.0, "Low": 56.0})
 
@@ -199,7 +199,7 @@ def test_levels_of_a_course_add_up():
     part = [plan(volume(50, 1), label="A"), plan(site(16), label="B")]
     found = decide(part, HIGH, {"High": 66})
     assert found.notes == (
-        "ROI 'PTV_7000' is prescribed 50 Gy, and nothing by 'B': its total is not known",
+        "ROI 'PTV_7000' is prescribed 50 Gy, and not at all by 'B': its total is unknown",
         "dose levels without an ROI, not summed: 'B' 16 Gy",
     )
     with pytest.raises(
@@ -274,7 +274,7 @@ def test_a_plan_without_rois_is_compared_with_the_mapping(exports, tmp_path):
     change(exports[1].plan, lambda d: setattr(d.DoseReferenceSequence[0], "TargetPrescriptionDose", 66))
     levels = {"PTV_High": 70.0, "PTV_Mid": 60.0}
     name = name_of(tmp_path, 1)
-    with pytest.raises(InputError, match=rf"1 of 2 patients .*\[{name}\] the plan states 60 and 66 Gy for no ROI, and"):
+    with pytest.raises(InputError, match=rf"1 of 2 patients .*\[{name}\] the plan states 60 and 66 Gy without an ROI, and"):
         convert(tmp_path, dataclasses.replace(MAPPING, prescriptions_gy=levels))
     own = {name: PatientMapping(prescriptions_gy={"PTV_High": 66.0})}
     records = convert(tmp_path, dataclasses.replace(MAPPING, prescriptions_gy=levels, patients=own))

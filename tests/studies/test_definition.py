@@ -48,7 +48,7 @@ def test_members_are_trainings_times_seeds_and_the_baseline_is_first(written):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("baseline: mae", "baseline: mea", "the baseline 'mea' is none of cdm, mae"),
+        ("baseline: mae", "baseline: mea", "the baseline 'mea' is not one of cdm, mae"),
         ("starts_from: mae", "starts_from: vanilla", "'tuned' starts from 'vanilla', which is not a training"),
         ("starts_from: mae", "starts_from: single", "starts from tuned.*that is a circle"),
         ("folds: [0, 1]", "folds: [1, 1]", "every fold is a number from 0 on, and comes once"),
