@@ -274,7 +274,9 @@ def test_a_plan_without_rois_is_compared_with_the_mapping(exports, tmp_path):
     change(exports[1].plan, lambda d: setattr(d.DoseReferenceSequence[0], "TargetPrescriptionDose", 66))
     levels = {"PTV_High": 70.0, "PTV_Mid": 60.0}
     name = name_of(tmp_path, 1)
-    with pytest.raises(InputError, match=rf"1 of 2 patients .*\[{name}\] the plan states 60 and 66 Gy without an ROI, and"):
+    with pytest.raises(
+        InputError, match=rf"1 of 2 patients .*\[{name}\] the plan states 60 and 66 Gy without an ROI, and"
+    ):
         convert(tmp_path, dataclasses.replace(MAPPING, prescriptions_gy=levels))
     own = {name: PatientMapping(prescriptions_gy={"PTV_High": 66.0})}
     records = convert(tmp_path, dataclasses.replace(MAPPING, prescriptions_gy=levels, patients=own))

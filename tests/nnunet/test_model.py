@@ -215,7 +215,7 @@ def test_plans_that_a_model_rests_on_are_not_replaced(fresh, save, monkeypatch):
     save(0, json.loads((folders.preprocessed / "nnUNetPlans.json").read_text()))
     before = {path: path.read_bytes() for path in folders.preprocessed.glob("*s.json")}
     plan_and_preprocess(531, PlanChoices(base_features=4), **options)
-    with pytest.raises(InputError, match=r"was trained with the plans 'nnUNetPlans', which now .*\(-p NAME"):
+    with pytest.raises(InputError, match=r"was trained with the plans 'nnUNetPlans', which would now .*\(-p NAME"):
         plan_and_preprocess(531, PlanChoices(base_features=8), **options)
     assert {path: path.read_bytes() for path in before} == before
     plans = plan_and_preprocess(531, PlanChoices(base_features=8), plans_name="Wide", **options)
