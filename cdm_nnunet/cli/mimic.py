@@ -10,7 +10,7 @@ from typing import Any
 from cdm_nnunet.cli import _options
 from cdm_nnunet.cli.plan_doses import add_protocol
 
-SUMMARY = "find the deliverable dose that is closest to a predicted one; tell predicted, deliverable and reference"
+SUMMARY = "find the deliverable dose that is closest to a predicted one; compare predicted, deliverable and reference"
 EXAMPLE = "cdm-nnunet mimic predictions/pt_201.nii.gz -d 501 -o deliverable"
 
 

@@ -21,7 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-n", metavar="NAME", help="name of the new data set (default: the source's, and 'Planned')")
     add_protocol(parser)
     parser.add_argument("--case", action="append", default=[], metavar="NAME", help="plan this case; repeatable")
-    _options.add_exclude(parser, "CASE", "a case to leave out on purpose")
+    _options.add_exclude(parser, "CASE", "a case to exclude")
     _options.add_processes(parser, 1, "patients at a time, 2 to 3 GB each")
 
 

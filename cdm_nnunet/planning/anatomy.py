@@ -32,7 +32,7 @@ class Anatomy:
         roi_bits: Packed ROI masks, same shape.
         catalogue: Names the bits.
         prescriptions_gy: Prescription of each target of the case by name, Gy.
-        grid: Where the voxels lie.
+        grid: Grid of the voxels.
 
     Raises:
         InputError: If the patient can't be planned: the axes are tilted, or no target has a prescription.
@@ -65,14 +65,14 @@ class Anatomy:
 
     @cached_property
     def body(self) -> Mask:
-        """Where beams meet matter, shape (z, y, x): the contour of the body, or what the CT shows of it."""
+        """Mask of the body, shape (z, y, x): the body contour, or what the CT shows of the body."""
         contour = next((roi.name for roi in self.catalogue.rois if roi.kind == "external"), None)
         found = body_of_ct(self.ct_hu) if contour is None or not self.mask(contour).any() else self.mask(contour)
         return found | self.targets
 
     @cached_property
     def dose_region(self) -> Mask:
-        """Where the data set has dose, shape (z, y, x): its dose region, else the body."""
+        """Mask of where the data set has dose, shape (z, y, x): its dose region, else the body."""
         bit = self.catalogue.dose_region_bit
         return self.body if bit is None else mask_of(self.roi_bits, bit)
 
@@ -103,7 +103,7 @@ def body_of_ct(ct_hu: NDArray[Any]) -> Mask:
     """The largest connected part of a CT above -400 HU with its cavities, shape (z, y, x).
 
     Raises:
-        InputError: If nothing is above.
+        InputError: If no voxel is above.
     """
     parts, n_parts = ndimage.label(ct_hu > BODY_FROM_HU)
     if not n_parts:

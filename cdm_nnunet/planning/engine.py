@@ -1,4 +1,4 @@
-"""The seam between planning and dose calculation: what an engine is asked, and what it answers."""
+"""The interface between planning and dose calculation: input and output of a dose engine."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Influence:
     Attributes:
         matrix: Dose at each node by unit fluence of each bixel, CSR, float32, shape (nodes, bixels), not negative.
         grid: The dose grid.
-        nodes: Which voxels of the dose grid the rows are, in the order of memory, shape (nodes,).
+        nodes: Voxel of the dose grid for each row, in the order of memory, shape (nodes,).
 
     Raises:
         ValueError: If the parts do not fit together.
@@ -44,7 +44,7 @@ class Influence:
 
 
 class Engine(Protocol):
-    """A calculation of dose."""
+    """A dose engine."""
 
     @property
     def version(self) -> str:

@@ -1,4 +1,4 @@
-"""Deliverable doses for a folder of predicted ones."""
+"""Deliverable doses for a folder of predicted doses."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class MimicRequest:
     Attributes:
         dataset: The raw data set of the patients.
         predictions: A dose ``CASE.nii.gz``, or a folder of them.
-        out: Where doses, records and tables go.
-        protocol: Its beams deliver.
-        template: Its goals are told; None takes the data set's own.
+        out: Folder for doses, records and tables.
+        protocol: Protocol with the beams that deliver the dose.
+        template: Template with the goals to report; None takes the data set's own.
         n_processes: Patients at a time.
         engine: Calculates the doses; None for that of the extra ``planning``.
     """
@@ -55,11 +55,11 @@ class MimicRequest:
 
 @dataclass(frozen=True)
 class MimicResult:
-    """What was found.
+    """The result.
 
     Attributes:
-        records: By case.
-        left_out: Why a case has none.
+        records: Records by case.
+        left_out: Reason by case, for cases without a record.
     """
 
     records: dict[str, MimicRecord]
@@ -67,13 +67,13 @@ class MimicResult:
 
 
 def mimic_doses(request: MimicRequest) -> MimicResult:
-    """Write the deliverable dose, record and table of each predicted dose; those of earlier runs that hold are kept.
+    """Write the deliverable dose, record and table of each predicted dose; valid ones of earlier runs are kept.
 
     Args:
         request: Which doses, and how.
 
     Raises:
-        InputError: If there is no predicted dose, or one is of no case of the data set.
+        InputError: If there is no predicted dose, or one belongs to no case of the data set.
     """
     paths = _predictions(request)
     request = replace(

@@ -36,7 +36,7 @@ class Goal:
         predicted: Value of the predicted dose.
         deliverable: Value of the dose that can be delivered.
         reference: Value of the reference dose; None if there is none.
-        verdicts: Of predicted, deliverable and reference on the limit, by these names.
+        verdicts: Verdicts on the predicted, deliverable and reference dose, by these names.
     """
 
     roi: str
@@ -51,15 +51,15 @@ class Goal:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class MimicRecord:
-    """What was found for one predicted dose.
+    """The result for one predicted dose.
 
     Attributes:
         format_version: Version of this format.
-        label: What the dose is.
+        label: States that the dose is not for treatment.
         software_version: Version of this software.
         case: Name of the case.
         inputs_sha256: Digests of all that the dose depends on, by name.
-        protocol: Name of the protocol whose beams deliver.
+        protocol: Name of the protocol with the beams that deliver the dose.
         engine: Name and version of the dose calculation.
         goals: The metrics of the template.
         gamma_rule: Criterion of the pass rates, from 10 % of the highest prescription on.
@@ -67,7 +67,7 @@ class MimicRecord:
         reference_gamma_percent: The same for the reference dose and the deliverable dose closest to it: what the beams
             can do at best; None without a reference.
         iterations: Steps of the optimiser, for the predicted and for the reference dose.
-        cpu_seconds: Processor time by what it was spent on.
+        cpu_seconds: Processor time by step.
         dose_sha256: Digest of the deliverable dose's file.
     """
 
@@ -91,9 +91,9 @@ def goals_of(pair: DosePair, deliverable_gy: Floats, template: Template, *, has_
     """The metrics of a template in the three doses, by the evaluation's own code.
 
     Args:
-        pair: Predicted and reference dose; without a reference the predicted one stands in for it.
+        pair: Predicted and reference dose; without a reference the predicted one takes its place.
         deliverable_gy: The dose that can be delivered, shape (z, y, x), Gy.
-        template: Its goals with the use ``evaluation`` say which metrics.
+        template: Its goals with the use ``evaluation`` give the metrics.
         has_reference: Whether there is a reference.
 
     Raises:

@@ -35,7 +35,7 @@ class Mimicked:
 
 
 class Mimic:
-    """Finds deliverable doses of one patient: what is dear, the dose of every bixel, is calculated once."""
+    """Finds deliverable doses of one patient; the costly part, the dose of every bixel, is calculated once."""
 
     def __init__(self, anatomy: Anatomy, protocol: Protocol, engine: Engine) -> None:
         """Calculate the dose of every bixel.
@@ -57,10 +57,10 @@ class Mimic:
 
         Args:
             dose_gy: The dose, shape (z, y, x), Gy.
-            start: Fluence to begin with; None for an even one.
+            start: Initial fluence; None for a uniform one.
 
         Raises:
-            InputError: If the dose has another shape than the patient, or is zero everywhere.
+            InputError: If the shape of the dose is not that of the patient, or the dose is zero everywhere.
         """
         if dose_gy.shape != self._anatomy.grid.shape:
             raise InputError(f"the dose has shape {dose_gy.shape}, the patient {self._anatomy.grid.shape}")

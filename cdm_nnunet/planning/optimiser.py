@@ -1,8 +1,8 @@
-"""Fluence that brings the dose closest to what is wanted: accelerated projected gradient on a sparse matrix, float32.
+"""Fluence optimisation: accelerated projected gradient on a sparse matrix, float32.
 
-The objective is half a sum of weighted squares of what the dose at a point has too much or too little. Its curvature is
-bounded bixel by bixel, for no entry of the matrix is negative: for such a matrix M, M^T W M is at most the diagonal
-matrix of M^T W M 1. So every bixel has a step of its own, and no step length is searched for.
+The objective is half the weighted sum of squares of overdose and underdose at the points. Its curvature is bounded for
+each bixel, since no entry of the matrix is negative: for such a matrix M, M^T W M is at most the diagonal matrix of
+M^T W M 1. So every bixel has its own step, and no step length is searched for.
 
 References:
     Beck and Teboulle, "A fast iterative shrinkage-thresholding algorithm", SIAM J. Imaging Sci. 2 (2009).
@@ -26,13 +26,13 @@ _CHECKED_EVERY = 10
 
 @dataclass(frozen=True, eq=False)
 class Term:
-    """What is wanted at some points.
+    """A term of the objective, at some points.
 
     Attributes:
-        name: What it is, for the record.
-        points: Numbers of the points, shape (n,); none twice.
-        level_gy: Dose that is compared with, shape (n,), Gy.
-        weight: Weight of the square of what is too much or too little, shape (n,).
+        name: Its name in the record.
+        points: Numbers of the points, shape (n,), without repeats.
+        level_gy: Dose level, shape (n,), Gy.
+        weight: Weight of the squared over- or underdose, shape (n,).
         side: Whether dose ``over`` the level counts, ``under`` it, or both.
     """
 
@@ -43,7 +43,7 @@ class Term:
     side: Side
 
     def excess_gy(self, dose_gy: Floats) -> Floats:
-        """What is too much (above 0) or too little (below 0) at the points of the term, shape (n,), Gy."""
+        """Overdose (above 0) or underdose (below 0) at the points of the term, shape (n,), Gy."""
         excess_gy: Floats = dose_gy[self.points] - self.level_gy
         if self.side != "both":
             bound = np.maximum if self.side == "over" else np.minimum
@@ -62,7 +62,7 @@ class Problem:
     Attributes:
         influence: Dose at nodes by unit fluence, shape (nodes, bixels), CSR, float32, not negative.
         sampling: Dose at points from dose at nodes, shape (points, nodes), CSR, float32, not negative.
-        terms: What is wanted at the points.
+        terms: Terms of the objective.
     """
 
     influence: Any
@@ -98,7 +98,7 @@ class Problem:
 
     @cached_property
     def curvature(self) -> Floats:
-        """Bound of the objective's curvature for each bixel, shape (bixels,); 0 where a bixel reaches no term."""
+        """Bound of the objective's curvature for each bixel, shape (bixels,); 0 if a bixel reaches no term."""
         weight = np.zeros(self.sampling.shape[0], np.float32)
         for term in self.terms:
             weight[term.points] += term.weight
@@ -111,12 +111,12 @@ class Problem:
 
 @dataclass(frozen=True, eq=False)
 class Solution:
-    """What was found.
+    """The result of the optimisation.
 
     Attributes:
         fluence: Shape (bixels,), float32, not negative.
-        objective: Its value there.
-        iterations: How many steps it took.
+        objective: Value of the objective.
+        iterations: Number of steps.
     """
 
     fluence: Floats
@@ -125,13 +125,13 @@ class Solution:
 
 
 def minimise(problem: Problem, start: Floats, iterations: int, tolerance: float) -> Solution:
-    """The fluence, nowhere negative, of the lowest objective.
+    """The non-negative fluence with the lowest objective.
 
     Args:
         problem: The optimisation.
-        start: Fluence to begin with, shape (bixels,), not negative.
-        iterations: Steps at most.
-        tolerance: It ends when ten steps lower the objective by less than this part of it.
+        start: Initial fluence, shape (bixels,), not negative.
+        iterations: Highest number of steps.
+        tolerance: The optimisation ends when ten steps lower the objective by less than this fraction.
     """
     curvature = problem.curvature
     step = np.divide(1, curvature, out=np.zeros_like(curvature), where=curvature > 0)

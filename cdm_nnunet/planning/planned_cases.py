@@ -1,4 +1,4 @@
-"""A raw data set with the doses of one protocol: the same patients, written as every conversion writes them."""
+"""A raw data set with doses planned by one protocol: the same patients, written like any conversion."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class PlannedCase:
     Attributes:
         dataset: The raw data set.
         name: The case.
-        protocol: By which it is planned.
+        protocol: The planning protocol.
         engine: Calculates the dose.
     """
 
@@ -115,7 +115,7 @@ class PlanRequest:
 
     Attributes:
         source: The raw data set whose patients are planned.
-        protocol: By which.
+        protocol: The planning protocol.
         only: Names of cases; none takes all.
         exclude: Names of cases to leave out.
         n_processes: Patients at a time.
@@ -133,14 +133,14 @@ class PlanRequest:
 def plan_doses(request: PlanRequest, place: DatasetPlace) -> Conversion:
     """Write a data set of the same anatomies with planned doses, or bring one up to date.
 
-    Stopped at any moment, it goes on with what is missing: a case counts when all of its files are in place.
+    It can be stopped at any time and run again: a case counts as done when all of its files are in place.
 
     Args:
         request: Which patients, and how.
-        place: Where the data set goes.
+        place: Location of the data set.
 
     Raises:
-        InputError: If the protocol does not fit the data set, a case that is named is not there, or as
+        InputError: If the protocol does not fit the data set, a named case does not exist, or as
             :func:`cdm_nnunet.dataset_conversion.raw_layout.write_dataset`: with every patient that can't be planned.
     """
     source, engine = request.source, request.engine or default_engine()

@@ -1,4 +1,4 @@
-"""One patient planned by a protocol: influence, fluence, normalised dose, and what the dose is like."""
+"""One patient planned by a protocol: influence, fluence, normalised dose and notes on the dose."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def plan_patient(anatomy: Anatomy, protocol: Protocol, engine: Engine) -> Plan:
 
     Args:
         anatomy: The patient.
-        protocol: By which.
+        protocol: The planning protocol.
         engine: Calculates the dose.
 
     Raises:
@@ -76,7 +76,7 @@ def plan_patient(anatomy: Anatomy, protocol: Protocol, engine: Engine) -> Plan:
 
 
 def first_fluence(problem: Problem, anatomy: Anatomy) -> Floats:
-    """The same for all bixels: as much as gives the highest prescription at the hottest point.
+    """Uniform fluence that gives the highest prescription at the hottest point.
 
     Raises:
         InputError: If no bixel reaches any point.
@@ -101,7 +101,7 @@ def scale_of(anatomy: Anatomy, protocol: Protocol, dose_gy: Floats) -> float:
     """The factor that gives the highest target its prescription.
 
     Raises:
-        InputError: If it gets next to no dose: scaling would make a plan of nothing.
+        InputError: If it gets almost no dose: scaling would make a plan out of nothing.
     """
     name, percent = anatomy.highest_target, protocol.normalisation.coverage_percent
     wanted_gy = anatomy.prescriptions_gy[name]

@@ -21,10 +21,10 @@ Degrees = Annotated[float, Field(ge=0, lt=360, allow_inf_nan=False)]
 
 
 class Beams(BaseModel):
-    """Where radiation comes from, and how finely it is cut.
+    """Beams, and the resolution of fluence and dose.
 
     Attributes:
-        gantry_deg: Gantry angles of the coplanar beams, degrees, IEC, for a patient who lies head first, supine.
+        gantry_deg: Gantry angles of the coplanar beams, degrees, IEC, for a patient in head first supine position.
         bixel_mm: Side of a square bixel at the isocentre, mm.
         dose_grid_mm: Distance of the nodes at which dose is calculated, mm.
     """
@@ -43,11 +43,11 @@ class Beams(BaseModel):
 
 
 class Targets(BaseModel):
-    """What targets get, in percent of their prescription.
+    """Dose of targets, in percent of their prescription.
 
     Attributes:
         lower_percent: Below it, a voxel is underdosed.
-        upper_percent: Above it, a voxel is overdosed; beside a higher target the fall-off of that comes before.
+        upper_percent: Above it, a voxel is overdosed; beside a higher target, that target's fall-off takes precedence.
         under_weight: Weight of underdose.
         over_weight: Weight of overdose.
     """
@@ -67,13 +67,13 @@ class Targets(BaseModel):
 
 
 class FallOff(BaseModel):
-    """The highest dose around a target by the distance from it: rings without steps.
+    """The highest dose around a target as a function of distance: rings without steps.
 
     Attributes:
         percent_at_mm: Pairs of distance (mm) and percent of the target's prescription, the nearest first; linear
-            between them, level beyond the last.
-        weight: Weight of what lies above, over the volume of the rings (up to the last distance).
-        beyond_weight: The same for the body beyond.
+            between them, constant beyond the last.
+        weight: Weight of dose above it, over the volume of the rings (up to the last distance).
+        beyond_weight: The same for the body beyond the last distance.
     """
 
     model_config = _STRICT
@@ -98,7 +98,7 @@ class Limit(BaseModel):
     Attributes:
         roi: ROI of the data set's catalogue.
         upper_gy: Dose above which a voxel counts, Gy.
-        weight: Weight of the mean square of what lies above, over the organ.
+        weight: Weight of the mean square of dose above it, over the organ.
     """
 
     model_config = _STRICT
@@ -109,11 +109,11 @@ class Limit(BaseModel):
 
 
 class Normalisation(BaseModel):
-    """How the optimised dose is scaled, and what is checked of it then.
+    """How the optimised dose is scaled, and what is then checked.
 
     Attributes:
-        coverage_percent: Part of the highest target, percent of its volume, that gets its prescription at least.
-        hottest_percent: What D1% of the highest target may reach, percent of its prescription; a case above is noted.
+        coverage_percent: Percentage of the highest target's volume that gets at least its prescription.
+        hottest_percent: Highest D1% of the highest target, percent of its prescription; a case above it is noted.
     """
 
     model_config = _STRICT
@@ -123,12 +123,13 @@ class Normalisation(BaseModel):
 
 
 class Optimiser(BaseModel):
-    """How long the fluence is improved.
+    """When the optimisation ends, and how finely the dose is sampled.
 
     Attributes:
-        iterations: At most so many.
-        tolerance: It ends when ten iterations lower the objective by less than this part of it.
-        far_mm: Farther than this from targets, every other node of the dose grid along each axis stands for eight.
+        iterations: Highest number of iterations.
+        tolerance: The optimisation ends when ten iterations lower the objective by less than this fraction.
+        far_mm: Farther than this from targets, one of every two nodes of the dose grid along each axis is used; it
+            stands for eight.
     """
 
     model_config = _STRICT
@@ -139,13 +140,13 @@ class Optimiser(BaseModel):
 
 
 class Mimicking(BaseModel):
-    """What counts where a given dose is mimicked: weights of the mean square differences.
+    """Weights of the mean square differences when a given dose is mimicked.
 
     Attributes:
-        body_weight: Of all differences, over the dose region.
-        target_weight: Of what a target gets less than in the given dose, for each target.
-        hot_weight: Of what a target gets more.
-        organ_weight: Of what an organ gets more than in the given dose, for each organ.
+        body_weight: Weight of all differences, over the dose region.
+        target_weight: Weight of dose below the given dose in a target, for each target.
+        hot_weight: Weight of dose above the given dose in a target.
+        organ_weight: Weight of dose above the given dose in an organ, for each organ.
     """
 
     model_config = _STRICT
@@ -162,14 +163,14 @@ class Protocol(BaseModel):
     Attributes:
         format_version: Version of this format.
         name: Its name.
-        description: What it is for, in a sentence.
-        beams: Where radiation comes from.
-        targets: What targets get.
+        description: Its purpose, in a sentence.
+        beams: The beams.
+        targets: Dose of targets.
         fall_off: The highest dose around targets.
         limits: The highest doses of organs; an ROI may appear several times. An ROI that a patient lacks has no limit.
         normalisation: How the dose is scaled.
-        optimiser: How long the fluence is improved.
-        mimicking: What counts where a given dose is mimicked.
+        optimiser: Settings of the optimisation.
+        mimicking: Weights for mimicking a given dose.
     """
 
     model_config = _STRICT
@@ -187,7 +188,7 @@ class Protocol(BaseModel):
 
     @property
     def sha256(self) -> str:
-        """Digest of all that rules a planned dose."""
+        """Digest of all settings that affect a planned dose."""
         content = self.model_dump(mode="json", exclude={"name", "description", "mimicking"})
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -199,7 +200,7 @@ class Protocol(BaseModel):
             name_or_path: Name of one that ships with the package, or path of a YAML file.
 
         Raises:
-            InputError: If there is none, or it is not sound: with line and column.
+            InputError: If there is none, or it is invalid; the message has line and column.
         """
         path = Path(name_or_path)
         if path.suffix.lower() in (".yaml", ".yml"):

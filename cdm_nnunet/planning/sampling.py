@@ -18,13 +18,13 @@ Indices = NDArray[np.int64]
 def sampling_matrix(influence: Influence, grid: Grid, voxels: Indices) -> Any:
     """Trilinear interpolation between the nodes that have a dose.
 
-    At the skin some corners of a cell lie in air and have none. They do not count: the others share their weight, so
-    that air takes nothing from a voxel inside the body.
+    At the skin some corners of a cell lie in air and have no dose. They do not count: the others share their weight, so
+    that air does not lower the dose of a voxel inside the body.
 
     Args:
-        influence: Says which nodes have a dose.
+        influence: Its nodes are those that have a dose.
         grid: The patient's grid, upright.
-        voxels: Which voxels, in the order of memory, shape (n,).
+        voxels: The voxels, in the order of memory, shape (n,).
 
     Returns:
         CSR, float32, shape (n, nodes); the row of a voxel without such a node nearby is empty.

@@ -1,4 +1,4 @@
-"""What planned doses are like beside the doses of the data set that the anatomies came from."""
+"""Planned doses in comparison with the doses of the source data set."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _row(name: str, pairs: list[list[float | None]]) -> VerdictRow:
 
 
 def cpu_seconds_of(records: Iterable[CaseRecord]) -> float:
-    """Mean processor time of a patient, s; 0 where none tells."""
+    """Mean processor time per patient, s; 0 if no record has it."""
     told = [_told(record).get("cpu_seconds") for record in records]
     seconds = [sum(one.values()) for one in told if isinstance(one, dict)]
     return float(np.mean(seconds)) if seconds else 0.0

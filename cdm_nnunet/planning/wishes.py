@@ -1,4 +1,4 @@
-"""From a protocol and a patient to points and terms: what the dose should be, and where that is judged.
+"""From a protocol and a patient to points and terms of the objective.
 
 Near targets and in organs the points are the patient's own voxels, so that what is optimised is what is evaluated. Far
 away they are nodes of the dose grid, every other along each axis.
@@ -26,14 +26,14 @@ _EVERY = 2  # nodes along each axis, far away
 
 @dataclass(frozen=True, eq=False)
 class Points:
-    """Where the dose is judged: first voxels, then nodes.
+    """Points at which the dose is judged: first voxels, then nodes.
 
     Attributes:
         voxels: The patient's voxels, in the order of memory, shape (n,).
         nodes: Rows of the influence matrix, shape (m,).
-        node_voxels: The voxel that each of those nodes lies nearest to, shape (m,).
+        node_voxels: The voxel nearest to each of those nodes, shape (m,).
         sampling: Dose at the points from dose at the nodes, CSR, shape (n + m, nodes).
-        voxels_a_node: How many of the patient's voxels one of those nodes stands for.
+        voxels_a_node: Number of the patient's voxels that one of those nodes stands for.
     """
 
     voxels: NDArray[np.int64]
@@ -44,7 +44,7 @@ class Points:
 
     @property
     def stands_for(self) -> NDArray[np.float64]:
-        """How many of the patient's voxels each point stands for, shape (n + m,)."""
+        """Number of the patient's voxels that each point stands for, shape (n + m,)."""
         return np.concatenate([np.ones(self.voxels.size), np.full(self.nodes.size, self.voxels_a_node)])
 
     @property
@@ -68,8 +68,8 @@ def choose_points(anatomy: Anatomy, influence: Influence, near: Mask, within: Ma
     Args:
         anatomy: The patient.
         influence: The dose of every bixel.
-        near: Where the patient's own voxels are taken, shape (z, y, x).
-        within: Where there are points at all, likewise.
+        near: Mask of where the patient's own voxels are used, shape (z, y, x).
+        within: Mask of where there are points at all, same shape.
     """
     voxels = np.flatnonzero(near & within)
     place = np.unravel_index(influence.nodes, influence.grid.shape)
@@ -98,13 +98,13 @@ def nearest_voxels(anatomy: Anatomy, influence: Influence) -> NDArray[np.int64]:
 
 @dataclass(frozen=True, eq=False)
 class Wishes:
-    """What a protocol wants of a patient, voxel by voxel.
+    """The dose that a protocol asks for in a patient, voxel by voxel.
 
     Attributes:
         anatomy: The patient.
         protocol: The protocol.
         ceiling_gy: Highest dose by the distance from all targets, shape (z, y, x), Gy.
-        distance_mm: Distance from the nearest target, likewise, mm.
+        distance_mm: Distance from the nearest target, same shape, mm.
     """
 
     anatomy: Anatomy
@@ -130,7 +130,7 @@ class Wishes:
 
     @property
     def near(self) -> Mask:
-        """Where the patient's own voxels are judged: around targets, and in organs with a limit."""
+        """Mask of where the patient's own voxels are judged: around targets, and in organs with a limit."""
         near = self.distance_mm <= self.protocol.optimiser.far_mm
         for limit in self.protocol.limits:
             near |= self.anatomy.mask(limit.roi)
