@@ -66,7 +66,7 @@ def fold_claimed(folder: Path, *, begins: bool, restart: bool) -> Iterator[None]
         earlier = sorted(folder.glob("checkpoint_*.pth"))
         if begins and earlier and not restart:
             raise InputError(
-                f"{folder} holds a training already ({', '.join(path.name for path in earlier)}): go on with it (--c), "
+                f"{folder} holds a training already ({', '.join(path.name for path in earlier)}): continue it (--c), "
                 "or train this fold from the start (--restart, or CDM_RESTART=1), which keeps them in another folder"
             )
         if begins and earlier:

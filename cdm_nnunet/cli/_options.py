@@ -201,7 +201,7 @@ def add_match_geometry(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--match-geometry",
         action="store_true",
-        help="where contours refer to a CT that is not there, take the one on whose slices they lie: for a CT that was "
+        help="if contours refer to a CT that is missing, take the one on whose slices they lie: for a CT that was "
         "exported again with other UIDs",
     )
 

@@ -99,7 +99,7 @@ def _refuse_contradictions(args: argparse.Namespace) -> None:
     if args.change_settings and not args.c:
         raise InputError("--change-settings goes with --c; a new training uses the settings as they are set")
     if args.restart and (args.c or args.val):
-        raise InputError("--restart begins a training, --c and --val go on with one: give one of them")
+        raise InputError("--restart starts a training, --c and --val continue one: give one of them")
     if args.c and args.pretrained_weights:
         raise InputError("--c continues a training and -pretrained_weights starts one: give one of them")
     if args.estimate and (args.c or args.val or args.num_gpus != 1):

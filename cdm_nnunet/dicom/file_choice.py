@@ -58,7 +58,7 @@ def _kept(
     chosen = {uid_of(entry) for entry in those if choice in (entry.label, uid_of(entry))}
     if len(chosen) != 1:
         what = "structure set" if modality == "RTSTRUCT" else "CT series"
-        why = f"stands for {len(chosen)} of them; give the UID" if chosen else "is not there"
+        why = f"stands for {len(chosen)} of them; give the UID" if chosen else "does not exist"
         raise InputError(
             f"the mapping chooses {what} '{choice}', which {why}: there are {described(those, uid_of) or 'none'}"
         )

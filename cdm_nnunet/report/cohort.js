@@ -13,7 +13,7 @@ const scoreUnit = (kind) => {
 // The plans that cases are ranked among.
 const cohortName = () => {
   const { cohort, n_plans: n } = record.plan_ranks;
-  return cohort === "training" ? `${n} training cases of the data set` : `${n} evaluated cases (the plans of training cases are not at hand)`;
+  return cohort === "training" ? `${n} training cases of the data set` : `${n} evaluated cases (the plans of training cases are not available)`;
 };
 
 const indexName = (key) => page.index_names[key] || key;

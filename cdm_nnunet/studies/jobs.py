@@ -190,7 +190,7 @@ class Job:
         name = str(self.member.starts_from)
         found = sorted(self.layout.member(name).glob(f"results/*/*/fold_{self.fold}/checkpoint_final.pth"))
         if len(found) != 1:
-            raise InputError(f"{self.name}: the weights of '{name}' to start from are not there")
+            raise InputError(f"{self.name}: the weights of '{name}' to start from are missing")
         return found[0]
 
     def _score(self, place: Place) -> Sequence[Sequence[str]]:

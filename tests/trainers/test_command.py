@@ -36,7 +36,7 @@ from cdm_nnunet.cli.main import main
         ),
         ("3d_fullres first", r"the fold is a number or 'all', not 'first'"),
         ("3d_fullres 0 --c --val", r"--c continues a training and --val skips it"),
-        ("3d_fullres 0 --c --restart", r"--restart begins a training, --c and --val go on with one"),
+        ("3d_fullres 0 --c --restart", r"--restart starts a training, --c and --val continue one"),
         ("3d_fullres 0 --c -pretrained_weights x.pth", r"--c continues a training and -pretrained_weights starts one"),
         ("3d_fullres 0 -pretrained_weights nowhere.pth", r"no file nowhere\.pth \(-pretrained_weights\)"),
         ("3d_fullres 0 --val", r"--val validates a finished training, and \S+fold_0 has no checkpoint_final\.pth"),

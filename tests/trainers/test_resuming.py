@@ -187,7 +187,7 @@ def test_a_fold_is_not_trained_over_without_being_asked(trained, monkeypatch, ca
     before = {path.name: path.read_bytes() for path in trained.glob("checkpoint_*.pth")}
     monkeypatch.setenv("CDM_LOSS_WEIGHT", "5")
     assert main(["train", "532", "3d_fullres", "0", "-device", "cpu"]) == 2
-    assert "a training already (checkpoint_best.pth, checkpoint_final.pth): go on with it (--c)" in error_of(capfd)
+    assert "a training already (checkpoint_best.pth, checkpoint_final.pth): continue it (--c)" in error_of(capfd)
     assert {path.name: path.read_bytes() for path in trained.glob("checkpoint_*.pth")} == before
     assert main(["train", "532", "3d_fullres", "0", "-device", "cpu", "--restart"]) == 0
     (replaced,) = trained.glob("replaced_*")
