@@ -98,7 +98,10 @@ def test_what_was_chosen_counts(patient, by):
     ("choice", "message"),
     [
         ({"structures": "plan"}, "chooses structure set 'plan', which does not exist: there are 'Draft', 'Plan'"),
-        ({"ct": "Contrast 5 mm"}, "chooses CT series 'Contrast 5 mm', which does not exist: there are 'Contrast' of 11"),
+        (
+            {"ct": "Contrast 5 mm"},
+            "chooses CT series 'Contrast 5 mm', which does not exist: there are 'Contrast' of 11",
+        ),
     ],
 )
 def test_a_choice_that_is_not_there_is_refused(patient, choice, message):
