@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,6 +13,7 @@ from pydicom.dataset import Dataset
 
 from cdm_nnunet.dicom.ct import CT_CLASS
 from cdm_nnunet.dicom.files import code_of, items_of, named, number_of, raw_numbers, text_of
+from cdm_nnunet.dicom.plain import stored_form
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.ranges import CONTOUR_REACH_MM
 
@@ -20,7 +22,10 @@ INTERPOLATED = "INTERPOLATED_PLANAR"  # drawn by software between others; closed
 _CLOSED = ("CLOSED_PLANAR", EXCLUSIVE, INTERPOLATED)
 _KINDS = (*_CLOSED, "POINT", "OPEN_PLANAR", "OPEN_NONPLANAR")
 _SAME_MM = 0.01
+_SURE_MM = 10 * _SAME_MM  # height of a triangle that is no line
 _MOST_WINDINGS = 4
+_IMAGES = "ContourImageSequence"
+Uids = tuple[frozenset[str], frozenset[str]]  # SOPInstanceUIDs of CT images, and of images of other kinds
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,16 +43,60 @@ class DrawnContours:
     closed: tuple[NDArray[np.float64], ...] = ()
     exclusive: frozenset[int] = frozenset()
     unusable: dict[str, int] = field(default_factory=dict)
-    image_uids: tuple[frozenset[str], frozenset[str]] = (frozenset(), frozenset())
+    image_uids: Uids = (frozenset(), frozenset())
     remarks: tuple[str, ...] = ()
 
 
-def drawn_contours(items: Sequence[Dataset], where: str) -> DrawnContours:
+class ImageLists:
+    """Images that contours refer to; a list that comes again is not parsed again: ROIs share their slices."""
+
+    def __init__(self) -> None:
+        self._known: dict[Hashable, Uids] = {}
+        self._met: set[Hashable] = set()
+        self._new: list[tuple[Hashable | None, Sequence[Dataset]]] = []
+
+    def add(self, contour: Dataset, where: object) -> None:
+        """Note the images of a contour.
+
+        Raises:
+            InputError: If their list is damaged.
+        """
+        form = stored_form(contour, _IMAGES)
+        if form is None or (form not in self._known and form not in self._met):
+            self._new.append((form, items_of(contour, _IMAGES, where)))
+        if form is not None:
+            self._met.add(form)
+
+    def pop(self, where: object) -> Uids:
+        """Images of the contours since the last call.
+
+        Raises:
+            InputError: If a UID is damaged.
+        """
+        others = []
+        for form, items in self._new:
+            uids = images_of(items, where)
+            if form is None:
+                others.append(uids)
+            else:
+                self._known[form] = uids
+        found = _united([*others, *(self._known[form] for form in self._met)])
+        self._met, self._new = set(), []
+        return found
+
+
+def _united(uids: Iterable[Uids]) -> Uids:
+    ct, others = zip((frozenset(), frozenset()), *uids, strict=True)
+    return frozenset().union(*ct), frozenset().union(*others)
+
+
+def drawn_contours(items: Sequence[Dataset], where: str, lists: ImageLists) -> DrawnContours:
     """Sort the items of a ContourSequence.
 
     Args:
         items: The contours.
         where: File and ROI, for messages.
+        lists: Of the images, shared by the ROIs of a file.
 
     Raises:
         InputError: If the coordinates or the type of a contour are damaged.
@@ -56,9 +105,8 @@ def drawn_contours(items: Sequence[Dataset], where: str) -> DrawnContours:
     exclusive: set[int] = set()
     unusable: Counter[str] = Counter()
     remarks: Counter[str] = Counter()
-    images: list[Dataset] = []
     for item in items:
-        images += items_of(item, "ContourImageSequence", where)
+        lists.add(item, where)
         kind = code_of(item, "ContourGeometricType", where, "")
         points = _distinct(_points(item, where))
         if not kind and not points.size:
@@ -84,12 +132,12 @@ def drawn_contours(items: Sequence[Dataset], where: str) -> DrawnContours:
         tuple(closed),
         frozenset(exclusive),
         dict(unusable),
-        images_of(images, where),
+        lists.pop(where),
         tuple(f"{count} {what}" for what, count in remarks.items()),
     )
 
 
-def images_of(items: Sequence[Dataset], where: object) -> tuple[frozenset[str], frozenset[str]]:
+def images_of(items: Sequence[Dataset], where: object) -> Uids:
     """SOPInstanceUIDs of the CT images that items refer to, and of images of other kinds."""
     uids: tuple[set[str], set[str]] = (set(), set())
     for item in items:
@@ -131,7 +179,9 @@ def _once(points: NDArray[np.float64]) -> NDArray[np.float64]:
     """One winding of a contour that runs around several times through the same points."""
     for windings in range(2, _MOST_WINDINGS + 1):
         period, rest = divmod(len(points), windings)
-        if rest == 0 and period >= 3 and np.abs(points[period:] - points[:-period]).max() <= _SAME_MM:
+        if rest or period < 3 or max(map(abs, (points[period] - points[0]).tolist())) > _SAME_MM:
+            continue
+        if np.abs(points[period:] - points[:-period]).max() <= _SAME_MM:
             return _once(points[:period])
     return points
 
@@ -141,7 +191,20 @@ def _why_unusable(kind: str, points: NDArray[np.float64]) -> str:
         return f"{kind} contours"
     if len(points) < 3:
         return "contours of one or two points"
+    if _spans_a_triangle(points):
+        return ""
     centred = points - points.mean(0)
     along = np.linalg.svd(centred, full_matrices=False)[2][0]
     width_mm = float(np.linalg.norm(centred - np.outer(centred @ along, along), axis=1).max())
     return "contours without area" if width_mm <= _SAME_MM else ""
+
+
+def _spans_a_triangle(points: NDArray[np.float64]) -> bool:
+    """Whether three of the points are too far from any line for a contour without area; most contours show it so."""
+    third = len(points) // 3
+    (ax, ay, az), (bx, by, bz), (cx, cy, cz) = points[[0, third, 2 * third]].tolist()
+    (ux, uy, uz), (vx, vy, vz) = (bx - ax, by - ay, bz - az), (cx - ax, cy - ay, cz - az)
+    double_area = math.hypot(uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx)
+    longest = max(math.hypot(ux, uy, uz), math.hypot(vx, vy, vz), math.hypot(vx - ux, vy - uy, vz - uz))
+    # (a line within a distance of the corners needs a height of at most twice that)
+    return double_area > _SURE_MM * longest

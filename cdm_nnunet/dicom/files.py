@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
@@ -18,10 +19,10 @@ from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence as SequenceOfItems
-from pydicom.tag import Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from cdm_nnunet.dicom.decoding import stored_pixels
+from cdm_nnunet.dicom.plain import plain_numbers, plain_text, tag_of
 from cdm_nnunet.documents import read_number, stray_character
 from cdm_nnunet.errors import InputError
 
@@ -124,6 +125,7 @@ def _name_encoding(dataset: Dataset) -> None:
         dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if is_implicit else ExplicitVRLittleEndian
 
 
+@functools.cache
 def named(keyword: str) -> str:
     """An element for a message.
 
@@ -147,6 +149,8 @@ def text_of(dataset: Dataset, keyword: str, where: object, default: str | None =
     Raises:
         InputError: If it is missing or empty and there is no default.
     """
+    if text := plain_text(dataset, keyword):
+        return text
     value = _value(dataset, keyword, where)
     if isinstance(value, MultiValue):  # (a backslash separates values; in a name it is a character)
         value = "\\".join(str(part) for part in value)
@@ -179,6 +183,9 @@ def numbers_of(dataset: Dataset, keyword: str, where: object, count: int | None 
     Raises:
         InputError: If they are missing, not finite, or of another count.
     """
+    plain = plain_numbers(dataset, keyword)
+    if plain is not None and count in (None, len(plain)):
+        return np.array(plain, np.float64)
     value = _value(dataset, keyword, where)
     if value is None or value == "":
         raise InputError(f"{where} lacks {named(keyword)}")
@@ -200,6 +207,9 @@ def number_of(dataset: Dataset, keyword: str, where: object, default: float | No
     Raises:
         InputError: If it is missing and there is no default, or not one finite number.
     """
+    plain = plain_numbers(dataset, keyword)
+    if plain is not None and len(plain) == 1:
+        return plain[0]
     if default is not None and _value(dataset, keyword, where) in (None, ""):
         return default
     return float(numbers_of(dataset, keyword, where, 1)[0])
@@ -219,9 +229,8 @@ def raw_numbers(dataset: Dataset, keyword: str, where: object) -> NDArray[np.flo
     Raises:
         InputError: If they are not finite numbers.
     """
-    tag = tag_for_keyword(keyword)
     with damage_told(f"{where}: {named(keyword)} is not a list of numbers", "export the file again"):
-        raw = dataset.get_item(Tag(tag or 0)) if tag is not None and tag in dataset else None
+        raw = dataset.get_item(tag_of(keyword))
         if raw is None or raw.value is None:
             return np.empty(0)
         _refuse_other_kind(raw.VR, keyword, where)
@@ -308,9 +317,10 @@ def stored_range(path: Path) -> tuple[float, float]:
 
 def _value(dataset: Dataset, keyword: str, where: object) -> Any:
     with damage_told(f"{where}: {named(keyword)} can't be read", "export the file again"):
-        if keyword not in dataset:
+        tag = tag_of(keyword)
+        if tag not in dataset:
             return None
-        element = dataset[keyword]
+        element = dataset[tag]
         _refuse_other_kind(element.VR, keyword, where)
         return element.value
 
@@ -320,10 +330,13 @@ def _refuse_other_kind(vr: str | None, keyword: str, where: object) -> None:
 
     Texts among each other are alike, and so are whole numbers. A type that is not said (UN) is taken as the standard's.
     """
-    expected = dictionary_VR(keyword)
-    kinds = {_KINDS.get(part) for part in expected.split(" or ")}
-    if vr in _KINDS and _KINDS[vr] not in kinds:
+    if vr in _KINDS and _KINDS[vr] not in _kinds_of(keyword):
         raise InputError(
-            f"{where}: {named(keyword)} has the type {vr} in the file and {expected} by the standard; the file is "
-            "damaged, export it again"
+            f"{where}: {named(keyword)} has the type {vr} in the file and {dictionary_VR(keyword)} by the standard; "
+            "the file is damaged, export it again"
         )
+
+
+@functools.cache
+def _kinds_of(keyword: str) -> frozenset[str | None]:
+    return frozenset(_KINDS.get(part) for part in dictionary_VR(keyword).split(" or "))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydicom.dataset import Dataset
 
-from cdm_nnunet.dicom.drawn import DrawnContours, drawn_contours, images_of
+from cdm_nnunet.dicom.drawn import DrawnContours, ImageLists, drawn_contours, images_of
 from cdm_nnunet.dicom.files import items_of, named, number_of, numbers_of, read_file, text_of
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.geometry.roi_contours import RoiContours
@@ -205,9 +205,11 @@ def _colours(dataset: Dataset, path: Path) -> dict[int, str]:
 def _drawn(dataset: Dataset, path: Path) -> dict[int, DrawnContours]:
     """Contours by ROI number."""
     drawn: dict[int, DrawnContours] = {}
+    lists = ImageLists()
     for item in items_of(dataset, "ROIContourSequence", path):
         number = int(number_of(item, "ReferencedROINumber", path))
         if number in drawn:
             raise InputError(f"{path} has contours of ROI number {number} in two places")
-        drawn[number] = drawn_contours(items_of(item, "ContourSequence", path), f"{path}: ROI number {number}")
+        contours = items_of(item, "ContourSequence", path)
+        drawn[number] = drawn_contours(contours, f"{path}: ROI number {number}", lists)
     return drawn

@@ -64,10 +64,11 @@ class LevelCut:
     def spans(self, lines_mm: NDArray[np.float64]) -> Spans:
         """Parts of the lines v = constant that lie inside."""
         (u0_mm, v0_mm), step_mm = self.raster.first_mm, self.raster.step_mm
+        first, distance_mm = self._columns()
         at = (lines_mm - v0_mm) / step_mm
         row = np.clip(np.floor(at).astype(np.int64), 0, self.raster.shape[0] - 2)
         above = (at - row)[:, None]
-        level = (1 - above) * self.distance_mm[row] + above * self.distance_mm[row + 1]
+        level = (1 - above) * distance_mm[row] + above * distance_mm[row + 1]
         inside = (level > 0) & (above >= 0) & (above <= 1)
         inside[:, [0, -1]] = False  # (there is a margin)
         line, start = np.nonzero(~inside[:, :-1] & inside[:, 1:])
@@ -75,8 +76,16 @@ class LevelCut:
         edges = []
         for node in (start, end):
             low, high = level[line, node], level[line, node + 1]
-            edges.append(u0_mm + step_mm * (node + low / (low - high)))
+            edges.append(u0_mm + step_mm * (node + first + low / (low - high)))
         return Spans(line.astype(np.int64), edges[0], edges[1])
+
+    def _columns(self) -> tuple[int, Distances]:
+        """The columns of nodes in which something lies inside, and one more on either side; the first one's number."""
+        found = np.flatnonzero((self.distance_mm > 0).any(0))
+        if not found.size:
+            return 0, self.distance_mm
+        first = max(int(found[0]) - 1, 0)
+        return first, self.distance_mm[:, first : int(found[-1]) + 2]
 
 
 def raster_of(sections: Sequence[Section], step_mm: float) -> Raster:
@@ -100,26 +109,33 @@ def signed_distance(section: Section, raster: Raster) -> Distances:
     inside, along_u = _crossed(section, raster.lines_mm(1), raster.lines_mm(0))
     _, along_v = _crossed(_turned(section), raster.lines_mm(0), raster.lines_mm(1))
     across = [_to_crossing(inside, along_u), _to_crossing(inside.T, along_v).T]
-    inverse = [np.where(np.isfinite(offset), 1 / np.where(offset == 0, _LEAST_MM, offset), 0.0) for offset in across]
+    band = (np.abs(across[0]) <= 1) | (np.abs(across[1]) <= 1)
+    if not band.any():
+        return _beyond(section, raster)
+    row, column = np.nonzero(band)
+    offsets = [offset[band] for offset in across]
+    inverse = [np.where(np.isfinite(offset), 1 / np.where(offset == 0, _LEAST_MM, offset), 0.0) for offset in offsets]
     with np.errstate(invalid="ignore"):  # (where there is no crossing, nothing is known of its slope)
-        steepest = [np.abs(inverse[0]) * _slope(across[0]), np.abs(inverse[1]) * _slope(across[1].T).T]
-    flat = np.abs(across[0]) > np.abs(across[1])  # the outline runs rather along u
+        steepest = [
+            np.abs(inverse[0]) * _slope(across[0], row, column),
+            np.abs(inverse[1]) * _slope(across[1].T, column, row),
+        ]
+    flat = np.abs(offsets[0]) > np.abs(offsets[1])  # the outline runs rather along u
     inverse = [
         np.where(flat, np.clip(inverse[0], -steepest[1], steepest[1]), inverse[0]),
         np.where(flat, inverse[1], np.clip(inverse[1], -steepest[0], steepest[0])),
     ]
     square = inverse[0] ** 2 + inverse[1] ** 2
-    band = (np.abs(across[0]) <= 1) | (np.abs(across[1]) <= 1)
-    if not band.any():
-        return _beyond(section, raster)
-    square[~band] = 1.0
-    row, column = np.indices(raster.shape, dtype=np.float64)
-    foot_u, foot_v = column + inverse[0] / square, row + inverse[1] / square
-    nearest = ndimage.distance_transform_edt(~band, return_distances=False, return_indices=True)
-    found = (nearest[0], nearest[1])
     length = np.sqrt(square)
-    normal_u, normal_v = (inverse[0] / length)[found], (inverse[1] / length)[found]
-    away_u, away_v = column - foot_u[found], row - foot_v[found]
+    foot = [column + inverse[0] / square, row + inverse[1] / square]
+    normal = [inverse[0] / length, inverse[1] / length]
+    nearest = ndimage.distance_transform_edt(~band, return_distances=False, return_indices=True)
+    number = np.zeros(raster.shape, np.int64)
+    number[band] = np.arange(row.size)
+    found = number[nearest[0], nearest[1]]
+    away_u = np.arange(raster.shape[1], dtype=np.float64) - foot[0][found]
+    away_v = np.arange(raster.shape[0], dtype=np.float64)[:, None] - foot[1][found]
+    normal_u, normal_v = normal[0][found], normal[1][found]
     along = np.abs(away_u * normal_v - away_v * normal_u)
     # (a foot is known to a step along the outline)
     distance = np.hypot(away_u * normal_u + away_v * normal_v, np.maximum(along - 1, 0.0))
@@ -141,7 +157,9 @@ def half_width_mm(distance: Distances, mask: NDArray[np.bool_], step_mm: float) 
 
 def covered(level: Distances, step_mm: float) -> NDArray[np.float64]:
     """Part of each node's square that lies inside."""
-    return np.clip(level / step_mm + 0.5, 0.0, 1.0)
+    share = level / step_mm
+    share += 0.5
+    return np.clip(share, 0.0, 1.0, out=share)
 
 
 def _crossed(
@@ -173,14 +191,17 @@ def _to_crossing(inside: NDArray[np.bool_], where: NDArray[np.float64]) -> NDArr
     return np.where(-before < after, before, after)
 
 
-def _slope(offset: NDArray[np.float64]) -> NDArray[np.float64]:
-    """By how much the crossing along a row moves from row to row, in steps; at a corner, on the flatter side of it.
+def _slope(offset: NDArray[np.float64], row: NDArray[np.int64], column: NDArray[np.int64]) -> NDArray[np.float64]:
+    """By how much the crossing along a row moves from row to row at nodes, in steps; at a corner, on the flatter side.
 
     Where a node lies between two sides of an outline, the crossings across tell of another side than those along.
     """
+    padded = np.pad(offset, ((1, 1), (0, 0)), constant_values=np.inf)
+    above, own, below = (padded[row + k, column] for k in range(3))
     with np.errstate(invalid="ignore"):
-        change = np.nan_to_num(np.diff(offset, axis=0), nan=np.inf, posinf=np.inf, neginf=np.inf)
-    before, after = (np.pad(change, sides, constant_values=np.inf) for sides in (((1, 0), (0, 0)), ((0, 1), (0, 0))))
+        before, after = (
+            np.nan_to_num(change, nan=np.inf, posinf=np.inf, neginf=np.inf) for change in (own - above, below - own)
+        )
     low, high = np.minimum(np.abs(before), np.abs(after)), np.maximum(np.abs(before), np.abs(after))
     # (the harmonic mean, which smooth curves have to the third order)
     ratio = np.divide(low, high, out=np.zeros_like(low), where=np.isfinite(high) & (high > 0))

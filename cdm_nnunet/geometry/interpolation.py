@@ -34,6 +34,7 @@ _FLATTEST = -4.0  # bend of an ellipsoid twice as wide as high; below it, someth
 _FAR_MM = 1e4
 _KEPT = 5  # planes around the current one whose distances are kept
 _EIGHT = np.ones((3, 3), bool)
+_NEAR = 2  # nodes around a piece at which its distances count
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,18 +80,24 @@ class _Piece:
     """A part of one plane's cross-section, or a hole in it, with nothing in the next plane to go on to.
 
     Attributes:
-        distance_mm: Distance from the piece's outline, above zero in the piece; far below it elsewhere.
+        box: The part of the raster around it, (v, u).
+        distance_mm: In the box: distance from the piece's outline, above zero in the piece; far below it elsewhere.
         inset_mm: By how much it has shrunk at a distance from its plane; very far where it has ended.
         is_flat: Whether it does not shrink before its end.
     """
 
+    box: tuple[slice, slice]
     distance_mm: Distances
     inset_mm: Callable[[float], float]
     is_flat: bool
 
-    def at(self, depth_mm: float) -> Distances:
-        """Distance from its outline, ``depth_mm`` beyond its plane."""
-        return self.distance_mm - self.inset_mm(depth_mm)
+    def add_to(self, level: Distances, depth_mm: float) -> None:
+        """Add it to a cross-section, ``depth_mm`` beyond its plane."""
+        level[self.box] = np.maximum(level[self.box], self.distance_mm - self.inset_mm(depth_mm))
+
+    def take_from(self, level: Distances, depth_mm: float) -> None:
+        """Cut it out of a cross-section, ``depth_mm`` beyond its plane."""
+        level[self.box] = np.minimum(level[self.box], self.inset_mm(depth_mm) - self.distance_mm)
 
 
 class _Shape:
@@ -99,6 +106,7 @@ class _Shape:
     def __init__(self, stack: ContourStack, raster: Raster, thickness_mm: float, lowered_mm: float) -> None:
         self.stack, self.raster, self.thickness_mm, self.lowered_mm = stack, raster, thickness_mm, lowered_mm
         self._known: dict[int, Distances] = {}
+        self._areas: dict[int, float] = {}
 
     def end(self, k: int, side: int) -> Iterator[Layer]:
         """What lies beyond an outermost plane, on the side of w given."""
@@ -117,7 +125,9 @@ class _Shape:
         lowered_mm = self.lowered_mm if any(piece.is_flat for piece in pieces) else 0.0
         for low_mm, high_mm in self._cuts_mm(plane_mm, plane_mm + side * height_mm, lowered_mm):
             depth_mm = abs((low_mm + high_mm) / 2 - plane_mm)
-            level = np.max([piece.at(depth_mm) for piece in pieces], axis=0, initial=-_FAR_MM)
+            level = np.full(self.raster.shape, -_FAR_MM)
+            for piece in pieces:
+                piece.add_to(level, depth_mm)
             if (level > 0).any():
                 yield Layer(low_mm, high_mm, LevelCut(self.raster, level))
 
@@ -150,18 +160,20 @@ class _Shape:
             return
         blend = _Blend(filled[0], filled[1], self.raster.step_mm, bulge, width)
         away = np.zeros(self.raster.shape, bool)
+        has_pieces = bool(pieces[0] or pieces[1])
         for piece in (*pieces[0], *pieces[1]):
-            away |= piece.distance_mm > -_FAR_MM
+            away[piece.box] |= piece.distance_mm > -_FAR_MM
         lowered_mm = self.lowered_mm if any(piece.is_flat for piece in loose) else 0.0
         for low, high in self._cuts_mm(low_mm, high_mm, lowered_mm):
             middle_mm = (low + high) / 2
             level = blend.at((middle_mm - low_mm) / height_mm)
-            level[away] = np.minimum(level[away], -self.raster.step_mm)
+            if has_pieces:
+                np.minimum(level, -self.raster.step_mm, out=level, where=away)
             for n, depth_mm in enumerate((middle_mm - low_mm, high_mm - middle_mm)):
                 for piece in pieces[n]:
-                    level = np.maximum(level, piece.at(depth_mm))
+                    piece.add_to(level, depth_mm)
                 for hole in holes[n]:
-                    level = np.minimum(level, -hole.at(depth_mm))
+                    hole.take_from(level, depth_mm)
             yield Layer(low, high, LevelCut(self.raster, level))
 
     def _pieces(
@@ -170,18 +182,19 @@ class _Shape:
         """Pieces of plane k (sign 1), or holes (-1), that end on the side of w given; flat ones after ``flat_mm``."""
         if not mask.any():
             return []
-        distance = sign * self._distance(k)
         numbers, n = ndimage.label(mask, _EIGHT)
         before = [j for j in (k - side, k - 2 * side) if self._is_linked(k, j)]
+        steps_mm = np.abs(np.diff(self.stack.planes_mm[[k, *before]])).tolist()
         made = []
-        for piece in range(1, n + 1):
-            own = numbers == piece
-            squares = [half_width_mm(sign * self._distance(j), own, self.raster.step_mm) ** 2 for j in (k, *before)]
-            steps_mm = np.abs(np.diff(self.stack.planes_mm[[k, *before]]))
-            taper = _taper(squares, steps_mm.tolist(), height_mm)
-            near = ndimage.binary_dilation(own, _EIGHT, 2)
-            own_mm = np.where(near & (own | (distance <= 0)), distance, -_FAR_MM)
-            made.append(_Piece(own_mm, taper or _flat(flat_mm), taper is None))
+        for piece, (rows, columns) in enumerate(ndimage.find_objects(numbers, n), 1):
+            box = _widened(rows), _widened(columns)
+            own = numbers[box] == piece
+            distances = [sign * self._distance(j)[box] for j in (k, *before)]
+            squares = [half_width_mm(distance, own, self.raster.step_mm) ** 2 for distance in distances]
+            taper = _taper(squares, steps_mm, height_mm)
+            near = ndimage.binary_dilation(own, _EIGHT, _NEAR)
+            own_mm = np.where(near & (own | (distances[0] <= 0)), distances[0], -_FAR_MM)
+            made.append(_Piece(box, own_mm, taper or _flat(flat_mm), taper is None))
         return made
 
     def _bulge(self, k: int) -> float:
@@ -191,11 +204,7 @@ class _Shape:
         follows this parabola exactly.
         """
         planes_mm = self.stack.planes_mm
-        areas = {
-            j: float(covered(self._distance(j), self.raster.step_mm).sum())
-            for j in range(k - 1, k + 3)
-            if self._is_linked(k, j)
-        }
+        areas = {j: self._area(j) for j in range(k - 1, k + 3) if self._is_linked(k, j)}
         bends = []
         for j in (k, k + 1):
             if j - 1 in areas and j + 1 in areas:
@@ -234,6 +243,12 @@ class _Shape:
     def _is_linked(self, k: int, j: int) -> bool:
         low, high = min(k, j), max(k, j)
         return low >= 0 and all(self.stack.is_joined(m) for m in range(low, high))
+
+    def _area(self, k: int) -> float:
+        """Area of a plane's cross-section, in nodes."""
+        if k not in self._areas:
+            self._areas[k] = float(covered(self._distance(k), self.raster.step_mm).sum())
+        return self._areas[k]
 
     def _distance(self, k: int) -> Distances:
         if k not in self._known:
@@ -275,6 +290,7 @@ class _Blend:
             self.part = both[nearest[0], nearest[1]].astype(np.int64) - 1
         self.areas = self._area(low), self._area(high)
         self.moved = np.minimum(np.abs(high - low) / step_mm, 1.0)
+        self.moved_mm = step_mm * self.moved
 
     def at(self, t: float) -> Distances:
         """Distances at a part t of the way."""
@@ -289,9 +305,9 @@ class _Blend:
             excess = self._area(level) - wanted
             if (np.abs(excess) <= _SAME_AREA * wanted).all():
                 break
-            movable = self._sum(np.where(np.abs(level) < self.step_mm / 2, self.moved, 0.0))
+            movable = self._sum(self.moved * (np.abs(level) < self.step_mm / 2))
             shift = np.clip(excess / np.maximum(movable, 1.0), -1.0, 1.0)
-            level = level - self.step_mm * self.moved * (shift[self.part] if self.n > 1 else shift[0])
+            level -= self.moved_mm * (shift[self.part] if self.n > 1 else shift[0])
         return level
 
     def _area(self, level: Distances) -> NDArray[np.float64]:
@@ -341,6 +357,11 @@ def _parabola(squares: list[float], steps_mm: list[float]) -> tuple[float, float
         bend = (slope - (squares[1] - squares[2]) / steps_mm[1]) / (steps_mm[0] + steps_mm[1])
         bend = bend if bend >= _FLATTEST else -1.0
     return slope + bend * steps_mm[0], bend
+
+
+def _widened(part: slice) -> slice:
+    """A part of an axis with the nodes near it."""
+    return slice(max(part.start - _NEAR, 0), part.stop + _NEAR)
 
 
 def _flat(end_mm: float) -> Callable[[float], float]:

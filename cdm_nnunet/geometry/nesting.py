@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.geometry.scanlines import Points, Section, crossings, inside_length_mm, united_crossings
+from cdm_nnunet.geometry.scanlines import Points, Section, inside_length_mm, ordered_crossings, united
 
 Relation = Literal["apart", "nested", "overlap", "repeat"]
 APART = 0.02  # contours that share less than this part of the smaller one are apart
@@ -23,6 +23,8 @@ REPEAT_MM = 0.1  # outlines this close on average are one
 SHELL_MM = 1.0  # nested contours closer than that are told
 _LINES = 96  # for each stretch of two contours
 _OUTLINE_POINTS = 200
+_OUTLINE_PARTS = 8  # in which they are looked at, until it is clear that the outline is far
+_SURELY = 1 + 1e-6  # beyond what sums in another order are rounded to
 _NEGLIGIBLE_MM2 = 1.0
 _FAR_APART: tuple[Relation, float] = ("apart", np.inf)
 
@@ -48,18 +50,18 @@ def section_of(contours: Sequence[Points], *, exclusive: bool = False) -> Sectio
     repeats = shells = refilled = fitting = 0
     for place, contour in enumerate(ordered):
         meeting, around = _boxes_met(boxes[places], boxes[place])
-        found = [_relation(kept[k], contour) if meets else _FAR_APART for k, meets in enumerate(meeting)]
-        if any(relation == "repeat" for relation, _ in found):
+        found = {k: _relation(kept[k], contour) for k in np.flatnonzero(meeting).tolist()}
+        if any(relation == "repeat" for relation, _ in found.values()):
             repeats += 1
             continue
-        holed = [kept[k] for k in np.flatnonzero(around) if found[k][0] == "apart"]
+        holed = [kept[k] for k in np.flatnonzero(around).tolist() if found.get(k, _FAR_APART)[0] == "apart"]
         from_hole_mm = min((_from_hole_mm(other, contour) for other in holed), default=np.inf)
         if from_hole_mm <= REPEAT_MM:
             refilled += 1
             continue
         fitting += from_hole_mm < SHELL_MM
-        shells += any(relation == "nested" and apart_mm < SHELL_MM for relation, apart_mm in found)
-        relations |= {(k, len(kept)): relation for k, (relation, _) in enumerate(found)}
+        shells += any(relation == "nested" and apart_mm < SHELL_MM for relation, apart_mm in found.values())
+        relations |= {(k, len(kept)): relation for k, (relation, _) in found.items()}
         kept.append(contour)
         places.append(place)
     groups = _groups(len(kept), relations)
@@ -112,8 +114,9 @@ def _relation(outer: Points, inner: Points) -> tuple[Relation, float]:
     fractions = (np.arange(_LINES) + 0.5) / _LINES
     lines_mm = (edges[:-1, None] + np.diff(edges)[:, None] * fractions).ravel()
     weights_mm = np.repeat(np.diff(edges) / _LINES, _LINES)
-    larger, smaller = (inside_length_mm(*crossings(contour, lines_mm), weights_mm) for contour in (outer, inner))
-    both = inside_length_mm(*united_crossings((outer, inner), lines_mm), weights_mm)
+    crossed = [ordered_crossings(contour, lines_mm) for contour in (outer, inner)]
+    larger, smaller = (inside_length_mm(*crossing, weights_mm) for crossing in crossed)
+    both = inside_length_mm(*united(crossed), weights_mm)
     shared = larger + smaller - both
     larger, smaller = max(larger, smaller), min(larger, smaller)
     outside, between = max(smaller - shared, 0.0), max(larger - shared, 0.0)
@@ -129,17 +132,24 @@ def _relation(outer: Points, inner: Points) -> tuple[Relation, float]:
 def _from_hole_mm(outer: Points, inner: Points) -> float:
     """How far the outline of a contour is on average from that of another one, whose box lies around its box.
 
-    Where the two share no area, the inner one lies in a hole that the outer one leaves open, as a keyhole does.
+    Where the two share no area, the inner one lies in a hole that the outer one leaves open, as a keyhole does. Beyond
+    the distance that is told, it is infinite.
     """
     along = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(inner, axis=0, append=inner[:1]), axis=1))])
     at = (np.arange(_OUTLINE_POINTS) + 0.5) / _OUTLINE_POINTS * along[-1]
     closed = np.concatenate([inner, inner[:1]])
-    points = np.column_stack([np.interp(at, along, closed[:, axis]) for axis in (0, 1)])[:, None]  # (points, 1, 2)
-    edges = np.roll(outer, -1, axis=0) - outer
-    square = np.maximum((edges**2).sum(1), np.finfo(float).tiny)
-    part = np.clip(((points - outer) * edges).sum(2) / square, 0.0, 1.0)  # (points, edges)
-    away = points - outer - part[..., None] * edges
-    return float(np.sqrt((away**2).sum(2).min(1)).mean())
+    u, v = (np.interp(at, along, closed[:, axis])[:, None] for axis in (0, 1))  # (points, 1)
+    (start_u, start_v), (edge_u, edge_v) = outer.T, (np.roll(outer, -1, axis=0) - outer).T
+    square = np.maximum(edge_u**2 + edge_v**2, np.finfo(float).tiny)
+    away_mm = np.zeros(_OUTLINE_POINTS)
+    for first in range(_OUTLINE_PARTS):
+        own = slice(first, None, _OUTLINE_PARTS)
+        from_u, from_v = u[own] - start_u, v[own] - start_v  # (points, edges)
+        part = np.clip((from_u * edge_u + from_v * edge_v) / square, 0.0, 1.0)
+        away_mm[own] = np.sqrt(((from_u - part * edge_u) ** 2 + (from_v - part * edge_v) ** 2).min(1))
+        if away_mm.sum() > _SURELY * SHELL_MM * _OUTLINE_POINTS:
+            return np.inf
+    return float(away_mm.mean())
 
 
 def _box_area_mm2(contour: Points) -> float:
@@ -149,7 +159,7 @@ def _box_area_mm2(contour: Points) -> float:
 def _area_mm2(contour: Points) -> float:
     low, high = float(contour[:, 1].min()), float(contour[:, 1].max())
     lines_mm = low + (np.arange(_LINES) + 0.5) * (high - low) / _LINES
-    return inside_length_mm(*crossings(contour, lines_mm), np.full(_LINES, (high - low) / _LINES))
+    return inside_length_mm(*ordered_crossings(contour, lines_mm), np.full(_LINES, (high - low) / _LINES))
 
 
 def _length_mm(contour: Points) -> float:

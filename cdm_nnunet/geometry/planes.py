@@ -5,6 +5,8 @@ Definitions: ``docs/conventions.md``, "From contours".
 
 from __future__ import annotations
 
+from weakref import WeakKeyDictionary
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,6 +15,7 @@ from cdm_nnunet.geometry.roi_contours import RoiContours
 
 PLANE_TOLERANCE_MM = 0.1  # contours this close together lie in one plane
 FLATNESS_MM = 0.1  # how far a contour's points may leave its plane
+_KNOWN: WeakKeyDictionary[RoiContours, dict[bytes, tuple[list[float], list[float]]]] = WeakKeyDictionary()
 
 
 def axes_of(roi: RoiContours) -> NDArray[np.float64]:
@@ -42,12 +45,21 @@ def axes_of(roi: RoiContours) -> NDArray[np.float64]:
 
 def is_flat(roi: RoiContours, axes: NDArray[np.float64]) -> bool:
     """Whether each contour lies in a plane of constant w of a frame, to 0.1 mm."""
-    return all(float(np.ptp(contour @ axes[2])) <= FLATNESS_MM for contour in roi.contours)
+    return all(spread_mm <= FLATNESS_MM for spread_mm in _along(roi, axes)[1])
 
 
 def heights_mm(roi: RoiContours, axes: NDArray[np.float64]) -> NDArray[np.float64]:
     """Height w of each contour in a frame, shape (contours,)."""
-    return np.array([float((contour @ axes[2]).mean()) for contour in roi.contours])
+    return np.array(_along(roi, axes)[0])
+
+
+def _along(roi: RoiContours, axes: NDArray[np.float64]) -> tuple[list[float], list[float]]:
+    """Height w of each contour, and how far its points spread along w; kept, since every ROI asks for those of all."""
+    known, key = _KNOWN.setdefault(roi, {}), axes[2].tobytes()
+    if key not in known:
+        heights = [contour @ axes[2] for contour in roi.contours]
+        known[key] = [float(w_mm.mean()) for w_mm in heights], [float(np.ptp(w_mm)) for w_mm in heights]
+    return known[key]
 
 
 def clusters(heights_mm: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

@@ -37,6 +37,8 @@ def resample(volume: Volume, grid: Grid, outside: float, *, average: bool = Fals
     for axis in range(3):
         centres_mm = grid.offsets_xyz_mm[axis] + shift_mm[axis]
         weights = _weights(volume.grid, axis, centres_mm, average)
+        if np.array_equal(weights, np.eye(len(weights))):
+            continue
         values = np.moveaxis(np.tensordot(weights, values, (1, 2 - axis)), 0, 2 - axis)
     return np.where(covered_by(volume.grid, grid), values, outside).astype(np.float32)
 

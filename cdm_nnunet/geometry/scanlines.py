@@ -123,22 +123,41 @@ def coverage(
 
 def crossings(contour: Points, lines_mm: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Lines and u of all crossings of one contour, in no order."""
-    start, end = contour, np.roll(contour, -1, axis=0)
-    first = np.searchsorted(lines_mm, np.minimum(start[:, 1], end[:, 1]), side="left")
-    last = np.searchsorted(lines_mm, np.maximum(start[:, 1], end[:, 1]), side="left")
-    count = last - first
+    u_mm, v_mm = contour[:, 0], contour[:, 1]
+    end_u_mm, end_v_mm = (np.concatenate([values[1:], values[:1]]) for values in (u_mm, v_mm))
+    after = np.searchsorted(lines_mm, v_mm, side="left")
+    end_after = np.concatenate([after[1:], after[:1]])
+    first = np.minimum(after, end_after)
+    count = np.maximum(after, end_after) - first
     edge = np.repeat(np.arange(len(contour)), count)
     line = np.arange(edge.size) - np.repeat(np.cumsum(count) - count, count) + first[edge]
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # (level edges cross no line)
-        slope = (end[:, 0] - start[:, 0]) / (end[:, 1] - start[:, 1])
-    return line, start[edge, 0] + (lines_mm[line] - start[edge, 1]) * slope[edge]
+        slope = (end_u_mm - u_mm) / (end_v_mm - v_mm)
+    return line, u_mm[edge] + (lines_mm[line] - v_mm[edge]) * slope[edge]
+
+
+def ordered_crossings(contour: Points, lines_mm: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Crossings of one contour, by line and along it."""
+    line, u_mm = crossings(contour, lines_mm)
+    order = np.lexsort((u_mm, line))
+    return line[order], u_mm[order]
 
 
 def united_crossings(
     group: Sequence[Points], lines_mm: NDArray[np.float64]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Crossings of the union of several contours."""
-    line, u_mm, sign = _signed(group, lines_mm)
+    """Crossings of the union of several contours, by line and along it."""
+    return united([ordered_crossings(contour, lines_mm) for contour in group])
+
+
+def united(
+    crossed: Sequence[tuple[NDArray[np.int64], NDArray[np.float64]]],
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Crossings of the union of several contours, of those of each in order."""
+    line = np.concatenate([lines for lines, _ in crossed])
+    u_mm = np.concatenate([positions for _, positions in crossed])
+    # +1 where a contour enters its own inside and -1 where it leaves it
+    sign = np.concatenate([1 - 2 * (np.arange(lines.size) % 2) for lines, _ in crossed])
     order = np.lexsort((-sign, u_mm, line))
     line, u_mm, sign = line[order], u_mm[order], sign[order]
     depth = np.cumsum(sign)  # (it returns to 0 at the end of each line)
@@ -146,22 +165,6 @@ def united_crossings(
     return line[border], u_mm[border]
 
 
-def _signed(
-    group: Sequence[Points], lines_mm: NDArray[np.float64]
-) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
-    """Crossings of several contours, each with +1 where it enters its own inside and -1 where it leaves it."""
-    lines, positions, signs = [], [], []
-    for contour in group:
-        line, u_mm = crossings(contour, lines_mm)
-        order = np.lexsort((u_mm, line))
-        lines.append(line[order])
-        positions.append(u_mm[order])
-        signs.append(1 - 2 * (np.arange(line.size) % 2))
-    return np.concatenate(lines), np.concatenate(positions), np.concatenate(signs)
-
-
 def inside_length_mm(line: NDArray[np.int64], u_mm: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
-    """Length of the spans between crossings, each times the weight of its line; an area, if weights are distances."""
-    order = np.lexsort((u_mm, line))
-    line, u_mm = line[order], u_mm[order]
+    """Length of the spans between crossings in order, each times its line's weight; an area for distances."""
     return float(((u_mm[1::2] - u_mm[::2]) * weights[line[::2]]).sum())

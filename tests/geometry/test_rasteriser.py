@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cdm_nnunet.dicom.phantom import ORIENTATIONS, LinearDose, Phantom, write_phantom
@@ -87,6 +87,7 @@ def test_contours_of_any_orientation_give_the_same_mask(tmp_path, position):
     np.testing.assert_array_equal(made.mask, rasterise(drawn(solids["shell"], np.arange(-19.5, 20)), cubic_grid()).mask)
 
 
+@settings(deadline=None)
 @given(st.floats(-3, 3), st.floats(-3, 3), st.floats(4, 12), st.integers(1, 5))
 def test_coverage_of_a_rectangle_is_exact(u, v, size, quarter_mm):
     height = quarter_mm * 2.0
