@@ -87,7 +87,7 @@ def test_the_newest_whole_checkpoint_is_taken(trained, make_trainer):
     trainer = go_on(make_trainer(continue_training=True))
     assert trainer.current_epoch == 1
     text = log_of(trainer)
-    assert "going on from checkpoint_latest.pth, epoch 1 of 2" in text
+    assert "continuing from checkpoint_latest.pth, epoch 1 of 2" in text
     assert "ignored: " in text
     assert "checkpoint_final.pth is damaged or cut" in text
     assert "checkpoint_best.pth is empty" in text

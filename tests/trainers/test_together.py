@@ -204,7 +204,7 @@ def test_two_processes_train_stop_and_go_on(surroundings):
     going_on = start(["nnUNetv2_train", *TRAIN, "--c"], changed)
     said, _ = going_on.communicate(timeout=LIMIT_S)
     assert going_on.returncode == 0, said
-    assert "going on from checkpoint_latest.pth, epoch 0 of 2" in said
+    assert "continuing from checkpoint_latest.pth, epoch 0 of 2" in said
     assert dict(re.findall(r"worker (\d) batch_size (\d)", said)) == {"0": "2", "1": "1"}
     assert not (folder / LATEST).exists()
     final = read_checkpoint(folder / FINAL)
