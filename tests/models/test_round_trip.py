@@ -129,7 +129,7 @@ def test_what_goes_in_comes_out(clinic, tmp_path, capfd):
     with zipfile.ZipFile(tmp_path / "half.zip") as archive:  # (the card that a person completed stays)
         assert archive.read("half/MODEL_CARD.md").decode() == (tmp_path / "card.md").read_text()
     assert main(["model", "export", "-m", str(clinic.package), *options]) == 2
-    assert "ours is there already; choose another -o" in capfd.readouterr().err
+    assert "ours exists already; choose another -o" in capfd.readouterr().err
     assert main(["model", "info", str(clinic.package)]) == 0
     shown = capfd.readouterr().out
     assert "ROIs: PTV_High, PTV_Low, SpinalCord, External" in shown
