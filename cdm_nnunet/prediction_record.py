@@ -23,6 +23,10 @@ _RANGES_ONLY = (
     "the model's plans were made by an earlier version and hold ranges only: sizes, positions and dose levels of the "
     "ROIs were not compared with the training cases' distributions"
 )
+_EARLIER = (
+    "the model's plans were made by an earlier version: whether a target is missing between the others, and how "
+    "much is seen of an organ that the image cuts, was not compared with the training cases"
+)
 RECORD_ENDING = ".prediction.json"
 Setting = bool | int | float | str | None
 
@@ -134,8 +138,8 @@ class Applicability:
 
     Attributes:
         status: ``inside`` what the model was trained on, ``unusual``, ``outside`` or ``not compared``.
-        compared: What the patient was compared with: ``distributions``, ``ranges`` only (a model of few patients, or of
-            an earlier version), or ``nothing``.
+        compared: What the patient was compared with: ``distributions``, ``earlier distributions`` (fewer, of plans of an
+            earlier version), ``ranges`` only (a model of few patients, or of an earlier version), or ``nothing``.
         n_training: Number of patients in the model's data set, of which each fold was trained on a part; None if
             unknown.
         findings: How the patient differs from the training patients.
@@ -143,13 +147,15 @@ class Applicability:
     """
 
     status: Literal["inside", "unusual", "outside", "not compared"]
-    compared: Literal["distributions", "ranges", "nothing"]
+    compared: Literal["distributions", "earlier distributions", "ranges", "nothing"]
     n_training: int | None = None
     findings: list[Finding] = field(default_factory=list)
     allowed: bool = False
 
     @classmethod
-    def of(cls, findings: Iterable[Finding], compared: Literal["distributions", "ranges"], n: int) -> Applicability:
+    def of(
+        cls, findings: Iterable[Finding], compared: Literal["distributions", "earlier distributions", "ranges"], n: int
+    ) -> Applicability:
         """The applicability that follows from findings."""
         found = list(findings)
         status: Literal["inside", "unusual", "outside"] = "unusual" if found else "inside"
@@ -163,6 +169,8 @@ class Applicability:
         lines = [one.note for one in self.findings]
         if self.compared == "nothing":
             lines.append(_NOT_COMPARED)
+        elif self.compared == "earlier distributions":
+            lines.append(_EARLIER)
         elif self.compared == "ranges" and (self.n_training or 0) >= ENOUGH_CASES:
             lines.append(_RANGES_ONLY)
         return tuple(lines)

@@ -31,6 +31,8 @@ class CaseGeometry:
         cut: ROIs that touch the first or last plane of the image.
         organs: The contoured organs at risk.
         hu: Median of the CT in each ROI, HU; of one that is a few voxels only, none.
+        parts: In how many separate parts the targets lie; parts that share an edge or a corner only are separate.
+        contact: Share of the targets' surfaces at which one target ends and another begins.
     """
 
     sizes_mm: Mapping[str, _Mm3]
@@ -41,6 +43,8 @@ class CaseGeometry:
     cut: frozenset[str]
     organs: tuple[str, ...]
     hu: Mapping[str, float]
+    parts: int
+    contact: float
 
     @classmethod
     def measure(
@@ -66,7 +70,8 @@ class CaseGeometry:
         masks = {name: mask_from_words(coarse, catalogue.bit(name)) for name in contoured}
         places = {name: _Place.of(mask, size_mm) for name, mask in masks.items()}
         body = _Place.of(_body(masks, kinds, coarse), size_mm)
-        targets = np.logical_or.reduce([mask for name, mask in masks.items() if kinds[name] == "target"])
+        of_targets = [mask for name, mask in masks.items() if kinds[name] == "target"]
+        targets = np.logical_or.reduce(of_targets)
         others = [name for name in contoured if kinds[name] not in ("target", "external", "dose_region")]
         distance_mm = ndimage.distance_transform_edt(~targets, sampling=size_mm) if others else None
         target_ends = _Place.of(targets, size_mm).ends_z_mm
@@ -83,6 +88,8 @@ class CaseGeometry:
             cut=frozenset(cut),
             organs=organs,
             hu=_medians(ct_hu, words, spacing_mm, {name: catalogue.bit(name) for name in contoured}),
+            parts=int(ndimage.label(targets)[1]),
+            contact=_contact(of_targets, size_mm),
         )
 
 
@@ -110,6 +117,24 @@ def _box(words: NDArray[np.uint16]) -> tuple[slice, ...]:
     """Where any ROI is."""
     held = [np.flatnonzero(words.any(axis=tuple({0, 1, 2, 3} - {axis}))) for axis in (1, 2, 3)]
     return tuple(slice(int(at[0]), int(at[-1]) + 1) for at in held)
+
+
+def _contact(masks: Sequence[NDArray[np.bool_]], voxel_mm: _Mm3) -> float:
+    """Of the faces between voxels that lie in other targets or in none, the share (by area) with a target on each side.
+
+    Example:
+        >>> row = np.array([True, True, False, False]).reshape(1, 1, 4)
+        >>> _contact([row, row[..., ::-1]], (1.0, 1.0, 1.0))  # 1 of 2 * 2 * 4 + 2 + 1 faces
+        0.05263157894736842
+    """
+    member = np.pad(np.stack(masks), [(0, 0), (1, 1), (1, 1), (1, 1)])  # (T, Z + 2, Y + 2, X + 2)
+    inside = between = 0.0
+    for axis, area in enumerate((voxel_mm[1] * voxel_mm[2], voxel_mm[0] * voxel_mm[2], voxel_mm[0] * voxel_mm[1]), 1):
+        one, other = np.delete(member, 0, axis), np.delete(member, -1, axis)
+        faces = (one != other).any(0)
+        between += area * float(np.count_nonzero(faces))
+        inside += area * float(np.count_nonzero(faces & one.any(0) & other.any(0)))
+    return inside / between
 
 
 def _medians(

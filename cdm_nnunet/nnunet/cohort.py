@@ -33,7 +33,7 @@ _MIN_CONTRAST = 0.1  # of the smallest range of HU that a training patient has
 _PRESCRIPTION_MARGIN = 0.02  # under a fraction, above rounding and rescaling of plans
 _SPACING_MARGIN = 0.1
 _VOLUME_FACTOR = 2.0  # observers differ by as much in small organs
-_KNOWN_VOLUME_FACTOR = 4.0  # where there is a distribution, which judges what lies between
+_KNOWN_VOLUME_FACTOR = 8.0  # where there is a distribution, which judges what lies between: twice every length
 _OUTSIDE_PRESCRIPTION_FACTOR = 1.2  # of a target's own range: beyond, it is another treatment
 _HU_MARGINS = (100.0, 50.0, 200.0)  # of the percentiles: air and metal vary with what was scanned
 
@@ -113,7 +113,8 @@ class Cohort(BaseModel):
             return Applicability.of(findings, "ranges", self.n_cases)
         counts = Counts(self.n_cases, self.contoured)
         findings += unlike_reference(self.reference, case, catalogue, counts)
-        return Applicability.of(findings, "distributions", self.n_cases)
+        compared = "earlier distributions" if self.reference.is_earlier else "distributions"
+        return Applicability.of(findings, compared, self.n_cases)
 
     def _refuse_mistakes(self, case: CaseFacts, catalogue: Catalogue) -> None:
         low_gy, high_gy = _bounds([level for bounds in self.prescription_gy.values() for level in bounds])
@@ -177,6 +178,8 @@ class Cohort(BaseModel):
             if not _within(bounds, size_mm, 1 + _SPACING_MARGIN):
                 text = f"a voxel size of {size_mm:.3g} mm along {axis} (in training {_said(bounds, 'mm')})"
                 yield _beyond(text, size_mm, "mm", bounds)
+        if self.reference is not None and not self.reference.is_earlier:
+            return  # (their distributions judge the CT)
         for percent, bounds, margin, hu in zip(HU_PERCENTILES, self.hu, _HU_MARGINS, case.hu, strict=True):
             if not bounds[0] - margin <= hu <= bounds[1] + margin:
                 text = (

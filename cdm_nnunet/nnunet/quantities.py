@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from cdm_nnunet.nnunet.case_facts import CaseFacts
 
 _AXES = ("height", "depth", "width")  # z, y, x
+HU_KEYS = ("lower", "middle", "upper")  # of ``CaseFacts.hu``
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,12 @@ _KINDS: Mapping[str, QuantityKind] = {
     "hu": QuantityKind("the median of the CT in {}", "HU", False, 15.0),
     "ratio": QuantityKind("the ratio of the lowest to the highest prescription", "", False, 0.05),
     "organs": QuantityKind("the number of organs at risk", "", False, 1.0),
+    "seen": QuantityKind("the height of {}, which the image cuts,", "mm", True, 0.1),
+    "lower": QuantityKind("the CT value below which 0.5 % of the ROIs lie", "HU", False, 100.0),
+    "middle": QuantityKind("the median of the CT in the ROIs", "HU", False, 50.0),
+    "upper": QuantityKind("the CT value below which 99.5 % of the ROIs lie", "HU", False, 400.0),
+    "parts": QuantityKind("the number of separate parts of the targets", "", True, 0.2),
+    "contact": QuantityKind("the share of the targets' surfaces that another target touches", "", False, 0.02),
 }
 
 
@@ -82,6 +89,8 @@ def quantities_of(case: CaseFacts) -> dict[str, float]:
         "feet": geometry.beyond_mm[0],
         "head": geometry.beyond_mm[1],
         **{f"hu {name}": hu for name, hu in geometry.hu.items()},
+        **dict(zip(HU_KEYS, case.hu, strict=True)),
+        **{f"seen {name}": geometry.sizes_mm[name][0] for name in geometry.organs if name in geometry.cut},
         "ratio": min(levels_gy) / max(levels_gy),
         "organs": float(len(geometry.organs)),
     }

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from cdm_nnunet.nnunet.case_facts import CaseFacts
-from cdm_nnunet.nnunet.quantities import kind_of, lengths_of, quantities_of
+from cdm_nnunet.nnunet.case_geometry import CaseGeometry
+from cdm_nnunet.nnunet.quantities import HU_KEYS, kind_of, lengths_of, quantities_of
 from cdm_nnunet.prediction_record import ENOUGH_CASES
 
 MIN_CASES = ENOUGH_CASES
@@ -26,8 +27,10 @@ _MEDIAN, _LOW, _HIGH = (LEVELS.index(level) for level in (50.0, 5.0, 95.0))
 _NORMAL_95 = 1.645  # the 95th percentile of a normal distribution, in standard deviations
 _FOLDS = 5
 _SCORE_PERCENT = 98.0  # of the training patients have a lower score
+_APART_PERCENT = 97.0  # of the training patients with the same targets
+_LEAST_APART = 2.0  # standard deviations
 _END_PERCENT = 0.5  # of them on each side lie beyond the limits for size and CT, before the margin
-_MARGIN = 1.15  # for what a few patients tell of the ends of a distribution
+_SIZE_MARGIN, _CT_MARGIN = 1.15, 2.0  # for what a few patients tell of the ends of a distribution
 _MOST_VALUES = 60
 _SIZE_FLOOR = 0.02
 _CT_FLOOR_HU = 5.0
@@ -52,6 +55,11 @@ class Distribution(BaseModel):
         """That of values."""
         return cls(n=len(values), quantiles=tuple(np.percentile(values, LEVELS).tolist()))
 
+    @property
+    def median(self) -> float:
+        """The middle value."""
+        return self.quantiles[_MEDIAN]
+
     def percentile(self, value: float) -> float:
         """Percent of the training cases that lie lower: 0 below all, 100 above all."""
         low, high = self.quantiles[0], self.quantiles[-1]
@@ -68,18 +76,63 @@ class Distribution(BaseModel):
         return away / max(spread, kind.floor)
 
 
+class Apart(BaseModel):
+    """How far apart the targets of a case lie: in many parts that touch little, where one between them is missing.
+
+    Attributes:
+        parts: Of the number of their separate parts.
+        contact: Of the share of their surfaces at which they touch.
+        limit: Highest difference of both scores that is not unusual.
+    """
+
+    model_config = _STRICT
+
+    parts: Distribution
+    contact: Distribution
+    limit: float = Field(gt=0)
+
+    @classmethod
+    def of(cls, cases: Sequence[CaseGeometry]) -> Apart:
+        """That of cases with the same targets; the limit as each fifth of them is told from the others."""
+        away = [cls._unlimited(others).score(case) for others, held in _held_out(cases) for case in held]
+        limit = max(_LEAST_APART, float(np.percentile(away, _APART_PERCENT)))
+        return cls._unlimited(cases).model_copy(update={"limit": limit})
+
+    @classmethod
+    def _unlimited(cls, cases: Sequence[CaseGeometry]) -> Apart:
+        parts, contact = ([getattr(case, name) for case in cases] for name in ("parts", "contact"))
+        return cls(parts=Distribution.of(parts), contact=Distribution.of(contact), limit=_LEAST_APART)
+
+    def score(self, case: CaseGeometry) -> float:
+        """In standard deviations: how many more parts than usual, and how much less contact."""
+        return self.parts.score("parts", case.parts) - self.contact.score("contact", case.contact)
+
+
 class TargetSet(BaseModel):
     """Targets that were prescribed together.
 
     Attributes:
         targets: Their names.
         n: In how many training cases.
+        apart: How far apart they lie; None for under :data:`MIN_CASES`, and in plans of earlier versions.
     """
 
     model_config = _STRICT
 
     targets: tuple[str, ...]
     n: int = Field(ge=1)
+    apart: Apart | None = None
+
+    @classmethod
+    def all_of(cls, cases: Sequence[CaseFacts]) -> tuple[TargetSet, ...]:
+        """Those of cases."""
+        sets: dict[tuple[str, ...], list[CaseGeometry]] = {}
+        for case in cases:
+            sets.setdefault(tuple(sorted(case.prescriptions_gy)), []).append(case.geometry)
+        return tuple(
+            cls(targets=targets, n=len(found), apart=Apart.of(found) if len(found) >= MIN_CASES else None)
+            for targets, found in sorted(sets.items())
+        )
 
 
 class Usual(BaseModel):
@@ -98,12 +151,13 @@ class Usual(BaseModel):
     limits: tuple[float, float]
 
     @classmethod
-    def of(cls, cases: Sequence[Mapping[str, float]], floor: float) -> Usual:
+    def of(cls, cases: Sequence[Mapping[str, float]], floor: float, margin: float) -> Usual:
         """That of values by case.
 
         Args:
             cases: Of each case its values, by key.
             floor: Least spread.
+            margin: Factor of the limits.
         """
         own = [
             _difference(usual, case) or 0.0
@@ -115,7 +169,7 @@ class Usual(BaseModel):
         return cls(
             values=_usual(cases, floor),
             of_cases=Distribution.of(own),
-            limits=(_MARGIN * min(low, -floor), _MARGIN * max(high, floor)),
+            limits=(margin * min(low, -floor), margin * max(high, floor)),
         )
 
     def difference(self, case: Mapping[str, float]) -> float | None:
@@ -161,16 +215,20 @@ class ReferenceCases(BaseModel):
             for known in [_distributions(others)]
             for case in held
         ]
-        sets = Counter(tuple(sorted(case.prescriptions_gy)) for case in cases)
         cut = Counter(name for case in cases for name in case.geometry.cut)
         return cls(
             quantities=_distributions(quantities),
             score_limit=max(_LEAST_LIMIT, float(np.percentile(scores, _SCORE_PERCENT))),
-            size=Usual.of([lengths_of(case) for case in cases], _SIZE_FLOOR),
-            ct=Usual.of([case.geometry.hu for case in cases], _CT_FLOOR_HU),
-            target_sets=tuple(TargetSet(targets=targets, n=n) for targets, n in sorted(sets.items())),
+            size=Usual.of([lengths_of(case) for case in cases], _SIZE_FLOOR, _SIZE_MARGIN),
+            ct=Usual.of([case.geometry.hu for case in cases], _CT_FLOOR_HU, _CT_MARGIN),
+            target_sets=TargetSet.all_of(cases),
             cut=dict(sorted(cut.items())),
         )
+
+    @property
+    def is_earlier(self) -> bool:
+        """Whether they were measured by a version that measured less."""
+        return not self.quantities.keys() >= set(HU_KEYS)
 
     def scores(self, case: CaseFacts) -> dict[str, tuple[float, float]]:
         """Value and score of each quantity of a case that enough training cases have."""
@@ -182,10 +240,10 @@ class ReferenceCases(BaseModel):
         }
 
 
-_Values = Mapping[str, float]
+_Case = TypeVar("_Case")
 
 
-def _held_out(cases: Sequence[_Values]) -> Iterator[tuple[list[_Values], Sequence[_Values]]]:
+def _held_out(cases: Sequence[_Case]) -> Iterator[tuple[list[_Case], Sequence[_Case]]]:
     """Each fifth of the cases with the four others."""
     for fold in range(_FOLDS):
         yield [case for k, case in enumerate(cases) if k % _FOLDS != fold], cases[fold::_FOLDS]

@@ -40,6 +40,7 @@ def unlike_reference(
     """
     yield from _another_site(reference, case, catalogue)
     yield from _missing_levels(reference, case)
+    yield from _far_apart(reference, case)
     yield from _exchanged_sides(reference, case, catalogue)
     yield from _cut(reference, case, catalogue, counts)
     yield from _other_size(reference, case)
@@ -75,6 +76,24 @@ def _missing_levels(reference: ReferenceCases, case: CaseFacts) -> Iterator[Find
             "target missing?",
             is_outside=True,
         )
+
+
+def _far_apart(reference: ReferenceCases, case: CaseFacts) -> Iterator[Finding]:
+    """Targets that lie as if another, that other training cases had too, had been between them."""
+    own = set(case.prescriptions_gy)
+    known = next((one for one in reference.target_sets if set(one.targets) == own), None)
+    between = set().union(*(set(one.targets) - own for one in reference.target_sets if own < set(one.targets)))
+    if known is None or known.apart is None or not between or known.apart.score(case.geometry) <= known.apart.limit:
+        return
+    parts, contact = case.geometry.parts, case.geometry.contact
+    yield Finding(
+        text=f"the targets lie in {parts} separate parts and touch at {100 * contact:.2g} % of their surfaces, unlike "
+        f"those of the {known.n} training patients with {_listed(own)} alone (usually {known.apart.parts.median:.0f} "
+        f"and {100 * known.apart.contact.median:.2g} %): is {_listed(between)} missing?",
+        value=float(parts),
+        percentile=known.apart.parts.percentile(parts),
+        training=[known.apart.parts.quantiles[0], known.apart.parts.quantiles[-1]],
+    )
 
 
 def _exchanged_sides(reference: ReferenceCases, case: CaseFacts, catalogue: Catalogue) -> Iterator[Finding]:

@@ -208,3 +208,57 @@ def test_outside_is_refused_with_the_way_out():
     assert found.permitted(allows_outside=True).allowed
     unusual = Applicability.of([Finding(text="old")], "ranges", 3)
     assert unusual.permitted() is unusual
+
+
+def split_target(seed: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """A patient with both levels, of whom a third target between them was removed: three parts that do not touch."""
+    ct_hu, masks = patient(seed)
+    masks["PTV_Low"] = ellipsoid((12, 12, 22), (3, 3, 2)) | ellipsoid((12, 12, 6), (3, 3, 2))
+    return ct_hu, masks
+
+
+def with_middle(facts: CaseFacts) -> CaseFacts:
+    return dataclasses.replace(facts, prescriptions_gy={**facts.prescriptions_gy, "PTV_Mid": 63.0})
+
+
+def test_targets_far_apart_are_told_if_others_had_one_between():
+    cases = [measured(*patient(seed)) for seed in range(36) if seed % 3]  # (those with both levels)
+    alone = Cohort.of(cases)
+    known = Cohort.of([*cases, *map(with_middle, cases)])
+    facts = measured(*split_target(121))
+    assert (facts.geometry.parts, facts.geometry.contact) == (3, 0.0)
+    found = known.compare(facts, CATALOGUE)
+    assert told(
+        found, "the targets lie in 3 separate parts and touch at 0 %", "24 training patients", "is 'PTV_Mid' missing?"
+    )
+    assert not told(alone.compare(facts, CATALOGUE), "separate parts")  # (no training patient had another target)
+    assert not told(known.compare(measured(*patient(121)), CATALOGUE), "separate parts")
+    assert not told(known.compare(with_middle(facts), CATALOGUE), "separate parts")
+
+
+def test_an_organ_that_the_image_cuts_short_is_told():
+    """Its height is compared with that of the training patients whose images cut it too."""
+    facts = [measured(*patient(seed)) for seed in range(30)]
+    assert {("Cord" in case.geometry.cut, case.geometry.sizes_mm["Cord"][0]) for case in facts} == {(True, 72.0)}
+    short = {**facts[1].geometry.sizes_mm, "Cord": (20.0, 12.0, 12.0)}
+    geometry = dataclasses.replace(facts[1].geometry, sizes_mm=short)
+    found = Cohort.of(facts).compare(dataclasses.replace(facts[1], geometry=geometry), CATALOGUE)
+    assert told(found, "the height of 'Cord', which the image cuts, is 20 mm, below all 30 training patients")
+    whole = dataclasses.replace(geometry, cut=geometry.cut - {"Cord"})
+    found = Cohort.of(facts).compare(dataclasses.replace(facts[1], geometry=whole), CATALOGUE)
+    assert not told(found, "which the image cuts")
+
+
+def test_distributions_of_an_earlier_version_say_what_was_not_compared(cohort):
+    content = cohort.to_json()
+    reference = content["reference"]
+    reference["quantities"] = {
+        key: known
+        for key, known in reference["quantities"].items()
+        if key.split()[0] not in ("seen", "lower", "middle", "upper")
+    }
+    for one in reference["target_sets"]:
+        del one["apart"]
+    found = compared(Cohort.model_validate(content), *patient(100))
+    assert (found.status, found.compared) == ("inside", "earlier distributions")
+    assert told(found, "earlier version", "a target is missing between the others", "was not compared")
