@@ -138,8 +138,8 @@ class Applicability:
 
     Attributes:
         status: ``inside`` what the model was trained on, ``unusual``, ``outside`` or ``not compared``.
-        compared: What the patient was compared with: ``distributions``, ``earlier distributions`` (fewer, of plans of an
-            earlier version), ``ranges`` only (a model of few patients, or of an earlier version), or ``nothing``.
+        compared: What the patient was compared with: ``distributions``, ``earlier distributions`` (fewer, of plans of
+            an earlier version), ``ranges`` only (a model of few patients, or of an earlier version), or ``nothing``.
         n_training: Number of patients in the model's data set, of which each fold was trained on a part; None if
             unknown.
         findings: How the patient differs from the training patients.
