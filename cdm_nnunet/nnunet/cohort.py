@@ -113,8 +113,9 @@ class Cohort(BaseModel):
             return Applicability.of(findings, "ranges", self.n_cases)
         counts = Counts(self.n_cases, self.contoured)
         findings += unlike_reference(self.reference, case, catalogue, counts)
-        compared = "earlier distributions" if self.reference.is_earlier else "distributions"
-        return Applicability.of(findings, compared, self.n_cases)
+        if self.reference.is_earlier:
+            return Applicability.of(findings, "earlier distributions", self.n_cases)
+        return Applicability.of(findings, "distributions", self.n_cases)
 
     def _refuse_mistakes(self, case: CaseFacts, catalogue: Catalogue) -> None:
         low_gy, high_gy = _bounds([level for bounds in self.prescription_gy.values() for level in bounds])
