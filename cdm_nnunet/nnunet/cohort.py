@@ -33,7 +33,8 @@ _MIN_CONTRAST = 0.1  # of the smallest range of HU that a training patient has
 _PRESCRIPTION_MARGIN = 0.02  # under a fraction, above rounding and rescaling of plans
 _SPACING_MARGIN = 0.1
 _VOLUME_FACTOR = 2.0  # observers differ by as much in small organs
-_KNOWN_VOLUME_FACTOR = 8.0  # where there is a distribution, which judges what lies between: twice every length
+# where there is a distribution, which judges what lies between: of a target, and twice every length of an organ
+_KNOWN_TARGET_FACTOR, _KNOWN_VOLUME_FACTOR = 4.0, 8.0
 _OUTSIDE_PRESCRIPTION_FACTOR = 1.2  # of a target's own range: beyond, it is another treatment
 _HU_MARGINS = (100.0, 50.0, 200.0)  # of the percentiles: air and metal vary with what was scanned
 
@@ -193,16 +194,24 @@ class Cohort(BaseModel):
             known = self.volume_cc.get(name)
             if known is None:
                 yield Finding(text=f"'{name}' is contoured, but was in no training case: the model has not learnt it")
-            elif not _within(known, volume_cc, _VOLUME_FACTOR if self.reference is None else _KNOWN_VOLUME_FACTOR):
+            elif not _within(known, volume_cc, self._volume_factor(name, catalogue)):
                 text = f"'{name}' has {volume_cc:.3g} cc (in training {_said(known, 'cc')})"
                 yield _beyond(text, volume_cc, "cc", known)
         for name, n in self.contoured.items():
             if n == self.n_cases and name not in case.volumes_cc:
-                is_target = name in catalogue.names and catalogue.rois[catalogue.bit(name)].kind == "target"
                 yield Finding(
                     text=f"'{name}' is not contoured, and was in all {n} training cases",
-                    is_outside=is_target and n >= MIN_CASES,
+                    is_outside=_is_target(name, catalogue) and n >= MIN_CASES,
                 )
+
+    def _volume_factor(self, name: str, catalogue: Catalogue) -> float:
+        if self.reference is None:
+            return _VOLUME_FACTOR
+        return _KNOWN_TARGET_FACTOR if _is_target(name, catalogue) else _KNOWN_VOLUME_FACTOR
+
+
+def _is_target(name: str, catalogue: Catalogue) -> bool:
+    return name in catalogue.names and catalogue.rois[catalogue.bit(name)].kind == "target"
 
 
 def _beyond(text: str, value: float, unit: str, bounds: Bounds, *, is_outside: bool = False) -> Finding:

@@ -109,6 +109,14 @@ def test_another_size_is_told_where_the_voxels_are_as_usual(cohort, factor, word
     assert told(found, f"the organs are {words}", "times as large", "is the voxel size right?")
 
 
+@pytest.mark.parametrize(("name", "is_named"), [("PTV_High", True), ("Cord", False)])
+def test_a_target_of_a_fifth_of_the_least_volume_is_named_by_its_range(cohort, name, is_named):
+    facts = measured(*patient(105))
+    small_cc = cohort.volume_cc[name][0] / 5
+    found = cohort.compare(dataclasses.replace(facts, volumes_cc={**facts.volumes_cc, name: small_cc}), CATALOGUE)
+    assert told(found, f"unusual: '{name}' has", " cc (in training ") == is_named
+
+
 def test_half_a_patient_is_outside(cohort):
     ct_hu, masks = patient(103)
     found = compared(cohort, ct_hu[:12], {name: mask[:12] for name, mask in masks.items()})
