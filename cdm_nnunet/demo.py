@@ -81,8 +81,8 @@ FULL = Size(
     spacing_mm=6,
     base_features=8,
     training={
-        "CDM_NUM_EPOCHS": "8",
-        "CDM_NUM_ITERATIONS": "38",
+        "CDM_NUM_EPOCHS": "4",
+        "CDM_NUM_ITERATIONS": "64",
         "CDM_NUM_VAL_ITERATIONS": "2",
         "CDM_LEARNING_RATE": "0.003",
         "CDM_SEED": "0",

@@ -21,7 +21,10 @@ LOSS = "From a new loss to a comparison"
 TABLE = "From a table to its numbers"
 SHORTER = {  # what a test need not wait for
     "my_study.yaml": {"num_epochs: 4, num_iterations: 25": "num_epochs: 1, num_iterations: 2"},
-    "commands": {"--patients 8 --test-patients 6": "--patients 2 --test-patients 2"},
+    "commands": {
+        "--patients 8 --test-patients 6": "--patients 2 --test-patients 2",
+        "--coarse-spacing 6 --base-features 8": "--coarse-spacing 9 --base-features 4",
+    },
 }
 BLOCK = re.compile(r"(?ms)^```(\w+)\n(.*?)^```$")
 

@@ -21,7 +21,7 @@ from cdm_nnunet.nnunet.cohort import Cohort
 from cdm_nnunet.nnunet.plans import FIRST_WORD
 from cdm_nnunet.nnunet.preprocessor import crop_box, take_words
 from cdm_nnunet.nnunet.reader import CDMReaderWriter
-from cdm_nnunet.parallel import unordered
+from cdm_nnunet.parallel import processes_for, unordered
 from cdm_nnunet.progress import progress
 from cdm_nnunet.roi import Catalogue
 
@@ -60,7 +60,7 @@ class DoseFingerprintExtractor(DatasetFingerprintExtractor):
         jobs = [(files["images"], files["label"]) for files in self.dataset.values()]
         work = functools.partial(_analyse, catalogue=raw.catalogue, n_samples=samples)
         facts: list[Mapping[str, Any]] = [{}] * len(jobs)
-        done = unordered(work, jobs, self.num_processes)
+        done = unordered(work, jobs, processes_for(len(jobs), self.num_processes))
         for position, fact in progress(done, desc="fingerprint", total=len(jobs)):
             facts[position] = fact
         fingerprint = {

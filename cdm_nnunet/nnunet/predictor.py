@@ -27,9 +27,11 @@ from cdm_nnunet.nnunet.model import TrainedModel, read_model, refuse_other_plans
 from cdm_nnunet.nnunet.plans import LEFT_RIGHT_AXIS, DosePlans
 from cdm_nnunet.nnunet.prediction_record import Training, origin_of, unfinished
 from cdm_nnunet.nnunet.reader import CDMReaderWriter
-from cdm_nnunet.parallel import ordered
+from cdm_nnunet.parallel import active_engine, ordered
 from cdm_nnunet.prediction_record import Origin, PredictionRecord
 from cdm_nnunet.progress import note_beside, progress
+
+_FEW = 2  # cases that are preprocessed in this process: another one takes longer to start
 
 
 class CasesRefusedError(InputError):
@@ -201,7 +203,7 @@ class DosePredictor(nnUNetPredictor):
             (files, output, self.plans_manager, self.configuration_manager)
             for files, output in zip(input_list_of_lists, outputs, strict=True)
         ]
-        if num_processes == 0:
+        if num_processes == 0 or (len(jobs) <= _FEW and active_engine() is None):
             return map(preprocess_files, jobs)
         return ordered(preprocess_files, jobs, num_processes)
 

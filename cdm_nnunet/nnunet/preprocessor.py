@@ -26,7 +26,7 @@ from cdm_nnunet.errors import InputError
 from cdm_nnunet.files import raise_write_error
 from cdm_nnunet.nnunet.plans import CT, FIRST_WORD, PRESCRIPTION, DosePlans, plan_command
 from cdm_nnunet.nnunet.resampling import resample_ct, resample_dose, resample_nearest
-from cdm_nnunet.parallel import unordered
+from cdm_nnunet.parallel import processes_for, unordered
 from cdm_nnunet.progress import progress
 from cdm_nnunet.roi import WORD_BITS, Catalogue, from_words, mask_from_words
 
@@ -269,7 +269,7 @@ class DosePreprocessor(DefaultPreprocessor):
             dataset_json=dataset_json,
         )
         try:
-            done = unordered(work, jobs, num_processes)
+            done = unordered(work, jobs, processes_for(len(jobs), num_processes))
             for _ in progress(done, desc=f"preprocess {configuration_name}", total=len(jobs)):
                 pass
             shutil.rmtree(target, ignore_errors=True)

@@ -4,7 +4,16 @@ A command says where its work runs by :func:`~cdm_nnunet.parallel.cluster.on_clu
 :func:`unordered` or :func:`ordered` and does not know which it is.
 """
 
-from cdm_nnunet.parallel.local import end_with_parent, usable_cores
+from cdm_nnunet.parallel.local import end_with_parent, processes_for, usable_cores
 from cdm_nnunet.parallel.spread import Engine, active_engine, ordered, unordered, using
 
-__all__ = ["Engine", "active_engine", "end_with_parent", "ordered", "unordered", "usable_cores", "using"]
+__all__ = [
+    "Engine",
+    "active_engine",
+    "end_with_parent",
+    "ordered",
+    "processes_for",
+    "unordered",
+    "usable_cores",
+    "using",
+]

@@ -21,6 +21,7 @@ from typing import TypeVar
 from cdm_nnunet.errors import InputError
 
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal that a process gets when its parent ends
+_MANY = 8  # cases
 _SIGKILL = 9  # (Windows has no such signal, and signal no such name there)
 _Job = TypeVar("_Job")
 _Result = TypeVar("_Result")
@@ -52,6 +53,16 @@ def unordered(work: Callable[[_Job], _Result], jobs: Sequence[_Job], n_processes
         futures = {pool.submit(work, job): position for position, job in enumerate(jobs)}
         for future in as_completed(futures):
             yield futures[future], future.result()
+
+
+def processes_for(n_jobs: int, n_processes: int) -> int:
+    """Processes for cases whose work needs torch and nnU-Net: their start takes as long as several cases.
+
+    Example:
+        >>> processes_for(7, 4), processes_for(8, 4)
+        (1, 4)
+    """
+    return n_processes if n_jobs >= _MANY else 1
 
 
 def ordered(work: Callable[[_Job], _Result], jobs: Sequence[_Job], n_processes: int) -> Iterator[_Result]:

@@ -18,7 +18,7 @@ from cdm_nnunet.errors import InputError
 from cdm_nnunet.fence import Attempt, Refusals, Refused
 from cdm_nnunet.files import passing_folder
 from cdm_nnunet.nnunet.plans import DosePlans
-from cdm_nnunet.parallel import unordered
+from cdm_nnunet.parallel import processes_for, unordered
 from cdm_nnunet.patient.calibrated import Calibrated
 from cdm_nnunet.patient.objectives import (
     OBJECTIVE_FORMATS,
@@ -32,7 +32,6 @@ from cdm_nnunet.patient.scoring import NewDose, describe_dose
 from cdm_nnunet.report.new_patient import PATIENT_REPORT_ENDING, write_patient_report
 
 Predict = Callable[[Sequence[Sequence[str]], Path], None]  # channels of the cases, folder for their doses (NIfTI)
-_MANY = 8  # from so many patients on, processes are worth their start
 
 
 @dataclass(frozen=True)
@@ -184,7 +183,7 @@ def describe_all(
     refusals = Refusals(out / "errors.log")
     attempt = Attempt(partial(_describe, describer=describer, out=out), refusals.log)
     done: dict[int, Described] = {}
-    for position, result in unordered(attempt, jobs, n_processes if len(jobs) >= _MANY else 1):
+    for position, result in unordered(attempt, jobs, processes_for(len(jobs), n_processes)):
         if isinstance(result, Refused):
             refusals.add(jobs[position][0].files.case, result.reason)
         else:
