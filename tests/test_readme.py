@@ -36,6 +36,7 @@ SHORTER = """
 set -euo pipefail
 cdm-nnunet() {
     case "$1" in
+        plan) command cdm-nnunet "$@" --gpu-memory 2 --base-features 8 ;;
         train)
             CDM_SEED=1 CDM_LEARNING_RATE=0.015 CDM_NUM_EPOCHS=1 CDM_NUM_ITERATIONS=1 CDM_NUM_VAL_ITERATIONS=1 \
                 command cdm-nnunet "$@" -device cpu ;;
