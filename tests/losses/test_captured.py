@@ -6,12 +6,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from loss_batches import ABSENT, ALL_TERMS, N_ROIS, ONE_VOXEL, SCALE_GY, VOXEL_CC, patients, terms_of
 
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.losses.captured import CapturedCDMLoss
 from cdm_nnunet.losses.cdm import CDMLoss
 from cdm_nnunet.losses.terms import EXACT, Smoothing
-from tests.losses.test_cdm import ABSENT, ALL_TERMS, N_ROIS, ONE_VOXEL, SCALE_GY, VOXEL_CC, patients, terms_of
 
 MORE = terms_of(
     *(
