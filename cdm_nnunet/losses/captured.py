@@ -299,9 +299,15 @@ class _Graph(nn.Module):
             for t, (value, aim) in enumerate(zip(values, aims, strict=True))
         ]
         share = {"sigmoid": 0.0, "both": 0.5, "dose": 1.0}[self.v_form]
-        for t, slot in self.slot_of.items() if share else ():
-            by_dose = self._volume_error_gy(t, slot, predicted, reference, rows, given) / self.dose_scale_gy
-            errors[t] = share * by_dose + (1 - share) * errors[t] if share < 1 else by_dose
+        if share:
+            with torch.no_grad():
+                shares = [
+                    reference.shares_above(rows, self._thresholds_gy(i, given), 0.0) for i in range(len(self.slots))
+                ]
+            for t, slot in self.slot_of.items():
+                volumes = shares[slot][self.rows[t]]
+                by_dose = self._volume_error_gy(t, volumes, predicted, reference, rows, given) / self.dose_scale_gy
+                errors[t] = share * by_dose + (1 - share) * errors[t] if share < 1 else by_dose
         return torch.stack([error.double() for error in errors], 1)
 
     def _unit(self, t: int, rows: Rows, given: _Facts) -> Tensor | float:
@@ -344,13 +350,12 @@ class _Graph(nn.Module):
         return doses.at_ranks(first, n, ranks, self.smoothing.window_percent / 100)
 
     def _volume_error_gy(
-        self, t: int, slot: int, predicted: Sorted, reference: Sorted, rows: Rows, given: _Facts
+        self, t: int, volumes: Tensor, predicted: Sorted, reference: Sorted, rows: Rows, given: _Facts
     ) -> Tensor:
-        """A V-metric as a dose, (B,), Gy: see :func:`cdm_nnunet.losses.cdm.error_at_volume`."""
+        """A V-metric as a dose, (B,), Gy, at the reference's volumes, (B,): see :func:`error_at_volume`."""
         row, window = self.rows[t], self.smoothing.window_percent / 100
         first, n = rows.first[row], rows.n[row]
         with torch.no_grad():
-            volumes = reference.shares_above(rows, self._thresholds_gy(slot, given), 0.0)[row]
             ranks = (1 - volumes) * (n - 1)
             reference_gy = reference.at_ranks(first, n, ranks, window)
         predicted_gy = predicted.at_ranks(first, n, ranks, window)
