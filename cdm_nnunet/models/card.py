@@ -1,4 +1,4 @@
-"""The model card ``MODEL_CARD.md``: what the records say of a model, and what a person has to add."""
+"""The model card ``MODEL_CARD.md``: facts from the records, and gaps that a person has to fill."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def model_card(
     """The card of a model.
 
     Args:
-        manifest: Of the package.
-        plans: Of the training.
-        dataset_json: Of the training.
-        scores: Of an evaluation; None without.
+        manifest: Manifest of the package.
+        plans: Plans of the training.
+        dataset_json: ``dataset.json`` of the training.
+        scores: Scores of an evaluation; None if there is none.
 
     Returns:
-        Markdown. What no record can say is marked with :data:`TO_COMPLETE`.
+        Markdown. Gaps are marked with :data:`TO_COMPLETE`.
     """
     section = plans["cdm"]
     parts = [
@@ -52,7 +52,7 @@ def model_card(
 
 
 def _wrapped(part: str) -> str:
-    """Paragraphs in lines of a readable length; tables and heads stay as they are."""
+    """Wrap paragraphs; tables and headings are unchanged."""
     whole = ("|", "#", "-")
     return "\n".join(line if line.startswith(whole) else textwrap.fill(line, _WIDTH) for line in part.split("\n"))
 

@@ -1,4 +1,4 @@
-"""What a model package says of itself, in one record."""
+"""Description of a model package in one record."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cdm_nnunet.models.package import Package
 
 
 def describe_model(package: Package) -> dict[str, Any]:
-    """What a package says of itself: its manifest, the sizes of its members, and ROIs, card and scores in short."""
+    """Describe a package: its manifest, the sizes of its members, and a summary of ROIs, card and scores."""
     section = package.plans["cdm"]
     return {
         "path": str(package.path),

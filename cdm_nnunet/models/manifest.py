@@ -23,12 +23,12 @@ class FoldRecord:
     """One fold of a model.
 
     Attributes:
-        fold: Its number, or ``all``.
-        epochs: That it was trained for.
-        weights_sha256: Digest of the weights that the export was given, single precision: see
+        fold: Number of the fold, or ``all``.
+        epochs: Epochs of its training.
+        weights_sha256: Digest of the exported weights in single precision: see
             :func:`cdm_nnunet.nnunet.checkpoint.weights_digest`.
-        settings: Of the training, by name; None if the checkpoint does not have them.
-        weights_from: What gave the weights: the ``checkpoint``, or a ``file`` in its place (averaged weights).
+        settings: Settings of the training by name; None if the checkpoint has none.
+        weights_from: Source of the weights: the ``checkpoint``, or a ``file`` instead (averaged weights).
     """
 
     fold: Annotated[str, Field(pattern=r"^(\d{1,3}|all)$")]
@@ -40,20 +40,20 @@ class FoldRecord:
 
 @dataclass(frozen=True, kw_only=True, config=_CONFIG)
 class Manifest:
-    """What a model package says of itself: ``model.json``.
+    """Manifest of a model package: ``model.json``.
 
     Attributes:
-        format_version: Version of this format.
-        name: Of the model.
+        format_version: Version of the format.
+        name: Name of the model.
         made: Date of the export, as 2026-01-31.
-        precision: Of the weights in the package; ``half`` are converted to single precision when they are read.
-        dataset: Data set that the model was trained on, as its plans have it.
+        precision: Precision of the stored weights; ``half`` is converted to single precision when read.
+        dataset: Data set of the training, as in its plans.
         trainer: Class of the trainer.
         plans: Name of the plans.
         configuration: Such as ``3d_fullres``.
         plans_sha256: Digest of plans and ``dataset.json``: see :func:`cdm_nnunet.nnunet.model.model_digest`.
-        folds: In the order in which their doses are averaged.
-        versions: Of this software, nnU-Net, torch and Python at the export.
+        folds: Folds in the order in which their doses are averaged.
+        versions: Versions of this software, nnU-Net, torch and Python at the export.
     """
 
     format_version: Literal[1]
@@ -78,7 +78,7 @@ def parse_manifest(text: str, where: str) -> Manifest:
     """Check a ``model.json``.
 
     Raises:
-        InputError: If it is of another format version, a key is missing or unknown, or a fold is duplicate.
+        InputError: If it has another format version, a key is missing or unknown, or a fold is duplicate.
     """
     content = parse_json(text, dict[str, Any], where)
     version = content.get("format_version")

@@ -1,7 +1,7 @@
-"""The members of a model package, in a folder or a ZIP file: named by a closed list, bounded, checked by SHA-256.
+"""Members of a model package (folder or ZIP file): fixed names, limited sizes, checked by SHA-256.
 
-Nothing is unpacked to the disk: a member is read into memory when it is asked for, up to the size that its kind may
-have, and must have the digest that ``SHA256SUMS`` lists.
+Nothing is unpacked to disk: a member is read into memory when needed, up to the size limit of its kind, and must have
+the digest that ``SHA256SUMS`` lists.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from cdm_nnunet.errors import InputError
 
 MANIFEST, CARD, SUMS = "model.json", "MODEL_CARD.md", "SHA256SUMS"
 PLANS, DATASET, SCORES = "plans.json", "dataset.json", "scores.json"
-MAX_TOTAL_BYTES = 2**32 - 2**20  # (what a ZIP file of the first format holds)
+MAX_TOTAL_BYTES = 2**32 - 2**20  # (the limit of the ZIP format without its 64-bit extension)
 _JSON_BYTES = 16 * 2**20
 _MAX_MEMBERS = 64
 _LIMITS: Mapping[str, int] = {
@@ -34,7 +34,7 @@ _PATTERNS: Mapping[re.Pattern[str], int] = {
 }
 _SUM = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9_./-]+)")
 _END_OF_ZIP, _END_BYTES = b"PK\5\6", 22
-_LARGE_ZIP, _LARGE_BYTES = b"PK\6\7", 20  # (its presence before the end overrules what the end says)
+_LARGE_ZIP, _LARGE_BYTES = b"PK\6\7", 20  # (if present before the end record, it overrides that record)
 _CHUNK = 2**20
 _AGAIN = "take another copy"
 
@@ -50,12 +50,12 @@ def weights_name(fold: str) -> str:
 
 
 def more_name(file_name: str) -> str:
-    """The member for a JSON file that a training left, by the file's name."""
+    """Member name of a JSON file from the training."""
     return f"more/{file_name}"
 
 
 def limit_of(name: str) -> int:
-    """How many bytes a member may have; 0 for a name that no member has.
+    """Maximum size of a member in bytes; 0 for an unknown name.
 
     Example:
         >>> limit_of("MODEL_CARD.md"), limit_of("../evil"), limit_of("weights/fold_0.pth")
@@ -70,9 +70,9 @@ class Members:
 
     Attributes:
         path: The folder or ZIP file.
-        sizes: Of all members, bytes.
+        sizes: Sizes of all members in bytes.
         sums: Their SHA-256, without that of ``SHA256SUMS``.
-        inside: Folder within a ZIP file that holds them; empty if there is none.
+        inside: Folder within a ZIP file that contains them; empty if they are at the top.
     """
 
     path: Path
@@ -82,7 +82,7 @@ class Members:
 
     @classmethod
     def of(cls, path: Path) -> Members:
-        """Find the members, and check that they are those that ``SHA256SUMS`` lists; contents are checked when read.
+        """Find the members and compare their names with ``SHA256SUMS``; contents are checked when read.
 
         Raises:
             InputError: If it is not a package, a member is unknown, missing, too large or duplicate.
@@ -104,10 +104,10 @@ class Members:
         return cls(path, sizes, sums, inside)
 
     def read(self, name: str) -> bytes:
-        """The content of a member.
+        """Read the content of a member.
 
         Raises:
-            InputError: If it is missing, damaged, or not what its SHA-256 says.
+            InputError: If it is missing or damaged, or has another SHA-256.
         """
         if name not in self.sums:
             raise InputError(f"{self.path} has no {name}")
@@ -152,7 +152,7 @@ def _sizes_in_folder(path: Path) -> dict[str, int]:
 
 
 def _files(path: Path) -> Iterator[Path]:
-    """Files of a folder and of the folders in it; what the system or Python left there does not count."""
+    """Files of a folder and its subfolders, without those that the system or Python left there."""
     for entry in sorted(path.iterdir()):
         if entry.name.startswith(".") or entry.name == "__pycache__":
             continue
@@ -187,7 +187,7 @@ def _sizes_in_zip(path: Path) -> tuple[str, dict[str, int]]:
 
 
 def _refuse_large_directory(path: Path) -> None:
-    """Look at the end of the file before the list of its members is read: that list may be large too."""
+    """Check the end record before the list of members is read: the list may be large too."""
     size = path.stat().st_size
     with path.open("rb") as file:
         file.seek(max(0, size - _END_BYTES - _LARGE_BYTES))
@@ -200,7 +200,7 @@ def _refuse_large_directory(path: Path) -> None:
 
 
 def _top_folder(names: list[str]) -> str:
-    """The one folder that holds all, where a folder was packed; empty otherwise."""
+    """The folder that contains all members, if a folder was packed; empty otherwise."""
     first = {name.partition("/")[0] for name in names}
     if len(first) == 1 and MANIFEST not in names and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", top := first.pop()):
         return f"{top}/"

@@ -30,16 +30,16 @@ from cdm_nnunet.models.members import (
     weights_name,
 )
 
-_FIRST_DATE = (1980, 1, 1, 0, 0, 0)  # of members of a ZIP file: the same model gives the same file
+_FIRST_DATE = (1980, 1, 1, 0, 0, 0)  # of members of a ZIP file: the same model gives an identical file
 
 
 @dataclass(frozen=True)
 class Package:
-    """A model package that was found whole; weights are read, and everything is checked, when it is asked for.
+    """A complete model package; contents are read and checked when needed.
 
     Attributes:
-        members: Of the folder or ZIP file.
-        manifest: What it says of itself.
+        members: Members of the folder or ZIP file.
+        manifest: Its manifest.
     """
 
     members: Members
@@ -50,7 +50,7 @@ class Package:
         """Read a package.
 
         Raises:
-            InputError: If it is none, damaged, or of another format version.
+            InputError: If it is not a package, is damaged, or has another format version.
         """
         members = Members.of(path)
         manifest = parse_manifest(_text(members, MANIFEST), f"{MANIFEST} in {path}")
@@ -71,12 +71,12 @@ class Package:
 
     @cached_property
     def dataset_json(self) -> dict[str, Any]:
-        """The ``dataset.json`` of the training, without what it says of single patients."""
+        """The ``dataset.json`` of the training, without data of single patients."""
         return self._json(DATASET)
 
     @property
     def scores(self) -> dict[str, Any] | None:
-        """Scores of an evaluation, where the export was given one."""
+        """Scores of an evaluation, if one was exported."""
         return self._json(SCORES) if SCORES in self.members.sums else None
 
     @property
@@ -86,7 +86,7 @@ class Package:
 
     @property
     def more(self) -> dict[str, Any]:
-        """JSON files that the training left, by the file's name."""
+        """JSON files from the training, by file name."""
         return {name.removeprefix("more/"): self._json(name) for name in self.members.sums if name.startswith("more/")}
 
     def weights(self, fold: str) -> bytes:
@@ -101,10 +101,10 @@ class Package:
         """Read everything and compare it with its SHA-256.
 
         Returns:
-            Bytes of each member.
+            Size of each member in bytes.
 
         Raises:
-            InputError: If something is damaged.
+            InputError: If a member is damaged.
         """
         for name in self.members.sums:
             content = self.members.read(name)
@@ -133,7 +133,7 @@ def _decoded(content: bytes, where: str) -> str:
 
 
 def json_bytes(content: Mapping[str, Any]) -> bytes:
-    """A JSON member.
+    """Encode a JSON member.
 
     Raises:
         ValueError: If a number is not finite.
@@ -142,11 +142,11 @@ def json_bytes(content: Mapping[str, Any]) -> bytes:
 
 
 def write_package(path: Path, contents: Mapping[str, bytes]) -> None:
-    """Write a package; it appears under its name when it is whole.
+    """Write a package; it appears under its name only when complete.
 
     Args:
         path: A ZIP file (``.zip``), or a folder.
-        contents: All members by name, without ``SHA256SUMS``.
+        contents: Content of all members by name, without ``SHA256SUMS``.
 
     Raises:
         InputError: If it exists already, or a member would be too large.
@@ -167,24 +167,24 @@ def write_package(path: Path, contents: Mapping[str, bytes]) -> None:
 
 
 def refuse_existing(path: Path) -> None:
-    """Check that a package may be written.
+    """Check that nothing would be overwritten.
 
     Raises:
-        InputError: If something exists already.
+        InputError: If the path exists already.
     """
     if path.exists():
         raise InputError(f"{path} exists already; choose another -o, or move it away")
 
 
 def _write_zip(path: Path, contents: Mapping[str, bytes]) -> None:
-    # (in a folder of its own: unpacked anywhere, it is a package beside what is there)
+    # (inside a folder, so that unpacking does not mix its files with others)
     inside = path.name.removesuffix(".zip")
     inside = inside if re.fullmatch(NAME, inside) else "model"
     with replacing(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in contents.items():
             entry = zipfile.ZipInfo(f"{inside}/{name}", _FIRST_DATE)
             entry.external_attr = 0o100644 << 16
-            # (weights hardly shrink)
+            # (weights hardly compress)
             entry.compress_type = zipfile.ZIP_STORED if name.startswith("weights/") else zipfile.ZIP_DEFLATED
             archive.writestr(entry, content)
 

@@ -1,4 +1,4 @@
-"""Models that ship with this software, and the choice of a model by name, folder or ZIP file."""
+"""Models shipped with this software, and lookup of a model by name, folder or ZIP file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cdm_nnunet.models.members import MANIFEST
 
 
 def shipped_models() -> dict[str, Path]:
-    """Folders of the models that ship, by name: each folder beside this file that holds a model."""
+    """Folders of the shipped models by name: each folder next to this file that contains a model."""
     here = Path(str(resources.files("cdm_nnunet.models")))
     return {path.name: path for path in sorted(here.iterdir()) if (path / MANIFEST).is_file()}
 
@@ -19,10 +19,10 @@ def find_model(name: str | Path) -> Path:
     """The folder or ZIP file of a model.
 
     Args:
-        name: Of a shipped model, or a path. A name without ``/`` is that of a shipped model where there is one.
+        name: Name of a shipped model, or a path. A name without ``/`` means a shipped model if there is one.
 
     Raises:
-        InputError: If there is no such model, or the name is that of a shipped model and of one in this folder.
+        InputError: If there is no such model, or the name is that of a shipped model and of one in the current folder.
     """
     shipped = shipped_models()
     path = Path(name)

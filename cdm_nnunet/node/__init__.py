@@ -1,1 +1,1 @@
-"""A DICOM node: takes patients over the network or from a folder, predicts, and sends the RTDOSE on."""
+"""A DICOM node: receives patients over the network or from a folder, predicts, and forwards the RTDOSE."""

@@ -1,4 +1,4 @@
-"""Whether all of a study has arrived."""
+"""Check whether a study has arrived completely."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from cdm_nnunet.node.store import Study
 
 @dataclass(frozen=True)
 class Missing:
-    """What a study still lacks.
+    """Missing parts of a study.
 
     Attributes:
-        parts: What makes it useless, as the conversion says it; empty if there is nothing.
-        images: CT images that the structure set lists and that are not there.
+        parts: Missing parts, as the conversion reports them; empty if nothing is missing.
+        images: Number of CT images that the structure set lists and that have not arrived.
     """
 
     parts: str = ""
@@ -35,12 +35,12 @@ class Missing:
 def missing_in(
     study: Study, needed: Collection[str], choice: Choice = NOTHING_CHOSEN, pseudonyms: Pseudonyms | None = None
 ) -> Missing:
-    """Look at the headers of a study, and pair them as the conversion does.
+    """Read the headers of a study, and pair the files as the conversion does.
 
     Args:
         study: The study.
-        needed: Modalities that it must have.
-        choice: Which of several plans and series to take.
+        needed: Modalities that the study must have.
+        choice: Choice among several plans and series.
         pseudonyms: Make the names that ``choice`` uses.
     """
     try:

@@ -1,4 +1,4 @@
-"""Objects that arrive become studies: one a patient, open until it is closed for its prediction."""
+"""Received objects are collected as studies, one per patient; a study is open until it is closed for prediction."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ _KEYWORDS = ("SOPClassUID", "SOPInstanceUID", "PatientID", "StudyInstanceUID")
 
 
 class Sender(Protocol):
-    """An association; objects may come as long as it lives."""
+    """An association; it may send objects while it is alive."""
 
     def is_alive(self) -> bool:
-        """Whether it may send more."""
+        """Whether the association is still open."""
 
 
 class RefusedObjectError(InputError):
-    """An object that was not taken.
+    """An object that was refused.
 
     Attributes:
-        status: What the sender is told (C-STORE).
-        study: The study that it made too large; None if no study is to blame.
+        status: Status that the sender receives (C-STORE).
+        study: The study that the object would make too large; None if that is not the reason.
     """
 
     def __init__(self, message: str, status: int, study: Study | None = None) -> None:
@@ -44,7 +44,7 @@ class RefusedObjectError(InputError):
 
 @dataclass
 class _Open:
-    """A study that takes objects."""
+    """A study that accepts objects."""
 
     study: Study
     sizes: dict[str, int]
@@ -54,12 +54,12 @@ class _Open:
 
 @dataclass(frozen=True)
 class ObjectHeader:
-    """Which object a file is.
+    """Identity of the object in a file.
 
     Attributes:
         sop_class: SOPClassUID.
         sop_uid: SOPInstanceUID.
-        person: PatientID, or ``study UID`` where it is empty.
+        person: PatientID; ``study UID`` if PatientID is empty.
     """
 
     sop_class: str
@@ -68,7 +68,7 @@ class ObjectHeader:
 
 
 def header_of(path: Path) -> ObjectHeader:
-    """Read which object a file is.
+    """Read the identity of the object in a file.
 
     Raises:
         InputError: If that can't be read.
@@ -80,13 +80,13 @@ def header_of(path: Path) -> ObjectHeader:
 
 
 class Intake:
-    """Puts objects into the open studies of their patients.
+    """Adds objects to the open studies of their patients.
 
     Args:
-        queue: Where studies are; those that an earlier process left open go on taking objects.
-        limits: Of a study.
+        queue: Folder of the studies; those that an earlier process left open still accept objects.
+        limits: Limits of a study.
         pseudonyms: Make the names.
-        clock: Seconds, steadily rising.
+        clock: Returns monotonic time in seconds.
     """
 
     def __init__(
@@ -101,10 +101,10 @@ class Intake:
                 self._open[study.name.rpartition("_")[0]] = _Open(study, sizes, clock())
 
     def take(self, temporary: Path, header: ObjectHeader, sender: Sender) -> Study:
-        """Put a file into a study; when this returns, it is on the disk.
+        """Add a file to a study; it is on disk when this returns.
 
         Args:
-            temporary: The file, on the disk of the queue; it is gone afterwards.
+            temporary: The file, on the disk of the queue; it is moved.
             header: Which object it is.
             sender: Who sent it.
 
@@ -142,15 +142,15 @@ class Intake:
             return self.clock() - one.changed
 
     def close(self, study: Study, state: StudyState, n_objects: int | None = None) -> bool:
-        """Let a study take no more objects.
+        """Close a study: it accepts no more objects.
 
         Args:
             study: The study.
-            state: Its state from now on.
-            n_objects: That it had when it was looked at; None if that does not matter.
+            state: Its new state.
+            n_objects: Number of objects when it was checked; None skips the comparison.
 
         Returns:
-            Whether it was closed; not if more objects have come.
+            Whether it was closed; False if more objects have arrived.
         """
         with self._lock:
             one = self._find(study)

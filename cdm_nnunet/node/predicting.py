@@ -1,4 +1,4 @@
-"""What a node predicts with."""
+"""The model that a node predicts with."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _REFUSED = re.compile(r"^\d+ of \d+ patients can't be used: \[[^\]]*\] ")
 
 @dataclass(frozen=True)
 class PredictedDose:
-    """A dose that was predicted.
+    """A predicted dose.
 
     Attributes:
         file: RTDOSE.
         maximum_gy: Highest dose.
-        notes: What a person should know.
-        beside: Record and report of the patient, where they are wanted.
+        notes: Remarks for the user.
+        beside: Record and report of the patient, if requested.
     """
 
     file: Path
@@ -41,17 +41,17 @@ class PredictedDose:
 
 
 class PatientPredictor(Protocol):
-    """A model that is ready."""
+    """A loaded model."""
 
     @property
     def identity(self) -> str:
-        """Another model, and other settings of it, have another one."""
+        """Identity of the model and its settings."""
 
     def predict_patient(self, folder: Path, out: Path) -> PredictedDose:
         """Predict the patient of a folder.
 
         Args:
-            folder: Its CT, structure set and plan.
+            folder: CT, structure set and plan of the patient.
             out: A folder for the RTDOSE.
 
         Raises:
@@ -63,11 +63,11 @@ Load = Callable[[], PatientPredictor]
 
 
 def dose_uid(inputs_digest: str, identity: str, kind: str = "dose") -> str:
-    """A UID that is the same whenever the same model predicts the same objects.
+    """UID that depends only on the objects and on the model.
 
     Args:
-        inputs_digest: Of the objects.
-        identity: Of the model.
+        inputs_digest: Digest of the objects.
+        identity: Identity of the model.
         kind: What the UID is for.
 
     Example:
@@ -93,13 +93,13 @@ def load_model(settings: NodeSettings) -> PatientPredictor:
     """Load the model of a node.
 
     Raises:
-        InputError: If it is not there or not sound.
+        InputError: If it is missing or damaged.
     """
     from cdm_nnunet.prediction.cases import CasePredictor
     from cdm_nnunet.prediction.models import choice_of
 
     predictor = CasePredictor(choice_of(_model_options(settings)), settings.device, n_processes=0)
-    predictor.loaded  # noqa: B018  # (a device that is not there is no fault of a study)
+    predictor.loaded  # noqa: B018  # (a missing device is not the fault of a study)
     weights = tuple(file_digest(path) for path in predictor.found.files())
     return TrainedPredictor(settings, predictor.trained_on, predictor, weights)
 
@@ -118,10 +118,10 @@ class TrainedPredictor:
     """A trained model.
 
     Attributes:
-        settings: Of the node.
-        trained: What the model says of its training data.
-        predictor: Predicts cases.
-        weights: SHA-256 of the files that it was read from.
+        settings: Settings of the node.
+        trained: The model's record of its training data.
+        predictor: Predictor of cases.
+        weights: SHA-256 of the weight files.
     """
 
     settings: NodeSettings

@@ -1,4 +1,4 @@
-"""What must not leave the queue: files for their owner alone, and log lines without identity."""
+"""Privacy of the queue: files readable by their owner only, and log lines without identity."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _IDENTITY = ("PatientID", "PatientName", "OtherPatientIDs", "AccessionNumber", "
 _PARTS = re.compile(r"[\^=\\,\s]+")
 _UID = re.compile(r"\b[0-2](?:\.\d+){3,}\b")
 _DATE = re.compile(r"\b(?:19|20)\d{6}(?:\d{6}(?:\.\d+)?)?\b")
-_SHORTEST = 3  # characters of a part of a name; shorter ones are in every word
+_SHORTEST = 3  # characters of a part of a name; shorter parts occur in too many words
 
 
 @contextlib.contextmanager
 def private_process(temporary: Path) -> Iterator[None]:
-    """All files that this process makes are for its owner alone, and temporary ones lie within the queue.
+    """Make all files of this process readable by their owner only, and keep temporary files within the queue.
 
     Args:
         temporary: Folder for temporary files.
@@ -32,7 +32,7 @@ def private_process(temporary: Path) -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in ("pydicom", "pynetdicom")]
     spoke = [logger.propagate for logger in loggers]
     for logger in loggers:
-        logger.propagate = False  # (what they log names patients)
+        logger.propagate = False  # (their logs contain names of patients)
     try:
         yield
     finally:
@@ -43,13 +43,13 @@ def private_process(temporary: Path) -> Iterator[None]:
 
 
 def identity_of(files: Sequence[Path]) -> frozenset[str]:
-    """What identifies a patient in the headers of some files: ids, names and their parts."""
+    """Identifying texts in the headers of some files: ids, names and their parts."""
     found = set[str]()
     for path in files:
         try:
             header = read_file(path, pixels=False, keywords=_IDENTITY)
         except InputError:
-            continue  # (what can't be read was told by others)
+            continue  # (unreadable files are reported elsewhere)
         for keyword in _IDENTITY:
             text = str(header.get(keyword) or "").strip()
             found |= {text, *_PARTS.split(text)}
@@ -57,7 +57,7 @@ def identity_of(files: Sequence[Path]) -> frozenset[str]:
 
 
 def without_identity(text: str, identity: frozenset[str]) -> str:
-    """A message in which nothing identifies the patient: no id, part of a name, UID or date.
+    """Remove everything that identifies the patient from a message: ids, parts of names, UIDs and dates.
 
     Example:
         >>> without_identity("plan of 20260101 (1.2.840.1) of DOE^JANE", frozenset({"DOE^JANE", "DOE", "JANE"}))

@@ -1,4 +1,4 @@
-"""The storage SCP: lets in who is listed, counts bytes, and says that it has an object once that is on the disk."""
+"""The storage SCP: admits listed callers, limits bytes, and confirms an object once it is on disk."""
 
 from __future__ import annotations
 
@@ -29,40 +29,40 @@ _LOSSLESS = (
     "1.2.840.10008.1.2.5",
 )
 _MB = 2**20
-_PDU_BYTES = 2**17  # that a sender may put into one PDU
-_LARGEST_PDU = 2**20  # what an association request may need
+_PDU_BYTES = 2**17  # maximum length of a PDU
+_LARGEST_PDU = 2**20  # maximum length of an association request
 _TIMEOUT_S = 60.0
-_CONNECTIONS = 4  # for each association that is allowed: those that are being refused take room too
+_CONNECTIONS = 4  # per allowed association: associations that are being refused count too
 _ACCEPTED, _NOT_UNDERSTOOD, _OUT_OF_RESOURCES, _MISMATCH = 0x0000, 0xC000, 0xA700, 0xA900
 
 Tell = Callable[[str], None]
 
 
 class _Event(Protocol):
-    """What handlers use of an event."""
+    """The part of an event that handlers use."""
 
     assoc: Any
     request: Any
 
     @property
     def dataset_path(self) -> Path:
-        """The object, on the disk."""
+        """The object on disk."""
 
 
 @contextlib.contextmanager
 def listening(
     settings: NodeSettings, intake: Intake, tell: Tell, give_up: Callable[[Any, str], None]
 ) -> Iterator[None]:
-    """Take objects while the block runs.
+    """Receive objects while the block runs.
 
     Args:
         settings: Of the node.
-        intake: Takes the objects.
-        tell: Writes a line into the log.
-        give_up: Puts a study aside that is too large.
+        intake: Receives the objects.
+        tell: Writes a line to the log.
+        give_up: Moves a study that is too large to quarantine.
 
     Raises:
-        InputError: If the address can't be listened on, or the files for TLS are of no use.
+        InputError: If the address can't be used, or the files for TLS are invalid.
     """
     entity = AE(ae_title=settings.ae_title)
     entity.require_called_aet = True
@@ -76,7 +76,7 @@ def listening(
     scp = _Scp(settings, intake, tell, give_up)
     context = None if settings.tls is None else server_context(settings.tls)
     known = _config.STORE_RECV_CHUNKED_DATASET, _config.LOG_HANDLER_LEVEL
-    _config.STORE_RECV_CHUNKED_DATASET, _config.LOG_HANDLER_LEVEL = True, "none"  # (to the disk; no identity in logs)
+    _config.STORE_RECV_CHUNKED_DATASET, _config.LOG_HANDLER_LEVEL = True, "none"  # (to disk; no identity in logs)
     try:
         server = _Server(entity, settings, context, scp)
         thread = threading.Thread(target=server.serve_forever, args=(0.1,), daemon=True)
@@ -94,7 +94,7 @@ def listening(
 
 
 class _Server(ThreadedAssociationServer):
-    """Looks at addresses and encrypts before DICOM begins, each connection in its thread, so that none waits."""
+    """Checks the address and negotiates TLS before DICOM starts; each connection has its own thread, so none waits."""
 
     def __init__(self, entity: AE, settings: NodeSettings, context: ssl.SSLContext | None, scp: _Scp) -> None:
         self._networks = [address for caller in settings.callers for address in caller.addresses]
@@ -105,7 +105,7 @@ class _Server(ThreadedAssociationServer):
         entity._servers.append(self)
 
     def finish_request(self, request: Any, client_address: Any) -> None:
-        """Begin an association with a peer that may have one."""
+        """Start an association with an allowed peer."""
         host = str(client_address[0])
         if not is_listed(host, self._networks):
             self._tell(f"refused a connection from {host}: no caller has this address")
@@ -126,7 +126,7 @@ class _Server(ThreadedAssociationServer):
         super().finish_request(request, client_address)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """An error in one connection ends that alone."""
+        """End a connection after an error; the others continue."""
         self._tell(f"a connection from {client_address[0]} ended with an error")
 
     def shutdown_request(self, request: Any) -> None:
@@ -153,7 +153,7 @@ class _Scp:
         ]
 
     def _count(self, event: _Event) -> None:
-        """Count what arrives, before it is kept anywhere."""
+        """Count the received bytes before they are stored."""
         connection = event.assoc.dul.socket
         receive, limit = connection.recv, self.settings.limits.association_mb * _MB
         received = 0
@@ -172,7 +172,7 @@ class _Scp:
         connection.recv = counted
 
     def _let_in(self, event: _Event) -> None:
-        """An AE title is let in from its own addresses only."""
+        """Admit an AE title only from its own addresses."""
         title, host = event.assoc.requestor.primitive.calling_ae_title, event.assoc.requestor.address
         own = [caller for caller in self.settings.callers if caller.ae_title == title]
         if not any(is_listed(host, caller.addresses) for caller in own):
@@ -185,14 +185,14 @@ class _Scp:
         self.tell(f"refused an association from {_peer(event)}: it calls another AE title, or there are too many")
 
     def _clean_up(self, event: _Event) -> None:
-        """Remove what was received of an object that did not come to its end."""
+        """Remove the received part of an incomplete object."""
         file = getattr(event.assoc.dimse.message, "_data_set_file", None)
         if file is not None:
             file.close()
             Path(file.name).unlink(missing_ok=True)
 
     def _store(self, event: _Event) -> int:
-        """Take an object; success is said once it is on the disk."""
+        """Store an object; report success once it is on disk."""
         path = event.dataset_path
         event.request._dataset_file.close()
         try:

@@ -1,4 +1,4 @@
-"""RTDOSE to a destination: C-STORE, or a folder."""
+"""Send an RTDOSE to a destination: by C-STORE, or to a folder."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _TIMEOUT_S = 60
 
 
 class NotDeliveredError(Exception):
-    """A destination did not take an RTDOSE, or was not reached."""
+    """A destination did not accept an RTDOSE, or could not be reached."""
 
 
 def refuse_without_network() -> None:
-    """Look whether pynetdicom is there.
+    """Check that pynetdicom is installed.
 
     Raises:
         InputError: If not.
@@ -40,21 +40,21 @@ def refuse_without_network() -> None:
 
 
 def deliver(dose: Path, name: str, destination: Destination, ae_title: str, tls: Tls | None) -> str:
-    """Bring an RTDOSE to a destination.
+    """Send an RTDOSE to a destination.
 
     Args:
         dose: The file.
-        name: What to call it in a folder.
-        destination: Where to.
-        ae_title: Of this node.
+        name: Its name in a folder.
+        destination: The destination.
+        ae_title: AE title of this node.
         tls: Files for an encrypted connection.
 
     Returns:
-        A warning of the destination, which has stored it; empty without one.
+        Warning of the destination, which stored the dose nevertheless; empty if there is none.
 
     Raises:
-        NotDeliveredError: If it does not have it, as far as is known.
-        InputError: If the files for TLS are of no use.
+        NotDeliveredError: If the destination did not confirm that it has the dose.
+        InputError: If the files for TLS are invalid.
     """
     if destination.folder:
         return _into_folder(dose, Path(destination.folder) / f"{name}.dcm")
@@ -73,11 +73,11 @@ def deliver(dose: Path, name: str, destination: Destination, ae_title: str, tls:
 
 
 def echo(destination: Destination, ae_title: str, tls: Tls | None) -> None:
-    """Ask a destination whether it is there (C-ECHO), or whether a folder can be written.
+    """Check that a destination answers (C-ECHO), or that a folder can be written.
 
     Raises:
         NotDeliveredError: If not.
-        InputError: If the files for TLS are of no use.
+        InputError: If the files for TLS are invalid.
     """
     if destination.folder:
         folder = Path(destination.folder)
@@ -108,7 +108,7 @@ def _associate(destination: Destination, ae_title: str, tls: Tls | None) -> Asso
     host, port, title = destination.host, destination.port, destination.ae_title
     try:
         association = entity.associate(host, port, ae_title=title, tls_args=encryption)
-    except OSError as error:  # (the name of the host is not known)
+    except OSError as error:  # (unknown host name)
         raise NotDeliveredError(f"{destination.host} is not known ({error.strerror})") from error
     if not association.is_established:
         raise NotDeliveredError(

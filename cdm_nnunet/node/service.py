@@ -1,4 +1,4 @@
-"""A node at work: over the network until it is stopped, or once with a folder."""
+"""Run a node: on the network until it is stopped, or once with a folder."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def run_node(settings: NodeSettings, tell: Tell, stop: threading.Event, load: Lo
     """Listen, predict and send until the node is stopped.
 
     Args:
-        settings: Of the node.
-        tell: Writes a line into the log.
+        settings: Settings of the node.
+        tell: Writes a line to the log.
         stop: Ends the node when it is set.
-        load: Loads the model, when the first study is to be predicted; by default that of the settings.
+        load: Loads the model before the first prediction; the model of the settings by default.
 
     Raises:
-        InputError: If another node has the queue, the address is taken, the model can't be loaded, or pynetdicom is not
-            installed.
+        InputError: If another node uses the queue, the address is taken, the model can't be loaded, or pynetdicom is
+            missing.
     """
     refuse_without_network()
     from cdm_nnunet.node.receiving import listening
@@ -57,22 +57,22 @@ def run_node(settings: NodeSettings, tell: Tell, stop: threading.Event, load: Lo
                         with _guarded(steps, study, stop):
                             steps.close_when_complete(study, intake)
                             steps.work_on(study)
-        except KeyboardInterrupt:  # (at any moment from the first on at which it can be called)
+        except KeyboardInterrupt:  # (may come at any moment)
             tell("stopped")
     return steps.outcome
 
 
 def run_once(settings: NodeSettings, folder: Path, tell: Tell, load: Load | None = None) -> Outcome:
-    """Predict the patients in a folder, and what else waits in the queue, and send their doses.
+    """Predict the patients in a folder and those waiting in the queue, and send their doses.
 
     Args:
-        settings: Of the node; nothing listens.
+        settings: Settings of the node; it does not listen.
         folder: DICOM files, at any depth; they are copied.
         tell: As in :func:`run_node`.
         load: As there.
 
     Raises:
-        InputError: If another node has the queue, the model can't be loaded, or the folder has no DICOM files.
+        InputError: If another node uses the queue, the model can't be loaded, or the folder has no DICOM files.
     """
     if not all(one.folder for one in settings.destinations.values()):
         refuse_without_network()
@@ -83,12 +83,12 @@ def run_once(settings: NodeSettings, folder: Path, tell: Tell, load: Load | None
                 steps.work_on(study)
                 steps.send(study)
             if all((state := read_state(study)) and state.stage == "predicted" for study in waiting):
-                time.sleep(_POLL_S)  # (a destination is not reached)
+                time.sleep(_POLL_S)  # (a destination can't be reached)
     return steps.outcome
 
 
 def check_node(settings: NodeSettings, tell: Tell, load: Load | None = None) -> list[str]:
-    """Load the model and ask every destination whether it is there.
+    """Load the model and check that every destination answers.
 
     Args:
         settings: Of the node.
@@ -96,7 +96,7 @@ def check_node(settings: NodeSettings, tell: Tell, load: Load | None = None) -> 
         load: As there.
 
     Returns:
-        What is wrong with destinations.
+        Faults of destinations.
 
     Raises:
         InputError: If the model can't be loaded.
@@ -138,7 +138,7 @@ def _take_folder(steps: Steps, folder: Path) -> None:
 
 @contextmanager
 def _guarded(steps: Steps, study: Study, stop: threading.Event) -> Iterator[None]:
-    """What nobody foresaw, such as a full disk, is told and tried again; it does not end the node."""
+    """Log an unforeseen error, such as a full disk, and try again; the node continues."""
     try:
         with fenced(study.name, steps.queue.root / "errors.log", passing=(ModelUnusableError,)):
             yield
@@ -151,7 +151,7 @@ def _guarded(steps: Steps, study: Study, stop: threading.Event) -> Iterator[None
 
 @contextmanager
 def _sending(steps: Steps, stop: threading.Event) -> Iterator[None]:
-    """Send beside the predictions, so that a slow destination does not keep them waiting."""
+    """Send in parallel to the predictions, so that a slow destination does not delay them."""
 
     def work() -> None:
         while not stop.wait(_POLL_S):

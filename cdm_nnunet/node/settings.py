@@ -1,4 +1,4 @@
-"""Settings of a node: the YAML file that a site writes."""
+"""Settings of a node, from the site's YAML file."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ Part = Literal["CT", "RTSTRUCT", "RTPLAN"]
 
 
 class Caller(BaseModel):
-    """Who may send.
+    """A caller that may send.
 
     Attributes:
         ae_title: Calling AE title.
-        addresses: From where: IP addresses or networks, such as ``10.0.0.5`` or ``10.0.0.0/24``.
+        addresses: IP addresses or networks, such as ``10.0.0.5`` or ``10.0.0.0/24``.
     """
 
     model_config = _STRICT
@@ -36,14 +36,14 @@ class Caller(BaseModel):
 
 
 class Destination(BaseModel):
-    """Where an RTDOSE goes: an application entity, or a folder.
+    """Destination of an RTDOSE: an application entity or a folder.
 
     Attributes:
         ae_title: Called AE title.
         host: Name or address.
         port: TCP port.
         tls: Whether the connection is encrypted, with the files under ``tls`` of the node.
-        folder: In place of the others: where files are written.
+        folder: Folder for the files, instead of an application entity.
     """
 
     model_config = _STRICT
@@ -60,10 +60,10 @@ class TrainedModel(BaseModel):
 
     Attributes:
         dataset: Number of the data set.
-        configuration: As ``3d_fullres``.
+        configuration: Such as ``3d_fullres``.
         trainer: Name of the trainer.
         plans: Name of the plans.
-        folds: Folds whose mean is taken.
+        folds: Folds to average.
         checkpoint: The file in each fold's folder.
     """
 
@@ -78,14 +78,14 @@ class TrainedModel(BaseModel):
 
 
 class Limits(BaseModel):
-    """What a sender can't exceed. A megabyte is 2^20 bytes.
+    """Limits for senders. A megabyte is 2^20 bytes.
 
     Attributes:
-        association_mb: Megabytes in one association; what comes beyond ends it.
-        study_mb: Megabytes of one study.
-        objects: Objects of one study.
-        associations: Associations at a time.
-        free_disk_mb: Objects are refused while less than that is free.
+        association_mb: Megabytes per association; the association is ended beyond this.
+        study_mb: Megabytes per study.
+        objects: Objects per study.
+        associations: Simultaneous associations.
+        free_disk_mb: Objects are refused while less disk space than this is free.
     """
 
     model_config = _STRICT
@@ -116,11 +116,11 @@ class Tls(BaseModel):
 
 
 class Retries(BaseModel):
-    """What happens when a destination does not take an RTDOSE.
+    """Retries when a destination does not accept an RTDOSE.
 
     Attributes:
-        tries: After so many the study goes to quarantine.
-        wait_s: Before the second try; it doubles with every further one, up to an hour.
+        tries: Number of tries; after the last one the study goes to quarantine.
+        wait_s: Waiting time before the second try; it doubles with every further try, up to an hour.
     """
 
     model_config = _STRICT
@@ -130,29 +130,29 @@ class Retries(BaseModel):
 
 
 class NodeSettings(BaseModel):
-    """A node.
+    """Settings of a node.
 
     Attributes:
-        ae_title: Of the node; senders must call it by this.
+        ae_title: AE title of the node; senders must use it.
         host: Address to listen on.
         port: TCP port to listen on.
-        queue: Folder for studies, quarantine and what was sent. It holds patient data.
-        callers: Who may send. Nobody else is let in.
-        destinations: By name.
+        queue: Folder for studies, quarantine and records of sent doses. It contains patient data.
+        callers: Allowed callers. All others are refused.
+        destinations: Destinations by name.
         model: Model package: a folder, a ZIP file, or the name of a model that ships.
-        trained: In its place a model in nnU-Net's folders.
-        device: ``cuda``, ``mps`` or ``cpu``; None for the first of these that is available.
-        mapping: ``rois.yaml``; its entries come before those that the model was trained with.
+        trained: A model in nnU-Net's folders, instead of ``model``.
+        device: ``cuda``, ``mps`` or ``cpu``; None takes the first available one.
+        mapping: ``rois.yaml``; its entries override those that the model was trained with.
         grid: ``ct`` or a voxel size of the dose; None for the median of the training data.
         bits: 16 or 32 bits per voxel of the RTDOSE.
         match_geometry: Match the CT by its slices if the contours refer to no CT in the folder.
         reports: Folder for the record (JSON) and the report (HTML) of each patient; None for neither.
-        needed: What a study must have before it is predicted.
-        quiet_s: A study is complete when its associations are closed and nothing came for so long.
-        incomplete_after_s: A study that lacks something goes to quarantine when nothing came for so long.
-        retries: Of sending.
-        limits: Of receiving.
-        tls: Encryption; without it connections are in the clear.
+        needed: Modalities that a study must have before it is predicted.
+        quiet_s: A study is complete when its associations are closed and no object arrived for this time.
+        incomplete_after_s: An incomplete study goes to quarantine when no object arrived for this time.
+        retries: Retries of sending.
+        limits: Limits of receiving.
+        tls: Encryption; without it, connections are not encrypted.
     """
 
     model_config = _STRICT
@@ -180,10 +180,10 @@ class NodeSettings(BaseModel):
 
 
 def read_settings(path: Path) -> NodeSettings:
-    """Read the settings of a node. Paths in it are relative to its folder.
+    """Read the settings of a node. Paths in the file are relative to its folder.
 
     Raises:
-        InputError: If they are not sound: with line and column where a value is of the wrong kind.
+        InputError: If they are invalid; with line and column for a value of the wrong type.
     """
     settings = read_yaml(path, NodeSettings)
     _refuse_titles(path, settings)
@@ -246,7 +246,7 @@ def _with_paths(settings: NodeSettings, folder: Path) -> NodeSettings:
     for name in ("mapping", "reports"):
         if (given := getattr(settings, name)) is not None:
             changes[name] = _absolute(folder, given)
-    if settings.model is not None and (folder / settings.model).exists():  # (else the name of a model that ships)
+    if settings.model is not None and (folder / settings.model).exists():  # (otherwise the name of a shipped model)
         changes["model"] = _absolute(folder, settings.model)
     return settings.model_copy(update=changes)
 
@@ -256,7 +256,7 @@ def _absolute(folder: Path, path: str) -> str:
 
 
 def is_listed(address: str, networks: Iterable[str]) -> bool:
-    """Whether an address is one of some addresses and networks.
+    """Whether an address is in a list of addresses and networks.
 
     Example:
         >>> is_listed("10.0.0.5", ["10.0.0.0/24"]), is_listed("::ffff:10.0.0.5", ["10.0.0.5"]), is_listed("1.1.1.1", [])

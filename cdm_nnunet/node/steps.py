@@ -1,4 +1,4 @@
-"""What a node does with a study, step by step; each ends with a state on the disk, where the next process goes on."""
+"""The steps of a node for a study; each ends with a state on disk, from which the next process continues."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ Tell = Callable[[str], None]
 
 @dataclass
 class Outcome:
-    """What became of studies.
+    """Results of studies.
 
     Attributes:
-        sent: Names of those whose dose is at all destinations.
-        failed: Reasons by name of those in quarantine, without identity.
+        sent: Names of studies whose dose was sent to all destinations.
+        failed: Reasons by name of the studies in quarantine, without identity.
     """
 
     sent: list[str] = field(default_factory=list)
@@ -42,7 +42,7 @@ class Outcome:
 
 
 class ModelUnusableError(InputError):
-    """The model can't be loaded: no study is to blame, and the node ends."""
+    """The model can't be loaded: the node ends; no study is the cause."""
 
 
 class Steps:
@@ -51,8 +51,8 @@ class Steps:
     Args:
         settings: Its settings.
         queue: Its queue, which this process holds.
-        load: Loads the model, when the first study is to be predicted.
-        tell: Writes a line into the log.
+        load: Loads the model before the first prediction.
+        tell: Writes a line to the log.
         pseudonyms: Make the names of patients.
     """
 
@@ -69,7 +69,7 @@ class Steps:
         self._tries: dict[tuple[str, str], int] = {}
 
     def close_when_complete(self, study: Study, intake: Intake) -> None:
-        """Let a study take no more objects when nothing came for a while and all of it is there."""
+        """Close a study when it is complete and no object has arrived for a while."""
         quiet_s = intake.quiet_for(study)
         if quiet_s is None or quiet_s < self.settings.quiet_s:
             return
@@ -86,7 +86,7 @@ class Steps:
             del self._looked[study.name]
 
     def work_on(self, study: Study) -> None:
-        """Predict a study that is closed, and put one aside that failed; nothing for others.
+        """Predict a closed study, and move a failed one to quarantine; do nothing for others.
 
         Raises:
             ModelUnusableError: If the model can't be loaded.
@@ -105,7 +105,7 @@ class Steps:
                 self._predict(study, state)
 
     def send(self, study: Study) -> None:
-        """Send the dose of a study that is predicted, and remove the study when it is everywhere."""
+        """Send the dose of a predicted study, and remove the study when all destinations have it."""
         state = read_state(study)
         if state is None or state.stage not in ("predicted", "done"):
             return
@@ -135,7 +135,7 @@ class Steps:
                 self._predict_into(study, uid, model)
         except InputError as error:
             self._put_aside(study, str(error))
-        except (OSError, KeyboardInterrupt, SystemExit):  # (the fence lets a full disk pass: not the study's fault)
+        except (OSError, KeyboardInterrupt, SystemExit):  # (a full disk is not caught here: not the study's fault)
             study.set(state)
             raise
 
@@ -154,7 +154,7 @@ class Steps:
             self.tell(f"{study.name}: {link}")
 
     def _keep_reports(self, study: Study, done: PredictedDose) -> list[Path]:
-        """Put record and report, where there are some, into their folder."""
+        """Move record and report, if present, to their folder."""
         if self.settings.reports is None:
             return []
         kept = []
@@ -196,7 +196,7 @@ class Steps:
             raise InputError("; ".join(failed))
 
     def _try(self, study: Study, state: StudyState, name: str) -> str:
-        """Send to one destination; returns why not."""
+        """Send to one destination; returns the reason if that failed."""
         settings = self.settings
         self.queue.note_delivery(state.dose_uid, name, "sending")
         file_name = f"{study.name.rpartition('_')[0]}_{state.dose_uid[-8:]}"
@@ -217,7 +217,7 @@ class Steps:
         self.tell(f"{study.name}: in quarantine: {line}")
 
     def tell_of(self, study: Study, text: str) -> None:
-        """Write a line about a study into the log, without anything that identifies the patient."""
+        """Log a line about a study, without anything that identifies the patient."""
         self.tell(f"{study.name}: {without_identity(text, self._identity_of(study))}")
 
     def _identity_of(self, study: Study) -> frozenset[str]:

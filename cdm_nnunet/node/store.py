@@ -2,12 +2,12 @@
 
     queue/incoming/             temporary files; emptied at every start
     queue/studies/NAME/files/   the objects of a study; each has the SHA-256 of its data set as its name
-    queue/studies/NAME/state.json   its stage; a study without one still takes objects
+    queue/studies/NAME/state.json   its stage; a study without this file still accepts objects
     queue/studies/NAME/dose.dcm     its RTDOSE
     queue/quarantine/NAME/      a study that failed, with reason.txt
-    queue/sent/ID.json          what became of one RTDOSE at every destination; it outlives the study
+    queue/sent/ID.json          deliveries of one RTDOSE; kept after the study is removed
 
-Everything is written aside, flushed to the disk and renamed, so that a process may end at any moment.
+Every file is written under a temporary name, flushed to disk and renamed, so that a process may end at any moment.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from cdm_nnunet.errors import InputError
 from cdm_nnunet.files import flush_file, flush_folder, locked, write_json, write_text
 
 Stage = Literal["closed", "predicted", "done", "failed"]
-_META_START, _META_LENGTH = 144, slice(140, 144)  # of a file: after the element that says how long the header is
+_META_START, _META_LENGTH = 144, slice(140, 144)  # of a file: after the element with the length of the header
 _MAGIC, _GROUP_LENGTH = slice(128, 132), bytes.fromhex("02000000")
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyState:
-    """How far a study is.
+    """State of a study.
 
     Attributes:
-        stage: ``closed`` takes no more objects, ``predicted`` has its RTDOSE, ``done`` was sent, ``failed`` was not.
-        begun: How often its prediction was begun.
-        dose_uid: SOPInstanceUID of its RTDOSE; empty before there is one.
-        dose_sha256: Of the file of its RTDOSE.
+        stage: ``closed`` (accepts no more objects), ``predicted`` (has its RTDOSE), ``done`` (sent) or ``failed``.
+        begun: Number of started predictions.
+        dose_uid: SOPInstanceUID of its RTDOSE; empty before it is predicted.
+        dose_sha256: SHA-256 of its RTDOSE file.
         reason: Why it failed.
     """
 
@@ -52,11 +52,11 @@ class StudyState:
 
 @dataclass(frozen=True, kw_only=True)
 class Delivery:
-    """What became of an RTDOSE at one destination.
+    """Delivery of an RTDOSE to one destination.
 
     Attributes:
-        state: ``sending`` from before a try on, ``sent`` once the destination has said that it has it.
-        tries: How often it was tried.
+        state: ``sending`` from the first try, ``sent`` once the destination has confirmed it.
+        tries: Number of tries.
         at: Time of the last change, in seconds since 1970.
     """
 
@@ -67,17 +67,17 @@ class Delivery:
 
 @dataclass(frozen=True)
 class Study:
-    """A folder of the queue.
+    """A study in the queue.
 
     Attributes:
-        folder: The folder; its name says whose study it is, by a hash, and when it began.
+        folder: The folder; its name holds a hash of the patient and the time of the first object.
     """
 
     folder: Path
 
     @property
     def name(self) -> str:
-        """Of the study, for the log."""
+        """Name of the study, for the log."""
         return self.folder.name
 
     @property
@@ -89,16 +89,16 @@ class Study:
 
     @property
     def dose(self) -> Path:
-        """Where its RTDOSE is."""
+        """Path of its RTDOSE."""
         return self.folder / "dose.dcm"
 
     @property
     def inputs_digest(self) -> str:
-        """SHA-256 over the contents of all objects, in whatever order they came."""
+        """SHA-256 over the contents of all objects, independent of their order."""
         return hashlib.sha256(" ".join(path.name for path in self.objects).encode()).hexdigest()
 
     def state(self) -> StudyState | None:
-        """Its state; None while it takes objects.
+        """Its state; None while it accepts objects.
 
         Raises:
             InputError: If the file is damaged.
@@ -125,10 +125,10 @@ class Queue:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Make the folders, keep other processes out, and remove what a killed one left half written.
+        """Make the folders, lock the queue, and remove files that a killed process left incomplete.
 
         Raises:
-            InputError: If another process holds the queue.
+            InputError: If another process uses the queue.
         """
         for folder in (self.root, *(self.root / part for part in self._parts)):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -145,25 +145,25 @@ class Queue:
         return self.root / "incoming"
 
     def studies(self) -> list[Study]:
-        """All that are not done, the oldest first."""
+        """All unfinished studies, the oldest first."""
         found = [Study(path) for path in (self.root / "studies").iterdir() if not path.name.startswith(".")]
         return sorted(found, key=lambda study: (study.name.rpartition("_")[2], study.name))
 
     def new_study(self, patient: str) -> Study:
-        """Make the folder of a study that takes objects.
+        """Make the folder of a study that accepts objects.
 
         Args:
-            patient: What the patient is called.
+            patient: Name of the patient.
         """
         study = Study(self.root / "studies" / self._new_name(patient))
         (study.folder / "files").mkdir(mode=0o700, parents=True)
         return study
 
     def closed_study(self, patient: str, files: Sequence[Path]) -> Study:
-        """Make a study of copies of some files; it is complete or absent, and takes no others.
+        """Make a closed study from copies of some files; it is complete or absent.
 
         Args:
-            patient: What the patient is called.
+            patient: Name of the patient.
             files: DICOM files.
         """
         study = Study(self.incoming / self._new_name(patient))
@@ -187,7 +187,7 @@ class Queue:
             time.sleep(0.001)
 
     def quarantine(self, study: Study, reason: str) -> Path:
-        """Put a study aside, with one line that says why.
+        """Move a study to quarantine, with the reason in one line.
 
         Returns:
             Its new folder.
@@ -202,12 +202,12 @@ class Queue:
         return place
 
     def retry(self, name: str) -> Study:
-        """Put a study back from the quarantine, as it was closed; a dose that it has is sent, not predicted again.
+        """Return a study from quarantine as a closed one; an existing dose is sent, not predicted again.
 
-        A node that works on the queue takes it up.
+        A running node continues with it.
 
         Raises:
-            InputError: If there is none of this name.
+            InputError: If there is no study of this name.
         """
         study = Study(self.root / "quarantine" / name)
         if Path(name).name != name or not (study.folder / "files").is_dir():
@@ -222,13 +222,13 @@ class Queue:
         return Study(place)
 
     def remove(self, study: Study) -> None:
-        """Remove a study that is done."""
+        """Remove a finished study."""
         gone = study.folder.with_name(f".{study.name}")
         os.rename(study.folder, gone)
         remove(gone)
 
     def deliveries(self, dose_uid: str) -> dict[str, Delivery]:
-        """What became of an RTDOSE, by destination.
+        """Deliveries of an RTDOSE by destination.
 
         Raises:
             InputError: If the record is damaged.
@@ -242,7 +242,7 @@ class Queue:
         return all(name in known and known[name].state == "sent" for name in destinations)
 
     def note_delivery(self, dose_uid: str, destination: str, state: Literal["sending", "sent"]) -> Delivery:
-        """Record that an RTDOSE is about to be sent, or that it was."""
+        """Record that an RTDOSE is about to be sent, or was sent."""
         known = self.deliveries(dose_uid)
         tries = known[destination].tries if destination in known else 0
         known[destination] = Delivery(state=state, tries=tries + (state == "sending"), at=time.time())
@@ -254,7 +254,7 @@ class Queue:
 
 
 def data_set_digest(path: Path) -> str:
-    """SHA-256 of the data set in a DICOM file, without the header of the file, which differs by who wrote it."""
+    """SHA-256 of the data set in a DICOM file, without the file header, which depends on the writer."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         head = file.read(_META_START)
@@ -272,12 +272,12 @@ def file_digest(path: Path) -> str:
 
 
 def place_object(temporary: Path, study: Study, name: str) -> Path:
-    """Move a file that is on the disk into a study; it is complete or absent.
+    """Move a file on disk into a study; it is complete or absent.
 
     Args:
         temporary: The file, on the same disk.
         study: The study.
-        name: Its name there.
+        name: Its name in the study.
     """
     place = study.folder / "files" / name
     os.replace(temporary, place)
@@ -294,7 +294,7 @@ def remove(path: Path) -> None:
 
 
 def read_state(study: Study) -> StudyState | None:
-    """The state of a study; that of a failed one where its file is damaged, None if the study has gone."""
+    """The state of a study: failed if its file is damaged, None if the study was removed."""
     try:
         return study.state()
     except InputError as error:

@@ -1,4 +1,4 @@
-"""TLS contexts of a node, for those who call it and for those whom it calls."""
+"""TLS contexts of a node, as a server and as a client."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from cdm_nnunet.node.settings import Tls
 
 
 def server_context(tls: Tls) -> ssl.SSLContext:
-    """Shows the node's certificate, and asks senders for theirs.
+    """Context that presents the node's certificate and requests the sender's.
 
     Raises:
-        InputError: If a file is missing or of no use.
+        InputError: If a file is missing or invalid.
     """
     context = _context(ssl.PROTOCOL_TLS_SERVER, tls)
     context.verify_mode = ssl.CERT_REQUIRED
@@ -20,7 +20,7 @@ def server_context(tls: Tls) -> ssl.SSLContext:
 
 
 def client_context(tls: Tls) -> ssl.SSLContext:
-    """Shows the node's certificate, and checks that of the destination.
+    """Context that presents the node's certificate and checks the destination's.
 
     Raises:
         InputError: As :func:`server_context`.
