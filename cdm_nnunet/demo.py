@@ -248,7 +248,7 @@ def _environment(folder: Path, training: Mapping[str, str]) -> dict[str, str]:
     command = [_program("cdm-nnunet"), "env", "--json"]
     exports = json.loads(subprocess.run(command, cwd=folder, env=base, stdout=subprocess.PIPE, check=True).stdout)
     # One loader process is enough for two cores. Threads that wait sleep, which leaves the cores to other work.
-    return {**base, "nnUNet_n_proc_DA": "1", "OMP_WAIT_POLICY": "PASSIVE", **exports, **training}
+    return {"nnUNet_n_proc_DA": "1", **base, "OMP_WAIT_POLICY": "PASSIVE", **exports, **training}
 
 
 class _Left:

@@ -66,7 +66,7 @@ def typed(section, folder, changes=None):
     """Type the commands of a section, with changes, in a shell; what it says, on both channels."""
     environment = {name: text for name, text in os.environ.items() if not name.startswith(("nnUNet_", "CDM_"))}
     environment["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), environment["PATH"]])
-    environment |= {"nnUNet_n_proc_DA": "1", "OMP_WAIT_POLICY": "PASSIVE", "COLUMNS": "400"}
+    environment |= {"nnUNet_n_proc_DA": "0", "OMP_WAIT_POLICY": "PASSIVE", "COLUMNS": "400"}
     script = shortened("\n".join(["set -euo pipefail", *commands(section)]), changes or {})
     done = subprocess.run(
         ["bash", "-c", script], cwd=folder, env=environment, text=True, check=False,

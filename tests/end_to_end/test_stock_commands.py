@@ -29,7 +29,7 @@ class Shell:
         self.environment = {
             **bare,
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
-            "nnUNet_n_proc_DA": "1",
+            "nnUNet_n_proc_DA": "0",
         }
 
     def __call__(self, command: str, status: int = 0, **variables: str) -> subprocess.CompletedProcess:
@@ -83,7 +83,7 @@ def trained(shell, planned) -> Path:
     refused = shell(f"{train} --npz", status=2, CDM_NUM_EPOCHS="1")
     assert "--npz: a dose has no class probabilities; leave the option out" in refused.stderr
     assert "Epoch 0" not in refused.stdout
-    first = shell(train, CDM_NUM_EPOCHS="1")
+    first = shell(train, CDM_NUM_EPOCHS="1", nnUNet_n_proc_DA="1")
     assert "Epoch 0" in first.stdout
     refused = shell(f"{train} --c", status=1, CDM_NUM_EPOCHS="2")
     assert "CDM_NUM_EPOCHS was 1 and is 2" in refused.stderr

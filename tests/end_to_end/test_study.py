@@ -43,7 +43,7 @@ def command(folder, *options: str) -> subprocess.Popen:
     arguments = [str(folder / "study.yaml"), "-o", str(folder / "out"), "-device", "cpu", *options]
     return subprocess.Popen(
         [sys.executable, "-m", "cdm_nnunet.cli.main", "study", *arguments],
-        env={**os.environ, **folders},
+        env={**os.environ, **folders, "nnUNet_n_proc_DA": "0"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
