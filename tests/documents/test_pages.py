@@ -38,6 +38,31 @@ def test_lines_have_a_readable_length(page):
     assert list(long_lines(page.read_text(encoding="utf-8"))) == []
 
 
+def uneven_rows(text):
+    """Numbers of the table rows with more or fewer cells than their heading."""
+    cells, in_code = None, False
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.lstrip().startswith("```"):
+            in_code = not in_code
+        if in_code or not line.lstrip().startswith("|"):
+            cells = None
+            continue
+        n = len(re.findall(r"(?<!\\)\|", re.sub(r"`[^`]*`", "", line)))
+        cells = cells or n
+        if n != cells:
+            yield number
+
+
+def test_rows_that_were_joined_are_found():
+    table = "| a | b |\n| --- | --- |\n| `x | y` | 1 \\| 2 |\n| 1 | 2 | | 3 | 4 |\n"
+    assert list(uneven_rows(f"{table}\n| a |\n| --- |\n```text\n| 1 | 2 |\n```\n")) == [4]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_each_row_of_a_table_has_the_cells_of_its_heading(page):
+    assert list(uneven_rows(page.read_text(encoding="utf-8"))) == []
+
+
 def test_the_readme_says_first_what_it_is_and_what_it_is_not():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     screen = text.split("## Try it")[0]
