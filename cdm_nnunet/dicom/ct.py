@@ -21,7 +21,7 @@ from cdm_nnunet.geometry.grid import Volume, directions_of, volume_from_frames
 from cdm_nnunet.ranges import RESCALE_SLOPE
 
 CT_CLASS = "1.2.840.10008.5.1.4.1.1.2"
-_ONE_SCAN = (  # what doesn't go to and fro within a scan
+_ONE_SCAN = (  # values that do not alternate within a scan
     "SeriesDate",
     "SeriesTime",
     "SeriesDescription",
@@ -31,7 +31,7 @@ _ONE_SCAN = (  # what doesn't go to and fro within a scan
     "ReconstructionDiameter",
 )
 _TIMES = ("ContentTime", "InstanceCreationTime")
-USUAL_INTERCEPTS = (-1024.0, -1000.0)  # HU of a stored zero, as scanners write it
+USUAL_INTERCEPTS = (-1024.0, -1000.0)  # HU of a stored zero, as usual for scanners
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,13 +41,13 @@ class CtVolume:
     Attributes:
         volume: HU, float32, on a grid with the patient's axes; the planes may be at unequal distances.
         study_uid: StudyInstanceUID.
-        series_uid: SeriesInstanceUID; the first one of a CT that is split over several.
+        series_uid: SeriesInstanceUID; the first one if the CT is split over several series.
         frame_uid: FrameOfReferenceUID.
         sop_uids: SOPInstanceUID of the images, from feet to head.
         files: The images' files, from feet to head.
-        patient_position: HFS, HFP, FFS, FFP, ...; empty if it is not given.
+        patient_position: HFS, HFP, FFS, FFP, ...; empty if absent.
         image_uids: SOPInstanceUIDs of all files, also of localizers, which are ignored.
-        notes: What is unusual about it.
+        notes: Unusual properties of the series.
     """
 
     volume: Volume
@@ -65,12 +65,12 @@ def read_ct(files: Sequence[Path], *, pixels: bool = True) -> CtVolume:
     """Read a CT.
 
     Args:
-        files: The images of one series, or of one CT that is split over several, in any order.
-        pixels: Read the values; else the headers alone, and the volume is a column of one pixel per slice.
+        files: The images of one series, or of one CT that is split over several series, in any order.
+        pixels: Read the values; otherwise only the headers, and the volume is a column of one pixel per slice.
 
     Raises:
-        InputError: If there are none, several studies or frames of reference, an image twice, images of different size
-            or orientation, images of two scans between each other, or a slice missing in between; or as
+        InputError: If there are no images, several studies or frames of reference, a duplicate image, images of
+            different size or orientation, interleaved images of two scans, or a missing slice; or as
             :func:`cdm_nnunet.dicom.files.read_file`.
     """
     slices: list[CtSlice] = []
@@ -106,12 +106,12 @@ def read_ct(files: Sequence[Path], *, pixels: bool = True) -> CtVolume:
 
 
 def is_localizer(header: Dataset, where: object) -> bool:
-    """Whether an image of a CT series is an overview, and no slice."""
+    """Whether an image of a CT series is a localizer, not a slice."""
     return "LOCALIZER" in text_of(header, "ImageType", where, "").upper()
 
 
 def _order_notes(ordered: Sequence[CtSlice], volume: Volume) -> list[str]:
-    """Check the images from feet to head for gaps and for a second scan; what is unusual."""
+    """Check the images from feet to head for gaps and for a second scan; return remarks."""
     times = [tuple(image.text(key) for key in ("AcquisitionDate", "AcquisitionTime")) for image in ordered]
     series = [image.text("SeriesInstanceUID") for image in ordered]
     n_series = len(set(series))
@@ -148,7 +148,7 @@ def _number_or_nan(text: str) -> float:
 
 
 def _volume(slices: Sequence[CtSlice], *, whole: bool) -> Volume:
-    """The series as a volume; or, not whole, a column of one pixel per slice."""
+    """The series as a volume, or as a column of one pixel per slice."""
     if not slices:
         raise InputError("there are no CT images")
     for what, keyword in (("studies", "StudyInstanceUID"), ("frames of reference", "FrameOfReferenceUID")):
@@ -187,7 +187,7 @@ def _volume(slices: Sequence[CtSlice], *, whole: bool) -> Volume:
 
 @dataclass(frozen=True, eq=False)
 class CtSlice:
-    """An image of a CT series; ``header`` is without its pixels, and so may the values be: zeros in their shape."""
+    """An image of a CT series; ``header`` has no pixels. If only headers are read, the values are zeros."""
 
     path: Path
     header: Dataset
@@ -200,17 +200,17 @@ class CtSlice:
 
     @property
     def instance_number(self) -> int | None:
-        """InstanceNumber, where it is given."""
+        """InstanceNumber, if present."""
         text = self.text("InstanceNumber")
         return int(text) if re.fullmatch("-?[0-9]+", text) else None
 
     def text(self, keyword: str) -> str:
-        """Text of an element of the header; empty if it is not given."""
+        """Text of an element of the header; empty if absent."""
         return text_of(self.header, keyword, self.path, "")
 
 
 def read_slice(path: Path, *, pixels: bool = True) -> CtSlice:
-    """Read one image, or its header alone.
+    """Read one image, or only its header.
 
     Raises:
         InputError: If it is not a CT slice of one value per pixel in HU; or as
@@ -255,7 +255,7 @@ def _slice_of(dataset: Dataset, path: Path, pixels: bool) -> CtSlice:
 
 
 def _unit_notes(dataset: Dataset, path: Path, slope: float, intercept: float) -> tuple[str, ...]:
-    """Check that the values are in HU: by name, or of an unspecified unit with the rescaling that CT has."""
+    """Check that the values are in HU: by name, or with an unspecified unit and the usual rescaling of CT."""
     units = text_of(dataset, "RescaleType", path, "HU").upper()
     if units == "HU":
         return ()

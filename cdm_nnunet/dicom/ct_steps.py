@@ -1,6 +1,6 @@
 """Checks that CT images form one scan without gaps, by positions, InstanceNumbers and acquisition times.
 
-Two scans that were merged look like one with finer slices, and images that are missing like a change of spacing.
+Two merged scans look like one with finer slices, and missing images like a change of spacing.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from numpy.typing import NDArray
 
 from cdm_nnunet.errors import InputError
 
-EQUAL_MM = 0.101  # steps that differ by less, as by rounding to a tenth, are equal, ...
+EQUAL_MM = 0.101  # steps that differ by less, such as by rounding to a tenth, are equal, ...
 EQUAL_PART = 0.02  # ... or by less than this part
-WIDE = 1.5  # a step this many times a neighbouring one asks for a reason
+WIDE = 1.5  # a step this many times a neighbouring one needs an explanation
 WIDEST_MM = 10.0
-_APART_MM = 0.4  # slices of a clinical CT are at least as far apart
-_RUN = 3  # equal steps in a row that show a change of the spacing by themselves
-_SCAN = 3  # images that make a pass of the scanner
-_MOST_PASSES = 4  # more are no scans: the numbers are in no order, ...
-_IN_PASSES = 0.8  # ... or if fewer of the images are in one
-_PAUSE_S = 30.0  # between two scans of a session, at least
-_MIXED = 0.75  # part of the steps from an image of one scan to one of the other, where the two are interleaved
-_TWICE = (1.8, 2.2)  # as thick as their distance: so are images of two scans half a slice apart
+_APART_MM = 0.4  # slices of a clinical CT are at least this far apart
+_RUN = 3  # this many equal steps in a row prove a change of the spacing
+_SCAN = 3  # minimum number of images in a pass of the scanner
+_MOST_PASSES = 4  # more passes mean that the numbers are in no order, ...
+_IN_PASSES = 0.8  # ... as does a smaller share of the images in one pass
+_PAUSE_S = 30.0  # minimum pause between two scans of a session
+_MIXED = 0.75  # share of the steps between images of different scans if two scans are interleaved
+_TWICE = (1.8, 2.2)  # thickness over distance; the same for two merged scans half a slice apart
 _MOST_NAMED = 4
 
 
@@ -35,10 +35,10 @@ class CtOrder:
 
     Attributes:
         heights_mm: Positions along z, ascending, shape (n,).
-        labels: What tells acquisitions apart, by name: one text an image, empty if it is not given.
-        numbers: InstanceNumber of the images, None if it is not given.
-        times_s: When each image was made, by the name of the time; NaN if it is not given.
-        thickness_mm: SliceThickness, NaN if it is not given.
+        labels: Texts that distinguish acquisitions, by name: one per image, empty if absent.
+        numbers: InstanceNumber of the images, None if absent.
+        times_s: Times of the images, by the name of the element; NaN if absent.
+        thickness_mm: SliceThickness, NaN if absent.
     """
 
     heights_mm: NDArray[np.float64]
@@ -49,13 +49,13 @@ class CtOrder:
 
 
 def step_notes(order: CtOrder) -> list[str]:
-    """Check that the images are those of one scan, and none of them is missing as far as that can be told.
+    """Check that the images belong to one scan, and that none is missing as far as the headers show.
 
-    A wide step is a change of the spacing if InstanceNumber goes on through it. Where the numbers don't tell, it takes
+    A wide step is a change of the spacing if InstanceNumber is consecutive across it. Without usable numbers, it takes
     three equal steps.
 
     Returns:
-        What is unusual about it.
+        Unusual properties of the series.
 
     Raises:
         InputError: If two scans are interleaved, or an image is missing.
@@ -86,7 +86,7 @@ def step_notes(order: CtOrder) -> list[str]:
 def _stretch_notes(
     order: CtOrder, runs: Sequence[tuple[int, int]], sizes_mm: Sequence[float], is_numbered: bool
 ) -> list[str]:
-    """Where the slices are farther apart than elsewhere."""
+    """Stretches in which the slices are farther apart than elsewhere."""
     wide = [(run, size) for run, size in zip(runs, sizes_mm, strict=True) if size > WIDE * min(sizes_mm)]
     if not wide:
         return []
@@ -102,7 +102,7 @@ def _stretch_notes(
 
 
 def _overlap_notes(order: CtOrder) -> list[str]:
-    """Images about twice as thick as their distance overlap, or two scans of half the images were merged."""
+    """Note images about twice as thick as their distance: they overlap, or two scans were merged."""
     thickness_mm = order.thickness_mm
     if order.heights_mm.size <= _SCAN or not np.isfinite(thickness_mm).any():
         return []
@@ -116,7 +116,7 @@ def _overlap_notes(order: CtOrder) -> list[str]:
 
 
 def _refuse_two_sessions(order: CtOrder, what: str, times_s: NDArray[np.float64]) -> None:
-    """Check that the images, by their times, are not of two passes over one region with a pause in between."""
+    """Check by their times that the images do not come from two passes over one region with a pause in between."""
     if not np.isfinite(times_s).all():
         return
     by_time = np.argsort(times_s, kind="stable")
@@ -135,7 +135,7 @@ def _refuse_two_sessions(order: CtOrder, what: str, times_s: NDArray[np.float64]
 
 
 def _refuse_one_place(order: CtOrder, steps_mm: NDArray[np.float64]) -> None:
-    """Check that no two images lie at one place but for rounding, among others that don't."""
+    """Check that no two images lie at the same position, up to rounding."""
     at = int(steps_mm.argmin()) if steps_mm.size else 0
     if steps_mm.size and steps_mm[at] <= EQUAL_MM and steps_mm.max() > _APART_MM:
         raise InputError(
@@ -145,7 +145,7 @@ def _refuse_one_place(order: CtOrder, steps_mm: NDArray[np.float64]) -> None:
 
 
 def _refuse_missing(order: CtOrder, run: tuple[int, int], numbers: NDArray[np.int64] | None, n_sizes: int) -> None:
-    """Check a run of steps that are wider than those beside it."""
+    """Check a run of steps that are wider than their neighbours."""
     start, end = run
     steps_mm = np.diff(order.heights_mm)
     jumps = np.zeros(0, np.int64) if numbers is None else np.abs(np.diff(numbers))
@@ -177,7 +177,7 @@ def _refuse_alternating(order: CtOrder, what: str, values: Sequence[str]) -> Non
 
 
 def _usable_numbers(order: CtOrder) -> NDArray[np.int64] | None:
-    """InstanceNumbers, where they are one for each image and go with the positions.
+    """InstanceNumbers, if each image has its own and their order follows the positions.
 
     Raises:
         InputError: If they show several scans.
@@ -203,7 +203,7 @@ def _usable_numbers(order: CtOrder) -> NDArray[np.int64] | None:
 
 
 def _refuse_passes(order: CtOrder, by_number: NDArray[np.int64]) -> None:
-    """Check that the scanner did not pass the same region twice, going by the images' numbers."""
+    """Check by the images' numbers that the scanner did not pass the same region twice."""
     changes = np.diff(by_number)
     turns = np.flatnonzero(np.sign(changes[1:]) != np.sign(changes[:-1])) + 2
     jumps = np.flatnonzero(np.abs(changes) > 2 * np.median(np.abs(changes))) + 1
@@ -220,7 +220,7 @@ def _refuse_passes(order: CtOrder, by_number: NDArray[np.int64]) -> None:
 
 
 def _runs(steps_mm: NDArray[np.float64]) -> list[tuple[int, int]]:
-    """Where equal steps in a row start and end."""
+    """Start and end of each run of equal steps."""
     runs: list[tuple[int, int]] = []
     for k, step_mm in enumerate(steps_mm.tolist()):
         if runs and _equal(step_mm, float(steps_mm[runs[-1][0]])):

@@ -10,23 +10,23 @@ from cdm_nnunet.errors import InputError
 from cdm_nnunet.geometry.grid import Volume
 from cdm_nnunet.ranges import NO_TISSUE_HU
 
-MAX_STEP_HU = 300.0  # of the mean where both neighbours show tissue; anatomy and metal change it by far less
+MAX_STEP_HU = 300.0  # change of the mean if both neighbours show tissue; anatomy and metal change it far less
 _MIN_TISSUE = 0.01  # of the pixels
-_UNLIKE = 1.1  # a neighbour that differs this many times as much as the image after it is of another scan, ...
-_UNLIKE_PART = 0.9  # ... if as many of the images say so, ...
-_FEWEST = 10  # ... of as many
-_PIXEL_STEP = 4  # looked at along rows and columns
+_UNLIKE = 1.1  # an image is of another scan if it differs this many times as much as its two neighbours do, ...
+_UNLIKE_PART = 0.9  # ... if this share of the images agrees, ...
+_FEWEST = 10  # ... among this many images
+_PIXEL_STEP = 4  # along rows and columns
 
 
 def refuse_odd_images(volume: Volume, where: Path) -> None:
-    """Compare each image with the two beside it.
+    """Compare each image with its two neighbours.
 
     Args:
         volume: A CT in HU, planes along the first axis.
-        where: A file of the series, for the message.
+        where: A file of the series, for messages.
 
     Raises:
-        InputError: If an image has one value everywhere and its neighbours have not, or its tissue is not theirs.
+        InputError: If an image is constant and its neighbours are not, or its tissue has other HU than theirs.
     """
     values_hu = volume.values
     varies = np.ptp(values_hu.reshape(len(values_hu), -1), axis=1) > 0
@@ -49,14 +49,14 @@ def refuse_odd_images(volume: Volume, where: Path) -> None:
 
 
 def refuse_two_scans(volume: Volume, where: Path) -> None:
-    """Check that neighbouring images are more alike than those two apart; in two scans that were merged they aren't.
+    """Check that neighbouring images are more alike than those two apart; in two merged scans they are not.
 
     Args:
         volume: A CT in HU, planes along the first axis.
-        where: A file of the series, for the message.
+        where: A file of the series, for messages.
 
     Raises:
-        InputError: If throughout the series, or a long stretch of it, every other image is of another scan.
+        InputError: If every other image of the series, or of a long stretch of it, is of another scan.
     """
     values_hu = np.clip(volume.values[:, ::_PIXEL_STEP, ::_PIXEL_STEP], NO_TISSUE_HU, MAX_STEP_HU)
     near, far = (np.abs(values_hu[k:] - values_hu[:-k]).mean((1, 2)) for k in (1, 2))

@@ -1,4 +1,4 @@
-"""Assignment of unreadable files to patients, so that no patient lacks a file unnoticed."""
+"""Assignment of unreadable files to patients, so that a missing file is always noticed."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class DamagedFile:
 
     Attributes:
         path: The file.
-        reason: Why not.
-        patient: PatientID, as far as it can be read; empty else.
-        modality: As far as it can be read; empty else.
+        reason: The reason.
+        patient: PatientID; empty if it can't be read.
+        modality: Modality; empty if it can't be read.
     """
 
     path: str
@@ -38,11 +38,11 @@ class DamagedFile:
 
 
 def was_dicom(path: Path, *, looks_so: bool) -> bool:
-    """Whether a file that can't be read was a DICOM file, by its beginning or its name; an empty one without a suffix.
+    """Whether an unreadable file was a DICOM file, by its first bytes or its name; also an empty file without suffix.
 
     Args:
         path: The file.
-        looks_so: Whether it begins as DICOM files do.
+        looks_so: Whether its first bytes are those of a DICOM file.
     """
     if looks_so or path.suffix.lower() in _SUFFIXES:
         return True
@@ -50,7 +50,7 @@ def was_dicom(path: Path, *, looks_so: bool) -> bool:
 
 
 def what_remains(path: Path) -> Mapping[str, str]:
-    """``patient`` and ``modality`` of a damaged file, as far as they can be read."""
+    """``patient`` and ``modality`` of a damaged file, if readable."""
     found: dict[str, str] = {}
     with contextlib.suppress(InputError), damage_told(str(path), ""), path.open("rb") as file:
         refuse_bomb(path)
@@ -65,7 +65,7 @@ def _is_beyond(tag: BaseTag, _vr: str | None, _length: int) -> bool:
 
 
 def named_like_dicom(unread: Mapping[str, str], entries: Iterable[FileEntry]) -> list[DamagedFile]:
-    """Unread files whose names differ by digits alone from those of DICOM files beside them, such as IM0007."""
+    """Unread files whose names differ only in digits from DICOM files in the same folder, such as IM0007."""
     known = {_without_digits(entry.path) for entry in entries}
     return [DamagedFile(path, reason) for path, reason in unread.items() if _without_digits(path) in known]
 
@@ -76,7 +76,7 @@ def _without_digits(path: str) -> tuple[str, str]:
 
 
 def owners(persons: Mapping[str, Iterable[FileEntry]]) -> Mapping[str, frozenset[str]]:
-    """Persons whose readable files are in each folder, by the names of :func:`cdm_nnunet.dicom.persons.by_person`."""
+    """Persons with readable files in each folder, by the names of :func:`cdm_nnunet.dicom.persons.by_person`."""
     found: dict[str, set[str]] = {}
     for person, entries in persons.items():
         for entry in entries:
@@ -87,13 +87,13 @@ def owners(persons: Mapping[str, Iterable[FileEntry]]) -> Mapping[str, frozenset
 def of_patient(
     patient: str, owned: Mapping[str, frozenset[str]], damaged: Iterable[DamagedFile]
 ) -> tuple[list[DamagedFile], list[DamagedFile]]:
-    """Damaged files that are a patient's, and those that may be.
+    """Damaged files that belong to a patient, and those that may.
 
-    A file that does not say whose it is belongs to whom the readable files of its folder belong to.
+    A file without a readable PatientID belongs to the persons of the readable files in its folder.
 
     Args:
         patient: PatientID.
-        owned: As :func:`owners`.
+        owned: Result of :func:`owners`.
         damaged: All damaged files.
     """
     sure, perhaps = [], []

@@ -1,4 +1,4 @@
-"""Compressed pixels: by pydicom where it can, else by GDCM, which comes with SimpleITK."""
+"""Compressed pixels: by pydicom if it can, otherwise by GDCM, which is part of SimpleITK."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def stored_pixels(dataset: Dataset) -> NDArray[Any]:
     """Stored pixel values, shape (rows, columns) or (frames, rows, columns).
 
     Raises:
-        RuntimeError: If there is no decoder for them, or it finds them damaged.
+        RuntimeError: If there is no decoder, or the pixels are damaged.
     """
     try:
         pixels: NDArray[Any] = dataset.pixel_array
@@ -35,7 +35,7 @@ def stored_pixels(dataset: Dataset) -> NDArray[Any]:
 
 
 def _by_gdcm(dataset: Dataset) -> NDArray[Any]:
-    """Decode a copy that holds the pixels alone, so that nothing is rescaled."""
+    """Decode a copy with only the pixels, so that nothing is rescaled."""
     copy = Dataset()
     copy.SOPClassUID, copy.SOPInstanceUID = _CAPTURE_CLASS, generate_uid()
     copy.file_meta = FileMetaDataset()

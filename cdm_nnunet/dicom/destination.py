@@ -1,8 +1,8 @@
 """Destination of a predicted dose: patient, study, frame of reference and plan, from the patient's DICOM files.
 
-They are those of the CT. Where the CT was taken by its slices alone, since it was exported again with other UIDs, they
-are those of the structure set: the plan that the dose refers to was made on it, and a planning system opens a dose in
-the frame of reference of its plan.
+They are those of the CT. If the CT was matched by its slices only, because it was exported again with other UIDs, they
+are those of the structure set: the referenced plan was made on it, and a planning system opens a dose in the frame of
+reference of its plan.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from cdm_nnunet.errors import InputError
 
 @dataclass(frozen=True, eq=False)
 class Destination:
-    """What a dose takes from the patient's files.
+    """Entries of an RTDOSE that come from the patient's files.
 
     Attributes:
-        header: Of the CT, or of the structure set if the CT was taken by its slices: patient and study.
+        header: Patient and study of the CT, or of the structure set if the CT was matched by its slices.
         frame_uid: FrameOfReferenceUID.
-        directions: Of the CT, along its rows, along its columns, and their normal: rows of shape (3, 3).
+        directions: Directions of the CT along rows, columns and normal, as the rows of shape (3, 3).
         low_mm: Lowest coordinates of pixel edges along the directions, shape (3,).
         high_mm: Highest coordinates.
         plan: The plan; None if there is none.
-        structure_uid: SOPInstanceUID of the structure set; empty if there is none or it is not clear which.
-        notes: What a person should know of it.
+        structure_uid: SOPInstanceUID of the structure set; empty if there is none or it is ambiguous.
+        notes: Remarks for the user.
     """
 
     header: Dataset
@@ -57,20 +57,20 @@ def find_destination(
     """Find the CT, the structure set and the plan of a patient, paired as in conversion.
 
     Args:
-        source: The folder; files at any depth, with any name. Or the files.
-        plan: The plan to take; None takes the one that is there.
+        source: The folder (files at any depth, with any name), or the files.
+        plan: The plan to use; None takes the only one.
         match_geometry: Match the CT by its slices if the contours refer to no CT in the folder.
 
     Raises:
-        InputError: If there is no CT, or CT images of several patients, studies or frames of reference, several CT
-            series of which no structure set says which, several plans, a damaged file, or the plan belongs to another
-            patient or frame of reference. It may belong to another study: the dose goes to that of the CT.
+        InputError: If there is no CT, CT images of several patients, studies or frames of reference, several CT series
+            and no structure set that refers to one, several plans, a damaged file, or a plan of another patient or
+            frame of reference. The plan may belong to another study: the dose belongs to that of the CT.
     """
     index = index_folder(source) if isinstance(source, Path) else index_files(source)
     where = index.folder
     for path, reason in index.unread.items():
         if _is_dicom(Path(path)):
-            raise InputError(reason)  # (others are reports, spreadsheets)
+            raise InputError(reason)  # (others are reports or spreadsheets)
     chosen = None if plan is None else read_plan(plan)
     if chosen is not None:
         index = dataclasses.replace(
@@ -91,11 +91,11 @@ def find_destination(
 
 
 def destination_of(files: PatientFiles, where: object, plan: Plan | None = None) -> Destination:
-    """Where the dose of a patient belongs.
+    """Find the destination of a patient's dose.
 
     Args:
         files: The patient's files, without problems.
-        where: What they are a part of, for messages.
+        where: Folder or archive of the files, for messages.
         plan: The plan to refer to; None takes the patient's first.
 
     Raises:

@@ -30,7 +30,7 @@ from cdm_nnunet.geometry.resampling import sum_volumes
 from cdm_nnunet.ranges import DOSE_MAXIMUM_GY
 
 DOSE_CLASS = "1.2.840.10008.5.1.4.1.1.481.2"
-_ROUNDED_MM = 0.101  # by which positions that are written twice may differ, rounded to a tenth
+_ROUNDED_MM = 0.101  # tolerance between positions given in two elements, rounded to a tenth
 _WHOLE_PLAN = ("PLAN", "MULTI_PLAN", "PLAN_OVERVIEW")
 
 
@@ -41,10 +41,10 @@ class DoseVolume:
     Attributes:
         volume: Gy, float32, on a grid with the patient's axes; the planes may be at unequal distances.
         study_uid: StudyInstanceUID.
-        frame_uid: FrameOfReferenceUID; empty if it is not given.
+        frame_uid: FrameOfReferenceUID; empty if absent.
         plan_uid: SOPInstanceUID of the plan; empty if the file names none.
-        files: The files that it was read from.
-        notes: What was done to it, such as the sum of beams.
+        files: Source files.
+        notes: Processing, such as a sum of beams.
         dose_type: ``PHYSICAL`` or ``EFFECTIVE``.
     """
 
@@ -60,16 +60,16 @@ class DoseVolume:
 def read_dose(files: Sequence[Path], plan: Plan | None = None) -> DoseVolume:
     """Read the dose of a plan.
 
-    Doses of beams on different grids are summed as :func:`cdm_nnunet.geometry.resampling.sum_volumes`.
+    Doses of beams on different grids are summed as in :func:`cdm_nnunet.geometry.resampling.sum_volumes`.
 
     Args:
-        files: One file of the whole plan, or one for each beam.
-        plan: The plan; needed to know that no beam is missing.
+        files: One file for the whole plan, or one per beam.
+        plan: The plan; needed to check that no beam is missing.
 
     Raises:
         InputError: If the dose is relative, in another unit or not finite, a beam is missing, there are several doses
-            that are not the beams of one plan, a beam's grid ends within its dose, or the planes' positions can't be
-            told; or as :func:`cdm_nnunet.dicom.files.read_file`.
+            that are not the beams of one plan, a beam's grid ends within its dose, or the planes' positions are
+            unclear; or as :func:`cdm_nnunet.dicom.files.read_file`.
     """
     parts = [_read_part(path, pixels=True) for path in files]
     _refuse_other_than_one_plan(parts, plan)
@@ -86,7 +86,7 @@ def read_dose(files: Sequence[Path], plan: Plan | None = None) -> DoseVolume:
 
 
 def sum_doses(doses: Sequence[DoseVolume]) -> DoseVolume:
-    """The dose of a course of several plans, summed as :func:`cdm_nnunet.geometry.resampling.sum_volumes`.
+    """Sum the doses of several plans of a course, as in :func:`cdm_nnunet.geometry.resampling.sum_volumes`.
 
     Raises:
         InputError: If they lie in different frames of reference or are of different types, a grid ends within its
@@ -113,15 +113,15 @@ def sum_doses(doses: Sequence[DoseVolume]) -> DoseVolume:
 
 
 def check_dose(files: Sequence[Path], plan: Plan | None = None, *, pixels: bool = True) -> float | None:
-    """What :func:`read_dose` would refuse, without holding a dose in memory; grids of beams are not compared.
+    """Make the checks of :func:`read_dose` without holding a dose in memory; grids of beams are not compared.
 
     Args:
-        files: As there.
-        plan: As there.
-        pixels: Look through the pixels too, in pieces.
+        files: As in :func:`read_dose`.
+        plan: As in :func:`read_dose`.
+        pixels: Check the pixels too, in pieces.
 
     Returns:
-        The maximum in Gy; of several files none is known.
+        The maximum in Gy; None for several files or without ``pixels``.
 
     Raises:
         InputError: As :func:`read_dose`.
@@ -151,7 +151,7 @@ def _refuse_implausible(maximum_gy: float, where: Path) -> None:
 
 
 def _refuse_other_than_one_plan(parts: Sequence[_Part], plan: Plan | None) -> None:
-    """Check that the files are one plan's dose, whole or beam by beam."""
+    """Check that the files are the dose of one plan, in one file or one per beam."""
     if not parts:
         raise InputError("there is no dose")
     seen: dict[str, Path] = {}
@@ -197,7 +197,7 @@ def _refuse_other_frames(frames: Sequence[tuple[Path, str]]) -> None:
 class _Part:
     path: Path
     summation: str
-    volume: Volume  # of zeros, where the pixels were not read
+    volume: Volume  # zeros if the pixels were not read
     scaling: float
     sop_uid: str
     study_uid: str
@@ -244,7 +244,7 @@ def _read_part(path: Path, *, pixels: bool) -> _Part:
 
 
 def _volume(dataset: Dataset, path: Path, scaling: float | None) -> Volume:
-    """Dose on its grid; without a scaling, zeros of one byte on that grid."""
+    """Dose on its grid; without a scaling, 8-bit zeros of that shape."""
     if scaling is None:
         frames, rows, columns = (
             int(number_of(dataset, keyword, path, default))
@@ -272,8 +272,8 @@ def _normal_offsets_mm(
 ) -> NDArray[np.float64]:
     """Offsets of the frames along the normal, from GridFrameOffsetVector in either of its two conventions.
 
-    Its first element is 0 where it holds offsets along the normal, and the z of ImagePositionPatient where it holds
-    z coordinates in the patient (DICOM PS3.3, C.8.8.3.2).
+    Its first element is 0 if it holds offsets along the normal, and the z of ImagePositionPatient if it holds z
+    coordinates in the patient (DICOM PS3.3, C.8.8.3.2).
     """
     offsets_mm = raw_numbers(dataset, "GridFrameOffsetVector", path)
     if offsets_mm.size == 0 and n_frames == 1:

@@ -1,4 +1,4 @@
-"""UIDs of a written RTDOSE, set anew: a dose that is predicted again for the same input is the same object."""
+"""New UIDs for a written RTDOSE: the same input gives the same UIDs in every prediction."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cdm_nnunet.files import replacing
 
 
 def set_dose_uids(path: Path, out: Path, sop_uid: str, series_uid: str) -> None:
-    """Write a copy of an RTDOSE that differs in its UIDs alone.
+    """Write a copy of an RTDOSE with other UIDs.
 
     Args:
         path: The file.
@@ -20,7 +20,7 @@ def set_dose_uids(path: Path, out: Path, sop_uid: str, series_uid: str) -> None:
         series_uid: SeriesInstanceUID.
 
     Raises:
-        OSError: If the copy does not read back as it should.
+        OSError: If the copy reads back differently.
     """
     dataset = read_file(path)
     dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = UID(sop_uid)

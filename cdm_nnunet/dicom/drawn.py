@@ -18,11 +18,11 @@ from cdm_nnunet.errors import InputError
 from cdm_nnunet.ranges import CONTOUR_REACH_MM
 
 EXCLUSIVE = "CLOSEDPLANAR_XOR"
-INTERPOLATED = "INTERPOLATED_PLANAR"  # drawn by software between others; closed too
+INTERPOLATED = "INTERPOLATED_PLANAR"  # interpolated by software; closed too
 _CLOSED = ("CLOSED_PLANAR", EXCLUSIVE, INTERPOLATED)
 _KINDS = (*_CLOSED, "POINT", "OPEN_PLANAR", "OPEN_NONPLANAR")
 _SAME_MM = 0.01
-_SURE_MM = 10 * _SAME_MM  # height of a triangle that is no line
+_SURE_MM = 10 * _SAME_MM  # minimum height of a triangle that is not a line
 _MOST_WINDINGS = 4
 _IMAGES = "ContourImageSequence"
 Uids = tuple[frozenset[str], frozenset[str]]  # SOPInstanceUIDs of CT images, and of images of other kinds
@@ -30,14 +30,14 @@ Uids = tuple[frozenset[str], frozenset[str]]  # SOPInstanceUIDs of CT images, an
 
 @dataclass(frozen=True, eq=False)
 class DrawnContours:
-    """What was drawn of an ROI.
+    """Contours of an ROI.
 
     Attributes:
         closed: Contours that enclose an area, each of shape (points, 3), LPS mm.
-        exclusive: Which of them are combined by exclusive or, by their place.
-        unusable: Contours that enclose nothing, as text, with their number.
+        exclusive: Indices of those that are combined by exclusive or.
+        unusable: Contours that enclose no area, as text, with their number.
         image_uids: SOPInstanceUIDs of the CT images that they were drawn on, and of images of other kinds.
-        remarks: How some of them were taken, as text.
+        remarks: How some of them were interpreted, as text.
     """
 
     closed: tuple[NDArray[np.float64], ...] = ()
@@ -48,7 +48,7 @@ class DrawnContours:
 
 
 class ImageLists:
-    """Images that contours refer to; a list that comes again is not parsed again: ROIs share their slices."""
+    """Images that contours refer to; a repeated list is parsed once, because ROIs share their slices."""
 
     def __init__(self) -> None:
         self._known: dict[Hashable, Uids] = {}
@@ -56,7 +56,7 @@ class ImageLists:
         self._new: list[tuple[Hashable | None, Sequence[Dataset]]] = []
 
     def add(self, contour: Dataset, where: object) -> None:
-        """Note the images of a contour.
+        """Add the images of a contour.
 
         Raises:
             InputError: If their list is damaged.
@@ -110,7 +110,7 @@ def drawn_contours(items: Sequence[Dataset], where: str, lists: ImageLists) -> D
         kind = code_of(item, "ContourGeometricType", where, "")
         points = _distinct(_points(item, where))
         if not kind and not points.size:
-            continue  # (an item that was never filled)
+            continue  # (an empty item)
         if kind not in _KINDS:
             raise InputError(
                 f"{where}: a contour has the type {kind!r} ({named('ContourGeometricType')}), which is not in the "
@@ -154,7 +154,7 @@ def _points(item: Dataset, where: str) -> NDArray[np.float64]:
     points = coordinates.reshape(-1, 3)
     stated = number_of(item, "NumberOfContourPoints", where, len(points))
     is_closed = len(points) > 1 and bool((points[0] == points[-1]).all())
-    if stated not in (len(points), len(points) - is_closed):  # (a first point that is repeated may not be counted)
+    if stated not in (len(points), len(points) - is_closed):  # (a repeated first point may or may not be counted)
         raise InputError(
             f"{where}: {named('NumberOfContourPoints')} is {stated:g}, but there are {len(points)}; were points lost? "
             "Export the structure set again"
@@ -169,14 +169,14 @@ def _points(item: Dataset, where: str) -> NDArray[np.float64]:
 
 
 def _distinct(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Without points that repeat the one before, and without the first one at the end."""
+    """Remove points equal to the previous one, and a repetition of the first point at the end."""
     distinct = points[np.concatenate([[True], (np.diff(points, axis=0) != 0).any(1)])[: len(points)]]
     is_closed = len(distinct) > 1 and bool((distinct[0] == distinct[-1]).all())
     return np.asarray(distinct[:-1] if is_closed else distinct)
 
 
 def _once(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """One winding of a contour that runs around several times through the same points."""
+    """Reduce a contour that traces the same points several times to one winding."""
     for windings in range(2, _MOST_WINDINGS + 1):
         period, rest = divmod(len(points), windings)
         if rest or period < 3 or max(map(abs, (points[period] - points[0]).tolist())) > _SAME_MM:
@@ -200,11 +200,11 @@ def _why_unusable(kind: str, points: NDArray[np.float64]) -> str:
 
 
 def _spans_a_triangle(points: NDArray[np.float64]) -> bool:
-    """Whether three of the points are too far from any line for a contour without area; most contours show it so."""
+    """Whether three of the points span a triangle, so that the contour encloses an area; true for most contours."""
     third = len(points) // 3
     (ax, ay, az), (bx, by, bz), (cx, cy, cz) = points[[0, third, 2 * third]].tolist()
     (ux, uy, uz), (vx, vy, vz) = (bx - ax, by - ay, bz - az), (cx - ax, cy - ay, cz - az)
     double_area = math.hypot(uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx)
     longest = max(math.hypot(ux, uy, uz), math.hypot(vx, vy, vz), math.hypot(vx - ux, vy - uy, vz - uz))
-    # (a line within a distance of the corners needs a height of at most twice that)
+    # (if a line passes all corners within a distance, the height is at most twice that distance)
     return double_area > _SURE_MM * longest

@@ -21,15 +21,15 @@ def roi_dvh(
     prescription_gy: float | None = None,
     end_caps: EndCaps = DEFAULT_END_CAPS,
 ) -> RoiDvh:
-    """DVH metrics of an ROI, as :func:`cdm_nnunet.geometry.contour_dvh.contour_dvh`.
+    """DVH metrics of an ROI, as in :func:`cdm_nnunet.geometry.contour_dvh.contour_dvh`.
 
     Args:
         roi: The ROI.
         structures: Its structure set.
         dose: The dose.
-        metrics: What to evaluate.
+        metrics: The metrics to compute.
         prescription_gy: Prescription of the ROI, for V<x>%.
-        end_caps: As :func:`cdm_nnunet.geometry.contours.stack_of`.
+        end_caps: As in :func:`cdm_nnunet.geometry.contours.stack_of`.
 
     Raises:
         InputError: If the frames of reference differ; or as there.

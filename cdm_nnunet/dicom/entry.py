@@ -1,4 +1,4 @@
-"""Header fields that identify a DICOM file and what it belongs to."""
+"""Header fields that identify a DICOM file and its references."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class FileEntry:
-    """What the header of a file says.
+    """Header of a file.
 
     Attributes:
         path: The file.
@@ -16,7 +16,7 @@ class FileEntry:
         sop_uid: SOPInstanceUID.
         study_uid: StudyInstanceUID.
         series_uid: SeriesInstanceUID.
-        frame_uid: FrameOfReferenceUID; empty if it is not given.
+        frame_uid: FrameOfReferenceUID; empty if absent.
         refers_to: UIDs: series of a structure set, structure set of a plan, plans of a dose.
         is_relative: Whether a dose is in percent or parts (DoseUnits RELATIVE).
         images: SOPInstanceUIDs of the CT images that a structure set lists.
@@ -25,7 +25,7 @@ class FileEntry:
         sop_class: SOPClassUID; may be empty.
         approval: ApprovalStatus of a plan; may be empty.
         dose_type: DoseType of a dose; may be empty.
-        has_grid: Whether a dose has a grid of voxels; some hold DVHs alone.
+        has_grid: Whether a dose has a grid of voxels; some contain only DVHs.
         is_prediction: Whether a dose was predicted by this software.
     """
 

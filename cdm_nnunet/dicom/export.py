@@ -1,7 +1,7 @@
 """A predicted dose as RTDOSE in the patient's study, for the planning system.
 
-The patient, the study, the frame of reference and the plan come from the patient's own DICOM files; the planes lie as
-the CT's do. Values are quantised: within half a step of ``DoseGridScaling``. The file is read back before it counts.
+The patient, the study, the frame of reference and the plan come from the patient's own DICOM files; the planes are
+oriented as the CT's. Values are rounded to steps of ``DoseGridScaling``. The file is read back and compared.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from cdm_nnunet.ranges import DOSE_MAXIMUM_GY
 
 BITS = (16, 32)
 POINT_TOLERANCE_MM = 0.01
-_LOW_DOSE = 0.1  # of the maximum: dose above it must lie on the CT
+_LOW_DOSE = 0.1  # of the maximum: higher dose must lie on the CT
 _MAX_ANGLE_DEGREES = 0.5
 _COPIED = (
     *("SpecificCharacterSet", "PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex"),
@@ -50,11 +50,11 @@ class ExportedDose:
     Attributes:
         path: The file.
         sop_uid: Its SOPInstanceUID.
-        bits: Bits a voxel.
-        step_gy: DoseGridScaling: what one unit stands for.
+        bits: Bits per voxel.
+        step_gy: DoseGridScaling: dose of one unit, Gy.
         maximum_gy: Highest dose.
         plan: Label of the referenced plan; None if there is none.
-        notes: What a person should know of where it belongs.
+        notes: Remarks on the destination.
     """
 
     path: Path
@@ -78,19 +78,19 @@ def export_dose(
 
     Args:
         prediction: NIfTI file, Gy, in the patient's coordinates.
-        patient: Where it belongs.
+        patient: Its destination.
         out: The file to write.
         bits: 16 or 32 bits per voxel.
-        dose_type: ``PHYSICAL`` or ``EFFECTIVE``, as the doses that the model learnt from; empty if that is not
+        dose_type: ``PHYSICAL`` or ``EFFECTIVE``, as in the model's training data; empty if that is not
             known.
 
     Returns:
-        What was written.
+        The written file.
 
     Raises:
         InputError: If the dose is negative, NaN, zero or not plausible, does not lie on the CT, or the type of
-            the dose is not known and the plan is one of ions.
-        OSError: If the file can't be written; nothing of it remains.
+            the dose is not known and the plan is an ion plan.
+        OSError: If the file can't be written; no partial file remains.
     """
     if bits not in BITS:
         raise InputError(f"an RTDOSE has 16 or 32 bits per voxel, not {bits}")
@@ -103,7 +103,7 @@ def export_dose(
         try:
             dataset.save_as(partial, enforce_file_format=True)
             _refuse_difference(partial, image, step_gy)
-        except (OSError, InputError) as error:  # (of a full disk, both may come)
+        except (OSError, InputError) as error:  # (a full disk may raise either)
             if isinstance(error, OSError) and error.errno is None:
                 raise
             raise_write_error(out, image.values.size * bits // 8, error)
@@ -112,14 +112,14 @@ def export_dose(
 
 
 def dose_type_for(patient: Destination, learnt: str) -> str:
-    """DoseType of a predicted dose: that of the doses that the model learnt from.
+    """DoseType of a predicted dose: that of the model's training data.
 
     Args:
-        patient: Where the dose belongs.
+        patient: Destination of the dose.
         learnt: ``PHYSICAL`` or ``EFFECTIVE``; empty if it is not known.
 
     Raises:
-        InputError: If it is not known, and the plan is one of ions.
+        InputError: If it is not known, and the plan is an ion plan.
     """
     if not learnt and patient.plan is not None and patient.plan.radiation == "ions":
         raise InputError(
@@ -130,7 +130,7 @@ def dose_type_for(patient: Destination, learnt: str) -> str:
 
 
 def _refuse_implausible(image: Image) -> None:
-    """NaN and infinity were refused when the file was read."""
+    """Check sign and size of the dose; NaN and infinity were refused when the file was read."""
     if image.values.min() < 0:
         raise InputError(f"{image.path} has negative dose in {np.count_nonzero(image.values < 0)} voxels")
     maximum_gy = float(image.values.max())
@@ -183,7 +183,7 @@ def _dose_dataset(image: Image, patient: Destination, bits: int, dose_type: str)
 def _as_ct_planes(
     image: Image, ct_directions: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Turn the array so that its planes, rows and columns run as the CT's do, by flips and permutations.
+    """Orient the array's planes, rows and columns as the CT's, by flips and permutations.
 
     Returns:
         Dose (frames, rows, columns), the position of its first voxel, and along rows, columns and normal the directions
@@ -202,7 +202,7 @@ def _as_ct_planes(
 
 
 def _header(patient: Destination, dose_type: str) -> FileDataset:
-    """All that does not depend on the dose."""
+    """All elements that do not depend on the dose."""
     meta = FileMetaDataset()
     uid = generate_uid()
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = UID(DOSE_CLASS), uid
@@ -233,7 +233,7 @@ def _header(patient: Destination, dose_type: str) -> FileDataset:
         dataset.ReferencedRTPlanSequence = [
             _item(ReferencedSOPClassUID=patient.plan.sop_class, ReferencedSOPInstanceUID=patient.plan.sop_uid)
         ]
-    else:  # (the one type that needs no plan)
+    else:  # (the only type that needs no plan)
         dataset.DoseSummationType = "PLAN_OVERVIEW"
         dataset.PlanOverviewSequence = [_plan_overview(patient)]
     return dataset
@@ -249,7 +249,7 @@ def _plan_overview(patient: Destination) -> Dataset:
 
 
 def _refuse_difference(path: Path, image: Image, step_gy: float) -> None:
-    """Read the file back: every voxel must have its dose, to half a step, and its place, to 0.01 mm."""
+    """Read the file back: doses must agree within half a step, positions within 0.01 mm."""
     volume = read_dose([path]).volume
     grid = volume.grid
     if grid.shape != image.values.shape:
@@ -267,7 +267,7 @@ def _refuse_difference(path: Path, image: Image, step_gy: float) -> None:
 
 
 def _decimals(values: Any) -> list[str]:
-    """Decimal strings of at most 16 characters, as exact as they can be."""
+    """Decimal strings of at most 16 characters, with the most digits that fit."""
     return [format_number_as_ds(float(value) + 0.0) for value in np.asarray(values, np.float64)]
 
 

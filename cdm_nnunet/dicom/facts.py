@@ -1,4 +1,4 @@
-"""Facts from the headers of a patient's files, for a table: grids, systems, approval, dates; nothing is checked."""
+"""Facts from the headers of a patient's files, for a table: grids, systems, approval, dates; unchecked."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _KEYWORDS = (
 
 
 def patient_facts(files: PatientFiles) -> dict[str, Any]:
-    """Facts of a patient, as text or numbers; empty if a file does not say.
+    """Facts of a patient, as text or numbers; empty if absent.
 
     Args:
         files: The patient's files.
@@ -60,7 +60,7 @@ def _header(paths: tuple[Path, ...]) -> Dataset:
     for path in paths:
         try:
             return read_file(path, pixels=False, keywords=_KEYWORDS)
-        except InputError:  # (told where the file is used)
+        except InputError:  # (reported where the file is used)
             continue
     return Dataset()
 
@@ -103,7 +103,7 @@ def _offsets_mm(dose: Dataset) -> np.ndarray[Any, np.dtype[np.float64]]:
 
 
 def _grid(header: Dataset, heights_mm: np.ndarray[Any, np.dtype[np.float64]]) -> tuple[str, str]:
-    """Size and spacing (x, y, z) as text; the median distance of the planes, and the largest where it differs."""
+    """Size and spacing (x, y, z) as text; the median distance of the planes, and the largest if it differs."""
     try:
         rows, columns = (int(number_of(header, key, "")) for key in ("Rows", "Columns"))
         row_mm, column_mm = numbers_of(header, "PixelSpacing", "", 2)

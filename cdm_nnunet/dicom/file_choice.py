@@ -1,4 +1,4 @@
-"""A person's choice among several structure sets and CT series of a patient."""
+"""The user's choice among several structure sets and CT series of a patient."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ AMBIGUOUS = "ambiguous, keep one, or choose it by label or UID in the mapping ('
 
 @dataclass(frozen=True)
 class FileChoice:
-    """What was chosen for a patient.
+    """Choice for a patient.
 
     Attributes:
         structures: StructureSetLabel or SOPInstanceUID of a structure set; empty if none was chosen.
@@ -24,17 +24,17 @@ class FileChoice:
     ct: str = ""
 
     def applied(self, entries: Sequence[FileEntry]) -> list[FileEntry]:
-        """A patient's files without the structure sets and CT series that were not chosen.
+        """Remove the structure sets and CT series that were not chosen from a patient's files.
 
         Raises:
-            InputError: If what was chosen is not there or not clear.
+            InputError: If the choice matches no file or several.
         """
         kept = _kept(entries, "RTSTRUCT", self.structures, lambda entry: entry.sop_uid)
         return _kept(kept, "CT", self.ct, lambda entry: entry.series_uid)
 
 
 def described(entries: Sequence[FileEntry], uid_of: Callable[[FileEntry], str]) -> str:
-    """Structure sets or CT series for a message: label and number of images, with UIDs where labels are alike."""
+    """Describe structure sets or CT series for a message: label and number of images, with UIDs if labels are equal."""
     by_uid: dict[str, list[FileEntry]] = {}
     for entry in entries:
         by_uid.setdefault(uid_of(entry), []).append(entry)
@@ -51,7 +51,7 @@ def described(entries: Sequence[FileEntry], uid_of: Callable[[FileEntry], str]) 
 def _kept(
     entries: Sequence[FileEntry], modality: str, choice: str, uid_of: Callable[[FileEntry], str]
 ) -> list[FileEntry]:
-    """All files but those of a modality that were not chosen."""
+    """All files except those of a modality that were not chosen."""
     if not choice:
         return list(entries)
     those = [entry for entry in entries if entry.modality == modality]

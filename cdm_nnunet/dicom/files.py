@@ -1,4 +1,4 @@
-"""Reading of DICOM files, and of their elements as checked Python values; faults are reported by tag."""
+"""Read DICOM files and their elements as checked Python values; faults are reported by tag."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from cdm_nnunet.errors import InputError
 _UNDEFINED = 0xFFFFFFFF
 _PIECE = 2**20  # values
 _PIXEL_TAG = bytes.fromhex("e07f1000")
-_PLAIN_HEADER_BYTES = {ImplicitVRLittleEndian: 8, ExplicitVRLittleEndian: 12}  # of the pixels' element
+_PLAIN_HEADER_BYTES = {ImplicitVRLittleEndian: 8, ExplicitVRLittleEndian: 12}  # of the pixel data element
 _KIND_MEMBERS = {
     "text": "AE AS CS DA DS DT IS LO LT PN SH ST TM UC UI UR UT",
     "whole number": "US SS UL SL UV SV",
@@ -39,7 +39,7 @@ _KIND_MEMBERS = {
     "sequence": "SQ",
 }
 _KINDS = {vr: kind for kind, members in _KIND_MEMBERS.items() for vr in members.split()}
-_MAX_BYTES = 2**30  # of a file that is stored deflated, and of an image's pixels
+_MAX_BYTES = 2**30  # of a deflated file, and of an image's pixels
 _META_BYTES = 4096
 _SHOWN_CHARACTERS = 150
 
@@ -50,13 +50,13 @@ def read_file(path: Path, *, pixels: bool = True, keywords: Sequence[str] | None
     Args:
         path: The file; its name does not matter.
         pixels: Read the pixel data too.
-        keywords: Read these elements only.
+        keywords: Read only these elements.
 
     Raises:
         InputError: If it is missing, is not a DICOM file, or is damaged or cut off.
     """
     tags: list[Any] | None = None if keywords is None else list(keywords)
-    if not path.is_file():  # (a pipe would block for ever)
+    if not path.is_file():  # (a pipe would block forever)
         raise InputError(f"{path} is missing or not a file")
     with damage_told(f"{path} is damaged or cut off", "export it again"):
         refuse_bomb(path)
@@ -75,10 +75,10 @@ def read_file(path: Path, *, pixels: bool = True, keywords: Sequence[str] | None
 
 @contextlib.contextmanager
 def damage_told(message: str, mend: str) -> Iterator[None]:
-    """Turn whatever pydicom raises on a damaged file into one line.
+    """Convert any exception of pydicom on a damaged file to a one-line error.
 
     Raises:
-        InputError: For every exception but that memory ran out.
+        InputError: For every exception except a lack of memory.
     """
     try:
         with warnings.catch_warnings():
@@ -90,7 +90,7 @@ def damage_told(message: str, mend: str) -> Iterator[None]:
         raise InputError(f"{message}: it may not be read ({error.strerror})") from error
     except RecursionError as error:
         raise InputError(f"{message} (its sequences are nested too deeply); {mend}") from error
-    except Exception as error:  # pydicom has no list of what it may raise, and files can be anything
+    except Exception as error:  # pydicom does not document what it may raise, and files can be anything
         told = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{message} ({told[:_SHOWN_CHARACTERS]}); {mend}") from error
 
@@ -105,7 +105,7 @@ def _refuse_short_elements(dataset: Dataset, path: Path) -> None:
 
 
 def refuse_bomb(path: Path) -> None:
-    """Check how large a file is that is stored deflated, without unpacking all of it."""
+    """Check the unpacked size of a deflated file, without unpacking all of it."""
     with path.open("rb") as file:
         if DeflatedExplicitVRLittleEndian.encode() not in file.read(_META_BYTES):
             return
@@ -119,7 +119,7 @@ def refuse_bomb(path: Path) -> None:
 
 
 def _name_encoding(dataset: Dataset) -> None:
-    """State the encoding that was recognised in a file without a header of its own, as some systems write them."""
+    """State the detected encoding of a file without file header; some systems write such files."""
     is_implicit, is_little = dataset.original_encoding
     if "TransferSyntaxUID" not in dataset.file_meta and is_little:
         dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if is_implicit else ExplicitVRLittleEndian
@@ -127,7 +127,7 @@ def _name_encoding(dataset: Dataset) -> None:
 
 @functools.cache
 def named(keyword: str) -> str:
-    """An element for a message.
+    """Name and tag of an element, for a message.
 
     Example:
         >>> named("DoseGridScaling")
@@ -141,10 +141,10 @@ def text_of(dataset: Dataset, keyword: str, where: object, default: str | None =
     """Text of an element, without blanks around it.
 
     Args:
-        dataset: Data set or item of a sequence.
+        dataset: Data set or sequence item.
         keyword: Keyword of the element.
         where: File, for the message.
-        default: Returned where the element is missing or empty; None refuses that.
+        default: Returned if the element is missing or empty; None refuses that.
 
     Raises:
         InputError: If it is missing or empty and there is no default.
@@ -167,7 +167,7 @@ def text_of(dataset: Dataset, keyword: str, where: object, default: str | None =
 
 
 def code_of(dataset: Dataset, keyword: str, where: object, default: str | None = None) -> str:
-    """Text of an element that the standard writes in capitals; some software doesn't. As :func:`text_of`."""
+    """Text of an element that should be in capitals; some software writes lower case. As :func:`text_of`."""
     return text_of(dataset, keyword, where, default).upper()
 
 
@@ -175,13 +175,13 @@ def numbers_of(dataset: Dataset, keyword: str, where: object, count: int | None 
     """Numbers of an element, shape (count,).
 
     Args:
-        dataset: Data set or item of a sequence.
+        dataset: Data set or sequence item.
         keyword: Keyword of the element.
         where: File, for the message.
-        count: How many there must be; None takes any number from 1.
+        count: Required number of values; None accepts 1 or more.
 
     Raises:
-        InputError: If they are missing, not finite, or of another count.
+        InputError: If values are missing, not finite, or of another number.
     """
     plain = plain_numbers(dataset, keyword)
     if plain is not None and count in (None, len(plain)):
@@ -202,7 +202,7 @@ def numbers_of(dataset: Dataset, keyword: str, where: object, count: int | None 
 
 
 def number_of(dataset: Dataset, keyword: str, where: object, default: float | None = None) -> float:
-    """The one number of an element; ``default`` where it is missing or empty, as :func:`text_of`.
+    """The only number of an element; ``default`` if it is missing or empty, as in :func:`text_of`.
 
     Raises:
         InputError: If it is missing and there is no default, or not one finite number.
@@ -216,7 +216,7 @@ def number_of(dataset: Dataset, keyword: str, where: object, default: float | No
 
 
 def items_of(dataset: Dataset, keyword: str, where: object) -> Sequence[Dataset]:
-    """Items of a sequence; none where it is missing."""
+    """Items of a sequence; none if it is missing."""
     value = _value(dataset, keyword, where)
     if value is not None and not isinstance(value, SequenceOfItems):
         raise InputError(f"{where}: {named(keyword)} is not a sequence; the file is damaged, export it again")
@@ -224,7 +224,7 @@ def items_of(dataset: Dataset, keyword: str, where: object) -> Sequence[Dataset]
 
 
 def raw_numbers(dataset: Dataset, keyword: str, where: object) -> NDArray[np.float64]:
-    """Numbers of a long element of decimal strings, from its bytes: many times as fast as one by one.
+    """Numbers of a long element of decimal strings, from its bytes: much faster than one by one.
 
     Raises:
         InputError: If they are not finite numbers.
@@ -250,7 +250,7 @@ def pixels_of(dataset: Dataset, where: object) -> NDArray[Any]:
     """Stored pixel values, shape (rows, columns) or (frames, rows, columns).
 
     Raises:
-        InputError: If there are none, they are cut off, or they are compressed and can't be decoded.
+        InputError: If they are missing, cut off, or can't be decoded.
     """
     if "PixelData" not in dataset:
         raise InputError(f"{where} lacks {named('PixelData')}")
@@ -289,7 +289,7 @@ def _expected_bytes(dataset: Dataset, where: object) -> int:
 
 
 def stored_range(path: Path) -> tuple[float, float]:
-    """Lowest and highest stored pixel value, read in pieces where the pixels are not compressed.
+    """Lowest and highest stored pixel value, read in pieces if the pixels are not compressed.
 
     Raises:
         InputError: As :func:`pixels_of`.
@@ -326,9 +326,9 @@ def _value(dataset: Dataset, keyword: str, where: object) -> Any:
 
 
 def _refuse_other_kind(vr: str | None, keyword: str, where: object) -> None:
-    """Check that the type in the file is of the standard's kind: the bytes of a text are a number too, but another one.
+    """Check that the VR in the file is of the standard's kind: bytes of a text, read as a number, give a wrong value.
 
-    Texts among each other are alike, and so are whole numbers. A type that is not said (UN) is taken as the standard's.
+    All text VRs count as one kind, and so do integers. An unknown VR (UN) is taken as the standard's.
     """
     if vr in _KINDS and _KINDS[vr] not in _kinds_of(keyword):
         raise InputError(

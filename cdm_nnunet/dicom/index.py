@@ -25,11 +25,11 @@ from cdm_nnunet.dicom.unread import unread_lines
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.kept_rows import KeptRows
 
-INDEX_FILE = "index.jsonl"  # in the folder of what stays local
+INDEX_FILE = "index.jsonl"  # in the folder of local files
 _HEAD_BYTES = 2048
 _LONG_KINDS = (b"OB", b"OW", b"SQ", b"UN", b"UT", b"OD", b"OF", b"OL", b"OV", b"SV", b"UC", b"UR", b"UV")
-_FIRST_GROUPS, _MAX_FIRST_BYTES = (0x0002, 0x0008), 1024  # of the first element, where there is no preamble
-NEEDED = ("RTSTRUCT", "RTDOSE")  # with the CT, what a case for training is made of
+_FIRST_GROUPS, _MAX_FIRST_BYTES = (0x0002, 0x0008), 1024  # of the first element, if there is no preamble
+NEEDED = ("RTSTRUCT", "RTDOSE")  # with the CT, the files of a training case
 _LABELS = {"RTSTRUCT": "StructureSetLabel", "RTPLAN": "RTPlanLabel", "RTDOSE": "DoseSummationType"}
 _HEADER = (
     *("SOPClassUID", "SOPInstanceUID", "Modality", "PatientID", "StudyInstanceUID", "SeriesInstanceUID"),
@@ -47,8 +47,8 @@ class FolderIndex:
     Attributes:
         folder: The folder.
         entries: Its DICOM files, in the order of their paths.
-        unread: Files that are no DICOM files or damaged, with the reason.
-        damaged: Those of them that are DICOM files.
+        unread: Files that are damaged or not DICOM, with the reason.
+        damaged: Unread files that are DICOM.
     """
 
     folder: Path
@@ -58,17 +58,17 @@ class FolderIndex:
 
     @functools.cached_property
     def persons(self) -> dict[str, list[FileEntry]]:
-        """Files by person, as :func:`cdm_nnunet.dicom.persons.by_person`."""
+        """Files by person, as in :func:`cdm_nnunet.dicom.persons.by_person`."""
         return by_person(self.entries)
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What was read and belongs to no patient of :meth:`patients`."""
+        """Remarks on files that belong to no patient of :meth:`patients`."""
         return tuple(without_images(self.persons, MODALITIES))
 
     @property
     def plans(self) -> tuple[str, ...]:
-        """Files of all plans, of one file for each."""
+        """Files of all plans, without duplicates."""
         return tuple({entry.sop_uid: entry.path for entry in self.entries if entry.modality == "RTPLAN"}.values())
 
     def patients(
@@ -78,14 +78,14 @@ class FolderIndex:
         choice: Choice = NOTHING_CHOSEN,
         pseudonyms: Pseudonyms | None = None,
     ) -> tuple[PatientFiles, ...]:
-        """The files of each patient, paired; in the order of PatientID and of the plans' dates.
+        """Paired files of each patient, in the order of PatientID and of the plans' dates.
 
-        Where PatientID is empty, a patient is a study with those that it refers to.
+        If PatientID is empty, a patient is a study with the studies that it refers to.
 
         Args:
-            needed: What a patient must have beside the CT. Doses are ignored where they are not needed.
-            choice: Which of several plans, doses, structure sets and CT series to take.
-            pseudonyms: Make the names; by default without a key.
+            needed: Modalities that a patient must have besides CT. Doses are ignored if not needed.
+            choice: Choice among several plans, doses, structure sets and CT series.
+            pseudonyms: Make the names; without a key by default.
         """
         pseudonyms = pseudonyms or Pseudonyms()
         owned = owners(self.persons)
@@ -111,10 +111,10 @@ def index_folder(
     """Read the headers of all files in a folder and its subfolders; links are followed.
 
     Args:
-        folder: Any tree.
-        cache: File in which headers are kept, one a line: an interrupted run goes on, and a later one reads what has
-            changed. It holds PatientID: keep it where the patients' data are.
-        progress: Called with the number of files done and in all.
+        folder: The folder.
+        cache: File of headers, one per line: an interrupted run continues, and a later run reads only what has changed.
+            It contains PatientID: keep it with the patients' data.
+        progress: Called with the number of finished files and of all files.
 
     Raises:
         InputError: If there is no such folder or no DICOM file in it.
@@ -141,9 +141,9 @@ def index_files(
 
     Args:
         paths: The files.
-        folder: What they are a part of, for messages; by default their common folder.
-        cache: As there.
-        progress: As there.
+        folder: Their folder, for messages; their common folder by default.
+        cache: As in :func:`index_folder`.
+        progress: As in :func:`index_folder`.
     """
     folder = folder or Path(os.path.commonpath(paths))
     entries: list[FileEntry] = []
@@ -167,7 +167,7 @@ def index_files(
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Files of a tree, those behind links too; each folder and each file behind a link once."""
+    """Files of a tree; links are followed, and each linked folder and file is listed once."""
     seen = set[str]()
     for root, folders, names in os.walk(folder, followlinks=True):
         folders[:] = [name for name in sorted(folders) if not name.startswith(".") and _is_new(root, name, seen)]
@@ -175,12 +175,12 @@ def _files(folder: Path) -> Iterator[Path]:
             path = Path(root) / name
             if name.startswith(".") or name == "DICOMDIR":
                 continue
-            if (path.is_file() or path.is_symlink()) and _is_new(root, name, seen):  # (a link into nowhere is told)
+            if (path.is_file() or path.is_symlink()) and _is_new(root, name, seen):  # (a broken link is reported)
                 yield path
 
 
 def _is_new(root: str, name: str, seen: set[str]) -> bool:
-    """Whether what a name leads to was not met yet."""
+    """Whether the target of a path is new."""
     place = os.path.realpath(os.path.join(root, name))
     new = place not in seen
     seen.add(place)
@@ -202,7 +202,7 @@ def _kept_row(path: Path, kept: KeptRows) -> Mapping[str, Any]:
 
 
 def _looks_like_dicom(path: Path) -> bool:
-    """Whether the first bytes can be those of a DICOM file, so that a large file of another kind is not parsed.
+    """Whether the first bytes can be those of a DICOM file, so that large files of other kinds are not parsed.
 
     With a preamble, ``DICM`` stands at byte 128; without one, the file begins with an element of a low group, and the
     next has a higher tag.
@@ -211,12 +211,12 @@ def _looks_like_dicom(path: Path) -> bool:
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
     except OSError:
-        return True  # (reading it tells why not)
+        return True  # (reading it reports the reason)
     return head[128:132] == b"DICM" or any(_begins_with_elements(head, order) for order in ("little", "big"))
 
 
 def _begins_with_elements(head: bytes, order: Literal["little", "big"]) -> bool:
-    """Whether the first bytes of a file can be elements of DICOM without a preamble, as far as they tell."""
+    """Whether the first bytes of a file can be DICOM elements without a preamble."""
 
     def number(start: int, end: int) -> int:
         return int.from_bytes(head[start:end], order)
@@ -232,7 +232,7 @@ def _begins_with_elements(head: bytes, order: Literal["little", "big"]) -> bool:
 
 
 def _read_row(path: Path) -> dict[str, Any]:
-    """Fields of an entry but its path, or why there are none."""
+    """Fields of an entry without its path, or the reason why there are none."""
     looks_so = _looks_like_dicom(path)
     if not looks_so:
         error = f"{path} is not a DICOM file"
@@ -241,7 +241,7 @@ def _read_row(path: Path) -> dict[str, Any]:
         return {key: value for key, value in asdict(_entry(path)).items() if key != "path"}
     except InputError as error:
         return {"error": str(error), "remains": dict(what_remains(path))}
-    except Exception as error:  # noqa: BLE001  # (a fence: one file must not end the look at all others)
+    except Exception as error:  # noqa: BLE001  # (one file must not prevent the reading of all others)
         message = f"{path} can't be read ({type(error).__name__}: {error}); export it again"
         return {"error": message, "remains": dict(what_remains(path))}
 
@@ -271,7 +271,7 @@ def _entry(path: Path) -> FileEntry:
 
 
 def _frame(header: Dataset, modality: str, path: Path) -> str:
-    """Frame of reference; that of the ROIs before that at the top, and none if they lie in several."""
+    """Frame of reference: of the ROIs, otherwise of the file; empty if ROIs lie in several."""
     rois = items_of(header, "StructureSetROISequence", path) if modality == "RTSTRUCT" else ()
     of_rois = {text_of(roi, "ReferencedFrameOfReferenceUID", path, "") for roi in rois} - {""}
     if of_rois:

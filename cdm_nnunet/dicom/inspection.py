@@ -1,4 +1,4 @@
-"""Inspection of a folder of DICOM files: patients, ROI names, prescriptions, and what conversion would refuse."""
+"""Inspection of a folder of DICOM files: patients, ROI names, prescriptions, and what conversion refuses."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ def inspect_index(
     pixels: bool = True,
     cache: Path | None = None,
 ) -> dict[str, Any]:
-    """Look at every patient of an index.
+    """Inspect every patient of an index.
 
     Args:
         index: The indexed folder.
-        progress: Called with the number of patients done and in all.
+        progress: Called with the number of finished patients and of all patients.
         choice: As in :meth:`cdm_nnunet.dicom.index.FolderIndex.patients`.
-        pseudonyms: As there.
-        pixels: Look at the values of three CT images a patient, and of the doses in pieces; else at headers alone.
-        cache: File in which patients are kept whose files don't change, for the next look.
+        pseudonyms: As in that method.
+        pixels: Check the values of three CT images per patient, and of the doses in pieces; otherwise only headers.
+        cache: File that keeps the rows of patients with unchanged files for the next inspection.
 
     Returns:
         ``patients`` by case name, ``rois`` by name with count and proposal, ``unread`` files. No PatientID.
@@ -78,7 +78,7 @@ def inspect_index(
 
 
 def _fenced_row(files: PatientFiles, pixels: bool, log: Path) -> dict[str, Any]:
-    """As :func:`_inspect_patient`, with the facts; what nobody foresaw is a problem of the patient."""
+    """As :func:`_inspect_patient`, with the facts; an unforeseen error becomes a problem of the patient."""
     try:
         with fenced(files.case_name, log):
             return _inspect_patient(files, pixels) | {"facts": patient_facts(files)}
@@ -147,7 +147,7 @@ def _structure_notes(structures: StructureSet) -> list[str]:
 
 
 def _notes_of(check: Callable[[], list[str]]) -> list[str]:
-    """The notes of one of the conversion's checks; what it refuses is a note too, for the mapping may leave it out."""
+    """Notes of one of the conversion's checks; a refusal becomes a note, because the mapping may exclude the ROI."""
     try:
         return check()
     except InputError as error:
@@ -157,7 +157,7 @@ def _notes_of(check: Callable[[], list[str]]) -> list[str]:
 def _look_at_doses(
     files: PatientFiles, plans: Sequence[Sequence[Plan]], pixels: bool, row: dict[str, Any]
 ) -> list[str]:
-    """Check the doses; the maximum, where one file has it, goes into the row."""
+    """Check the doses; the maximum of a dose in one file goes into the row."""
     for part, of_part in zip(files.parts, plans, strict=False):
         if part.doses:
             maximum_gy = check_dose(part.doses, of_part[0] if len(of_part) == 1 else None, pixels=pixels)
@@ -169,7 +169,7 @@ def _look_at_doses(
 
 
 def _look_at_ct(files: PatientFiles, structures: StructureSet | None, pixels: bool) -> list[str]:
-    """Check the headers of the series, and look at the values of a few images, evenly chosen."""
+    """Check the headers of the series, and the values of a few images at even distances."""
     if not files.ct:
         return []
     ct = read_ct(files.ct, pixels=False)

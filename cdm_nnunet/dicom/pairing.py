@@ -1,4 +1,4 @@
-"""Pairing of a patient's files by their references, or by the frame of reference where one is missing."""
+"""Pairing of a patient's files by their references, or by the frame of reference if a reference is missing."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class PlanFiles:
     """Files of a plan and its dose.
 
     Attributes:
-        plans: The plan; several where the dose is of all of them, none where there is none.
-        doses: Dose of the plan, or of each beam; none for a new patient.
+        plans: The plan; several for a dose of several plans; may be empty.
+        doses: Dose of the plan, or of each beam; empty for a new patient.
     """
 
     plans: tuple[Path, ...] = ()
@@ -34,20 +34,20 @@ class PlanFiles:
 
 @dataclass(frozen=True)
 class PatientFiles:
-    """The files that make a case.
+    """The files of a case.
 
     Attributes:
-        patient: PatientID, or ``study UID`` where it is empty; it must not leave this machine.
-        patient_name: What the patient is called.
-        case_name: What the case is called: the patient's name, and something for the plan where each plan is a case.
-        ct: Images of the series that was drawn on.
+        patient: PatientID, or ``study UID`` if that is empty; it must not leave this machine.
+        patient_name: Pseudonym of the patient.
+        case_name: Name of the case: the pseudonym, with a suffix for the plan if each plan is a case.
+        ct: Images of the series with the contours.
         structures: Structure set.
-        parts: Plans and doses; several where the doses of several plans are to be summed.
+        parts: Plans and doses; several if the doses of several plans are summed.
         uids: UIDs of study, frame of reference, structure set and plans, by kind.
         dose_type: ``PHYSICAL`` or ``EFFECTIVE``; empty for a new patient, without a dose.
-        has_ions: Whether a plan is one of ions (RT Ion Plan).
-        by_geometry: Whether the CT was found by its slices alone: its UIDs are not those that the contours refer to.
-        problems: Why the patient can't be converted; empty if nothing is wrong.
+        has_ions: Whether a plan is an ion plan (RT Ion Plan).
+        by_geometry: Whether the CT was matched by its slices only: the contours refer to other UIDs.
+        problems: Reasons why the patient can't be converted; empty if there are none.
         notes: What was ignored.
     """
 
@@ -85,14 +85,14 @@ def pair(
     """Follow the references from the plan: dose, structure set, CT.
 
     Args:
-        patient: PatientID; ``study UID`` where it is empty.
+        patient: PatientID; ``study UID`` if that is empty.
         entries: The patient's files.
-        needed: What the patient must have beside the CT; doses are ignored where they are not needed.
-        choice: Of plans and of the type of dose.
+        needed: Modalities that the patient must have besides CT; doses are ignored if not needed.
+        choice: Choice of plans and dose type.
         pseudonyms: Make the names.
 
     Returns:
-        One case; several where each plan is a case.
+        One case; several if each plan is a case.
     """
     problems: list[str] = []
     notes: list[str] = []
@@ -117,7 +117,7 @@ def pair(
             courses = [(Part((chosen,)),) for chosen in choose_plans(kinds["RTPLAN"], plan, notes)]
     except InputError as error:
         problems.append(str(error))
-        needed = ()  # (what else is ambiguous may be clear with one plan)
+        needed = ()  # (with one plan, other ambiguities may disappear)
     return [
         _complete(
             *(course, kinds, needed, problems, notes),
@@ -129,7 +129,7 @@ def pair(
 
 
 def _case_name(name: str, course: Course, choice: str, pseudonyms: Pseudonyms) -> str:
-    """Where each plan is a case, its name has something of the plan, so that a later plan changes no name."""
+    """If each plan is a case, its name depends on the plan, so that later plans do not change names."""
     plans = [plan for part in course for plan in part.plans]
     return f"{name}_{pseudonyms.uid(plans[0].sop_uid)[:6]}" if choice == "each" and plans else name
 
@@ -169,7 +169,7 @@ def _complete(
         notes.append("no DoseType: taken for PHYSICAL")
     if "EFFECTIVE" in types:
         notes.append("the dose is EFFECTIVE: weighted by biological effectiveness")
-    placed = [structures] if by_geometry and structures is not None else ct  # (where a dose belongs)
+    placed = [structures] if by_geometry and structures is not None else ct  # (the destination of a dose)
     uids = {f"plan {k}" if len(plans) > 1 else "plan": plan.sop_uid for k, plan in enumerate(plans, 1)}
     for kind, uid in (
         ("structure set", structures.sop_uid if structures else ""),
@@ -199,13 +199,13 @@ def _paths(entries: Iterable[FileEntry]) -> tuple[Path, ...]:
 def with_damaged(
     files: PatientFiles, sure: Sequence[DamagedFile], perhaps: Sequence[DamagedFile], needed: Collection[str]
 ) -> PatientFiles:
-    """A case with what can't be read of the patient: a problem, unless it is of a kind that is not needed.
+    """Add the patient's unreadable files to a case: as problems, unless their modality is not needed.
 
     Args:
         files: The case.
-        sure: Damaged files of the patient.
-        perhaps: Damaged files that may be of the patient.
-        needed: What the patient must have beside the CT.
+        sure: Damaged files that belong to the patient.
+        perhaps: Damaged files that may belong to the patient.
+        needed: Modalities that the patient must have besides CT.
     """
     wanted = {"", "CT", "RTPLAN", *needed}
     problems = [

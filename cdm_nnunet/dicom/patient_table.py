@@ -1,4 +1,4 @@
-"""Table of inspected patients, as CSV and HTML. It identifies patients and stays with their data."""
+"""Table of inspected patients, as CSV and HTML. It identifies patients and must stay with their data."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ COLUMNS: Mapping[str, str] = {
     "problems": "refused because",
     "notes": "notes",
 }
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet runs a cell that begins so
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet executes cells that begin like this
 _STYLE = (
     "body{font:14px sans-serif;margin:1.5em}table{border-collapse:collapse}th,td{border:1px solid #bbb;padding:.3em "
     ".5em;vertical-align:top;text-align:left}th{background:#eee;position:sticky;top:0}.no{background:#fbe3e0}"
@@ -58,7 +58,7 @@ def html_table(patients: Mapping[str, Mapping[str, Any]], title: str) -> str:
     """The table as one HTML file without scripts.
 
     Args:
-        patients: As of :func:`csv_table`.
+        patients: As for :func:`csv_table`.
         title: Heading.
     """
     head = "".join(f"<th>{html.escape(label)}</th>" for label in COLUMNS.values())

@@ -1,4 +1,4 @@
-"""Grouping of files by person: by PatientID, or by study and references where it is empty or the same for everybody."""
+"""Grouping of files by person: by PatientID, or by study and references if it is empty or the same for everybody."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from cdm_nnunet.dicom.entry import FileEntry
 
-STUDY = "study "  # of the name of a patient without PatientID
+STUDY = "study "  # prefix of the name of a patient without PatientID
 _PLACEHOLDER = re.compile(
     r"(anon|anonym)\w*|unknown|none|null|nil|n/?a|na|removed|deidentified|de-identified|dummy|patient|x+|0+|-+|\?+",
     re.IGNORECASE,
@@ -15,13 +15,13 @@ _PLACEHOLDER = re.compile(
 
 
 def by_person(entries: Sequence[FileEntry]) -> dict[str, list[FileEntry]]:
-    """Files by person: by PatientID; those without one by study, together with the studies that they refer to.
+    """Group files by PatientID; files without one by study, together with the studies that they refer to.
 
     Args:
         entries: Files of a folder.
 
     Returns:
-        Files by PatientID, or by ``study UID``; in the order of these names.
+        Files by PatientID or ``study UID``, in the order of these names.
     """
     found: dict[str, list[FileEntry]] = {}
     for entry in entries:
@@ -34,12 +34,12 @@ def by_person(entries: Sequence[FileEntry]) -> dict[str, list[FileEntry]]:
 
 
 def connected(entries: Sequence[FileEntry]) -> list[list[FileEntry]]:
-    """Groups of files that are in one study or refer to each other, directly or through others."""
+    """Group files that are in one study or refer to each other, directly or through others."""
     studies: dict[str, set[str]] = {}  # by UID of an object or series
     for entry in entries:
         for uid in (entry.sop_uid, entry.series_uid):
             studies.setdefault(uid, set()).add(entry.study_uid)
-    first = {entry.study_uid: entry.study_uid for entry in entries}  # study that stands for the group, by study
+    first = {entry.study_uid: entry.study_uid for entry in entries}  # representative study of the group, by study
     for entry in entries:
         for uid in entry.refers_to:
             for study in studies.get(uid, ()):
@@ -53,15 +53,15 @@ def connected(entries: Sequence[FileEntry]) -> list[list[FileEntry]]:
 
 
 def several_persons(patient: str, entries: Sequence[FileEntry], choice: str) -> tuple[str, str]:
-    """Message where one PatientID may stand for several persons.
+    """Message if one PatientID may stand for several persons.
 
     Args:
         patient: PatientID.
         entries: Its files.
-        choice: What was chosen among its plans.
+        choice: Choice among its plans.
 
     Returns:
-        A problem and a note; empty if there is nothing to say.
+        A problem and a note; both may be empty.
     """
     sets = [group for group in connected(entries) if any(entry.modality == "RTSTRUCT" for entry in group)]
     if len(sets) < 2:
@@ -74,7 +74,7 @@ def several_persons(patient: str, entries: Sequence[FileEntry], choice: str) -> 
 
 
 def without_images(persons: Mapping[str, Sequence[FileEntry]], modalities: Sequence[str]) -> list[str]:
-    """Messages on persons without any modality that a case needs."""
+    """Messages about persons without any of the modalities that a case needs."""
     aside = [entries for entries in persons.values() if not any(entry.modality in modalities for entry in entries)]
     if not aside:
         return []

@@ -2,8 +2,8 @@
 
     python -m cdm_nnunet.dicom.phantom FOLDER [N]
 
-writes N of them (one without a number), to try the software without patient data. Phantoms with the anatomy of a head
-and neck: ``cdm-nnunet demo --dicom N -o FOLDER``.
+writes N of them (one without a number), to try the software without patient data. Phantoms with head-and-neck
+anatomy: ``cdm-nnunet demo --dicom N -o FOLDER``.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ ORIENTATIONS: Mapping[str, tuple[float, ...]] = {
 
 @dataclass(frozen=True)
 class LinearDose:
-    """Dose that rises along one axis: ``at_origin_gy + gradient * coordinate``."""
+    """Dose that is linear along one axis: ``at_origin_gy + gradient * coordinate``."""
 
     axis: int
     gradient_gy_per_mm: float
@@ -54,7 +54,7 @@ class LinearDose:
 
 @dataclass(frozen=True)
 class GaussianDose:
-    """Dose that falls off around a centre: ``peak_gy * exp(-r^2 / (2 sigma^2))``; a huge sigma makes it uniform."""
+    """Dose around a centre: ``peak_gy * exp(-r^2 / (2 sigma^2))``; a very large sigma makes it uniform."""
 
     centre_mm: tuple[float, float, float]
     sigma_mm: float
@@ -68,7 +68,7 @@ class GaussianDose:
 
 @dataclass(frozen=True)
 class Phantom:
-    """What a phantom patient consists of.
+    """Parameters of a phantom patient.
 
     Attributes:
         solids: ROIs by name.
@@ -76,17 +76,17 @@ class Phantom:
         position: Patient position; a key of :data:`ORIENTATIONS`.
         slices_z_mm: Positions of the CT slices.
         pixels: Rows and columns of the CT.
-        pixel_mm: Distance of rows and of columns.
+        pixel_mm: Spacing of rows and columns.
         dose_spacing_mm: Voxel size of the dose grid (x, y, z).
-        dose_margin_mm: How far the dose grid ends before the edge of the CT; negative: beyond it.
+        dose_margin_mm: Distance from the edge of the CT to that of the dose grid; negative if the grid is larger.
         prescriptions_gy: Prescribed dose by ROI name.
-        kinds: RTROIInterpretedType by ROI name; ``ORGAN`` where it is not given.
+        kinds: RTROIInterpretedType by ROI name; ``ORGAN`` by default.
         beams: Number of beams in the plan.
-        dose_per_beam: Write one dose file a beam instead of one for the plan.
+        dose_per_beam: Write one dose file per beam instead of one per plan.
         absolute_offsets: Write GridFrameOffsetVector as z coordinates, not as offsets.
-        tilt_degrees: Turns all images and contours about the x axis of the patient.
-        seed: Another seed, other UIDs.
-        ct_hu: CT; None: 0 HU in the solids, -1000 HU around them.
+        tilt_degrees: Rotation of all images and contours about the x axis of the patient.
+        seed: Determines the UIDs.
+        ct_hu: CT; None gives 0 HU in the solids and -1000 HU around them.
     """
 
     solids: Mapping[str, Solid]
@@ -108,7 +108,7 @@ class Phantom:
 
     @property
     def rotation(self) -> NDArray[np.float64]:
-        """Rows: what the axes x, y and z become; identity without a tilt."""
+        """Rotation matrix; its rows are the images of the axes x, y and z."""
         angle = np.deg2rad(self.tilt_degrees)
         c, s = np.cos(angle), np.sin(angle)
         return np.array([[1.0, 0.0, 0.0], [0.0, c, s], [0.0, -s, c]])
@@ -129,8 +129,8 @@ def write_phantom(phantom: Phantom, folder: Path) -> PhantomFiles:
     """Write a phantom patient.
 
     Args:
-        phantom: What to write.
-        folder: Where to; it is made.
+        phantom: Its parameters.
+        folder: Output folder; it is made.
 
     Returns:
         The files: ``ct_NNN.dcm``, ``structures.dcm``, ``plan.dcm``, ``dose.dcm`` or ``dose_N.dcm``.
@@ -141,7 +141,7 @@ def write_phantom(phantom: Phantom, folder: Path) -> PhantomFiles:
 
 
 def demonstration_phantom(seed: int = 0) -> Phantom:
-    """A patient with body, two target levels and organs, each a solid, in a different place for every seed."""
+    """A patient with body, two target levels and organs, each a solid; positions depend on the seed."""
     rng = np.random.default_rng(seed)
     x, y = rng.uniform(-6, 6, 2)
     solids: dict[str, Solid] = {
@@ -278,7 +278,7 @@ class _Writer:
         (rows, columns), spacing = phantom.pixels, phantom.pixel_mm
         x, y, z = phantom.dose_spacing_mm
         sizes = [n * step - 2 * phantom.dose_margin_mm for n, step in zip((rows, columns), spacing, strict=True)]
-        turned = abs(self.orientation[1]) > 0.5  # (a decubitus patient's columns run along y)
+        turned = abs(self.orientation[1]) > 0.5  # (columns of a decubitus patient run along y)
         shape = int(sizes[0] // (x if turned else y)), int(sizes[1] // (y if turned else x))
         dose_spacing = (x, y) if turned else (y, x)
         low, high = min(phantom.slices_z_mm) + phantom.dose_margin_mm, max(phantom.slices_z_mm) - phantom.dose_margin_mm

@@ -1,7 +1,7 @@
 """Solids with closed-form volumes and DVHs: their cross-sections are the contours of DICOM phantoms.
 
-A solid knows its axial cross-sections exactly, whether a point is in it, and which part of its volume lies below a
-plane. From the last, every D- and V-metric of a linear dose follows.
+A solid gives its axial cross-sections exactly, whether it contains a point, and the part of its volume below a plane.
+The last gives every D- and V-metric of a linear dose.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Point = tuple[float, float, float]
-_CHORD_MM = 0.005  # how far the sides of a polygon stay inside the circle that it stands for
+_CHORD_MM = 0.005  # maximum distance of a polygon's sides from the circle that it approximates
 
 
 class Solid(Protocol):
@@ -113,7 +113,7 @@ class Sphere:
 
 @dataclass(frozen=True)
 class Cylinder:
-    """A cylinder about the long axis, or a frustum or cone with another ``top_radius_mm``; a thin one is a straw."""
+    """A cylinder about the long axis, or a frustum or cone with another ``top_radius_mm``."""
 
     centre_mm: Point
     radius_mm: float
@@ -196,7 +196,7 @@ class Torus:
         return np.asarray(np.hypot(across, local[..., 2]) <= self.tube_mm)
 
     def fraction_below(self, axis: int, at_mm: float) -> float:
-        """Along z as in the disk that is turned about the axis."""
+        """Along z the same as for the rotated disk."""
         if axis != 2:
             raise ValueError("across a torus there is no closed form")
         return disk_fraction((at_mm - self.centre_mm[2]) / self.tube_mm)

@@ -1,6 +1,6 @@
-"""Elements of plain characters, from their bytes: pydicom converts one element many times as slowly.
+"""Fast decoding of elements of plain characters from their bytes; pydicom is many times slower.
 
-What is not plain is left to pydicom: another type than the standard's, other characters, several texts, an element that
+Other elements are left to pydicom: another VR than the standard's, other characters, several texts, an element that
 is parsed already.
 """
 
@@ -15,7 +15,7 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
-_TEXTS = ("AS", "CS", "DA", "TM", "UI")  # in the default character set whatever the file's is
+_TEXTS = ("AS", "CS", "DA", "TM", "UI")  # in the default character set, independent of the file's
 _OF_TEXT = bytes(code for code in range(0x20, 0x7F) if code != ord("\\"))
 _NUMBER = rb"[+-]?[0-9]{1,12}(?:\.[0-9]{0,12})?"
 _NUMBERS = {
@@ -34,7 +34,7 @@ def tag_of(keyword: str) -> BaseTag:
 
 
 def plain_text(dataset: Dataset, keyword: str) -> str | None:
-    """Text of an element without blanks around it, empty for an empty one; None where it is not plain."""
+    """Text of an element without surrounding blanks; empty for an empty one, None if it is not plain."""
     content = _content(dataset, keyword)
     if content is None:
         return None
@@ -47,7 +47,7 @@ def plain_text(dataset: Dataset, keyword: str) -> str | None:
 
 
 def plain_numbers(dataset: Dataset, keyword: str) -> list[float] | None:
-    """Numbers of an element of decimal or integer strings; None where it is not plain."""
+    """Numbers of an element of decimal or integer strings; None if it is not plain."""
     content = _content(dataset, keyword)
     if content is None or content[1] not in _NUMBERS:
         return None
@@ -60,7 +60,7 @@ def plain_numbers(dataset: Dataset, keyword: str) -> list[float] | None:
 
 
 def stored_form(dataset: Dataset, keyword: str) -> Hashable | None:
-    """What an element is in the file, equal for equal elements; None where it is parsed already."""
+    """Stored form of an element, equal for equal elements; None if it is parsed already."""
     raw = dataset.get_item(tag_of(keyword), keep_deferred=True)
     if not isinstance(raw, RawDataElement) or not isinstance(raw.value, bytes):
         return None
@@ -68,7 +68,7 @@ def stored_form(dataset: Dataset, keyword: str) -> Hashable | None:
 
 
 def _content(dataset: Dataset, keyword: str) -> tuple[bytes, str] | None:
-    """Bytes and type of an element that may be plain."""
+    """Bytes and VR of an element that may be plain."""
     vr = _vr_of(keyword)
     if vr not in _NUMBERS and vr not in _TEXTS:
         return None

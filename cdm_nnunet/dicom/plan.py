@@ -1,4 +1,4 @@
-"""A treatment plan: what was prescribed, in how many fractions, with which beams."""
+"""A treatment plan: prescriptions, fractions and beams."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ class Plan:
     Attributes:
         path: Its file.
         label: RTPlanLabel.
-        prescriptions: As the plan gives them; may be empty.
+        prescriptions: Prescriptions in the plan; may be empty.
         n_fractions: Planned fractions; None if the plan does not say.
-        beam_numbers: Beams that deliver dose in the one fraction group; setup beams are left out.
+        beam_numbers: Beams that deliver dose in the only fraction group; setup beams are excluded.
         study_uid: StudyInstanceUID.
         sop_uid: SOPInstanceUID.
-        frame_uid: FrameOfReferenceUID; empty if it is not given.
+        frame_uid: FrameOfReferenceUID; empty if absent.
         structure_uid: SOPInstanceUID of the structure set; empty if the plan has none.
         patient_id: PatientID; may be empty.
         sop_class: SOPClassUID.
-        approval: ApprovalStatus: ``APPROVED``, ``UNAPPROVED`` or ``REJECTED``; empty if it is not given.
+        approval: ApprovalStatus: ``APPROVED``, ``UNAPPROVED`` or ``REJECTED``; empty if absent.
         radiation: ``photons or electrons``, ``ions`` or ``brachytherapy``.
-        notes: What of its dose references is not used as a prescription.
+        notes: Dose references that are not used as a prescription.
     """
 
     path: Path
@@ -112,7 +112,7 @@ def _radiation(dataset: Dataset, groups: Sequence[Dataset], path: Path) -> str:
 
 
 def _prescriptions(dataset: Dataset, groups: Sequence[Dataset], path: Path, notes: list[str]) -> Iterator[Prescription]:
-    """Levels of the dose references, and what the fraction group says of them; what is no level is noted."""
+    """Prescriptions from the dose references and the fraction group; other dose references are noted."""
     of_group: dict[int, list[float]] = {}
     for group in groups:
         for item in items_of(group, "ReferencedDoseReferenceSequence", path):
@@ -140,7 +140,7 @@ def _prescriptions(dataset: Dataset, groups: Sequence[Dataset], path: Path, note
 
 
 def _no_level(item: Dataset, kind: str, doses_gy: Sequence[float], path: Path) -> str:
-    """Why a dose reference is not a prescription; empty if it is one, or says nothing of a dose."""
+    """Reason why a dose reference is not a prescription; empty if it is one, or gives no dose."""
     if doses_gy and kind != "TARGET":
         return f"{doses_gy[0]:g} Gy for type {kind}"
     if not doses_gy and kind == "TARGET":

@@ -1,11 +1,11 @@
-"""Choice of a patient's plan among courses, replans and boosts, each with a dose of its own.
+"""Choice of a patient's plan among courses, replans and boosts, each with its own dose.
 
-A choice is a rule, or the label (RTPlanLabel) or UID of one plan. Nothing is chosen unless somebody chose it.
+A choice is a rule, or the label (RTPlanLabel) or UID of one plan. Without a choice, several plans are refused.
 
 ========== ============================================================================================
-``latest`` the plan with the latest date and time; of those that are approved, where some are
-``sum``    all plans of a course: the dose of several plans (MULTI_PLAN) where there is one, else their sum
-``each``   all plans, each a case of its own
+``latest`` the plan with the latest date and time; among approved plans if there are any
+``sum``    all plans of a course: their common dose (MULTI_PLAN) if present, otherwise the sum of doses
+``each``   all plans, each as its own case
 ========== ============================================================================================
 """
 
@@ -25,7 +25,7 @@ DOSE_TYPES = ("PHYSICAL", "EFFECTIVE")
 
 @dataclass(frozen=True)
 class Part:
-    """Plans and their dose: one plan as a rule; several where the dose is of all of them; none where none is known."""
+    """Plans and their dose: usually one plan; several for a dose of several plans; none if unknown."""
 
     plans: tuple[FileEntry, ...] = ()
     doses: tuple[FileEntry, ...] = ()
@@ -33,12 +33,12 @@ class Part:
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen.
+    """Choices for all patients.
 
     Attributes:
-        plans: A rule, a label or a UID by the patient's name, and a rule under ``default`` for all others.
-        dose_type: ``PHYSICAL`` or ``EFFECTIVE``; empty if nothing was chosen.
-        files: Structure sets and CT series by the patient's name.
+        plans: Rule, label or UID by the patient's name; the rule under ``default`` applies to all others.
+        dose_type: ``PHYSICAL`` or ``EFFECTIVE``; empty without a choice.
+        files: Choice of structure set and CT series by the patient's name.
         match_geometry: Match the CT by its slices if the contours refer to no CT in the folder.
     """
 
@@ -48,7 +48,7 @@ class Choice:
     match_geometry: bool = False
 
     def plan_of(self, patient: str) -> str:
-        """A rule, a label or a UID; empty if nothing was chosen."""
+        """Rule, label or UID for a patient; empty without a choice."""
         return self.plans.get(patient, self.plans.get(DEFAULT, ""))
 
 
@@ -59,17 +59,17 @@ Course = tuple[Part, ...]  # parts whose doses add up
 def choose(
     plans: Sequence[FileEntry], doses: Sequence[FileEntry], plan: str, dose_type: str, notes: list[str]
 ) -> list[Course]:
-    """What becomes a case: one course, or one for each plan.
+    """Select the cases of a patient: one for the course, or one per plan.
 
     Args:
-        plans: Of one patient.
-        doses: Of the same patient.
-        plan: A rule, a label or a UID; empty if nothing was chosen.
-        dose_type: ``PHYSICAL`` or ``EFFECTIVE``; empty if nothing was chosen.
-        notes: What is ignored is added.
+        plans: Plans of one patient.
+        doses: Doses of the same patient.
+        plan: Rule, label or UID; empty without a choice.
+        dose_type: ``PHYSICAL`` or ``EFFECTIVE``; empty without a choice.
+        notes: Remarks about ignored files are appended.
 
     Raises:
-        InputError: If there are several and nothing was chosen, or what was chosen is not there or not clear.
+        InputError: If there are several and nothing was chosen, or the choice matches no plan or several.
     """
     doses = _of_type(_planned(doses, notes), dose_type, notes)
     if not plans:
@@ -100,13 +100,13 @@ def choose(
 
 
 def choose_plans(plans: Sequence[FileEntry], choice: str, notes: list[str]) -> list[FileEntry]:
-    """The plans that a choice means: one, or with ``each`` all.
+    """The plans that match a choice: one, or all with ``each``.
 
-    A rejected plan is taken where it was chosen by its label or UID only. The latest plan is the latest of those that
-    are approved, where some are.
+    A rejected plan is used only if it was chosen by its label or UID. The latest plan is the latest approved one, if
+    any is approved.
 
     Raises:
-        InputError: If nothing was chosen among several, or the choice is not there or not clear.
+        InputError: If there are several and no choice, or the choice matches no plan or several.
     """
     if choice and choice not in RULES:
         return [_named(plans, choice)]
@@ -134,7 +134,7 @@ def choose_plans(plans: Sequence[FileEntry], choice: str, notes: list[str]) -> l
 
 
 def _named(plans: Sequence[FileEntry], choice: str) -> FileEntry:
-    """The plan of a label or UID; a rejected one too, but not where another plan has the label."""
+    """The plan with a label or UID; also a rejected one, unless another plan has the label."""
     found = [plan for plan in plans if choice in (plan.label, plan.sop_uid)]
     if len(found) > 1:
         found = [plan for plan in found if plan.approval != "REJECTED"] or found
@@ -165,7 +165,7 @@ def _accepted(plans: Sequence[FileEntry], choice: str, notes: list[str]) -> list
 
 
 def describe(plans: Sequence[FileEntry]) -> str:
-    """Plans by label and date; with their UIDs, where labels are not enough to tell them apart."""
+    """Describe plans by label and date; with UIDs if labels are ambiguous."""
     labels = [plan.label for plan in plans]
     clear = len(set(labels)) == len(labels) and all(labels)
     return ", ".join(
@@ -182,19 +182,19 @@ def _by_date(plans: Sequence[FileEntry]) -> list[FileEntry]:
 
 
 def _is_latest(made: str, others: Sequence[str]) -> bool:
-    """Whether a date is later than the others; one without a time may be any time of its day."""
+    """Whether a date is later than the others; a date without a time may be any time of that day."""
     has_date = all(len(date) >= 8 and date[:8].isdigit() for date in (made, *others))
     return has_date and not any(made.startswith(date) for date in others)
 
 
 def _planned(doses: Sequence[FileEntry], notes: list[str]) -> list[FileEntry]:
-    """Doses of voxels that were planned: without this software's predictions, and without files of DVHs alone."""
+    """Planned doses with voxels: without this software's predictions and files with only DVHs."""
     predicted = [dose for dose in doses if dose.is_prediction]
     without_grid = [dose for dose in doses if not dose.has_grid and not dose.is_prediction]
     planned = [dose for dose in doses if dose.has_grid and not dose.is_prediction]
     doses_of_kind = [dose for dose in planned if dose.dose_type in ("", *DOSE_TYPES)]
     absolute = [dose for dose in doses_of_kind if not dose.is_relative]
-    found = absolute or doses_of_kind  # (alone, a relative one is refused with its file's name)
+    found = absolute or doses_of_kind  # (if it is the only one, a relative dose is refused with its file name)
     aside = [
         f"{count} {what}"
         for count, what in (
@@ -212,7 +212,7 @@ def _planned(doses: Sequence[FileEntry], notes: list[str]) -> list[FileEntry]:
 
 
 def _of_type(doses: Sequence[FileEntry], dose_type: str, notes: list[str]) -> Sequence[FileEntry]:
-    """The doses of the type that was chosen."""
+    """The doses of the chosen type."""
     if not dose_type:
         return doses
     found = [dose for dose in doses if (dose.dose_type or "PHYSICAL") == dose_type]
@@ -226,7 +226,7 @@ def _of_type(doses: Sequence[FileEntry], dose_type: str, notes: list[str]) -> Se
 
 
 def _whole(doses: Sequence[FileEntry], notes: list[str]) -> Sequence[FileEntry]:
-    """The dose of the whole plan, else those of its beams, among doses of beams, fractions, control points."""
+    """Among doses of plan, beams, fractions and control points, that of the plan, otherwise those of the beams."""
     if any(dose.label in ("MULTI_PLAN", "PLAN_OVERVIEW") for dose in doses):
         return doses
     whole = [dose for dose in doses if dose.label == "PLAN"]
@@ -244,7 +244,7 @@ def _whole(doses: Sequence[FileEntry], notes: list[str]) -> Sequence[FileEntry]:
 
 
 def _shared_part(shared: Sequence[FileEntry], plans: Sequence[FileEntry]) -> Part:
-    """The dose of several plans, which must all be there: its prescription is theirs."""
+    """The common dose of several plans; all of them must be present, because they hold the prescription."""
     if len(shared) > 1:
         raise InputError(f"{len(shared)} doses of several plans: ambiguous, keep one")
     of_dose = [plan for plan in plans if plan.sop_uid in shared[0].refers_to]

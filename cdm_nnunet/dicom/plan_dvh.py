@@ -1,4 +1,4 @@
-"""DVH metrics of a planned dose, straight from a structure set, a dose and a plan."""
+"""DVH metrics of a planned dose, directly from a structure set, a dose and a plan."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from cdm_nnunet.geometry.roi_contours import RoiContours
 
 @dataclass(frozen=True)
 class PlanDvhRequest:
-    """Files of a plan, and what is asked of them.
+    """Files of a plan, and the requested metrics.
 
     Attributes:
         structures: Structure set.
-        doses: The dose, or one file for each beam.
-        plan: Plan: prescriptions, and which beams there are.
-        metrics: Metrics of every ROI; not used with a template.
-        template: Its ROIs, each with its metrics.
-        rois: Names in the file; none for all.
-        end_caps: How ROIs end.
+        doses: The dose, or one file per beam.
+        plan: Plan with prescriptions and beams.
+        metrics: Metrics for every ROI; not used with a template.
+        template: Template with ROIs and their metrics.
+        rois: Names in the file; empty for all.
+        end_caps: How contours end at the first and last slice.
     """
 
     structures: Path
@@ -42,7 +42,7 @@ class PlanDvhRequest:
     end_caps: EndCaps = DEFAULT_END_CAPS
 
     def metrics_of(self, roi: TemplateRoi | None) -> list[Metric]:
-        """The metrics of an ROI: those of all, or those of its goals."""
+        """The metrics of an ROI: the common ones, or those of its goals."""
         if self.template is None:
             return list(self.metrics)
         return list(
@@ -55,9 +55,9 @@ class PlanDvh:
     """Result for a plan.
 
     Attributes:
-        rois: By name in the file.
+        rois: Results by name in the file.
         template_rois: Name in the template by name in the file.
-        notes: What a person should know.
+        notes: Remarks for the user.
     """
 
     rois: dict[str, RoiDvh]
@@ -72,8 +72,8 @@ def plan_dvh(request: PlanDvhRequest) -> PlanDvh:
         request: Files and metrics.
 
     Raises:
-        InputError: If the files are damaged or don't belong together, no ROI can be evaluated, or no ROI can have a
-            metric that was asked for.
+        InputError: If the files are damaged or don't belong together, no ROI can be evaluated, or no requested
+            metric applies to any ROI.
     """
     refuse_of_plan(request.metrics)
     structures = read_structures(request.structures)
@@ -113,7 +113,7 @@ def _plan_of(request: PlanDvhRequest, structures: StructureSet) -> Plan | None:
 
 
 def _of_template(template: Template, rois: Sequence[RoiContours]) -> dict[str, TemplateRoi]:
-    """Which ROI of the template each ROI of the file is, by its name in the file; what can't be used does not count.
+    """Template ROI of each ROI in the file, by its name in the file; unusable ROIs are left out.
 
     Raises:
         InputError: As :func:`cdm_nnunet.dvh.match_rois`.
@@ -129,7 +129,7 @@ def _defined(
     known: TemplateRoi | None,
     notes: list[str],
 ) -> tuple[list[Metric], float | None]:
-    """The metrics that the ROI can have from contours, and its prescription if one of them needs it."""
+    """The metrics that apply to an ROI from contours, and its prescription if one of them needs it."""
     of_plan = [str(metric) for metric in wanted if metric.of_plan]
     if of_plan:
         notes.append(f"ROI '{roi.name}': {', '.join(of_plan)} left out; 'cdm-nnunet evaluate' gives them, on masks")
@@ -146,7 +146,7 @@ def _defined(
 def _prescription_gy(
     roi: RoiContours, stated: StatedLevels | None, known: TemplateRoi | None, notes: list[str]
 ) -> float | None:
-    """The plan's prescription to the ROI; else the plan's only level, if it is for no ROI; else the template's."""
+    """The plan's prescription for the ROI, else the plan's only level if it names no ROI, else the template's."""
     own = () if stated is None else stated.of_rois.get(roi.number, ())
     if len(own) > 1:
         notes.append(f"ROI '{roi.name}': the plan prescribes {' and '.join(f'{gy:g}' for gy in own)} Gy to it")
@@ -164,7 +164,7 @@ def _prescription_gy(
 def _refuse_nothing(
     results: dict[str, RoiDvh], notes: Sequence[str], request: PlanDvhRequest, structures: StructureSet
 ) -> None:
-    """Refuse a result without an ROI, or without one that could have a metric that was asked for."""
+    """Refuse a result without ROIs, or without any requested metric."""
     if not results:
         reasons = "; ".join(notes) or f"the template has none of {', '.join(structures.names)}"
         raise InputError(f"{structures.path}: no ROI can be evaluated: {reasons}")

@@ -1,4 +1,4 @@
-"""Marks of doses that this software predicted, by which they are recognised among planned doses."""
+"""Marks that distinguish doses predicted by this software from planned doses."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cdm_nnunet.dicom.files import text_of
 WARNING = "PREDICTED, NOT FOR TREATMENT"
 MANUFACTURER = "cdm_nnunet"
 MODEL_NAME = "dose prediction"
-SERIES_DESCRIPTION = f"{WARNING} (dose of a neural network)"  # (64 characters at most, as the comment)
+SERIES_DESCRIPTION = f"{WARNING} (dose of a neural network)"  # (at most 64 characters, as the comment)
 COMMENT = f"{WARNING}: by a network, not calculated"
 KEYWORDS = ("Manufacturer", "SeriesDescription", "DoseComment")
 _MARKS = (
@@ -20,10 +20,10 @@ _MARKS = (
 
 
 def is_prediction(header: Dataset, where: object) -> bool:
-    """Whether a dose is a prediction; one mark of three is enough, since an archive may change the others.
+    """Whether a dose is a prediction; one of three marks is enough, because an archive may change the others.
 
     Args:
-        header: Has the elements of :data:`KEYWORDS` where the file has them.
+        header: Header with the elements of :data:`KEYWORDS`, if present in the file.
         where: File, for messages.
     """
     found = (text_of(header, keyword, where, "").casefold() for keyword in KEYWORDS)

@@ -1,8 +1,8 @@
 """Prescriptions of a patient's plans, and their assignment to the targets of a template.
 
 A plan prescribes to ROIs, or states a level for a site, a point or coordinates (DoseReferenceStructureType). Levels
-are never guessed: every one of them is the prescription of a target, confirms one, or is named in a note; one that
-contradicts what was given otherwise is refused.
+are never guessed: each is the prescription of a target, confirms one, or is reported in a note; a level that
+contradicts a given prescription is refused.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from cdm_nnunet.dicom.plan import Plan, Prescription
 from cdm_nnunet.dicom.structures import StructureSet
 from cdm_nnunet.errors import InputError
 
-TOLERANCE_GY = 0.01  # levels that differ by less are the same
-ROUNDING_GY = 0.1  # 33 x 2.12 Gy = 69.96 Gy is written as 70 Gy: the plan's number counts, with a note
+TOLERANCE_GY = 0.01  # levels that differ by less are equal
+ROUNDING_GY = 0.1  # 33 x 2.12 Gy = 69.96 Gy is written as 70 Gy: the plan's number is used, with a note
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,13 @@ class StatedLevels:
     """Levels of a plan, or the totals of a course of several plans, in Gy.
 
     Attributes:
-        of_rois: By ROINumber, ascending; several where the plan contradicts itself.
-        without_roi: Stated for a site, a point, coordinates, or a volume that is not named; ascending.
-        parts: By ROINumber, what some plans of a course prescribe where others prescribe nothing: the total is at least
-            that.
+        of_rois: Levels by ROINumber, ascending; several if the plan contradicts itself.
+        without_roi: Levels for a site, a point, coordinates, or an unnamed volume; ascending.
+        parts: Levels by ROINumber that only some plans of a course prescribe: the total is at least
+            this.
         labels: Names of the ROIs.
-        notes: What is not used.
-        unclear: Levels without an ROI because the plan names two for one of them.
+        notes: Levels that are not used.
+        unclear: Levels without an ROI because the plan names two ROIs for one of them.
     """
 
     of_rois: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class StatedLevels:
 
     @property
     def doubts(self) -> tuple[str, ...]:
-        """Where the plan contradicts itself."""
+        """Contradictions within the plan."""
         return tuple(
             f"the plan prescribes {_in_gy(levels)} to ROI '{self.labels[number]}'"
             for number, levels in self.of_rois.items()
@@ -54,19 +54,19 @@ class StatedLevels:
         )
 
     def by_name(self) -> dict[str, float]:
-        """The highest level of each ROI by its name in the file, and of the plan as a whole: for a table."""
+        """The highest level of each ROI by its name in the file, and of the whole plan, for a table."""
         found = {self.labels[number]: levels[-1] for number, levels in self.of_rois.items()}
         return found | ({"(no ROI)": self.without_roi[-1]} if self.without_roi else {})
 
 
 @dataclass(frozen=True)
 class GivenLevels:
-    """Prescriptions that somebody gave.
+    """Prescriptions from another source than the plan.
 
     Attributes:
-        source: Where, for messages.
-        levels_gy: Gy by name of the target.
-        binding: The plan must not contradict it; else the plan comes before it, with a note.
+        source: The source, for messages.
+        levels_gy: Levels in Gy by name of the target.
+        binding: Whether the plan must agree; otherwise the plan takes precedence, with a note.
     """
 
     source: str
@@ -79,8 +79,8 @@ class Prescribed:
     """Prescriptions of a patient's targets.
 
     Attributes:
-        levels_gy: Gy by name of the target.
-        notes: What was decided, and what is not used.
+        levels_gy: Levels in Gy by name of the target.
+        notes: Decisions, and levels that are not used.
     """
 
     levels_gy: Mapping[str, float]
@@ -88,14 +88,14 @@ class Prescribed:
 
 
 def stated_levels(plans: Sequence[Plan], structures: StructureSet | None) -> StatedLevels:
-    """What the plans of a patient prescribe: of one plan, or the totals of a course.
+    """Levels that the plans of a patient prescribe: of one plan, or the totals of a course.
 
-    A level without an ROI belongs to the ROI that its description names. In a course, totals are known where every plan
-    has one level for the ROI, or where every plan has one level and none for an ROI.
+    A level without an ROI belongs to the ROI that its description names. In a course, totals are known if every plan
+    has one level for the ROI, or if every plan has only one level and no ROI.
 
     Args:
         plans: The plans.
-        structures: Knows the names of the ROIs.
+        structures: Structure set with the names of the ROIs.
 
     Raises:
         InputError: If a plan of a course prescribes different doses to one ROI.
@@ -138,20 +138,20 @@ def prescribe(
     needing: Collection[str] | None = None,
     left_out_gy: Collection[float] = (),
 ) -> Prescribed:
-    """Prescriptions of the contoured targets: the plan's come first, then what was given.
+    """Assign prescriptions to the contoured targets: the plan's take precedence over given ones.
 
-    A level without an ROI is the only target's, where it is the plan's only level. Else it must be what a target was
-    given. ``docs/dicom.md`` has the rules as a table.
+    A level without an ROI belongs to the only target if it is the plan's only level. Otherwise it must equal a given
+    level. ``docs/dicom.md`` lists the rules in a table.
 
     Args:
-        stated: What the plans state.
+        stated: Levels that the plans state.
         targets: ROINumber by name of each contoured target.
-        given: What was given, the first before the next; targets that are not contoured are passed over.
-        needing: Targets that the template wants a prescription for; None takes all.
-        left_out_gy: Levels of the plan that no target has, on purpose.
+        given: Given levels in order of precedence; targets that are not contoured are ignored.
+        needing: Targets that need a prescription in the template; None means all.
+        left_out_gy: Levels of the plan that are excluded on purpose.
 
     Raises:
-        InputError: If the plan contradicts itself or what was given, or its highest level is not a target's.
+        InputError: If the plan contradicts itself or a given level, or its highest level belongs to no target.
     """
     if not targets:
         return Prescribed({}, stated.notes)
@@ -198,7 +198,7 @@ def _levels_of(plan: Plan, structures: StructureSet | None, labels: Mapping[int,
 
 
 def _roi_number(level: Prescription, structures: StructureSet | None) -> int | None:
-    """The ROI that a level is for; None if it is for none, or for a marked point."""
+    """ROI of a level; None if it has none, or is for a point."""
     rois = () if structures is None else structures.rois
     if level.roi_number is not None and level.structure_type != "POINT":
         marker = any(roi.number == level.roi_number and not roi.contours and roi.unusable for roi in rois)
@@ -208,7 +208,7 @@ def _roi_number(level: Prescription, structures: StructureSet | None) -> int | N
 
 
 def _named_roi(level: Prescription, structures: StructureSet | None) -> int | None:
-    """The one ROI that has the description of a level as its name."""
+    """The only ROI whose name is the description of a level."""
     named = {
         roi.number
         for roi in (() if structures is None else structures.rois)
@@ -220,7 +220,7 @@ def _named_roi(level: Prescription, structures: StructureSet | None) -> int | No
 def _of_roi(
     stated: StatedLevels, roi: str, number: int, chosen: Mapping[str, tuple[float, GivenLevels]], notes: list[str]
 ) -> float | None:
-    """The plan's level for a target; of several that which was given."""
+    """The plan's level for a target; among several, the given one."""
     levels = stated.of_rois.get(number, ())
     if len(levels) < 2:
         return levels[0] if levels else None
@@ -238,7 +238,7 @@ def _of_roi(
 def _compare(
     roi: str, gy: float, by: GivenLevels, planned: Mapping[str, float], part_gy: float | None, notes: list[str]
 ) -> None:
-    """Check that what was given is what the plan says."""
+    """Check that given levels agree with the plan."""
     if part_gy is not None and gy < part_gy - ROUNDING_GY:
         raise InputError(
             f"{gy:g} Gy are given for '{roi}' ({by.source}), and some of the summed plans alone "
@@ -287,7 +287,7 @@ def _refuse_unused(
     left_out_gy: Collection[float],
     notes: list[str],
 ) -> None:
-    """Name levels of ROIs that are no target of the case; the plan's highest level must be a target's."""
+    """Report levels of ROIs that are not targets of the case; the plan's highest level must belong to a target."""
     for number, levels in stated.of_rois.items():
         if number in used:
             continue

@@ -1,6 +1,6 @@
 """Names for patients and UIDs that can't be traced back without a key, which stays with the patients' data.
 
-A plain hash of PatientID would not do: ids are short, and all of them can be tried in seconds.
+A plain hash of PatientID is not enough: ids are short, and all of them can be tried in seconds.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ class Pseudonyms:
     """Names by keyed hash.
 
     Attributes:
-        key: The secret; without one, names are the same everywhere and can be traced back.
-        keep_ids: Call patients by PatientID.
+        key: The secret; without one, names are the same at every site and can be traced back.
+        keep_ids: Use PatientID as the name.
     """
 
     key: bytes = field(default=b"", repr=False)
     keep_ids: bool = False
 
     def patient(self, patient_id: str) -> str:
-        """Name of a patient; one without PatientID gets a hash of the study's UID always.
+        """Name of a patient; without PatientID, a hash of the study's UID.
 
         Example:
             >>> Pseudonyms().patient("1234"), Pseudonyms(b"secret").patient("1234")
@@ -43,7 +43,7 @@ class Pseudonyms:
         return patient_id if keep else f"case_{self._hash('patient', patient_id)[:10]}"
 
     def uid(self, uid: str) -> str:
-        """Stands for a UID."""
+        """Pseudonym of a UID."""
         return self._hash("uid", uid)[:16]
 
     def _hash(self, kind: str, text: str) -> str:
@@ -54,9 +54,9 @@ def read_pseudonyms(folder: Path, *, keep_ids: bool = False, make: bool = True) 
     """The pseudonyms of a folder.
 
     Args:
-        folder: Where the key is; it stays with the patients' data.
+        folder: Folder of the key; it must stay with the patients' data.
         keep_ids: As in :class:`Pseudonyms`.
-        make: Make a key where there is none; else names are without one.
+        make: Make a key if there is none; otherwise names are made without a key.
 
     Raises:
         InputError: If the key is damaged.
@@ -76,11 +76,11 @@ def read_pseudonyms(folder: Path, *, keep_ids: bool = False, make: bool = True) 
 
 
 def write_names(folder: Path, patient_ids: Iterable[str], pseudonyms: Pseudonyms) -> Path:
-    """Write which name is which PatientID, readable by its owner alone.
+    """Write the PatientID of each name to a file that only its owner can read.
 
     Args:
-        folder: What stays with the patients' data.
-        patient_ids: May hold one more than once.
+        folder: Folder that stays with the patients' data.
+        patient_ids: PatientIDs; may have duplicates.
         pseudonyms: Make the names.
     """
     path = folder / NAMES_FILE

@@ -1,4 +1,4 @@
-"""The structure set of a course, and the CT that it was drawn on: by the images that it lists, else by their series."""
+"""The structure set of a course, and the CT that it was drawn on: by its images, otherwise by their series."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ def find_structures(
     problems: list[str],
     notes: list[str],
 ) -> FileEntry | None:
-    """The structure set of a course: the plans' own; without one, the only one in the frame of the doses and on a CT.
+    """The structure set of a course: the one of the plans; otherwise the only one on a CT and in the doses' frame.
 
     Args:
         found: Structure sets of the patient.
         images: CT images of the patient.
         plans: Plans of the course.
         doses: Doses of the course.
-        needed: What the patient must have; without RTSTRUCT, nothing is told of several.
-        problems: What is missing or ambiguous is added.
-        notes: What is ignored is added.
+        needed: Modalities that the patient must have; without RTSTRUCT, several are not a problem.
+        problems: Missing or ambiguous files are appended.
+        notes: Remarks about ignored files are appended.
     """
     wanted = {uid for plan in plans for uid in plan.refers_to}
     if len(wanted) > 1:
@@ -58,13 +58,13 @@ def find_structures(
 def find_ct(
     found: Sequence[FileEntry], structures: FileEntry | None, problems: list[str], notes: list[str]
 ) -> list[FileEntry]:
-    """Images of the CT that a structure set was drawn on: one series, or several that make one CT.
+    """Images of the CT that a structure set was drawn on: one series, or several that form one CT.
 
     Args:
         found: CT images of the patient.
-        structures: The structure set; without one, the patient's only series.
-        problems: What is missing or ambiguous is added.
-        notes: What is ignored is added.
+        structures: The structure set; None takes the patient's only series.
+        problems: Missing or ambiguous files are appended.
+        notes: Remarks about ignored files are appended.
     """
     listed = structures is not None and bool(structures.refers_to or structures.images)
     candidates = _same_frame(found, [structures] if structures else [])
@@ -99,13 +99,13 @@ def refers_to_any(structures: FileEntry, images: Sequence[FileEntry]) -> bool:
 def find_ct_by_geometry(
     found: Sequence[FileEntry], structures: FileEntry, problems: list[str], notes: list[str]
 ) -> list[FileEntry]:
-    """Images of the one CT series on whose slices the contours lie, whatever its UIDs.
+    """Images of the only CT series whose slices match the contours, ignoring UIDs.
 
     Args:
         found: CT images of the patient.
         structures: The structure set.
-        problems: Why none, or several, can be it is added.
-        notes: That it was taken so is added.
+        problems: The reason is appended if no series or several match.
+        notes: A remark about the match is appended.
     """
     by_series: dict[str, list[FileEntry]] = {}
     for entry in found:
@@ -155,7 +155,7 @@ def _note_others(found: Sequence[FileEntry], taken: frozenset[str], notes: list[
 
 
 def _is_one_ct(images: Sequence[FileEntry]) -> bool:
-    """Whether the images of several series make one CT, one block after the other."""
+    """Whether the images of several series form one CT, as consecutive blocks."""
     try:
         read_ct([Path(entry.path) for entry in images], pixels=False)
     except InputError:
@@ -164,18 +164,18 @@ def _is_one_ct(images: Sequence[FileEntry]) -> bool:
 
 
 def series_of(structures: FileEntry, images: Sequence[FileEntry]) -> frozenset[str]:
-    """CT series that a structure set was drawn on, by the images that it lists, else by the series."""
+    """CT series that a structure set was drawn on, by the images that it lists, otherwise by the series."""
     listed = frozenset(structures.images)
     by_image = frozenset(entry.series_uid for entry in images if entry.sop_uid in listed)
     return by_image or frozenset(entry.series_uid for entry in images if entry.series_uid in structures.refers_to)
 
 
 def _series_drawn_on(structures: FileEntry, images: Sequence[FileEntry]) -> frozenset[str]:
-    """CT series with images that the contours themselves refer to; none where they don't."""
+    """CT series with images that the contours themselves refer to; may be empty."""
     try:
         drawn_on = read_structures(Path(structures.path)).drawn_on
     except InputError:
-        return frozenset()  # (reading it later tells why)
+        return frozenset()  # (reading it later reports the reason)
     return frozenset(entry.series_uid for entry in images if entry.sop_uid in drawn_on)
 
 

@@ -9,11 +9,11 @@ from cdm_nnunet.dicom.structures import StructureSet
 from cdm_nnunet.geometry.planes import clusters, heights_mm, is_flat
 
 _ON_SLICE_MM = 0.2
-_MOST_OFF = 0.05  # of the planes; some are interpolated
+_MOST_OFF = 0.05  # share of the contour planes; some are interpolated
 
 
 def why_other_geometry(structures: StructureSet, ct: CtVolume) -> str:
-    """Why contours can't have been drawn on a CT, by its slices; nothing where they can.
+    """Reason why contours can't have been drawn on a CT, from its slices; empty if they can.
 
     Args:
         structures: The structure set.

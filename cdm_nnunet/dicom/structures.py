@@ -27,7 +27,7 @@ class StructureSet:
         sop_uid: SOPInstanceUID.
         listed: SOPInstanceUIDs of the CT images that it lists, by SeriesInstanceUID.
         drawn_on: SOPInstanceUIDs of the CT images that the contours refer to.
-        drawn_elsewhere: SOPInstanceUIDs of images of other kinds that they refer to.
+        drawn_elsewhere: SOPInstanceUIDs of images of other modalities that they refer to.
     """
 
     path: Path
@@ -40,17 +40,17 @@ class StructureSet:
 
     @property
     def frame_uid(self) -> str:
-        """The frame of reference of the ROIs that were drawn; empty if the file does not say, or has several."""
+        """Frame of reference of the contoured ROIs; empty if absent, or if there are several."""
         return next(iter(self.frames)) if len(self.frames) == 1 else ""
 
     @property
     def frames(self) -> frozenset[str]:
-        """The frames of reference of the ROIs that were drawn; an empty one where the file does not say."""
+        """Frames of reference of the contoured ROIs; an empty text stands for an absent one."""
         return frozenset(roi.frame_uid for roi in self.rois if roi.contours)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """ROI names in the order of the file, each once."""
+        """ROI names in the order of the file, without duplicates."""
         return tuple(dict.fromkeys(roi.name for roi in self.rois))
 
     @property
@@ -59,10 +59,10 @@ class StructureSet:
         return frozenset(self.names) - {roi.name for roi in self.rois if not roi.problem}
 
     def roi(self, name: str) -> RoiContours:
-        """The ROI of this name: the one that was drawn, where others of that name are empty.
+        """The ROI of this name; empty ROIs of the same name are ignored.
 
         Raises:
-            InputError: If there is none, or several were drawn.
+            InputError: If there is none, or several have contours.
         """
         named_so = [roi for roi in self.rois if roi.name == name]
         if not named_so:
@@ -78,15 +78,15 @@ class StructureSet:
         return chosen
 
     def refuse_other_frame(self, names: Collection[str], frame_uid: str, what: object) -> None:
-        """Check that ROIs lie in a frame of reference.
+        """Check the frame of reference of ROIs.
 
         Args:
-            names: Of the ROIs.
+            names: Names of the ROIs.
             frame_uid: The frame of reference; empty if it is not known.
-            what: What lies in it, for the message.
+            what: The object in that frame, for messages.
 
         Raises:
-            InputError: If one of them names another.
+            InputError: If an ROI names another one.
         """
         for roi in map(self.roi, names):
             if roi.contours and roi.frame_uid and frame_uid and roi.frame_uid != frame_uid:
@@ -96,15 +96,15 @@ class StructureSet:
                 )
 
     def refuse_other_images(self, image_uids: frozenset[str]) -> str:
-        """Check that the images that were drawn on are there.
+        """Check that all images with contours are present.
 
-        Series that the file lists beside the one at hand need not be there, nor images of other kinds (MR, PET).
+        Other series that the file lists may be absent, as may images of other modalities (MR, PET).
 
         Args:
-            image_uids: SOPInstanceUIDs of the images at hand.
+            image_uids: SOPInstanceUIDs of the present images.
 
         Returns:
-            A note, if contours were drawn on images of other kinds; else nothing.
+            A note if contours were drawn on images of other modalities; otherwise empty.
 
         Raises:
             InputError: If CT images are missing.
@@ -175,7 +175,7 @@ def read_structures(path: Path) -> StructureSet:
 
 
 def _referenced(dataset: Dataset, path: Path) -> tuple[dict[str, frozenset[str]], str]:
-    """Images that are listed, by series, and the frame of reference where there is one only."""
+    """Listed images by series, and the frame of reference if there is only one."""
     listed: dict[str, frozenset[str]] = {}
     frames: set[str] = set()
     for frame in items_of(dataset, "ReferencedFrameOfReferenceSequence", path):
@@ -190,7 +190,7 @@ def _referenced(dataset: Dataset, path: Path) -> tuple[dict[str, frozenset[str]]
 
 
 def _colours(dataset: Dataset, path: Path) -> dict[int, str]:
-    """Colours by ROI number; one that is missing or damaged is left out, for it says nothing of the patient."""
+    """Colours by ROI number; missing or damaged ones are left out, because they do not matter clinically."""
     colours = {}
     for item in items_of(dataset, "ROIContourSequence", path):
         try:

@@ -12,7 +12,7 @@ def unread_lines(unread: Mapping[str, str]) -> list[str]:
     """A line for each reason, with the number of files and examples.
 
     Args:
-        unread: Reason by path; a reason may name its path.
+        unread: Reason by path; a reason may contain the path.
 
     Example:
         >>> what = "is not a DICOM file"
