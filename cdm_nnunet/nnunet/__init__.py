@@ -1,4 +1,4 @@
-"""Everything that touches nnunetv2. Importing it makes our classes known to nnU-Net's look-ups by name."""
+"""All code that uses nnunetv2. Importing this package registers our classes for nnU-Net's look-ups by name."""
 
 from cdm_nnunet.nnunet.registration import register
 

@@ -1,4 +1,4 @@
-"""Augmentation that the physics of dose allows.
+"""Augmentation that is compatible with the physics of dose.
 
 Small rotations about the patient's long axis, mild noise on the CT, and left-right mirroring with the bits of paired
 ROIs swapped. No scaling (dose falls off in mm), no change of CT contrast (HU are calibrated), no front-back or
@@ -33,7 +33,7 @@ class Sample:
     Attributes:
         data: Preprocessed channels, (2 + L, Z, Y, X).
         dose_gy: Dose, (1, Z, Y, X), Gy.
-        facts: Of its patient.
+        facts: Facts of its patient.
     """
 
     data: Tensor
@@ -43,7 +43,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to one sample, the same to CT, prescription, ROI words, dose and facts.
+    """Augmentation of one sample, applied alike to CT, prescription, ROI words, dose and facts.
 
     Attributes:
         angle: Rotation about the long axis, rad.
@@ -57,7 +57,7 @@ class Augmentation:
 
     @classmethod
     def draw(cls) -> Augmentation:
-        """A random one, from torch's generator: most samples are neither rotated nor noisy."""
+        """Draw one from torch's generator: most samples are neither rotated nor noisy."""
         rotate, angle, mirror, noisy, noise = torch.rand(5).tolist()
         return cls(
             angle=math.radians(MAX_ROTATION_DEGREES) * (2 * angle - 1) if rotate < _P_ROTATION else 0.0,
@@ -66,7 +66,7 @@ class Augmentation:
         )
 
     def size_to_cut(self, patch_size: Sequence[int]) -> tuple[int, int, int]:
-        """Size (z, y, x) of the patch that :meth:`apply` needs: all that turns into ``patch_size`` lies inside it.
+        """Size (z, y, x) of the patch that :meth:`apply` needs: it contains all that rotates into ``patch_size``.
 
         It differs from ``patch_size`` by an even number of voxels along each axis, so that both have the same centre.
         """
@@ -79,13 +79,13 @@ class Augmentation:
     def apply(self, sample: Sample, patch_size: Sequence[int], permutation: Sequence[int] | None) -> Sample:
         """Augment a sample.
 
-        CT and dose are interpolated linearly when they are turned; prescription and ROI words are only ever taken
-        from the nearest voxel.
+        Rotation interpolates CT and dose linearly; prescription and ROI words are taken from the nearest
+        voxel.
 
         Args:
-            sample: Of the size of :meth:`size_to_cut`; its data may be overwritten.
-            patch_size: Size that comes out, (z, y, x).
-            permutation: :attr:`Catalogue.mirror_permutation`; with None, nothing is mirrored.
+            sample: Sample with the size of :meth:`size_to_cut`; its data may be overwritten.
+            patch_size: Size of the result, (z, y, x).
+            permutation: :attr:`Catalogue.mirror_permutation`; None disables mirroring.
 
         Returns:
             The sample of the patch.
@@ -120,10 +120,10 @@ def mirror_left_right(data: Tensor, permutation: Sequence[int]) -> Tensor:
 
 
 def rotate(volume: Tensor, angle: float, size: Sequence[int], mode: str) -> Tensor:
-    """Turn a volume about its centre and the long axis, and cut its middle.
+    """Rotate a volume about the long axis through its centre, and crop its middle.
 
-    Every slice turns by the same angle, so slices are the channels of one two-dimensional sampling: half the
-    neighbours of a three-dimensional one, and one set of weights for all.
+    Every slice rotates by the same angle, so slices are the channels of one two-dimensional sampling: half the
+    neighbours of a three-dimensional one, and one set of weights for all slices.
 
     Args:
         volume: (C, Z, Y, X).
@@ -132,10 +132,10 @@ def rotate(volume: Tensor, angle: float, size: Sequence[int], mode: str) -> Tens
         mode: ``bilinear`` or ``nearest``.
 
     Returns:
-        (C, *size). What would come from outside the volume is its border.
+        (C, *size). Outside the volume, its border values are repeated.
     """
     channels, z, y_in, x_in = volume.shape
-    y, x = torch.meshgrid(*(torch.arange(n) - (n - 1) / 2 for n in size[1:]), indexing="ij")  # from the centre
+    y, x = torch.meshgrid(*(torch.arange(n) - (n - 1) / 2 for n in size[1:]), indexing="ij")  # relative to the centre
     c, s = math.cos(angle), math.sin(angle)
     grid = torch.stack([(c * x + s * y) * (2 / x_in), (c * y - s * x) * (2 / y_in)], -1)[None]
     slices = volume.reshape(1, channels * z, y_in, x_in)
@@ -144,5 +144,5 @@ def rotate(volume: Tensor, angle: float, size: Sequence[int], mode: str) -> Tens
 
 
 def _margin(excess: float) -> int:
-    """Voxels to add on either side for an excess in size, with one for interpolation."""
+    """Voxels to add on either side for an excess in size, plus one for interpolation."""
     return max(math.ceil(excess / 2) + 1, 0)

@@ -22,14 +22,14 @@ _WORD_VALUES = 1 << WORD_BITS
 
 @dataclass(frozen=True, kw_only=True)
 class CaseFacts:
-    """What is measured of a case, for training and for prediction alike.
+    """Measurements of a case, the same for training and prediction.
 
     Attributes:
         spacing_mm: Voxel size (z, y, x).
-        hu: The percentiles ``HU_PERCENTILES`` of the CT inside the ROIs.
+        hu: Percentiles ``HU_PERCENTILES`` of the CT inside the ROIs.
         volumes_cc: Volume of each contoured ROI, by name.
         prescriptions_gy: Prescription of each contoured target that has one, by name.
-        geometry: Where the ROIs lie and how large they are.
+        geometry: Positions and sizes of the ROIs.
     """
 
     spacing_mm: tuple[float, float, float]
@@ -40,16 +40,16 @@ class CaseFacts:
 
     @classmethod
     def measure(cls, data: NDArray[np.float32], spacing_mm: Sequence[float], catalogue: Catalogue) -> CaseFacts:
-        """Measure a case and refuse what no case can be.
+        """Measure a case and refuse impossible values.
 
         Args:
-            data: As :meth:`CDMReaderWriter.read_images` returns it, (2 + L, Z, Y, X).
+            data: Result of :meth:`CDMReaderWriter.read_images`, (2 + L, Z, Y, X).
             spacing_mm: Voxel size (z, y, x).
-            catalogue: Names the bits.
+            catalogue: Catalogue of the bits.
 
         Raises:
             InputError: If a voxel size, the CT or a prescription is impossible, no target has a prescription, the
-                prescription map is not made of the targets' levels, or the bits do not fit the catalogue.
+                prescription map does not consist of the targets' levels, or the bits do not fit the catalogue.
         """
         z, y, x = (float(size) for size in spacing_mm)
         for size in (z, y, x):
@@ -66,7 +66,7 @@ class CaseFacts:
 
 
 def _volumes_cc(words: NDArray[np.uint16], voxel_cc: float, catalogue: Catalogue) -> dict[str, float]:
-    """Volumes of the contoured ROIs: how often each word occurs tells the voxels of its 16 bits at once."""
+    """Volumes of the contoured ROIs, from the frequency of each 16-bit word."""
     bits_of_value = (np.arange(_WORD_VALUES)[:, None] >> np.arange(WORD_BITS)) & 1  # (65536, 16)
     voxels = [np.bincount(word.ravel(), minlength=_WORD_VALUES) @ bits_of_value for word in words]
     counts = np.concatenate(voxels)[: len(catalogue)]
@@ -91,9 +91,9 @@ def _hu_inside(ct_hu: NDArray[np.float32], words: NDArray[np.uint16]) -> tuple[f
 def _prescriptions_gy(
     map_gy: NDArray[np.float32], words: NDArray[np.uint16], volumes_cc: Mapping[str, float], catalogue: Catalogue
 ) -> dict[str, float]:
-    """The targets' levels behind a prescription map, which is per voxel the highest level of its targets.
+    """Recover the targets' levels from a prescription map, which holds per voxel the highest level of its targets.
 
-    If there are such levels, the lowest value in each target is one choice of them, and gives the map back.
+    If such levels exist, the lowest values in each target are one solution and reproduce the map.
     """
     targets = [bit for bit in catalogue.bits_of_kind("target") if catalogue.names[bit] in volumes_cc]
     where = map_gy != 0

@@ -1,4 +1,4 @@
-"""Where the ROIs of a case lie and how large they are: what a patient that is not like the others differs in."""
+"""Positions and sizes of the ROIs of a case, to compare patients."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from scipy import ndimage
 
 from cdm_nnunet.roi import Catalogue, mask_from_words
 
-_COARSE_MM = 3.0  # voxels at least about as large as this tell centres, sizes and distances well enough
+_COARSE_MM = 3.0  # voxels of about this size are fine enough for centres, sizes and distances
 _FEW_VOXELS = 10
 _Mm3 = tuple[float, float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
 class CaseGeometry:
-    """Lengths of a case.
+    """Geometry of a case.
 
     Attributes:
-        sizes_mm: Extent (z, y, x) of each contoured ROI, by name, and of the body by an empty name: of the external,
-            else the dose region, else all ROIs together.
-        offsets_mm: Distance of each ROI's centre from the body's, to the patient's left.
-        distances_mm: Distance of each ROI that is not a target to the nearest voxel of a target; 0 where they overlap.
-        gaps_mm: Distances between the centres of two organs at risk, by their names with ``" | "`` between.
-        beyond_mm: How far the body reaches beyond the targets, to the feet and to the head.
+        sizes_mm: Extent (z, y, x) of each contoured ROI by name, and of the body by an empty name. The body is the
+            external, else the dose region, else all ROIs together.
+        offsets_mm: Distance of each ROI's centre from the body's centre, towards the patient's left.
+        distances_mm: Distance of each ROI that is not a target to the nearest voxel of a target; 0 if they overlap.
+        gaps_mm: Distances between the centres of two organs at risk, by their names joined with ``" | "``.
+        beyond_mm: Extent of the body beyond the targets, towards the feet and towards the head.
         cut: ROIs that touch the first or last plane of the image.
         organs: The contoured organs at risk.
-        hu: Median of the CT in each ROI, HU; of one that is a few voxels only, none.
-        parts: In how many separate parts the targets lie; parts that share an edge or a corner only are separate.
-        contact: Share of the targets' surfaces at which one target ends and another begins.
+        hu: Median of the CT in each ROI, HU; without ROIs of only a few voxels.
+        parts: Number of separate parts of the targets; parts that share only an edge or a corner are separate.
+        contact: Share of the targets' surfaces at which one target borders on another.
     """
 
     sizes_mm: Mapping[str, _Mm3]
@@ -55,14 +55,14 @@ class CaseGeometry:
         catalogue: Catalogue,
         contoured: Sequence[str],
     ) -> CaseGeometry:
-        """Measure a case, at least one of whose targets is contoured.
+        """Measure a case with at least one contoured target.
 
         Args:
             ct_hu: CT, shape (Z, Y, X), HU.
             words: ROI words, shape (L, Z, Y, X).
             spacing_mm: Voxel size (z, y, x).
-            catalogue: Names the bits.
-            contoured: ROIs with a voxel.
+            catalogue: Catalogue of the bits.
+            contoured: ROIs that have voxels.
         """
         cut = {name for name in contoured if mask_from_words(words[:, [0, -1]], catalogue.bit(name)).any()}
         coarse, size_mm = _coarsened(words[(slice(None), *_box(words))], spacing_mm)
@@ -95,7 +95,7 @@ class CaseGeometry:
 
 @dataclass(frozen=True)
 class _Place:
-    """Of a mask: centre of gravity and extent (z, y, x), and its ends along z."""
+    """Position of a mask: centre of gravity, extent (z, y, x), and ends along z."""
 
     centre_mm: _Mm3
     size_mm: _Mm3
@@ -114,13 +114,13 @@ class _Place:
 
 
 def _box(words: NDArray[np.uint16]) -> tuple[slice, ...]:
-    """Where any ROI is."""
+    """Bounding box of all ROIs."""
     held = [np.flatnonzero(words.any(axis=tuple({0, 1, 2, 3} - {axis}))) for axis in (1, 2, 3)]
     return tuple(slice(int(at[0]), int(at[-1]) + 1) for at in held)
 
 
 def _contact(masks: Sequence[NDArray[np.bool_]], voxel_mm: _Mm3) -> float:
-    """Of the faces between voxels that lie in other targets or in none, the share (by area) with a target on each side.
+    """Share (by area) of the targets' surface faces that have a target on each side.
 
     Example:
         >>> row = np.array([True, True, False, False]).reshape(1, 1, 4)
@@ -140,7 +140,7 @@ def _contact(masks: Sequence[NDArray[np.bool_]], voxel_mm: _Mm3) -> float:
 def _medians(
     ct_hu: NDArray[np.float32], words: NDArray[np.uint16], spacing_mm: Sequence[float], bits: Mapping[str, int]
 ) -> dict[str, float]:
-    """Medians over every so-manieth voxel."""
+    """Medians over a regular subset of voxels."""
     steps = tuple(slice(None, None, _step(mm)) for mm in spacing_mm)
     ct_hu, words = ct_hu[steps], words[(slice(None), *steps)]
     inside = {name: ct_hu[mask_from_words(words, bit)] for name, bit in bits.items()}
@@ -152,7 +152,7 @@ def _step(mm: float) -> int:
 
 
 def _coarsened(words: NDArray[np.uint16], spacing_mm: Sequence[float]) -> tuple[NDArray[np.uint16], _Mm3]:
-    """Blocks of small voxels as one, so that a fine grid takes no longer; no ROI is lost."""
+    """Merge blocks of small voxels, so that a fine grid takes no longer; no ROI is lost."""
     sizes = []
     for axis, mm in enumerate(spacing_mm, 1):
         step = _step(mm)

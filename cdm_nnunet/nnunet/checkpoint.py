@@ -1,7 +1,7 @@
-"""Checkpoints: atomic writes, checks on reading, and no execution of anything that a file names.
+"""Checkpoints: atomic writes, checks on reading, and no execution of anything named in a file.
 
-The layout is nnU-Net's, so that its own predictor reads them, with plain numbers, text and tensors only and one entry
-``cdm`` of ours. A file is a ZIP archive: its CRC-32 sums find cut files and changed bytes before anything is decoded.
+The layout is nnU-Net's, so that its own predictor reads them. They contain only plain numbers, text and tensors, and
+our entry ``cdm``. A file is a ZIP archive: its CRC-32 sums reveal cut files and changed bytes before decoding.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint holds.
+    """Contents of a checkpoint.
 
     Attributes:
         path: The file.
-        content: As :func:`write_checkpoint` was given it, numbers as Python's and tensors on the CPU.
+        content: Content as given to :func:`write_checkpoint`, with Python's numbers and tensors on the CPU.
     """
 
     path: Path
@@ -43,7 +43,7 @@ class Checkpoint:
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """Of the network, by name."""
+        """Weights of the network by name."""
         weights: dict[str, Tensor] = self.content["network_weights"]
         return weights
 
@@ -76,7 +76,7 @@ class Checkpoint:
 
     @property
     def epoch(self) -> int:
-        """Number of the epochs that are done."""
+        """Number of finished epochs."""
         return int(self.content["current_epoch"])
 
     @property
@@ -87,7 +87,7 @@ class Checkpoint:
 
     @property
     def started_at(self) -> float | None:
-        """When the first epoch of the training began, seconds since 1970: which training it is."""
+        """Start of the first epoch, seconds since 1970; it identifies the training."""
         started = self.content["logging"].get("epoch_start_timestamps")
         return float(started[0]) if started else None
 
@@ -98,16 +98,16 @@ class Checkpoint:
 
 
 def write_checkpoint(path: Path, content: Mapping[str, Any], metadata: Mapping[str, Any] | None = None) -> None:
-    """Write a checkpoint beside its place, then put it there.
+    """Write a checkpoint to a temporary file, then rename it.
 
     Args:
         path: The file.
-        content: nnU-Net's entries, and ``cdm`` with entries of ours. NumPy's numbers become Python's.
-        metadata: What the weights themselves carry (torch's ``_metadata``), so that it goes where they go.
+        content: nnU-Net's entries, and ``cdm`` with our entries. NumPy's numbers become Python's.
+        metadata: Metadata of the weights (torch's ``_metadata``), which are kept with them.
 
     Raises:
-        OSError: If it can't be written, for example because the disk is full. What was there before stays.
-        TypeError: If there is something else than numbers, text, tensors and containers of these.
+        OSError: If it can't be written, for example because the disk is full. An existing file is kept.
+        TypeError: If the content is anything but numbers, text, tensors and containers of these.
     """
     whole = _plain(content)
     own = {"format_version": _FORMAT_VERSION, "weights_sha256": weights_digest(whole["network_weights"])}
@@ -117,12 +117,12 @@ def write_checkpoint(path: Path, content: Mapping[str, Any], metadata: Mapping[s
     with replacing(path) as partial:
         try:
             torch.save(whole, partial)
-        except RuntimeError as error:  # (torch does not tell why)
+        except RuntimeError as error:  # (torch does not give the reason)
             raise_write_error(path, partial.stat().st_size if partial.exists() else 1, error)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint of a dose trainer. Nothing that the file names is imported or called.
+    """Read a checkpoint of a dose trainer. Nothing named in the file is imported or called.
 
     Raises:
         InputError: If it is missing, damaged, or not a checkpoint of a dose trainer.
@@ -138,7 +138,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
             f"{path} {what} no checkpoint of this software needs: it may be made to run foreign code and is not read; "
             "take the file from where it was trained"
         ) from None
-    except Exception as error:  # noqa: BLE001  # whatever a foreign file makes torch raise
+    except Exception as error:  # noqa: BLE001  # torch may raise anything for a foreign file
         raise InputError(f"{path} is not a checkpoint: {_short(error)}") from None
     _refuse_other_content(path, content)
     content["init_args"].pop(_OLD_MARK, None)
@@ -173,9 +173,9 @@ def _refuse_damage(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             packed = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
             changed = None if packed else archive.testzip()
-    except Exception as error:  # noqa: BLE001  # whatever a changed byte makes zipfile raise
+    except Exception as error:  # noqa: BLE001  # zipfile may raise anything for a changed byte
         raise InputError(f"{path} is damaged or cut, or not a checkpoint: {_short(error)}; take another copy") from None
-    if packed:  # (torch packs nothing: a few bytes could become gigabytes)
+    if packed:  # (torch stores without compression: compressed, a few bytes could become gigabytes)
         raise InputError(f"{path} is not a checkpoint: {packed[0]} in it is compressed")
     if changed is not None:
         raise InputError(f"{path} is damaged: bytes of {changed} in it have changed since it was written; take another")
@@ -207,7 +207,7 @@ def _refuse_other_content(path: Path, content: Any) -> None:
 
 
 def _is_stored(value: Any, path: Path) -> bool:
-    """Whether a value is a tensor as large as it says: one may repeat a single number a million million times."""
+    """Whether a value is a tensor with all its elements stored: strides can repeat one number without limit."""
     return (
         isinstance(value, Tensor)
         and value.layout is torch.strided
@@ -221,7 +221,7 @@ def _short(error: BaseException) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A value with Python's numbers and containers, which any reader takes without running anything."""
+    """Convert a value to Python's numbers and containers, which can be read without running code."""
     if value is None or isinstance(value, bool | Tensor):
         return value
     for kind in (str, int, float):  # (NumPy's float64 is a float)
@@ -240,12 +240,12 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"a checkpoint holds numbers, text and tensors, not {type(value).__name__}")
 
 
-# Checkpoints of earlier versions name NumPy's numbers and one function of ours. These stand for them: NumPy's own would
-# let a file set what must not be set.
+# Checkpoints of earlier versions name NumPy's numbers and one of our functions. These replace them: NumPy's own would
+# let a file set state that it must not set.
 
 
 class _OldType:
-    """A type of numbers."""
+    """A number type of NumPy."""
 
     def __init__(self, spec: object, *_: object) -> None:
         if not (isinstance(spec, str) and re.fullmatch(r"[|<=]?(?:f[248]|[iu][1248]|b1|\?)", spec)):
@@ -253,7 +253,7 @@ class _OldType:
         self.dtype = np.dtype(spec)
 
     def __setstate__(self, state: object) -> None:
-        """NumPy's state of a type of numbers says no more than its name, on machines with the usual byte order."""
+        """Accept NumPy's state of a number type: with the usual byte order it adds nothing to the name."""
 
 
 def _old_number(kind: object, data: object) -> float | int | bool:
@@ -267,7 +267,7 @@ _OLD_MARK = "plugin"
 
 
 def _old_mark() -> None:
-    """Named in old checkpoints so that nnU-Net's predictor would import this package; never called here."""
+    """Named in old checkpoints so that nnU-Net's predictor imports this package; never called here."""
 
 
 _STAND_INS: list[Any] = [

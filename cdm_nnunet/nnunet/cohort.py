@@ -1,9 +1,9 @@
 """Ranges of a model's training patients, and the comparison of a new patient with them.
 
-A network says a dose for whatever it is given. So what it was trained on travels in the plans, and each new case is
-compared: what is far beyond all training patients is taken for a mistake and refused, what lies outside what the
-model was trained on is refused unless it is allowed, and what is unusual is named. The limits, and why they are what
-they are: ``docs/training.md``, "New patients", and ``docs/new_patient.md``, "Does the model apply?".
+A network gives a dose for any input. So the plans contain ranges of the training patients, and each new case is
+compared with them: a value far beyond all training patients counts as a mistake and is refused, a case outside the
+training data is refused unless it is allowed, and unusual values are reported. The limits and their reasons:
+ ``docs/training.md``, "New patients", and ``docs/new_patient.md``, "Does the model apply?".
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ SECTION = "cohort"  # of the section ``cdm`` of plans
 Bounds = tuple[float, float]
 _Spread = Annotated[tuple[Bounds, Bounds, Bounds], Field()]
 
-_PRESCRIPTION_FACTOR = 2.0  # beyond: another unit, or the dose of a fraction
+_PRESCRIPTION_FACTOR = 2.0  # beyond this: another unit, or the dose of one fraction
 _SIZE_FACTOR = 8.0  # of a voxel's edge: mm and cm are 10 apart; of a body's volume: twice the length on every axis
-_HU_SHIFT = 300.0  # of the median; soft tissue differs by 50 HU between scanners, an offset is 1024 HU
-_MIN_CONTRAST = 0.1  # of the smallest range of HU that a training patient has
-_PRESCRIPTION_MARGIN = 0.02  # under a fraction, above rounding and rescaling of plans
+_HU_SHIFT = 300.0  # tolerance of the median; soft tissue differs by 50 HU between scanners, an offset is 1024 HU
+_MIN_CONTRAST = 0.1  # of the smallest HU range of a training patient
+_PRESCRIPTION_MARGIN = 0.02  # less than a fraction, more than rounding and rescaling of plans
 _SPACING_MARGIN = 0.1
-_VOLUME_FACTOR = 2.0  # observers differ by as much in small organs
-# where there is a distribution, which judges what lies between: of a target, and twice every length of an organ
+_VOLUME_FACTOR = 2.0  # observers differ by this much in small organs
+# if there is a distribution, which judges values in between: of a target, and twice every length of an organ
 _KNOWN_TARGET_FACTOR, _KNOWN_VOLUME_FACTOR = 4.0, 8.0
-_OUTSIDE_PRESCRIPTION_FACTOR = 1.2  # of a target's own range: beyond, it is another treatment
-_HU_MARGINS = (100.0, 50.0, 200.0)  # of the percentiles: air and metal vary with what was scanned
+_OUTSIDE_PRESCRIPTION_FACTOR = 1.2  # of a target's own range: beyond this, it is another treatment
+_HU_MARGINS = (100.0, 50.0, 200.0)  # of the percentiles: air and metal vary with the scanned region
 
 
 class Cohort(BaseModel):
@@ -47,10 +47,10 @@ class Cohort(BaseModel):
         spacing_mm: Voxel size along z, y and x.
         hu: The percentiles 0.5, 50 and 99.5 of the CT inside the ROIs.
         hu_contrast: Distance of the outer percentiles.
-        prescription_gy: By target; only those that were prescribed to.
-        volume_cc: By ROI; only those that were contoured.
-        contoured: In how many cases each of them was.
-        reference: Distributions; None for few cases, and in plans of earlier versions.
+        prescription_gy: By target; only targets with a prescription.
+        volume_cc: By ROI; only contoured ROIs.
+        contoured: Number of cases in which each ROI was contoured.
+        reference: Distributions; None for few cases and in plans of earlier versions.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -66,7 +66,7 @@ class Cohort(BaseModel):
 
     @classmethod
     def of(cls, cases: Sequence[CaseFacts]) -> Cohort:
-        """The ranges of cases, at least one."""
+        """Ranges of one or more cases."""
         volumes = [case.volumes_cc for case in cases]
         return cls(
             n_cases=len(cases),
@@ -81,7 +81,7 @@ class Cohort(BaseModel):
 
     @classmethod
     def of_plans(cls, plans: DosePlans) -> Cohort | None:
-        """The section of plans; None in plans that were made before there was one.
+        """Section of plans; None in plans of versions before it existed.
 
         Raises:
             InputError: If it is damaged.
@@ -91,7 +91,7 @@ class Cohort(BaseModel):
         return None if section is None else typed(section, cls, where, "plan and train again")
 
     def to_json(self) -> dict[str, Any]:
-        """As the plans hold it."""
+        """Content for the plans."""
         return self.model_dump(mode="json")
 
     def compare(self, case: CaseFacts, catalogue: Catalogue) -> Applicability:
@@ -102,10 +102,10 @@ class Cohort(BaseModel):
             catalogue: Kinds of the ROIs.
 
         Returns:
-            Whether the model applies, and what is not as in the training cases.
+            Whether the model applies, and the differences from the training cases.
 
         Raises:
-            InputError: If something is so far outside their range that it must be a mistake.
+            InputError: If a value is so far outside their range that it must be a mistake.
         """
         self._refuse_missing_body(case, catalogue)
         self._refuse_mistakes(case, catalogue)
@@ -181,7 +181,7 @@ class Cohort(BaseModel):
                 text = f"a voxel size of {size_mm:.3g} mm along {axis} (in training {_said(bounds, 'mm')})"
                 yield _beyond(text, size_mm, "mm", bounds)
         if self.reference is not None and not self.reference.is_earlier:
-            return  # (their distributions judge the CT)
+            return  # (the distributions judge the CT)
         for percent, bounds, margin, hu in zip(HU_PERCENTILES, self.hu, _HU_MARGINS, case.hu, strict=True):
             if not bounds[0] - margin <= hu <= bounds[1] + margin:
                 text = (

@@ -20,7 +20,7 @@ _LOCKS_LOCK = threading.Lock()
 
 
 def autocast(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """Mixed precision where the device gains by it: float16 on CUDA, bfloat16 on a CPU that has the instructions."""
+    """Mixed precision if the device benefits: float16 on CUDA, bfloat16 on a CPU that has the instructions."""
     if device.type == "cuda":
         return torch.autocast("cuda")
     if has_fast_bfloat16(device):
@@ -32,10 +32,10 @@ def available_device(asked: str | None = None) -> torch.device:
     """The device to compute on.
 
     Args:
-        asked: ``cuda``, ``mps`` or ``cpu``; None for the first of these that is available.
+        asked: ``cuda``, ``mps`` or ``cpu``; None takes the first available one.
 
     Raises:
-        InputError: If it is not there.
+        InputError: If it is not available.
     """
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if asked is None:
@@ -48,12 +48,12 @@ def available_device(asked: str | None = None) -> torch.device:
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Move a (B, C, Z, Y, X) input to the device, in the memory layout that is fast there."""
+    """Move a (B, C, Z, Y, X) input to the device, in its fast memory layout."""
     return tensor.to(device, non_blocking=True, memory_format=memory_layout(device))
 
 
 def prepare_network(network: nn.Module, device: torch.device) -> nn.Module:
-    """Move a network to the device, in the memory layout that is fast there."""
+    """Move a network to the device, in its fast memory layout."""
     if device.type == "cpu":
         keep_freed_memory()
     return network.to(device).to(memory_format=memory_layout(device))
@@ -67,7 +67,7 @@ def bare(network: nn.Module) -> nn.Module:
 
 
 def pad_to_patch(data: Tensor, patch_size: Sequence[int], padding: Sequence[float]) -> tuple[Tensor, tuple[slice, ...]]:
-    """Pad an image to at least one patch, centred; and where the image lies in the result."""
+    """Pad an image to at least one patch, centred; also return the position of the image in the result."""
     shape = [max(n, patch) for n, patch in zip(data.shape[1:], patch_size, strict=True)]
     inside = tuple(
         slice((new - old) // 2, (new - old) // 2 + old) for new, old in zip(shape, data.shape[1:], strict=True)
@@ -80,6 +80,6 @@ def pad_to_patch(data: Tensor, patch_size: Sequence[int], padding: Sequence[floa
 
 
 def lock_of(network: nn.Module) -> threading.RLock:
-    """The lock of a network, whichever predictors share it."""
+    """Lock of a network, shared by all its predictors."""
     with _LOCKS_LOCK:
         return _LOCKS.setdefault(network, threading.RLock())

@@ -1,4 +1,4 @@
-"""The configurations that are planned, by name, and the names that earlier plans and models have for them."""
+"""The planned configurations by name, and their names in earlier plans and models."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ CONFIGURATIONS = (FULL, PACKED, COARSE)
 
 
 def known_configurations(names: Sequence[str]) -> list[str]:
-    """Present names of configurations.
+    """Current names of configurations.
 
     Raises:
-        InputError: If there is no such configuration.
+        InputError: If a configuration is unknown.
     """
     found = [configuration_in(CONFIGURATIONS, name) for name in names]
     for name in found:
@@ -28,7 +28,7 @@ def known_configurations(names: Sequence[str]) -> list[str]:
 
 
 def planned_names(dataset: str, plans_name: str) -> set[str]:
-    """Configurations of plans that are there.
+    """Configurations of existing plans.
 
     Raises:
         InputError: If the plans are missing or can't be read.
@@ -38,11 +38,11 @@ def planned_names(dataset: str, plans_name: str) -> set[str]:
 
 
 def earlier_names(dataset: str, plans_name: str) -> set[str]:
-    """Configurations of plans of this name, where there are some, and of models that were trained with such plans."""
+    """Configurations of plans of this name, if they exist, and of models trained with such plans."""
     names: set[str] = set()
     with contextlib.suppress(InputError):  # (the variable may not be set yet)
         models = (folder("nnUNet_results") / dataset).glob(f"*__{plans_name}__*")
         names |= {model.name.rsplit("__", 1)[1] for model in models}
-    with contextlib.suppress(InputError):  # (plans that are missing or damaged name nothing; they are written anew)
+    with contextlib.suppress(InputError):  # (missing or damaged plans have no names; they are written again)
         names |= planned_names(dataset, plans_name)
     return names

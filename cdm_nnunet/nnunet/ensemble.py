@@ -1,4 +1,4 @@
-"""The mean of the doses that several models predicted for the same cases."""
+"""Mean of doses predicted by several models for the same cases."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ def average_doses(members: Sequence[dict[str, Path]], out: Path, names: Sequence
     """Write the mean dose of each case.
 
     Args:
-        members: For each model its doses by case.
+        members: Doses by case, for each model.
         out: Folder for the means.
-        names: Of the models, for the records.
+        names: Names of the models, for the records.
 
     Returns:
         The cases.
 
     Raises:
-        InputError: If there are fewer than two models, or they differ in cases, grids, images, or the prescriptions
-            that they read, or a dose is not the one of its record.
+        InputError: If there are fewer than two models, they differ in cases, grids, images or prescriptions,
+            or a dose does not match its record.
     """
     if len(members) < 2:
         raise InputError("an ensemble has at least two members")
@@ -94,7 +94,7 @@ def _record_of(case: str, files: Sequence[Path], names: Sequence[str]) -> Predic
 
 
 def _least_applicable(records: Sequence[PredictionRecord]) -> Applicability | None:
-    """That of the model that applies least to the patient."""
+    """The position of the patient in the model that applies least."""
     known = [record.applicability for record in records if record.applicability is not None]
     order = ("outside", "unusual", "not compared", "inside")
     return min(known, key=lambda one: order.index(one.status), default=None)

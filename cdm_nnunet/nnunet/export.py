@@ -22,14 +22,14 @@ def dose_on_patient_grid(
 
     Args:
         output: Network output on its grid, (1, Z', Y', X'), in units of the dose scale.
-        properties: As :class:`DosePreprocessor` made them.
+        properties: Properties from :class:`DosePreprocessor`.
         plans: The plans of the model.
 
     Returns:
-        float32, (Z, Y, X), Gy: not negative, and zero outside the dose region where the catalogue has one.
+        float32, (Z, Y, X), Gy: not negative, and zero outside the dose region if the catalogue has one.
 
     Raises:
-        InputError: If the output is not finite: the model is broken, and no number of it can be trusted.
+        InputError: If the output is not finite: the model is broken, and none of its numbers can be trusted.
     """
     if not np.isfinite(output).all():
         raise InputError("the network's output is not finite; the model diverged in training and can't be used")
@@ -40,7 +40,7 @@ def dose_on_patient_grid(
     else:
         bits = np.frombuffer(zlib.decompress(packed), np.uint8)
         region = np.unpackbits(bits, count=math.prod(shape)).reshape(shape).astype(bool)
-        trained_on = resample_nearest(region[None], output.shape[1:])[0]  # beyond it the output is arbitrary
+        trained_on = resample_nearest(region[None], output.shape[1:])[0]  # beyond this the output is arbitrary
         dose_gy = resample_dose(output[0], trained_on, shape) * region
     dose_gy *= np.float32(plans.dose_scale_gy)
     whole = np.zeros(properties["shape_before_cropping"], np.float32)

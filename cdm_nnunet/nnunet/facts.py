@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class PatchFacts:
-    """Numbers of the patient that a patch was cut from. Every tuple has one entry per ROI, in bit order.
+    """Facts of the patient of a patch. Every tuple has one entry per ROI, in bit order.
 
     Attributes:
         prescription_gy: Prescription of each ROI, Gy; NaN if it has none.
@@ -23,12 +23,12 @@ class PatchFacts:
 
     @classmethod
     def of_case(cls, properties: Mapping[str, Any]) -> PatchFacts:
-        """The facts of a preprocessed case, from its properties."""
+        """Facts of a preprocessed case, from its properties."""
         own = properties["cdm"]
         return cls(tuple(own["prescription_gy"]), tuple(own["roi_voxels"]), own["voxel_volume_cc"])
 
     def mirrored(self, permutation: Sequence[int]) -> PatchFacts:
-        """The facts of the sample after left and right are exchanged: everything that is per ROI moves together.
+        """Facts after exchanging left and right; all entries of an ROI move together.
 
         Args:
             permutation: :attr:`Catalogue.mirror_permutation`.
@@ -48,7 +48,7 @@ class PatchFacts:
 def loss_arguments(
     facts: Sequence[PatchFacts],
 ) -> tuple[list[tuple[float, ...]], list[float], list[tuple[int, ...]]]:
-    """The facts of a batch as :meth:`CDMLoss.forward` takes them: prescriptions, voxel volumes, sizes of ROIs."""
+    """Facts of a batch as arguments of :meth:`CDMLoss.forward`: prescriptions, voxel volumes, sizes of ROIs."""
     return (
         [one.prescription_gy for one in facts],
         [one.voxel_volume_cc for one in facts],

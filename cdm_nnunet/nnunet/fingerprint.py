@@ -26,24 +26,24 @@ from cdm_nnunet.progress import progress
 from cdm_nnunet.roi import Catalogue
 
 SPACINGS = "spacings_mm"  # nnU-Net's name for it is "spacings"
-_CT_SAMPLES = 1_000_000  # over the whole data set: nnU-Net's 1e8 buy no better percentiles and take minutes
+_CT_SAMPLES = 1_000_000  # over the whole data set: nnU-Net's 1e8 give no better percentiles and take minutes
 
 
 class DoseFingerprintExtractor(DatasetFingerprintExtractor):
     """Fingerprint of a dose data set, in the layout of nnU-Net's, from the cropped cases.
 
-    nnU-Net's own planner does not find the spacings, and so ends with an error before it writes over our plans.
-    Every training case is read and checked whole on the way: geometry, types, bits, dose.
+    nnU-Net's own planner does not find the spacings, and so stops with an error before it overwrites our plans.
+    Every training case is read in full and checked: geometry, types, bits, dose.
     """
 
     def run(self, overwrite_existing: bool = False) -> dict[str, Any]:
         """Write and return ``dataset_fingerprint.json``.
 
         Args:
-            overwrite_existing: Not used: a fingerprint of other data would be worse than the seconds it takes.
+            overwrite_existing: Not used: the fingerprint is always made again, in seconds, so that it fits the data.
 
         Returns:
-            nnU-Net's entries, with intensity statistics of the CT (channel 0) where dose is above zero, the highest
+            nnU-Net's entries, with intensity statistics of the CT (channel 0) in voxels with dose, the highest
             prescription, and the ranges of the patients (:class:`Cohort`).
 
         Raises:

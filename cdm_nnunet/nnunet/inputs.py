@@ -33,7 +33,7 @@ _CATALOGUE_FILE = "dataset.json"
 
 
 def find_cases(folder: Path) -> list[list[str]]:
-    """The cases of an input folder: for each the files of its channels, in order.
+    """Cases of an input folder: the files of the channels of each case, in order.
 
     Raises:
         InputError: If the folder is missing or has no case, or a case lacks a channel.
@@ -60,14 +60,14 @@ def find_cases(folder: Path) -> list[list[str]]:
 
 
 def refuse_other_catalogues(cases: Sequence[Sequence[str]], catalogue: Catalogue) -> None:
-    """Check that the bits of all cases mean what the model takes them for.
+    """Check that the bits of all cases have the meaning that the model expects.
 
-    What they mean stands in the ``dataset.json`` of the data set that the cases were converted into: in their folder,
-    or in the folder above it, as conversion leaves it.
+    Their meaning is stored in the ``dataset.json`` of the converted data set: in the folder of the cases or the folder
+    above it.
 
     Args:
-        cases: For each case the files of its channels.
-        catalogue: The model's.
+        cases: Files of the channels of each case.
+        catalogue: Catalogue of the model.
 
     Raises:
         InputError: If there is no such file, or its catalogue has other ROIs, another order, kind or mirror partner.
@@ -88,7 +88,7 @@ def refuse_other_catalogues(cases: Sequence[Sequence[str]], catalogue: Catalogue
 
 
 def write_catalogue(folder: Path, catalogue: Catalogue) -> None:
-    """Say what the ROI bits of cases mean that belong to no data set: the ``dataset.json`` of their folder."""
+    """Write the ``dataset.json`` that defines the ROI bits of cases outside a data set."""
     section = {"format_version": FORMAT_VERSION, "units": dict(UNITS), "catalogue": catalogue.to_json()}
     write_json(folder / _CATALOGUE_FILE, {"cdm": section})
 
@@ -96,18 +96,18 @@ def write_catalogue(folder: Path, catalogue: Catalogue) -> None:
 def unlike_training(
     data: NDArray[np.float32], spacing_mm: Sequence[float], plans: DosePlans
 ) -> tuple[CaseFacts, Applicability]:
-    """Measure a case to be predicted and compare it with the training cases of the model.
+    """Measure a new case and compare it with the model's training cases.
 
     Args:
-        data: As :meth:`CDMReaderWriter.read_images` returns it, (2 + L, Z, Y, X).
+        data: Result of :meth:`CDMReaderWriter.read_images`, (2 + L, Z, Y, X).
         spacing_mm: Voxel size (z, y, x).
-        plans: The model's.
+        plans: Plans of the model.
 
     Returns:
         The case's facts, and whether the model applies to it.
 
     Raises:
-        InputError: If the case contradicts itself or is too far from all training cases to be right.
+        InputError: If the case contradicts itself or is implausibly far from all training cases.
     """
     facts = CaseFacts.measure(data, spacing_mm, plans.catalogue)
     cohort = Cohort.of_plans(plans)
@@ -115,15 +115,15 @@ def unlike_training(
 
 
 def refuse_bare_array(data: NDArray[np.float32], properties: Mapping[str, Any], plans: DosePlans) -> None:
-    """Check that a case in memory says where its voxels lie and which ROI is which bit.
+    """Check that a case in memory gives the geometry of its voxels and the meaning of its bits.
 
     Args:
         data: Its channels, (2 + L, Z, Y, X).
-        properties: ``spacing`` and ``sitk_stuff`` as :class:`CDMReaderWriter` gives them, and ``catalogue``.
-        plans: The model's.
+        properties: ``spacing`` and ``sitk_stuff`` as from :class:`CDMReaderWriter`, and ``catalogue``.
+        plans: Plans of the model.
 
     Raises:
-        InputError: If something is missing, the axes are not the patient's, or the catalogue is not the model's.
+        InputError: If an entry is missing, the axes are not the patient's, or the catalogue is not the model's.
     """
     lacking = [key for key in ("spacing", "sitk_stuff", "catalogue") if key not in properties]
     if lacking:
@@ -149,10 +149,10 @@ def refuse_bare_array(data: NDArray[np.float32], properties: Mapping[str, Any], 
 
 
 def refuse_output_over_data(cases: Sequence[Sequence[str]], output: Path) -> None:
-    """Check that the folder for the doses holds no input and is no data set: nnU-Net writes its own files there.
+    """Check that the output folder contains no input and is not a data set: nnU-Net writes its own files there.
 
     Raises:
-        InputError: If it does, or is.
+        InputError: Otherwise.
     """
     inputs = {Path(file).resolve().parent for files in cases for file in files}
     if output.resolve() in inputs or (output / CASES_FILE).exists():

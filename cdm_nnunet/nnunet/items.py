@@ -21,7 +21,7 @@ ArrayJob = tuple[str, NDArray[np.float32], dict[str, Any], str | None, PlansMana
 
 
 def preprocess_files(job: FilesJob) -> Item:
-    """A case in files: preprocessed, or why it is refused."""
+    """Preprocess a case in files, or return the reason for refusing it."""
     files, output, plans_manager, configuration_manager = job
     case = case_of_image(files[0])
     try:
@@ -33,7 +33,7 @@ def preprocess_files(job: FilesJob) -> Item:
 
 
 def preprocess_array(job: ArrayJob) -> Item:
-    """A case in memory: preprocessed, or why it is refused."""
+    """Preprocess a case in memory, or return the reason for refusing it."""
     case, data, properties, output, plans_manager, configuration_manager = job
     try:
         facts, applicability = unlike_training(data, properties["spacing"], DosePlans(plans_manager.plans))

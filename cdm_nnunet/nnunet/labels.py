@@ -30,7 +30,7 @@ class DoseLabelManager(LabelManager):
 
     @property
     def has_regions(self) -> bool:
-        """Asked for by trainers for segmentation when they build their loss, and by nnU-Net's evaluation.
+        """Used by segmentation trainers for their loss, and by nnU-Net's evaluation.
 
         Raises:
             InputError: Always.

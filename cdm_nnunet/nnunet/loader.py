@@ -25,14 +25,14 @@ _NONE = Augmentation()
 
 @dataclass(frozen=True, kw_only=True)
 class Patches:
-    """How patches of preprocessed cases are drawn.
+    """Settings for drawing patches of preprocessed cases.
 
     Attributes:
         plans: The plans that the cases were preprocessed with.
         digest: :meth:`DosePlans.digest` of the configuration.
         batch_size: Samples in a batch.
         patch_size: Size of a patch (z, y, x).
-        label_manager: Of the plans.
+        label_manager: Label manager of the plans.
     """
 
     plans: DosePlans
@@ -45,7 +45,7 @@ class Patches:
         """Check all preprocessed cases of nnU-Net's data set.
 
         Raises:
-            InputError: If one is not ours or stale.
+            InputError: If a case is not ours or is stale.
         """
         for case in cases.identifiers:
             data, _, _, properties = cases.load_case(case)
@@ -53,14 +53,14 @@ class Patches:
 
 
 class DoseDataLoader(nnUNetDataLoader):
-    """Draws batches of patches; what lies outside the image is air, no prescription, no ROI and no dose.
+    """Draws batches of patches; outside the image there is air, no prescription, no ROI and no dose.
 
     A batch is a dictionary: ``data`` (B, 2 + L, Z, Y, X) float32, ``target`` (B, 1, Z, Y, X) float32, dose in Gy; lists
     of length B: ``facts`` (:class:`PatchFacts`) and ``keys``.
 
     Args:
         data: Preprocessed cases.
-        patches: What is drawn from them.
+        patches: Settings of the patches.
         target_share: Share of the samples whose patch is centred on a voxel of a target or OAR.
         augment: Whether to augment, see :mod:`cdm_nnunet.nnunet.augmentation`.
     """
@@ -75,11 +75,11 @@ class DoseDataLoader(nnUNetDataLoader):
         self.augment = augment
 
     def set_thread_id(self, thread_id: int) -> None:
-        """Called once in each worker process: it ends with its parent, whose torch generator it must not repeat."""
+        """Called once in each worker process: end it with its parent, and seed its torch generator differently."""
         if os.getpid() != self._made_in:
             end_with_parent(self._made_in)
         super().set_thread_id(thread_id)
-        torch.manual_seed(np.random.randint(2**31))  # noqa: NPY002  # nnU-Net has seeded this generator
+        torch.manual_seed(np.random.randint(2**31))  # noqa: NPY002  # nnU-Net seeds this generator
 
     def generate_train_batch(self) -> dict[str, Any]:
         """Draw one batch."""
@@ -112,16 +112,16 @@ class DoseDataLoader(nnUNetDataLoader):
 def draw_corner(
     shape: Sequence[int], patch_size: Sequence[int], locations: Mapping[int, NDArray[np.integer]], target_share: float
 ) -> list[int]:
-    """First voxel of a random patch, which lies in the image; or is centred on it where the image is smaller.
+    """First voxel of a random patch inside the image; along an axis where the image is smaller, the patch is centred.
 
     Args:
-        shape: Of the image (z, y, x).
-        patch_size: Of the patch.
+        shape: Size of the image (z, y, x).
+        patch_size: Size of the patch.
         locations: ``class_locations`` of the case: by bit, rows (0, z, y, x).
-        target_share: Probability that the patch is centred on a voxel of a target or OAR, each of them alike, as far as
-            the border of the image lets it; else its place is uniform.
+        target_share: Probability that the patch is centred on a voxel of a random target or OAR, as far as the
+            border of the image allows; otherwise its position is uniform.
     """
-    rng = np.random  # the generator that nnU-Net has seeded
+    rng = np.random  # the generator that nnU-Net seeds
     centre = None
     present = [voxels for voxels in locations.values() if len(voxels)]
     if rng.random() < target_share and present:
@@ -158,7 +158,7 @@ def refuse_foreign_case(case: str, properties: dict[str, Any], digest: str, n_ch
 def cut(
     volume: blosc2.NDArray | NDArray[np.float32], low: Sequence[int], size: Sequence[int], padding: Sequence[float]
 ) -> NDArray[np.float32]:
-    """Cut a patch that may hang over the border.
+    """Cut a patch that may extend beyond the border.
 
     Args:
         volume: (C, Z, Y, X).

@@ -34,7 +34,7 @@ _TIMES = ("epoch_start_timestamps", "epoch_end_timestamps")
 
 
 class DoseLogger(LocalLogger):
-    """Per epoch one value each for losses and their parts, dose MAE, errors of PTV and OAR metrics, score, times."""
+    """One value per epoch of losses and their parts, dose MAE, errors of PTV and OAR metrics, score, times."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class DoseLogger(LocalLogger):
         }
 
     def load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on with the log of a checkpoint; what its version did not log yet is NaN."""
+        """Continue the log of a checkpoint; quantities that its version did not log are NaN."""
         known = set(self.my_fantastic_logging)
         super().load_checkpoint(checkpoint)
         n_epochs = len(self.my_fantastic_logging[_TIMES[0]])
@@ -74,11 +74,11 @@ class DoseLogger(LocalLogger):
 
 
 def loader_hint(waiting_share: float, device_type: str) -> str:
-    """What to do about a GPU that waits for the data loader; empty if there is nothing to do.
+    """Advice for a GPU that waits for the data loader; may be empty.
 
     Args:
-        waiting_share: Share of the time that it waits, 0 to 1.
-        device_type: Of the device that computes; a CPU has no processors to spare for the loader.
+        waiting_share: Share of the time spent waiting, 0 to 1.
+        device_type: Type of the device that computes; a CPU has no cores to spare for the loader.
     """
     if device_type != "cuda" or waiting_share <= _MUCH_WAITING:
         return ""

@@ -1,7 +1,7 @@
-"""A trained model: the checkpoints of its folds, and the plans that they were trained with, which rule its prediction.
+"""A trained model: the checkpoints of its folds, and the plans of their training, which determine its prediction.
 
 Every checkpoint holds the plans and the ``dataset.json`` of its training, and its weights a digest of both. The copies
-in the model's folder serve nnU-Net's own commands; where they differ from a checkpoint's, the model is refused.
+in the model's folder are for nnU-Net's own commands; if they differ from a checkpoint's, the model is refused.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from cdm_nnunet.nnunet.plans import DosePlans
 from cdm_nnunet.nnunet.trainer_class import trainer_class
 
 _PLANS, _DATASET = "plans.json", "dataset.json"
-_NOT_PLANNED = ("continue_training", "label_manager")  # set by nnU-Net's command; ours whatever it says
+_NOT_PLANNED = ("continue_training", "label_manager")  # set by nnU-Net's command; replaced by ours
 _DATASET_KEYS = ("channel_names", "labels", "file_ending", "overwrite_image_reader_writer")
 _SECTION_KEYS = ("format_version", "units", "catalogue")
 _MARK = "cdm"
@@ -36,8 +36,8 @@ class TrainedModel:
 
     Attributes:
         folder: ``nnUNet_results/DATASET/TRAINER__PLANS__CONFIGURATION``, or the model package.
-        checkpoints: One a fold, all of the same trainer, configuration, plans and ``dataset.json``.
-        name: Of the model package; None for a model in nnU-Net's folders.
+        checkpoints: One per fold, all of the same trainer, configuration, plans and ``dataset.json``.
+        name: Name of the model package; None for a model in nnU-Net's folders.
     """
 
     folder: Path
@@ -46,12 +46,12 @@ class TrainedModel:
 
     @property
     def plans(self) -> dict[str, Any]:
-        """Of the training."""
+        """Plans of the training."""
         return self.checkpoints[0].plans
 
     @property
     def dataset_json(self) -> dict[str, Any]:
-        """Of the training."""
+        """The ``dataset.json`` of the training."""
         return self.checkpoints[0].dataset_json
 
     @property
@@ -65,10 +65,10 @@ class TrainedModel:
         return self.checkpoints[0].trainer_name
 
     def network(self, manager: PlansManager) -> nn.Module:
-        """The network of the plans, as the trainer's class builds it, without deep supervision; with the first weights.
+        """The network of the plans, without deep supervision, with the weights of the first fold.
 
         Raises:
-            InputError: If there is no such trainer, the plans make no network, or weights do not fit it.
+            InputError: If the trainer is missing, the plans do not define a network, or weights do not fit it.
         """
         configuration = manager.get_configuration(self.configuration)
         try:
@@ -93,8 +93,8 @@ def read_model(folder: Path, folds: Sequence[int | str], checkpoint_name: str = 
     """Read the folds of a model.
 
     Args:
-        folder: Of the model.
-        folds: Numbers, or ``all``.
+        folder: Folder of the model.
+        folds: Numbers of folds, or ``all``.
         checkpoint_name: The file in each fold's folder.
 
     Raises:
@@ -113,11 +113,11 @@ def read_model(folder: Path, folds: Sequence[int | str], checkpoint_name: str = 
 
 
 def model_of(folder: Path, checkpoints: tuple[Checkpoint, ...]) -> TrainedModel:
-    """A model of folds that are read.
+    """A model from checkpoints that have been read.
 
     Args:
-        folder: Where they were found, for messages.
-        checkpoints: One a fold, at least one.
+        folder: Their folder, for messages.
+        checkpoints: One per fold, at least one.
 
     Raises:
         InputError: If the plans are not ours, or the folds were not trained alike.
@@ -138,12 +138,12 @@ def model_of(folder: Path, checkpoints: tuple[Checkpoint, ...]) -> TrainedModel:
 
 
 def facts_of(checkpoint: Checkpoint) -> dict[str, Any]:
-    """As :func:`model_facts`, of the training that wrote a checkpoint."""
+    """:func:`model_facts` of the training that wrote a checkpoint."""
     return model_facts(checkpoint.plans, checkpoint.dataset_json)
 
 
 def model_facts(plans: Mapping[str, Any], dataset_json: Mapping[str, Any]) -> dict[str, Any]:
-    """What a model's doses depend on besides its weights: the plans, and what ``dataset.json`` says of the images."""
+    """What a model's doses depend on besides its weights: the plans, and the images in ``dataset.json``."""
     section = dataset_json.get("cdm", {})
     return {
         "plans": {key: value for key, value in plans.items() if key not in _NOT_PLANNED},
@@ -160,17 +160,17 @@ def model_digest(plans: Mapping[str, Any], dataset_json: Mapping[str, Any]) -> s
 
 
 def mark(weights: Mapping[str, Tensor], plans: Mapping[str, Any], dataset_json: Mapping[str, Any]) -> dict[str, Any]:
-    """Metadata of weights, with the digest of the plans that they are trained with."""
+    """Metadata of weights, with the digest of their training plans."""
     return {**getattr(weights, "_metadata", {}), _MARK: {"model": model_digest(plans, dataset_json)}}
 
 
 def refuse_other_plans(
     weights_of_folds: Sequence[Mapping[str, Tensor]] | None, plans: Mapping[str, Any], dataset_json: Mapping[str, Any]
 ) -> None:
-    """Check that weights were trained with these plans, also where nnU-Net's own command has loaded both.
+    """Check that weights were trained with these plans, also if nnU-Net's own command loaded both.
 
     Raises:
-        InputError: If not. Weights of earlier versions do not know it.
+        InputError: If they were not. Weights of earlier versions have no digest and pass.
     """
     here = model_digest(plans, dataset_json) if weights_of_folds else None
     for weights in weights_of_folds or ():
@@ -183,7 +183,7 @@ def refuse_other_plans(
 
 
 def unlike_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> str:
-    """How many weights do not fit a network, and one of them; empty if all do."""
+    """Number of weights that do not fit a network, and an example; empty if all fit."""
     own = network.state_dict()
     unlike = [key for key in sorted({*own, *weights}) if key not in own or key not in weights]
     unlike += [key for key in own if key in weights and own[key].shape != weights[key].shape]
@@ -191,10 +191,10 @@ def unlike_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> str:
 
 
 def facts_in(folder: Path) -> dict[str, Any] | None:
-    """As :func:`model_facts`, of what the folds in a model's folder were trained with; None if there is no fold."""
+    """:func:`model_facts` of the folds in a model's folder; None if there is no fold."""
     checkpoints = sorted(folder.glob("fold_*/checkpoint_*.pth"))
     if checkpoints and (folder / _PLANS).is_file() and (folder / _DATASET).is_file():
-        with contextlib.suppress(InputError):  # (then a checkpoint says it)
+        with contextlib.suppress(InputError):  # (then a checkpoint has them)
             return model_facts(_read(folder / _PLANS), _read(folder / _DATASET))
     for path in checkpoints:
         with contextlib.suppress(InputError):
@@ -203,12 +203,12 @@ def facts_in(folder: Path) -> dict[str, Any] | None:
 
 
 def refuse_other_folds(folder: Path, plans: Mapping[str, Any], dataset_json: Mapping[str, Any]) -> None:
-    """Check that a training fits the folds that a model's folder holds already.
+    """Check that a training fits the existing folds in a model's folder.
 
     Args:
-        folder: Of the model.
-        plans: Of the training.
-        dataset_json: Of the training.
+        folder: Folder of the model.
+        plans: Plans of the training.
+        dataset_json: ``dataset.json`` of the training.
 
     Raises:
         InputError: If another fold was trained with other plans.

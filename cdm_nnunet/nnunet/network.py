@@ -17,7 +17,7 @@ from cdm_nnunet.cpu.layout import is_channels_last_on_cpu
 from cdm_nnunet.losses.bits import unpack_words
 from cdm_nnunet.nnunet.plans import FIRST_WORD, PRESCRIPTION
 
-# Memory of a training step beyond nnU-Net's estimate, in the estimate's unit: feature map values that are kept for the
+# Memory of a training step beyond nnU-Net's estimate, in the estimate's unit: feature map values kept for the
 # backward pass, about 7 bytes each (nnU-Net's reference: 8 GB for 2 samples of 5.6e8 values).
 _BYTES_PER_VALUE = 7.0
 _DECODED_SHARE = 0.5  # a decoded mask is kept for the first convolution's gradient, in half precision
@@ -31,8 +31,8 @@ _REACH = 2.0  # standard deviations of a target's fall-off: with 14 % left, less
 class Float32Conv3d(nn.Conv3d):
     """A convolution that stays in float32 under autocast.
 
-    As the last layer it keeps the dose from being rounded: in bfloat16 the numbers next to 70 Gy are 0.25 to 0.5 Gy
-    away.
+    As the last layer it avoids rounding the dose: in bfloat16, neighbouring numbers near 70 Gy are 0.25 to 0.5 Gy
+    apart.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -51,14 +51,14 @@ class BitDecodeUNet(PlainConvUNet):
     Output: (B, 1, Z, Y, X), float32, dose in units of the plans' dose scale; a list of it, finest first, with deep
     supervision.
 
-    With ``cell`` above 1 the U-Net works on cells of so many voxels: a learned, strided layer takes each cell's CT,
-    prescription and masks in, and the last layers give the doses of a cell's voxels as channels (sub-pixel convolution,
+    With ``cell`` above 1 the U-Net works on cells of this many voxels: a learned, strided layer reads each cell's CT,
+    prescription and masks, and the last layers give the doses of a cell's voxels as channels (sub-pixel convolution,
     W. Shi et al., CVPR 2016). Inputs and outputs keep the full resolution, and so does every loss.
 
-    With ``fall_off`` the dose is anchored on the prescription: the network gives two numbers per voxel, the dose, which
-    counts outside targets, and the difference from a first guess, which counts inside. The guess is the prescription,
-    or more beside targets of a higher one (:func:`falling_off`). A target's edge is then where its contour is, however
-    blunt the features are, and an untrained network gives the guess.
+    With ``fall_off`` the dose is anchored on the prescription: the network gives two numbers per voxel, the dose, used
+    outside targets, and the difference from a first guess, used inside. The guess is the prescription, or more near
+    targets of a higher one (:func:`falling_off`). So a target's edge is at its contour, even if the features are
+    blurred, and an untrained network gives the guess.
 
     Args:
         input_channels: Not used: the number follows from ``n_rois``.
@@ -96,7 +96,7 @@ class BitDecodeUNet(PlainConvUNet):
 
     @staticmethod
     def initialize(module: nn.Module) -> None:
-        """nnU-Net's initialisation, with last layers of zeros: random doses would have to be unlearnt first."""
+        """nnU-Net's initialisation, with last layers of zeros: otherwise random doses must be unlearnt first."""
         if isinstance(module, Float32Conv3d):
             nn.init.zeros_(module.weight)
             if module.bias is not None:
@@ -122,7 +122,7 @@ class BitDecodeUNet(PlainConvUNet):
         return doses if isinstance(predicted, list) else doses[0]
 
     def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> np.int64:
-        """nnU-Net's measure of a training step's memory, with the decoded masks and the loss counted."""
+        """nnU-Net's measure of a training step's memory, including the decoded masks and the loss."""
         inner_size = [n // voxels for n, voxels in zip(input_size, self.cell, strict=True)]
         voxels, cells = (float(np.prod(size, dtype=np.float64)) for size in (input_size, inner_size))
         finest_features = self.decoder.seg_layers[-1].in_channels
@@ -136,20 +136,20 @@ class BitDecodeUNet(PlainConvUNet):
 
 @torch.library.custom_op("cdm_nnunet::falling_off", mutates_args=())  # compiled, its loops would double that time
 def falling_off(prescription: Tensor, fall_off: Sequence[float]) -> Tensor:
-    """A dose that follows from the prescriptions: each falls off like a Gaussian around its voxel; the largest counts.
+    """First guess of the dose: each prescription falls off like a Gaussian around its voxel; the largest counts.
 
-    It is meant for voxels in targets. Around them it ends at two standard deviations.
+    It is for voxels in targets. Around them it ends at two standard deviations.
 
     Args:
         prescription: (B, 1, Z, Y, X), zero outside targets, in any unit of dose.
         fall_off: Voxel size along z, y and x in units of the Gaussian's standard deviation.
 
     Returns:
-        Same shape and unit; in targets at least the prescription, more where a target of a higher one is near.
+        Same shape and unit; in targets at least the prescription, more near a target of a higher one.
     """
     if (
         prescription.device.type == "cpu" and prescription.amax() > 0
-    ):  # (elsewhere asking for the place would cost more)
+    ):  # (elsewhere, finding the box would cost more)
         around = _around_targets(prescription, fall_off)
         guess = torch.zeros_like(prescription)
         guess[around] = _falling_off(prescription[around].contiguous(), fall_off)
@@ -171,7 +171,7 @@ def _falling_off(prescription: Tensor, fall_off: Sequence[float]) -> Tensor:
 
 
 def _around_targets(prescription: Tensor, fall_off: Sequence[float]) -> tuple[slice, ...]:
-    """The box around all prescriptions, as far as they fall off."""
+    """Bounding box of all prescriptions, with the margin in which they fall off."""
     box = [slice(None), slice(None)]
     for axis, voxel in zip((2, 3, 4), fall_off, strict=True):
         other_axes = [other for other in range(5) if other != axis]
@@ -187,9 +187,9 @@ def _(prescription: Tensor, fall_off: Sequence[float]) -> Tensor:
 
 
 def _anchored(values: Tensor, guess: Tensor, in_target: Tensor) -> Tensor:
-    """Dose outside and difference inside targets, (B, 2, z, y, x), on the first guess, (B, 1, Z, Y, X)."""
+    """Combine dose outside and difference inside targets, (B, 2, z, y, x), with the first guess, (B, 1, Z, Y, X)."""
     outside, inside = values.chunk(2, 1)
-    if values.shape[2:] != guess.shape[2:]:  # a coarse voxel has a share in the targets
+    if values.shape[2:] != guess.shape[2:]:  # a coarse voxel lies in targets with a share of its volume
         size = (values.shape[2], values.shape[3], values.shape[4])
         guess, in_target = (adaptive_avg_pool3d(one, size) for one in (guess, in_target))
     return guess + in_target * inside + (1 - in_target) * outside
@@ -203,7 +203,7 @@ def depth_to_space(values: Tensor, cell: Sequence[int]) -> Tensor:
         cell: Voxels (c_z, c_y, c_x) of a cell.
 
     Returns:
-        (B, C, Z * c_z, Y * c_y, X * c_x); channel (i * c_y + j) * c_x + k of a cell goes to its voxel (i, j, k).
+        (B, C, Z * c_z, Y * c_y, X * c_x); channel (i * c_y + j) * c_x + k of a cell becomes its voxel (i, j, k).
     """
     if math.prod(cell) == 1:
         return values

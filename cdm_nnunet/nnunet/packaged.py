@@ -22,16 +22,16 @@ from cdm_nnunet.models.package import Package
 from cdm_nnunet.nnunet.checkpoint import Checkpoint, weights_digest
 from cdm_nnunet.nnunet.model import TrainedModel, mark, model_digest, model_of
 
-_ALIASES = "same_as"  # in the header: names that stand for the values of others
+_ALIASES = "same_as"  # in the header: names that share the values of others
 _MAX_HEADER_BYTES = 2**20
 _KINDS = (torch.float32, torch.float16, torch.int64)
 
 
 def packed_weights(weights: Mapping[str, Tensor], precision: Precision) -> bytes:
-    """Weights as safetensors; what is there under several names is stored once.
+    """Weights as safetensors; values with several names are stored once.
 
     Raises:
-        InputError: If a value is not finite, or has no half precision.
+        InputError: If a value is not finite, or exceeds half precision.
     """
     stored: dict[str, Tensor] = {}
     same_as: dict[str, str] = {}
@@ -63,7 +63,7 @@ def unpacked_weights(content: bytes, where: str) -> dict[str, Tensor]:
     """The inverse of :func:`packed_weights`, in single precision.
 
     Raises:
-        InputError: If it is damaged, no safetensors, or holds other than finite numbers of known types.
+        InputError: If it is damaged, not safetensors, or contains anything but finite numbers of known types.
     """
     same_as = _same_as(content, where)
     try:
@@ -97,7 +97,7 @@ def read_package(path: Path, folds: Sequence[str] = ()) -> TrainedModel:
 
     Args:
         path: The folder or ZIP file.
-        folds: Those to read; none for all.
+        folds: Folds to read; empty for all.
 
     Raises:
         InputError: If the package is damaged, plans, weights and manifest contradict each other, or a fold is missing.
@@ -106,7 +106,7 @@ def read_package(path: Path, folds: Sequence[str] = ()) -> TrainedModel:
 
 
 def model_of_package(package: Package, folds: Sequence[str] = ()) -> TrainedModel:
-    """As :func:`read_package`, of one that is found."""
+    """As :func:`read_package`, from an open package."""
     manifest = package.manifest
     there = {one.fold: one for one in manifest.folds}
     if missing := set(folds) - {*there}:
@@ -121,7 +121,7 @@ def model_of_package(package: Package, folds: Sequence[str] = ()) -> TrainedMode
 
 
 def _checkpoint(package: Package, fold: FoldRecord) -> Checkpoint:
-    """A fold as a checkpoint of a training that has ended."""
+    """A fold as a checkpoint of a finished training."""
     where = f"{weights_name(fold.fold)} in {package.path}"
     plans, dataset_json, manifest = package.plans, package.dataset_json, package.manifest
     weights = OrderedDict(unpacked_weights(package.weights(fold.fold), where))
@@ -145,11 +145,11 @@ def _checkpoint(package: Package, fold: FoldRecord) -> Checkpoint:
 
 
 def read_given_weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights that take the place of a checkpoint's, such as their average over the training.
+    """Read weights that replace a checkpoint's, such as their average over the training.
 
     Args:
-        path: safetensors, or what ``torch.save`` wrote of a state dict (also as ``network_weights`` or ``state_dict``
-            of a dictionary, or of an ``AveragedModel``). Nothing that the file names is imported or called.
+        path: safetensors, or a state dict written by ``torch.save`` (also as ``network_weights`` or ``state_dict``
+            of a dictionary, or of an ``AveragedModel``). Nothing named in the file is imported or called.
         expected: The checkpoint's weights: names and shapes must be the same.
 
     Raises:
@@ -173,7 +173,7 @@ def _state_dict(path: Path) -> dict[str, Tensor]:
         return unpacked_weights(path.read_bytes(), str(path))
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001  # whatever a foreign file makes torch raise
+    except Exception as error:  # noqa: BLE001  # torch may raise anything for a foreign file
         raise InputError(f"{path} (--weights) is not a state dict: {' '.join(str(error).split())[:160]}") from None
     for key in ("network_weights", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
@@ -184,7 +184,7 @@ def _state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def _bare_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names without what torch's averaging, DDP and compilation put before them."""
+    """Names without the prefixes of torch's averaging, DDP and compilation."""
     weights = {name: value for name, value in weights.items() if name != "n_averaged"}
     for prefix in ("module.", "_orig_mod."):
         if weights and all(name.startswith(prefix) for name in weights):
@@ -193,5 +193,5 @@ def _bare_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def checkpoint_with(checkpoint: Checkpoint, weights: Mapping[str, Tensor]) -> Checkpoint:
-    """A checkpoint with other weights."""
+    """Replace the weights of a checkpoint."""
     return Checkpoint(checkpoint.path, {**checkpoint.content, "network_weights": dict(weights)})

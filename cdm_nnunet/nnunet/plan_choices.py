@@ -1,4 +1,4 @@
-"""What a person chooses of the plans of a data set; the rest follows from the data."""
+"""The user's choices for the plans of a data set; the rest follows from the data."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class PlanChoices:
-    """Choices, each with the default that no choice means.
+    """Choices with their defaults.
 
     Attributes:
-        gpu_memory_gb: GPU memory that a training may take.
+        gpu_memory_gb: GPU memory that a training may use.
         spacing_mm: Voxel size (z, y, x) of ``3d_fullres``; None takes the median of the data.
         coarse_spacing_mm: Voxel size of ``3d_coarse``.
         base_features: Features of the finest stage.
-        batch_size: Batch size at most; None for no limit.
-        plans_from: ``ID_OR_NAME[:PLANS]`` of another data set, whose plans rule voxel sizes, patch sizes, networks,
-            CT statistics and dose scale here, so that its models can be fine-tuned. Budget, voxel sizes and features
-            are not used then.
-        dose_scale_gy: Dose that the network's output 1 stands for; at least the highest prescription of the training
+        batch_size: Maximum batch size; None for no limit.
+        plans_from: ``ID_OR_NAME[:PLANS]`` of another data set, whose plans determine voxel sizes, patch sizes,
+            networks, CT statistics and dose scale here, so that its models can be fine-tuned. GPU memory, voxel sizes
+            and features are then not used.
+        dose_scale_gy: Dose that corresponds to a network output of 1; at least the highest prescription of the training
             cases. None takes that of ``plans_from``, or the highest prescription.
     """
 

@@ -52,7 +52,7 @@ _FALL_OFF_MM = 13.0  # standard deviation of the fall-off from one target into t
 
 
 class DosePlanner(ExperimentPlanner):
-    """nnU-Net's planner with one dose output, decoded ROI channels, and only configurations that work for dose.
+    """nnU-Net's planner with one dose output, decoded ROI channels, and only configurations suited to dose.
 
     ``3d_fullres`` has the median voxel size of the data. ``3d_packed`` has the same data, inputs and outputs, with a
     U-Net on cells of 2 x 2 x 2 voxels, an eighth of the work; an axis is not packed if its voxels are twice as long as
@@ -61,14 +61,14 @@ class DosePlanner(ExperimentPlanner):
 
     Args:
         dataset_name_or_id: Data set.
-        gpu_memory_target_in_gb: GPU memory that a training may take.
-        preprocessor_name: Not used; it is ours.
+        gpu_memory_target_in_gb: GPU memory that a training may use.
+        preprocessor_name: Not used; it is always ours.
         plans_name: Name of the plans.
-        overwrite_target_spacing: Voxel size (z, y, x) of ``3d_fullres`` in mm, in place of the median.
+        overwrite_target_spacing: Voxel size (z, y, x) of ``3d_fullres`` in mm, instead of the median.
         suppress_transpose: Not used; axes are never transposed.
-        coarse_spacing_mm: Voxel size of ``3d_coarse``, on every axis that is finer.
-        base_features: Features of the finest stage of the U-Net; nnU-Net takes 32.
-        batch_size: Batch size at most; None for as large as memory and number of cases allow, as nnU-Net.
+        coarse_spacing_mm: Voxel size of ``3d_coarse``, for every axis that is finer.
+        base_features: Features of the finest stage of the U-Net; nnU-Net uses 32.
+        batch_size: Maximum batch size; None for the largest that memory and number of cases allow, as in nnU-Net.
     """
 
     def __init__(
@@ -94,10 +94,10 @@ class DosePlanner(ExperimentPlanner):
         self.UNet_class = BitDecodeUNet
         self.UNet_base_num_features = base_features
         self.batch_size_limit = batch_size
-        self.required: Sequence[str] = CONFIGURATIONS  # the others may be left out of the plans
-        self.other: OtherPlans | None = None  # plans of another data set, which rule this one's
+        self.required: Sequence[str] = CONFIGURATIONS  # the others are optional
+        self.other: OtherPlans | None = None  # plans of another data set, which determine this one's
         self.chosen_dose_scale_gy: float | None = None
-        self._name = FULL  # the configuration that is being planned
+        self._name = FULL  # the configuration being planned
         self._cell: tuple[int, ...] = (1, 1, 1)
         self._spacing: NDArray[np.floating] = np.ones(3)
         self._median_shape: NDArray[np.floating] = np.ones(3)
@@ -115,7 +115,7 @@ class DosePlanner(ExperimentPlanner):
         arch_kwargs: Mapping[str, Any],
         arch_kwargs_req_import: Sequence[str],
     ) -> float:
-        """Memory of a training step in nnU-Net's unit, decoded ROI channels and loss included."""
+        """Memory of a training step in nnU-Net's unit, including decoded ROI channels and loss."""
         if arch_kwargs["n_stages"] < 2:
             raise self._too_small()
         network = get_network_from_plans(
@@ -134,12 +134,12 @@ class DosePlanner(ExperimentPlanner):
         return {"n_rois": len(self.catalogue), "fall_off": (self._spacing / _FALL_OFF_MM).tolist(), **packed}
 
     def get_plans_for_configuration(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """As nnU-Net's, with our arguments among the network's and the limit of the batch size."""
+        """As in nnU-Net, with our network arguments and the limit of the batch size."""
         plan: dict[str, Any] = super().get_plans_for_configuration(*args, **kwargs)
         plan["architecture"]["arch_kwargs"].update(self._own_arguments())
         if self.batch_size_limit is not None:
             plan["batch_size"] = min(plan["batch_size"], self.batch_size_limit)
-        plan["batch_dice"] = False  # read by nnU-Net, without meaning for dose
+        plan["batch_dice"] = False  # read by nnU-Net, meaningless for dose
         return plan
 
     def plan_experiment(self) -> dict[str, Any]:
@@ -171,7 +171,7 @@ class DosePlanner(ExperimentPlanner):
             "cdm": self._section(),
         }
         recursive_fix_for_json_export(plans)
-        DosePlans(plans)  # what is written must be what is read
+        DosePlans(plans)  # written and read plans must be equal
         _refuse_to_replace(plans, self.raw.dataset_json)
         preprocessed = Path(nnUNet_preprocessed) / self.dataset_name
         write_text(preprocessed / "dataset.json", (self.raw.folder / "dataset.json").read_text(encoding="utf-8"))
@@ -199,7 +199,7 @@ class DosePlanner(ExperimentPlanner):
         return section | {PLANS_FROM: other.name, "gpu_memory_gb": other.plans.plans["cdm"].get("gpu_memory_gb")}
 
     def _configurations_of(self, other: OtherPlans) -> dict[str, dict[str, Any]]:
-        """Those of other plans, for the cases of this data set."""
+        """Configurations of other plans, for the cases of this data set."""
         moved = other.configurations(
             self.plans_identifier, len(self.catalogue), lambda mm: self._median_shape_at(np.asarray(mm)).tolist()
         )
@@ -209,7 +209,7 @@ class DosePlanner(ExperimentPlanner):
         return moved
 
     def _configurations(self) -> dict[str, dict[str, Any]]:
-        """All configurations that a U-Net can have, of which the required ones must be."""
+        """All configurations for which a U-Net is possible; required ones must be among them."""
         full = np.asarray(self.determine_fullres_target_spacing(), dtype=float)
         spacings = {FULL: full, PACKED: full, COARSE: np.maximum(full, self.coarse_spacing_mm)}
         found, there = {}, earlier_names(self.dataset_name, self.plans_identifier)
@@ -270,9 +270,9 @@ def plan_and_preprocess(
 
     Args:
         dataset_id: Number of the data set.
-        choices: What was chosen of the plans; None chooses nothing.
-        configurations: Which configurations to preprocess; all are planned.
-        plans_name: Name of the plans. A data set may have several; each has preprocessed data and models of its own.
+        choices: Choices for the plans; None for the defaults.
+        configurations: Configurations to preprocess; all are planned.
+        plans_name: Name of the plans. A data set may have several; each has its own preprocessed data and models.
         n_processes: Number of processes.
 
     Returns:
@@ -311,16 +311,16 @@ def plan_and_preprocess(
 
 
 def preprocess(dataset_id: int, plans_name: str, configurations: Sequence[str], n_processes: int = 2) -> list[str]:
-    """Preprocess a data set with plans that are there.
+    """Preprocess a data set with existing plans.
 
     Args:
         dataset_id: Number of the data set.
-        plans_name: Of ``nnUNet_preprocessed/DATASET/PLANS.json``.
-        configurations: Which configurations.
+        plans_name: Name of ``nnUNet_preprocessed/DATASET/PLANS.json``.
+        configurations: Configurations to preprocess.
         n_processes: Number of processes.
 
     Returns:
-        What was preprocessed: configurations that share their data count once.
+        Preprocessed configurations; those that share their data count once.
 
     Raises:
         InputError: If the plans are not ours or lack a configuration, or a case can't be used.
@@ -362,10 +362,10 @@ def _settle_splits(dataset_name: str) -> None:
 
 
 def _refuse_to_replace(plans: Mapping[str, Any], dataset_json: Mapping[str, Any]) -> None:
-    """Plans that models were trained with stay: their trainings go on with them, and further folds need them."""
+    """Refuse to replace plans that models were trained with: resumed trainings and further folds need them."""
     if not nnUNet_results.is_set():
         return
-    facts = model_facts(json.loads(json.dumps(plans)), dataset_json)  # (as they are read back: lists, no tuples)
+    facts = model_facts(json.loads(json.dumps(plans)), dataset_json)  # (as they are read back: lists, not tuples)
     for model in sorted((Path(nnUNet_results) / plans["dataset_name"]).glob(f"*__{plans['plans_name']}__*")):
         trained = facts_in(model)
         if trained is not None and (unlike := differences(trained, facts)):

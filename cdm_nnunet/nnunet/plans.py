@@ -1,4 +1,4 @@
-"""The ``cdm`` section of nnU-Net's plans: what training and prediction need beyond the stock entries."""
+"""The ``cdm`` section of nnU-Net's plans: entries for training and prediction beyond nnU-Net's."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LABEL_MANAGER_NAME = "DoseLabelManager"
 _LABEL_MANAGERS = (LABEL_MANAGER_NAME, "LabelManager")  # the latter in a model's folder: see model_plans
 PLANNER_NAME = "DosePlanner"
 
-_PREPROCESSING_VERSION = 3  # raise it when the same raw data and plans give other preprocessed data
+_PREPROCESSING_VERSION = 3  # increase it when the same raw data and plans give other preprocessed data
 
 # Channels of preprocessed data; the ROI words follow from FIRST_WORD on.
 CT, PRESCRIPTION, FIRST_WORD = 0, 1, 2
@@ -75,7 +75,7 @@ class DosePlans:
 
     @property
     def dose_scale_gy(self) -> float:
-        """Dose that the network's output 1 stands for, Gy."""
+        """Dose that corresponds to a network output of 1, Gy."""
         return float(self.plans["cdm"]["dose_scale_gy"])
 
     @property
@@ -98,7 +98,7 @@ class DosePlans:
         return (air, *[0.0] * (self.n_channels - 1))
 
     def digest(self, configuration: str) -> str:
-        """Fingerprint of all that preprocessed data of a configuration depend on.
+        """Digest of everything that preprocessed data of a configuration depend on.
 
         Data with another digest were made with other plans and must not be trained on.
         """
@@ -115,10 +115,10 @@ class DosePlans:
 
 
 def model_plans(plans: Mapping[str, Any]) -> dict[str, Any]:
-    """Plans as they lie in the folder of a trained model.
+    """Plans for the folder of a trained model.
 
     nnUNetv2_predict asks for the label manager before it imports the trainer, and with it this package. So these plans
-    name nnU-Net's own, which then has nothing to do; from the import on, plans of ours have ours, whatever they name.
+    name nnU-Net's own, which does nothing here; after the import, our plans use ours, whatever they name.
     """
     return {**plans, "label_manager": _LABEL_MANAGERS[1]}
 

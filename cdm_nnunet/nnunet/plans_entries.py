@@ -10,7 +10,7 @@ _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
 _Count = Annotated[int, Field(gt=0)]
 
-# nnU-Net imports what plans name by dotted path and calls it: only networks of ours, and layers of torch, are taken.
+# nnU-Net imports and calls what plans name by dotted path: only our networks and layers of torch are accepted.
 _NETWORK = r"^cdm_nnunet\.nnunet\.network\.[A-Z]\w*$"
 _LAYER = r"^torch\.nn\.(modules\.(conv|instancenorm|batchnorm|normalization|dropout|activation)\.)?[A-Z]\w*$"
 _Layer = Annotated[str, Field(pattern=_LAYER)] | None
@@ -80,7 +80,7 @@ class _Intensities(_Entries):
 
 
 class PlansEntries(_Entries):
-    """The entries that training and prediction read; there may be more."""
+    """The entries that training and prediction read; plans may have more."""
 
     dataset_name: str
     plans_name: str

@@ -1,4 +1,4 @@
-"""Records of the doses of a predictor, and which of them need not be predicted again."""
+"""Records of the doses of a predictor, and the choice of cases that need not be predicted again."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from cdm_nnunet.prediction_record import Origin, PredictionRecord, Setting, dige
 
 @dataclass(frozen=True)
 class Training:
-    """What the checkpoints of a model say of their training.
+    """Training information in the checkpoints of a model.
 
     Attributes:
         configuration: Such as ``3d_fullres``.
-        settings: Of each fold; None if its checkpoint does not have them.
+        settings: Settings of each fold; None if its checkpoint has none.
         package: Name of the model package; None for a model in nnU-Net's folders.
     """
 
@@ -33,10 +33,10 @@ class Training:
 
     @classmethod
     def of(cls, model: TrainedModel) -> Training:
-        """That of a model's folds.
+        """Training of a model's folds.
 
         Raises:
-            InputError: If the settings in a checkpoint are none.
+            InputError: If the settings in a checkpoint are invalid.
         """
         settings: dict[str, dict[str, Setting] | None] = {}
         for checkpoint in model.checkpoints:
@@ -46,7 +46,7 @@ class Training:
 
 
 def origin_of(predictor: nnUNetPredictor, training: Training | None) -> Origin:
-    """The origin of the doses of a predictor, its model loaded; without its training where that is not known."""
+    """Origin of the doses of a predictor with a loaded model; without its training if that is not known."""
     manager, weights = predictor.plans_manager, predictor.list_of_parameters or [bare(predictor.network).state_dict()]
     return Origin(
         dataset=str(manager.dataset_name),
@@ -67,18 +67,18 @@ def origin_of(predictor: nnUNetPredictor, training: Training | None) -> Origin:
 def unfinished(
     cases: Sequence[list[str]], output: str | Sequence[str], origin: Origin
 ) -> tuple[list[list[str]], list[str]]:
-    """The cases whose dose is not there yet, or was predicted from other input.
+    """The cases whose dose is missing, or was predicted from other input.
 
     Args:
         cases: For each case the files of its channels.
-        output: Folder of the doses, or each dose's file without its ending.
-        origin: Of the doses that are to be predicted.
+        output: Folder of the doses, or each dose's file without its extension.
+        origin: Origin of the doses to predict.
 
     Returns:
-        Their files, and for each the dose's file without its ending.
+        Their files, and the file of each dose without its extension.
 
     Raises:
-        InputError: If a dose is there that another model predicted, or that has changed since.
+        InputError: If there is a dose that another model predicted, or that was changed afterwards.
     """
     if isinstance(output, str):
         names = [case_of_image(files[0]) for files in cases]
@@ -91,7 +91,7 @@ def _is_finished(files: Sequence[str], output: str, origin: Origin) -> bool:
     dose = Path(output + FILE_ENDING)
     try:
         record = PredictionRecord.read(dose)
-    except InputError:  # (stopped in between, or of an earlier version: nobody knows whose dose it is)
+    except InputError:  # (interrupted, or of an earlier version: the origin of the dose is unknown)
         return False
     if not dose.is_file() or record.origin is None:
         return False

@@ -31,14 +31,14 @@ from cdm_nnunet.parallel import active_engine, ordered
 from cdm_nnunet.prediction_record import Origin, PredictionRecord
 from cdm_nnunet.progress import note_beside, progress
 
-_FEW = 2  # cases that are preprocessed in this process: another one takes longer to start
+_FEW = 2  # up to this many cases are preprocessed in this process: starting others takes longer
 
 
 class CasesRefusedError(InputError):
-    """Some cases can't be predicted; the others were.
+    """Some cases were refused; the others were predicted.
 
     Attributes:
-        reasons: By case.
+        reasons: Reasons by case.
     """
 
     def __init__(self, reasons: Mapping[str, str], n_cases: int):
@@ -52,18 +52,18 @@ class CasesRefusedError(InputError):
 class DosePredictor(nnUNetPredictor):
     """nnU-Net's predictor for dose.
 
-    It differs where a dose needs it: windows are summed in float32, padding is air, mirrored predictions have the bits
+    Differences for dose: windows are summed in float32, padding is air, mirrored predictions have the bits
     of paired ROIs swapped, and the result is written as float32 Gy. Errors of one case carry the case's name.
     """
 
     network: torch.nn.Module
     tells_notes = True  # (on stderr; they are in the records of the doses too)
-    allows_outside = False  # whether patients are predicted to whom the model does not apply
+    allows_outside = False  # whether patients outside the training data are predicted
     _dose_plans: DosePlans | None = None
-    _trained: tuple[object, Training] | None = None  # (the weights that were loaded, how they were trained)
+    _trained: tuple[object, Training] | None = None  # (the loaded weights and their training)
 
     def __init__(self, *args: Any, **kwargs: Any):
-        with contextlib.redirect_stdout(None):  # (nnU-Net tells that a CPU holds no GPU's results)
+        with contextlib.redirect_stdout(None):  # (nnU-Net warns that results can't stay on a GPU)
             super().__init__(*args, **kwargs)
 
     @property
@@ -75,7 +75,7 @@ class DosePredictor(nnUNetPredictor):
 
     @property
     def origin(self) -> Origin:
-        """What the doses depend on besides their case."""
+        """What the doses depend on besides the case."""
         return origin_of(self, self._training)
 
     @property
@@ -85,7 +85,7 @@ class DosePredictor(nnUNetPredictor):
 
     @property
     def package(self) -> str | None:
-        """Name of the model package, where the weights are of one."""
+        """Name of the model package, if the weights come from one."""
         training = self._training
         return None if training is None else training.package
 
@@ -95,7 +95,7 @@ class DosePredictor(nnUNetPredictor):
         use_folds: Sequence[int | str] | None,
         checkpoint_name: str = FINAL,
     ) -> None:
-        """Load a trained model, by the plans that it was trained with; arguments as in nnU-Net.
+        """Load a trained model with the plans of its training; arguments as in nnU-Net.
 
         Raises:
             InputError: If a checkpoint is missing or damaged, the folds are of different models, or the plans in the
@@ -106,7 +106,7 @@ class DosePredictor(nnUNetPredictor):
         self.use_model(read_model(Path(model_training_output_dir), use_folds, checkpoint_name))
 
     def use_model(self, model: TrainedModel) -> None:
-        """Predict by a trained model, with the plans that it was trained with.
+        """Use a trained model, with the plans of its training.
 
         Raises:
             InputError: If its weights do not fit its plans.
@@ -134,8 +134,8 @@ class DosePredictor(nnUNetPredictor):
         """Predict all cases of a folder; arguments as in nnU-Net.
 
         Raises:
-            InputError: If the folder has no case, a case lacks a channel, nothing says that the ROI bits are the
-                model's, the doses would land among the data, or probabilities are asked for.
+            InputError: If the folder has no case, a case lacks a channel, the meaning of the ROI bits is unknown or not
+                the model's, the output folder contains data, or probabilities are requested.
         """
         if save_probabilities:
             raise InputError("--save_probabilities: a dose model has no class probabilities; leave the option out")
@@ -216,15 +216,15 @@ class DosePredictor(nnUNetPredictor):
         """Predict and export preprocessed cases.
 
         Args:
-            data_iterator: Items with ``data``, ``data_properties`` and ``ofile``, as nnU-Net makes them.
+            data_iterator: Items with ``data``, ``data_properties`` and ``ofile``, as in nnU-Net.
             save_probabilities: Must be False.
-            num_processes_segmentation_export: Not used: exporting one dose takes less than handing it over.
+            num_processes_segmentation_export: Not used: exporting a dose takes less time than passing it to a process.
 
         Returns:
-            For each item the dose in Gy, (Z, Y, X), float32, or None if it went to a file.
+            For each item the dose in Gy, (Z, Y, X), float32, or None if it was written to a file.
 
         Raises:
-            CasesRefusedError: At the end, if cases can't be right, or the model has no finite dose for them.
+            CasesRefusedError: At the end, if cases are implausible, or the model gives no finite dose for them.
         """
         if save_probabilities:
             raise InputError("a dose model has no class probabilities")
@@ -274,21 +274,21 @@ class DosePredictor(nnUNetPredictor):
         output_file_truncated: str | None = None,
         save_or_return_probabilities: bool = False,
     ) -> NDArray[np.float32] | None:
-        """Predict one case that is in memory, with the checks of a case in files.
+        """Predict one case in memory, with the same checks as for files.
 
         Args:
-            input_image: As :meth:`CDMReaderWriter.read_images` returns it, (2 + L, Z, Y, X).
-            image_properties: Its geometry as that method returns it (``spacing``, ``sitk_stuff``), and ``catalogue``,
-                that of the ``dataset.json`` with which the bits were made.
+            input_image: Result of :meth:`CDMReaderWriter.read_images`, (2 + L, Z, Y, X).
+            image_properties: Its geometry as returned by that method (``spacing``, ``sitk_stuff``), and ``catalogue``
+                from the ``dataset.json`` with which the bits were made.
             segmentation_previous_stage: Must be None.
-            output_file_truncated: File for the dose without its ending; None returns it.
+            output_file_truncated: File for the dose without its extension; None returns it.
             save_or_return_probabilities: Must be False.
 
         Returns:
-            The dose in Gy, (Z, Y, X), float32; None if it went to a file.
+            The dose in Gy, (Z, Y, X), float32; None if it was written to a file.
 
         Raises:
-            InputError: If geometry or catalogue are not given or not the model's, or the case can't be right.
+            InputError: If geometry or catalogue are missing or not the model's, or the case is implausible.
         """
         items = self.get_data_iterator_from_raw_npy_data(
             input_image, segmentation_previous_stage, image_properties, output_file_truncated
@@ -304,10 +304,10 @@ class DosePredictor(nnUNetPredictor):
         truncated_ofname: str | list[str] | None,
         num_processes: int = 1,
     ) -> Iterator[Item]:
-        """Preprocess cases that are in memory, in this process; as :meth:`predict_single_npy_array`.
+        """Preprocess cases in memory, in this process; as :meth:`predict_single_npy_array`.
 
         Raises:
-            InputError: If geometry or catalogue of one are not given or not the model's.
+            InputError: If geometry or catalogue of a case are missing or not the model's.
         """
         del segs_from_prev_stage_or_list_of_segs_from_prev_stage, num_processes
         images = image_or_list_of_images if isinstance(image_or_list_of_images, list) else [image_or_list_of_images]
@@ -325,7 +325,7 @@ class DosePredictor(nnUNetPredictor):
 
     @torch.inference_mode()
     def predict_logits_from_preprocessed_data(self, data: Tensor) -> Tensor:
-        """The mean output over the folds; one thread at a time, since the folds take turns in one network.
+        """Mean output over the folds; only one thread at a time, because the folds share one network.
 
         Args:
             data: Preprocessed channels, (2 + L, Z, Y, X).
@@ -346,7 +346,7 @@ class DosePredictor(nnUNetPredictor):
 
     @torch.inference_mode()
     def predict_sliding_window_return_logits(self, input_image: Tensor) -> Tensor:
-        """The output of the network that is loaded, over the whole image.
+        """Output of the loaded network for the whole image.
 
         Args:
             input_image: Preprocessed channels, (2 + L, Z, Y, X).
@@ -368,7 +368,7 @@ class DosePredictor(nnUNetPredictor):
         self.network.eval()
         padded, inside = pad_to_patch(input_image, self.configuration_manager.patch_size, self.dose_plans.padding)
         slicers = self._internal_get_sliding_window_slicers(padded.shape[1:])
-        # all on the device if it fits, else sums on the CPU: only the time differs
+        # everything on the device if it fits, otherwise sums on the CPU: only the time differs
         try:
             output = self._internal_predict_sliding_window_return_logits(
                 padded, slicers, self.perform_everything_on_device

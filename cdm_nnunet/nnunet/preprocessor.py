@@ -34,14 +34,14 @@ _LOCATIONS_PER_ROI = 1000
 
 
 def crop_box(words: NDArray[np.float32], catalogue: Catalogue) -> tuple[slice, slice, slice]:
-    """The part of a case that matters.
+    """The relevant part of a case.
 
-    Where the catalogue has a dose region, dose outside it is zero by definition, so the box around all ROI bits loses
+    If the catalogue has a dose region, dose outside it is zero by definition, so cropping to all ROI bits loses
     nothing. Without one, it is the whole image.
 
     Args:
         words: ROI words, shape (L, Z, Y, X).
-        catalogue: Its ROIs.
+        catalogue: Catalogue of the bits.
 
     Returns:
         Slices along z, y and x.
@@ -64,7 +64,7 @@ def crop_box(words: NDArray[np.float32], catalogue: Catalogue) -> tuple[slice, s
 
 
 def take_words(words: NDArray[np.float32], catalogue: Catalogue) -> NDArray[np.float32]:
-    """The words that the catalogue needs, out of those that the type of the raw channel holds.
+    """Select the words that the catalogue needs from those of the raw channel's type.
 
     Raises:
         InputError: If there are too few words, or a bit beyond the catalogue is set.
@@ -77,12 +77,12 @@ def take_words(words: NDArray[np.float32], catalogue: Catalogue) -> NDArray[np.f
     if words[catalogue.n_words :].any():
         raise InputError(f"the ROI channel has bits beyond the {len(catalogue)} ROIs of the catalogue")
     words = words[: catalogue.n_words]
-    from_words(words, len(catalogue))  # refuses what is not whole bits, and stray bits
+    from_words(words, len(catalogue))  # refuses non-integer words and stray bits
     return words
 
 
 class DosePreprocessor(DefaultPreprocessor):
-    """nnU-Net preprocessor for dose: CT and dose by cubic splines, ROI bits by the nearest voxel, once."""
+    """nnU-Net preprocessor for dose: CT and dose by cubic splines, ROI bits once by the nearest voxel."""
 
     def run_case_npy(
         self,
@@ -96,12 +96,12 @@ class DosePreprocessor(DefaultPreprocessor):
         """Preprocess one case.
 
         Args:
-            data: As :meth:`CDMReaderWriter.read_images` returns it, (2 + L', Z, Y, X).
+            data: Result of :meth:`CDMReaderWriter.read_images`, (2 + L', Z, Y, X).
             seg: Dose in Gy, (1, Z, Y, X), or None for a new patient.
-            properties: Those of the reader; keys are added.
+            properties: Properties from the reader; keys are added.
             plans_manager: Plans with our section.
             configuration_manager: Configuration to preprocess for.
-            dataset_json: Not used: the plans hold all that counts.
+            dataset_json: Not used: the plans contain everything relevant.
 
         Returns:
             float32 (2 + L, Z', Y', X'): normalised CT, prescription in units of the dose scale, ROI words.
@@ -169,7 +169,7 @@ class DosePreprocessor(DefaultPreprocessor):
         """Read and preprocess one case; as :meth:`run_case_npy`.
 
         Raises:
-            InputError: Naming the case's file, if it can't be used.
+            InputError: If the case can't be used; the message names its file.
         """
         try:
             reader = plans_manager.image_reader_writer_class()
@@ -195,7 +195,7 @@ class DosePreprocessor(DefaultPreprocessor):
         """Preprocess a training case and store it for nnU-Net's data loader, dose as float32.
 
         Raises:
-            InputError: As :meth:`run_case`, or if the plans are of another catalogue, or the case has no record.
+            InputError: As :meth:`run_case`, or if the plans have another catalogue, or the case has no record.
         """
         case = Path(output_filename_truncated).name
         plans = DosePlans(plans_manager.plans)
@@ -233,7 +233,7 @@ class DosePreprocessor(DefaultPreprocessor):
             )
             stored, stored_dose, _, _ = nnUNetDatasetBlosc2(str(target.parent), [case]).load_case(case)
             intact = np.array_equal(stored[:], data) and np.array_equal(stored_dose[:], dose_gy)
-        except RuntimeError as error:  # all that blosc2 says of a full disk
+        except RuntimeError as error:  # blosc2's only message for a full disk
             raise_write_error(target, data.nbytes + dose_gy.nbytes, error)
         if not intact:
             raise_write_error(target, data.nbytes + dose_gy.nbytes, None)
@@ -243,8 +243,8 @@ class DosePreprocessor(DefaultPreprocessor):
     ) -> None:
         """Preprocess all training cases of a data set for one configuration.
 
-        The result appears under its name only when every case is done: a run that was cut off leaves nothing that a
-        training would take for whole.
+        The result appears under its name only when every case is finished: an interrupted run leaves nothing that
+        looks complete to a training.
 
         Raises:
             InputError: If a case can't be used.
@@ -252,7 +252,7 @@ class DosePreprocessor(DefaultPreprocessor):
         dataset_name = maybe_convert_to_dataset_name(dataset_name_or_id)
         folder = Path(nnUNet_preprocessed) / dataset_name
         plans_manager = PlansManager(str(folder / f"{plans_identifier}.json"))
-        DosePlans(plans_manager.plans)  # refuses other plans before a process is started
+        DosePlans(plans_manager.plans)  # refuses other plans before processes start
         configuration_manager = plans_manager.get_configuration(configuration_name)
         dataset_json = read_json(folder / "dataset.json", dict[str, Any], "run 'cdm-nnunet plan' again")
         cases = get_filenames_of_train_images_and_targets(str(Path(nnUNet_raw) / dataset_name), dataset_json)
@@ -284,7 +284,7 @@ class DosePreprocessor(DefaultPreprocessor):
 def _resample_dose(
     dose_gy: NDArray[np.float32], words: NDArray[np.float32], new_words: NDArray[np.float32], catalogue: Catalogue
 ) -> NDArray[np.float32]:
-    """The dose on the new grid; zero outside the dose region there too."""
+    """The dose on the new grid; also there zero outside the dose region."""
     bit = catalogue.dose_region_bit
     if bit is None:
         return resample_dose(dose_gy, None, new_words.shape[1:])

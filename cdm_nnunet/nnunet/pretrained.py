@@ -1,7 +1,7 @@
-"""Start a training from the weights of another dose model, last layers included.
+"""Start a training from the weights of another dose model, including the last layers.
 
-nnU-Net's own function leaves out the last layers, because another segmentation task has other classes. A dose is
-a dose: fine-tuning with another loss starts from the whole network.
+nnU-Net's own function omits the last layers, because another segmentation task has other classes. For dose, the output
+is the same, so fine-tuning starts from the whole network.
 """
 
 from __future__ import annotations
@@ -48,15 +48,15 @@ def load_weights(network: torch.nn.Module, source: str | Path, plans: DosePlans)
     """Copy all weights of another model into a network.
 
     Args:
-        network: As a trainer holds it: may be wrapped for DDP or compiled.
+        network: Network of a trainer; may be wrapped for DDP or compiled.
         source: As :func:`find_pretrained`; a package of one fold.
-        plans: Those of the new training. Where its catalogue is another, the inputs are matched by ROI name.
+        plans: Plans of the new training. If its catalogue differs, the inputs are matched by ROI name.
 
     Returns:
         Lines for the log.
 
     Raises:
-        InputError: If it is of no dose model, of several folds, or its dose scale or network is another.
+        InputError: If it is not a dose model, has several folds, or has another dose scale or network.
     """
     file = find_pretrained(source)
     checkpoint = _checkpoint(file)
@@ -93,7 +93,7 @@ def _checkpoint(file: Path) -> Checkpoint:
 
 
 def let_trainers_load_weights() -> None:
-    """Make nnU-Net's command leave ``-pretrained_weights`` to a trainer that can load them; twice changes nothing."""
+    """Make nnU-Net's command leave ``-pretrained_weights`` to a trainer that can load them; idempotent."""
     if not getattr(run_training.maybe_load_checkpoint, _MARK, False):
         run_training.maybe_load_checkpoint = _asking_the_trainer(run_training.maybe_load_checkpoint)
 

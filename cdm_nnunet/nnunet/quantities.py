@@ -1,4 +1,4 @@
-"""The quantities by which a patient is compared with the training patients, with their words, units and scales."""
+"""Quantities for comparing a patient with the training patients, with descriptions, units and scales."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class QuantityKind:
     """A kind of quantity.
 
     Attributes:
-        words: What it is, with ``{}`` for the ROI where there is one.
-        unit: Its unit; empty for a number.
-        is_size: Whether it is compared by its logarithm.
-        floor: Least spread that is expected among patients: in the unit, of a size as a share.
+        words: Description, with ``{}`` for the ROI if there is one.
+        unit: Unit; empty for a plain number.
+        is_size: Whether its logarithm is compared.
+        floor: Minimum spread expected among patients: in the unit, or as a fraction for sizes.
     """
 
     words: str
@@ -29,7 +29,7 @@ class QuantityKind:
     floor: float
 
     def scaled(self, value: float) -> float:
-        """On the scale on which values are compared."""
+        """Value on the scale of comparison."""
         return math.log(max(value, 1e-3)) if self.is_size else value
 
 
@@ -55,7 +55,7 @@ _KINDS: Mapping[str, QuantityKind] = {
 
 
 def kind_of(key: str) -> QuantityKind:
-    """The kind of a quantity: of the first word of its key.
+    """Kind of a quantity, from the first word of its key.
 
     Raises:
         KeyError: If there is no such kind.
@@ -64,7 +64,7 @@ def kind_of(key: str) -> QuantityKind:
 
 
 def words_of(key: str) -> str:
-    """What a quantity is.
+    """Description of a quantity.
 
     Example:
         >>> words_of("volume Parotid_L"), words_of("width ")
@@ -75,12 +75,12 @@ def words_of(key: str) -> str:
 
 
 def quantities_of(case: CaseFacts) -> dict[str, float]:
-    """The quantities of a case, by a key of kind and ROI."""
+    """Quantities of a case, by a key of kind and ROI."""
     geometry, levels_gy = case.geometry, case.prescriptions_gy.values()
     found: dict[str, float] = {f"volume {name}": cc for name, cc in case.volumes_cc.items()}
     body = geometry.sizes_mm[""]
     for name, sizes in geometry.sizes_mm.items():
-        if name == "" or sizes != body:  # (the body's outline is an ROI as well)
+        if name == "" or sizes != body:  # (the body's outline is also an ROI)
             found |= {f"{axis} {name}": mm for axis, mm in zip(_AXES, sizes, strict=True)}
     found |= {f"offset {name}": mm for name, mm in geometry.offsets_mm.items()}
     found |= {f"distance {name}": mm for name, mm in geometry.distances_mm.items()}
@@ -97,7 +97,7 @@ def quantities_of(case: CaseFacts) -> dict[str, float]:
 
 
 def lengths_of(case: CaseFacts) -> dict[str, float]:
-    """Logarithms of the lengths by which the size of the anatomy is judged: of organs at risk, and between them."""
+    """Logarithms of lengths that measure the size of the anatomy: of organs at risk, and between them."""
     geometry = case.geometry
     lengths = {f"gap {pair}": mm for pair, mm in geometry.gaps_mm.items()}
     for name in geometry.organs:

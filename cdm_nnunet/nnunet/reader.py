@@ -1,4 +1,4 @@
-"""nnU-Net reader and writer of dose data sets: bits stay bits, dose stays float, and everything is checked."""
+"""nnU-Net reader and writer of dose data sets: exact bits, dose in float, all values checked."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class CDMReaderWriter(BaseReaderWriter):
     supported_file_endings = [FILE_ENDING]  # noqa: RUF012  # a plain list in nnU-Net's base class
 
     def read_images(self, image_fnames: Sequence[str]) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """The input channels of a case.
+        """Read the input channels of a case.
 
         Args:
             image_fnames: Files of channel 0 (CT), 1 (prescription map) and 2 (ROI bits), in this order.
 
         Returns:
-            float32, shape (2 + L, Z, Y, X): CT in HU, prescription in Gy, and the 16-bit words that the type of the ROI
-            channel holds. The properties that nnU-Net carries along, with the voxel size (z, y, x) in mm.
+            float32, shape (2 + L, Z, Y, X): CT in HU, prescription in Gy, and the 16-bit words of the ROI
+            channel's type. The properties for nnU-Net, with the voxel size (z, y, x) in mm.
 
         Raises:
             InputError: If a channel is missing or damaged, the grids differ or are not in LPS orientation, the ROI
@@ -57,7 +57,7 @@ class CDMReaderWriter(BaseReaderWriter):
         return channels_of(ct.values, prescription.values, bits.values), properties_of(ct)
 
     def read_seg(self, seg_fname: str) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """The reference dose, which stands where nnU-Net expects a segmentation.
+        """Read the reference dose, which takes the place of nnU-Net's segmentation.
 
         Returns:
             float32, shape (1, Z, Y, X), Gy; and the properties as in :meth:`read_images`.
@@ -75,13 +75,13 @@ class CDMReaderWriter(BaseReaderWriter):
     def read_case(
         self, image_fnames: Sequence[str], seg_fname: str
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], dict[str, Any]]:
-        """The input channels and the reference dose of a case.
+        """Read the input channels and the reference dose of a case.
 
         Returns:
             As :meth:`read_images`, :meth:`read_seg`, and the properties of the former.
 
         Raises:
-            InputError: As both, or if the dose lies on another grid.
+            InputError: As both, or if the dose has another grid.
         """
         data, properties = self.read_images(image_fnames)
         dose_gy, dose_properties = self.read_seg(seg_fname)
@@ -95,10 +95,10 @@ class CDMReaderWriter(BaseReaderWriter):
         Args:
             seg: Shape (Z, Y, X), Gy.
             output_fname: File to write.
-            properties: Those of the case's input images.
+            properties: Properties of the case's input images.
 
         Raises:
-            InputError: If ``seg`` is not floating point: it went through a segmentation on the way.
+            InputError: If ``seg`` is not floating point, because it was processed as a segmentation.
             OSError: If the file can't be written.
         """
         if seg.dtype.kind != "f":
@@ -109,13 +109,13 @@ class CDMReaderWriter(BaseReaderWriter):
 def channels_of(
     ct_hu: NDArray[Any], prescription_gy: NDArray[Any], roi_bits: NDArray[np.unsignedinteger]
 ) -> NDArray[np.float32]:
-    """The input channels of a case, (2 + L, Z, Y, X), as :meth:`CDMReaderWriter.read_images`, of arrays (Z, Y, X)."""
+    """The input channels of a case, (2 + L, Z, Y, X), as :meth:`CDMReaderWriter.read_images`, from arrays (Z, Y, X)."""
     words = to_words(roi_bits, roi_bits.dtype.itemsize * 8)
     return np.concatenate([np.stack([ct_hu, prescription_gy]).astype(np.float32), words])
 
 
 def properties_of(image: Image) -> dict[str, Any]:
-    """The geometry of an image as nnU-Net carries it along."""
+    """Geometry of an image in nnU-Net's properties."""
     return {
         "sitk_stuff": {
             "spacing": image.grid.spacing_xyz_mm,
@@ -127,7 +127,7 @@ def properties_of(image: Image) -> dict[str, Any]:
 
 
 def image_of(path: str, values: NDArray[np.float32], properties: Mapping[str, Any]) -> Image:
-    """An array, (Z, Y, X), with the geometry that the reader's properties hold."""
+    """Image of an array, (Z, Y, X), with the geometry in the reader's properties."""
     geometry = properties["sitk_stuff"]
     grid = Grid.of_image(values.shape, geometry["spacing"][::-1], geometry["origin"], geometry["direction"])
     return Image(values, grid, Path(path))

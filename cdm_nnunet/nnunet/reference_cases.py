@@ -1,7 +1,7 @@
-"""Distributions of the training patients' quantities, and how far a new patient lies from them.
+"""Distributions of the training patients' quantities, and the distance of a new patient from them.
 
 The limits come from the training patients themselves: each fifth of them is compared with the others, so that about the
-same share of patients of the same clinic lies beyond them, whatever the clinic and the number of ROIs. Definitions:
+same share of patients of the same clinic exceeds them, for any clinic and number of ROIs. Definitions:
 ``docs/new_patient.md``, "Does the model apply?".
 """
 
@@ -20,17 +20,17 @@ from cdm_nnunet.nnunet.quantities import HU_KEYS, kind_of, lengths_of, quantitie
 from cdm_nnunet.prediction_record import ENOUGH_CASES
 
 MIN_CASES = ENOUGH_CASES
-_MIN_KNOWN = 10  # cases that have a quantity
+_MIN_KNOWN = 10  # minimum number of cases with a quantity
 _LEAST_LIMIT = 4.0  # standard deviations
 LEVELS = (0.0, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 97.5, 99.0, 100.0)  # percent
 _MEDIAN, _LOW, _HIGH = (LEVELS.index(level) for level in (50.0, 5.0, 95.0))
 _NORMAL_95 = 1.645  # the 95th percentile of a normal distribution, in standard deviations
 _FOLDS = 5
-_SCORE_PERCENT = 98.0  # of the training patients have a lower score
-_APART_PERCENT = 97.0  # of the training patients with the same targets
+_SCORE_PERCENT = 98.0  # share of the training patients with a lower score
+_APART_PERCENT = 97.0  # share of the training patients with the same targets
 _LEAST_APART = 2.0  # standard deviations
-_END_PERCENT = 0.5  # of them on each side lie beyond the limits for size and CT, before the margin
-_SIZE_MARGIN, _CT_MARGIN = 1.15, 2.0  # for what a few patients tell of the ends of a distribution
+_END_PERCENT = 0.5  # share of them on each side beyond the limits for size and CT, before the margin
+_SIZE_MARGIN, _CT_MARGIN = 1.15, 2.0  # because few patients determine the tails of a distribution poorly
 _MOST_VALUES = 60
 _SIZE_FLOOR = 0.02
 _CT_FLOOR_HU = 5.0
@@ -38,10 +38,10 @@ _STRICT = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Distribution(BaseModel):
-    """Of a quantity among the training cases that have it.
+    """Distribution of a quantity over the training cases that have it.
 
     Attributes:
-        n: Their number.
+        n: Number of these cases.
         quantiles: Values at :data:`LEVELS`.
     """
 
@@ -52,7 +52,7 @@ class Distribution(BaseModel):
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Distribution:
-        """That of values."""
+        """Distribution of values."""
         return cls(n=len(values), quantiles=tuple(np.percentile(values, LEVELS).tolist()))
 
     @property
@@ -61,14 +61,14 @@ class Distribution(BaseModel):
         return self.quantiles[_MEDIAN]
 
     def percentile(self, value: float) -> float:
-        """Percent of the training cases that lie lower: 0 below all, 100 above all."""
+        """Percent of the training cases with a lower value: 0 below all, 100 above all."""
         low, high = self.quantiles[0], self.quantiles[-1]
         if value < low or value > high:
             return 0.0 if value < low else 100.0
         return float(np.interp(value, self.quantiles, LEVELS))
 
     def score(self, key: str, value: float) -> float:
-        """Distance from the median in standard deviations, as the 5th or 95th percentile tells them."""
+        """Distance from the median in standard deviations, estimated from the 5th or 95th percentile."""
         kind = kind_of(key)
         median, low, high = (kind.scaled(self.quantiles[k]) for k in (_MEDIAN, _LOW, _HIGH))
         away = kind.scaled(value) - median
@@ -77,12 +77,12 @@ class Distribution(BaseModel):
 
 
 class Apart(BaseModel):
-    """How far apart the targets of a case lie: in many parts that touch little, where one between them is missing.
+    """Separation of the targets of a case: many parts with little contact if a target between them is missing.
 
     Attributes:
-        parts: Of the number of their separate parts.
-        contact: Of the share of their surfaces at which they touch.
-        limit: Highest difference of both scores that is not unusual.
+        parts: Distribution of the number of separate parts.
+        contact: Distribution of the share of their surfaces at which they touch.
+        limit: Highest usual difference of both scores.
     """
 
     model_config = _STRICT
@@ -93,7 +93,7 @@ class Apart(BaseModel):
 
     @classmethod
     def of(cls, cases: Sequence[CaseGeometry]) -> Apart:
-        """That of cases with the same targets; the limit as each fifth of them is told from the others."""
+        """Separation for cases with the same targets; the limit comes from comparing each fifth with the others."""
         away = [cls._unlimited(others).score(case) for others, held in _held_out(cases) for case in held]
         limit = max(_LEAST_APART, float(np.percentile(away, _APART_PERCENT)))
         return cls._unlimited(cases).model_copy(update={"limit": limit})
@@ -104,7 +104,7 @@ class Apart(BaseModel):
         return cls(parts=Distribution.of(parts), contact=Distribution.of(contact), limit=_LEAST_APART)
 
     def score(self, case: CaseGeometry) -> float:
-        """In standard deviations: how many more parts than usual, and how much less contact."""
+        """Score in standard deviations: more parts and less contact than usual."""
         return self.parts.score("parts", case.parts) - self.contact.score("contact", case.contact)
 
 
@@ -112,9 +112,9 @@ class TargetSet(BaseModel):
     """Targets that were prescribed together.
 
     Attributes:
-        targets: Their names.
-        n: In how many training cases.
-        apart: How far apart they lie; None for under :data:`MIN_CASES`, and in plans of earlier versions.
+        targets: Names of the targets.
+        n: Number of training cases.
+        apart: Their separation; None for fewer than :data:`MIN_CASES` cases and in plans of earlier versions.
     """
 
     model_config = _STRICT
@@ -125,7 +125,7 @@ class TargetSet(BaseModel):
 
     @classmethod
     def all_of(cls, cases: Sequence[CaseFacts]) -> tuple[TargetSet, ...]:
-        """Those of cases."""
+        """Target sets of cases."""
         sets: dict[tuple[str, ...], list[CaseGeometry]] = {}
         for case in cases:
             sets.setdefault(tuple(sorted(case.prescriptions_gy)), []).append(case.geometry)
@@ -136,12 +136,12 @@ class TargetSet(BaseModel):
 
 
 class Usual(BaseModel):
-    """What many values of a case say together, such as its lengths of its size: the weighted median of differences.
+    """Combination of many values of a case, such as lengths for its size: the weighted median of differences.
 
     Attributes:
         values: Median and spread of each value among the training cases, by key.
         of_cases: Distribution of the training cases' own weighted medians.
-        limits: Lowest and highest one that is not unusual.
+        limits: Lowest and highest usual value.
     """
 
     model_config = _STRICT
@@ -152,11 +152,11 @@ class Usual(BaseModel):
 
     @classmethod
     def of(cls, cases: Sequence[Mapping[str, float]], floor: float, margin: float) -> Usual:
-        """That of values by case.
+        """Combination for values by case.
 
         Args:
-            cases: Of each case its values, by key.
-            floor: Least spread.
+            cases: Values of each case by key.
+            floor: Minimum spread.
             margin: Factor of the limits.
         """
         own = [
@@ -173,11 +173,11 @@ class Usual(BaseModel):
         )
 
     def difference(self, case: Mapping[str, float]) -> float | None:
-        """The weighted median of a case's differences; None if it has none of the values."""
+        """Weighted median of a case's differences; None if it has none of the values."""
         return _difference(self.values, case)
 
     def beyond(self, difference: float) -> float:
-        """How many times as far as the limit a difference lies; at most 1 where it is not unusual."""
+        """Ratio of a difference to the limit; at most 1 if it is usual."""
         low, high = self.limits
         return difference / high if difference > 0 else difference / low
 
@@ -186,12 +186,12 @@ class ReferenceCases(BaseModel):
     """Distributions over the training cases.
 
     Attributes:
-        quantities: By key of :func:`cdm_nnunet.nnunet.quantities.quantities_of`.
-        score_limit: Highest score of a quantity that is not unusual.
-        size: Of the anatomy: of the logarithms of its lengths.
-        ct: Of the medians of the CT in the ROIs, HU.
-        target_sets: Which targets were prescribed together.
-        cut: In how many cases each ROI touched the first or last plane of the image.
+        quantities: Distributions by key of :func:`cdm_nnunet.nnunet.quantities.quantities_of`.
+        score_limit: Highest usual score of a quantity.
+        size: Size of the anatomy, from the logarithms of its lengths.
+        ct: CT, from its medians in the ROIs, HU.
+        target_sets: Targets that were prescribed together.
+        cut: Number of cases in which each ROI touched the first or last plane of the image.
     """
 
     model_config = _STRICT
@@ -205,7 +205,7 @@ class ReferenceCases(BaseModel):
 
     @classmethod
     def of(cls, cases: Sequence[CaseFacts]) -> ReferenceCases | None:
-        """Those of cases; None for fewer than :data:`MIN_CASES`."""
+        """Distributions over cases; None for fewer than :data:`MIN_CASES`."""
         if len(cases) < MIN_CASES:
             return None
         quantities = [quantities_of(case) for case in cases]
@@ -227,7 +227,7 @@ class ReferenceCases(BaseModel):
 
     @property
     def is_earlier(self) -> bool:
-        """Whether they were measured by a version that measured less."""
+        """Whether they come from an earlier version with fewer quantities."""
         return not self.quantities.keys() >= set(HU_KEYS)
 
     def scores(self, case: CaseFacts) -> dict[str, tuple[float, float]]:
@@ -244,7 +244,7 @@ _Case = TypeVar("_Case")
 
 
 def _held_out(cases: Sequence[_Case]) -> Iterator[tuple[list[_Case], Sequence[_Case]]]:
-    """Each fifth of the cases with the four others."""
+    """Each fifth of the cases, with the other four."""
     for fold in range(_FOLDS):
         yield [case for k, case in enumerate(cases) if k % _FOLDS != fold], cases[fold::_FOLDS]
 
@@ -276,7 +276,7 @@ def _usual(cases: Sequence[Mapping[str, float]], floor: float) -> dict[str, tupl
 
 
 def _difference(usual: Mapping[str, tuple[float, float]], case: Mapping[str, float]) -> float | None:
-    """The weighted median of differences, each with the inverse square of its spread as weight."""
+    """Weighted median of differences; weights are the inverse squares of the spreads."""
     keys = [key for key in usual if key in case]
     if not keys:
         return None

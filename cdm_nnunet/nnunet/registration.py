@@ -1,8 +1,8 @@
-"""Make our classes findable for nnU-Net, which looks classes up by name inside its own package.
+"""Register our classes with nnU-Net, which looks classes up by name inside its own package.
 
 nnU-Net 2.8 searches the modules of a folder of its package for an attribute with the class's name. Setting that
-attribute on a module that is searched is all that it takes, and it works in editable installs and spawned workers
-alike, because whatever they unpickle of ours imports :mod:`cdm_nnunet.nnunet` first.
+attribute on a searched module is sufficient. It also works in editable installs and spawned workers, because unpickling
+any of our objects imports :mod:`cdm_nnunet.nnunet` first.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from nnunetv2.utilities.plans_handling import plans_handler
 
 from cdm_nnunet.dataset import CASES_FILE
 
-# Every method through which a caller of nnU-Net's predictor can get at a prediction.
+# Every method of nnU-Net's predictor that returns or writes a prediction.
 _PREDICTING_METHODS = (
     "predict_from_files",
     "predict_from_files_sequential",
@@ -53,12 +53,12 @@ def register() -> None:
         )
     for name in _PREDICTING_METHODS:
         stock = getattr(nnUNetPredictor, name)
-        if not getattr(stock, _MARK, False):  # (some stock methods are decorated: __wrapped__ tells nothing)
+        if not getattr(stock, _MARK, False):  # (some stock methods are decorated, so __wrapped__ is no indication)
             setattr(nnUNetPredictor, name, _for_dose_plans(stock))
 
 
 def _for_dose_labels(stock: Callable[..., Any]) -> Callable[..., Any]:
-    """The look-up of a label manager, which finds ours for all plans of ours; a model's own plans name nnU-Net's."""
+    """Look-up that returns our label manager for all our plans; plans in a model's folder name nnU-Net's."""
 
     @functools.wraps(stock)
     def find(plans: dict[str, Any]) -> Any:
@@ -69,7 +69,7 @@ def _for_dose_labels(stock: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _unless_ours(copy_split: Callable[[str, str], None]) -> Callable[[str, str], None]:
-    """nnU-Net's copying of a split for all but dose data sets: it fails where the user has edited the copy."""
+    """nnU-Net's copying of a split, except for dose data sets: it fails if the user has edited the copy."""
 
     @functools.wraps(copy_split)
     def copy(splits_file: str, target_fname: str) -> None:
@@ -84,7 +84,7 @@ def _for_dose_plans(stock: Callable[..., Any]) -> Callable[..., Any]:
     """A predictor method that turns a stock predictor with dose plans into a :class:`DosePredictor`.
 
     ``nnUNetv2_predict`` creates its predictor before it imports the trainer, and with it this package. Without the
-    change of class it would sum windows in half precision and cut the dose to an argmax.
+    change of class, it would sum windows in half precision and reduce the dose to an argmax.
     """
 
     @functools.wraps(stock)

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 _Number = TypeVar("_Number", bound=np.generic)
-_BEYOND = 12  # voxels: what a spline knows of values farther away is below 1e-6
+_BEYOND = 12  # voxels: the influence of values farther away on a spline is below 1e-6
 
 
 def resample_ct(volume: NDArray[np.floating], shape: Sequence[int]) -> NDArray[np.float32]:
     """Resample a CT by cubic splines, as nnU-Net does.
 
-    Both grids fill the same box; the image is continued by its border. An axis that gets coarser is smoothed first, so
-    that detail below the new voxel size does not alias.
+    Both grids fill the same box; border values are repeated outside the image. An axis that becomes coarser is smoothed
+    first, so that detail below the new voxel size does not alias.
 
     Args:
         volume: Shape (Z, Y, X).
@@ -34,16 +34,16 @@ def resample_ct(volume: NDArray[np.floating], shape: Sequence[int]) -> NDArray[n
 def resample_dose(
     dose: NDArray[np.floating], region: NDArray[np.bool_] | None, shape: Sequence[int]
 ) -> NDArray[np.float32]:
-    """Resample a dose by cubic splines, between the same grids as :func:`resample_ct`.
+    """Resample a dose by cubic splines; the grids are as in :func:`resample_ct`.
 
-    Dose is smooth (the penumbra of a beam is some mm wide), so its samples at 6 mm determine it well, where neither a
-    smoothing nor straight lines between the samples flatten its shoulders: there and back, D95% of OpenKBP's targets
-    loses 0.4 Gy, against 1.6 Gy with both (``docs/benchmarks.md``, "Resampling the dose").
+    Dose is smooth (the penumbra of a beam is a few mm wide), so samples at 6 mm determine it well, if neither smoothing
+    nor linear interpolation flattens its shoulders: after resampling and back, D95% of OpenKBP's targets loses 0.4 Gy,
+    instead of 1.6 Gy with both (``docs/benchmarks.md``, "Resampling the dose").
 
     Args:
         dose: Shape (Z, Y, X), any unit, not negative where it is known.
-        region: Where the dose is known, same shape; elsewhere it is taken from the nearest voxel that is, or else the
-            dose just inside would be mixed with whatever stands outside. None: everywhere.
+        region: Mask of known dose, same shape; elsewhere the nearest known dose is used, so that the dose just inside
+            is not mixed with values outside. None: known everywhere.
         shape: New shape.
 
     Returns:
@@ -56,7 +56,7 @@ def resample_dose(
 
 
 def _splines(volume: NDArray[np.floating], shape: Sequence[int], *, smooth_first: bool) -> NDArray[np.float32]:
-    """As ``skimage.transform.resize`` of order 3, axis by axis: a spline in space is a product of those along axes."""
+    """As ``skimage.transform.resize`` of order 3, axis by axis: cubic splines are separable."""
     if tuple(shape) == volume.shape:
         return volume.astype(np.float32)
     resampled = volume.astype(np.float64)
@@ -71,7 +71,7 @@ def _splines(volume: NDArray[np.floating], shape: Sequence[int], *, smooth_first
 
 @functools.lru_cache(maxsize=64)
 def _spline_matrix(old: int, new: int) -> NDArray[np.float64]:
-    """What resampling along one axis does to its values, (new, old): cubic B-splines, continued by the border."""
+    """Matrix (new, old) of resampling along one axis: cubic B-splines, border values repeated."""
     beyond = np.pad(np.eye(old), ((_BEYOND, _BEYOND), (0, 0)), mode="edge")
     coefficients = ndimage.spline_filter1d(beyond, 3, 0, mode="nearest")  # (old + 2 * _BEYOND, old)
     at = (np.arange(new) + 0.5) * old / new - 0.5 + _BEYOND
@@ -83,7 +83,7 @@ def _spline_matrix(old: int, new: int) -> NDArray[np.float64]:
 
 
 def resample_nearest(volume: NDArray[_Number], shape: Sequence[int]) -> NDArray[_Number]:
-    """Resample ROI words, or a map that is constant within ROIs, by the nearest voxel: no value is ever invented.
+    """Resample ROI words, or a map that is constant within ROIs, by the nearest voxel; no new values occur.
 
     Args:
         volume: Shape (C, Z, Y, X).

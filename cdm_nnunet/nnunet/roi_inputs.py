@@ -1,4 +1,4 @@
-"""Weights of a model with one ROI catalogue in the network of another: the inputs are matched by ROI name."""
+"""Transfer of weights between ROI catalogues: the inputs are matched by ROI name."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from cdm_nnunet.roi import Catalogue
 
 @dataclass(frozen=True)
 class MatchedRois:
-    """Which ROI inputs of one catalogue another has; by name and kind.
+    """ROI inputs that two catalogues share, by name and kind.
 
     Attributes:
-        taken: In both.
-        new: Only here: their weights begin at zero.
-        dropped: Only there: their weights are left out.
+        taken: ROIs in both.
+        new: ROIs only in the new catalogue; their weights start at zero.
+        dropped: ROIs only in the old catalogue; their weights are dropped.
     """
 
     taken: tuple[str, ...]
@@ -50,20 +50,20 @@ class MatchedRois:
 def with_matched_rois(
     weights: Mapping[str, Tensor], network: nn.Module, theirs: Catalogue, ours: Catalogue
 ) -> dict[str, Tensor]:
-    """Weights whose first layer has the ROIs of another catalogue.
+    """Adapt the first layer of weights to another catalogue.
 
     Args:
-        weights: Of a model with the catalogue ``theirs``.
-        network: With the catalogue ``ours``, else alike.
+        weights: Weights of a model with the catalogue ``theirs``.
+        network: Network with the catalogue ``ours``, otherwise identical.
         theirs: The catalogue of the weights.
         ours: The catalogue of the network.
 
     Returns:
-        The same weights, but for those of the first layer, (features, 2 + K, z, y, x): CT and prescription as they
-        were, each ROI with the weights that it had, and zero where it had none.
+        The same weights except in the first layer, (features, 2 + K, z, y, x): CT, prescription and known ROIs keep
+        their weights, new ROIs have zero.
 
     Raises:
-        InputError: If the first layer is not of ``theirs``.
+        InputError: If the first layer does not fit ``theirs``.
     """
     taken = MatchedRois.of(theirs, ours).taken
     inputs = _inputs_of(network)
@@ -81,7 +81,7 @@ def with_matched_rois(
 
 
 def _inputs_of(network: nn.Module) -> set[str]:
-    """Names of the weights that see the input channels: one layer, which nnU-Net has under several names."""
+    """Names of the weights of the input layer, which nnU-Net lists under several names."""
     fold = getattr(network, "fold", None)
     root = fold if isinstance(fold, nn.Conv3d) else getattr(network, "encoder", network)
     first = next((module.weight for module in root.modules() if isinstance(module, nn.Conv3d)), None)

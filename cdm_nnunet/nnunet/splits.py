@@ -1,4 +1,4 @@
-"""The folds of a data set: nnU-Net's ``splits_final.json``, which is the user's to edit, and is checked before use."""
+"""The folds of a data set: nnU-Net's ``splits_final.json``, which the user may edit; it is checked before use."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from cdm_nnunet.errors import InputError
 from cdm_nnunet.files import write_text
 
 SPLITS_FILE = "splits_final.json"
-_ORIGIN_FILE = ".splits_origin.sha256"  # of the data set's own split that was copied; another one is the user's
+_ORIGIN_FILE = ".splits_origin.sha256"  # digest of the data set's copied split; any other split is the user's
 _SHOWN = 5
 
 
 @dataclass(frozen=True)
 class Fold:
-    """Names of the training and validation cases of a fold."""
+    """Training and validation cases of a fold."""
 
     train: list[str]
     val: list[str]
@@ -31,7 +31,7 @@ class Folds:
 
     Attributes:
         path: Its file.
-        folds: By number.
+        folds: Folds by number.
     """
 
     path: Path
@@ -50,16 +50,16 @@ class Folds:
         return cls(path, tuple(found))
 
     def fold(self, number: int, cases: Collection[str], patients: Mapping[str, str]) -> Fold:
-        """A fold that may be trained on.
+        """A checked fold for training.
 
         Args:
-            number: From 0.
-            cases: All that there are.
-            patients: Patient by case; a case that is not in it is a patient of its own.
+            number: Number of the fold, from 0.
+            cases: All cases.
+            patients: Patient by case; a case that is not listed is its own patient.
 
         Raises:
-            InputError: If there is no such fold, a side is empty, or a case is unknown, comes twice or is on both
-                sides, by itself or with its patient.
+            InputError: If there is no such fold, a side is empty, or a case is unknown or duplicate, or a case or
+                its patient is on both sides.
         """
         if not 0 <= number < len(self.folds):
             raise InputError(
@@ -79,30 +79,30 @@ class Folds:
         return found
 
     def left_out(self, cases: Collection[str]) -> list[str]:
-        """Cases that no fold has."""
+        """Cases that are in no fold."""
         return sorted(set(cases) - {case for fold in self.folds for case in (*fold.train, *fold.val)})
 
 
 def patients_of(dataset_json: Mapping[str, Any]) -> dict[str, str]:
-    """Patient by case, of patients with several cases, as conversion records them."""
+    """Patient by case, for patients with several cases, as recorded by conversion."""
     patients: dict[str, str] = dataset_json["cdm"].get("facts", {}).get("patients", {})
     return patients
 
 
 def settle_splits(raw: Path, preprocessed: Path, cases: Collection[str], patients: Mapping[str, str]) -> str:
-    """Take over the split of a data set for training, or keep the one that is there if the user made it.
+    """Copy the split of a data set for training, or keep an existing split made by the user.
 
     Args:
         raw: Folder of the raw data set.
         preprocessed: Folder of the preprocessed one.
         cases: All training cases.
-        patients: As :meth:`Folds.fold`.
+        patients: As in :meth:`Folds.fold`.
 
     Returns:
-        What to tell of a split of the user's; empty for nothing.
+        Remark on a split of the user; may be empty.
 
     Raises:
-        InputError: If the user's split can't be trained on, or the data set's own split has changed since it was taken.
+        InputError: If the user's split is unusable, or the data set's own split has changed since it was copied.
     """
     own, target, origin = raw / SPLITS_FILE, preprocessed / SPLITS_FILE, preprocessed / _ORIGIN_FILE
     if not target.is_file():

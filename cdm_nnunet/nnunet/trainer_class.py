@@ -18,19 +18,19 @@ _NOT_FOUND = "Could not find requested"  # nnU-Net's words
 
 
 def trainer_class(name: str) -> type[nnUNetTrainer]:
-    """The class of a trainer: one of nnU-Net's, of ours, or of a folder that ``nnUNet_extTrainer`` names.
+    """Class of a trainer: nnU-Net's, ours, or from a folder in ``nnUNet_extTrainer``.
 
     Raises:
-        InputError: If there is none, or a file in which it is looked for can't be loaded.
+        InputError: If it is not found, or a searched file can't be loaded.
     """
     find_our_trainers()
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):  # (it tells where it looks)
-        warnings.simplefilter("ignore", FutureWarning)  # of timm, which one of nnU-Net's trainers imports
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):  # (it prints where it looks)
+        warnings.simplefilter("ignore", FutureWarning)  # warning of timm, which one of nnU-Net's trainers imports
         for _ in range(2):  # (the first search may load lazy modules, too)
             _load_lazy_modules()
             try:
                 found: type[nnUNetTrainer] = recursive_find_trainer_class_by_name(name)
-            except Exception as error:  # noqa: BLE001  # any, of any file that it loads
+            except Exception as error:  # noqa: BLE001  # any exception of any loaded file
                 cause = error
             else:
                 return found
@@ -44,13 +44,13 @@ def trainer_class(name: str) -> type[nnUNetTrainer]:
 
 
 def _load_lazy_modules() -> None:
-    """Ask each module for its file, as nnU-Net's search does: some load others when they are asked.
+    """Read the file attribute of each module, as nnU-Net's search does: some then load other modules.
 
-    The search goes over the loaded modules meanwhile, and ends in an error when one more is there.
+    The search iterates over the loaded modules, and fails if their number changes.
     """
     before = 0
     while before < len(sys.modules):
         before = len(sys.modules)
         for module in list(sys.modules.values()):
-            with contextlib.suppress(Exception):  # (a module of others may fail in any way)
+            with contextlib.suppress(Exception):  # (third-party modules may fail in any way)
                 getattr(module, "__file__", None) or getattr(module, "__path__", None)

@@ -1,7 +1,7 @@
-"""Configure a data set by the plans of another one, so that the other's models can be fine-tuned here.
+"""Configure a data set with the plans of another one, so that the other's models can be fine-tuned here.
 
-Spacing, patch size, network, CT statistics and dose scale are the other's: a model's weights mean something with these
-alone. Catalogue, template and the ranges of the patients are the data set's own.
+Spacing, patch size, network, CT statistics and dose scale are the other's: a model's weights are valid only with these.
+Catalogue, template and the ranges of the patients are the data set's own.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from cdm_nnunet.ranges import PRESCRIPTION_GY
 from cdm_nnunet.roi import Catalogue
 
 SECTION = "plans_from"  # of the section ``cdm`` of plans
-_ROUNDING = 1e-6  # prescription maps are of single precision
+_ROUNDING = 1e-6  # prescription maps have single precision
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,12 @@ class OtherPlans:
     def configurations(
         self, plans_name: str, n_rois: int, median_shape: Callable[[Sequence[float]], list[float]]
     ) -> dict[str, dict[str, Any]]:
-        """The configurations, for a data set of one's own.
+        """The configurations, adapted to another data set.
 
         Args:
             plans_name: Name of the new plans.
             n_rois: Number of ROIs of the data set.
-            median_shape: Gives the median shape of its cases, in voxels, at a spacing (z, y, x) in mm.
+            median_shape: Returns the median shape of its cases, in voxels, at a spacing (z, y, x) in mm.
         """
         moved = copy.deepcopy(dict(self.plans.plans["configurations"]))
         for name, configuration in moved.items():
@@ -59,10 +59,10 @@ class OtherPlans:
         return moved
 
     def refuse_missing(self, required: Sequence[str]) -> None:
-        """Check that the configurations that are asked for are there.
+        """Check that the requested configurations exist.
 
         Raises:
-            InputError: If one is not.
+            InputError: If one is missing.
         """
         there = self.plans.plans["configurations"]
         for name in required:
@@ -70,7 +70,7 @@ class OtherPlans:
                 raise InputError(f"the plans {self.name} have no configuration '{name}'; there are {', '.join(there)}")
 
     def notes(self, catalogue: Catalogue, dose_scale_gy: float) -> Iterator[str]:
-        """What a fine-tuning from models of these plans will find here, one sentence each."""
+        """Remarks for fine-tuning from models of these plans, one sentence each."""
         theirs = self.plans.catalogue
         if theirs != catalogue:
             more = "; a training may take more memory than planned" if len(catalogue) > len(theirs) else ""
@@ -86,14 +86,14 @@ class OtherPlans:
 
 
 def read_other_plans(text: str) -> OtherPlans:
-    """Find plans by name: in nnU-Net's preprocessed folder, else in the models of the data set; or in a model package.
+    """Find plans by name in nnU-Net's preprocessed folder, else in the models of the data set; or in a model package.
 
     Args:
-        text: ``ID`` or ``DATASET``, with ``:PLANS`` for others than the default name; or a folder, a ZIP file or the
+        text: ``ID`` or ``DATASET``, with ``:PLANS`` unless they have the default name; or a folder, a ZIP file or the
             name of a shipped model.
 
     Raises:
-        InputError: If there are none, or they are not ours or damaged, or models disagree.
+        InputError: If they are missing, damaged or not ours, or models disagree.
     """
     dataset, _, plans_name = text.partition(":")
     if not re.fullmatch(r"\d{1,3}|Dataset\d{3}_[A-Za-z0-9_-]+", dataset) or not re.fullmatch(r"[\w-]*", plans_name):
@@ -134,15 +134,15 @@ def _refuse_unlike(text: str, found: Sequence[Path], contents: Sequence[dict[str
 
 
 def settled_dose_scale_gy(chosen_gy: float | None, other: OtherPlans | None, highest_gy: float) -> float:
-    """The dose that the network's output 1 stands for.
+    """Dose that corresponds to a network output of 1.
 
     Args:
-        chosen_gy: Asked for; None for that of the other plans, or without these the highest prescription.
-        other: Plans that rule what is not asked for.
+        chosen_gy: The user's choice; None takes that of the other plans, or without these the highest prescription.
+        other: Plans that determine it without a choice.
         highest_gy: The highest prescription of the training cases.
 
     Raises:
-        InputError: If it would be below the highest prescription, or is not a dose that can be prescribed.
+        InputError: If it is below the highest prescription, or not a plausible prescription.
     """
     if chosen_gy is not None:
         if not PRESCRIPTION_GY.is_possible(chosen_gy):

@@ -1,4 +1,4 @@
-"""What tells a new patient from the training patients, by their distributions."""
+"""Differences of a new patient from the training patients, by their distributions."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from cdm_nnunet.nnunet.reference_cases import MIN_CASES, Distribution, Reference
 from cdm_nnunet.prediction_record import Finding
 from cdm_nnunet.roi import Catalogue
 
-_OUTSIDE_SCORE = 3.0  # of the limit
-_OUTSIDE_SIZE = 2.0  # of the limit
-_OUTSIDE_CT = 4.0  # of the limit; a scanner of another make is no other patient
-_MOST_NAMED = 5  # quantities; of a patient who differs in all, the rest says no more
+_OUTSIDE_SCORE = 3.0  # times the limit
+_OUTSIDE_SIZE = 2.0  # times the limit
+_OUTSIDE_CT = 4.0  # times the limit; another scanner does not make another patient
+_MOST_NAMED = 5  # quantities; if a patient differs in all, more of them add nothing
 _RARELY_CUT = 0.02  # of the training cases with an ROI
-_SIDE_MM = 5.0  # as far on the wrong side as no contour's error explains
+_SIDE_MM = 5.0  # on the wrong side by more than any contouring error
 
 
 class Counts(NamedTuple):
-    """How many training cases there were, and in how many each ROI was contoured."""
+    """Number of training cases, and of those in which each ROI was contoured."""
 
     n_cases: int
     contoured: Mapping[str, int]
@@ -30,13 +30,13 @@ class Counts(NamedTuple):
 def unlike_reference(
     reference: ReferenceCases, case: CaseFacts, catalogue: Catalogue, counts: Counts
 ) -> Iterator[Finding]:
-    """In what a case is not like the training cases, what matters most first.
+    """Differences of a case from the training cases, the most important first.
 
     Args:
         reference: The training cases.
         case: The new case.
         catalogue: Kinds and sides of the ROIs.
-        counts: Of the training cases.
+        counts: Counts over the training cases.
     """
     yield from _another_site(reference, case, catalogue)
     yield from _missing_levels(reference, case)
@@ -63,7 +63,7 @@ def _another_site(reference: ReferenceCases, case: CaseFacts, catalogue: Catalog
 
 
 def _missing_levels(reference: ReferenceCases, case: CaseFacts) -> Iterator[Finding]:
-    """A target without which the others never were: of all training cases that had them, all had it too."""
+    """Find a missing target that was present in every training case with the other targets."""
     own = set(case.prescriptions_gy)
     larger = [one for one in reference.target_sets if own <= set(one.targets)]
     n = sum(one.n for one in larger)
@@ -79,7 +79,7 @@ def _missing_levels(reference: ReferenceCases, case: CaseFacts) -> Iterator[Find
 
 
 def _far_apart(reference: ReferenceCases, case: CaseFacts) -> Iterator[Finding]:
-    """Targets that lie as if another, that other training cases had too, had been between them."""
+    """Find targets separated as if a target between them, which other training cases had, were missing."""
     own = set(case.prescriptions_gy)
     known = next((one for one in reference.target_sets if set(one.targets) == own), None)
     between = set().union(*(set(one.targets) - own for one in reference.target_sets if own < set(one.targets)))
@@ -97,7 +97,7 @@ def _far_apart(reference: ReferenceCases, case: CaseFacts) -> Iterator[Finding]:
 
 
 def _exchanged_sides(reference: ReferenceCases, case: CaseFacts, catalogue: Catalogue) -> Iterator[Finding]:
-    """Paired ROIs that lie the other way round than those of all training cases."""
+    """Find paired ROIs with left and right exchanged relative to all training cases."""
     for roi in catalogue.rois:
         known, own = reference.quantities.get(f"offset {roi.name}"), case.geometry.offsets_mm.get(roi.name)
         if roi.mirror is None or known is None or own is None:
@@ -120,7 +120,7 @@ def _cut(reference: ReferenceCases, case: CaseFacts, catalogue: Catalogue, count
     for name in sorted(case.geometry.cut):
         n_with = counts.contoured.get(name, 0)
         n_cut = reference.cut.get(name, 0)
-        is_target = catalogue.rois[catalogue.bit(name)].kind == "target"  # (organs are often seen in part)
+        is_target = catalogue.rois[catalogue.bit(name)].kind == "target"  # (organs are often only partly in the image)
         if not is_target or n_with < MIN_CASES or n_cut >= _RARELY_CUT * n_with:
             continue
         yield Finding(
@@ -164,7 +164,7 @@ def _other_ct(reference: ReferenceCases, case: CaseFacts) -> Iterator[Finding]:
 
 
 def _other_values(reference: ReferenceCases, case: CaseFacts) -> Iterator[Finding]:
-    """The quantities that lie farthest from the training cases', beyond the limit."""
+    """The quantities farthest beyond the limit."""
     scores = reference.scores(case)
     far = [key for key, (_, score) in scores.items() if abs(score) > reference.score_limit]
     for key in sorted(far, key=lambda key: -abs(scores[key][1]))[:_MOST_NAMED]:
