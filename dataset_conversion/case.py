@@ -1,4 +1,4 @@
-"""One patient in memory, checked on construction: a source makes it and ``raw_layout`` writes it."""
+"""One patient in memory, checked on construction: a source creates it and ``raw_layout`` writes it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CASE_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 
 
 def refuse_grid(grid: Grid) -> None:
-    """Check that a case may lie on a grid.
+    """Check that a grid is valid for a case.
 
     Raises:
         InputError: If the voxel size is implausible, planes are unequally spaced, or the axes do not run to the
@@ -49,20 +49,20 @@ class Case:
 
     Attributes:
         name: nnU-Net's case identifier.
-        split: ``Tr`` (for training) or ``Ts`` (kept from it).
+        split: ``Tr`` (for training) or ``Ts`` (kept out of training).
         ct_hu: CT, shape (z, y, x), int16 or float32, HU from -1024 to 3071.
         roi_bits: Packed ROI masks, shape (z, y, x), in the catalogue's type; see :func:`pack_masks`.
-        catalogue: Names the bits.
+        catalogue: Catalogue of the bits.
         dose_gy: Reference dose, shape (z, y, x), float32 Gy; None if there is none (``Ts`` only).
         prescriptions_gy: Prescribed dose by target name, Gy; for contoured targets only.
         grid: The grid that all images share.
         source: Origin of the case, without anything that identifies the patient.
         empty_rois: ROIs named by the source whose masks have no voxel; they count as absent.
         fractions: Number of fractions of the plan; None if unknown.
-        notes: What is unusual; found here.
+        notes: Unusual properties, found by the checks.
 
     Raises:
-        InputError: If anything is inconsistent or implausible; the message says what.
+        InputError: If anything is inconsistent or implausible; the message names it.
     """
 
     name: str
@@ -201,10 +201,10 @@ class Case:
 def pack_masks(
     catalogue: Catalogue, masks: Iterable[tuple[str, NDArray[np.bool_]]], shape: tuple[int, ...]
 ) -> tuple[NDArray[np.unsignedinteger], tuple[str, ...]]:
-    """Pack named masks into one channel, one at a time, so that a generator never holds two of them.
+    """Pack named masks into one channel, one at a time, so that only one mask from a generator is in memory.
 
     Args:
-        catalogue: Names the bits.
+        catalogue: Catalogue of the bits.
         masks: Pairs of ROI name and boolean mask of shape ``shape``.
         shape: Shape of the grid (z, y, x).
 
@@ -212,7 +212,7 @@ def pack_masks(
         The packed channel, shape ``shape``, and the names of the masks that have no voxel.
 
     Raises:
-        InputError: If a name is unknown or repeated, or a mask is not boolean or of another shape.
+        InputError: If a name is unknown or repeated, or a mask is not boolean or has another shape.
     """
     roi_bits: NDArray[Any] = np.zeros(shape, catalogue.dtype)
     seen: list[str] = []

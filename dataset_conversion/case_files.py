@@ -1,6 +1,6 @@
-"""The files of one case on disk: written aside, read back, moved into place, and only then recorded as complete.
+"""The files of one case on disk: written aside, read back, moved into place, then recorded as complete.
 
-Layout below the data set's folder (what starts with a dot is invisible to nnU-Net):
+Layout of the data set's folder (names with a leading dot are invisible to nnU-Net):
 
 =====================================  ========================================================================
 ``imagesTr`` .. ``labelsTs``           nnU-Net's folders; complete files only
@@ -32,8 +32,8 @@ from cdm_nnunet.images import Image, write_image
 from .case import Case
 
 STATE_FOLDER = ".conversion"
-_CASE_FILE = re.compile(r"(images|labels)T[rs]/[^/]+")  # (withdrawing a case removes its files: these and no others)
-CONVERTER_VERSION = "3"  # raise it when the same source gives other files; cases of older versions are written anew
+_CASE_FILE = re.compile(r"(images|labels)T[rs]/[^/]+")  # (withdrawing a case removes only these files)
+CONVERTER_VERSION = "3"  # increase it when the same source gives other files; cases of older versions are written again
 
 
 class CaseSource(Protocol):
@@ -48,10 +48,10 @@ class CaseSource(Protocol):
         """Whether it is for training."""
 
     def checksums(self) -> Mapping[str, str]:
-        """What identifies the content of the source: when it is the same as last time, nothing is converted again."""
+        """Digests of the content of the source; if they are unchanged, the case is not converted again."""
 
     def load(self) -> Case:
-        """Read and check the patient; raises InputError where that is not possible."""
+        """Read and check the patient; raise InputError if that is not possible."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,9 @@ class CompletedCase:
 
     Attributes:
         record: Its entry of ``cdm_cases.json``.
-        checksums: Of its source.
+        checksums: Checksums of its source.
         files: SHA-256 of each written file, by path relative to the data set's folder.
-        empty_rois: ROIs that the source names and that have no voxel.
+        empty_rois: ROIs that the source names but that have no voxels.
         converter_version: Version of the code that wrote it.
     """
 
@@ -78,7 +78,7 @@ class CompletedCase:
         return any(file.startswith("labels") for file in self.files)
 
     def to_json(self) -> dict[str, Any]:
-        """JSON form in the completion record."""
+        """JSON for the completion record."""
         return {
             "record": self.record.to_json(),
             "checksums": dict(self.checksums),
@@ -89,7 +89,7 @@ class CompletedCase:
 
     @classmethod
     def read(cls, folder: Path, name: str) -> CompletedCase | None:
-        """The completion record of a case, or None if there is none that can be read."""
+        """Read the completion record of a case; None if it is missing or unreadable."""
         try:
             found = read_json(record_path(folder, name), cls)
         except InputError:
@@ -97,7 +97,7 @@ class CompletedCase:
         return found if all(map(_CASE_FILE.fullmatch, found.files)) else None
 
     def is_current(self, folder: Path, split: Split, checksums: Mapping[str, str]) -> bool:
-        """Whether split and source are as last time and all files are there as they were written."""
+        """Whether split and source are unchanged and all files are present and unchanged."""
         return (
             self.converter_version == CONVERTER_VERSION
             and self.record.split == split
@@ -114,16 +114,16 @@ def record_path(folder: Path, name: str) -> Path:
 def write_case(folder: Path, case: Case, checksums: Mapping[str, str]) -> CompletedCase:
     """Write a case into a data set; a case of the same name is replaced.
 
-    At every moment the case is either complete and recorded, or not recorded, and then ``dataset.json`` is not there
-    either. The dose moves into place last.
+    At every moment the case is either complete and recorded, or not recorded; in the latter case ``dataset.json`` is
+    absent too. The dose is moved into place last.
 
     Args:
         folder: The data set's folder.
         case: The case.
-        checksums: Of its source, kept to tell later whether it has changed.
+        checksums: Checksums of its source, stored to detect later changes.
 
     Raises:
-        OSError: If a file can't be written, for example because the disk is full; nothing of it remains.
+        OSError: If a file can't be written, for example because the disk is full; no partial file remains.
     """
     incomplete = folder / STATE_FOLDER / "incomplete"
     incomplete.mkdir(parents=True, exist_ok=True)
@@ -148,7 +148,7 @@ def write_case(folder: Path, case: Case, checksums: Mapping[str, str]) -> Comple
 
 
 def withdraw_case(folder: Path, name: str) -> None:
-    """Declare the data set unfinished and remove a case, its completion record first."""
+    """Mark the data set as unfinished and remove a case, starting with its completion record."""
     (folder / "dataset.json").unlink(missing_ok=True)
     completed = CompletedCase.read(folder, name)
     record_path(folder, name).unlink(missing_ok=True)
@@ -157,7 +157,7 @@ def withdraw_case(folder: Path, name: str) -> None:
 
 
 def _images(case: Case) -> dict[str, NDArray[Any]]:
-    """What to write, by path in the data set, in the order of writing: the dose last."""
+    """Images to write, by path in the data set, in the order of writing: the dose last."""
     channels = {
         CT_CHANNEL: case.ct_hu,
         PRESCRIPTION_CHANNEL: case.prescription_map_gy(),

@@ -1,4 +1,4 @@
-"""Steps of every conversion after patients are found: leave some out, write the others as a raw data set."""
+"""Common steps of all conversions after patients are found: exclude some, write the others as a raw data set."""
 
 from __future__ import annotations
 
@@ -49,15 +49,15 @@ class FoundPatients(Generic[Source]):
         converter: Name of the conversion.
         where: The place that was searched, for messages.
         description: Description of the data set, in a sentence.
-        template: Its ROIs make the catalogue.
+        template: Its ROIs form the catalogue.
         cases: The cases; a patient may have several.
-        validation: Cases that the publisher chose for validation.
-        patients: Name of the patient by case, where patients may have several.
+        validation: Validation cases chosen by the publisher.
+        patients: Name of the patient by case, if patients may have several cases.
         mapping: ROI of each name in the files, if a model should read new patients with it.
         remarks: Parts of the source that were ignored.
         unread: Files that could not be read, one line per reason.
         log: File for tracebacks of internal errors; by default in the data set.
-        facts_of: Checks the chosen cases together, and gives facts about all their doses.
+        facts_of: Checks the chosen cases together, and returns facts about all their doses.
         before: Called with the chosen cases before anything is written.
     """
 
@@ -76,10 +76,10 @@ class FoundPatients(Generic[Source]):
     before: Callable[[Sequence[Source]], None] = field(default=lambda chosen: None)
 
     def without(self, exclude: Collection[str]) -> list[Source]:
-        """The cases without those that are to be left out.
+        """The cases without the excluded ones.
 
         Args:
-            exclude: Names of cases, or of patients.
+            exclude: Names of cases or patients.
 
         Raises:
             InputError: If one of them does not exist.
@@ -98,8 +98,8 @@ def convert(
 
     Args:
         found: The patients.
-        place: Where the data set goes.
-        exclude: Names of cases, or of patients with several, to leave out.
+        place: Location of the data set.
+        exclude: Names of cases to exclude, or of patients with several cases.
         n_processes: Worker processes.
 
     Raises:

@@ -28,10 +28,10 @@ from .raw_layout import Conversion, template_catalogue
 
 @dataclass(frozen=True)
 class DicomRules:
-    """How patients in DICOM files become cases.
+    """Rules for converting patients in DICOM files to cases.
 
     Attributes:
-        template: Its ROIs make the catalogue.
+        template: Its ROIs form the catalogue.
         mapping: Template ROI of each ROI in the files, and the choice among several plans.
         grid: As in :class:`DicomPatient`.
     """
@@ -41,10 +41,10 @@ class DicomRules:
     grid: str = "dose"
 
     def refuse_unfit(self) -> None:
-        """Check the rules before anything is read.
+        """Check the rules before files are read.
 
         Raises:
-            InputError: If the grid is unknown, or the template has more than 64 ROIs or lacks one of the mapping.
+            InputError: If the grid is unknown, or the template has more than 64 ROIs or lacks an ROI of the mapping.
         """
         if self.grid not in ("dose", "ct"):
             voxel_size_zyx_mm(self.grid, GRID_OPTION)
@@ -67,16 +67,16 @@ def convert_dicom(
     Args:
         source: Any tree of DICOM files.
         place: Location of the data set.
-        rules: How patients become cases.
+        rules: Rules for the conversion.
         local: Folder for data that identify patients: the key of the cases' names, the headers, and the source files of
             each case. Keep it with the patients' data.
-        exclude: Names of cases, or of patients with several, to leave out.
+        exclude: Names of cases to exclude, or of patients with several cases.
         keep_ids: Name cases by PatientID.
         n_processes: Worker processes.
 
     Raises:
-        InputError: As :func:`convert` and :func:`find_dicom`, or if the rules do not fit each other, or ``local`` is
-            within the data set or not that of the earlier conversion.
+        InputError: As :func:`convert` and :func:`find_dicom`, or if the rules contradict each other, or ``local`` is
+            within the data set or differs from that of the earlier conversion.
     """
     rules.refuse_unfit()
     sources = sources_path(local, place.folder.name)
@@ -91,17 +91,17 @@ def convert_dicom(
 
 
 def find_dicom(index: FolderIndex, rules: DicomRules, pseudonyms: Pseudonyms) -> FoundPatients[DicomPatient]:
-    """The patients of a folder, by name, to be converted.
+    """Find the patients of a folder, by name, for conversion.
 
     Args:
         index: The folder.
-        rules: How patients become cases.
+        rules: Rules for the conversion.
         pseudonyms: Makes the names.
 
     Raises:
         InputError: If the mapping chooses a plan of a patient who does not exist, or a PatientID is not a valid name.
     """
-    # (in the order of names, since that of PatientID would say something)
+    # (in the order of names, because the order of PatientIDs would reveal something)
     patients = index.patients(choice=rules.mapping.choice, pseudonyms=pseudonyms)
     found = sorted(patients, key=lambda files: files.case_name)
     _refuse_unknown_names(found, rules.mapping, index.folder)

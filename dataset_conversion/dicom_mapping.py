@@ -1,4 +1,4 @@
-"""The mapping file ``rois.yaml``: the template's name of each ROI name in the files."""
+"""The mapping file ``rois.yaml``: the template's name for each ROI name in the files."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _Level = Annotated[float, Field(allow_inf_nan=False)]
 
 @dataclass(frozen=True)
 class PatientMapping:
-    """What differs in one patient, or in one case of a patient with several.
+    """Entries for one patient, or for one case of a patient with several cases.
 
     Attributes:
-        rois: As of :class:`DicomMapping`; they come before those of all patients.
-        prescriptions_gy: Gy by name in the template; None leaves the target to the plan.
-        left_out_gy: Levels of the plan that no target has, on purpose.
-        files: Which of several structure sets and CT series counts; of a patient, not of one case of several.
+        rois: As in :class:`DicomMapping`; they override those of all patients.
+        prescriptions_gy: Gy by name in the template; None uses the plan's.
+        left_out_gy: Levels of the plan that are excluded on purpose.
+        files: Choice among several structure sets and CT series; for a patient, not for one of several cases.
     """
 
     rois: Mapping[str, str | None] = field(default_factory=dict)
@@ -39,18 +39,18 @@ class PatientMapping:
 
 @dataclass(frozen=True)
 class DicomMapping:
-    """Which ROI is which.
+    """Mapping of ROI names, and choices for plans and prescriptions.
 
     Attributes:
-        rois: Name in the template by name in the files, None for an ROI that is left out.
-        prescriptions_gy: By name in the template, for plans that do not prescribe to the target.
-        plans: Which of several plans to take, by the patient's name and under ``default`` for all others; see
+        rois: Name in the template by name in the files, None for an excluded ROI.
+        prescriptions_gy: Gy by name in the template, for plans that do not prescribe to the target.
+        plans: Choice among several plans, by the patient's name and under ``default`` for all others; see
             :mod:`cdm_nnunet.dicom.plan_choice`.
-        patients: What differs, by the name of a patient or case.
-        left_out_gy: Levels of the plans that no target has, on purpose.
-        end_caps: How ROIs end, as :func:`cdm_nnunet.geometry.contours.stack_of`; None for the default.
-        leave_out_helpers: Leave out names that are not in ``rois`` and look like helper structures.
-        dose_type: ``PHYSICAL`` or ``EFFECTIVE``, where patients have doses of both; empty if none was chosen.
+        patients: Entries that differ, by the name of a patient or case.
+        left_out_gy: Levels of the plans that are excluded on purpose.
+        end_caps: End caps of ROIs, as in :func:`cdm_nnunet.geometry.contours.stack_of`; None for the default.
+        leave_out_helpers: Exclude names that are not in ``rois`` and look like helper structures.
+        dose_type: ``PHYSICAL`` or ``EFFECTIVE``, if patients have doses of both types; empty without a choice.
         match_geometry: Match the CT by its slices if the contours refer to no CT in the folder.
     """
 
@@ -66,20 +66,20 @@ class DicomMapping:
 
     @property
     def ends(self) -> EndCaps:
-        """How ROIs end."""
+        """End caps of ROIs."""
         return self.end_caps or DEFAULT_END_CAPS
 
     @property
     def choice(self) -> Choice:
-        """Which of several plans, doses, structure sets and CT series of a patient counts."""
+        """Choice among several plans, doses, structure sets and CT series of a patient."""
         return Choice(
             self.plans, self.dose_type, {name: own.files for name, own in self.patients.items()}, self.match_geometry
         )
 
     def to_json(self) -> dict[str, Any]:
-        """JSON form in the ``cdm`` section of ``dataset.json``: without what is about single patients.
+        """JSON for the ``cdm`` section of ``dataset.json``, without entries for single patients.
 
-        A name that means something else in some patient is left out: for a new patient it must be said anew.
+        A name with another meaning in some patient is left out: it must be assigned again for a new patient.
         """
         own = self.patients.values()
         varied = {name for one in own for name, roi in one.rois.items() if roi != self.rois.get(name)}
@@ -94,10 +94,10 @@ class DicomMapping:
         }
 
     def updated(self, other: DicomMapping) -> DicomMapping:
-        """This mapping, of a model, with the entries of another one in place of its own and added to them.
+        """This mapping of a model, updated with the entries of another one.
 
         Raises:
-            InputError: If the other one ends ROIs in another way than the model has learnt.
+            InputError: If the other one has other end caps than the model's training data.
         """
         if other.end_caps not in (None, self.ends):
             raise InputError(
@@ -116,14 +116,14 @@ class DicomMapping:
         )
 
     def of(self, patient: str, case: str) -> tuple[DicomMapping, dict[str, float]]:
-        """What holds for one case.
+        """Entries that apply to one case.
 
         Args:
             patient: Name of the patient.
-            case: Name of the case; its entries come before the patient's.
+            case: Name of the case; its entries override the patient's.
 
         Returns:
-            The mapping, with the patient's ROIs and without the prescriptions that the patient has an own entry for;
+            The mapping, with the patient's ROIs and without the prescriptions for which the patient has an entry;
             and the patient's own prescriptions.
         """
         own = [self.patients[name] for name in dict.fromkeys((patient, case)) if name in self.patients]
@@ -142,7 +142,7 @@ class DicomMapping:
         """Check that a template has all ROIs of the mapping.
 
         Raises:
-            InputError: If not, naming them.
+            InputError: If some are missing; the message names them.
         """
         names = [roi.name for roi in template.rois]
         parts: list[DicomMapping | PatientMapping] = [self, *self.patients.values()]
@@ -162,7 +162,7 @@ class DicomMapping:
             )
 
     def helpers(self, in_file: Iterable[str]) -> tuple[str, ...]:
-        """Names that are left out since they look like those of helper structures; none unless that was asked for."""
+        """Names excluded because they look like helper structures; empty unless requested."""
         if not self.leave_out_helpers:
             return ()
         return tuple(name for name in in_file if name not in self.rois and propose(name).is_helper)
@@ -171,9 +171,9 @@ class DicomMapping:
         """Name in the file by name in the template, for one patient.
 
         Args:
-            in_file: Names in the file, each once.
+            in_file: Names in the file, without duplicates.
             where: The file, for messages.
-            empty: Those that were never drawn: another name for the same ROI comes before them.
+            empty: Names of empty ROIs: another name for the same ROI takes precedence.
 
         Raises:
             InputError: If a name is not in the mapping, or two stand for the same ROI.
@@ -195,7 +195,7 @@ class DicomMapping:
 
 
 class _Entries(BaseModel):
-    """What can be said of all patients and of one; null and empty as left out."""
+    """Entries for all patients or for one; null and empty count as missing."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -218,7 +218,7 @@ class _PatientEntry(_Entries):
 
 
 class _MappingFile(_Entries):
-    rois: dict[str, str | None] | None  # (may be empty, must be there)
+    rois: dict[str, str | None] | None  # (may be empty, must be present)
     prescriptions_gy: dict[str, _Level] | None = None
     plans: str | dict[str, str] | None = None
     patients: dict[str, _PatientEntry | None] | None = None
@@ -251,19 +251,19 @@ def read_mapping(path: Path) -> DicomMapping:
     """Read a mapping file.
 
     Raises:
-        InputError: If it is missing, is not YAML or has other keys or values, with line and column.
+        InputError: If it is missing, is not YAML or has unknown keys or invalid values; with line and column.
     """
     return read_yaml(path, _MappingFile, "'cdm-nnunet inspect dicom' writes one to review").mapping()
 
 
 def mapping_from(content: object, path: object) -> DicomMapping:
-    """A mapping from what ``dataset.json`` keeps of it.
+    """Mapping from its entry in ``dataset.json``.
 
     Args:
         content: Parsed YAML or JSON.
-        path: Where it stands, for messages.
+        path: Its file, for messages.
 
     Raises:
-        InputError: If it has other keys or values than those of a mapping.
+        InputError: If it has unknown keys or invalid values.
     """
     return typed(content, _MappingFile, path).mapping()

@@ -38,7 +38,7 @@ from .roi_mapping import prescriptions_gy
 
 AIR_HU = -1000.0
 GRID_OPTION = "--grid takes 'dose', 'ct' or"
-_RIM = 0.01  # of a target, beyond the dose grid: as much as the ends of contours are uncertain
+_RIM = 0.01  # rim of a target beyond the dose grid: the uncertainty of contour ends
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,14 @@ class DicomPatient:
     Attributes:
         files: The files, paired.
         mapping: Template ROI of each ROI in the files.
-        template: Its ROIs make the catalogue.
+        template: Its ROIs form the catalogue.
         grid: ``dose``, ``ct``, or the voxel size in mm: ``3`` or ``2.5x2.5x2`` (x, y, z). Then the grid covers the dose
             grid; for a new patient, the CT.
         split: ``Tr`` with a dose; ``Ts`` is a new patient, whose dose is not read.
         prescriptions_gy: Prescriptions given for this patient, by name in the template; they override the mapping's.
         usual_gy: Prescriptions of a model's training data that no plan stated, by name in the template; the mapping's
             override them.
-        pseudonyms: They replace the UIDs in the case's source.
+        pseudonyms: Replace the UIDs in the case's source.
     """
 
     files: PatientFiles
@@ -94,7 +94,7 @@ class DicomPatient:
 
         Raises:
             InputError: If files are missing, ambiguous, damaged or do not belong together, an ROI is not in the
-                mapping, a prescription contradicts the plan, or the patient is not plausible.
+                mapping, a prescription contradicts the plan, or the patient is implausible.
         """
         if self.files.problems or self.files.structures is None:
             raise InputError("; ".join(self.files.problems) or "no structure set")
@@ -122,7 +122,7 @@ class DicomPatient:
         ct_hu = resample(ct.volume, grid, AIR_HU, average=True)
         dose_gy = None if dose is None else resample(dose.volume, grid, 0.0)
         if dose is not None:
-            beyond = {} if self.grid == "ct" else lost  # (what lies beyond the CT may have a dose)
+            beyond = {} if self.grid == "ct" else lost  # (voxels beyond the CT may have a dose)
             notes += _beyond_dose_notes(roi_bits, covered_by(dose.volume.grid, grid), catalogue, beyond)
         return Case(
             name=self.name,
@@ -160,7 +160,7 @@ class DicomPatient:
     def _refuse_other_frame(
         self, structures: StructureSet, names: Collection[str], ct: CtVolume, dose: DoseVolume | None
     ) -> None:
-        """Contours lie in the frame of the CT; of one that was taken by its slices, in that of the dose."""
+        """Check the frame of the contours: that of the CT, or of the dose if the CT was matched by its slices."""
         if not self.files.by_geometry:
             structures.refuse_other_frame(names, ct.frame_uid, "the CT")
         elif dose is not None:
@@ -188,17 +188,17 @@ class DicomPatient:
     def prescribed(
         self, plans: Sequence[Plan], structures: StructureSet, names: Mapping[str, str], contoured: Collection[str]
     ) -> Prescribed:
-        """The prescriptions of the contoured targets, from the plans and from what was given.
+        """Prescriptions of the contoured targets, from the plans and from given levels.
 
         Args:
-            plans: Of the patient.
+            plans: Plans of the patient.
             structures: The patient's structure set.
             names: Name in the structure set by name in the template.
-            contoured: ROIs that have a volume, by name in the template.
+            contoured: ROIs with a volume, by name in the template.
 
         Raises:
             InputError: As :func:`cdm_nnunet.dicom.prescriptions.prescribe`, or if a target has no prescription, or one
-                is given for this patient's target that is not contoured.
+                is given for a target that is not contoured in this patient.
         """
         template = {roi.name: roi.prescription_gy for roi in self.template.rois if roi.kind == "target"}
         targets = {roi: structures.roi(name).number for roi, name in names.items() if roi in template}
@@ -229,9 +229,9 @@ class DicomPatient:
 
 
 def _n_fractions(plans: Sequence[Sequence[Plan]]) -> int | None:
-    """Fractions of the whole course: of the plan, or of all plans one after the other; None if one does not say.
+    """Fractions of the whole course: of the plan, or the sum over the plans; None if one does not state it.
 
-    Plans that share a dose may be treated in the same fractions, so that the number is unknown.
+    Plans with a common dose may be treated in the same fractions, so the number is unknown.
     """
     counts = [of_part[0].n_fractions if len(of_part) == 1 else None for of_part in plans]
     known = [count for count in counts if count is not None]
@@ -239,7 +239,7 @@ def _n_fractions(plans: Sequence[Sequence[Plan]]) -> int | None:
 
 
 def _refuse_fractions(plans: Sequence[Sequence[Plan]], levels_gy: Mapping[str, float]) -> None:
-    """Check that the prescriptions of a lone plan are totals, by the plan's number of fractions."""
+    """Check by the plan's number of fractions that the prescriptions of a single plan are totals."""
     if len(plans) == 1 and len(plans[0]) == 1 and (n_fractions := plans[0][0].n_fractions):
         for roi, level_gy in levels_gy.items():
             FRACTION_DOSE_GY.refuse_impossible(
@@ -253,16 +253,16 @@ def _beyond_dose_notes(
     catalogue: Catalogue,
     lost: Mapping[str, float],
 ) -> list[str]:
-    """ROIs beyond the dose grid, where no dose is known and 0 Gy stands.
+    """Notes on ROIs beyond the dose grid, where the dose is unknown and stored as 0 Gy.
 
     Args:
-        roi_bits: Masks; a rim of a target beyond the dose is taken out of it.
-        has_dose: Where a dose is known, on the same grid.
+        roi_bits: Masks; a rim of a target beyond the dose is removed from it.
+        has_dose: Mask of known dose, on the same grid.
         catalogue: The ROIs.
-        lost: Part of an ROI's volume that lies outside the grid, by name.
+        lost: Part of an ROI's volume outside the grid, by name.
 
     Raises:
-        InputError: If more than a rim of a target is one of them.
+        InputError: If more than a rim of a target lies beyond the dose.
     """
     notes, beyond = [], roi_bits[~has_dose]
     for roi in catalogue.rois:
@@ -295,9 +295,9 @@ def _masks(
     end_caps: EndCaps,
     lost: dict[str, float],
 ) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-    """Masks of the mapped ROIs; one that was never drawn, or lies outside the grid, comes empty and is noted.
+    """Masks of the mapped ROIs; empty, with a note, for ROIs without contours or outside the grid.
 
-    The part of each that lies outside the grid is added to ``lost``.
+    The part of each ROI outside the grid is added to ``lost``.
     """
     axes = ct.volume.grid.axes
     slices = ct_slices(axes[2] @ ct.volume.grid.origin_xyz_mm + ct.volume.grid.offsets_xyz_mm[2], structures.rois, axes)

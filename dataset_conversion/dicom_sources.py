@@ -1,4 +1,4 @@
-"""Source files of each case, in a side file that identifies patients and stays with their data."""
+"""Source files of each case, in a list that identifies patients and stays with their data."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MAX_BYTES = 256 * 2**20
 
 @dataclass(frozen=True)
 class _Sources:
-    """Files of a case in the side file."""
+    """Files of a case in the source list."""
 
     ct: tuple[str, ...]
     structures: str | None
@@ -26,12 +26,12 @@ class _Sources:
 
 
 def sources_path(local: Path, dataset: str) -> Path:
-    """The side file of a data set in the folder of what stays local."""
+    """Path of a data set's source list in the local folder."""
     return local / f"{dataset}_sources.json"
 
 
 def write_sources(path: Path, cases: Iterable[PatientFiles], pseudonyms: Pseudonyms) -> None:
-    """Write the side file, readable by its owner alone."""
+    """Write the source list, readable only by its owner."""
     write_json(path, {files.case_name: _record(files, pseudonyms) for files in cases}, private=True)
 
 
@@ -50,9 +50,9 @@ def read_sources(path: Path, case: str) -> tuple[Path, ...]:
     """Files of a case that a predicted dose refers to: CT, structure set, plans.
 
     Raises:
-        InputError: If the side file is damaged, does not know the case, or the files have gone.
+        InputError: If the source list is damaged, lacks the case, or the files are missing.
     """
-    expected = "expected the side file of a conversion (DatasetNNN_NAME_sources.json)"
+    expected = "expected the list of source files of a conversion (DatasetNNN_NAME_sources.json)"
     content = read_json(path, dict[str, _Sources], expected, max_bytes=_MAX_BYTES)
     if case not in content:
         raise InputError(f"{path} has no case '{case}'; name the prediction CASE.nii.gz, or give the DICOM folder")

@@ -19,7 +19,7 @@ from cdm_nnunet.roi import Catalogue
 from .dicom_patient import DicomPatient
 from .raw_layout import load_checked, template_catalogue
 
-DRY_RUN_FILE = "dry_run.jsonl"  # in the folder of what stays local
+DRY_RUN_FILE = "dry_run.jsonl"  # in the folder of local files
 
 
 def dry_run(
@@ -29,16 +29,16 @@ def dry_run(
     progress: Callable[[int, int], None] | None = None,
     cache: Path | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Load every patient as the conversion does, and keep what it says.
+    """Load every patient as the conversion does, and collect its messages.
 
     Args:
-        patients: With mapping, template and grid.
+        patients: Patients with mapping, template and grid.
         n_processes: Worker processes.
-        progress: Called with the number of patients done and in all.
-        cache: File in which outcomes are kept for patients whose files and settings don't change.
+        progress: Called with the number of finished patients and of all patients.
+        cache: File that stores outcomes of patients while their files and settings do not change.
 
     Returns:
-        By case: ``refused`` (why, in the conversion's words; empty if the patient can be converted), ``notes``,
+        By case: ``refused`` (the conversion's message; empty if the patient can be converted), ``notes``,
         ``prescriptions_gy``, ``rois``, ``size`` (x, y, z) and ``spacing_mm`` (x, y, z) of the data set's grid.
     """
     found: dict[str, dict[str, Any]] = {}

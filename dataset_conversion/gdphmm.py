@@ -1,6 +1,6 @@
 """The GDP-HMM challenge (AAPM, 2025): from its NPZ and JSON files to a raw data set.
 
-A case is one plan; a patient has several, and they stay on one side of every split. Doses are scaled as the challenge
+A case is one plan; a patient has several, which stay on one side of every split. Doses are scaled as the challenge
 scales its references, to D97% = prescription of the high-dose PTV; the factor is kept with the case.
 
 References:
@@ -35,7 +35,7 @@ from .raw_layout import template_catalogue
 from .roi_mapping import RoiMapping, unused_text
 
 PRESCRIPTION_FILE, OBJECTIVE_FILE, PLAN_FILE = "PTV_DICT.json", "Pat_Obj_DICT.json", "meta_data.csv"
-SPACING_MM = (2.5, 2.5, 2.0)  # x, y, z of all published files; they hold no spacing
+SPACING_MM = (2.5, 2.5, 2.0)  # x, y, z of all published files, which contain no spacing
 MIN_PRESCRIPTION_GY = 20.0
 _NOT_MASKS = ("img", "dose", "beam_plate", "angle_plate")
 _DEV_SPLITS: Mapping[str, Split] = {"train": "Tr", "valid": "Tr", "test": "Ts"}
@@ -47,10 +47,10 @@ class GdpHmmPlan:
 
     Attributes:
         path: The NPZ file.
-        split: ``Tr``, or ``Ts`` for a plan that is kept from training and may lack a dose.
+        split: ``Tr``, or ``Ts`` for a plan that is kept out of training and may lack a dose.
         targets: ``PTV_DICT.json``'s entry of the patient.
         optimised: Names of the structures that the plan was optimised with (``Pat_Obj_DICT.json``).
-        template: Says which name is which ROI.
+        template: Assigns names to ROIs.
     """
 
     path: Path
@@ -61,7 +61,7 @@ class GdpHmmPlan:
 
     @property
     def name(self) -> str:
-        """Name of the case: that of the file, with ``__`` for ``+``."""
+        """Name of the case: the file's name with ``__`` instead of ``+``."""
         return self.path.stem.replace("+", "__")
 
     @property
@@ -128,7 +128,7 @@ class GdpHmmPlan:
         return found
 
     def _refuse_other_prescriptions(self, prescribed_gy: Mapping[str, float]) -> None:
-        """A fixed prescription of the template would contradict the one that the plan was made with."""
+        """Refuse fixed prescriptions of the template that contradict the plan's."""
         for roi in self.template.rois:
             level_gy = prescribed_gy.get(self._levels().get(roi.name, ""))
             if isinstance(roi.prescription_gy, float) and level_gy not in (None, roi.prescription_gy):
@@ -138,12 +138,12 @@ class GdpHmmPlan:
                 )
 
     def _levels(self) -> dict[str, str]:
-        """Which level each ROI of the template is that ``PTV_DICT.json`` names a structure for."""
+        """Level of each ROI of the template for which ``PTV_DICT.json`` names a structure."""
         known = {roi.name for roi in self.template.rois}
         return {roi: level for level in self.targets if level in TARGETS for roi in _rois_of(level) if roi in known}
 
     def _mapping(self, names: list[str]) -> RoiMapping:
-        """Targets by ``PTV_DICT.json``, all else by the template; where several names fit, the one that was used."""
+        """Targets by ``PTV_DICT.json``, other ROIs by the template; among several names, the one used for the plan."""
         found: dict[str, str] = {}
         for roi, level in self._levels().items():
             entry = self.targets[level]
@@ -166,7 +166,7 @@ class GdpHmmPlan:
         return RoiMapping(found, tuple(name for name in names if name not in found.values()))
 
     def _used_by_plan(self, roi: TemplateRoi, fitting: Sequence[str]) -> Sequence[str]:
-        """Of several spellings, the one that the plan was optimised with, else the challenge's own."""
+        """Among several spellings, the one that the plan was optimised with, else the challenge's own."""
         for preferred in (self.optimised, roi.aliases, (roi.name, *roi.aliases)):
             best = [name for name in fitting if name in preferred]
             if len(best) == 1:
@@ -217,7 +217,7 @@ class GdpHmmPlan:
         return Grid.of_image(shape, (z, y, x), origin, direction)
 
     def _numbers(self, content: Mapping[str, Any], key: str, default: Sequence[float]) -> list[float]:
-        """Numbers of an entry, as many as its default has."""
+        """Numbers of an entry; the count must equal the default's."""
         try:
             values = [float(value) for value in np.ravel(content.get(key, default))]
         except (TypeError, ValueError):
@@ -232,8 +232,8 @@ class GdpHmmSource:
     """The plans found.
 
     Attributes:
-        plans: By file name.
-        validation: Names of the plans that the challenge chose for validation; whole patients.
+        plans: Plans by file name.
+        validation: Names of the challenge's validation plans; all plans of a patient.
     """
 
     plans: tuple[GdpHmmPlan, ...]
@@ -241,16 +241,16 @@ class GdpHmmSource:
 
 
 def find_plans(source: Path, meta: Path, template: Template) -> GdpHmmSource:
-    """Look for plans.
+    """Find plans.
 
     Args:
         source: Folder with NPZ files, at any depth.
         meta: The repository's ``meta_files``: ``PTV_DICT.json``, ``Pat_Obj_DICT.json``, and ``meta_data.csv`` for the
             published split, which may be missing.
-        template: Says which name is which ROI.
+        template: Assigns names to ROIs.
 
     Raises:
-        InputError: If there are none, a file has no patient in its name, or the meta files are damaged or don't know
+        InputError: If there are none, a file has no patient in its name, or the meta files are damaged or lack
             the patient.
     """
     if not source.is_dir():
@@ -269,7 +269,7 @@ def find_plans(source: Path, meta: Path, template: Template) -> GdpHmmSource:
         if not isinstance(entry, dict) or not all(isinstance(level, dict) for level in entry.values()):
             raise InputError(f"{meta / PRESCRIPTION_FILE} has no prescriptions of {patient} ({path.name})")
         used = objectives.get(patient, [])
-        if isinstance(used, dict):  # (one list a plan, as the notebook shows it)
+        if isinstance(used, dict):  # (one list per plan, as in the notebook)
             used = used.get(path.stem.split("+")[1], [])
         if splits and path.name not in splits:
             raise InputError(f"{meta / PLAN_FILE} does not list {path.name}")
@@ -284,12 +284,12 @@ def find_plans(source: Path, meta: Path, template: Template) -> GdpHmmSource:
 def find_gdphmm(
     source: Path, *, meta: Path | None = None, template: Template | None = None
 ) -> FoundPatients[GdpHmmPlan]:
-    """Plans of the GDP-HMM challenge, to be converted.
+    """Plans of the GDP-HMM challenge, for conversion.
 
     Args:
         source: See :func:`find_plans`.
-        meta: See :func:`find_plans`; default is ``meta_files`` in ``source``.
-        template: Default is the shipped template ``gdphmm``.
+        meta: See :func:`find_plans`; default: ``meta_files`` in ``source``.
+        template: Default: the shipped template ``gdphmm``.
 
     Raises:
         InputError: As :func:`find_plans`, or if the template has no PTV_High.
@@ -310,7 +310,7 @@ def find_gdphmm(
 
 
 def _rois_of(level: str) -> Iterable[str]:
-    """Names in the shipped template of a level's PTV, and of the one that was optimised."""
+    """Names in the shipped template of a level's PTV and of its optimisation PTV."""
     return (level,) if level == "PTV_High" else (level, f"{level}OPT")
 
 
@@ -319,7 +319,7 @@ def _is_mask(key: str, value: object) -> bool:
 
 
 def _published_splits(path: Path) -> dict[str, str]:
-    """``dev_split`` by file name; none where there is no table."""
+    """``dev_split`` by file name; empty without a table."""
     if not path.is_file():
         return {}
     with path.open(encoding="utf-8-sig", newline="") as file:

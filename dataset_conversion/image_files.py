@@ -21,24 +21,24 @@ from cdm_nnunet.nifti_header import SAME_POSITION_VOXELS
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
 _MAX_BYTES = 2 * 2**30
 _HEADER_BYTES = 2**16
-_NEGATIVE_DOSE_GY = 0.01  # what resampling and rounding leave below zero
-_FULL = 255  # the other customary value of a mask, of 8-bit images
+_NEGATIVE_DOSE_GY = 0.01  # negative dose from resampling and rounding
+_FULL = 255  # the other usual value of a mask, in 8-bit images
 _MHA_GEOMETRY = (("ElementSpacing",), ("Offset", "Position", "Origin"), ("TransformMatrix", "Rotation", "Orientation"))
 _GZIP_OR_ZLIB = 47  # window bits of zlib: recognise either
 
 
 def stem_of(path: Path) -> str | None:
-    """A file's name without the ending of an image; None if it is no image."""
+    """A file's name without the extension of an image; None if it is not an image."""
     ending = next((ending for ending in ENDINGS if path.name.endswith(ending)), None)
     return None if ending is None else path.name.removesuffix(ending)
 
 
 def read_on_patient_axes(path: Path) -> Image:
-    """Read an image; x runs to the patient's left, y to posterior and z to the head.
+    """Read an image onto axes towards the patient's left (x), back (y) and head (z).
 
     Raises:
-        InputError: If it is missing, damaged, cut off, of another kind or not three-dimensional, does not say where its
-            voxels lie, or has voxels that are not finite.
+        InputError: If it is missing, damaged, cut off, of another type or not three-dimensional, lacks the position
+            of its voxels, or has voxels that are not finite.
     """
     if path.suffix in (".nrrd", ".mha"):
         return _read_with_text_header(path)
@@ -46,11 +46,11 @@ def read_on_patient_axes(path: Path) -> Image:
 
 
 def mask_of(image: Image, notes: list[str]) -> NDArray[np.bool_]:
-    """The mask that an image of 0 and 1, or of 0 and 255, is.
+    """Convert an image of 0 and 1, or of 0 and 255, to a mask.
 
     Args:
         image: The image.
-        notes: Where what was decided is added.
+        notes: Remarks are appended.
 
     Raises:
         InputError: If it has other values.
@@ -68,16 +68,16 @@ def mask_of(image: Image, notes: list[str]) -> NDArray[np.bool_]:
 
 
 def dose_of(image: Image, ct: Image, notes: list[str], *, resample: bool) -> NDArray[np.float32]:
-    """The dose on the grid of the CT.
+    """Dose on the grid of the CT.
 
     Args:
         image: The dose, Gy.
         ct: The CT.
-        notes: Where what was decided is added.
-        resample: Whether a dose on its own grid may be interpolated linearly; it is zero outside its grid.
+        notes: Remarks are appended.
+        resample: Whether a dose with another grid may be interpolated linearly; it is zero outside its grid.
 
     Raises:
-        InputError: If the grids differ and it may not, or dose is negative by more than a rounding.
+        InputError: If the grids differ without ``resample``, or dose is negative by more than rounding.
     """
     try:
         rounded = ct.refuse_other_grid(image, rounding=SAME_POSITION_VOXELS)
@@ -106,14 +106,14 @@ def _resampled(image: Image, ct: Image) -> Image:
 
 @dataclass(frozen=True)
 class _TextHeader:
-    """Fields of a header in text, by name in small letters, and where the voxels begin."""
+    """Fields of a text header by lower-case name, and the offset of the voxels."""
 
     fields: Mapping[str, str]
     voxels_at: int
 
 
 def _read_with_text_header(path: Path) -> Image:
-    if not path.is_file():  # (a pipe would block for ever)
+    if not path.is_file():  # (a pipe would block forever)
         raise InputError(f"{path} is missing or not a file")
     if path.stat().st_size > _MAX_BYTES:
         raise InputError(f"{path} has more than {_MAX_BYTES:,} bytes")
@@ -167,7 +167,7 @@ def _fields(head: bytes, separator: str) -> dict[str, str]:
 
 
 def _refuse_cut_off(path: Path, reader: Any, voxels: bytes, packed: bool) -> None:
-    """SimpleITK may fill up with zeros what is missing."""
+    """Refuse a cut-off file: SimpleITK may fill missing voxels with zeros."""
     if reader.GetDimension() != 3 or reader.GetNumberOfComponents() != 1:
         raise InputError(f"{path} is not a three-dimensional image with one value per voxel")
     one: Any = sitk.Image([1, 1, 1], reader.GetPixelID())

@@ -1,4 +1,4 @@
-"""What is in a folder of DICOM exports, the mapping to review, and what conversion would say of each patient."""
+"""Inspection of a folder of DICOM exports: contents, mapping to review, and conversion's messages for each patient."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from .dry_run import DRY_RUN_FILE, dry_run
 from .mapping_file import extended_text, mapping_text
 
 MAPPING_FILE, TABLE_FILE, PAGE_FILE = "rois.yaml", "patients.csv", "patients.html"
-Progress = Callable[[str], Callable[[int, int], None]]  # what is counted -> called with the number done and in all
+Progress = Callable[[str], Callable[[int, int], None]]  # item -> called with the number done and in total
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """A folder to look into.
+    """Settings of an inspection.
 
     Attributes:
         source: Any tree of DICOM files.
-        out: Folder for the mapping to review and for what was found, with patients' ids.
-        mapping: A mapping to use, which is left as it is; None for the one in ``out``, which gets names that it lacks.
-        template: Load every patient as conversion with it does; None only looks at the files.
-        grid: As of :class:`DicomRules`.
-        end_caps: How ROIs end; None leaves it to the mapping.
+        out: Folder for the mapping to review and for tables, which contain patients' ids.
+        mapping: A mapping to use unchanged; None for the one in ``out``, to which missing names are added.
+        template: Load every patient as conversion with this template does; None only reads the files.
+        grid: As in :class:`DicomRules`.
+        end_caps: End caps of ROIs; None uses the mapping's.
         match_geometry: Match the CT by its slices if the contours refer to no CT in the folder.
-        exclude: Cases or patients that conversion will leave out.
-        headers_only: Don't look at the values of CT images and doses.
-        leave_out_helpers: Let the mapping leave out names of helper structures.
+        exclude: Cases or patients that conversion will exclude.
+        headers_only: Do not check the values of CT images and doses.
+        leave_out_helpers: Let the mapping exclude names of helper structures.
         n_processes: Worker processes.
     """
 
@@ -58,14 +58,14 @@ class Inspection:
 
     @property
     def mapping_file(self) -> Path:
-        """The mapping."""
+        """Path of the mapping."""
         return self.mapping or self.out / MAPPING_FILE
 
     def read_mapping(self) -> DicomMapping:
-        """The mapping as it stands, with what was chosen beside it; an empty one where there is none yet.
+        """Read the mapping, with the choices of this inspection; an empty one if there is none yet.
 
         Raises:
-            InputError: If it is damaged, or was named and is missing.
+            InputError: If it is damaged, or a named mapping is missing.
         """
         there = self.mapping is not None or self.mapping_file.is_file()
         mapping = read_mapping(self.mapping_file) if there else DicomMapping({})
@@ -73,15 +73,15 @@ class Inspection:
 
 
 def inspect_dicom(inspection: Inspection, progress: Progress) -> dict[str, Any]:
-    """Look into a folder, write the mapping to review and the tables.
+    """Inspect a folder, write the mapping to review and the tables.
 
     Args:
-        inspection: The folder.
-        progress: Gives the bar of a part of the work.
+        inspection: Its settings.
+        progress: Returns the progress bar of a part of the work.
 
     Returns:
-        The record of :func:`cdm_nnunet.dicom.inspection.inspect_index`, with the paths of mapping and tables, the names
-        that are ``new_names`` in the mapping, what is ``to_add`` by hand, and whether it was a ``dry_run``.
+        The record of :func:`cdm_nnunet.dicom.inspection.inspect_index`, with the paths of mapping and tables,
+        ``new_names`` in the mapping, names ``to_add`` by hand, and whether it was a ``dry_run``.
 
     Raises:
         InputError: If there is no DICOM file, or the mapping or the rules don't fit.
@@ -117,7 +117,7 @@ def inspect_dicom(inspection: Inspection, progress: Progress) -> dict[str, Any]:
 
 
 def _bring_up_to_date(inspection: Inspection, counts: Mapping[str, int]) -> tuple[list[str], str]:
-    """Write the mapping, or add to it; gives the names that were added, and why none could be."""
+    """Write or extend the mapping; return the added names, and the reason if none could be added."""
     path, template, helpers = inspection.mapping_file, inspection.template, inspection.leave_out_helpers
     if not path.exists():
         write_text(path, mapping_text(counts, template=template, leave_out_helpers=helpers))
@@ -140,7 +140,7 @@ def _what_conversion_says(
     rows: Mapping[str, Any],
     progress: Progress,
 ) -> dict[str, Any]:
-    """The patients' rows with the refusals, notes and prescriptions of a conversion, and what it refuses of all."""
+    """The patients' rows with the refusals, notes and prescriptions of a conversion, and its general refusals."""
     rules.refuse_unfit()
     chosen = find_dicom(index, rules, pseudonyms).without(inspection.exclude)
     found = dry_run(

@@ -1,4 +1,4 @@
-"""The text of ``rois.yaml``: written for review, and extended without a change to what a person has written."""
+"""The text of ``rois.yaml``: written for review, and extended without changing the user's entries."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ _ROIS = re.compile(r"^rois:[ \t]*(\{\})?[ \t]*(#.*)?$", re.MULTILINE)
 def mapping_text(
     counts: Mapping[str, int], *, template: Template | None = None, leave_out_helpers: bool = False
 ) -> str:
-    """A mapping file to review, with the names that the template or TG-263 proposes; what needs a guess is null.
+    """A mapping file to review, with names proposed by the template or TG-263; uncertain names are null.
 
     Args:
-        counts: In how many patients each name comes.
-        template: Where it is given, only its ROIs are proposed.
-        leave_out_helpers: Don't list helper structures; one line leaves all of them out.
+        counts: Number of patients with each name.
+        template: If given, only its ROIs are proposed.
+        leave_out_helpers: Do not list helper structures; one line excludes all of them.
     """
     names = _listed(counts, leave_out_helpers)
     lines = ["rois:" if names else "rois: {}", *(_line(name, counts[name], template) for name in names)]
@@ -52,16 +52,16 @@ def mapping_text(
 def extended_text(
     text: str, counts: Mapping[str, int], *, template: Template | None = None, leave_out_helpers: bool = False
 ) -> tuple[str, tuple[str, ...]]:
-    """A mapping file with the names that it lacks, at the top of its list; all else stays as it is.
+    """Add missing names to a mapping file, at the top of its list; the rest is unchanged.
 
     Args:
         text: The file.
-        counts: In how many patients each name comes.
-        template: As of :func:`mapping_text`.
-        leave_out_helpers: As there; also where the file says so.
+        counts: Number of patients with each name.
+        template: As in :func:`mapping_text`.
+        leave_out_helpers: As in that function; also if the file says so.
 
     Returns:
-        The text, and the names that are new in it.
+        The text, and the new names in it.
 
     Raises:
         InputError: If the file's list is not written one name per line, so that nothing can be added to it.
@@ -90,7 +90,7 @@ def extended_text(
 
 
 def _content(text: str) -> dict[str, Any] | None:
-    """What a mapping file says; None if it can't be read."""
+    """Content of a mapping file; None if it can't be read."""
     return check(yaml_document(text), dict[str, Any]).value
 
 
@@ -104,13 +104,13 @@ def _entries(names: list[str], template: Template | None) -> dict[str, str | Non
 
 
 def _proposal(name: str, template: Template | None) -> str | None:
-    """What a name most likely is: by the template's names, aliases and expressions, else by TG-263."""
+    """Most likely ROI of a name: by the template's names, aliases and expressions, else by TG-263."""
     found = propose(name)
     standard = None if found.decided is None else found.decided.name
     if template is None:
         return standard
     for label in dict.fromkeys((name, standard or name)):
-        with contextlib.suppress(InputError):  # (it may be several ROIs, or says another thing: no proposal)
+        with contextlib.suppress(InputError):  # (several possible ROIs, or another meaning: no proposal)
             for roi in match_rois(template, [label]):
                 return roi
     return None
@@ -129,6 +129,6 @@ def _line(name: str, count: int, template: Template | None, indent: str = "  ", 
 
 
 def _quoted(text: str) -> str:
-    """A text in double quotes as YAML reads it back, whatever is in it; JSON's would break at some line separators."""
+    """Quote any text for YAML; JSON's quoting fails for some line separators."""
     escaped = {'"': '\\"', "\\": "\\\\"}
     return '"' + "".join(escaped.get(c, c if c.isprintable() else f"\\U{ord(c):08x}") for c in text) + '"'

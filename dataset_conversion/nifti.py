@@ -1,7 +1,7 @@
 """NIfTI, NRRD and MetaImage files: patients as folders of images, or listed in a CSV table, into a raw data set.
 
-Images are flipped and permuted to the patient's axes. CT, dose and masks of a patient lie on one grid, or the patient
-is refused; only a dose may be resampled, on request. Layouts: ``docs/data.md``.
+Images are flipped and permuted to the patient's axes. CT, dose and masks of a patient must have one grid, else the
+patient is refused; only a dose may be resampled, on request. Layouts: ``docs/data.md``.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ class NiftiPatient:
 
     Attributes:
         name: Name of the case.
-        split: ``Tr``, or ``Ts`` for a patient that is kept from training and may lack a dose.
+        split: ``Tr``, or ``Ts`` for a patient that is kept out of training and may lack a dose.
         ct: CT, HU.
         dose: Dose, Gy; None if there is none.
         masks: Masks by ROI name as in the data.
         prescriptions: Prescribed dose by target name as in the data, Gy.
-        template: Gives the ROI of each name.
-        resample_dose: Whether a dose on its own grid is resampled to the CT's.
+        template: Assigns names to ROIs.
+        resample_dose: Whether a dose with another grid is resampled to the CT's.
         patient: The patient, if a patient may have several cases.
         fractions: Number of fractions; None if unknown.
     """
@@ -84,8 +84,8 @@ class NiftiPatient:
         """Read and check the patient.
 
         Raises:
-            InputError: If a file is missing or damaged, an image lies on another grid, a mask has other values, a
-                prescription is missing, or the patient is not plausible.
+            InputError: If a file is missing or damaged, an image has another grid, a mask has other values, a
+                prescription is missing, or the patient is implausible.
         """
         catalogue = template_catalogue(self.template)
         notes: list[str] = []
@@ -134,8 +134,8 @@ class NiftiSource:
     """The patients found.
 
     Attributes:
-        patients: By name.
-        validation: Names of those that are chosen for validation.
+        patients: Patients by name.
+        validation: Names of patients chosen for validation.
     """
 
     patients: tuple[NiftiPatient, ...]
@@ -143,15 +143,15 @@ class NiftiSource:
 
 
 def find_patients(source: Path, template: Template, *, test_only: bool = False) -> NiftiSource:
-    """Look for patients.
+    """Find patients.
 
     Args:
         source: A CSV table, or a folder with one folder per patient.
-        template: Gives the ROI of each name.
-        test_only: Keep all patients from training, for example because they have no dose.
+        template: Assigns names to ROIs.
+        test_only: Keep all patients out of training, for example because they have no dose.
 
     Raises:
-        InputError: If there are none, or something is not a patient.
+        InputError: If there are none, or a folder or row is not a patient.
     """
     if source.is_file():
         found = _read_table(source, template, test_only)
@@ -168,18 +168,18 @@ def find_patients(source: Path, template: Template, *, test_only: bool = False) 
 def find_nifti(
     source: Path, template: Template, *, test_only: bool = False, resample_dose: bool = False
 ) -> FoundPatients[NiftiPatient]:
-    """Patients in NIfTI files, to be converted.
+    """Patients in NIfTI files, for conversion.
 
     Args:
         source: See :func:`find_patients`.
-        template: Its ROIs make the catalogue; its aliases assign the masks.
-        test_only: Keep all patients from training.
-        resample_dose: Resample a dose on its own grid to the CT's, linearly.
+        template: Its ROIs form the catalogue; its aliases assign the masks.
+        test_only: Keep all patients out of training.
+        resample_dose: Resample a dose with another grid to the CT's, linearly.
 
     Raises:
         InputError: As :func:`find_patients`, or if the template has more than 64 ROIs.
     """
-    template_catalogue(template)  # (before anything is read)
+    template_catalogue(template)  # (before files are read)
     found = find_patients(source, template, test_only=test_only)
     return FoundPatients(
         "nifti",
@@ -307,7 +307,7 @@ def _read_row(row: Mapping[str, str], folder: Path, template: Template, test_onl
 
 
 def _take_fractions(prescriptions: dict[str, object], column: str, where: object) -> int | None:
-    """Number of fractions: what stands among the prescriptions, from where it is removed, or in the table."""
+    """Number of fractions from the prescriptions, where it is removed, or from the table."""
     stated = prescriptions.pop(_FRACTIONS, None)
     found = [value for value in (stated, int(column) if column.isdecimal() else column or None) if value is not None]
     for value in found:

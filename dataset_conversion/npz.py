@@ -1,7 +1,7 @@
-"""A pickled dictionary of arrays in an NPZ file, read without running what the file says.
+"""A pickled dictionary of arrays in an NPZ file, read without running code from the file.
 
-``numpy.load(..., allow_pickle=True)`` calls any function that a file names. Here a pickle may only make NumPy arrays
-and numbers of plain types; everything else is refused before it is called.
+``numpy.load(..., allow_pickle=True)`` calls any function that a file names. Here a pickle may only create NumPy
+arrays and numbers of plain types; everything else is refused before it is called.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ MAX_BYTES = 4 * 2**30
 _MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")
 _DAMAGE = (EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError, ImportError, MemoryError)
 
-_UNREADABLE = (  # what damaged files make zipfile and NumPy's header raise
+_UNREADABLE = (  # exceptions of zipfile and NumPy's header for damaged files
     *(zipfile.BadZipFile, zlib.error, OSError, NotImplementedError, RuntimeError, RecursionError),
     *(tokenize.TokenError, SyntaxError),
 )
 
 
 def read_dictionary(path: Path, member: str = "arr_0") -> dict[str, Any]:
-    """The dictionary that ``numpy.savez(path, dictionary)`` wrote.
+    """Read a dictionary written by ``numpy.savez(path, dictionary)``.
 
     Args:
         path: The file.
-        member: Name of the array that holds it.
+        member: Name of the array that contains it.
 
     Raises:
-        InputError: If the file is missing, cut off or not an NPZ file, has a member whose path leads elsewhere,
-            unpacks to over 4 GiB, or its pickle names anything but arrays and numbers.
+        InputError: If the file is missing, cut off or not an NPZ file, has a member with a path out of the archive,
+            unpacks to more than 4 GiB, or its pickle names anything but arrays and numbers.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -65,7 +65,7 @@ def read_dictionary(path: Path, member: str = "arr_0") -> dict[str, Any]:
 
 
 def _refuse_paths(names: Iterable[str], path: Path) -> None:
-    """Nothing is unpacked to disk here, but no array has such a name, and other software may unpack the file."""
+    """Refuse such member names: nothing is unpacked to disk here, but other software may unpack the file."""
     for name in names:
         if not re.fullmatch(r"[^/\\:\0]+", name) or name in (".", ".."):
             raise InputError(f"{path} has the member {name!r}, whose path leads out of the archive: it may be hostile")
@@ -98,7 +98,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 class _Dtype:
-    """A type of numbers, text or objects; NumPy's own class would let a pickle set what must not be set."""
+    """A type of numbers, text or objects; NumPy's own class would let a pickle set state that it must not set."""
 
     def __init__(self, spec: object, *_: object) -> None:
         if not (isinstance(spec, str) and re.fullmatch(r"[|<>=]?(?:[biufU]\d{1,6}|O8)", spec)):
@@ -115,7 +115,7 @@ class _Dtype:
 
 
 class _Array:
-    """An array; it is made from its bytes, or from the list of its objects."""
+    """An array, made from its bytes or from a list of its objects."""
 
     def __init__(self, kind: object, *_: object) -> None:
         if kind is not _NDARRAY:
@@ -139,7 +139,7 @@ def _scalar(dtype: _Dtype, data: bytes) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """A value with arrays for their stand-ins."""
+    """A value with arrays in place of :class:`_Array`."""
     if isinstance(value, _Array):
         return value.values
     if isinstance(value, dict):

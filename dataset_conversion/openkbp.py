@@ -51,7 +51,7 @@ class OpenKbpPatient:
 
     Attributes:
         folder: The folder ``pt_N``.
-        split: ``Tr``, or ``Ts`` for a patient that is kept from training and may lack a dose.
+        split: ``Tr``, or ``Ts`` for a patient that is kept out of training and may lack a dose.
         catalogue: A catalogue with OpenKBP's ROIs.
     """
 
@@ -61,7 +61,7 @@ class OpenKbpPatient:
 
     @property
     def name(self) -> str:
-        """Name of the case: that of the folder."""
+        """Name of the case: the folder's name."""
         return self.folder.name
 
     def checksums(self) -> dict[str, str]:
@@ -72,7 +72,7 @@ class OpenKbpPatient:
         """Read and check the patient.
 
         Raises:
-            InputError: If a file is missing, unknown or damaged, or the patient is not plausible.
+            InputError: If a file is missing, unknown or damaged, or the patient is implausible.
         """
         files = self._files()
         region = read_mask(self._required(DOSE_REGION_FILE))
@@ -183,15 +183,15 @@ class OpenKbpFolder:
 
 
 def find_patients(source: Path, catalogue: Catalogue, *, test_only: bool = False) -> OpenKbpFolder:
-    """Look for patients in the published layout, or in a plain folder of ``pt_N`` folders.
+    """Find patients in the published layout, or in a plain folder of ``pt_N`` folders.
 
     Args:
-        source: Holds ``train-pats``, ``validation-pats`` (or ``valid-pats``) or ``test-pats``, or folders ``pt_N``.
+        source: Contains ``train-pats``, ``validation-pats`` (or ``valid-pats``) or ``test-pats``, or folders ``pt_N``.
         catalogue: A catalogue with OpenKBP's ROIs.
-        test_only: Keep all patients from training, for example because they have no dose.
+        test_only: Keep all patients out of training, for example because they have no dose.
 
     Raises:
-        InputError: If there are none, or something in the folders is not a patient.
+        InputError: If there are none, or a folder is not a patient.
     """
     if not source.is_dir():
         raise InputError(f"{source} is not a folder; expected OpenKBP's train-pats, validation-pats, test-pats or pt_N")
@@ -226,12 +226,12 @@ def _patient_folders(folder: Path) -> list[Path]:
 def find_openkbp(
     source: Path, *, template: Template | None = None, test_only: bool = False
 ) -> FoundPatients[OpenKbpPatient]:
-    """OpenKBP patients, to be converted.
+    """OpenKBP patients, for conversion.
 
     Args:
         source: See :func:`find_patients`.
-        template: Has OpenKBP's ROIs by their TG-263 names; default is the shipped template ``openkbp``.
-        test_only: Keep all patients from training.
+        template: Contains OpenKBP's ROIs by their TG-263 names; default: the shipped template ``openkbp``.
+        test_only: Keep all patients out of training.
 
     Raises:
         InputError: As :func:`find_patients`, or if the template lacks an ROI.
@@ -261,7 +261,7 @@ def write_prediction_csv(prediction: Path, csv_path: Path, dose_region: Path | N
     """Write a predicted dose in the format of OpenKBP's scoring code.
 
     Args:
-        prediction: NIfTI file, Gy, on the grid of the converted patient.
+        prediction: NIfTI file in Gy, on the grid of the converted patient.
         csv_path: File to write.
         dose_region: The patient's ``possible_dose_mask.csv``, or the same as a mask of shape (z, y, x); its voxels are
             written. None writes all voxels with dose.
@@ -270,7 +270,7 @@ def write_prediction_csv(prediction: Path, csv_path: Path, dose_region: Path | N
         Number of voxels written.
 
     Raises:
-        InputError: If the grid is not OpenKBP's, or the dose is not finite, is negative, or reaches out of the region.
+        InputError: If the grid is not OpenKBP's, or the dose is not finite, negative, or extends beyond the region.
     """
     dose_gy = read_image(prediction).values.astype(np.float32)
     if dose_gy.shape != GRID:
@@ -297,8 +297,8 @@ def write_predictions(predictions: Path, out: Path, dataset: RawDataset) -> Sequ
     """Write all predicted doses of a folder as ``OUT/CASE.csv``.
 
     Args:
-        predictions: Folder of NIfTI files, named as the cases.
-        out: Folder to write to.
+        predictions: Folder of NIfTI files, named like the cases.
+        out: Output folder.
         dataset: The converted data set, with the dose region of each case.
 
     Returns:

@@ -1,7 +1,7 @@
 """OpenKBP's CSV files: reading, checking, axes, and writing predictions.
 
 A file has the header ``,data`` and lines ``index,value``; the index is the C-order position in a 128 x 128 x 128 array
-whose axes run to the patient's back, left and feet. Masks have an empty value. Voxels that are not named are zero.
+whose axes run to the patient's back, left and feet. Masks have empty values. Voxels that are not listed are zero.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _Number = TypeVar("_Number", bound=np.generic)
 
 
 def read_mask(path: Path) -> NDArray[np.int64]:
-    """Indices of the voxels in a mask file; none if the file has a header only.
+    """Indices of the voxels in a mask file; empty if the file has only a header.
 
     Raises:
         InputError: If the file is missing, has values, or as :func:`read_values`.
@@ -39,7 +39,7 @@ def read_values(path: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Indices and values of a CT or dose file.
 
     Raises:
-        InputError: If the file is missing, empty or cut off, is not made of ``index,value`` lines below the header
+        InputError: If the file is missing, empty or cut off, does not consist of ``index,value`` lines below the header
             ``,data``, or an index is out of range or is repeated, or a value is NaN or infinite.
     """
     table = _parse(
@@ -57,7 +57,7 @@ def read_spacing_mm(path: Path) -> tuple[float, float, float]:
     """Voxel size (x, y, z) in mm from ``voxel_dimensions.csv``, whose lines are in the order of OpenKBP's axes.
 
     Raises:
-        InputError: If the file is missing or is not three lines with a number above zero each.
+        InputError: If the file is missing or does not have three lines with a positive number each.
     """
     try:
         back, left, feet = (read_number(line) for line in _read(path).decode("ascii").removesuffix("\n").split("\n"))
@@ -69,7 +69,7 @@ def read_spacing_mm(path: Path) -> tuple[float, float, float]:
 
 
 def to_grid(index: NDArray[np.int64], values: NDArray[_Number]) -> NDArray[_Number]:
-    """Place values into a volume (z, y, x) whose axes run to the patient's head, back and left; zero elsewhere."""
+    """Put values into a volume (z, y, x) whose axes run to the patient's head, back and left; zero elsewhere."""
     flat = np.zeros(N_VOXELS, values.dtype)
     flat[index] = values
     return np.ascontiguousarray(flat.reshape(GRID)[:, :, ::-1].transpose(2, 0, 1))
@@ -82,7 +82,7 @@ def from_grid(volume: NDArray[_Number]) -> NDArray[_Number]:
 
 
 def write_values(path: Path, index: NDArray[np.int64], values: NDArray[np.float32]) -> None:
-    """Write ``index,value`` lines; each float32 with the fewest digits that give it back exactly."""
+    """Write ``index,value`` lines; each float32 with the fewest digits that reproduce it exactly."""
     lines = [f"{i},{value}" for i, value in zip(index.tolist(), values.astype(str).tolist(), strict=True)]
     write_text(path, "\n".join([_HEADER, *lines, ""]))
 
@@ -95,7 +95,7 @@ def _read(path: Path) -> bytes:
 
 
 def _body(path: Path, line: re.Pattern[bytes], form: str) -> bytes:
-    """The lines below the header, each of the form that is wanted."""
+    """The lines below the header, checked against the expected form."""
     text = _read(path)
     if not text:
         raise InputError(f"{path} is empty")

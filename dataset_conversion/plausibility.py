@@ -1,6 +1,6 @@
 """Plausibility checks across the images of a case: units, offsets and truncated files.
 
-Each check refuses what can't be, and returns notes on what is unusual. Bounds: :mod:`cdm_nnunet.ranges`.
+Each check refuses impossible values, and returns notes on unusual ones. Bounds: :mod:`cdm_nnunet.ranges`.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ _AXES = ("z", "y", "x")
 def ct_notes(
     ct_hu: NDArray[Any], catalogue: Catalogue, rois: tuple[str, ...], mask_of: MaskOf, spacing_mm: tuple[float, ...]
 ) -> list[str]:
-    """Check a CT by itself, and against the ROIs that lie in it.
+    """Check a CT, alone and against its ROIs.
 
     Args:
         ct_hu: Shape (z, y, x), HU.
         catalogue: Kinds of the ROIs.
-        rois: The contoured ones.
+        rois: Names of the contoured ROIs.
         mask_of: Mask of an ROI, shape (z, y, x).
         spacing_mm: Voxel size (z, y, x).
 
     Raises:
-        InputError: If values lie outside 12 bits, there is no air or no tissue, or the external goes on where the CT
-            has ended.
+        InputError: If values lie outside 12 bits, there is no air or no tissue, or the external extends beyond the
+            end of the CT.
     """
     low, high = float(ct_hu.min()), float(ct_hu.max())
     if not (CT_HU.possible[0] <= low and high <= CT_HU.possible[1]):  # NaN fails too
@@ -83,7 +83,7 @@ def ct_notes(
 def _external_notes(
     name: str, mask: NDArray[np.bool_], ct_hu: NDArray[Any], spacing_mm: tuple[float, ...]
 ) -> list[str]:
-    """Compare the external with where the CT shows a body."""
+    """Compare the external with the body in the CT."""
     tissue = mask & (ct_hu > NO_TISSUE_HU)
     for axis in range(3):
         others = tuple(k for k in range(3) if k != axis)
@@ -105,11 +105,11 @@ def dose_notes(dose_gy: NDArray[np.float32], prescriptions_gy: Mapping[str, floa
 
     Args:
         dose_gy: Shape (z, y, x), Gy.
-        prescriptions_gy: By name of the target; at least one.
+        prescriptions_gy: Gy by name of the target; at least one.
         mask_of: Mask of an ROI, shape (z, y, x).
 
     Raises:
-        InputError: If the dose is rather in another unit, or of another plan or another patient.
+        InputError: If the dose seems to have another unit, or to belong to another plan or patient.
     """
     maximum_gy, highest_gy = float(dose_gy.max()), max(prescriptions_gy.values())
     notes = maximum_notes(maximum_gy, highest_gy)

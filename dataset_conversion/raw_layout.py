@@ -1,7 +1,7 @@
 """The writer of raw data sets, in the format that :mod:`cdm_nnunet.dataset` describes.
 
 A conversion can be stopped at any moment and run again: complete, unchanged cases are skipped. ``dataset.json`` is
-written when all cases are complete, so that an unfinished data set can't be planned.
+written only when all cases are complete, so that an unfinished data set can't be planned.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class DatasetSpec:
         description: One sentence.
         template: The clinical template; its ROIs, in order, are the catalogue.
         source: Name of the conversion.
-        published_validation: Cases that the publisher chose for validation (fold 0); may be empty.
+        published_validation: The publisher's validation cases (fold 0); may be empty.
         excluded: Patients that the user excluded.
         patients: Name of the patient by case, if a patient has several cases: they stay together in every fold.
         mapping: ROI of each name in the patients' files, if a model should read new patients with it.
@@ -78,9 +78,9 @@ class Conversion:
 
     Attributes:
         folder: The data set's folder.
-        catalogue: Names the ROIs.
+        catalogue: The ROI catalogue.
         cases: All cases by name.
-        converted: Names of the cases that were written in this run; the others existed already, unchanged.
+        converted: Names of the cases written in this run; the others were up to date.
         excluded: Patients that the user excluded.
         seconds: Duration of this run.
         patients: The patient by case; cases with the same CT or dose count as one patient.
@@ -102,7 +102,7 @@ class Conversion:
 
     @property
     def same_images(self) -> list[list[str]]:
-        """Cases with the same CT or dose that the source has as different patients; they stay together in folds."""
+        """Cases with the same CT or dose under different patients in the source; they stay together in folds."""
         groups: dict[str, list[str]] = {}
         for case, patient in self.patients.items():
             groups.setdefault(patient, []).append(case)
@@ -152,7 +152,7 @@ class Conversion:
 def template_catalogue(template: Template) -> Catalogue:
     """The catalogue of a template: its ROIs in order; ``NAME_L`` and ``NAME_R`` are mirror partners.
 
-    A ``NAME_L`` without a ``NAME_R`` makes a catalogue that can't be mirrored: training and prediction do without.
+    A ``NAME_L`` without a ``NAME_R`` gives a catalogue without mirroring, in training and prediction.
 
     Raises:
         InputError: If the template has more than 64 ROIs.
@@ -186,7 +186,7 @@ def write_dataset(
         spec: Description of the data set.
         sources: The patients.
         n_processes: Worker processes; 1 converts in this process.
-        before: Called when the data set is known to be free for these patients, before anything is written.
+        before: Called before anything is written, when the data set may hold these patients.
         log: File for tracebacks of internal errors, which may name patients; by default in the data set.
 
     Raises:
@@ -232,7 +232,7 @@ def write_dataset(
         )
         write_json(folder / CASES_FILE, {name: case.record.to_json() for name, case in cases.items()})
         if folds is not None:
-            # (where all are one, nothing can be split)
+            # (a single patient can't be split)
             if len({conversion.patients[name] for name in training}) > 1:
                 folds = make_folds(training, spec.published_validation, conversion.patients)
             write_json(folder / SPLITS_FILE, folds)
@@ -252,7 +252,7 @@ def load_checked(source: CaseSource, catalogue: Catalogue) -> Case:
     """Load a patient.
 
     Raises:
-        InputError: Why the patient can't be converted.
+        InputError: If the patient can't be converted.
     """
     case = source.load()
     if (case.name, case.split, case.catalogue) != (source.name, source.split, catalogue):
@@ -261,7 +261,7 @@ def load_checked(source: CaseSource, catalogue: Catalogue) -> Case:
 
 
 def _convert(source: CaseSource, folder: Path, catalogue: Catalogue, decisions: str, log: Path) -> _Outcome:
-    """Convert one patient unless that was done before; runs in a worker."""
+    """Convert one patient unless it is up to date; runs in a worker."""
     try:
         with fenced(source.name, log):
             completed = CompletedCase.read(folder, source.name)
@@ -278,7 +278,7 @@ def _convert(source: CaseSource, folder: Path, catalogue: Catalogue, decisions: 
 def _outcomes(
     sources: Sequence[CaseSource], folder: Path, spec: DatasetSpec, n_processes: int, log: Path
 ) -> Iterator[_Outcome]:
-    # What of the template decides what a case becomes; goals do not.
+    # The parts of the template that affect a converted case; goals do not.
     decisions = hashlib.sha256("".join(roi.model_dump_json() for roi in spec.template.rois).encode()).hexdigest()
     work = functools.partial(_convert, folder=folder, catalogue=spec.catalogue, decisions=decisions, log=log)
     done = unordered(work, sources, n_processes)
@@ -287,7 +287,7 @@ def _outcomes(
 
 
 def _claim(raw_folder: Path, spec: DatasetSpec) -> Path:
-    """Create the data set's folder, or make sure that the one there is an earlier run of the same conversion."""
+    """Create the data set's folder, or check that an existing one is from the same conversion."""
     folder = raw_folder / dataset_name(spec.dataset_id, spec.name)
     others = sorted(p.name for p in raw_folder.glob(f"Dataset{spec.dataset_id:03d}_*") if p.name != folder.name)
     if others:
@@ -347,7 +347,7 @@ def _refuse_strays(folder: Path, cases: dict[str, CompletedCase]) -> None:
 
 
 def _with_several_cases(spec: DatasetSpec, conversion: Conversion) -> dict[str, str]:
-    """Patient by training case, where a patient has several: they stay together in every split, the user's too."""
+    """Patient by training case, for patients with several cases: they stay together in every split, also the user's."""
     of_case = {case: spec.patients[case] for case in conversion.training if case in spec.patients}
     counts = Counter(of_case.values())
     return {case: patient for case, patient in of_case.items() if counts[patient] > 1}

@@ -22,8 +22,8 @@ class RoiMapping:
     """ROIs of a patient by the names of a template.
 
     Attributes:
-        names: Name in the data by ROI of the template; for those that the data have.
-        unused: Names in the data that are no ROI of the template.
+        names: Name in the data by ROI of the template; only for ROIs in the data.
+        unused: Names in the data that match no ROI of the template.
     """
 
     names: Mapping[str, str]
@@ -34,7 +34,7 @@ def map_rois(template: Template, names: Iterable[str]) -> RoiMapping:
     """Find the ROIs of a template among the names of a patient's contours.
 
     Args:
-        template: Has names, aliases and expressions; case is ignored.
+        template: Template with names, aliases and expressions; case is ignored.
         names: Names in the data.
 
     Raises:
@@ -49,13 +49,13 @@ def prescriptions_gy(template: Template, given: Mapping[str, object], contoured:
     """Prescribed dose of each contoured target.
 
     Args:
-        template: Knows prescriptions that are the same for all patients.
-        given: Gy by name of the target, or by an alias; they come before the template's.
+        template: Template with prescriptions that apply to all patients.
+        given: Gy by name of the target, or by an alias; these override the template's.
         contoured: ROIs of the patient, by the template's names.
 
     Raises:
-        InputError: If a name is not a target of the template, a value is not a number, or a contoured target for which
-            every patient has their own prescription is missing.
+        InputError: If a name is not a target of the template, a value is not a number, or a contoured target
+            without a common prescription is missing.
     """
     mapped = map_rois(template, given)
     targets = {roi.name: roi.prescription_gy for roi in template.rois if roi.kind == "target"}
@@ -78,13 +78,13 @@ def prescriptions_gy(template: Template, given: Mapping[str, object], contoured:
 
 
 def unused_text(names: Iterable[str]) -> dict[str, str]:
-    """The entry of a case's source that tells which of its masks were not used."""
+    """The entry of a case's source that lists its unused masks."""
     names = tuple(names)
     return {_UNUSED: json.dumps(names, ensure_ascii=False)} if names else {}
 
 
 def unused_masks(cases: Iterable[CompletedCase]) -> dict[str, int]:
-    """Masks that are no ROI of the template, and in how many cases they came."""
+    """Masks that match no ROI of the template, with their numbers of cases."""
     counts: Counter[str] = Counter()
     for case in cases:
         counts.update(parse_json(case.record.source.get(_UNUSED, "[]"), list[str], _UNUSED, "convert the data again"))

@@ -21,21 +21,21 @@ def make_folds(
     """Five folds, none with an empty side.
 
     With a published validation set, fold 0 is the published split and folds 1 to 4 validate a random quarter of all
-    cases each. Without one, the five folds validate a random fifth each. Where there are fewer cases than parts, every
-    part is one case, and the folds repeat.
+    cases each. Without one, the five folds validate a random fifth each. With fewer cases than parts, every part is one
+    case, and the folds repeat.
 
     Args:
         cases: Names of all cases that have a reference dose for training.
-        published_validation: Those of them that the publisher of the data chose for validation; fold 0 follows this
-            where it leaves at least one case on either side.
-        patients: Name of the patient by case; cases that are not in it are a patient each. All cases of a patient are
-            on one side of a fold.
+        published_validation: The publisher's validation cases among them; fold 0 follows this if it leaves at
+            least one case on either side.
+        patients: Name of the patient by case; other cases are a patient each. All cases of a patient are on one
+            side of a fold.
 
     Returns:
-        Five ``{"train": names, "val": names}``; the same for the same names, in whatever order they come.
+        Five ``{"train": names, "val": names}``; the same for the same names in any order.
 
     Raises:
-        InputError: If there are fewer than two cases or patients, or the published split parts a patient's cases.
+        InputError: If there are fewer than two cases or patients, or the published split separates a patient's cases.
 
     Example:
         >>> folds = make_folds(["a", "b", "c"])
@@ -66,14 +66,14 @@ def make_folds(
 
 
 def refuse_parted_patients(splits: Mapping[str, Split], patients: Mapping[str, str]) -> None:
-    """Check that no patient has cases for training and cases that are kept from it.
+    """Check that no patient has cases both in and out of training.
 
     Args:
         splits: ``Tr`` or ``Ts`` by case.
-        patients: Name of the patient by case; cases that are not in it are a patient each.
+        patients: Name of the patient by case; other cases are a patient each.
 
     Raises:
-        InputError: If one has.
+        InputError: If a patient has.
     """
     sides: dict[str, dict[Split, str]] = {}
     for case, split in splits.items():
@@ -87,11 +87,11 @@ def refuse_parted_patients(splits: Mapping[str, Split], patients: Mapping[str, s
 
 
 def patients_with_twins(files: Mapping[str, Mapping[str, str]], patients: Mapping[str, str]) -> dict[str, str]:
-    """The patient of each case, where cases with the same CT or the same dose are of one, whatever they are called.
+    """The patient of each case; cases with the same CT or dose belong to one patient, whatever their names.
 
     Args:
-        files: By case, the digest of each written file by its path in the data set.
-        patients: Name of the patient by case; cases that are not in it are a patient each.
+        files: By case, the digest of each file by its path in the data set.
+        patients: Name of the patient by case; other cases are a patient each.
 
     Example:
         >>> patients_with_twins({"a": {"labelsTr/a.nii.gz": "1f"}, "b": {"labelsTr/b.nii.gz": "1f"}}, {})

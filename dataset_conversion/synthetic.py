@@ -1,4 +1,4 @@
-"""Phantom patients for demonstration and tests: no patient data, but the shape of a head-and-neck plan."""
+"""Phantom patients for demonstration and tests: similar to head-and-neck plans, without patient data."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _CT_NOISE_HU = 8.0
 
 
 def synthetic_patient(seed: int, *, name: str | None = None, split: Split = "Tr", coarseness: float = 1.0) -> Case:
-    """A head-and-neck phantom: another patient for every seed, the same one for the same seed.
+    """A head-and-neck phantom, determined by its seed.
 
     Args:
         seed: Number from 0.
@@ -36,7 +36,7 @@ def synthetic_patient(seed: int, *, name: str | None = None, split: Split = "Tr"
         The case, with the ROIs of the template ``openkbp`` and their disjoint targets.
 
     Raises:
-        InputError: If the seed is negative, or the voxels get too coarse.
+        InputError: If the seed is negative, or the voxels become too coarse.
     """
     if seed < 0:
         raise InputError(f"a seed is a number from 0, not {seed}")
@@ -70,7 +70,7 @@ def synthetic_patient(seed: int, *, name: str | None = None, split: Split = "Tr"
 
 
 def _draw_grid(rng: np.random.Generator, coarseness: float) -> Canvas:
-    """A grid that shows the neck from the shoulders to the skull base, shifted by a few mm."""
+    """A grid from the shoulders to the skull base, shifted by a few mm."""
     in_plane, slices = rng.uniform(3.6, 4.5) * coarseness, rng.uniform(2.7, 3.5) * coarseness
     n_plane = int(np.clip(rng.integers(330, 390) / in_plane, 72 / coarseness, 96 / coarseness))
     n_slices = int(np.clip(rng.integers(175, 200) / slices, 48 / coarseness, 64 / coarseness))
@@ -90,7 +90,7 @@ def _draw_grid(rng: np.random.Generator, coarseness: float) -> Canvas:
 
 @dataclass(frozen=True)
 class SyntheticSource:
-    """A phantom that is made when it is written.
+    """A phantom that is made on demand.
 
     Attributes:
         seed: Its seed.
@@ -116,12 +116,12 @@ class SyntheticSource:
 def find_synthetic(
     n_training: int, n_test: int = 0, *, seed: int = 0, coarseness: float = 1.0
 ) -> FoundPatients[SyntheticSource]:
-    """Phantom patients, to be converted.
+    """Phantom patients, for conversion.
 
     Args:
         n_training: Patients for training, at least 2.
-        n_test: Patients for testing, with a reference dose too.
-        seed: Another seed gives other patients; below 1,000,000.
+        n_test: Patients for testing, also with a reference dose.
+        seed: Seed of the patients, below 1,000,000.
         coarseness: Factor on the voxel size, for quick tests.
 
     Raises:

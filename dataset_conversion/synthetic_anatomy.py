@@ -20,7 +20,7 @@ Field = NDArray[np.float64]
 
 AIR_HU, FAT_HU, SOFT_HU, BRAIN_HU, GLAND_HU, BONE_HU, TOOTH_HU, LUNG_HU = -1000, -90, 45, 35, 5, 750, 1600, -780
 
-# Half width, half depth and centre (front to back) of the outline, by level: shoulders, neck, jaw, skull.
+# Half width, half depth and centre (front to back) of the outline by level: shoulders, neck, jaw, skull.
 _OUTLINE_Z_MM = (-125, -95, -72, -52, -25, 0, 18, 38, 65, 110)
 _HALF_WIDTH_MM = (205, 185, 125, 76, 59, 60, 65, 72, 76, 74)
 _HALF_DEPTH_MM = (92, 86, 74, 64, 58, 62, 80, 92, 96, 95)
@@ -47,7 +47,7 @@ class Canvas(Grid):
         return inside
 
     def tube(self, z_range_mm: tuple[float, float], cx: Field, cy: Field, radii_xy_mm: tuple[float, float]) -> Mask:
-        """Voxels inside an elliptic tube along z whose centre is given by level, shape (Z, Y, X)."""
+        """Voxels inside an elliptic tube along z with its centre given by level, shape (Z, Y, X)."""
         z, y, x = self.coordinates()
         section = ((x - cx) / radii_xy_mm[0]) ** 2 + ((y - cy) / radii_xy_mm[1]) ** 2 <= 1
         inside: Mask = section & (z >= z_range_mm[0]) & (z <= z_range_mm[1])
@@ -72,7 +72,7 @@ class Anatomy:
 
     Attributes:
         grid: Its grid.
-        body: Inside the skin.
+        body: Mask of the body.
         ct_hu: CT without noise.
         organs: Masks by TG-263 name.
         spine_y_mm: Front edge of the spine by level, shape (Z, 1, 1).
@@ -142,7 +142,7 @@ def make_anatomy(rng: np.random.Generator, grid: Canvas) -> Anatomy:
 
 
 def _outline(grid: Canvas, width: float, depth: float) -> Mask:
-    """Inside the skin: a superellipse at each level, with a nose."""
+    """Mask of the body: a superellipse at each level, with a nose."""
     z, y, x = grid.coordinates()
     half_width, half_depth, centre, power = (
         np.interp(z, _OUTLINE_Z_MM, values) for values in (_HALF_WIDTH_MM, _HALF_DEPTH_MM, _CENTRE_Y_MM, _SQUARENESS)

@@ -25,11 +25,11 @@ _MOST_PATIENTS = 99
 
 @dataclass(frozen=True)
 class MaskSolid:
-    """An ROI that is given by its voxels.
+    """An ROI given by its voxels.
 
     Attributes:
         mask: Its voxels, shape (Z, Y, X).
-        grid: Their places; axes along the patient's.
+        grid: Its grid, with the patient's axes.
     """
 
     mask: Mask
@@ -58,7 +58,7 @@ class MaskSolid:
         return np.asarray(_sampled(self.grid, self.mask.astype(np.float64), 0.0)(points_mm) > 0.5)
 
     def fraction_below(self, axis: int, at_mm: float) -> float:
-        """Voxels whose centres lie below, as part of all."""
+        """Fraction of voxels with centres below."""
         centres = self.grid.origin_zyx_mm[2 - axis] + self.grid.spacing_zyx_mm[2 - axis] * np.arange(
             self.mask.shape[2 - axis]
         )
@@ -74,10 +74,10 @@ def write_patients(folder: Path, n: int) -> list[PhantomFiles]:
 
     Args:
         folder: New or empty.
-        n: How many, 1 to 99.
+        n: Number of phantoms, 1 to 99.
 
     Returns:
-        The files of each.
+        The files of each phantom.
 
     Raises:
         InputError: If the number is out of range, or the folder is not empty.
@@ -90,7 +90,7 @@ def write_patients(folder: Path, n: int) -> list[PhantomFiles]:
 
 
 def head_neck_phantom(seed: int = 0) -> Phantom:
-    """A head-and-neck patient with body, targets and organs; another one for every seed."""
+    """A head-and-neck patient with body, targets and organs, determined by the seed."""
     rng = np.random.default_rng(1000 + seed)
     half_mm = _PIXEL_MM * (_PIXELS - 1) / 2
     shape = (len(_SLICES_Z_MM), _PIXELS, _PIXELS)
@@ -121,7 +121,7 @@ def _solids(anatomy: Anatomy, targets: dict[str, Mask]) -> dict[str, MaskSolid]:
 def _sampled(
     grid: Canvas, values: NDArray[np.float64], outside: float
 ) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
-    """A function of points (..., 3) in LPS mm that interpolates values on a grid linearly."""
+    """Linear interpolation of values on a grid, as a function of points (..., 3) in LPS mm."""
     axes = [
         origin + size * np.arange(n)
         for origin, size, n in zip(grid.origin_zyx_mm, grid.spacing_zyx_mm, values.shape, strict=True)

@@ -1,6 +1,6 @@
-"""Targets and reference dose of the phantoms: what a VMAT plan for the head and neck looks like, by formulas.
+"""Targets and reference dose of the phantoms: a formula-based model of a head-and-neck VMAT plan.
 
-The dose follows from anatomy and targets alone, up to a normalisation that varies by half a percent; a network can
+The dose depends only on anatomy and targets, up to a normalisation that varies by half a percent, so a network can
 learn it.
 """
 
@@ -17,7 +17,7 @@ FRACTIONS = 35
 LEVELS_GY: Mapping[str, float] = {"PTV_7000": 70.0, "PTV_6300": 63.0, "PTV_5600": 56.0}
 _SKIN_CROP_MM = 4.0
 _MARGIN_MM = 5.0
-# Fraction of the dose that the optimiser takes out of an organ where it is not in a target.
+# Fraction of the dose that the optimiser removes from an organ outside targets.
 _SPARING: Mapping[str, float] = {
     "SpinalCord": 0.36,
     "Brainstem": 0.30,
@@ -66,7 +66,7 @@ def make_dose(
     grid = anatomy.grid
     union = np.logical_or.reduce(list(targets.values()))
     # Steep gradient close to each target, low-dose bath of the coplanar arcs further away.
-    # (the lower levels get 3 % more: the normalisation at the end is on the highest)
+    # (lower levels get 3 % more, because the final normalisation is to the highest)
     raised = {name: level if name == "PTV_7000" else 1.03 * level for name, level in LEVELS_GY.items()}
     fields = [_falloff(grid, target) * raised[name] for name, target in targets.items()]
     dose = np.power(np.sum([level**14 for level in fields], axis=0), 1 / 14)
@@ -106,7 +106,7 @@ def _tumour(rng: np.random.Generator, anatomy: Anatomy, side: int) -> Mask:
 
 
 def _node(rng: np.random.Generator, anatomy: Anatomy, side: int) -> Mask:
-    """An involved lymph node beside the large vessels, level II to III."""
+    """An involved lymph node next to the large vessels, level II to III."""
     z = anatomy.grid.coordinates()[0]
     level = rng.uniform(-30, 38)
     y = float(np.interp(level, z[:, 0, 0], anatomy.spine_y_mm[:, 0, 0])) - 2 + rng.normal(0, 4)
@@ -114,7 +114,7 @@ def _node(rng: np.random.Generator, anatomy: Anatomy, side: int) -> Mask:
 
 
 def _neck(rng: np.random.Generator, anatomy: Anatomy, side: int) -> Mask:
-    """The elective volume of one side, level II to IV: a tube that runs inwards to the collar bone."""
+    """The elective volume of one side, level II to IV: a tube that runs inwards to the clavicle."""
     grid = anatomy.grid
     z = grid.coordinates()[0]
     centre_x = side * (37 + 0.07 * z + rng.normal(0, 1.5))
@@ -137,7 +137,7 @@ def _falloff(grid: Canvas, target: Mask) -> Field:
 
 
 def _tissue_deviation(anatomy: Anatomy) -> Field:
-    """Relative dose change by the density around: less scatter beside air, a little more behind soft tissue."""
+    """Relative dose change by the density around: less scatter next to air, slightly more behind soft tissue."""
     density = 1 + np.clip(anatomy.ct_hu, -1000, 600) / 1000
     near, wide = anatomy.grid.blur(density, 7), anatomy.grid.blur(density, 22)
     deviation: Field = 0.11 * (near - wide)
@@ -145,7 +145,7 @@ def _tissue_deviation(anatomy: Anatomy) -> Field:
 
 
 def _arc_ripple(grid: Canvas, target: Mask) -> Field:
-    """The faint star that the control points of an arc leave outside the target."""
+    """The faint star pattern of an arc's control points outside the target."""
     z, y, x = grid.coordinates()
     weights = target / target.sum()
     centre_y, centre_x = float((weights * y).sum()), float((weights * x).sum())

@@ -1,6 +1,6 @@
 """The nnU-Net trainers for dose prediction: every class ``nnUNetTrainer...`` of a module in this package.
 
-``NAME_250epochs`` is the trainer ``NAME`` with another number of epochs, for each number, as in nnU-Net.
+``NAME_250epochs`` is the trainer ``NAME`` with that number of epochs, as in nnU-Net.
 """
 
 import functools

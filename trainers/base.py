@@ -1,4 +1,4 @@
-"""Base class of the dose trainers: regression in place of segmentation."""
+"""Base class of the dose trainers: regression instead of segmentation."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ from cdm_nnunet.trainers.step import StepResult
 from cdm_nnunet.trainers.together import from_all, loss_factor, n_processes, refuse_torchrun, wait_for_all
 from cdm_nnunet.trainers.validation import PatchErrors, patch_errors
 
-let_trainers_load_weights()  # (here, not where the plugin is registered: it imports nnU-Net's training command)
+let_trainers_load_weights()  # (here, not at registration, because it imports nnU-Net's training command)
 
 _GRADIENT_NORM = 12
-_CASES_BETWEEN_MEETINGS = 10  # of a process: it waits for the others no longer than torch allows (10 minutes)
+_CASES_BETWEEN_MEETINGS = 10  # of a process: it waits for the others at most as long as torch allows (10 minutes)
 
 
 class DoseTrainer(LoggedTrainer):
@@ -94,7 +94,7 @@ class DoseTrainer(LoggedTrainer):
         """Build network, optimizer and loss.
 
         Raises:
-            InputError: If the configuration was not preprocessed, or the fold can't be trained on.
+            InputError: If the configuration was not preprocessed, or the fold is unusable.
         """
         if not Path(self.preprocessed_dataset_folder).is_dir():
             raise InputError(
@@ -111,7 +111,7 @@ class DoseTrainer(LoggedTrainer):
         self.dvh_loss = None if dvh_loss is None else dvh_loss.to(self.device)
 
     def build_dvh_loss(self, terms: Terms) -> torch.nn.Module | None:
-        """The loss to add to the voxel-wise error, with the arguments of :meth:`CDMLoss.forward`; None adds none.
+        """The loss to add to the voxel-wise error, with the arguments of :meth:`CDMLoss.forward`; None for no loss.
 
         Args:
             terms: The metrics of the template's goals with the use ``loss``.
@@ -119,7 +119,7 @@ class DoseTrainer(LoggedTrainer):
         return None
 
     def load_pretrained_weights(self, file: str) -> None:
-        """Start from the weights of another dose model, last layers included; ROI inputs are matched by name.
+        """Start from the weights of another dose model, including the last layers; ROI inputs are matched by name.
 
         Raises:
             InputError: If there is no such checkpoint or model package, or it has another dose scale or network.
@@ -188,7 +188,7 @@ class DoseTrainer(LoggedTrainer):
             self._loader(DoseDataLoader(validation, patches, target_share=1.0, augment=False), (n + 1) // 2),
         )
         for one in loaders:
-            next(one)  # starts the worker processes before the device is busy
+            next(one)  # starts the worker processes before the device is in use
         return loaders
 
     def _loader(self, source: DoseDataLoader, n_processes: int) -> Any:
@@ -212,7 +212,7 @@ class DoseTrainer(LoggedTrainer):
             self.print_to_log_file(f"{name} is not a setting of this software and changes nothing", add_timestamp=False)
 
     def on_train_start(self) -> None:
-        """Build what is missing, start the loaders, and write the plans into the model's folder."""
+        """Initialise if needed, start the loaders, and write the plans to the model's folder."""
         super().on_train_start()
         wait_for_all()  # (nnU-Net has each process write the plans)
         if self.local_rank == 0:
@@ -295,7 +295,7 @@ class DoseTrainer(LoggedTrainer):
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), _GRADIENT_NORM)
             self.optimizer.step()
         value, voxel_error = float(step.loss.detach()), float(step.voxel_error.detach())
-        # (a scaler passes over steps whose half-precision outputs overflow; then both are affected)
+        # (a scaler skips steps whose half-precision outputs overflow; then both are affected)
         if not math.isfinite(value) and (self.grad_scaler is None or math.isfinite(voxel_error)):
             raise RuntimeError(f"the loss is {value} in epoch {self.current_epoch}: the training has diverged")
         self._end_step()
@@ -327,7 +327,7 @@ class DoseTrainer(LoggedTrainer):
 
         The metrics of the summary are on the network's grid; ``cdm-nnunet evaluate`` gives them on the patients' grids.
         """
-        if save_probabilities:  # (after days of training, no reason to do without the rest)
+        if save_probabilities:  # (after days of training, the other cases should not be lost)
             self.print_to_log_file("--npz is left out: a dose has no class probabilities")
         self.set_deep_supervision_enabled(False)
         _, cases = self.do_split()

@@ -14,7 +14,7 @@ class nnUNetTrainerCDM(DoseTrainer):  # noqa: N801  # nnU-Net finds trainers by 
     dvh_weight = 0.5
 
     def build_dvh_loss(self, terms: Terms) -> CDMLoss | CapturedCDMLoss:
-        """The CDM loss, as the settings say; in fixed shapes it is compiled where nnU-Net compiles the network."""
+        """The CDM loss with the settings' options; with fixed shapes it is compiled if nnU-Net compiles."""
         loss = CDMLoss(
             terms,
             self.dose_plans.dose_scale_gy,

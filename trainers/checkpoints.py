@@ -45,7 +45,7 @@ def newest_whole(folder: Path) -> tuple[Checkpoint, list[str]] | None:
             for c in found
         )
         raise InputError(f"the checkpoints in {folder} belong to several trainings: {names}; move the others away")
-    return max(found, key=lambda checkpoint: checkpoint.epoch), damaged  # (the first of equals)
+    return max(found, key=lambda checkpoint: checkpoint.epoch), damaged  # (the first one of equal epoch)
 
 
 @contextmanager
@@ -61,7 +61,7 @@ def fold_claimed(folder: Path, *, begins: bool, restart: bool) -> Iterator[None]
         InputError: If another process trains this fold, or a training starts although there are checkpoints.
     """
     with locked(folder / _LOCK, f"another process is training in {folder}; wait until it has ended"):
-        for partial in folder.glob(".checkpoint_*.partial_*"):  # of a process that was killed
+        for partial in folder.glob(".checkpoint_*.partial_*"):  # left by a killed process
             partial.unlink(missing_ok=True)
         earlier = sorted(folder.glob("checkpoint_*.pth"))
         if begins and earlier and not restart:

@@ -15,7 +15,7 @@ from nnunetv2.run.run_training import get_trainer_from_args
 from cdm_nnunet.trainers.run import Training
 
 _REPEATS = 20
-_LIMIT_S = 30.0  # for each thing that is measured
+_LIMIT_S = 30.0  # for each measured quantity
 _WARM_UP = 3
 _RESULTS = "nnUNet_results"
 
@@ -100,7 +100,7 @@ def _measure(trainer: Any, training: Any, validation: Any) -> dict[str, Any]:
 
 
 def _seconds(action: Callable[[], Any]) -> tuple[float, int]:
-    """Mean time of an action, and how often it was done. A step ends when its loss has come from the device."""
+    """Mean time of an action, and its number of repetitions. A step ends when its loss has arrived from the device."""
     start = perf_counter()
     n = 0
     while n < _REPEATS and perf_counter() - start < _LIMIT_S:
@@ -111,7 +111,7 @@ def _seconds(action: Callable[[], Any]) -> tuple[float, int]:
 
 @contextmanager
 def elsewhere() -> Iterator[None]:
-    """Let a trainer write its log to a folder that is deleted."""
+    """Make a trainer write its log to a temporary folder."""
     before = os.environ[_RESULTS]
     with tempfile.TemporaryDirectory() as folder:
         os.environ[_RESULTS] = folder

@@ -34,7 +34,7 @@ class WholeCaseValidation:
         predictor: A predictor with the trained network.
         dataset: The preprocessed cases.
         folder: Folder for doses and summary.
-        origin: The model and options that make the doses.
+        origin: Model and options of the doses.
         dose_region: 1 inside the dose region by ROI words: (B, L, Z, Y, X) -> (B, 1, Z, Y, X).
         terms: Metrics to compare.
     """

@@ -21,7 +21,7 @@ def running(source: DoseDataLoader, n_processes: int, seeds: Sequence[int] | Non
         source: The loader.
         n_processes: Number of processes; 0 for this process.
         seeds: One for each process; None for none.
-        pinned: Whether batches lie in pinned memory, from which a GPU copies fast.
+        pinned: Whether batches are in pinned memory, from which a GPU copies fast.
     """
     if n_processes == 0:
         return SingleThreadedAugmenter(source, None)

@@ -73,7 +73,7 @@ class LoggedTrainer(ResumableTrainer):
         )
 
     def run_training(self) -> None:
-        """As :meth:`ResumableTrainer.run_training`; trackers are closed in any case."""
+        """As :meth:`ResumableTrainer.run_training`; trackers are always closed."""
         try:
             super().run_training()
         finally:
@@ -82,7 +82,7 @@ class LoggedTrainer(ResumableTrainer):
             self.logger.loggers = []
 
     def _begin_step(self) -> None:
-        """Stop here if the system asked for it, and count the wait for the batch."""
+        """Stop here after SIGTERM, and measure the wait for the batch."""
         self._stop_if_asked()
         if self._step_ended_at is not None:
             self._loader_wait_s += perf_counter() - self._step_ended_at

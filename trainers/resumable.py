@@ -25,7 +25,7 @@ class ResumableTrainer(nnUNetTrainer):
     """nnU-Net's trainer with checkpoints that are complete or absent, and settings that belong to the model.
 
     Attributes:
-        settings: Settings of the training; if it is continued, those it was started with.
+        settings: Settings of the training; of a continued training, those at its start.
     """
 
     network: torch.nn.Module
@@ -126,10 +126,10 @@ class ResumableTrainer(nnUNetTrainer):
         write_checkpoint(path, content, mark(content["network_weights"], self.plans_manager.plans, self.dataset_json))
 
     def _content(self, epochs_done: int) -> dict[str, Any]:
-        """What a checkpoint holds: nnU-Net's entries, and the settings of the training.
+        """Contents of a checkpoint: nnU-Net's entries, and the settings of the training.
 
         Args:
-            epochs_done: Number of the epochs whose record it keeps; a training that goes on begins with the next.
+            epochs_done: Number of finished epochs; a continued training starts with the next one.
         """
         scaler = self.grad_scaler
         return {
@@ -166,7 +166,7 @@ class ResumableTrainer(nnUNetTrainer):
                 self._stop_early()
 
     def _stop_if_asked(self) -> None:
-        """Raise :class:`Stopped` if SIGTERM came to any of the processes: between the same two steps in all."""
+        """Raise :class:`Stopped` if any process received SIGTERM: in all processes after the same step."""
         if any_of_all(self._stop.asked, self.device):
             raise Stopped
 
@@ -177,7 +177,7 @@ class ResumableTrainer(nnUNetTrainer):
             self.print_to_log_file(
                 f"stopped by SIGTERM in epoch {self.current_epoch}; {path} is written: continue with --c"
             )
-        wait_for_all()  # (the first that ends has the others killed soon)
+        wait_for_all()  # (when the first process ends, the others are soon killed)
         for loader in (self.dataloader_train, self.dataloader_val):
             getattr(loader, "_finish", lambda: None)()
         raise SystemExit(128 + signal.SIGTERM)

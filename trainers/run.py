@@ -58,7 +58,7 @@ class Training:
         """Check data, device and trainer, and set the number of threads.
 
         Raises:
-            InputError: If the data set was not planned, there is no such device, or the trainer is not for dose.
+            InputError: If the data set was not planned, the device is not available, or the trainer is not for dose.
         """
         refuse_torchrun()
         self._read(f"{self.plans}.json")
@@ -91,9 +91,9 @@ class Start:
         pretrained: Another model whose weights to start from: a checkpoint, a model package, or a shipped one's name.
         continues: Continue from the newest intact checkpoint.
         changes_settings: Continue with settings that differ from those at the start.
-        restarts: Start although there is a training already; its checkpoints are moved to another folder.
-        validates: Only the final validation of a finished training.
-        with_best: Validate the best checkpoint, not the last.
+        restarts: Start although a training exists; its checkpoints are moved to another folder.
+        validates: Only run the final validation of a finished training.
+        with_best: Validate the best checkpoint instead of the last one.
     """
 
     pretrained: str | Path | None = None
@@ -122,7 +122,7 @@ def train(training: Training, start: Start) -> Path:
     training = training.as_planned()
     _quiet_advice()
     for variable, asked in ((RESTART, start.restarts), (CHANGE_SETTINGS, start.changes_settings)):
-        if asked:  # (by the environment, for the processes of several GPUs inherit no arguments)
+        if asked:  # (by the environment, because the processes of several GPUs inherit no arguments)
             os.environ[variable] = "1"
     model = Path(
         get_output_folder(
@@ -153,13 +153,13 @@ def train(training: Training, start: Start) -> Path:
 
 
 def _quiet_advice() -> None:
-    """Leave out nnU-Net's advice to use other plans, which are for segmentation."""
+    """Suppress nnU-Net's advice to use other plans, which are for segmentation."""
 
     def quiet(*words: object, **options: Any) -> None:
         if "old nnU-Net default plans" not in " ".join(map(str, words)):
-            print(*words, **options)  # noqa: T201  # it stands in for nnU-Net's own
+            print(*words, **options)  # noqa: T201  # it replaces nnU-Net's
 
-    stock.print = quiet  # (found before the built-in)
+    stock.print = quiet  # (found before the built-in print)
 
 
 def _refuse_other_trainers(name: str) -> None:

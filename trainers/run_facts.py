@@ -1,4 +1,4 @@
-"""Software, data set and machine of a training, for those who look at its curves later."""
+"""Software, data set and machine of a training, for the record of its curves."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def software_facts() -> Mapping[str, str]:
 
 
 def git_state(folder: Path = Path(cdm_nnunet.__file__).parent) -> str:
-    """Commit of the checkout that contains a folder of sources, ``changed`` if files differ from it; empty for none."""
-    if not _git(folder, "ls-files", "."):  # (an environment below somebody else's checkout)
+    """Commit of the checkout that contains a folder of sources, ``changed`` if files differ; empty without one."""
+    if not _git(folder, "ls-files", "."):  # (an environment inside another project's checkout)
         return ""
     commit = _git(folder, "rev-parse", "HEAD")
     return f"{commit} changed" if _git(folder, "status", "--porcelain", "--untracked-files=no") else commit

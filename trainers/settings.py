@@ -21,7 +21,7 @@ LossShapes = Literal["free", "fixed"]
 
 _PREFIX = "CDM_"
 RESTART, CHANGE_SETTINGS = "CDM_RESTART", "CDM_CHANGE_SETTINGS"
-_NEAR = 0.6  # similarity of two names, prefix aside: EPOCHS is near NUM_EPOCHS, HOME is near none
+_NEAR = 0.6  # similarity of two names without prefix: EPOCHS is near NUM_EPOCHS, HOME is near none
 _SEED_LIMIT = 2**32  # NumPy's
 
 
@@ -35,8 +35,8 @@ class TrainingSettings:
         num_val_iterations: Validation batches per epoch.
         learning_rate: Learning rate of AdamW at the start; it falls to zero over the epochs (nnU-Net's polynomial
             schedule).
-        loss_weight: Weight of the CDM or other DVH loss beside the voxel-wise error; by default the trainer's own.
-        loss_start: Share of the epochs before that loss starts; from there its weight rises linearly over a tenth
+        loss_weight: Weight of the CDM or other DVH loss next to the voxel-wise error; by default the trainer's own.
+        loss_start: Share of the epochs before that loss starts; then its weight rises linearly over a tenth
             of the epochs. With 0 it has its full weight from the first step.
         window_percent: See :class:`Smoothing`.
         sigmoid_width_gy: ``threshold_width_gy`` of :class:`Smoothing`.
@@ -99,7 +99,7 @@ class TrainingSettings:
 
         Args:
             environment: Variables by name.
-            saved: Settings that hold if no variable is set, as :meth:`to_json` gives them; None for the defaults.
+            saved: Settings for variables that are not set, from :meth:`to_json`; None for the defaults.
 
         Raises:
             InputError: If a value has the wrong type, a variable's name is nearly one of ours (misspelt, it would
@@ -132,14 +132,14 @@ class TrainingSettings:
 
     @classmethod
     def resumed(cls, saved: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> TrainingSettings:
-        """Settings of a training that is continued: those it was started with, whatever variables are set.
+        """Settings of a training that is continued: those at its start, whatever variables are set.
 
         Args:
-            saved: As :meth:`to_json` gave them.
+            saved: From :meth:`to_json`.
             environment: Variables by name.
 
         Raises:
-            InputError: If a variable asks for another value, unless ``CDM_CHANGE_SETTINGS`` is 1.
+            InputError: If a variable has another value, unless ``CDM_CHANGE_SETTINGS`` is 1.
         """
         began, asked = cls.from_environment({}, saved), cls.from_environment(environment, saved)
         changes = [
@@ -155,7 +155,7 @@ class TrainingSettings:
         return asked
 
     def to_json(self) -> dict[str, int | float | str | None]:
-        """The form in which a checkpoint keeps them."""
+        """Form in a checkpoint."""
         return asdict(self)
 
     def with_epochs(self, n_epochs: int | None) -> TrainingSettings:

@@ -1,4 +1,4 @@
-"""Stop a training between two steps when the system asks for it."""
+"""Stop a training between two steps at the system's request."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from collections.abc import Iterator
 from typing import Any
 
 
-class Stopped(Exception):  # noqa: N818  # not an error: the system asked for it
+class Stopped(Exception):  # noqa: N818  # not an error: the system requested it
     """Raised between two steps after SIGTERM."""
 
 
 class StopRequest:
-    """Whether SIGTERM was received. A cluster sends it some seconds before it ends a job.
+    """Whether SIGTERM was received. A cluster sends it a few seconds before it ends a job.
 
     Args:
-        outlives_parent: For the processes of several GPUs: the end of the parent counts as a request as well. It
-            reaches them as SIGINT (torch has the system send it), and so do all signals after that.
+        outlives_parent: For the processes of several GPUs: the end of the parent also counts as a request. It
+            reaches them as SIGINT (requested by torch), and so do all signals after that.
 
     Attributes:
-        asked: Whether it came.
+        asked: Whether it was received.
     """
 
     def __init__(self, *, outlives_parent: bool = False) -> None:
@@ -32,7 +32,7 @@ class StopRequest:
 
     @contextlib.contextmanager
     def on_sigterm(self) -> Iterator[None]:
-        """Take SIGTERM as a request while the block runs; only the main thread of a process can."""
+        """Treat SIGTERM as a request while the block runs; only possible in the main thread of a process."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -47,7 +47,7 @@ class StopRequest:
                 signal.signal(number, handler)
 
     def _ask(self, *_: Any) -> None:
-        if os.getpid() != self._process:  # a loader that was forked from it ends as it always did
+        if os.getpid() != self._process:  # a forked loader process ends as usual
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGTERM)
         self.asked = True

@@ -1,4 +1,4 @@
-"""Several processes that train one model, one for each GPU: what they agree on, and what they combine."""
+"""Several processes that train one model, one per GPU: agreement between them, and combined results."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def from_all(items: Sequence[_Item]) -> list[_Item]:
 
 
 def any_of_all(said: bool, device: torch.device) -> bool:
-    """Whether it is true in any process; all must call it, and all get the same answer."""
+    """Whether a condition is true in any process; all must call it, and all get the same answer."""
     if not are_several():
         return said
     count = torch.tensor(int(said), device=device)
@@ -107,7 +107,7 @@ def _refusal_of_the_first(claim: contextlib.AbstractContextManager[None], held: 
 
 @contextlib.contextmanager
 def several_processes() -> Iterator[None]:
-    """For the process that starts the others: pass SIGTERM on to them, and report their refusals in one line.
+    """For the process that starts the others: forward SIGTERM to them, and report their refusals in one line.
 
     Raises:
         InputError: If they refuse something.

@@ -1,7 +1,7 @@
 """Curves of a training for TensorBoard, Weights & Biases and MLflow.
 
-One adapter, :class:`Tracker`, does what all services need: names, failures, what is sent once. A service is four
-functions.
+One adapter, :class:`Tracker`, does what all services need: names, failures, facts that are sent once. A service has
+four fields.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ MLFLOW_VARIABLE = "MLFLOW_TRACKING_URI"
 WANDB_VARIABLE = "nnUNet_wandb_enabled"  # nnU-Net's switch
 _INSTALL = "pip install 'cdm_nnunet[tracking]'"
 _MLFLOW_RUN = "mlflow_run.json"
-_MLFLOW_SETTINGS = {  # where the user has set none
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # a server that is away must not hold up epochs
+_MLFLOW_SETTINGS = {  # if the user has set none
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # an unreachable server must not delay epochs
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-    "MLFLOW_ALLOW_FILE_STORE": "true",  # a folder works on a cluster without a server
+    "MLFLOW_ALLOW_FILE_STORE": "true",  # a folder also works on a cluster without a server
 }
 _ON, _OFF = ("1", "True", "true"), ("0", "False", "false")
 _STARTS, _ENDS = "epoch_start_timestamps", "epoch_end_timestamps"
-# What each curve of the log is called there.
+# Name of each curve of the log in the services.
 _NAMES = {
     "train_losses": "loss/training",
     "train_voxel_error": "loss/training_voxel_wise",
@@ -86,9 +86,9 @@ class Service:
     """A service that receives curves.
 
     Attributes:
-        send: Takes the values of some epochs.
-        tell: Takes the facts of the training; called once for a training.
-        close: Ends the run; takes whether the training is done.
+        send: Receives the values of some epochs.
+        tell: Receives the facts of the training; called once per training.
+        close: Ends the run; receives whether the training is finished.
         knows_run: Whether the service already has facts and earlier epochs of this training.
     """
 
@@ -106,9 +106,9 @@ class Tracker:
 
     Args:
         title: Name of the service, for messages.
-        open_service: Opens it; called with the first values, after the loaders were forked.
+        open_service: Opens the service; called with the first values, after the loaders were forked.
         facts: Facts of the training.
-        tell: Takes a line for the log.
+        tell: Receives a line for the log.
     """
 
     def __init__(self, title: str, open_service: Callable[[], Service], facts: Mapping[str, Any],
@@ -124,7 +124,7 @@ class Tracker:
         self._is_given_up = False
 
     def log(self, key: str, value: float, step: int) -> None:
-        """Take a value of the log; the time at which an epoch ends sends all."""
+        """Collect a value of the log; the end time of an epoch sends all."""
         if key == _STARTS:
             self._epoch_began = value
         elif key == _ENDS:
@@ -137,10 +137,10 @@ class Tracker:
         """Do nothing: nnU-Net would send complete plans and ``dataset.json``."""
 
     def log_summary(self, key: str, value: Any) -> None:
-        """Do nothing: nnU-Net's summary is that of a segmentation."""
+        """Do nothing: nnU-Net's summary is for segmentation."""
 
     def close(self, *, is_done: bool) -> None:
-        """Send what is left, and end the run."""
+        """Send the remaining values, and end the run."""
         self._flush()
         if self._service is not None:
             service, self._service = self._service, None
@@ -168,10 +168,10 @@ class Tracker:
         self._service = service
 
     def _guarded(self, step: Callable[[], None]) -> bool:
-        """Do it; a failure is one line for the log, the first time."""
+        """Run an action; its first failure is logged in one line."""
         try:
             step()
-        except Exception as error:  # noqa: BLE001  # whatever a service raises, the training goes on
+        except Exception as error:  # noqa: BLE001  # whatever a service raises, the training continues
             if self._works:
                 reason = " ".join(str(error).split())[:200] or type(error).__name__
                 self._tell(f"{self._title} got no curves ({reason}); the training continues")
@@ -200,11 +200,11 @@ def opened_later() -> Iterator[None]:
 
 
 def trackers_for(run: Run, tell: Callable[[str], None]) -> list[Tracker]:
-    """The trackers of this training: TensorBoard if it is installed, others if their variable asks for them.
+    """The trackers of this training: TensorBoard if it is installed, others if their variable is set.
 
     Args:
         run: The training.
-        tell: Takes a line for the log.
+        tell: Receives a line for the log.
     """
     chosen: list[tuple[str, Callable[[Run], Service]]] = []
     if find_spec("tensorboard") is not None:

@@ -20,7 +20,7 @@ class PatchErrors:
     Attributes:
         dose: Sum over voxels of |predicted - reference| in Gy, and number of voxels of the dose region.
         ptv_metrics: Sum over target metrics of share x |predicted - reference| (Gy, or % of volume), and sum of the
-            shares: each metric is weighted with the share of its ROI in the patch.
+            shares: each metric is weighted by the share of its ROI in the patch.
         oar_metrics: The same for organs at risk and other ROIs.
     """
 

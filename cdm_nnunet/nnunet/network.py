@@ -147,9 +147,7 @@ def falling_off(prescription: Tensor, fall_off: Sequence[float]) -> Tensor:
     Returns:
         Same shape and unit; in targets at least the prescription, more near a target of a higher one.
     """
-    if (
-        prescription.device.type == "cpu" and prescription.amax() > 0
-    ):  # (elsewhere, finding the box would cost more)
+    if prescription.device.type == "cpu" and prescription.amax() > 0:  # (elsewhere, finding the box would cost more)
         around = _around_targets(prescription, fall_off)
         guess = torch.zeros_like(prescription)
         guess[around] = _falling_off(prescription[around].contiguous(), fall_off)

@@ -243,7 +243,7 @@ def test_a_prediction_for_a_converted_case_finds_its_patient(exports, tmp_path, 
     assert "1 files of case 'case_x' are not where they were, for example /gone/plan.dcm" in capfd.readouterr().err
     sources.write_text("[]")
     assert cli.main(["export", "dicom", str(other), "--source", str(sources), "-o", str(out)]) == 2
-    assert "expected the side file of a conversion" in capfd.readouterr().err
+    assert "expected the list of source files of a conversion" in capfd.readouterr().err
 
 
 def test_what_inspection_tells_names_no_patient(exports, tmp_path, capfd):
