@@ -247,8 +247,8 @@ def _environment(folder: Path, training: Mapping[str, str]) -> dict[str, str]:
     base = {name: text for name, text in os.environ.items() if name not in foreign and not name.startswith("CDM_")}
     command = [_program("cdm-nnunet"), "env", "--json"]
     exports = json.loads(subprocess.run(command, cwd=folder, env=base, stdout=subprocess.PIPE, check=True).stdout)
-    # One loader process is enough for two cores. Threads that wait sleep, which leaves the cores to other work.
-    return {"nnUNet_n_proc_DA": "1", **base, "OMP_WAIT_POLICY": "PASSIVE", **exports, **training}
+    # Patches this small load faster than a process for them starts. Threads that wait sleep, and leave the cores free.
+    return {"nnUNet_n_proc_DA": "0", **base, "OMP_WAIT_POLICY": "PASSIVE", **exports, **training}
 
 
 class _Left:

@@ -6,6 +6,7 @@ the hyoid bone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -56,8 +57,26 @@ class Canvas(Grid):
     def depth_mm(self, mask: Mask, z_weight: float = 1.0) -> Field:
         """Distance to the nearest voxel outside, 0 outside; distances along z count ``z_weight`` times."""
         dz, dy, dx = self.spacing_zyx_mm
-        depth: Field = ndimage.distance_transform_edt(mask, sampling=(dz * z_weight, dy, dx))
+        depth = np.zeros(self.shape)
+        box = self._box(mask, (1, 1, 1))
+        depth[box] = ndimage.distance_transform_edt(mask[box], sampling=(dz * z_weight, dy, dx))
         return depth
+
+    def grown(self, mask: Mask, margin_mm: float) -> Mask:
+        """The mask with a margin in 3D."""
+        if margin_mm <= 0:
+            return mask
+        grown = np.zeros_like(mask)
+        box = self._box(mask, [math.ceil(margin_mm / size) + 1 for size in self.spacing_zyx_mm])
+        grown[box] = ndimage.distance_transform_edt(~mask[box], sampling=self.spacing_zyx_mm) <= margin_mm
+        return grown
+
+    def _box(self, mask: Mask, around: Sequence[int]) -> tuple[slice, ...]:
+        """The part of the grid that holds a mask and some voxels around it; distances outside need not be computed."""
+        found = ndimage.find_objects(mask.astype(np.uint8))
+        if not found:
+            return tuple(map(slice, self.shape))
+        return tuple(slice(max(s.start - n, 0), s.stop + n) for s, n in zip(found[0], around, strict=True))
 
     def blur(self, volume: NDArray[np.generic], sigma_mm: float) -> Field:
         """Gaussian blur."""
@@ -77,6 +96,7 @@ class Anatomy:
         organs: Masks by TG-263 name.
         spine_y_mm: Front edge of the spine by level, shape (Z, 1, 1).
         airway: Air-filled throat and windpipe.
+        depth_mm: Distance to the skin, 0 outside.
     """
 
     grid: Canvas
@@ -85,6 +105,7 @@ class Anatomy:
     organs: dict[str, Mask] = field(repr=False)
     spine_y_mm: Field
     airway: Mask
+    depth_mm: Field = field(repr=False)
 
 
 def make_anatomy(rng: np.random.Generator, grid: Canvas) -> Anatomy:
@@ -138,7 +159,7 @@ def make_anatomy(rng: np.random.Generator, grid: Canvas) -> Anatomy:
     for name, hu in (("Parotid_L", GLAND_HU), ("Parotid_R", GLAND_HU), ("Esophagus", 25), ("SpinalCord", BRAIN_HU)):
         ct_hu[organs[name] & body] = hu
     ct_hu[organs["Larynx"] & ~airway & (grid.depth_mm(organs["Larynx"]) < 4)] = 160  # cartilage
-    return Anatomy(grid, body, ct_hu, {name: mask & body for name, mask in organs.items()}, spine_y, airway)
+    return Anatomy(grid, body, ct_hu, {name: mask & body for name, mask in organs.items()}, spine_y, airway, inner)
 
 
 def _outline(grid: Canvas, width: float, depth: float) -> Mask:

@@ -39,23 +39,23 @@ _SITES: tuple[tuple[tuple[float, float, float], tuple[float, float, float]], ...
 def make_targets(rng: np.random.Generator, anatomy: Anatomy) -> dict[str, Mask]:
     """Draw disjoint targets: the tumour with nodes at 70 Gy, and electively treated neck around it."""
     grid = anatomy.grid
-    allowed = anatomy.body & (grid.depth_mm(anatomy.body) > _SKIN_CROP_MM)
+    allowed = anatomy.body & (anatomy.depth_mm > _SKIN_CROP_MM)
     side = int(rng.choice((-1, 1)))
     gross = _tumour(rng, anatomy, side)
     for _ in range(int(rng.integers(1, 4))):
         gross |= _node(rng, anatomy, side)
-    ptv_high = _expand(grid, gross, _MARGIN_MM) & allowed
+    ptv_high = grid.grown(gross, _MARGIN_MM) & allowed
     targets = {"PTV_7000": ptv_high}
     necks = {s: _neck(rng, anatomy, s) for s in (side, -side)}
     taken = ptv_high
     if rng.random() < 0.55:
         z = grid.coordinates()[0]
         upper_neck = necks[side] & (np.abs(z - 5) < 30)
-        targets["PTV_6300"] = (_expand(grid, ptv_high, 8) | upper_neck) & allowed & ~taken & ~anatomy.airway
+        targets["PTV_6300"] = (grid.grown(ptv_high, 8) | upper_neck) & allowed & ~taken & ~anatomy.airway
         taken = taken | targets["PTV_6300"]
     if rng.random() < 0.92:
         both = necks[side] | necks[-side] if rng.random() < 0.85 else necks[side]
-        targets["PTV_5600"] = (both | _expand(grid, ptv_high, 6)) & allowed & ~taken & ~anatomy.airway
+        targets["PTV_5600"] = (both | grid.grown(ptv_high, 6)) & allowed & ~taken & ~anatomy.airway
     return targets
 
 
@@ -71,19 +71,19 @@ def make_dose(
     fields = [_falloff(grid, target) * raised[name] for name, target in targets.items()]
     dose = np.power(np.sum([level**14 for level in fields], axis=0), 1 / 14)
     inside = np.minimum(grid.depth_mm(union), 8) / 8
-    dose *= 1 + 0.025 * inside + _tissue_deviation(anatomy) * np.minimum(grid.depth_mm(anatomy.body), 20) / 20
+    dose *= 1 + 0.025 * inside + _tissue_deviation(anatomy) * np.minimum(anatomy.depth_mm, 20) / 20
     dose *= _arc_ripple(grid, targets["PTV_7000"])
 
     in_target = grid.blur(union, 2.5)
     for name, fraction in _SPARING.items():
         margin = 4.0 if name in ("SpinalCord", "Brainstem") else 0.0
-        organ = grid.blur(_expand(grid, anatomy.organs[name], margin), 3.5)
+        organ = grid.blur(grid.grown(anatomy.organs[name], margin), 3.5)
         dose *= 1 - fraction * organ * (1 - in_target)
     dose = grid.blur(dose, 2.2)
-    dose *= 1 - 0.45 * np.exp(-grid.depth_mm(anatomy.body) / 3.0)  # build-up below the skin
+    dose *= 1 - 0.45 * np.exp(-anatomy.depth_mm / 3.0)  # build-up below the skin
 
     high = targets["PTV_7000"]
-    coverage = float(np.clip(1.005 - 1.3 * (grid.depth_mm(anatomy.body)[high] < 9).mean(), 0.985, 1.005))
+    coverage = float(np.clip(1.005 - 1.3 * (anatomy.depth_mm[high] < 9).mean(), 0.985, 1.005))
     dose *= 70.0 * 1.028 * coverage * rng.normal(1, 0.004) / np.median(dose[high])
     z = grid.coordinates()[0]
     levels = z[np.any(union, axis=(1, 2))]
@@ -120,14 +120,6 @@ def _neck(rng: np.random.Generator, anatomy: Anatomy, side: int) -> Mask:
     centre_x = side * (37 + 0.07 * z + rng.normal(0, 1.5))
     top, bottom = 44 + rng.normal(0, 5), -66 + rng.normal(0, 6)
     return grid.tube((bottom, top), centre_x, anatomy.spine_y_mm + 1, (17 + rng.normal(0, 1), 23 + rng.normal(0, 1.5)))
-
-
-def _expand(grid: Canvas, mask: Mask, margin_mm: float) -> Mask:
-    """The mask with a margin in 3D."""
-    if margin_mm <= 0:
-        return mask
-    expanded: Mask = grid.depth_mm(~mask) <= margin_mm
-    return expanded
 
 
 def _falloff(grid: Canvas, target: Mask) -> Field:
