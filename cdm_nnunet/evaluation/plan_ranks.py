@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic.dataclasses import dataclass
 
 from cdm_nnunet.dataset import ROI_CHANNEL, RawDataset
@@ -47,13 +48,6 @@ class PlanValues:
     patient: str
     prescription_gy: Positive | None
     values: Mapping[str, Finite]
-
-    def is_comparable(self, other: PlanValues) -> bool:
-        """Whether the other plan is another patient's, with the same prescription."""
-        if self.patient == other.patient:
-            return False
-        one, two = self.prescription_gy, other.prescription_gy
-        return one == two if one is None or two is None else abs(one - two) <= PRESCRIPTION_TOLERANCE_GY
 
 
 def reference_values(rois: Mapping[str, RoiResult]) -> dict[str, float]:
@@ -105,18 +99,51 @@ def training_plans(evaluation: Evaluation, dataset: RawDataset, kept: Path, work
 
 
 def ranks_of(cases: Sequence[CaseResult], plans: Sequence[PlanValues]) -> dict[str, dict[str, PlanRank]]:
-    """Where each case stands among plans, by case and ``ROI METRIC``; its own patient's plans are left out."""
-    return {case.case: _ranks(case, plans) for case in cases}
+    """Where each case stands among plans, by case and ``ROI METRIC``.
+
+    Its own patient's plans, and those of another prescription, are left out.
+    """
+    cohort = _Cohort(plans)
+    return {case.case: _ranks(case, cohort) for case in cases}
 
 
-def _ranks(case: CaseResult, plans: Sequence[PlanValues]) -> dict[str, PlanRank]:
+class _Cohort:
+    """Plans as arrays: one over all plans for each ``ROI METRIC``, with NaN where a plan has no value."""
+
+    def __init__(self, plans: Sequence[PlanValues]) -> None:
+        terms = {term for plan in plans for term in plan.values}
+        self._values = {term: _array([plan.values.get(term) for plan in plans]) for term in terms}
+        self._prescriptions = _array([plan.prescription_gy for plan in plans])
+        self._patients = np.array([plan.patient for plan in plans], dtype=str)
+
+    def comparable(self, own: PlanValues) -> NDArray[np.bool_]:
+        """Which plans are other patients' with the same prescription, or without one as this."""
+        if own.prescription_gy is None:
+            same = np.isnan(self._prescriptions)
+        else:
+            same = np.abs(self._prescriptions - own.prescription_gy) <= PRESCRIPTION_TOLERANCE_GY
+        return np.asarray(same & (self._patients != own.patient))
+
+    def values(self, term: str, chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Values of the chosen plans that have one."""
+        if term not in self._values:
+            return np.empty(0)
+        values = self._values[term][chosen]
+        return values[~np.isnan(values)]
+
+
+def _array(numbers: Sequence[float | None]) -> NDArray[np.float64]:
+    return np.array([np.nan if number is None else number for number in numbers])
+
+
+def _ranks(case: CaseResult, cohort: _Cohort) -> dict[str, PlanRank]:
     own = _of_case(case)
-    others = [plan.values for plan in plans if own.is_comparable(plan)]
+    others = cohort.comparable(own)
     goals = {f"{name} {goal.metric}": (roi, goal) for name, roi in case.rois.items() for goal in roi.goals}
     ranks = {}
     for term, reference in own.values.items():
         roi, goal = goals[term]
-        values = np.array([other[term] for other in others if term in other])
+        values = cohort.values(term, others)
         predicted = None if goal.predicted == NOT_EVALUABLE else roi.metrics[goal.metric].predicted
         if values.size >= LEAST_OTHERS:
             ranks[term] = PlanRank(
@@ -127,7 +154,7 @@ def _ranks(case: CaseResult, plans: Sequence[PlanValues]) -> dict[str, PlanRank]
     return ranks
 
 
-def percent_below(values: np.ndarray[Any, np.dtype[np.float64]], value: float) -> float:
+def percent_below(values: NDArray[np.float64], value: float) -> float:
     """Percent of values that are lower than a value; equal ones count half.
 
     Example:
