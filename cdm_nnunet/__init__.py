@@ -1,7 +1,7 @@
 """nnU-Net for radiotherapy dose prediction, trained on clinical DVH metrics.
 
 Importing the package is light: torch and nnunetv2 are imported only by ``cdm_nnunet.losses``, ``cdm_nnunet.nnunet``,
-``cdm_nnunet.prediction`` and ``cdm_nnunet.trainers``, and when ``cdm_nnunet.Model`` is asked for.
+``cdm_nnunet.prediction`` and ``cdm_nnunet.trainers``, and when ``cdm_nnunet.Model`` is used.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ For each case, a raw data set has three images on one grid and, for training and
 ``labelsTr/CASE``           dose, float32 Gy
 ==========================  =================================================================================
 
-``imagesTs`` and ``labelsTs`` hold cases that are kept from training. This module reads and describes; only
+``imagesTs`` and ``labelsTs`` contain cases that are kept out of training. This module reads and describes; only
 ``dataset_conversion.raw_layout`` writes.
 """
 
@@ -41,8 +41,8 @@ READER_NAME = "CDMReaderWriter"
 CASES_FILE = "cdm_cases.json"
 UNITS: Mapping[str, str] = MappingProxyType({"dose": "Gy", "ct": "HU"})
 NOTES = "notes"  # key of a case's source: a JSON list in text
-COLOURS = "colours"  # key of a case's source: a JSON object in text, #rrggbb by ROI, as its structure set draws them
-POSITION = "patient position"  # key of a case's source: HFS, FFS, ... of its CT, where that says it
+COLOURS = "colours"  # key of a case's source: a JSON object in text, #rrggbb by ROI, from its structure set
+POSITION = "patient position"  # key of a case's source: HFS, FFS, ... of its CT, if stated there
 Split = Literal["Tr", "Ts"]
 Positive = Annotated[float, Field(gt=0)]
 _AGAIN = "convert the data again"
@@ -92,14 +92,14 @@ class CaseRecord:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was decided at conversion, and what is unusual."""
+        """Decisions at conversion, and unusual properties."""
         return tuple(parse_json(self.source.get(NOTES, "[]"), list[str], f"the notes of a case in {CASES_FILE}"))
 
     def to_json(self) -> dict[str, Any]:
-        """As it stands in ``cdm_cases.json``."""
+        """Entry for ``cdm_cases.json``."""
         content: dict[str, Any] = plain(self)
         if self.fractions is None:
-            del content["fractions"]  # (as data sets were written before there was one)
+            del content["fractions"]  # (data sets of earlier versions have none)
         return content
 
 
@@ -136,7 +136,7 @@ def cdm_section(dataset_json: Mapping[str, Any], where: str = "dataset.json") ->
     """Our section of a ``dataset.json`` or of plans, checked for version and units.
 
     Raises:
-        InputError: If there is none (the data set is not ours) or it is of another format version or unit.
+        InputError: If it is missing (the data set is not ours) or has another format version or unit.
     """
     section: object = dataset_json.get("cdm")
     if not isinstance(section, dict):
@@ -189,7 +189,7 @@ class RawDataset:
 
     @cached_property
     def roi_colours(self) -> dict[str, str]:
-        """``#rrggbb`` by ROI: that of most structure sets which give the ROI a colour; none where there is no such."""
+        """``#rrggbb`` by ROI: the colour of most structure sets with a colour for the ROI; other ROIs are left out."""
         found: dict[str, Counter[str]] = {}
         for case, record in self.cases.items():
             text = record.source.get(COLOURS, "{}")

@@ -1,4 +1,4 @@
-"""Synthetic patients, and every step from patients to scores as a user would run it."""
+"""Synthetic patients, and every step from patients to scores, as a user runs it."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ STATE_FILE = "demo.json"
 _FORMAT_VERSION = 1
 _ID, _NAME, _CONFIGURATION = 500, "Demo", "3d_coarse"
 SHIPPED = "openkbp_hn"
-# A phantom that is none of the demo's, with the options of its conversion.
+# A phantom that is not in the demo's data set, with the options of its conversion.
 _NEW_ID, _NEW_NAME, _NEW_CASE = 499, "NewPatient", "phantom_003"
 _NEW_OPTIONS = ("--patients", "2", "--test-patients", "1", "--seed", "3")
 _COMPARISON = "comparison/compare.html"
 _TELL_EVERY_S = 60.0
-# Seconds of the steps on one core with bfloat16 instructions: what is left is told by their ratios.
+# Seconds of the steps on one core with bfloat16 instructions: their ratios give the remaining time.
 _USUAL_S = {
     "convert": 25,
     "plan": 12,
@@ -49,7 +49,7 @@ _USUAL_S = {
 
 @dataclass(frozen=True)
 class Size:
-    """How much the demo does.
+    """Size of the demo.
 
     Attributes:
         patients: Synthetic patients for training, a fifth of them for validation.
@@ -68,7 +68,7 @@ class Size:
 
 @dataclass(frozen=True)
 class _State:
-    """How far a demo has come, as it stands in its folder."""
+    """Progress of a demo, as stored in its folder."""
 
     format_version: int
     quick: bool
@@ -97,7 +97,7 @@ QUICK = Size(
         "CDM_NUM_EPOCHS": "2",
         "CDM_NUM_ITERATIONS": "2",
         "CDM_NUM_VAL_ITERATIONS": "1",
-        "CDM_LEARNING_RATE": "0.05",  # (few steps, from zero: a dose of 1 Gy would be taken for another unit)
+        "CDM_LEARNING_RATE": "0.05",  # (few steps, from zero: a dose of 1 Gy looks like another unit)
         "CDM_SEED": "0",
     },
 )
@@ -109,8 +109,8 @@ class Step:
 
     Attributes:
         name: Name of the step and of its log.
-        command: As a user would type it in the demo's folder.
-        product: A file that is there when the step is done, relative to the demo's folder.
+        command: The command, as typed in the demo's folder.
+        product: A file that exists when the step is done, relative to the demo's folder.
     """
 
     name: str
@@ -119,11 +119,11 @@ class Step:
 
 
 def run_demo(folder: Path, *, quick: bool = False) -> dict[str, Any]:
-    """Run the steps of a demo that are not done yet.
+    """Run the unfinished steps of a demo.
 
     Args:
-        folder: New, or that of a demo to finish or show again.
-        quick: A few training steps only.
+        folder: A new folder, or that of a demo to finish or show again.
+        quick: Only a few training steps.
 
     Returns:
         The scores of both models and a table that compares them, the paths of their results, reports and pictures and
@@ -164,7 +164,7 @@ def run_demo(folder: Path, *, quick: bool = False) -> dict[str, Any]:
 
 
 def demo_steps(size: Size, *, quick: bool = False) -> list[Step]:
-    """The commands of the demo in their order."""
+    """Commands of the demo in order."""
     return [*_compared_models(size), *_shipped_model(("--disable-tta",) if quick else ())]
 
 
@@ -205,7 +205,7 @@ def _compared_models(size: Size) -> list[Step]:
 
 
 def _shipped_model(options: tuple[str, ...]) -> list[Step]:
-    """The model that ships predicts a phantom that it has never seen."""
+    """Steps in which the shipped model predicts a new phantom."""
     raw, out = f"{DEFAULT_ROOT}/nnUNet_raw/Dataset{_NEW_ID}_{_NEW_NAME}", f"predictions/{SHIPPED}"
     convert = ("cdm-nnunet", "convert", "synthetic", "-d", str(_NEW_ID), "-n", _NEW_NAME, *_NEW_OPTIONS)
     predict = ("cdm-nnunet", "predict", "-m", SHIPPED, "-i", f"{raw}/imagesTs", "-o", out, "--report")
@@ -216,10 +216,10 @@ def _shipped_model(options: tuple[str, ...]) -> list[Step]:
 
 
 def open_folder(folder: Path, *, quick: bool) -> dict[str, Any]:
-    """Make the demo's folder, or read the state of the one that is there.
+    """Make the demo's folder, or read the state of an existing one.
 
     Raises:
-        InputError: If it is something else, or a demo of the other size.
+        InputError: If the folder is not a demo's, or is a demo of the other size.
     """
     path = folder / STATE_FILE
     if not path.is_file():
@@ -242,17 +242,17 @@ def open_folder(folder: Path, *, quick: bool) -> dict[str, Any]:
 
 
 def _environment(folder: Path, training: Mapping[str, str]) -> dict[str, str]:
-    """The process's environment with what ``cdm-nnunet env`` exports in the demo's folder, and the demo's settings."""
+    """The environment with the exports of ``cdm-nnunet env`` in the demo's folder, and the demo's settings."""
     foreign = (*FOLDER_VARIABLES, "nnUNet_extTrainer")
     base = {name: text for name, text in os.environ.items() if name not in foreign and not name.startswith("CDM_")}
     command = [_program("cdm-nnunet"), "env", "--json"]
     exports = json.loads(subprocess.run(command, cwd=folder, env=base, stdout=subprocess.PIPE, check=True).stdout)
-    # Patches this small load faster than a process for them starts. Threads that wait sleep, and leave the cores free.
+    # Patches this small load faster than a process starts. Waiting threads sleep, which leaves the cores free.
     return {"nnUNet_n_proc_DA": "0", **base, "OMP_WAIT_POLICY": "PASSIVE", **exports, **training}
 
 
 class _Left:
-    """What is left of a demo: a line a minute, while a step runs."""
+    """Remaining time of a demo: one line per minute while a step runs."""
 
     def __init__(self, steps: Sequence[Step], done_s: Mapping[str, float]):
         usual_s = sum(_usual_s(name) for name in done_s)
@@ -260,7 +260,7 @@ class _Left:
         self._left_s = sum(_usual_s(step.name) for step in steps)
 
     def tell(self, seconds: float) -> None:
-        """Say how long the step has run, and how long the demo will go on."""
+        """Report how long the step has run, and the remaining time of the demo."""
         left_s = None if self._pace is None else max(self._pace * self._left_s - seconds, 0)
         to_go = f", about {duration_text(60 * max(round(left_s / 60), 1))} to go" if left_s is not None else ""
         _tell(f"\n      {duration_text(seconds)}{to_go} ... ")
@@ -289,7 +289,7 @@ def _run_step(step: Step, folder: Path, environment: Mapping[str, str], tell: Ca
 
 
 def _wait(process: subprocess.Popen[bytes], tell: Callable[[float], None]) -> int:
-    """Wait for a step; it ends with the demo."""
+    """Wait for a step, and end it with the demo."""
     started = perf_counter()
     try:
         while True:
@@ -302,7 +302,7 @@ def _wait(process: subprocess.Popen[bytes], tell: Callable[[float], None]) -> in
 
 
 def open_page(path: Path) -> bool:
-    """Open a page in the browser; whether there is one."""
+    """Open a page in the browser; return whether there is one."""
     return webbrowser.open(path.resolve().as_uri())
 
 
@@ -316,7 +316,7 @@ def _last_line(lines: Iterable[str]) -> str:
 
 
 def _program(name: str) -> str:
-    """Path of a program that was installed with this package."""
+    """Path of a program installed with this package."""
     path = shutil.which(name, path=os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")]))
     if path is None:
         raise InputError(
@@ -326,7 +326,7 @@ def _program(name: str) -> str:
 
 
 def _score_table(folder: Path) -> list[list[str]]:
-    """Both models side by side: the scores with intervals and verdicts, heads first."""
+    """Table of both models: scores with intervals and verdicts, headings first."""
     from cdm_nnunet.comparison.models import load_models
     from cdm_nnunet.comparison.run import compare
     from cdm_nnunet.comparison.sentences import score_table
@@ -336,7 +336,7 @@ def _score_table(folder: Path) -> list[list[str]]:
 
 
 def _new_patient(folder: Path) -> dict[str, Any]:
-    """What the shipped model predicted for a new phantom, and whether it applies to it."""
+    """Summary of the shipped model's prediction for a new phantom, and whether the model applies."""
     from cdm_nnunet.documents import read_json
     from cdm_nnunet.patient.record import PATIENT_ENDING, PatientRecord
 

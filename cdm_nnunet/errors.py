@@ -10,8 +10,8 @@ _BREAK = re.compile(r"\s*[\n\v\f\r\x1c-\x1e\x85\u2028\u2029]\s*")
 class InputError(ValueError):
     r"""Input that must not be used: a file, an option or data that would lead to a wrong dose.
 
-    The message says what was expected, what came, for which case, ROI or file, and how to fix it. The command line
-    prints it as one line and exits with status 2; anything else that is raised is a defect of this software.
+    The message says what was expected, what was found, for which case, ROI or file, and how to fix it. The command line
+    prints it as one line and exits with status 2; any other exception is a defect of this software.
 
     Example:
         >>> print(InputError("'PTV\n\x1b[2J' is no name"))
@@ -19,12 +19,12 @@ class InputError(ValueError):
     """
 
     def __str__(self) -> str:
-        """The message as one line, with what would act on a screen escaped: names in files may hold anything."""
+        """The message as one line, with control characters escaped: names in files may contain anything."""
         return printable(_BREAK.sub(" ", super().__str__()).strip())
 
 
 def printable(text: str) -> str:
-    """A text with everything escaped that would act on a screen."""
+    """A text with control characters escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
@@ -35,6 +35,6 @@ def numbers(values: object) -> str:
         >>> numbers((2.5, 3))
         '(2.5, 3)'
     """
-    import numpy as np  # (what the command line imports at its start stays light)
+    import numpy as np  # (keeps the start of the command line fast)
 
     return "(" + ", ".join(f"{float(value):g}" for value in np.asarray(values).ravel()) + ")"

@@ -1,4 +1,4 @@
-"""Isolation of one patient or case: an unexpected error is reported for it, and the run goes on."""
+"""Isolation of one patient or case: an unexpected error is reported for it, and the run continues."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _Result = TypeVar("_Result")
 
 @contextmanager
 def fenced(what: str, log: Path, *, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    """Turn an exception that nobody foresaw into an :class:`InputError`.
+    """Convert an unexpected exception to an :class:`InputError`.
 
     Args:
         what: Patient, case or file, for the log.
-        log: File that the traceback is appended to, readable by its owner alone: it may name patients.
-        passing: Exceptions that pass, beside InputError and a full disk, which ends a run.
+        log: File to which the traceback is appended; only its owner can read it, because it may name patients.
+        passing: Exceptions that pass, in addition to InputError and a full disk, which ends a run.
 
     Raises:
         InputError: With the exception as text and the log's path.
@@ -42,23 +42,23 @@ def fenced(what: str, log: Path, *, passing: tuple[type[Exception], ...] = ()) -
 
 @dataclass(frozen=True)
 class Refusals:
-    """Cases that are left out of a run, with the reasons.
+    """Cases excluded from a run, with the reasons.
 
     Attributes:
-        log: Where :func:`fenced` keeps the tracebacks of internal errors.
-        reasons: By case.
+        log: File for the tracebacks of internal errors.
+        reasons: Reasons by case.
     """
 
     log: Path
     reasons: dict[str, str] = field(default_factory=dict)
 
     def add(self, case: str, reason: str) -> None:
-        """Leave a case out; of several reasons the first counts."""
+        """Exclude a case; of several reasons, the first is kept."""
         self.reasons.setdefault(case, reason.removeprefix(f"case '{case}': "))
 
     @contextmanager
     def of(self, case: str) -> Iterator[None]:
-        """Leave a case out if the block refuses it, or meets what nobody foresaw."""
+        """Exclude a case if the block refuses it or raises an unexpected error."""
         try:
             with fenced(f"case '{case}'", self.log):
                 yield
@@ -66,37 +66,37 @@ class Refusals:
             self.add(case, str(error))
 
     def told(self, n_cases: int) -> str:
-        """How many of all cases are left out, and why, for an error message."""
+        """Number of excluded cases with reasons, for an error message."""
         each = "; ".join(f"[{case}] {reason}" for case, reason in self.reasons.items())
         return f"{len(self.reasons)} of {n_cases} cases {'is' if n_cases == 1 else 'are'} left out: {each}"
 
 
 def fence_of(case: str, refusals: Refusals | None) -> AbstractContextManager[None]:
-    """The fence around a case; none without refusals, so that the first fault ends the run."""
+    """Context for one case; without refusals it does nothing, so that the first fault ends the run."""
     return nullcontext() if refusals is None else refusals.of(case)
 
 
 @dataclass(frozen=True)
 class Refused:
-    """Why a job has no result."""
+    """Reason why a job has no result."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Attempt(Generic[_Job, _Result]):
-    """A function that says why it refuses a job instead of raising; worker processes can be given it.
+    """A function that returns the reason for a refusal instead of raising; worker processes can use it.
 
     Attributes:
         work: The function.
-        log: As that of :class:`Refusals`.
+        log: As in :class:`Refusals`.
     """
 
     work: Callable[[_Job], _Result]
     log: Path
 
     def __call__(self, job: _Job) -> _Result | Refused:
-        """The result of a job, or why there is none."""
+        """The result of a job, or the reason why there is none."""
         try:
             with fenced(str(job), self.log):
                 return self.work(job)

@@ -1,4 +1,4 @@
-"""Atomic writes, locks, and failures to write with their reason."""
+"""Atomic writes, locks, and write errors with their reason."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from typing import Any, NoReturn
 
 from cdm_nnunet.errors import InputError
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what begins a formula in a spreadsheet
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # characters that start a formula in a spreadsheet
 
 
 @contextlib.contextmanager
 def replacing(path: Path, ending: str = "") -> Iterator[Path]:
-    """Write a file beside its place; it takes the place when the block ends without an error.
+    """Write a file under a temporary name; rename it when the block ends without an error.
 
     Args:
-        path: The file; its folder is made where it is missing.
-        ending: Of the name to write to, for a library that tells formats by it.
+        path: The file; its folder is made if missing.
+        ending: Extension of the temporary name, for a library that chooses the format by it.
 
     Yields:
-        The path to write to. It is on the disk (fsync) before it takes the place.
+        The path to write to. It is flushed to disk (fsync) before it is renamed.
 
     Raises:
-        OSError: If it can't be written. What was there before stays.
+        OSError: If it can't be written. An existing file is kept.
     """
     with aside(path, ending) as partial:
         yield partial
@@ -45,16 +45,16 @@ def replacing(path: Path, ending: str = "") -> Iterator[Path]:
 
 
 def flush_file(path: Path) -> None:
-    """Have what a file holds on the disk.
+    """Flush the content of a file to disk.
 
     Raises:
         OSError: If that can't be done.
     """
-    _flush(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)  # (Windows flushes what may be written)
+    _flush(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)  # (Windows: opened for writing)
 
 
 def flush_folder(folder: Path) -> None:
-    """Have the names in a folder on the disk, where the system can do that."""
+    """Flush the names in a folder to disk, if the system can."""
     with contextlib.suppress(OSError):  # (not every system opens folders)
         _flush(folder, os.O_RDONLY)
 
@@ -69,11 +69,11 @@ def _flush(path: Path, mode: int) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path, busy: str) -> Iterator[None]:
-    """Keep other processes out; the system drops the lock with the process, however that ends.
+    """Lock out other processes; the system releases the lock when the process ends, for any reason.
 
     Args:
         path: The lock's file; its folder must exist.
-        busy: What to say where another process holds the lock.
+        busy: Message if another process holds the lock.
 
     Raises:
         InputError: If another process holds it.
@@ -101,7 +101,7 @@ def locked(path: Path, busy: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Wait until no other process is in such a block for the folder, where the system has locks for folders."""
+    """Wait until no other process is in this block for the same folder, if the system can lock folders."""
     with contextlib.ExitStack() as held:
         if sys.platform != "win32":
             import fcntl
@@ -114,25 +114,25 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 
 def write_text(path: Path, text: str, *, private: bool = False) -> None:
-    """Write a text file (UTF-8); its folder is made where it is missing.
+    """Write a text file (UTF-8); its folder is made if missing.
 
     Args:
         path: The file.
         text: Its content.
-        private: Only the owner may read it, at any moment.
+        private: Only the owner can read it, at every moment.
 
     Raises:
-        OSError: If it can't be written. What was there before stays.
+        OSError: If it can't be written. An existing file is kept.
     """
     with replacing(path) as partial:
         _write(partial, text, private)
 
 
 def write_private_once(path: Path, text: str) -> None:
-    """Write a text file that only its owner may read, unless it is there; of several writers at once, one wins.
+    """Write a text file that only its owner may read, unless it exists; of several simultaneous writers, one wins.
 
     Raises:
-        OSError: If it can't be written. Nothing of it remains.
+        OSError: If it can't be written. No partial file remains.
     """
     with aside(path) as partial, contextlib.suppress(FileExistsError):
         _write(partial, text, private=True)
@@ -150,25 +150,25 @@ def write_json(path: Path, content: Any, *, private: bool = False) -> None:
     """Write a JSON file, as :func:`write_text`.
 
     Raises:
-        ValueError: If a number is not finite, which JSON can't say.
+        ValueError: If a number is not finite, which JSON can't express.
     """
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n", private=private)
 
 
 def _write(path: Path, text: str, private: bool) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600 if private else 0o666)
-    # (the name of a file, in a message, may be no text)
+    # (the name of a file in a message may be invalid text)
     with open(descriptor, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
         file.write(text)
 
 
 @contextlib.contextmanager
 def aside(path: Path, ending: str = "") -> Iterator[Path]:
-    """A temporary name beside a file; leftovers under it, also those of killed processes, are removed.
+    """A temporary name next to a file; leftovers with such names, also of killed processes, are removed.
 
     Args:
-        path: The file; its folder is made where it is missing.
-        ending: Of the name, for a library that tells formats by it.
+        path: The file; its folder is made if missing.
+        ending: Extension of the name, for a library that chooses the format by it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     own = f".{path.name}.partial_{platform.node()}_"
@@ -184,14 +184,14 @@ def aside(path: Path, ending: str = "") -> Iterator[Path]:
 
 @contextlib.contextmanager
 def passing_folder(parent: Path, prefix: str) -> Iterator[Path]:
-    """A temporary folder that is removed with the work, also when this process is killed.
+    """A temporary folder that is removed after the block, also if this process is killed.
 
-    A small process waits for the end of this one and removes the folder. If that is killed too, the next call for the
-    same parent does.
+    A small process waits for the end of this one and removes the folder. If it is killed too, the next call for the
+    same parent removes it.
 
     Args:
-        parent: Where to make it; made where it is missing.
-        prefix: Beginning of its name.
+        parent: Folder to make it in; made if missing.
+        prefix: Prefix of its name.
     """
     parent.mkdir(parents=True, exist_ok=True)
     owner = f"{prefix}{platform.node()}_"
@@ -202,12 +202,12 @@ def passing_folder(parent: Path, prefix: str) -> Iterator[Path]:
     remover = subprocess.Popen(
         [sys.executable, "-I", "-c", _REMOVE_AT_THE_END, str(made)], stdin=subprocess.PIPE, start_new_session=True
     )
-    with remover:  # (which closes its input, and waits)
+    with remover:  # (closes its input, and waits)
         yield made
 
 
 def _is_running(process: str) -> bool:
-    if sys.platform == "win32":  # (where os.kill with 0 is Ctrl-C)
+    if sys.platform == "win32":  # (there, os.kill with 0 is Ctrl-C)
         return _is_running_on_windows(process)
     try:
         os.kill(int(process), 0)
@@ -238,11 +238,11 @@ _REMOVE_AT_THE_END = "import shutil, sys; sys.stdin.read(); shutil.rmtree(sys.ar
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
-    r"""A CSV table, in which no text becomes a formula when a spreadsheet opens it; None is an empty field.
+    r"""A CSV table, in which a spreadsheet reads no text as a formula; None is an empty field.
 
     Args:
-        columns: Heads.
-        rows: As many values a row.
+        columns: Column headings.
+        rows: Rows of as many values.
 
     Example:
         >>> csv_text(["roi", "dose_gy"], [["=1+1", -2.5], ["Cord", None]])
@@ -256,12 +256,12 @@ def csv_text(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
 
 
 def raise_write_error(path: Path, n_bytes: int, cause: BaseException | None) -> NoReturn:
-    """Find out why a library could not write a file, by writing as many bytes without it, and raise that.
+    """Find the reason why a library could not write a file, by writing as many bytes without it, and raise it.
 
     Args:
         path: The file.
-        n_bytes: About how large it was to be.
-        cause: What the library raised, if it did.
+        n_bytes: Approximate size.
+        cause: Exception of the library, if any.
 
     Raises:
         OSError: Always, naming the file.

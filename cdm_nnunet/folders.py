@@ -1,4 +1,4 @@
-"""Where nnU-Net keeps its data: the three folders named by environment variables, and data sets by number."""
+"""nnU-Net's three folders, named by environment variables, and data sets by number."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _RENAMED = {"3d_folded": "3d_packed"}  # earlier names of configurations: plans,
 
 
 def set_environment() -> dict[str, str]:
-    """Set what nnU-Net reads from the environment, where it is not set yet.
+    """Set nnU-Net's environment variables that are not set yet.
 
-    Each folder variable gets its default below ``./nnunet_data``, and our trainers join those that nnU-Net looks for.
+    Folder variables get defaults below ``./nnunet_data``, and our trainers are added to those that nnU-Net finds.
 
     Returns:
-        The four variables as they now stand in the environment, folders as absolute paths.
+        The four variables, with folders as absolute paths.
     """
     for variable in FOLDER_VARIABLES:
         if not os.environ.get(variable):
@@ -32,7 +32,7 @@ def set_environment() -> dict[str, str]:
 
 
 def find_our_trainers() -> None:
-    """Let our trainers join those that nnU-Net looks for."""
+    """Add our trainers to those that nnU-Net finds."""
     ours = str(Path(__file__).parent / "ext_trainers")
     listed = [path for path in os.environ.get(TRAINER_VARIABLE, "").split(os.pathsep) if path]
     if ours not in listed:
@@ -40,7 +40,7 @@ def find_our_trainers() -> None:
 
 
 def folder(variable: str) -> Path:
-    """The folder behind one of the nnU-Net variables, which must be set.
+    """Folder of one of nnU-Net's variables, which must be set.
 
     Raises:
         InputError: If the variable is not set.
@@ -69,7 +69,7 @@ def dataset_name(dataset_id: int, name: str) -> str:
 
 
 def dataset_number(name: str) -> int | None:
-    """The number in nnU-Net's folder name of a data set; None if it is no such name.
+    """The number in nnU-Net's folder name of a data set; None for other names.
 
     Example:
         >>> dataset_number("Dataset501_OpenKBP")
@@ -80,20 +80,20 @@ def dataset_number(name: str) -> int | None:
 
 
 def dataset_names(number: int) -> set[str]:
-    """The names that the folders of nnU-Net hold for the number of a data set."""
+    """Names in nnU-Net's folders with the number of a data set."""
     roots = [Path(os.environ[variable]) for variable in FOLDER_VARIABLES if os.environ.get(variable)]
     return {path.name for root in roots for path in root.glob(f"Dataset{number:03d}_*") if path.is_dir()}
 
 
 def configuration_in(there: Collection[str], name: str) -> str:
-    """The name that plans or models have for a configuration: an earlier name and the present one mean the same.
+    """The name of a configuration in plans or models; earlier and current names are equivalent.
 
     Args:
-        there: Names of the configurations that are there.
-        name: The one that is asked for.
+        there: Names of the existing configurations.
+        name: The requested name.
 
     Returns:
-        One of ``there``, or ``name`` where it is not there.
+        One of ``there``, or ``name`` if it is not among them.
 
     Example:
         >>> configuration_in(["3d_packed"], "3d_folded"), configuration_in(["3d_folded"], "3d_packed")

@@ -94,7 +94,7 @@ def read_image(path: Path, *, patient_axes: bool = False) -> Image:
 
 
 def on_patient_axes(image: Image) -> Image:
-    """An image with axes flipped and swapped so that x runs to the patient's left, y to posterior and z to the head."""
+    """Flip and swap axes so that x points to the patient's left, y to posterior and z to the head."""
     if np.array_equal(image.grid.axes, np.eye(3)):
         return image
     orient: Any = sitk.DICOMOrient
@@ -102,13 +102,13 @@ def on_patient_axes(image: Image) -> Image:
 
 
 def image_of_itk(itk: Any, path: Path) -> Image:
-    """The image, with its file, of a SimpleITK image."""
+    """Image of a SimpleITK image and its file."""
     values = sitk.GetArrayFromImage(itk)
     return Image(values, Grid.of_image(values.shape, itk.GetSpacing()[::-1], itk.GetOrigin(), itk.GetDirection()), path)
 
 
 def itk_of_volume(volume: Volume) -> Any:
-    """An image of SimpleITK."""
+    """SimpleITK image of a volume."""
     itk: Any = sitk.GetImageFromArray(volume.values)
     itk.SetSpacing(volume.grid.spacing_xyz_mm)
     itk.SetOrigin(volume.grid.origin_xyz_mm.tolist())
@@ -120,7 +120,7 @@ def write_image(image: Image) -> None:
     """Write an image to its path, so that the file is complete or absent.
 
     Raises:
-        OSError: If it can't be written, for example because the disk is full. No part of it is left.
+        OSError: If it can't be written, for example because the disk is full. No partial file remains.
     """
     itk = itk_of_volume(image)
     with replacing(image.path, "".join(image.path.suffixes[-2:])) as partial:
@@ -140,7 +140,7 @@ def _refuse_not_finite(values: NDArray[Any], path: Path) -> None:
 
 
 def _as_itk(header: NiftiHeader, values: NDArray[Any]) -> Any:
-    """The image with the geometry that SimpleITK finds in its file."""
+    """Image with the geometry that SimpleITK reads."""
     if header.is_scaled:
         image: Any = sitk.ReadImage(str(header.path))
         _refuse_not_finite(sitk.GetArrayViewFromImage(image), header.path)
@@ -157,7 +157,7 @@ def _as_itk(header: NiftiHeader, values: NDArray[Any]) -> Any:
 
 
 def _affine(image: Any) -> NDArray[np.float64]:
-    """From voxel indices to positions as NIfTI has them: x to the right, y to the front."""
+    """Affine from voxel indices to NIfTI's positions: x to the right, y to the front."""
     affine = np.eye(4)
     affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
     affine[:3, 3] = image.GetOrigin()

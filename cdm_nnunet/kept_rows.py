@@ -1,7 +1,7 @@
-"""Cache of what was found out about many files, patients or cases, so that an interrupted run resumes.
+"""Cache of results for many files, patients or cases, so that an interrupted run resumes.
 
-A line a row: a checksum, then name and stamp, then the row, separated by tabs (JSON has none). Rows stay text until
-they are asked for, so that the cache of a large cohort is no larger in memory than on the disk.
+One line per row: a checksum, then name and stamp, then the row, separated by tabs (JSON has none). Rows stay text until
+they are used, so that the cache of a large cohort is no larger in memory than on disk.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ class _Entry(NamedTuple):
 
 
 class KeptRows:
-    """JSON objects by name, in a file of lines that grows as they come; without a path nothing is kept.
+    """JSON objects by name, appended to a file line by line; without a path nothing is stored.
 
-    The file is readable by its owner alone. A line that was cut off or changed is left out. At the end, what was not
-    asked for or set in this run is dropped.
+    Only its owner can read the file. Lines that were cut off or changed are ignored. At the end, rows that were not
+    used or set in this run are dropped.
     """
 
     def __init__(self, path: Path | None, head: Mapping[str, Any], *, keep_others: bool = False) -> None:
         """Open.
 
         Args:
-            path: The file; it is made where it is missing, and begun anew where its first line is another ``head``.
-            head: First line: says what the rows are, with a version.
-            keep_others: Keep rows at the end that this run did not ask for.
+            path: The file; it is made if missing, and emptied if its first line is not ``head``.
+            head: First line: kind of the rows, with a version.
+            keep_others: Keep rows that this run did not use.
         """
         self.path, self.head = path, dict(head)
         self._known = self._read()
@@ -47,9 +47,9 @@ class KeptRows:
     def __enter__(self) -> KeptRows:
         if self.path is not None:
             if not self._known:
-                self._write()  # (what is there has another head, or no row that is whole)
+                self._write()  # (the file has another head, or no complete row)
             self._file = self.path.open("a", encoding="utf-8")
-            self._file.write("\n")  # (ends what an interruption left of a line)
+            self._file.write("\n")  # (ends an interrupted line)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -59,7 +59,7 @@ class KeptRows:
             self._write()
 
     def get(self, name: str, stamp: object) -> dict[str, Any] | None:
-        """The row of a name, if it was set with the same stamp."""
+        """Row of a name, if its stamp is the same."""
         entry = self._known.get(name)
         if entry is None or entry.stamp != stamp:
             return None
@@ -68,11 +68,11 @@ class KeptRows:
 
     @property
     def stamps(self) -> dict[str, Any]:
-        """Stamps of the rows that were kept, by name."""
+        """Stamps of the stored rows by name."""
         return {name: entry.stamp for name, entry in self._known.items()}
 
     def set(self, name: str, stamp: object, row: Mapping[str, Any]) -> None:
-        """Keep a row; ``stamp`` says of which state of the source it is, as JSON can tell it."""
+        """Store a row; ``stamp`` identifies the state of the source, as a JSON value."""
         self._changed = self._changed or name in self._known
         entry = self._used[name] = _Entry(stamp, json.dumps(dict(row)))
         if self._file is not None:

@@ -1,7 +1,7 @@
 """The header of a NIfTI-1 file, checked before a voxel is unpacked: size, type, voxel size and orientation.
 
-Other readers mend a damaged header in silence: a voxel size of zero becomes 1 mm, two orientations that differ become
-one of them, and none becomes the identity. Layout: ``nifti1.h`` of the NIfTI Data Format Working Group.
+Other readers repair a damaged header silently: a voxel size of zero becomes 1 mm, one of two different orientations is
+used, and a missing one becomes the identity. Layout: ``nifti1.h`` of the NIfTI Data Format Working Group.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from numpy.typing import NDArray
 from cdm_nnunet.errors import InputError, numbers
 
 MAX_VOXEL_BYTES = 2 * 2**30
-SAME_POSITION_VOXELS = 0.1  # how far, at most, two descriptions of the grid may place a corner from each other
+SAME_POSITION_VOXELS = 0.1  # maximum distance of a corner between two descriptions of the grid
 _HEADER_BYTES = 348
-_FIRST_VOXEL = 352  # at the earliest: after the header and four bytes that say whether extensions follow
+_FIRST_VOXEL = 352  # at the earliest: after the header and four bytes that announce extensions
 _LAST_OFFSET = 2**24
 _TYPES = {
     **{2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1"},
     **{512: "u2", 768: "u4", 1024: "i8", 1280: "u8"},
 }
 _UNITS = {0: "unknown", 1: "metres", 2: "mm", 3: "micrometres"}
-_MM = (0, 2)  # (a file that does not say is in mm, as every tool takes it)
+_MM = (0, 2)  # (mm if not stated, as in all tools)
 _RIGHT_ANGLE = 1e-3  # cosine
 _QUATERNION_ROUNDING = 1e-5
 _MIN_PIXDIM_MM, _MAX_PIXDIM_MM = 1e-3, 1e3
@@ -40,14 +40,14 @@ Shape = tuple[int, int, int]
 
 @dataclass(frozen=True, eq=False)
 class NiftiHeader:
-    """What a header says.
+    """Content of a header.
 
     Attributes:
         path: The file.
         shape: Number of voxels (x, y, z).
         dtype: Stored type of the voxels.
-        offset: Where they begin in the unpacked file, bytes.
-        is_scaled: Whether values are stored as others, to be multiplied by a slope and added to an intercept.
+        offset: Their offset in the unpacked file, bytes.
+        is_scaled: Whether stored values have to be scaled by slope and intercept.
         affine: Shape (4, 4): from voxel indices (x, y, z, 1) to positions in mm; x to the right, y to the front, z to
             the head.
     """
@@ -65,14 +65,14 @@ class NiftiHeader:
         return math.prod(self.shape) * self.dtype.itemsize
 
     def refuse_other_affine(self, affine: Affine, what: str) -> None:
-        """Check that another description places the voxels where this one does.
+        """Check that another affine gives the same voxel positions.
 
         Args:
-            affine: The other one.
-            what: What it is, for the message.
+            affine: The other affine.
+            what: Its name, for messages.
 
         Raises:
-            InputError: If a corner of the image lies elsewhere, by more than a tenth of a voxel.
+            InputError: If a corner of the image differs by more than a tenth of a voxel.
         """
         _refuse_other(self.path, self.shape, ("header", self.affine), (what, affine))
 
@@ -80,14 +80,14 @@ class NiftiHeader:
 def read_voxels(path: Path) -> tuple[NiftiHeader, NDArray[Any]]:
     """The header and the stored voxels, shape (Z, Y, X), of a NIfTI-1 file, ``.nii`` or compressed.
 
-    No more is unpacked than the header says, and nothing where it says more than a limit.
+    No more is unpacked than the header announces, and nothing if that exceeds a limit.
 
     Raises:
         InputError: If the file is missing, empty, damaged, cut off or longer than its header says, or the header is not
             that of a three-dimensional image of real numbers, with a voxel size, in mm, and one orientation.
     """
     try:
-        if not path.is_file():  # (a pipe would block for ever)
+        if not path.is_file():  # (a pipe would block forever)
             raise InputError(f"{path} is missing or not a file")
         if path.suffix == ".nii":
             with path.open("rb") as file:
@@ -113,7 +113,7 @@ def _read(file: BinaryIO, path: Path) -> tuple[NiftiHeader, NDArray[Any]]:
             f"{path} is cut off: {len(content)} bytes for {n_voxels} voxels of {8 * header.dtype.itemsize} bits; write "
             "it again"
         )
-    if file.read(1):  # (at the end of the file its checksum is compared)
+    if file.read(1):  # (compares the checksum at the end of the file)
         raise InputError(
             f"{path} is longer than the {n_voxels} voxels in its header: one of them is damaged; write it again"
         )
@@ -121,7 +121,7 @@ def _read(file: BinaryIO, path: Path) -> tuple[NiftiHeader, NDArray[Any]]:
 
 
 def _skip_extensions(file: BinaryIO, header: NiftiHeader, start: bytes) -> None:
-    """Go to the first voxel; what lies before it must be extensions, or zeros where there are none."""
+    """Go to the first voxel; bytes before it must be extensions, or zeros if there are none."""
     between = file.read(header.offset - _FIRST_VOXEL)
     if start[_HEADER_BYTES:] == bytes(4):
         if any(between):
@@ -180,7 +180,7 @@ def _byte_order(start: bytes) -> str | None:
 
 
 def _shape(dim: tuple[int, ...], path: Path) -> Shape:
-    """The three sizes; axes beyond the third may be there with one element."""
+    """The three sizes; further axes must have one element."""
     n_axes, x, y, z, *further = dim
     if not 3 <= n_axes <= 7 or any(size != 1 for size in further[: n_axes - 3]):
         raise InputError(f"{path} is not a three-dimensional image with one value per voxel (its sizes: {dim[1:]})")
@@ -216,14 +216,14 @@ def _pixdim(pixdim: tuple[float, ...], units: int, path: Path) -> tuple[float, .
 
 @dataclass(frozen=True)
 class _Grid:
-    """Size and pixdim of an image, from which its two orientations are made."""
+    """Size and pixdim of an image, which determine its two orientations."""
 
     path: Path
     shape: Shape
     pixdim: tuple[float, ...]  # qfac, and the voxel size (x, y, z) in mm
 
     def affine(self, codes: tuple[int, ...], quaternion: tuple[float, ...], rows: tuple[float, ...]) -> Affine:
-        """The one orientation that qform and sform tell of."""
+        """The orientation on which qform and sform agree."""
         q_code, s_code = codes
         sform = self._sform(np.array(rows)) if s_code > 0 else None
         qform = self._qform(np.array(quaternion[:3]), np.array(quaternion[3:])) if q_code > 0 else None
@@ -245,7 +245,7 @@ class _Grid:
             raise InputError(f"{self.path}: the sform in its header has numbers that are not finite; write it again")
         sizes_mm = np.array(self.pixdim[1:])
         lengths_mm = np.linalg.norm(affine[:3, :3], axis=0)
-        # (in voxels, how far the last one of an axis lies from where pixdim places it)
+        # (distance in voxels of the last voxel of an axis from its position by pixdim)
         off = np.abs(lengths_mm / sizes_mm - 1) * (np.array(self.shape) - 1)
         if off.max() > SAME_POSITION_VOXELS or not lengths_mm.all():
             raise InputError(
@@ -300,6 +300,6 @@ def _refuse_other(path: Path, shape: Shape, one: tuple[str, Affine], two: tuple[
 
 
 def _runs(affine: Affine, row: int) -> tuple[int, bool]:
-    """Which axis of the image runs mostly along an axis of the patient, and whether in its direction."""
+    """The image axis closest to each axis of the patient, and whether the directions agree."""
     axis = int(np.abs(affine[row, :3]).argmax())
     return axis, bool(affine[row, axis] > 0)

@@ -1,4 +1,4 @@
-"""Record of a predicted dose: ``CASE.prediction.json`` beside ``CASE.nii.gz``."""
+"""Record of a predicted dose: ``CASE.prediction.json`` next to ``CASE.nii.gz``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cdm_nnunet.documents import TAG_MARK, differences, read_json
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.files import alone_in, write_json
 
-ENOUGH_CASES = 20  # training patients, for distributions
+ENOUGH_CASES = 20  # minimum number of training patients for distributions
 _NOT_COMPARED = "the model's plans do not describe its training cases; the case was not compared"
 _RANGES_ONLY = (
     "the model's plans were made by an earlier version and hold ranges only: sizes, positions and dose levels of the "
@@ -64,7 +64,7 @@ class Origin:
     settings: dict[str, dict[str, Setting] | None] | None = None
 
     def unlike(self, other: Made) -> str:
-        """What differs, with both values; entries that one of them lacks are ignored."""
+        """Differences with both values; entries missing in one of them are ignored."""
         if isinstance(other, MeanOrigin):
             return "one is of a single model, the other a mean of several"
         one, two = asdict(self), asdict(other)
@@ -83,7 +83,7 @@ class MeanOrigin:
     mean_of: list[Made]
 
     def unlike(self, other: Made) -> str:
-        """What differs, as :meth:`Origin.unlike`."""
+        """Differences, as :meth:`Origin.unlike`."""
         if isinstance(other, Origin):
             return other.unlike(self)
         if len(self.mean_of) != len(other.mean_of):
@@ -94,7 +94,7 @@ class MeanOrigin:
 
     @property
     def models(self) -> list[Origin]:
-        """The single models in it."""
+        """The single models of the mean."""
         return [one for part in self.mean_of for one in ([part] if isinstance(part, Origin) else part.models)]
 
 
@@ -128,7 +128,7 @@ class Finding:
 
     @property
     def note(self) -> str:
-        """As a line."""
+        """The finding as a line."""
         return f"{'outside' if self.is_outside else 'unusual'}: {self.text}"
 
 
@@ -142,7 +142,7 @@ class Applicability:
             an earlier version), ``ranges`` only (a model of few patients, or of an earlier version), or ``nothing``.
         n_training: Number of patients in the model's data set, of which each fold was trained on a part; None if
             unknown.
-        findings: How the patient differs from the training patients.
+        findings: Differences from the training patients.
         allowed: Whether the patient is outside and was predicted on request.
     """
 
@@ -156,7 +156,7 @@ class Applicability:
     def of(
         cls, findings: Iterable[Finding], compared: Literal["distributions", "earlier distributions", "ranges"], n: int
     ) -> Applicability:
-        """The applicability that follows from findings."""
+        """Applicability from findings."""
         found = list(findings)
         status: Literal["inside", "unusual", "outside"] = "unusual" if found else "inside"
         if any(finding.is_outside for finding in found):
@@ -165,7 +165,7 @@ class Applicability:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """The findings, and what could not be compared, as lines."""
+        """Findings, and quantities that could not be compared, as lines."""
         lines = [one.note for one in self.findings]
         if self.compared == "nothing":
             lines.append(_NOT_COMPARED)
@@ -176,7 +176,7 @@ class Applicability:
         return tuple(lines)
 
     def permitted(self, allows_outside: bool = False) -> Applicability:
-        """The same, with what was allowed.
+        """The same applicability, with the user's permission recorded.
 
         Args:
             allows_outside: Whether a patient to whom the model does not apply may be predicted.
@@ -224,7 +224,7 @@ class PredictionRecord:
 
     @contextlib.contextmanager
     def beside(self, dose: Path) -> Iterator[None]:
-        """Write the record of a dose ``CASE.nii.gz`` that the block writes; a dose without a record is unfinished.
+        """Write the record of the dose ``CASE.nii.gz`` that the block writes; a dose without a record is unfinished.
 
         Only one process at a time writes into the folder, so that dose and record belong together.
         """
@@ -236,7 +236,7 @@ class PredictionRecord:
 
     @classmethod
     def read(cls, dose: Path) -> PredictionRecord:
-        """The record of a dose ``CASE.nii.gz``.
+        """Read the record of a dose ``CASE.nii.gz``.
 
         Raises:
             InputError: If it is missing or damaged.
@@ -245,7 +245,7 @@ class PredictionRecord:
 
     @classmethod
     def of_dose(cls, dose: Path) -> PredictionRecord:
-        """The record of a dose that was not changed since.
+        """Read the record of a dose, and check that the dose is unchanged.
 
         Raises:
             InputError: As :meth:`read`, or if the record is not that of this dose.

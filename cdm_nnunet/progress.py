@@ -1,4 +1,4 @@
-"""What long work says on stderr: a bar in a terminal, a line a minute in a pipe or a log, and notes."""
+"""Progress on stderr: a bar in a terminal, one line per minute in a pipe or a log, and notes."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ def progress(
     leave: bool = True,
     disable: bool = False,
 ) -> Any:
-    """Show how far work is, on stderr.
+    """Show progress on stderr.
 
     Args:
-        items: What is iterated over; None if ``update`` is called.
-        desc: What is being done.
-        total: Number of items; None if unknown, or where ``items`` tells it.
-        unit: What an item is.
+        items: The iterable; None if ``update`` is called.
+        desc: Description of the work.
+        total: Number of items; None if unknown, or given by ``items``.
+        unit: Name of an item.
         leave: Whether a bar stays when the work is done.
         disable: Show nothing.
 
     Returns:
-        A bar of tqdm where stderr is a terminal, else :class:`Lines`, which has what is used of it here: iteration,
+        A bar of tqdm if stderr is a terminal, otherwise :class:`Lines`, which supports the same use: iteration,
         ``update``, ``close``, ``n`` and ``total``.
     """
     if sys.stderr.isatty():
@@ -44,7 +44,7 @@ def progress(
 
 
 def note_beside(*notes: str) -> None:
-    """Write notes to stderr, above a bar where one is shown; in a terminal they are wrapped."""
+    """Write notes to stderr, above a bar if one is shown; in a terminal they are wrapped."""
     from tqdm import tqdm
 
     for text in notes:
@@ -52,7 +52,7 @@ def note_beside(*notes: str) -> None:
 
 
 def wrapped(text: str, file: TextIO) -> str:
-    """Text whose lines break between words where the terminal ends; as it is where the file is no terminal."""
+    """Text wrapped between words at the width of the terminal; unchanged if the file is not a terminal."""
     if not file.isatty():
         return text
     width = shutil.get_terminal_size().columns
@@ -60,7 +60,7 @@ def wrapped(text: str, file: TextIO) -> str:
 
 
 def wrap_line(line: str, width: int) -> list[str]:
-    """A line as lines of at most a width, which keep its indentation; words, and so paths, stay whole.
+    """Wrap a line at a width, with its indentation; words, and so paths, are not broken.
 
     Example:
         >>> wrap_line("  the dose of the plan is in cGy", 24)
@@ -83,7 +83,7 @@ def wrap_line(line: str, width: int) -> list[str]:
 
 
 class Lines(Generic[Item]):
-    """Progress as lines of text, one a minute: nothing is written over, and short work says nothing."""
+    """Progress as lines of text, one per minute: no line is overwritten, and short work prints nothing."""
 
     def __init__(
         self,
@@ -109,13 +109,13 @@ class Lines(Generic[Item]):
         self.close()
 
     def update(self, n: int = 1) -> None:
-        """Count items that are done."""
+        """Count finished items."""
         self.n += n
         if not self._disable and self._clock() - self._told >= SECONDS_BETWEEN_LINES and self.n != self.total:
             self._tell()
 
     def close(self) -> None:
-        """Say how long it took, where lines told about it before."""
+        """Report the duration, if lines were printed before."""
         if self._told > self._began:
             self._tell()
         self._disable, self._began = True, self._told
@@ -134,7 +134,7 @@ class Lines(Generic[Item]):
 
 
 def duration_text(seconds: float) -> str:
-    """A time for a person.
+    """A duration as readable text.
 
     Example:
         >>> duration_text(42), duration_text(60 * 90), duration_text(3 * 86400 + 5 * 3600)

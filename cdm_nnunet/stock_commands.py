@@ -1,6 +1,6 @@
-"""Refusal of nnU-Net's commands that take a dose for a segmentation: one line that names the command to use.
+"""Refusal of nnU-Net's commands that treat a dose as a segmentation: one line that names the command to use.
 
-They import none of this package: what they find by name in ``dataset.json`` and plans lies in nnU-Net's own package.
+They do not import this package: the names in ``dataset.json`` and plans are in nnU-Net's own package.
 But they import torch, and torch calls the entry points of the group ``torch.backends`` when it is imported.
 :func:`refuse_segmentation` is one of these. In every other process it returns at once.
 (``nnUNetv2_move_plans_between_datasets`` imports no torch. What it writes is refused by training and prediction.)
@@ -26,15 +26,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class _Command:
-    """A command of nnU-Net's, with what it takes.
+    """A command of nnU-Net with its arguments.
 
     Attributes:
-        use: The way out.
+        use: The command to use instead.
         takes: Arguments with a value: name and number (``+`` for one or more, None for one).
-        data_sets: Those of them that name a data set.
-        places: Those of them that name a file or folder.
-        trainer: The one that names a trainer, where only a trainer for segmentation is refused.
-        without: Options that make no sense for dose, each with the reason.
+        data_sets: Arguments that name a data set.
+        places: Arguments that name a file or folder.
+        trainer: The argument that names a trainer, if only segmentation trainers are refused.
+        without: Options that make no sense for dose, with the reason.
     """
 
     use: str
@@ -108,9 +108,9 @@ _COMMANDS: Mapping[str, _Command] = MappingProxyType(
 
 
 def refuse_segmentation() -> None:
-    """End the process if it is a command of nnU-Net's that would take a dose for a segmentation.
+    """End the process if it is a command of nnU-Net that treats a dose as a segmentation.
 
-    Called by torch in every process that imports it, so it does nothing in all others, and raises nothing but
+    Torch calls it in every process that imports torch, so it does nothing in others, and raises only
     :class:`SystemExit` with status 2, after one line on stderr.
     """
     program, *arguments = getattr(sys, "argv", None) or [""]
@@ -124,7 +124,7 @@ def refuse_segmentation() -> None:
 
 
 def _refusal(command: _Command, arguments: Sequence[str]) -> str | None:
-    """Why a command must not run, with the way out."""
+    """Reason why a command must not run, and what to use instead."""
     given = _parsed(command, arguments)
     for key in command.data_sets:
         for data_set in _listed(given.get(key)):
@@ -149,7 +149,7 @@ def _senseless(command: _Command, arguments: Sequence[str]) -> str | None:
     return None
 
 
-class _Incomplete(Exception):  # noqa: N818  # (no error of ours: nnU-Net's parser says what is missing)
+class _Incomplete(Exception):  # noqa: N818  # (not our error: nnU-Net's parser reports what is missing)
     pass
 
 
@@ -159,7 +159,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parsed(command: _Command, arguments: Sequence[str]) -> Mapping[str, Any]:
-    """The arguments as nnU-Net reads them; none where it will complain about them."""
+    """The arguments as nnU-Net reads them; empty if it will report an error."""
     parser = _Parser(add_help=False)
     for name, count in command.takes.items():
         parser.add_argument(name, nargs=count)
@@ -174,7 +174,7 @@ def _listed(value: str | list[str] | None) -> list[str]:
 
 
 def _dose_data_set(id_or_name: str) -> str | None:
-    """Name of a data set if it is one of doses."""
+    """Name of a data set if it is for dose."""
     number = id_or_name.removeprefix("Dataset")[:3] if id_or_name.startswith("Dataset") else id_or_name
     if not number.isdecimal():
         return None
@@ -194,7 +194,7 @@ def _is_of_dose(place: Path) -> bool:
 
 
 def _has_our_section(path: Path) -> bool:
-    from cdm_nnunet.documents import read_json  # (only a command of nnU-Net's comes as far as here)
+    from cdm_nnunet.documents import read_json  # (only nnU-Net's commands reach this point)
 
     parsed: Mapping[str, Any] = _quietly(lambda: read_json(path, dict[str, Any]), {})
     section = parsed.get("cdm")
@@ -202,14 +202,14 @@ def _has_our_section(path: Path) -> bool:
 
 
 def _is_not_stock(trainer: str | None) -> bool:
-    """Whether a trainer is none of nnU-Net's own, all of which are for segmentation."""
+    """Whether a trainer is not one of nnU-Net's own, which are all for segmentation."""
     text = f"class {trainer or 'nnUNetTrainer'}("
     folders = [Path(path, "training", "nnUNetTrainer") for path in sys.modules["nnunetv2"].__path__]
     return not any(text in path.read_text(encoding="utf-8") for folder in folders for path in folder.rglob("*.py"))
 
 
 def _quietly(read: Callable[[], T], otherwise: T) -> T:
-    """What can be read; what can't is nnU-Net's to complain about."""
+    """Read what is possible; nnU-Net reports the rest."""
     try:
         return read()
     except (InputError, OSError, ValueError):

@@ -1,6 +1,6 @@
-"""Public challenges: what each brings of ROIs, prescriptions, roundings and scores (NumPy only).
+"""Public challenges: ROIs, prescriptions, roundings and scores of each (NumPy only).
 
-The metrics, the evaluation, the comparison and the report know this list, not its entries.
+Metrics, evaluation, comparison and report use this list, not its entries.
 """
 
 from cdm_nnunet.challenges.challenge import Challenge, Rounding, Score, ScoredCase, Terms

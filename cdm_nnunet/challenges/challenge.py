@@ -1,4 +1,4 @@
-"""What a public challenge may bring: scores of its own, and a way of its own to round a metric."""
+"""Interface of a public challenge: its own scores and its own rounding of metrics."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic import Field
 
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Terms = Mapping[str, NonNegative | Mapping[str, NonNegative]]
-"""What a case adds to scores: errors by name, one or several (by what they are of)."""
+"""Contributions of a case to scores: errors by name, one or several (by the key of each)."""
 
 
 class RoiInCase(Protocol):
@@ -21,21 +21,21 @@ class RoiInCase(Protocol):
 
     @property
     def box(self) -> tuple[slice, slice, slice]:
-        """The smallest box that holds it."""
+        """Bounding box."""
         ...
 
     @property
     def mask(self) -> NDArray[np.bool_]:
-        """The ROI within its box."""
+        """Mask of the ROI within its box."""
         ...
 
 
 class ScoredCase(Protocol):
-    """What a challenge sees of a case: a reference and a predicted dose on one grid, and its ROIs."""
+    """Data of a case for a challenge: reference and predicted dose on one grid, and ROIs."""
 
     @property
     def converted_from(self) -> str:
-        """Name of the conversion that the data set came from."""
+        """Name of the data set's conversion."""
         ...
 
     @property
@@ -73,9 +73,9 @@ class Score:
     Attributes:
         key: Its name in the record.
         terms: Name of its terms in each case.
-        title: Its name for people.
+        title: Its displayed name.
         unit: Its unit.
-        of_cases: Whether tables list it for each case.
+        of_cases: Whether tables list it per case.
         compared: Whether models are compared by it.
     """
 
@@ -87,7 +87,7 @@ class Score:
     compared: bool = True
 
     def errors_of(self, terms: Terms) -> tuple[float, ...]:
-        """What a case adds."""
+        """Contribution of a case."""
         found = terms.get(self.terms, {})
         return tuple(found.values()) if isinstance(found, Mapping) else (found,)
 
@@ -102,9 +102,9 @@ class Rounding:
     """A way to count the voxels of D<x>% and D<x>cc: ``D95%[NAME]``.
 
     Attributes:
-        name: What stands in brackets.
-        at_percent: Where x percent of the volume lie among the ascending doses, from 0 (minimum) to 1 (maximum).
-        at_cc: The same of x cc, the number of voxels of the ROI, and the volume of a voxel in cc.
+        name: Text in brackets.
+        at_percent: Position of x percent of the volume among the ascending doses, from 0 (minimum) to 1 (maximum).
+        at_cc: The same for x cc, the number of voxels of the ROI, and the volume of a voxel in cc.
     """
 
     name: str
@@ -118,12 +118,12 @@ class Challenge:
 
     Attributes:
         name: Its name in the record.
-        title: Its name for people.
+        title: Its displayed name.
         definition: How its scores are computed, in a sentence or two.
         scores: Its scores; lower is better.
-        applies: Whether a case is of its data.
-        terms: What a case of its data adds to the scores; None if it lacks what they need.
-        rounding: Its own way to count voxels, if it has one.
+        applies: Whether a case is from its data.
+        terms: Contribution of a case to the scores; None if it lacks the needed data.
+        rounding: Its own rounding, if any.
     """
 
     name: str
@@ -136,10 +136,10 @@ class Challenge:
 
     @property
     def compared(self) -> tuple[Score, ...]:
-        """The scores by which models are compared."""
+        """Scores for comparing models."""
         return tuple(score for score in self.scores if score.compared)
 
     def over(self, cases: Iterable[Terms | None]) -> dict[str, float | None] | None:
-        """Its scores over cases, by key; None if no case is of its data."""
+        """Its scores over cases, by key; None if no case is from its data."""
         known = [terms for terms in cases if terms is not None]
         return {score.key: score.over(known) for score in self.scores} if known else None

@@ -1,15 +1,15 @@
-"""The GDP-HMM challenge (AAPM, 2025): its targets, how it scales doses, and its dose errors.
+"""The GDP-HMM challenge (AAPM, 2025): its targets, dose scaling and dose errors.
 
 The errors are those of its ``evaluation.ipynb``.
 
-The notebook has two that share a name and differ: an example for one plan, and the "Metric 1" of the leaderboard. Both
+The notebook has two different errors of one name: an example for one plan, and the "Metric 1" of the leaderboard. Both
 sum ``|predicted - reference|`` over the voxels of the body where *either* dose is above 5 Gy. The example divides by
 the number of these voxels, the leaderboard by the number of voxels of the body where the *reference* is above 5 Gy:
-it punishes dose where there should be none harder. Over plans, the leaderboard takes the mean.
+it penalises unwanted dose more. Over plans, the leaderboard takes the mean.
 
 The challenge scores doses that are scaled to D97% = prescription of the high-dose PTV:
-:func:`normalisation_factor`. So its errors are given for data that its conversion scaled, and for no other.
-Its second metric judges the deliverable plan that Eclipse makes of a prediction, and can't be had from a dose.
+:func:`normalisation_factor`. So its errors are given only for data that its conversion scaled.
+Its second metric judges the deliverable plan that Eclipse makes from a prediction, and can't be computed from a dose.
 
 References:
     R. Gao et al., Automating RT planning at scale: high quality data for AI training, arXiv 2501.11803 (2025);
@@ -54,7 +54,7 @@ def gdphmm_error(
     """Both errors of one plan.
 
     Args:
-        reference_dose_gy: Reference dose in Gy, normalised as the challenge does, any shape.
+        reference_dose_gy: Reference dose in Gy, normalised as in the challenge, any shape.
         predicted_dose_gy: Predicted dose in Gy, same shape.
         body: Mask of the body, same shape.
 
@@ -86,10 +86,10 @@ def gdphmm_error(
 def normalisation_factor(
     dose_gy: NDArray[np.floating], high_dose_ptv: NDArray[np.bool_], prescription_gy: float
 ) -> float:
-    """What the GDP-HMM challenge multiplies a dose with: prescription over D97% of the high-dose PTV, plus 1e-5 Gy.
+    """Dose factor of the GDP-HMM challenge: prescription over D97% of the high-dose PTV, plus 1e-5 Gy.
 
     The PTV is ``PTVHighOPT`` in the head and neck, ``PTV`` in the lung. The challenge scales its references; a
-    prediction must be scaled in the same way before it is scored.
+    prediction must be scaled in the same way before scoring.
 
     Args:
         dose_gy: Dose, any shape and scale.
@@ -97,7 +97,7 @@ def normalisation_factor(
         prescription_gy: Its prescription in Gy (``PDose``).
 
     Raises:
-        InputError: If shapes differ, the PTV is empty, gets no dose or one that is not finite, or the prescription is
+        InputError: If shapes differ, the PTV is empty or its dose is zero or not finite, or the prescription is
             not above zero.
 
     Example:

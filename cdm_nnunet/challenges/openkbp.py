@@ -1,4 +1,4 @@
-"""OpenKBP: its ROIs, its prescriptions, how its official evaluator rounds, and its two scores.
+"""OpenKBP: its ROIs, prescriptions, two scores, and the rounding of its official evaluator.
 
 References:
     A. Babier et al., OpenKBP: The open-access knowledge-based planning grand challenge and dataset, Med. Phys. 48
@@ -57,7 +57,7 @@ def _terms(case: ScoredCase) -> Terms | None:
 
 
 def _fraction_at_cc(value_cc: float, n_voxels: int, voxel_volume_cc: float) -> float:
-    voxels = max(1.0, float(round((1000 * value_cc) / (1000 * voxel_volume_cc))))  # in mm3: the same ties are rounded
+    voxels = max(1.0, float(round((1000 * value_cc) / (1000 * voxel_volume_cc))))  # in mm3: ties round the same way
     return 1.0 - min(voxels, n_voxels) / n_voxels
 
 

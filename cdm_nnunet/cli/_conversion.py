@@ -1,4 +1,4 @@
-"""What the conversions have in common: the data set that they write, and its record."""
+"""Common parts of the conversions: the data set that they write, and its record."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ def add_dataset(parser: argparse.ArgumentParser) -> None:
 
 
 def add_source(parser: argparse.ArgumentParser, use: str) -> None:
-    """Add the folder or file that is read."""
+    """Add the folder or file to read."""
     parser.add_argument("source", type=Path, metavar="SOURCE", help=use)
 
 
 def add_test_only(parser: argparse.ArgumentParser) -> None:
-    """Add the switch that keeps patients from training."""
+    """Add the switch that keeps patients out of training."""
     parser.add_argument(
         "--test-only", action="store_true", help="keep all patients from training; they need no reference dose"
     )
 
 
 def place_of(args: argparse.Namespace) -> DatasetPlace:
-    """Where the data set goes."""
+    """Location of the data set."""
     from cdm_nnunet.dataset_conversion.conversion import DatasetPlace
     from cdm_nnunet.folders import folder
 
@@ -42,7 +42,7 @@ def place_of(args: argparse.Namespace) -> DatasetPlace:
 
 
 def converted(found: FoundPatients[Any], args: argparse.Namespace, *, exclude: Collection[str] = ()) -> dict[str, Any]:
-    """Convert patients that were found, and give the record of it."""
+    """Convert the found patients, and return the record."""
     from cdm_nnunet.dataset_conversion.conversion import convert
 
     return record_of(convert(found, place_of(args), exclude=exclude, n_processes=_options.n_processes(args)))

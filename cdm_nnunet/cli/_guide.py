@@ -1,4 +1,4 @@
-"""What the command line says beside results: where to start, what begins, and what comes next."""
+"""Guidance of the command line besides results: where to start, what begins, and what comes next."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ _STARTS: Mapping[str, str] = {
 
 
 def starting(verb: str, summary: str, args: argparse.Namespace) -> str:
-    """What a verb begins to do, in one line.
+    """One line on what a verb begins to do.
 
     Args:
         verb: Its name.
-        summary: What it does in general, for a verb without words of its own.
+        summary: Its general summary, for a verb without its own text.
         args: Its arguments.
     """
     given = {name.removesuffix("_option"): value for name, value in vars(args).items() if value is not None}
@@ -72,7 +72,7 @@ def _worded(value: object) -> str:
 
 
 def next_command(verb: str, args: argparse.Namespace, record: Mapping[str, Any]) -> str:
-    """The command, or the file to open, that usually comes after a verb; empty if nothing does."""
+    """The command to run or file to open that usually follows a verb; may be empty."""
     return _NEXT[verb](args, record) if verb in _NEXT else ""
 
 

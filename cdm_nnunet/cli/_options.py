@@ -1,4 +1,4 @@
-"""Options that several verbs have: each flag, its default and its help once."""
+"""Options of several verbs: each flag, default and help text defined once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def add_dataset_id(
 
 
 def dataset_id(word: str) -> int | str:
-    """The number of a data set, or its whole name as it was given; :func:`numbers_of_datasets` makes it a number.
+    """The number of a data set, or its full name as given; :func:`numbers_of_datasets` converts names to numbers.
 
     Raises:
         ArgumentTypeError: If it is neither.
@@ -38,10 +38,10 @@ def dataset_id(word: str) -> int | str:
 
 
 def numbers_of_datasets(args: argparse.Namespace) -> None:
-    """Put numbers in the place of names of data sets, which must be those of folders that are there.
+    """Replace names of data sets, which must be existing folders, by numbers.
 
     Raises:
-        InputError: If another data set has the number, or a new one is to get another name.
+        InputError: If another data set has the number, or a new one is given another name.
     """
     for option in ("d", "dataset", "dataset_option"):
         name = getattr(args, option, None)
@@ -73,7 +73,7 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 
 def add_available_device(parser: argparse.ArgumentParser) -> None:
-    """Add ``-device``, by default the first that is available."""
+    """Add ``-device``, by default the first available one."""
     parser.add_argument(
         "-device",
         choices=("cuda", "mps", "cpu"),
@@ -85,7 +85,7 @@ _MODEL = {"d": "dataset_id", "c": "configuration", "f": "folds", "tr": "trainer"
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    """Add ``-m``, a model package, and in its place ``-d``, ``-c``, ``-f``, ``-tr``, ``-p`` and ``-chk``."""
+    """Add ``-m``, a model package, and alternatively ``-d``, ``-c``, ``-f``, ``-tr``, ``-p`` and ``-chk``."""
     parser.add_argument(
         "-m",
         metavar="MODEL",
@@ -101,10 +101,10 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def model_options(args: argparse.Namespace) -> dict[str, Any]:
-    """What :func:`cdm_nnunet.prediction.models.choice_of` takes: what was given of the options that name a model.
+    """Arguments of :func:`cdm_nnunet.prediction.models.choice_of` from the options that name a model.
 
     Raises:
-        InputError: If none was, or both ways were.
+        InputError: If no model is given, or both ways are used.
     """
     given = {flag: value for flag in _MODEL if (value := getattr(args, flag)) is not None}
     if args.m is not None and given:
@@ -140,7 +140,7 @@ def n_processes(args: argparse.Namespace) -> int:
 
 
 def add_template(parser: argparse.ArgumentParser, use: str, default: str | None = None) -> None:
-    """Add ``--template``; it must be given where there is no default."""
+    """Add ``--template``; required if there is no default."""
     parser.add_argument(
         "--template",
         required=default is None,
@@ -161,11 +161,11 @@ def add_dicom_source(parser: argparse.ArgumentParser) -> None:
 
 
 def add_dicom_rules(parser: argparse.ArgumentParser, use: str = "") -> None:
-    """Add what rules how patients in DICOM files become cases, beside mapping and template.
+    """Add the options for converting DICOM patients to cases, besides mapping and template.
 
     Args:
-        parser: Of the verb.
-        use: When it counts, for the help; empty if it always does.
+        parser: Parser of the verb.
+        use: When the options apply, for the help; empty for always.
     """
     parser.add_argument(
         "--grid",
@@ -182,9 +182,9 @@ def add_end_caps(parser: argparse.ArgumentParser, default: str | None = DEFAULT_
     """Add ``--end-caps``.
 
     Args:
-        parser: Of the verb.
-        default: What stands in the arguments without it; None if another place may say so.
-        otherwise: That place, for the help.
+        parser: Parser of the verb.
+        default: Default value; None if it comes from elsewhere.
+        otherwise: Where else it comes from, for the help.
     """
     parser.add_argument(
         "--end-caps",
@@ -207,17 +207,17 @@ def add_match_geometry(parser: argparse._ActionsContainer) -> None:
 
 
 def add_scheduler(parser: argparse.ArgumentParser) -> None:
-    """Add ``--scheduler``, the Dask cluster that work is spread over."""
+    """Add ``--scheduler``, the Dask cluster to run on."""
     parser.add_argument(
         "--scheduler",
-        default=argparse.SUPPRESS,  # (a verb and its part have it, and either place sets it)
+        default=argparse.SUPPRESS,  # (a verb and its subcommand have it; either sets it)
         metavar="ADDRESS|FILE",
         help="Dask cluster to spread the work over: tcp://HOST:PORT, or a YAML file (default: -np processes here)",
     )
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
-    """Add ``--json`` to a part of a verb; the verb has it too, and either place sets it."""
+    """Add ``--json`` to a subcommand of a verb, which also has it; either sets it."""
     parser.add_argument(
         "--json", action="store_true", default=argparse.SUPPRESS, help="print the result as JSON on stdout"
     )

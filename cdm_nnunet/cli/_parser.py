@@ -1,4 +1,4 @@
-"""Parser of the command line: one style of options beside nnU-Net's, short messages, and the word that was meant."""
+"""Parser of the command line: one style of options besides nnU-Net's, short messages, and suggestions for typos."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
-# Options of nnU-Net's commands by the long name that says what they are.
+# Long names of options of nnU-Net's commands.
 _LONG_NAMES = {
     "-c": "--configuration",
     "--c": "--continue",
@@ -28,7 +28,7 @@ _LONG_NAMES = {
 
 
 def long_name(flag: str) -> str:
-    """The option with two dashes, and hyphens between words, that means the same as a flag.
+    """The equivalent option with two dashes, and hyphens between words.
 
     Example:
         >>> long_name("-device"), long_name("--val_best"), long_name("-np"), long_name("--grid")
@@ -38,10 +38,10 @@ def long_name(flag: str) -> str:
 
 
 class Parser(argparse.ArgumentParser):
-    """Every option has a long name; a mistake is one line with what was probably meant, and where to read on."""
+    """Parser in which every option has a long name, and a mistake gives one line with a suggestion."""
 
     def add_long_names(self) -> None:
-        """Give each option of nnU-Net's spelling its long name as well; both mean the same from then on."""
+        """Add a long name to each option in nnU-Net's spelling, with the same meaning."""
         for action in self._actions:
             for flag in tuple(action.option_strings):
                 name = long_name(flag)
@@ -55,7 +55,7 @@ class Parser(argparse.ArgumentParser):
                     part.add_long_names()
 
     def parse_known_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:
-        """As argparse does; a word that is left over is a mistake of this verb's line."""
+        """As argparse, but a remaining word is an error in this verb's arguments."""
         words = sys.argv[1:] if args is None else list(args)
         if self._subparsers is None:
             self._refuse_unknown(words)
@@ -65,7 +65,7 @@ class Parser(argparse.ArgumentParser):
         return found, rest
 
     def _refuse_unknown(self, words: Sequence[str]) -> None:
-        """Refuse the first option that is none of these, before one that it was meant for is missed."""
+        """Refuse the first unknown option, before argparse reports a missing one."""
         for word in itertools.takewhile(lambda word: word != "--", words):
             found: Any = self._parse_optional(word)
             option = found[0] if isinstance(found, list) else found  # (a list in later versions of Python)
@@ -73,7 +73,7 @@ class Parser(argparse.ArgumentParser):
                 self.error(self._unknown(word))
 
     def error(self, message: str) -> NoReturn:
-        """End with one line on what is wrong, and one on where to read on; exit status 2."""
+        """Exit with status 2, after one line on the error and one on where to find help."""
         self.exit(2, f"{self.prog}: error: {message}\nsee: {self.prog} --help\n")
 
     def _unknown(self, word: str) -> str:
@@ -89,20 +89,20 @@ class Parser(argparse.ArgumentParser):
             return
         names = [str(choice) for choice in action.choices]
         listed = f"; there are: {', '.join(names)}"
-        if action.option_strings:  # (no guess: 'gpu' is close to 'cpu')
+        if action.option_strings:  # (no suggestion: 'gpu' is close to 'cpu')
             raise argparse.ArgumentError(action, f"there is no '{value}'{listed}")
         what = str(action.metavar or action.dest).lower()
         raise argparse.ArgumentError(None, f"there is no {what} '{value}'{meant(str(value), names) or listed}")
 
     def _get_option_tuples(self, option_string: str) -> list[Any]:
-        """What an option may be short for: spellings of one option count once, and -devise is not -d with 'evise'."""
+        """Options that match an abbreviation: spellings of an option count once, and -devise is not -d with 'evise'."""
         found = super()._get_option_tuples(option_string)
         apart = [one for one in found if one[1] != option_string[:2] or not option_string[2:3].isalpha()]
         return list({id(one[0]): one for one in apart}.values())
 
 
 def meant(word: str, known: Iterable[str]) -> str:
-    """The question whether a known word was meant; empty if none is close.
+    """Question suggesting a known word; empty if none is close.
 
     Example:
         >>> meant("evalute", ["env", "evaluate", "ensemble"])

@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Check all templates.
 
     Returns:
-        ``dataset`` (None without ``-d``); ``templates``, one record each; ``exit_status``, 2 where there is a fault.
+        ``dataset`` (None without ``-d``); ``templates``, one record each; ``exit_status``, 2 if there is a fault.
     """
     from cdm_nnunet.dataset import RawDataset
     from cdm_nnunet.dvh.template_check import check_for

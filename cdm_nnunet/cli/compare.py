@@ -47,12 +47,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Compare and write.
+    """Compare and write the results.
 
     Returns:
-        The record of ``comparison.json`` without the template and the errors of each case, sentences that word the
-        scores and what was left out, by candidate the table of scores and that of what both models are, and the paths
-        of what was written.
+        The record of ``comparison.json`` without template and errors of cases; sentences on scores and excluded cases;
+        by candidate the tables of scores and of both models' origins; and the paths of written files.
     """
     from cdm_nnunet.comparison import origins, sentences
     from cdm_nnunet.comparison.images import NOT_ASKED_FOR, find_images
@@ -69,7 +68,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         patients=None if args.patients is None else read_patients(args.patients),
     )
     images = find_images(models, list(comparison.cases)) if args.images else NOT_ASKED_FOR
-    del models  # (of 1,000 patients they take 100 MB, which the page can use)
+    del models  # (for 1,000 patients they take 100 MB, which the page needs)
     files = write_outputs(comparison, args.o, images, n_processes=args.np)
     record = comparison.to_json()
     del record["template_definition"]
@@ -95,7 +94,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def render(record: Mapping[str, Any]) -> str:
-    """Word the record for a person."""
+    """The record as text."""
     from cdm_nnunet.comparison import sentences
 
     lines = [

@@ -18,7 +18,7 @@ WRITES = ("nnUNet_raw",)
 
 
 class Converter(Protocol):
-    """What a module of :mod:`cdm_nnunet.cli.converters` offers."""
+    """Interface of a module of :mod:`cdm_nnunet.cli.converters`."""
 
     SUMMARY: str
     EXAMPLE: str
@@ -27,7 +27,7 @@ class Converter(Protocol):
         """Add the conversion's arguments."""
 
     def run(self, args: argparse.Namespace) -> dict[str, Any]:
-        """Convert, and give the record of it."""
+        """Convert, and return the record."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -63,7 +63,7 @@ def found_converters() -> dict[str, Converter]:
 
 
 def render(record: Mapping[str, Any]) -> str:
-    """Word the record for a person."""
+    """The record as text."""
     if "predictions" in record:
         return f"{len(record['predictions'])} predicted doses written to {record['folder']}"
     absent = [f"{name} {count}" for name, count in record["absent_rois"].items() if count]
@@ -93,7 +93,7 @@ def render(record: Mapping[str, Any]) -> str:
 
 
 def note_lines(notes: Mapping[str, Sequence[str]]) -> list[str]:
-    """Notes by case as lines; one that many cases have alike comes once, with their names."""
+    """Notes by case as lines; a note shared by many cases appears once, with their names."""
     cases: dict[str, list[str]] = {}
     for name, texts in notes.items():
         for text in dict.fromkeys(texts):

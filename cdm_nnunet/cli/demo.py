@@ -45,7 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Run the steps that are not done yet; the record is that of :func:`cdm_nnunet.demo.run_demo`."""
+    """Run the unfinished steps; the record is that of :func:`cdm_nnunet.demo.run_demo`."""
     if args.dicom is not None:
         return _write_dicom(args)
     from cdm_nnunet.demo import open_page, run_demo
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def render(record: Mapping[str, Any]) -> str:
-    """Word the record for a person."""
+    """The record as text."""
     if "dicom" in record:
         return f"{len(record['dicom'])} phantom patients, CT, structure set, plan and dose of each: {record['folder']}"
     patients = record["patients"]

@@ -1,4 +1,4 @@
-"""``cdm-nnunet dvh``: DVH metrics of a planned dose straight from DICOM files."""
+"""``cdm-nnunet dvh``: DVH metrics of a planned dose directly from DICOM files."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Evaluate.
 
     Returns:
-        By ROI name in the file: ``end_caps``, ``volume_cc``, the metrics by key, ``template_roi`` where a template says
-        which it is, ``lost_cc`` where a part lies outside the dose grid, and ``undefined`` with the reason by metric
-        where the ROI can't have one.
+        By ROI name in the file: ``end_caps``, ``volume_cc``, the metrics by key, ``template_roi`` if it is in
+        the template, ``lost_cc`` if a part lies outside the dose grid, and ``undefined`` with the reason by metric
+        that does not apply.
     """
     from cdm_nnunet.dicom.plan_dvh import PlanDvhRequest, plan_dvh
     from cdm_nnunet.dvh import Metric, Template
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def render(record: Mapping[str, Any]) -> str:
-    """Word the record for a person."""
+    """The record as text."""
     found = dict.fromkeys(key for row in record.values() for key in (*row, *row.get("undefined", ())))
     keys = [key for key in found if key not in ("end_caps", "template_roi", "undefined")]
     ends = dict.fromkeys(row["end_caps"] for row in record.values())

@@ -14,7 +14,7 @@ EXAMPLE = "cdm-nnunet ensemble -i predictions/cdm predictions/mae -o predictions
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the verb's arguments, spelled as nnUNetv2_ensemble spells them."""
+    """Add the verb's arguments, spelled as in nnUNetv2_ensemble."""
     parser.add_argument(
         "-i", type=Path, nargs="+", required=True, metavar="FOLDER", help="folders of doses, one for each model"
     )

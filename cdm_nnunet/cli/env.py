@@ -15,14 +15,14 @@ EXAMPLE = 'eval "$(cdm-nnunet env)" && nnUNetv2_train 501 3d_fullres 0 -tr nnUNe
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """No arguments: variables that are set keep their value, others get a default below ./nnunet_data."""
+    """Add no arguments: set variables keep their values, others get a default below ./nnunet_data."""
 
 
 def run(args: argparse.Namespace) -> Mapping[str, Any]:
     """The variables and their values."""
     variables = set_environment()
     for name, value in variables.items():
-        if not value.isprintable():  # (what is printed for a person is escaped, and would be another folder)
+        if not value.isprintable():  # (text output is escaped, and would name another folder)
             raise InputError(f"{name} is {value!r}; choose a folder without control characters")
     return variables
 

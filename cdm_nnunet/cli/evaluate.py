@@ -100,9 +100,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Evaluate and write the result.
 
     Returns:
-        The record of ``result.json`` without what it has by case; by case the ROIs that are missing and the metrics
-        that are not defined, and why it was not drawn; the paths of what was written; and an ``error`` where a case was
-        left out or not drawn.
+        The record of ``result.json`` without entries by case; by case the missing ROIs, the undefined metrics, and the
+        reason why it was not drawn; the paths of written files; and an ``error`` if a case was excluded or not
+        drawn.
     """
     from cdm_nnunet.dataset import RawDataset
     from cdm_nnunet.dvh import Template
@@ -147,7 +147,7 @@ def _challenge_lines(scores: Mapping[str, Any]) -> Iterator[str]:
 
 
 def render(record: Mapping[str, Any]) -> str:
-    """Word the record for a person."""
+    """The record as text."""
     scores = record["scores"]
     lines = [
         f"{record['dataset']}: {record['n_cases']} of {record['n_dataset_cases']} cases evaluated, "
@@ -183,7 +183,7 @@ def render(record: Mapping[str, Any]) -> str:
 
 
 def _error(left_out: Mapping[str, str], not_drawn: Mapping[str, str]) -> dict[str, str]:
-    """The error for scripts; empty if all was done."""
+    """The error for scripts; empty if everything was done."""
     told = [
         f"{len(reasons)} case{'' if len(reasons) == 1 else 's'} {words}: {_each(reasons)}"
         for words, reasons in (("left out of all means", left_out), ("scored but not drawn", not_drawn))

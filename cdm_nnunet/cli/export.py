@@ -89,7 +89,7 @@ def _run_dicom(args: argparse.Namespace) -> dict[str, Any]:
     """Export.
 
     Returns:
-        The file, its SOPInstanceUID, bits a voxel, the step and the maximum in Gy, the label of the plan, and notes.
+        The file, its SOPInstanceUID, bits per voxel, the step and the maximum in Gy, the label of the plan, and notes.
     """
     from cdm_nnunet.dataset_conversion.dicom_sources import read_sources
     from cdm_nnunet.dicom.destination import find_destination
@@ -112,7 +112,7 @@ def _run_dicom(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _dose_type(prediction: Path, given: str | None) -> str:
-    """The dose type that was given, or that of the prediction's record; empty if neither states one."""
+    """The given dose type, or that of the prediction's record; empty if neither states one."""
     from cdm_nnunet.dataset import cdm_section
     from cdm_nnunet.documents.reading import read_json
 
@@ -127,7 +127,7 @@ def _dose_type(prediction: Path, given: str | None) -> str:
 
 
 def render(record: Mapping[str, Any]) -> str:
-    """Word the record for a person."""
+    """The record as text."""
     if "cases" in record:
         return "\n".join(f"{case['scene']}: {len(case['segments'])} segments" for case in record["cases"])
     plan = "no plan" if record["plan"] is None else f"plan '{record['plan']}'"

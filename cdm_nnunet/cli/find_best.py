@@ -14,7 +14,7 @@ EXAMPLE = "cdm-nnunet find-best -d 501 -f 0 1 2 3 4 -o best"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the verb's arguments, spelled as nnUNetv2_find_best_configuration spells them where both have them."""
+    """Add the verb's arguments, spelled as in nnUNetv2_find_best_configuration for common ones."""
     _options.add_dataset_id(parser)
     parser.add_argument(
         "-f", nargs="+", default=["0"], metavar="FOLD", help="folds that every model must have (default: 0)"

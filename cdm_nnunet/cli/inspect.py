@@ -80,7 +80,7 @@ def _bar(label: str) -> Callable[[int, int], None]:
 
 
 def render(record: Mapping[str, Any]) -> str:
-    """Word the record for a person."""
+    """The record as text."""
     from cdm_nnunet.dicom.unread import unread_lines
 
     patients = record["patients"]
@@ -102,6 +102,6 @@ def render(record: Mapping[str, Any]) -> str:
         lines += ["", f"new in the mapping, to review: {', '.join(record['new_names'])}"]
     if record["to_add"]:
         lines += ["", f"to be added by hand: {record['to_add']}"]
-    # (here, since a name may hold line breaks)
+    # (here, because a name may contain line breaks)
     lines += ["", f"mapping to review: {record['mapping']}", f"table: {record['table']}"]
     return "\n".join(printable(line) for line in lines)

@@ -1,9 +1,9 @@
 """Entry point of ``cdm-nnunet``: dispatch to a verb, one line for a user's mistake, data on stdout.
 
 A verb is a module with ``SUMMARY`` and ``EXAMPLE`` (text for help), ``configure(parser)``, ``run(args)`` that returns a
-JSON-serialisable record, and ``render(record)`` that words it. An ``error`` in the record tells what part of the work
-could not be done, after the rest was. Verbs import what is heavy inside ``run``. A verb whose work can be spread over a
-cluster has ``WRITES``: the arguments and the folder variables that name where its workers write.
+JSON-serialisable record, and ``render(record)`` that returns it as text. An ``error`` in the record names the part of
+the work that could not be done. Verbs import heavy modules inside ``run``. A verb that can run on a cluster has
+``WRITES``: the arguments and folder variables that name where its workers write.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ VERBS = (
 
 
 class Verb(Protocol):
-    """What a verb module offers."""
+    """Interface of a verb module."""
 
     SUMMARY: str
     EXAMPLE: str
@@ -61,20 +61,20 @@ class Verb(Protocol):
         """Add the verb's arguments."""
 
     def run(self, args: argparse.Namespace) -> Mapping[str, Any]:
-        """Do the work; what it prints goes to stderr."""
+        """Do the work; its prints go to stderr."""
 
     def render(self, record: Mapping[str, Any]) -> str:
-        """Word the record for a person."""
+        """The record as text."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb.
 
     Args:
-        argv: Arguments without the program name; None takes them from the process.
+        argv: Arguments without the program name; None uses those of the process.
 
     Returns:
-        Exit status: 0 when all was done, 2 for bad input.
+        Exit status: 0 for success, 2 for bad input.
     """
     parser, verbs = _parser()
     _complete(parser)
@@ -96,22 +96,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         return _refuse(str(error))
     except OSError as error:
-        if error.errno == errno.EPIPE:  # the reader of stdout has gone, as in "... | head"
+        if error.errno == errno.EPIPE:  # stdout was closed by its reader, as in "... | head"
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
         if error.errno == errno.ENOSPC:
             return _refuse(f"the disk is full: {error}; free some space and run the same command again")
         if error.errno is None:
-            raise  # (not of the machine: a defect)
+            raise  # (not an error of the machine: a defect)
         return _refuse(f"{error.strerror}: {error.filename}" if error.filename else f"{error.strerror}")
     except MemoryError:
         return _refuse("out of memory; use fewer processes (-np) or smaller images")
     except KeyboardInterrupt:
         print("cdm-nnunet: interrupted", file=sys.stderr)
         return 130
-    if "error" in record:  # (a part of the work was done)
+    if "error" in record:  # (part of the work was done)
         return _refuse(record["error"])
-    return int(record.get("exit_status", 0))  # (a check that found faults did its work)
+    return int(record.get("exit_status", 0))  # (a check that found faults succeeded)
 
 
 def _sentence(text: str) -> str:
@@ -125,7 +125,7 @@ def _sentence(text: str) -> str:
 
 
 def _complete(parser: argparse.ArgumentParser) -> None:
-    """Answer a shell that asks how a word may go on, and end; do nothing otherwise."""
+    """Answer a shell's request for completion, and end; do nothing otherwise."""
     if "_ARGCOMPLETE" in os.environ:
         import argcomplete
 
@@ -133,15 +133,15 @@ def _complete(parser: argparse.ArgumentParser) -> None:
 
 
 def _tell_start(verb: Verb, args: argparse.Namespace) -> None:
-    """Say in a terminal what begins; 'env' is silent, for a shell reads it."""
+    """Print in a terminal what begins; 'env' is silent, because a shell reads it."""
     if args.verb != "env" and sys.stderr.isatty():
         _tell(_guide.starting(args.verb, verb.SUMMARY, args))
 
 
 def _tell_next(args: argparse.Namespace, record: Mapping[str, Any]) -> None:
-    """Name what comes next, unless a script reads the result or a part of the work is not done."""
+    """Print what comes next, unless a script reads the result or part of the work failed."""
     if not args.json and "error" not in record and (command := _guide.next_command(args.verb, args, record)):
-        print(f"next: {printable(command)}", file=sys.stderr)  # (not wrapped: it is copied)
+        print(f"next: {printable(command)}", file=sys.stderr)  # (not wrapped: users copy it)
 
 
 def _tell(text: str) -> None:
@@ -156,9 +156,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, Verb]]:
     subparsers = parser.add_subparsers(dest="verb", metavar="VERB")
     verbs: dict[str, Verb] = {}
     for name in VERBS:
-        verb: Verb = importlib.import_module(
-            f"cdm_nnunet.cli.{name.replace('-', '_')}"
-        )  # (a test checks that it is one)
+        verb: Verb = importlib.import_module(f"cdm_nnunet.cli.{name.replace('-', '_')}")  # (a test checks that it is)
         verbs[name] = verb
         sub = subparsers.add_parser(
             name,
@@ -177,7 +175,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, Verb]]:
 
 @contextlib.contextmanager
 def _stdout_to_stderr() -> Iterator[TextIO]:
-    """Send everything that is printed, by worker processes too, to stderr; yield the real stdout for the result."""
+    """Redirect all prints, also of worker processes, to stderr; yield the real stdout for the result."""
     sys.stdout.flush()
     real = os.dup(1)
     os.dup2(2, 1)
@@ -192,7 +190,7 @@ def _stdout_to_stderr() -> Iterator[TextIO]:
 
 @contextlib.contextmanager
 def _spread(verb: Verb, args: argparse.Namespace) -> Iterator[None]:
-    """Spread the work of a verb over the cluster that ``--scheduler`` names; without it, leave it to this machine."""
+    """Run the work of a verb on the cluster named by ``--scheduler``, otherwise on this machine."""
     names: Sequence[str] = getattr(verb, "WRITES", ())
     scheduler: str | None = getattr(args, "scheduler", None)
     if not names or scheduler is None:
@@ -204,7 +202,7 @@ def _spread(verb: Verb, args: argparse.Namespace) -> Iterator[None]:
     writes = [Path(given[name]) for name in names]
     named = [*(Path(os.environ[name]) for name in FOLDER_VARIABLES), *vars(args).values()]
     reads = [path for path in named if isinstance(path, Path) and path not in writes and path.exists()]
-    needs_gpu = getattr(args, "device", "cpu") in ("cuda", None)  # (None: what is there; on a cluster GPUs)
+    needs_gpu = getattr(args, "device", "cpu") in ("cuda", None)  # (None: the first available one; on a cluster, GPUs)
     with on_cluster(scheduler, reads=reads, writes=writes, needs_gpu=needs_gpu):
         yield
 

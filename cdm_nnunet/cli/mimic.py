@@ -1,4 +1,4 @@
-"""``cdm-nnunet mimic``: the dose that beams can deliver and that is closest to a predicted one."""
+"""``cdm-nnunet mimic``: the deliverable dose closest to a predicted one."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Mimic the doses.
 
     Returns:
-        The records of the cases, and an ``error`` where one was left out.
+        The records of the cases, and an ``error`` if one was left out.
     """
     from cdm_nnunet.dataset import RawDataset
     from cdm_nnunet.documents import plain

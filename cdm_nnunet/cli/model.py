@@ -97,7 +97,7 @@ def _export(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def render(record: Mapping[str, Any]) -> str:
-    """Word the record for a person."""
+    """The record as text."""
     if record["done"] == "card":
         return str(record["card"])
     folds = ", ".join(one["fold"] for one in record["folds"])

@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     if args.retry is not None:
         return {"retried": Queue(Path(settings.queue)).retry(args.retry).name}
     if args.once is None:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # (as Ctrl-C: what was begun is begun again)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # (as Ctrl-C: started work is repeated later)
         outcome = run_node(settings, _tell, threading.Event())
     else:
         outcome = run_once(settings, args.once, _tell)
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
 
 
 def render(record: Mapping[str, Any]) -> str:
-    """What became of studies."""
+    """Results of studies."""
     if "faults" in record:
         return "the model is intact" if record["faults"] else "the model is intact, and all destinations answer"
     if "retried" in record:

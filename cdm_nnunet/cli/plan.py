@@ -109,7 +109,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _spacing_zyx_mm(words: Sequence[str]) -> tuple[float, float, float]:
-    """The voxel size, given as ``--grid`` of ``convert dicom`` takes it.
+    """The voxel size, in the format of ``--grid`` of ``convert dicom``.
 
     Earlier versions took three numbers, of which the first was along z.
     """

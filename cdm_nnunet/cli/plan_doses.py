@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def render(record: Mapping[str, Any]) -> str:
-    """What was planned, and the table of means."""
+    """The planned cases, and the table of means."""
     from cdm_nnunet.cli._tables import aligned
 
     rows = [("metric", "planned", "source", "n")]

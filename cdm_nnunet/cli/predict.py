@@ -23,7 +23,7 @@ _OF_DICOM = ("mapping", "prescription", "grid", "bits", "match_geometry")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the verb's arguments, spelled as nnUNetv2_predict spells them."""
+    """Add the verb's arguments, spelled as in nnUNetv2_predict."""
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("-i", type=Path, metavar="FOLDER", help="input folder with three channels a case")
     source.add_argument(
@@ -137,7 +137,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
 
 
 def render(record: Mapping[str, Any]) -> str:
-    """The doses with their files, what each was predicted from, and which goals it meets."""
+    """The doses with their files, inputs and met goals."""
     patients = [_patient(patient) for patient in record.get("patients", ())]
     described = [_goals(one) for one in record.get("described", ())]
     last = f"{record['n_cases']} doses in {record['output']}"

@@ -1,4 +1,4 @@
-"""``cdm-nnunet preprocess``: preprocessed data from plans that are there."""
+"""``cdm-nnunet preprocess``: preprocessed data from existing plans."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WRITES = ("nnUNet_preprocessed",)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the verb's arguments, spelled as nnUNetv2_preprocess spells them."""
+    """Add the verb's arguments, spelled as in nnUNetv2_preprocess."""
     _options.add_dataset_id(parser)
     _options.add_plans(parser)
     parser.add_argument("-c", nargs="+", default=["3d_fullres"], metavar="CONFIGURATION", help="default: 3d_fullres")
@@ -37,5 +37,5 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
 
 
 def render(record: Mapping[str, Any]) -> str:
-    """What was preprocessed."""
+    """The preprocessed configurations."""
     return f"{record['dataset']}: {', '.join(record['preprocessed'])} preprocessed with the plans {record['plans']}"

@@ -37,7 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Mapping[str, Any]:
-    """Run the study, or tell about it."""
+    """Run the study, or report on it."""
     from cdm_nnunet.folders import folder
     from cdm_nnunet.parallel import active_engine
     from cdm_nnunet.parallel.cluster import on_cluster

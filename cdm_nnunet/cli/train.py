@@ -14,7 +14,7 @@ EXAMPLE = "cdm-nnunet train 501 3d_fullres 0 -tr nnUNetTrainerCDM"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the verb's arguments, spelled as nnUNetv2_train spells them."""
+    """Add the verb's arguments, spelled as in nnUNetv2_train."""
     parser.add_argument("dataset", nargs="?", type=_options.dataset_id, help="data set: 501, or Dataset501_OpenKBP")
     parser.add_argument("configuration", nargs="?", help="3d_fullres, 3d_packed or 3d_coarse")
     parser.add_argument("fold", nargs="?", help="0 to 4, or all")
@@ -76,14 +76,14 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
 
 
 def render(record: Mapping[str, Any]) -> str:
-    """Where the model is, or how long it would take."""
+    """Location of the model, or the estimated duration."""
     if "days" in record:
         return _estimated(record)
     return f"model, log, progress.png and validation doses: {record['model']}"
 
 
 def _merge_options(args: argparse.Namespace) -> None:
-    """Take dataset, configuration and fold from their places or from their options."""
+    """Read dataset, configuration and fold from positional arguments or options."""
     for name, option in (("dataset", "d"), ("configuration", "c"), ("fold", "f")):
         placed, given = getattr(args, name), getattr(args, f"{name}_option")
         if placed is not None and given is not None and placed != given:
@@ -109,7 +109,7 @@ def _refuse_contradictions(args: argparse.Namespace) -> None:
 
 
 def _estimated(record: Mapping[str, Any]) -> str:
-    """The estimate in a few lines, with what to do about a device that waits."""
+    """The estimate in a few lines, with advice for a device that waits."""
     from cdm_nnunet.nnunet.logger import loader_hint
 
     text = (

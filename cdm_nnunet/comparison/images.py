@@ -1,4 +1,4 @@
-"""Images of compared cases: where their evaluations found them, checked against the records, packed for the page."""
+"""Images of compared cases: located by their evaluations, checked against the records, packed for the page."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ class ComparedCase:
 
 @dataclass(frozen=True)
 class Images:
-    """What the page shows of each case beside the record.
+    """Images that the page shows of each case, in addition to the record.
 
     Attributes:
-        template: Says which ROIs are shown.
+        template: Template of the displayed ROIs.
         cases: The cases, in the order of the comparison.
     """
 
@@ -61,7 +61,7 @@ class Images:
 
 
 def dose_names(n_models: int) -> list[str]:
-    """What the page's data call the reference and the doses of the models, the baseline first.
+    """Names of the reference and of the models' doses in the page's data, the baseline first.
 
     Example:
         >>> dose_names(3)
@@ -71,7 +71,7 @@ def dose_names(n_models: int) -> list[str]:
 
 
 def find_images(models: Sequence[Model], cases: Sequence[str]) -> Images | str:
-    """The images of compared cases, or why they are not at hand: a comparison needs records alone.
+    """The images of compared cases, or the reason why they are missing: a comparison needs only records.
 
     Args:
         models: The evaluations, the baseline first.
@@ -95,12 +95,12 @@ def find_images(models: Sequence[Model], cases: Sequence[str]) -> Images | str:
 
 
 def packed_cases(images: Images, log: Path, n_processes: int) -> Iterator[tuple[str, Parts | str]]:
-    """Curves and slices of the cases as they are made, or why a case has none.
+    """Curves and slices of the cases one after another, or the reason why a case has none.
 
     Args:
         images: The cases.
         log: File for the tracebacks of internal errors.
-        n_processes: Cases that are read at a time.
+        n_processes: Number of cases read at a time.
     """
     attempt: Attempt[ComparedCase, Parts] = Attempt(partial(pack_case, template=images.template), log)
     for position, parts in unordered(attempt, images.cases, n_processes):

@@ -105,7 +105,7 @@ def shared_cases(models: Sequence[Model], *, common_cases: bool) -> tuple[tuple[
 
 
 def _without_undefined(models: tuple[Model, ...]) -> tuple[Model, ...]:
-    """The models, each case without the metrics that are not defined in some model: a dose that stays too low has none.
+    """Drop metrics that are undefined in some model, such as for a dose that is too low.
 
     Args:
         models: With the same cases in the same order.
@@ -210,7 +210,7 @@ def _refuse_other_reference(one: CaseResult, two: CaseResult, first: str, other:
 
 
 def _differences(one: CaseResult, two: CaseResult) -> Iterator[tuple[str, object, object]]:
-    """What should be the same in two evaluations of a case, because it comes from the reference alone, and is not."""
+    """Differences of two evaluations of a case in values that depend only on the reference."""
     if one.patient != two.patient:
         yield "the patient", one.patient, two.patient
     if (one.prescription_gy, one.fractions) != (two.prescription_gy, two.fractions):

@@ -27,16 +27,16 @@ _LABELS = {
 
 
 def columns(baseline: str, candidate: str) -> tuple[str, ...]:
-    """Heads of the table of models."""
+    """Column headings of the table of models."""
     return ("", baseline, candidate, "")
 
 
 def rows(comparison: Comparison, candidate: str) -> list[tuple[str, ...]]:
-    """What two models are, a row for each property, in the order of :func:`columns`.
+    """Properties of two models, one row each, in the order of :func:`columns`.
 
     Returns:
-        Property, both values, and ``differs`` where they do, or ``not known`` where one is not. Empty if nothing is
-        known of both.
+        Property, both values, and ``differs`` if they differ, or ``not known`` if one is unknown. Empty if nothing is
+        known about both.
     """
     one, two = (_facts(comparison.origins.get(name)) for name in (comparison.baseline, candidate))
     if MEAN in {**one, **two}:
@@ -48,13 +48,13 @@ def rows(comparison: Comparison, candidate: str) -> list[tuple[str, ...]]:
 
 
 def table(comparison: Comparison, candidate: str) -> list[tuple[str, ...]]:
-    """The rows with their heads; empty if there is none."""
+    """The rows with column headings; empty if there are none."""
     body = rows(comparison, candidate)
     return [columns(comparison.baseline, candidate), *body] if body else []
 
 
 def unknown(comparison: Comparison) -> list[str]:
-    """Of which models nothing is known, in sentences."""
+    """Models without known properties, in sentences."""
     return [
         f"The evaluation of {name} does not say which model made its predictions."
         for name in comparison.models
@@ -82,7 +82,7 @@ def _facts(origin: Made | None) -> dict[str, str]:
 
 
 def _settings(by_fold: Mapping[str, Mapping[str, Setting] | None]) -> Iterator[tuple[str, str]]:
-    """Each setting: its value, or that of each fold where they differ."""
+    """Each setting with its value, or with that of each fold if they differ."""
     for name in dict.fromkeys(name for settings in by_fold.values() for name in settings or {}):
         values = {
             f"fold {fold}": UNKNOWN if settings is None or name not in settings else _text(settings[name])
@@ -92,7 +92,7 @@ def _settings(by_fold: Mapping[str, Mapping[str, Setting] | None]) -> Iterator[t
 
 
 def _alike(values: Mapping[str, str]) -> str:
-    """The value that all have, or each with the name of what has it."""
+    """The common value, or each value with its owner's name."""
     if len(set(values.values())) == 1:
         return next(iter(values.values()))
     return "; ".join(f"{of}: {text}" for of, text in values.items())

@@ -18,19 +18,19 @@ from cdm_nnunet.report.folder import INDEX_FILE, refuse_foreign_folder
 def write_outputs(
     comparison: Comparison, out: Path, images: Images | str = NOT_ASKED_FOR, *, n_processes: int = 1
 ) -> dict[str, str]:
-    """Write the record, the tables and the page into a folder, each whole or not at all.
+    """Write the record, the tables and the page into a folder, each complete or absent.
 
     Args:
         comparison: The record.
         out: The folder.
-        images: The images of its cases for the page, or why it has none.
-        n_processes: Cases whose images are read at a time.
+        images: The images of its cases for the page, or the reason why there are none.
+        n_processes: Number of cases read at a time.
 
     Returns:
         Their paths: ``record``, ``csv``, ``goals``, ``markdown``, ``latex`` and ``html``.
 
     Raises:
-        InputError: If the place of the page holds something else.
+        InputError: If the path of the page holds something else.
     """
     refuse_foreign_folder(out, PAGE_FOLDER)
     texts = {
@@ -47,7 +47,7 @@ def write_outputs(
 
 
 def _write_page(comparison: Comparison, out: Path, images: Images | str, n_processes: int) -> Path:
-    """Write the page, and remove that of an earlier run in the other form."""
+    """Write the page, and remove an earlier one in the other form."""
     log = out.resolve() / "errors.log"
     file, folder, aside = out / PAGE_FILE, out / PAGE_FOLDER, out / f".{PAGE_FOLDER}_partial"
     if not is_folder(comparison):

@@ -1,4 +1,4 @@
-"""The page of a comparison, in the look of the report: one file, or of many cases a folder; both work offline."""
+"""The page of a comparison, in the style of the report: one file, or a folder for many cases; both work offline."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ def is_folder(comparison: Comparison) -> bool:
 
 
 def page(comparison: Comparison, images: Images | str = NOT_ASKED_FOR, *, log: Path | None = None, n: int = 1) -> str:
-    """The whole page as one file.
+    """The page as one file.
 
     Everything that is shown comes from the record and the images, and enters the page as data: no text in it can become
     markup.
 
     Args:
         comparison: The record.
-        images: The images of its cases, or why there are none.
+        images: The images of its cases, or the reason why there are none.
         log: File for the tracebacks of internal errors.
-        n: Cases that are read at a time.
+        n: Number of cases read at a time.
     """
     head, script, rest = _frame(comparison)
     made = {} if isinstance(images, str) else dict(packed_cases(images, log or Path("errors.log"), n))
@@ -58,7 +58,7 @@ def page(comparison: Comparison, images: Images | str = NOT_ASKED_FOR, *, log: P
 
 
 def write_page_folder(comparison: Comparison, images: Images | str, folder: Path, log: Path, n: int) -> None:
-    """Write the page as a folder that is not there yet: a light first page, and a file a case.
+    """Write the page as a new folder: a light first page, and one file per case.
 
     Args:
         comparison: As for :func:`page`.
@@ -83,7 +83,7 @@ def write_page_folder(comparison: Comparison, images: Images | str, folder: Path
 
 
 def _frame(comparison: Comparison, *, framed: bool = False) -> tuple[str, str, str]:
-    """What stands before the data, the script, and what stands after all data."""
+    """Text before the data, script, and text after all data."""
     script = page_script([resource(package, name) for package, name in SCRIPTS])
     style = resource("report", "report.css") + resource("comparison", "compare.css")
     head, _, rest = resource("comparison", "compare.html").partition("<!--data-->")
@@ -99,7 +99,7 @@ def _elements(place: int, parts: Parts | str) -> str:
 
 
 def _drawn(template: Template, names: list[str]) -> dict[str, Any]:
-    """How doses and ROIs are drawn: the candidates alike, of which one is shown at a time."""
+    """Styles of doses and ROIs: the candidates share one, because one is shown at a time."""
     data = page_data(template, ("reference", "predicted", "other"))
     for strokes in (data["strokes"], *(colours["strokes"] for colours in data["colours"].values())):
         strokes.update(dict.fromkeys(names[3:], strokes["other"]))
@@ -107,7 +107,7 @@ def _drawn(template: Template, names: list[str]) -> dict[str, Any]:
 
 
 def _page_data(comparison: Comparison, images: Images | str) -> dict[str, Any]:
-    """What the page needs beside the record: sentences that other renderings have too, and how images are drawn."""
+    """Data of the page in addition to the record: sentences shared with other renderings, and styles of images."""
     names = dose_names(len(comparison.models))
     drawn = {"no_images": images, "doses": []} if isinstance(images, str) else _drawn(images.template, names)
     return {

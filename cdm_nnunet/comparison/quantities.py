@@ -16,14 +16,14 @@ from cdm_nnunet.evaluation.record import CaseResult
 DOSE_MAE, GOAL_ERRORS = "Dose MAE", "Goal errors"
 CHALLENGE_SCORES = tuple(score.title for challenge in CHALLENGES for score in challenge.compared)
 SIGNLESS = (DOSE_MAE, *CHALLENGE_SCORES, GOAL_ERRORS)
-KIND_LABELS = {"target": ("PTV score", "Targets"), "oar": ("OAR score", "OARs")}  # of a score, of its parts
+KIND_LABELS = {"target": ("PTV score", "Targets"), "oar": ("OAR score", "OARs")}  # of a score, and of its parts
 PART_LABELS = {"Gy": "D metrics", "%": "V metrics"}
 _Key = tuple[Level, str]
 
 
 @dataclass(frozen=True)
 class _Term:
-    """What a case adds to a quantity under one model; ``difference`` is predicted - reference, or an error >= 0."""
+    """Share of a case in a quantity under one model; ``difference`` is predicted - reference, or an error >= 0."""
 
     level: Level
     name: str
@@ -42,7 +42,7 @@ class JudgedGoal:
     Attributes:
         goal: The goal.
         patients: The patient of each of these cases.
-        met: Whether the reference meets it, acceptable variation included.
+        met: Whether the reference meets it, including acceptable variations.
         right: By model, whether the prediction meets it exactly where the reference does.
     """
 
@@ -60,7 +60,7 @@ def paired_quantities(models: Sequence[Model]) -> tuple[Quantity, ...]:
     found = {key for table in tables[models[0].name] for key in table}
     for _, label in KIND_LABELS.values():
         parts = {("pooled", f"{label} {part}") for part in PART_LABELS.values()}
-        if not parts <= found:  # (the one part is the score)
+        if not parts <= found:  # (the only part is the score)
             found -= parts
     keys = [key for key in dict.fromkeys(_order(models[0].evaluation.template)) if key in found]
     return tuple(_quantity(key, cases, tables) for key in keys)
@@ -100,7 +100,7 @@ def _met(cases: Sequence[CaseResult], goal: Goal, judged: _Judged) -> Iterator[t
 
 
 def _judged_by_all(models: Sequence[Model]) -> _Judged:
-    """Case, ROI and metric of the goals on which the evaluations of all models have both verdicts."""
+    """Case, ROI and metric of goals with both verdicts in the evaluations of all models."""
     found = [
         {
             (case.case, name, result.metric)

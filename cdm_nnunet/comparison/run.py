@@ -52,11 +52,11 @@ def compare(
     """Compare models with the first of them; definitions in ``docs/comparison.md``.
 
     Args:
-        models: As :func:`cdm_nnunet.comparison.models.load_models` reads them, the baseline first.
+        models: From :func:`cdm_nnunet.comparison.models.load_models`, the baseline first.
         common_cases: Drop cases that some model lacks, instead of refusing.
         seed: Seed of random sign flips.
         n_flips: Their number; they are used if there are too many patients to count all.
-        patients: The patient by case, in place of those known from the conversion.
+        patients: The patient by case, instead of those known from the conversion.
 
     Raises:
         InputError: If the models can't be compared, as :func:`cdm_nnunet.comparison.models.shared_cases`, or an option
@@ -113,7 +113,7 @@ def _weighted_differences(quantity: Quantity) -> dict[str, Floats]:
 
 
 def _result(quantity: Quantity, tests: Iterator[SignFlip]) -> QuantityResult:
-    """What each model reaches; the tests are those of :func:`_weighted_differences`, in its order."""
+    """Result of each model; tests are in the order of :func:`_weighted_differences`."""
     weights = np.array(list(quantity.n_terms.values()), dtype=np.float64)
     errors = {name: np.array(values) for name, values in quantity.errors.items()}
     baseline, *candidates = errors
@@ -188,7 +188,7 @@ def _corrected(results: Sequence[QuantityResult]) -> list[QuantityResult]:
 
 
 def _net_gains(judged: JudgedGoal) -> dict[str, dict[str, float]]:
-    """By candidate and patient, the cases in which only the candidate is right less those of only the baseline."""
+    """By candidate and patient: cases in which only the candidate is right, minus those with only the baseline."""
     baseline, *candidates = judged.right
     gains: dict[str, dict[str, float]] = {}
     for name in candidates:
@@ -200,7 +200,7 @@ def _net_gains(judged: JudgedGoal) -> dict[str, dict[str, float]]:
 
 
 def _flips(judged: JudgedGoal, tests: Iterator[SignFlip]) -> GoalComparison:
-    """Where the models differ on a goal; the tests are those of :func:`_net_gains`, in its order."""
+    """Differences of the models on a goal; tests are in the order of :func:`_net_gains`."""
     baseline, *candidates = judged.right
     paired = {}
     for name in candidates:

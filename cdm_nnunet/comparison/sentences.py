@@ -27,14 +27,14 @@ AT_LEAST, AT_MOST = "\N{GREATER-THAN OR EQUAL TO}", "\N{LESS-THAN OR EQUAL TO}"
 
 
 def title(comparison: Comparison) -> str:
-    """What was compared."""
+    """Title of the comparison."""
     models = f"{', '.join(comparison.candidates)} against {comparison.baseline}"
     who = cases_and_patients(len(comparison.cases), comparison.n_patients)
     return f"{models}: {who} of {comparison.dataset}, template {comparison.template}"
 
 
 def cases_and_patients(n_cases: int, n_patients: int) -> str:
-    """How many cases of how many patients.
+    """Numbers of cases and patients.
 
     Example:
         >>> cases_and_patients(8, 8), cases_and_patients(224, 77)
@@ -76,12 +76,12 @@ def effect(value: float | None) -> str:
 
 
 def bias(value: float | None) -> str:
-    """A mean signed difference, or a dash where the error has no sign."""
+    """A mean signed difference, or a dash if the error has no sign."""
     return NONE if value is None else signed(value)
 
 
 def columns(baseline: str, candidate: str) -> tuple[str, ...]:
-    """Heads of a table of quantities."""
+    """Column headings of a table of quantities."""
     return (
         "",
         "unit",
@@ -119,7 +119,7 @@ def rows(comparison: Comparison, candidate: str, level: Level) -> list[tuple[str
 
 
 def goal_columns(baseline: str, candidate: str) -> tuple[str, ...]:
-    """Heads of the table of goals."""
+    """Column headings of the table of goals."""
     right = (f"{baseline} right", f"{candidate} right", f"only {candidate} right", f"only {baseline} right")
     return ("", "cases", "met by reference", *right, "p (Holm)")
 
@@ -147,7 +147,7 @@ def goal_rows(comparison: Comparison, candidate: str) -> list[tuple[str, ...]]:
 
 
 def headline(result: QuantityResult, candidate: str) -> str:
-    """One sentence on a quantity: both means, the relative change with its interval, and what the test says."""
+    """One sentence on a quantity: both means, the relative change with its interval, and the result of the test."""
     quantity, paired = result.quantity, result.paired[candidate]
     baseline = next(iter(result.models))
     mean, reference = result.models[candidate].mean, result.models[baseline].mean
@@ -157,7 +157,7 @@ def headline(result: QuantityResult, candidate: str) -> str:
 
 
 def verdict(paired: Paired) -> str:
-    """What a comparison shows, in the words of all tables.
+    """Conclusion of a comparison, in the words of all tables.
 
     Returns:
         ``better``, ``worse``, ``no difference shown`` or ``too few to tell``.
@@ -170,7 +170,7 @@ def verdict(paired: Paired) -> str:
 
 
 def score_table(comparison: Comparison, candidate: str) -> list[tuple[str, ...]]:
-    """The scores of a model against the baseline, heads first, for a screen."""
+    """The scores of a model against the baseline, headings first, for the terminal."""
     table: list[tuple[str, ...]] = [("", comparison.baseline, candidate, f"difference [{INTERVAL}]", "p (Holm)", "")]
     for result in comparison.at("score"):
         paired, unit = result.paired[candidate], result.quantity.unit
@@ -183,7 +183,7 @@ def score_table(comparison: Comparison, candidate: str) -> list[tuple[str, ...]]
 
 
 def methods(comparison: Comparison) -> list[str]:
-    """How the numbers were computed, in sentences."""
+    """Methods of the numbers, in sentences."""
     families = comparison.families
     listed = ", ".join(f"{FAMILY_NAMES[level]} ({families[level]} tests)" for level in LEVELS)
     return [
@@ -213,7 +213,7 @@ def methods(comparison: Comparison) -> list[str]:
 
 
 def dropped(comparison: Comparison) -> list[str]:
-    """Which cases were left out, one sentence per model; empty if none was."""
+    """Excluded cases, one sentence per model; empty if there are none."""
     return [
         f"Left out, because not all models have them: {len(cases)} cases of {model} ({', '.join(cases)})."
         for model, cases in comparison.dropped.items()
@@ -226,7 +226,7 @@ def dropped(comparison: Comparison) -> list[str]:
 
 
 def missing(result: QuantityResult) -> str:
-    """How many cases a quantity lacks, and why."""
+    """Number of cases that a quantity lacks, with reasons."""
     reasons = result.quantity.missing
     return f"{len(reasons)} missing: {', '.join(dict.fromkeys(reasons.values()))}" if reasons else ""
 

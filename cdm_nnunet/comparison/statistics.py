@@ -1,6 +1,6 @@
 """Paired statistics over patients: intervals, sign-flip tests, effect size, Holm.
 
-Definitions, and how often intervals and tests keep what they promise, are in ``docs/comparison.md``.
+``docs/comparison.md`` has the definitions, and the coverage and error rates in simulations.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MIN_EFFECTIVE = 4.0
 DECIMALS = 9
 MAX_EXACT = 30
 _CHUNK = 10_000
-_CACHED = 250_000  # signs that are summed at a time: as float64 they stay in a processor's cache
+_CACHED = 250_000  # signs summed at a time: as float64 they fit in a processor's cache
 
 Floats = NDArray[np.float64]
 Interval = tuple[float, float]
@@ -32,7 +32,7 @@ class SignFlip(NamedTuple):
     """A two-sided sign-flip test.
 
     Attributes:
-        p: The p-value; 1 where no patient differs.
+        p: The p-value; 1 if no patient differs.
         method: Whether all sign flips were counted, or random ones.
         n_different: Number of patients that differ.
     """
@@ -70,7 +70,7 @@ def mean_interval(differences: Floats, weights: Floats) -> Interval | None:
 
 
 def ratio_interval(numerators: Floats, denominators: Floats) -> Interval | None:
-    """95 % interval of sum(numerators) / sum(denominators), where patients are independent.
+    """95 % interval of sum(numerators) / sum(denominators) for independent patients.
 
     It is Student's, with the jackknife's standard error, Hall's transformation for the skewness, and the effective
     number of patients less two as degrees of freedom.
@@ -80,8 +80,8 @@ def ratio_interval(numerators: Floats, denominators: Floats) -> Interval | None:
         denominators: Likewise, at least zero.
 
     Returns:
-        None for fewer than ``MIN_PATIENTS`` patients, or where so few have most of the denominators that they count as
-        fewer than ``MIN_EFFECTIVE``.
+        None for fewer than ``MIN_PATIENTS`` patients, or if so few have most of the denominators that the effective
+        number is below ``MIN_EFFECTIVE``.
 
     References:
         P. Hall, On the removal of skewness by transformation, J. R. Stat. Soc. B 54 (1992) 221-228.
@@ -105,7 +105,7 @@ def ratio_interval(numerators: Floats, denominators: Floats) -> Interval | None:
 
 
 def _unskewed(quantile: float, skewness: float, n: int) -> float:
-    """The studentised mean whose transform by Hall has a quantile of Student's distribution."""
+    """The studentised mean whose Hall transform is a quantile of Student's distribution."""
     slope = skewness / math.sqrt(n)
     if abs(slope) < 1e-9:
         return quantile
@@ -115,14 +115,14 @@ def _unskewed(quantile: float, skewness: float, n: int) -> float:
 def sign_flip(values: Sequence[float] | Floats, *, seed: int, n_flips: int) -> SignFlip:
     """Two-sided sign-flip (permutation) test that the mean of independent values is zero.
 
-    The p-value is the share of sign flips of the patients whose sum is at least as far from zero as the one that was
-    found. Ties are counted, so that it is exact with them. Values are rounded to ``DECIMALS`` decimals, so that what
-    differs by rounding alone is equal.
+    The p-value is the share of sign flips of the patients whose sum is at least as far from zero as the observed
+    one. Ties are counted, so that it is exact with them. Values are rounded to ``DECIMALS`` decimals, so that
+    differences by rounding do not matter.
 
     Args:
-        values: One finite sum of differences a patient, shape (N,).
-        seed: Of the random sign flips.
-        n_flips: Their number; taken where more than ``MAX_EXACT`` patients differ.
+        values: One finite sum of differences per patient, shape (N,).
+        seed: Seed of the random sign flips.
+        n_flips: Their number; used if more than ``MAX_EXACT`` patients differ.
 
     Example:
         >>> sign_flip([-1.0, -2.0, -3.0, -4.0, -5.0, -6.0], seed=0, n_flips=999)
@@ -132,7 +132,7 @@ def sign_flip(values: Sequence[float] | Floats, *, seed: int, n_flips: int) -> S
 
 
 def sign_flips(tests: Sequence[Sequence[float] | Floats], *, seed: int, n_flips: int) -> list[SignFlip]:
-    """Many tests, each as :func:`sign_flip`; those of as many patients share their random sign flips."""
+    """Many tests, each as :func:`sign_flip`; tests with the same number of patients share random sign flips."""
     kept = [_that_differ(values) for values in tests]
     least = [_least(values) for values in kept]
     at_random: dict[int, list[int]] = {}
@@ -159,19 +159,19 @@ def _that_differ(values: Sequence[float] | Floats) -> Floats:
 
 
 def _least(kept: Floats) -> float:
-    """How far from zero a sum is that counts: as far as the one that was found, but for rounding."""
+    """Least distance from zero of a counted sum: that of the observed sum, minus rounding."""
     return abs(float(kept.sum())) - 1e-9 * float(np.abs(kept).sum())
 
 
 def _counted(kept: Floats, least: float) -> SignFlip:
-    """The test of which all sign flips are counted, or need not be."""
+    """The test with all sign flips counted, or without need to count."""
     if not kept.size:
         return SignFlip(1.0, "no patient differs", 0)
     return SignFlip(_exact_share(kept, least) if least > 0 else 1.0, "exact", kept.size)
 
 
 def _count_far(tests: Floats, least: Floats, *, seed: int, n_flips: int) -> list[int]:
-    """How many random sign flips have a sum that is at least so far from zero, for each test, shape (tests, N)."""
+    """Number of random sign flips whose sum is at least this far from zero, for each test, shape (tests, N)."""
     rows = max(1, _CACHED // tests.shape[1])
     far = np.zeros(len(tests), np.int64)
     for signs in _random_signs(tests.shape[1], n_flips, seed):
@@ -181,7 +181,7 @@ def _count_far(tests: Floats, least: Floats, *, seed: int, n_flips: int) -> list
 
 
 def _exact_share(values: Floats, least: float) -> float:
-    """Share of all sign flips whose sum is at least so far from zero: the halves of the patients are combined."""
+    """Share of all sign flips whose sum is at least this far from zero, by combining the two halves of the patients."""
     half = len(values) // 2
     one, two = _signed_sums(values[:half]), np.sort(_signed_sums(values[half:]))
     above = int((two.size - np.searchsorted(two, least - one, side="left")).sum())

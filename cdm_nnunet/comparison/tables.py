@@ -38,7 +38,7 @@ _LATEX = {
     "|": r"$|$",
     '"': r"\textquotedbl{}",
     "-": r"{-}",  # (no ligatures: "--" stays two hyphens)
-    "[": r"{[}",  # (at the start of a line it would be an option of the line break before it)
+    "[": r"{[}",  # (at the start of a line it is an option of the preceding line break)
     "]": r"{]}",
     sentences.MINUS: r"$-$",
     sentences.NONE: r"--",
@@ -48,7 +48,7 @@ _LATEX = {
 
 
 def comparison_csv(comparison: Comparison) -> str:
-    """One row for each quantity and model other than the baseline; what is not defined is empty."""
+    """One row for each quantity and model other than the baseline; undefined values are empty."""
     return csv_text(COLUMNS, _quantity_rows(comparison))
 
 
@@ -84,7 +84,7 @@ def latex(comparison: Comparison) -> str:
 
 
 def latex_escaped(text: str) -> str:
-    r"""Text with everything that means something to LaTeX escaped.
+    r"""Text with LaTeX's special characters escaped.
 
     Example:
         >>> print(latex_escaped("PTV_7000 D95%"))

@@ -1,4 +1,4 @@
-"""Instance normalisation that keeps a CPU's fast memory layout, and its precision."""
+"""Instance normalisation that keeps a CPU's fast memory layout and full precision."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from torch.autograd.function import once_differentiable
 
 from cdm_nnunet.cpu.layout import is_channels_last_on_cpu
 
-_GROUPS = 1024  # a power of two: the sizes of patches, and of their halves, have many as divisors
+_GROUPS = 1024  # a power of two: divides the sizes of most patches and of their halves
 
 
 class InstanceNorm3d(nn.InstanceNorm3d):
     """PyTorch's instance normalisation, without its change of memory layout on a CPU.
 
     PyTorch copies a channels-last input to the other layout, and the next convolution copies it back: a fifth of a
-    training step. The kernels of its batch normalisation know both.
+    training step. Its batch normalisation supports both layouts.
 
-    Alone they would not do. They add up a channel's voxels one after the other in float32, which leaves the standard
-    deviation of 200 000 voxels off by 1 in 1 500, by another amount for every number of threads, and doses by up to
-    0.05 Gy. So each channel is taken apart into 1024 interleaved groups, whose means and variances are put together.
+    That alone is not precise enough. It adds a channel's voxels one by one in float32, which changes the standard
+    deviation of 200 000 voxels by 1 in 1 500, differently for each number of threads, and doses by up to 0.05 Gy. So
+    each channel is divided into 1024 interleaved groups, whose means and variances are combined.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ def _mean_and_variance(input: Tensor) -> tuple[Tensor, Tensor]:
     voxels = input.movedim(1, -1).flatten(0, -2)  # a view
     channels = input.shape[1]
     groups = math.gcd(len(voxels), _GROUPS)
-    # the running statistics, which are not wanted, make the result's type theirs
+    # unused running statistics would determine the result's type
     unused = torch.zeros(2, groups * channels, dtype=torch.promote_types(input.dtype, torch.float32))
     means, variances = torch.batch_norm_update_stats(voxels.reshape(-1, groups * channels), unused[0], unused[1], 0.0)
     means, variances = means.view(groups, channels), variances.view(groups, channels)

@@ -1,4 +1,4 @@
-"""Memory that one training step frees stays for the next."""
+"""Reuse of freed memory between training steps."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _KEEP_MEMORY = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: -1, _M_TOP_PAD: 256 << 20, _M
 
 
 def keep_freed_memory() -> None:
-    """Keep what one training step frees for the next, in this process and from now on, where the C library is glibc.
+    """Keep memory freed by one training step for the next, in this process from now on, with glibc.
 
-    It returns each large block to the system by default, which clears its pages when the next step asks for them: a
+    By default glibc returns each large block to the system, which clears its pages when the next step needs them: a
     fifth of a step's processor time.
     """
     if platform.libc_ver()[0] == "glibc":

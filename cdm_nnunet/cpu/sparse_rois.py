@@ -1,4 +1,4 @@
-"""The voxels of ROIs, found and sorted in NumPy, whose vectorised sorts are faster than torch's on a CPU."""
+"""Finding and sorting the voxels of ROIs in NumPy, whose vectorised sorts are faster than torch's on a CPU."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from cdm_nnunet.roi import WORD_BITS
 
 _LOW_32 = 0xFFFFFFFF
-_CHUNK = 1 << 16  # voxels at a time, so that what is made of them stays in the cache
+_CHUNK = 1 << 16  # voxels at a time, so that intermediate arrays stay in the cache
 
 
 def used_bits(n_words: int, bits: Sequence[int]) -> list[int]:
-    """For each word, the mask of its bits that are among some."""
+    """Mask of the used bits of each word."""
     used = [0] * n_words
     for bit in bits:
         used[bit // WORD_BITS] |= 1 << (bit % WORD_BITS)
@@ -24,7 +24,7 @@ def used_bits(n_words: int, bits: Sequence[int]) -> list[int]:
 
 
 def find_voxels(words: NDArray[Any], bits: Sequence[int]) -> list[NDArray[np.intp]]:
-    """Places of each ROI's voxels.
+    """Indices of each ROI's voxels.
 
     Args:
         words: ROI words of one sample, shape (L, V).
@@ -43,21 +43,21 @@ def find_voxels(words: NDArray[Any], bits: Sequence[int]) -> list[NDArray[np.int
 
 
 def sort_voxels(dose: NDArray[Any], index: NDArray[np.intp], starts: Sequence[int]) -> NDArray[np.int64]:
-    """Places with each row's voxels in the order of their doses; equal doses by place.
+    """Indices with each row's voxels sorted by dose; equal doses by index.
 
-    One integer holds a dose and its place, so that a plain sort moves both.
+    One integer holds a dose and its index, so that a plain sort moves both.
 
     Args:
         dose: Shape (V,), float32 or float64.
-        index: Places of the voxels, row after row, shape (M,).
-        starts: Where each row begins in ``index``, and the end.
+        index: Indices of the voxels, row after row, shape (M,).
+        starts: Start of each row in ``index``, and the end.
     """
     values = dose.take(index)
     if values.dtype != np.float32:
         parts = [index[a:b][np.argsort(values[a:b], kind="stable")] for a, b in itertools.pairwise(starts)]
         return np.concatenate(parts).astype(np.int64)
     keys = values.view(np.int32)
-    keys ^= (keys >> 31) & 0x7FFFFFFF  # the integers of negative floats descend: turn them round
+    keys ^= (keys >> 31) & 0x7FFFFFFF  # the integers of negative floats descend: reverse them
     packed = (keys.astype(np.int64) << 32) | index
     for a, b in itertools.pairwise(starts):
         packed[a:b].sort()

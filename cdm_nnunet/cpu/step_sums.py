@@ -12,9 +12,9 @@ from torch.autograd.function import once_differentiable
 
 
 class SliceSums(torch.autograd.Function):
-    """Slice after slice in NumPy, whose calls cost little beside some thousand voxels.
+    """Sums slice by slice in NumPy; the calls cost little compared with thousands of voxels.
 
-    There is no index of all places, and no gradient of the size of all doses for each term.
+    This needs no index of all positions, and no gradient of the size of all doses for each term.
     """
 
     @staticmethod

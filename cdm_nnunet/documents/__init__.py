@@ -1,4 +1,4 @@
-"""JSON and YAML files from outside: one reader with limits, types, and messages with line and column."""
+"""Reader for external JSON and YAML files, with limits, types, and messages with line and column."""
 
 from cdm_nnunet.documents.differing import differences
 from cdm_nnunet.documents.faults import TAG_MARK, Fault, faults_of, field_name, refuse, summary

@@ -9,7 +9,7 @@ _SHOWN = 3
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    """The first few places where two nested values differ, with both values; empty if they are equal.
+    """The first few differences of two nested values, with both values; empty if they are equal.
 
     Example:
         >>> differences({"a": {"b": 1, "c": [1, 2]}}, {"a": {"b": 2, "c": [1, 2]}})

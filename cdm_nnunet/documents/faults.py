@@ -1,4 +1,4 @@
-"""Faults of a document: which field, what is wrong, and where in the file."""
+"""Faults of a document: field, message, and place in the file."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from cdm_nnunet.documents.places import Path, Place, Places
 
-TAG_MARK = ":"  # begins the tags of unions whose alternative a discriminator picks; they are no part of a field's name
+TAG_MARK = ":"  # prefix of the tags of discriminated unions, which are not part of a field's name
 _SHOWN_CHARACTERS = 40
-_SAY_WHAT_CAME = ("_type", "_from_float", "literal_error", "_than", "_than_equal")  # (ends of pydantic's names)
+_SAY_WHAT_CAME = ("_type", "_from_float", "literal_error", "_than", "_than_equal")  # (suffixes of pydantic's names)
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that is wrong with a document.
+    """One fault of a document.
 
     Attributes:
-        field: Keys and list positions, counted from 0, with dots between: ``goals.2.unit``. Empty for the whole file.
+        field: Keys and list positions from 0, joined with dots: ``goals.2.unit``. Empty for the whole file.
         message: What is wrong.
         place: Line and column in the file, None if there is no file.
     """
@@ -36,7 +36,7 @@ class Fault:
 
 
 def refuse(faults: Iterable[tuple[Path, str]]) -> None:
-    """Raise what pydantic raises, with one fault for each path and message; return if there are none."""
+    """Raise a pydantic error with one fault for each path and message; return if there are none."""
     details = [
         InitErrorDetails(type=PydanticCustomError("fault", "{text}", {"text": text}), loc=path, input=None)
         for path, text in faults
@@ -46,12 +46,12 @@ def refuse(faults: Iterable[tuple[Path, str]]) -> None:
 
 
 def faults_of(error: ValidationError, value: Any, places: Places) -> tuple[Fault, ...]:
-    """What pydantic found, one fault a field and message.
+    """Faults found by pydantic, one per field and message.
 
     Args:
-        error: What it raised.
-        value: The data that it looked at.
-        places: Where the data stand.
+        error: Its exception.
+        value: The checked data.
+        places: Places of the data in the text.
     """
     messages: dict[tuple[Path, str], list[str]] = {}
     for found in error.errors(include_url=False):
@@ -61,7 +61,7 @@ def faults_of(error: ValidationError, value: Any, places: Places) -> tuple[Fault
             message = "unknown key; remove it or correct its spelling"
         if kind == "missing":
             path = (*path, found["loc"][-1])
-        # (each alternative of a union has a message of its own for the same field)
+        # (each alternative of a union has its own message for the same field)
         group = "" if len(found["loc"]) > len(path) else message
         messages.setdefault((path, group if kind != "extra_forbidden" else kind), []).append(message)
     came = {_path_in(value, found["loc"]): _came(found) for found in error.errors(include_url=False)}
@@ -76,7 +76,7 @@ def faults_of(error: ValidationError, value: Any, places: Places) -> tuple[Fault
 
 
 def repeated_keys(places: Places) -> tuple[Fault, ...]:
-    """A key that an object has twice: many readers take the last, and what the first said is lost."""
+    """A repeated key of an object: many readers take the last one, and the first value is lost."""
     return tuple(
         Fault(field_name(path), "the key appears twice; only the last would count", place)
         for path, place in places.repeated_keys
@@ -84,11 +84,11 @@ def repeated_keys(places: Places) -> tuple[Fault, ...]:
 
 
 def summary(faults: Sequence[Fault], all_told_by: str = "") -> str:
-    """The first fault as text, and how many more there are.
+    """The first fault as text, and the number of others.
 
     Args:
         faults: At least one.
-        all_told_by: A command that tells all of them, if there is one.
+        all_told_by: A command that lists all of them, if there is one.
     """
     told = f"; '{all_told_by}' lists them" if all_told_by else ""
     more = f" (and {len(faults) - 1} more{told})" if len(faults) > 1 else ""
@@ -101,7 +101,7 @@ def field_name(path: Path) -> str:
 
 
 def _path_in(value: Any, location: Sequence[str | int]) -> Path:
-    """The part of a location that leads to something in the data: pydantic adds the names of types it tried."""
+    """The part of a location that is in the data: pydantic adds the names of types that it tried."""
     path: Path = ()
     for part in location:
         is_key = isinstance(value, dict) and part in value
@@ -116,7 +116,7 @@ def _path_in(value: Any, location: Sequence[str | int]) -> Path:
 
 
 def _came(found: ErrorDetails) -> str:
-    """What was there in place of what was expected, for the kinds of fault that do not say it."""
+    """The found value, for kinds of fault whose message lacks it."""
     if not found["type"].endswith(_SAY_WHAT_CAME):
         return ""
     value = found["input"]

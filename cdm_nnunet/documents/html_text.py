@@ -11,7 +11,7 @@ def html_table(title: str, rows: Sequence[Iterable[str]]) -> str:
 
     Args:
         title: Plain text.
-        rows: Cells as plain text, the heads first.
+        rows: Cells as plain text, starting with the headings.
 
     Example:
         >>> html_table("a < b", [("", "Gy"), ("D95%", "66.5")])

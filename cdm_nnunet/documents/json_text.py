@@ -1,4 +1,4 @@
-"""JSON as plain values, and where in the text each of them stands."""
+"""JSON as plain values, with their places in the text."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _INTEGER_DIGITS = 19
 
 
 def parse(text: str) -> tuple[Any, bool]:
-    """Parse a text; a number that is too large for any use becomes infinity.
+    """Parse a text; an excessively large number becomes infinity.
 
     Returns:
-        What :func:`json.loads` makes of it, and whether an object has a key twice.
+        The result of :func:`json.loads`, and whether an object has a repeated key.
 
     Raises:
-        json.JSONDecodeError: If it is not JSON; NaN and Infinity, which Python would take, are not.
+        json.JSONDecodeError: If it is not JSON; NaN and Infinity, which Python accepts, are not.
         RecursionError: If it is nested too deeply.
     """
     repeated = False
@@ -45,7 +45,7 @@ def parse(text: str) -> tuple[Any, bool]:
 
 
 def places_in(text: str) -> Places:
-    r"""Where all keys and values stand in a text that is known to be JSON and not nested deeply.
+    r"""Places of all keys and values in a text that is known to be JSON and not nested deeply.
 
     Example:
         >>> places_in('{"goals": [1,\n  {"unit": "Gy"}]}').values["goals", 1, "unit"]
@@ -67,7 +67,7 @@ class _Walk:
         self.repeated: list[tuple[Path, Place]] = []
 
     def value(self, path: Path, at: int) -> int:
-        """Note the value that begins at ``at``; return where it ends."""
+        """Record the value that starts at ``at``; return its end."""
         self.values[path] = self.lines.place(at)
         first = self.text[at]
         if first == "{":

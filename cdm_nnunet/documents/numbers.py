@@ -9,7 +9,7 @@ _NOT_OF_NUMBERS = re.compile(r"[^0-9eE+.\s-]")
 def read_number(text: str) -> float:
     """The finite number in a text: sign, digits with a point, exponent.
 
-    Python's ``float`` takes more, which in a file is damage: ``1_0`` (ten), digits of other scripts, NaN.
+    Python's ``float`` accepts more, which in a file means damage: ``1_0`` (ten), digits of other scripts, NaN.
 
     Raises:
         ValueError: If the text is anything else.
@@ -28,7 +28,7 @@ def read_number(text: str) -> float:
 
 
 def stray_character(text: str) -> str | None:
-    """The first character that numbers in a list of texts cannot have, None if there is none.
+    """The first character of a list of texts that no number can have; None if there is none.
 
     Examples:
         >>> stray_character("1.5 -2e3"), stray_character("1_0")

@@ -20,11 +20,11 @@ class Place:
 
 @dataclass(frozen=True)
 class Places:
-    """Where the keys and values of a document stand.
+    """Places of the keys and values of a document.
 
     Attributes:
-        keys: Where each key of an object stands, by path, such as ``("goals", 2, "unit")``.
-        values: Where each value begins, by path; ``()`` is the whole.
+        keys: Place of each key of an object, by path, such as ``("goals", 2, "unit")``.
+        values: Start of each value, by path; ``()`` is the whole.
         repeated_keys: Path of every key that its object already has.
     """
 
@@ -33,9 +33,9 @@ class Places:
     repeated_keys: tuple[tuple[Path, Place], ...] = ()
 
     def of(self, path: Path, *, key: bool = False) -> Place | None:
-        """Where a value (or, with ``key``, its key) stands.
+        """Place of a value (or, with ``key``, of its key).
 
-        Of a path that is not there, the innermost part that is; None if no place is known at all.
+        For a missing path, the place of its innermost existing part; None if no place is known.
         """
         if key and path in self.keys:
             return self.keys[path]
@@ -45,7 +45,7 @@ class Places:
 
 
 class Lines:
-    """Turns offsets in a text into places."""
+    """Converts offsets in a text to places."""
 
     def __init__(self, text: str) -> None:
         self._starts = [0, *(match.end() for match in re.finditer("\n", text))]

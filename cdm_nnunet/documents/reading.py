@@ -1,4 +1,4 @@
-"""JSON and YAML files as checked values: bounded in size and depth, typed, and refused by line and column."""
+"""JSON and YAML files as checked values: bounded in size and depth, typed, and refused with line and column."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Document:
-    """A text that was parsed.
+    """A parsed text.
 
     Attributes:
-        value: What it says: None, a truth value, number or text, or lists and objects of them. None if the text
-            is not sound.
-        faults: What is wrong with the text itself; of these, keys that come twice leave it sound.
-        is_sound: Whether there is a value to look at.
-        find_places: Finds where everything stands; called when a message needs it.
+        value: Its value: None, boolean, number or text, or lists and objects of them. None if the text is
+            invalid.
+        faults: Faults of the text itself; a text with only repeated keys still has a value.
+        is_sound: Whether there is a value.
+        find_places: Finds the places of keys and values; called when a message needs them.
     """
 
     value: Any
@@ -53,7 +53,7 @@ class Checked(Generic[T]):
 
     Attributes:
         value: The typed value, None if there are faults.
-        faults: All that was found, in the order of the text.
+        faults: All faults in the order of the text.
     """
 
     value: T | None
@@ -61,7 +61,7 @@ class Checked(Generic[T]):
 
 
 def json_document(text: str) -> Document:
-    """Parse JSON; whatever the text is, the outcome says what is wrong with it."""
+    """Parse JSON; faults of the text are in the result."""
     try:
         value, repeated = json_text.parse(text)
     except json.JSONDecodeError as error:
@@ -82,7 +82,7 @@ def yaml_document(text: str) -> Document:
 
 
 def plain_document(value: object) -> Document:
-    """A value that was parsed elsewhere, such as the plans in a checkpoint."""
+    """A document of a value that was parsed elsewhere, such as the plans in a checkpoint."""
     return _document(value, False, Places)
 
 
@@ -91,8 +91,8 @@ def check(document: Document, kind: type[T]) -> Checked[T]:
 
     Args:
         document: The document.
-        kind: A pydantic model, a dataclass, or a type such as ``dict[str, float]``. Nothing is converted: a text is no
-            number, 1.0 is no whole number.
+        kind: A pydantic model, a dataclass, or a type such as ``dict[str, float]``. Nothing is converted: a text is not
+            a number, 1.0 is not an integer.
     """
     if not document.is_sound:
         return Checked(None, document.faults)
@@ -117,17 +117,17 @@ def typed(value: object, kind: type[T], where: object, mend: str = "") -> T:
     Args:
         value: The value.
         kind: As :func:`check`.
-        where: What to call it in the message.
-        mend: What to do about it; ends the message.
+        where: Its name in messages.
+        mend: Advice at the end of messages.
 
     Raises:
-        InputError: If it is not of this type, with the first fault.
+        InputError: If it is not of this type; the message names the first fault.
     """
     return _value_of(plain_document(value), kind, where, mend)
 
 
 def parse_json(text: str, kind: type[T], where: object, mend: str = "") -> T:
-    """Check JSON that stands in another file, such as a line of it.
+    """Check JSON within another file, such as one of its lines.
 
     Raises:
         InputError: As :func:`read_json`.
@@ -140,19 +140,19 @@ def read_json(path: Path, kind: type[T], mend: str = "", *, max_bytes: int = MAX
 
     Args:
         path: The file.
-        kind: What it holds, as :func:`check`.
-        mend: What to do about a file that is missing or faulty; ends the message.
-        max_bytes: How large it may be.
+        kind: Its type, as in :func:`check`.
+        mend: Advice for a missing or faulty file, at the end of messages.
+        max_bytes: Maximum size.
 
     Raises:
-        InputError: If it is missing, too large, is not UTF-8 text or not JSON, is nested too deeply, has a key twice,
+        InputError: If it is missing, too large, not UTF-8 text, not JSON, nested too deeply, has a repeated key,
             or is not of this type; with line and column.
     """
     return _value_of(json_document(read_text(path, mend, max_bytes=max_bytes)), kind, path, mend)
 
 
 def read_yaml(path: Path, kind: type[T], mend: str = "", *, max_bytes: int = MAX_BYTES) -> T:
-    """Read a YAML file, as :func:`read_json`; what it takes of YAML is said in :mod:`cdm_nnunet.documents.yaml_text`.
+    """Read a YAML file, as :func:`read_json`; accepted YAML: :mod:`cdm_nnunet.documents.yaml_text`.
 
     Raises:
         InputError: As there.
@@ -165,14 +165,14 @@ def read_text(path: Path, mend: str = "", *, max_bytes: int = MAX_BYTES) -> str:
 
     Args:
         path: The file.
-        mend: What to do about it; ends the message.
-        max_bytes: How large it may be.
+        mend: Advice at the end of messages.
+        max_bytes: Maximum size.
 
     Raises:
-        InputError: If it is missing, no file, too large or not text.
+        InputError: If it is missing, not a file, too large or not text.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # (a pipe would block for ever)
+        if not stat.S_ISREG(path.stat().st_mode):  # (a pipe would block forever)
             raise InputError(f"{path} is not a file{_then(mend)}")
         with path.open("rb") as file:
             content = file.read(max_bytes + 1)
@@ -221,7 +221,7 @@ def _unsound(fault: Fault) -> Document:
 
 
 def _is_sound(value: Any) -> bool:
-    """Whether no part has a fault: many times as fast as looking for where it is.
+    """Whether no part has a fault: much faster than locating faults.
 
     Raises:
         RecursionError: If lists and objects are nested too deeply.
@@ -238,7 +238,7 @@ def _is_sound(value: Any) -> bool:
 
 
 def _is_sound_level(level: Sequence[Any]) -> bool:
-    """Whether no part has a fault, as :func:`_fault_of` says it; texts and numbers are looked at all together."""
+    """Whether no part has a fault in the sense of :func:`_fault_of`; texts and numbers are checked together."""
     parts: dict[type, list[Any]] = {kind: [] for kind in {str, float, dict, *map(type, level)}}
     for part in level:
         parts[type(part)].append(part)
@@ -272,7 +272,7 @@ def _inner(part: dict[Any, Any] | Sequence[Any]) -> Iterable[Any]:
 
 
 def _fault_of(part: Any) -> str:
-    """What is wrong with a number, a text or the names of an object: JSON can write it, and nothing can use it."""
+    """Fault of a number, a text or the names of an object that is valid in JSON but unusable."""
     if isinstance(part, str):
         return "the text has a character that is not text" if _NO_TEXT.search(part) else ""
     if isinstance(part, float):

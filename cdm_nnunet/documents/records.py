@@ -11,7 +11,7 @@ from pydantic import ConfigDict, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 
 STRICT = ConfigDict(strict=True)
-"""Nothing is converted when a record is made: a text is not a number, a list no tuple."""
+"""Nothing is converted when a record is made: a text is not a number, a list not a tuple."""
 _ATTRIBUTE = re.compile(r"^ {4}(\w+): (.*?)(?=^ {4}\w+: |\Z)", re.MULTILINE | re.DOTALL)
 
 
@@ -26,18 +26,18 @@ def plain(record: object) -> Any:
 
 
 def schema_of(kind: Any, title: str) -> dict[str, Any]:
-    """The JSON schema of a record, with the descriptions that stand in the docstrings of its classes.
+    """The JSON schema of a record, with descriptions from the docstrings of its classes.
 
     Args:
         kind: Its class.
-        title: What the schema is called.
+        title: Title of the schema.
     """
     schema = _adapter(kind).json_schema(mode="serialization", schema_generator=_Described)
     return {"$schema": GenerateJsonSchema.schema_dialect, **schema, "title": title}
 
 
 def described(kind: type) -> dict[str, str]:
-    """What the docstrings of a class and its bases, the section ``Attributes``, say of each field, in one line each."""
+    """One-line descriptions of fields, from the section ``Attributes`` in the docstrings of a class and its bases."""
     texts: dict[str, str] = {}
     for base in reversed(kind.__mro__):
         _, _, section = inspect.cleandoc(base.__doc__ or "").partition("\nAttributes:\n")
@@ -50,12 +50,12 @@ class _Described(GenerateJsonSchema):
     """Descriptions of fields come from docstrings."""
 
     def dataclass_schema(self, schema: Any) -> dict[str, Any]:
-        """Of a record: all of its keys are written, and no others."""
+        """Schema of a record: all of its keys are required, and no others allowed."""
         entry = _with_descriptions(super().dataclass_schema(schema), schema["cls"])
         return {**entry, "required": list(entry.get("properties", {})), "additionalProperties": False}
 
     def model_schema(self, schema: Any) -> dict[str, Any]:
-        """Of a section that may stand among other keys."""
+        """Schema of a section that may have other keys."""
         return _with_descriptions(super().model_schema(schema), schema["cls"])
 
     def field_title_should_be_set(self, schema: Any) -> bool:
@@ -64,7 +64,7 @@ class _Described(GenerateJsonSchema):
 
 
 def _with_descriptions(entry: dict[str, Any], kind: type) -> dict[str, Any]:
-    """An object whose keys are described; defaults are of no interest in a file."""
+    """Add descriptions to the keys of an object; defaults are removed."""
     texts = described(kind)
     for name, content in entry.get("properties", {}).items():
         prop = getattr(kind, name, None)
@@ -78,7 +78,7 @@ def _with_descriptions(entry: dict[str, Any], kind: type) -> dict[str, Any]:
 
 
 def _markdown(text: str) -> str:
-    """One line, with single backquotes, and None as JSON says it."""
+    """One line, with single backquotes, and null for None."""
     text = re.sub(r":\w+:`~?([^`]*)`", r"`\1`", " ".join(text.split()))
     return re.sub(r"\bNone\b", "null", text.replace("``", "`"))
 

@@ -1,6 +1,6 @@
-"""YAML as plain values, and where in the text each of them stands.
+"""YAML as plain values, with their places in the text.
 
-Only what JSON can say is taken: texts, numbers, true, false, null, lists, and names with values. Aliases and tags are
+Only values of JSON are accepted: texts, numbers, true, false, null, lists, and names with values. Aliases and tags are
 refused, and so is a plain word that YAML 1.1 and 1.2 read in two ways, such as ``no``, ``010`` or a date.
 """
 
@@ -17,7 +17,7 @@ _NULL = re.compile(r"null|Null|NULL|~|")
 _BOOLEAN = re.compile(r"true|True|TRUE|false|False|FALSE")
 _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]{0,17})")
 _FLOAT = re.compile(r"[-+]?(0|[1-9][0-9]*)(\.[0-9]*)?([eE][-+]?[0-9]+)?")
-_ADDRESS = re.compile(r"[0-9]{1,3}(\.[0-9]{1,3}){3}")  # of the network: a word, however YAML is read
+_ADDRESS = re.compile(r"[0-9]{1,3}(\.[0-9]{1,3}){3}")  # of the network: a plain word in every version of YAML
 _IN_TWO_WAYS = re.compile(
     r"""
       (yes|no|on|off)                                  # a truth value in YAML 1.1, a word in 1.2
@@ -34,10 +34,10 @@ _IN_TWO_WAYS = re.compile(
 
 
 class YamlError(ValueError):
-    """What is wrong with a text.
+    """A fault of a text.
 
     Attributes:
-        fault: What, and where.
+        fault: The fault with its place.
     """
 
     def __init__(self, fault: Fault) -> None:
@@ -47,7 +47,7 @@ class YamlError(ValueError):
 
 @dataclass
 class _Open:
-    """A list or an object that is being read; of an object, ``key`` is the one whose value comes next."""
+    """A list or an object being read; for an object, ``key`` is that of the next value."""
 
     path: Path
     value: list[Any] | dict[str, Any]
@@ -56,7 +56,7 @@ class _Open:
 
 @dataclass
 class _Build:
-    """What has been read so far."""
+    """The part read so far."""
 
     max_depth: int
     value: Any = None
@@ -67,7 +67,7 @@ class _Build:
 
     @property
     def path(self) -> Path:
-        """Path of the value that comes next; of the object where its name comes first."""
+        """Path of the next value, or of the object if a name comes next."""
         if not self.open:
             return ()
         last = self.open[-1]
@@ -76,11 +76,11 @@ class _Build:
         return last.path if last.key is None else (*last.path, last.key)
 
     def refuse(self, message: str, place: Place) -> NoReturn:
-        """End the reading with a fault of what comes next."""
+        """Stop with a fault of the next item."""
         raise YamlError(Fault(field_name(self.path), message, place))
 
     def begin(self, value: list[Any] | dict[str, Any], place: Place) -> None:
-        """Take the begin of a list or an object."""
+        """Read the start of a list or an object."""
         if self._expects_key():
             self.refuse("a name is a text, not a list or an object", place)
         if len(self.open) >= self.max_depth:
@@ -90,7 +90,7 @@ class _Build:
         self.open.append(opened)
 
     def scalar(self, value: Any, place: Place) -> None:
-        """Take a text, a number, true, false or null: a value, or the name of one."""
+        """Read a text, a number, true, false or null, as a value or a name."""
         if not self._expects_key():
             self._add(value, place)
             return
@@ -120,14 +120,14 @@ class _Build:
 
 
 def parse(text: str, max_depth: int) -> tuple[Any, Places]:
-    """Parse a text that holds one document.
+    """Parse a text with one document.
 
     Args:
         text: The text.
-        max_depth: How deeply lists and objects may be nested.
+        max_depth: Maximum nesting of lists and objects.
 
     Raises:
-        YamlError: If it is not YAML, or more than JSON can say.
+        YamlError: If it is not YAML, or has more than JSON can express.
     """
     import yaml
 
@@ -167,7 +167,7 @@ def _take(build: _Build, event: Any, place: Place) -> None:
 
 
 def _plain(build: _Build, word: str, place: Place) -> Any:
-    """What a word without quotes stands for."""
+    """Value of a word without quotes."""
     if _NULL.fullmatch(word):
         return None
     if _BOOLEAN.fullmatch(word):

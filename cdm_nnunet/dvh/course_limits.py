@@ -16,7 +16,7 @@ class CourseLimits:
         limit: The limit.
         variation: The looser limit, if there is one.
         is_converted: Whether they were converted to the fractionation of the course.
-        misfit: Why the goal does not hold for the course; None if it does.
+        misfit: Reason why the goal does not apply to the course; None if it does.
     """
 
     limit: float
@@ -26,11 +26,11 @@ class CourseLimits:
 
 
 def limits_in_course(goal: Goal, regime: Regime | None, course: Course, prescription_gy: float | None) -> CourseLimits:
-    """What a goal asks for in a course.
+    """Limits of a goal in a course.
 
     Args:
         goal: A goal with a limit.
-        regime: What the template's limits in Gy hold for.
+        regime: Courses for which the template's limits in Gy hold.
         course: The patient's course.
         prescription_gy: Prescription of the ROI in Gy.
 

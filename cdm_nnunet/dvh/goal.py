@@ -51,14 +51,14 @@ def _checked_pattern(pattern: str) -> str:
 
 
 _COUNTS = re.compile(r"\{(\d*),?(\d*)\}")
-_MOST_REPEATS = 10_000  # counted repeats are written out when an expression is compiled
+_MOST_REPEATS = 10_000  # counted repeats are expanded when an expression is compiled
 _MATCH_SECONDS = 1.0
 Pattern = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_checked_pattern)]
 MetricField = Annotated[Metric, BeforeValidator(_parse_metric), PlainSerializer(str, return_type=str)]
 
 
 class Frozen(BaseModel):
-    """Part of a template: frozen, and strict as to types and unknown keys."""
+    """Part of a template: frozen, with strict types and no unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, arbitrary_types_allowed=True)
 
@@ -166,7 +166,7 @@ class Goal(Frozen):
     def _limit_is_whole(self) -> Goal:
         label = f"goal {self.roi} {self.metric}"
         if "use" not in self.model_fields_set and not self.metric.in_loss:
-            object.__setattr__(self, "use", ("evaluation",))  # (the model is frozen, and this default follows another)
+            object.__setattr__(self, "use", ("evaluation",))  # (frozen; this default depends on another field)
         refuse(((key,), f"{label}: {message}") for key, message in self._faults())
         return self
 
@@ -216,7 +216,7 @@ class Goal(Frozen):
 
     @property
     def limit_text(self) -> str:
-        """The limit as a person writes it, with the acceptable variation; empty if the goal has none.
+        """The limit in readable form, with the acceptable variation; empty if the goal has none.
 
         Example:
             >>> Goal(roi="SpinalCord", metric="D0.1cc", relation="<=", value=45, unit="Gy", variation=48).limit_text

@@ -31,8 +31,8 @@ class Number:
     Attributes:
         unit: Its unit; empty for a plain number.
         is_in_range: Whether a finite number makes sense.
-        fault: What the key does if it makes none, as in "'V0%' asks for a dose that is not above zero".
-        other_units: Other units that are read, and how many of them make one ``unit``.
+        fault: Its fault otherwise, as in "'V0%' asks for a dose that is not above zero".
+        other_units: Other accepted units, and how many of them make one ``unit``.
     """
 
     unit: str
@@ -43,16 +43,16 @@ class Number:
 
 @dataclass(frozen=True, kw_only=True)
 class Grammar:
-    """How the keys of a kind of metric look.
+    """Grammar of the keys of a kind of metric.
 
     Attributes:
         name: Name of the kind.
-        word: The key, or what stands before its number.
+        word: The key, or the part before its number.
         number: The number in the key; None if there is none.
-        bracket: What stands in brackets behind it.
+        bracket: Text in brackets after it.
         unit: Unit of the result: Gy, percent of the ROI's volume, cc, or an empty text for a plain number.
-        reading: What it measures, for people, with ``{x}`` for the number; offered where a number has no unit.
-        hint: A remark on the form of its key in lists of all.
+        reading: Readable description with ``{x}`` for the number; offered if a number has no unit.
+        hint: Remark on its key in lists of all kinds.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Grammar:
     hint: str = ""
 
     def key(self, value: str | None, bracket: str = "") -> str:
-        """The key with a number, and with what stands in brackets where the kind itself has nothing there."""
+        """The key with a number, and with a text in brackets if the kind itself has none."""
         number = "" if self.number is None else f"{value}{self.number.unit}"
         bracket = self.bracket or bracket
         return f"{self.word}{number}" + (f"[{bracket}]" if bracket else "")
@@ -78,7 +78,7 @@ class Grammar:
         """Check the number of a key.
 
         Raises:
-            InputError: If it is not finite or makes no sense.
+            InputError: If it is not finite or out of range.
         """
         if not math.isfinite(value):
             raise InputError(f"the value of a metric of kind '{self.name}' must be finite, not {value}")
@@ -87,7 +87,7 @@ class Grammar:
 
 
 class ParsedKey(NamedTuple):
-    """What a key says: its kind, its number in the kind's unit, and the way to count in brackets, if any."""
+    """A parsed key: its kind, its number in the kind's unit, and the counting in brackets, if any."""
 
     kind: str
     value: float | None
@@ -95,7 +95,7 @@ class ParsedKey(NamedTuple):
 
 
 def parse_key(key: str, kinds: Iterable[Grammar]) -> ParsedKey:
-    """Take a key apart.
+    """Parse a key.
 
     Args:
         key: Such as ``D95%`` or ``V20Gy[cc]``.
@@ -125,7 +125,7 @@ def parse_key(key: str, kinds: Iterable[Grammar]) -> ParsedKey:
 
 
 def plain_number(value: float) -> str:
-    """A number without an exponent and without zeros at its end."""
+    """A number without exponent and trailing zeros."""
     text = format(Decimal(repr(float(value))), "f")
     return text.rstrip("0").rstrip(".") if "." in text else text
 
@@ -136,7 +136,7 @@ def _with_number(key: str, body: str, bracket: str, kinds: tuple[Grammar, ...]) 
     if match is None or not of_word:
         raise _no_metric(key, kinds)
     _, number, unit = match.groups()
-    found: dict[str, tuple[Grammar, float]] = {}  # by what stands in brackets
+    found: dict[str, tuple[Grammar, float]] = {}  # by the text in brackets
     for kind in of_word:
         if kind.number is None:
             continue

@@ -25,7 +25,7 @@ def paddick_conformity(
         dose_gy: Dose in Gy, any shape; give the whole dose, since PIV includes the volume outside the target.
         target: Mask of the target, same shape.
         prescription_gy: Prescription in Gy.
-        isodose_percent: Isodose that is meant to cover the target, percent of the prescription.
+        isodose_percent: Isodose that should cover the target, percent of the prescription.
 
     Returns:
         From 0 to 1; NaN if no voxel reaches the isodose, for which the index is not defined.
@@ -48,7 +48,7 @@ def paddick_conformity(
 def rtog_conformity(
     dose_gy: NDArray[np.floating], target: NDArray[np.bool_], prescription_gy: float, isodose_percent: float = 100.0
 ) -> float:
-    """The RTOG conformity index, ``PIV / TV``; 1 is ideal, but says nothing about where the isodose lies.
+    """The RTOG conformity index, ``PIV / TV``; 1 is ideal, but does not depend on the isodose's position.
 
     Args and errors are those of :func:`paddick_conformity`.
 
@@ -150,7 +150,7 @@ def _volumes(
 
 
 def _isodose(dose_gy: NDArray[np.floating], prescription_gy: float, percent: float) -> NDArray[np.bool_]:
-    """Where the dose reaches a percentage of the prescription; the level is rounded to the type of the doses."""
+    """Mask of dose at or above a percentage of the prescription; the level is rounded to the type of the doses."""
     dose_gy = np.asarray(dose_gy)
     if dose_gy.dtype.kind != "f":
         raise InputError(f"expected doses as floats, not {dose_gy.dtype}")

@@ -1,7 +1,7 @@
 """The kinds of DVH metrics: one row each, with its grammar and its formulas.
 
-A new metric is a row here, with its definition in ``docs/conventions.md``, "DVH metrics"; if a loss is to train on it,
-it has one more formula in :mod:`cdm_nnunet.losses.metrics`.
+A new metric is a row here, with its definition in ``docs/conventions.md``, "DVH metrics"; a loss
+needs one more formula in :mod:`cdm_nnunet.losses.metrics`.
 """
 
 from __future__ import annotations

@@ -22,11 +22,11 @@ _WITHOUT = re.compile(r"-[A-Za-z]*TV$")
 
 @dataclass(frozen=True)
 class RoiMatch:
-    """The ROI of some data that is an ROI of a template.
+    """The ROI in the data that matches an ROI of a template.
 
     Attributes:
         source: Its name in the data.
-        by: Whether it is the template's name, one of its aliases, or fits one of its regular expressions.
+        by: Whether the match is the template's name, an alias, or a regular expression.
     """
 
     source: str
@@ -38,20 +38,20 @@ def match_rois(
 ) -> dict[str, RoiMatch]:
     """Find the ROIs of a template in some data.
 
-    An ROI is the one in the data that has its name or one of its aliases, else the one that fits a regular expression
-    and is no other ROI's name or alias; case is ignored throughout.
+    A match has the ROI's name or one of its aliases; otherwise it fits a regular expression and is not the name or
+    alias of another ROI. Case is ignored.
 
     Args:
-        template: Knows names, aliases, expressions and kinds.
-        catalogue: The ROIs of a data set, whose kinds are compared; or names, which have none.
-        prefer: Called with an ROI and several names that it goes by; returns those that count, where the data say so.
+        template: Template with names, aliases, expressions and kinds.
+        catalogue: The ROIs of a data set, whose kinds are compared, or only names.
+        prefer: Called with an ROI and several matching names; returns those to use, if the data specify them.
 
     Returns:
-        By ROI of the template, in its order; ROIs that the data lack are not in it.
+        By ROI of the template, in its order; without ROIs that the data lack.
 
     Raises:
-        InputError: If several names stand for one ROI, or one for several; a name that fits an expression says another
-            thing (a planning risk volume, the other side, another target); or a kind differs.
+        InputError: If several names match one ROI, or one matches several; a name that fits an expression has another
+            meaning (a planning risk volume, the other side, another target); or a kind differs.
 
     Example:
         >>> match_rois(Template.load("openkbp"), ["PTV70", "larynx"])["Larynx"]
@@ -74,7 +74,7 @@ def match_rois(
 def refuse_without_goal(
     template: Template, goals: Iterable[Goal], matched: Mapping[str, RoiMatch], names: Iterable[str]
 ) -> None:
-    """Check that a template has to do with the data.
+    """Check that a template applies to the data.
 
     Raises:
         InputError: If no goal is for an ROI that was found.
@@ -109,7 +109,7 @@ def _ambiguities(found: Mapping[str, Sequence[RoiMatch]]) -> Iterator[str]:
 
 
 def _contradictions(template: Template, found: Mapping[str, Sequence[RoiMatch]]) -> Iterator[str]:
-    """Names that fit an expression, and by TG-263 or custom are something else."""
+    """Names that fit an expression but have another meaning by TG-263 or custom."""
     for roi in template.rois:
         for match in found[roi.name]:
             if match.by == "regex" and (other := _says_another(roi, match.source)):

@@ -23,11 +23,11 @@ from cdm_nnunet.errors import InputError
 EXACT = "exact"
 ROUNDINGS = {challenge.rounding.name: challenge.rounding for challenge in CHALLENGES if challenge.rounding is not None}
 
-SAME_VOLUME = 1e-6  # of a volume: voxel sizes come as 32-bit floats, and ten voxels of 0.027 cc are 0.27 cc
+SAME_VOLUME = 1e-6  # of a volume: voxel sizes are 32-bit floats, and ten voxels of 0.027 cc must be 0.27 cc
 
 
 class RoiDoses(Protocol):
-    """The doses of an ROI, as the formulas of metrics use them: of voxels, or of samples that each have a volume.
+    """The doses of an ROI for the formulas of metrics: of voxels, or of samples with volumes.
 
     An amount of the ROI is a number of voxels, or the volume of samples in cc.
     """
@@ -52,7 +52,7 @@ class RoiDoses(Protocol):
         ...
 
     def power_mean_gy(self, a: float) -> float:
-        """The generalised mean with exponent a, not 0; an error for a negative dose."""
+        """The generalised mean with exponent a, not 0; negative doses are refused."""
         ...
 
     def order_statistic_gy(self, metric: Metric) -> float:
@@ -91,15 +91,15 @@ class Kind(Grammar):
     Attributes:
         formula: Its value in the doses of an ROI, in ``unit``.
         plan_formula: Its value in a whole dose, in ``unit``; NaN if it is not defined.
-        undefined: Why a plan formula is not defined, if it gives NaN.
+        undefined: Reason if a plan formula gives NaN.
         mask_error: Change of the value if the ROI's surface moves by half a voxel, in ``unit``; None if unknown
             (``docs/conventions.md``, "Mask error").
         is_order_statistic: Whether it is the dose of one voxel in the order of doses.
         is_volume: Whether it is the part of the ROI on one side of a dose.
         is_cold: Whether it counts from the cold end.
-        parts: Keys of the order statistics that it is made of.
+        parts: Keys of its order statistics.
         needs_prescription: Whether it is relative to the prescription of the ROI.
-        in_loss: Whether a loss can train on it; without, it is for the evaluation alone.
+        in_loss: Whether a loss can train on it; otherwise it is only for the evaluation.
     """
 
     formula: Formula | None = None
@@ -126,7 +126,7 @@ class Kind(Grammar):
 
     @property
     def can_count(self) -> bool:
-        """Whether a way to count voxels may stand in brackets."""
+        """Whether the key may have a counting in brackets."""
         return self.is_order_statistic and not self.is_cold and self.number is not None
 
 
@@ -149,7 +149,7 @@ class UndefinedMetricError(InputError):
     """A metric that is not defined for an ROI or its doses.
 
     Attributes:
-        reason: Why it is not defined.
+        reason: The reason.
     """
 
     def __init__(self, metric: Metric, reason: str):
@@ -198,7 +198,7 @@ class Metric:
     def parse(cls, key: str) -> Metric:
         """The metric behind a key such as ``D95%``, ``D0.03cc``, ``Dmean``, ``V20Gy``, ``CV15Gy[cc]`` or ``HI``.
 
-        Equal metrics have equal keys, so that other spellings are read and shown as the usual one: ``D35mm3`` is
+        Equal metrics have equal keys: other spellings are converted to the usual one: ``D35mm3`` is
         ``D0.035cc``, ``V2000cGy`` is ``V20Gy``, and TG-263's ``D95%[Gy]``, ``V20Gy[%]``, ``Mean[Gy]`` and
         ``Median[Gy]`` are ``D95%``, ``V20Gy``, ``Dmean`` and ``D50%``; spaces are left out.
 
@@ -263,7 +263,7 @@ class Metric:
 
     @property
     def order_statistics(self) -> tuple[Metric, ...]:
-        """The order statistics that the metric is made of: itself, none, or those of the homogeneity index.
+        """The order statistics of the metric: itself, none, or those of the homogeneity index.
 
         Example:
             >>> [str(part) for part in Metric.parse("HI").order_statistics]
@@ -283,7 +283,7 @@ class Metric:
         return self.value
 
     def why_undefined(self, roi_volume_cc: float) -> str | None:
-        """Why the metric is not defined for an ROI of this volume: the ROI is smaller than the x of D_xcc.
+        """Reason why the metric is not defined for an ROI of this volume: the ROI is smaller than the x of D_xcc.
 
         Args:
             roi_volume_cc: Volume of the ROI in cc.
@@ -301,7 +301,7 @@ class Metric:
 
     @property
     def least_volume_cc(self) -> float:
-        """Volume below which an ROI has no such metric; 0 where every ROI has it."""
+        """Volume below which the metric is not defined; 0 if it is always defined."""
         if self.value is None or self._number_unit != "cc" or self.counting != EXACT:
             return 0.0
         return self.value * (1 - SAME_VOLUME)
@@ -309,7 +309,7 @@ class Metric:
     def rank(self, n_voxels: int, voxel_volume_cc: float) -> float:
         """Position of the metric among the ascending voxel doses, counted from 0 (``docs/conventions.md``, "D_x").
 
-        It is a whole number, except for the rounding of a challenge: then the metric lies between two neighbours.
+        It is an integer, except for the rounding of a challenge: then the metric lies between two neighbours.
 
         Args:
             n_voxels: Number of voxels of the ROI, at least 1.
@@ -370,10 +370,10 @@ class Metric:
         return None if self.row.number is None else self.row.number.unit
 
     def voxels_from_end(self, voxel_volume_cc: float) -> Fraction | int:
-        """How many voxels hold x, from the hot or the cold end: a share of the ROI's, or a number of them.
+        """Number of voxels in x from the hot or the cold end: as a share of the ROI, or as a number.
 
-        The share is to be rounded up, and both kept between one voxel and all. D_x is then the highest dose that a
-        volume of at least x reaches: V(D_x) >= x, and less than x gets more.
+        The share must be rounded up, and both limited to one voxel up to all. D_x is then the highest dose that a
+        volume of at least x receives: V(D_x) >= x, and a volume below x receives more.
 
         Args:
             voxel_volume_cc: Volume of a voxel in cc.
@@ -394,7 +394,7 @@ class Metric:
         return min(max(voxels, 1), n_voxels)
 
     def _rounded_fraction(self, n_voxels: int, voxel_volume_cc: float) -> float:
-        """Where a challenge's evaluator looks, from 0 (minimum) to 1 (maximum)."""
+        """Position used by a challenge's evaluator, from 0 (minimum) to 1 (maximum)."""
         rounding = ROUNDINGS[self.counting]
         if self._number_unit == "%":
             return rounding.at_percent(self.number)

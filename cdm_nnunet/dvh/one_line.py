@@ -33,7 +33,7 @@ def metrics(
         dose_gy: Dose in Gy, floats, of any shape, such as (Z, Y, X).
         mask: Mask of the ROI: booleans, or zeros and ones, of the shape of the dose.
         spacing_mm: Size of a voxel, one number for each axis. Only their product counts, so (z, y, x) and (x, y, z)
-            are the same here. None if no metric asks for a volume in cc.
+            are the same here. None if no metric needs a volume in cc.
         keys: Metrics, such as ``["D95%", "Dmean", "V20Gy", "D0.03cc"]``.
         prescription_gy: Prescription of the ROI in Gy, for metrics in percent of it, such as ``V95%``.
 
@@ -86,7 +86,7 @@ def _voxel_volume_cc(spacing_mm: Sequence[float] | None, n_axes: int, wanted: It
         for metric in wanted:
             if metric.needs_volume:
                 raise InputError(f"{metric} asks for a volume in cc: give the size of a voxel in mm (spacing_mm)")
-        return 1.0  # (no metric looks at it)
+        return 1.0  # (no metric uses it)
     sizes = [float(size) for size in spacing_mm]
     if len(sizes) != n_axes:
         raise InputError(f"spacing_mm has one number for each axis: {n_axes}, not {len(sizes)}")

@@ -1,4 +1,4 @@
-"""Interfaces through which metric formulas see the rest of a case; the evaluation implements them."""
+"""Interfaces between metric formulas and the rest of a case; the evaluation implements them."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from numpy.typing import NDArray
 
 
 class Surface(Protocol):
-    """The surface of an ROI, as mask errors see it."""
+    """The surface of an ROI, for mask errors."""
 
     @property
     def dose_gy(self) -> NDArray[np.floating]:
-        """Doses of the voxels there, shape (m,), Gy."""
+        """Doses of its voxels, shape (m,), Gy."""
         ...
 
     def step_at(self, dose_gy: float) -> float:
-        """How much the dose changes over half a voxel where the surface has about a dose, Gy."""
+        """Change of the dose over half a voxel, in parts of the surface with about the given dose, Gy."""
         ...
 
 
 class WholeDose(Protocol):
-    """A dose around a target, as metrics of the plan see it."""
+    """A dose around a target, for metrics of the plan."""
 
     @property
     def dose_gy(self) -> NDArray[np.floating]:
@@ -31,14 +31,14 @@ class WholeDose(Protocol):
 
     @property
     def target(self) -> NDArray[np.bool_]:
-        """Mask of the target with those that its prescription isodose covers too, same shape."""
+        """Mask of the target and of those that its prescription isodose also covers, same shape."""
         ...
 
     @property
     def prescription_gy(self) -> float:
-        """Prescription of the target in Gy; ValueError where it has none."""
+        """Prescription of the target in Gy; ValueError without one."""
         ...
 
     def highest_beyond_gy(self, distance_mm: float) -> float:
-        """The highest dose at a distance from all targets or farther; NaN if nothing is as far."""
+        """The highest dose at least this far from all targets; NaN if there is no such voxel."""
         ...

@@ -1,4 +1,4 @@
-"""Validity of limits: the number of fractions, dose per fraction and prescription that they were made for.
+"""Validity of limits: number of fractions, dose per fraction and prescription.
 
 Definitions: ``docs/templates.md``, "Fractionation".
 """
@@ -23,7 +23,7 @@ _Count = Annotated[int, Field(ge=1)]
 
 @dataclass(frozen=True)
 class Course:
-    """What a patient is treated with.
+    """Course of treatment of a patient.
 
     Attributes:
         prescription_gy: Highest prescription of the plan, Gy; None if there is none.
@@ -65,11 +65,11 @@ class Regime(BaseModel):
         return self
 
     def updated(self, other: Regime | None) -> Regime:
-        """This regime, with what another one says in place of its own."""
+        """This regime, updated with the entries of another one."""
         return self if other is None else self.model_copy(update=other.model_dump())
 
     def fractionation_differs(self, course: Course) -> str | None:
-        """How the fractionation of a course differs; None if it fits or is unknown."""
+        """Difference of a course's fractionation, as text; None if it fits or is unknown."""
         if course.fractions is not None and self.fractions is not None:
             low, high = self.fractions
             if not low <= course.fractions <= high:
@@ -82,7 +82,7 @@ class Regime(BaseModel):
         return None
 
     def prescription_differs(self, course: Course) -> str | None:
-        """How the prescription of a course differs; None if it fits or there is none."""
+        """Difference of a course's prescription, as text; None if it fits or there is none."""
         if course.prescription_gy is None or self.prescription_gy is None:
             return None
         low_gy, high_gy = self.prescription_gy
@@ -93,7 +93,7 @@ class Regime(BaseModel):
         )
 
     def unknown(self, course: Course) -> Iterator[str]:
-        """What the limits are made for and the course does not state, as text."""
+        """Properties on which the limits depend and that the course does not state, as text."""
         if course.fractions is None and self.fractions is not None:
             yield f"the number of fractions is unknown; limits are for {_range(*self.fractions)}"
         if course.dose_per_fraction_gy is None and self.dose_per_fraction_gy is not None:
@@ -103,15 +103,15 @@ class Regime(BaseModel):
 
 
 def same_effect_dose_gy(limit_gy: float, *, alpha_beta_gy: float, made_for: int | None, fractions: int) -> float:
-    """The dose in a number of fractions that has the biological effect of a limit (linear-quadratic model).
+    """The dose in a number of fractions with the same biological effect as a limit (linear-quadratic model).
 
-    BED = D (1 + d / (alpha/beta)), with d the dose per fraction *in the organ*. The limit at 2 Gy a fraction, or in the
-    fractions that it was made for, and the result in ``fractions`` have the same BED.
+    BED = D (1 + d / (alpha/beta)), with d the dose per fraction *in the organ*. The limit at 2 Gy per fraction, or in
+    its own number of fractions, and the result in ``fractions`` have the same BED.
 
     Args:
         limit_gy: The limit, Gy.
         alpha_beta_gy: Alpha/beta of the endpoint, Gy.
-        made_for: Number of fractions of the limit; None for 2 Gy a fraction (EQD2).
+        made_for: Number of fractions of the limit; None for 2 Gy per fraction (EQD2).
         fractions: Number of fractions of the course.
 
     References:

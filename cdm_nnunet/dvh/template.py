@@ -91,7 +91,7 @@ class Template(Frozen):
 
         Args:
             name_or_path: A name of :func:`shipped_templates`, or the path of a JSON file. A text that ends in
-                ``.json`` or has a folder in it is taken as a path.
+                ``.json`` or contains a folder is a path.
 
         Raises:
             InputError: If there is no such template or file, or it is not valid.
@@ -166,11 +166,11 @@ def _check(document: Document) -> Checked[Template]:
 def _misfits(
     roi_names: Sequence[str], rois: Mapping[int, TemplateRoi], goals: Mapping[int, Goal]
 ) -> Iterator[tuple[JsonPath, str]]:
-    """What is wrong between the parts of a template.
+    """Contradictions between the parts of a template.
 
     Args:
         roi_names: Names of all ROIs.
-        rois: ROIs by position in the file; one that is faulty in itself is left out.
+        rois: ROIs by position in the file, without invalid ones.
         goals: Likewise.
     """
     owners: dict[str, str] = {}
@@ -205,7 +205,7 @@ def _misfits(
 
 
 def _misfits_of_sound_parts(value: Any) -> Iterator[tuple[JsonPath, str]]:
-    """Misfits of a template of which some parts are faulty in themselves, so that all are told at once."""
+    """Contradictions in a template with invalid parts, so that all faults are reported at once."""
     if not isinstance(value, dict):
         return
     rois, goals = (part if isinstance(part, list) else [] for part in (value.get("rois"), value.get("goals")))

@@ -1,4 +1,4 @@
-"""Is a clinical template sound, and which of its ROIs and goals does a data set know?"""
+"""Validation of a clinical template, and its match with a data set."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from cdm_nnunet.roi.catalogue import Catalogue
 
 @dataclass(frozen=True)
 class TemplateFault:
-    """What is wrong with a template.
+    """A fault of a template.
 
     Attributes:
-        line: Where in the file; None if nothing says.
-        column: Likewise.
-        field: As ``goals[3].metric``; may be empty.
-        message: In a sentence.
+        line: Line in the file; None if unknown.
+        column: Column in the file; None if unknown.
+        field: Such as ``goals[3].metric``; may be empty.
+        message: Message in a sentence.
     """
 
     line: int | None
@@ -31,14 +31,14 @@ class TemplateFault:
 
 @dataclass(frozen=True)
 class TemplateFit:
-    """What a data set knows of a template.
+    """Match of a template with a data set.
 
     Attributes:
-        rois: Name in the data set by ROI of the template; None if it is not there.
-        matched_by: How it was found, by ROI of the template.
-        goals: Those whose ROI is there.
-        goals_without_roi: The others.
-        rois_not_in_template: ROIs of the data set.
+        rois: Name in the data set by ROI of the template; None if it is missing.
+        matched_by: Kind of match by ROI of the template.
+        goals: Goals whose ROI is present.
+        goals_without_roi: The other goals.
+        rois_not_in_template: ROIs of the data set that are not in the template.
     """
 
     rois: dict[str, str | None]
@@ -54,11 +54,11 @@ class TemplateCheck:
 
     Attributes:
         template: Its name or file.
-        faults: None if it is sound.
+        faults: Faults; empty if it is valid.
         n_rois: Number of ROIs; None if it can't be read.
         n_goals: Number of goals.
         n_limits: Number of goals with a limit.
-        match: What the data set knows of it.
+        match: Its match with the data set.
     """
 
     template: str
@@ -70,10 +70,10 @@ class TemplateCheck:
 
 
 def fit(template: Template, catalogue: Catalogue) -> TemplateFit:
-    """Which ROIs and goals of a template the catalogue knows.
+    """Match the ROIs and goals of a template with a catalogue.
 
     Raises:
-        InputError: If a match is ambiguous, of another kind, or no goal is of any use.
+        InputError: If a match is ambiguous or of another kind, or no goal can be used.
     """
     matched = match_rois(template, catalogue)
     refuse_without_goal(template, template.goals, matched, catalogue.names)
@@ -93,7 +93,7 @@ def check_for(name_or_path: str, catalogue: Catalogue | None, log: Path) -> Temp
 
     Args:
         name_or_path: As :meth:`Template.load`.
-        catalogue: Of the data set; None for none.
+        catalogue: Catalogue of the data set; None without one.
         log: File for tracebacks of internal errors.
     """
     done = TemplateCheck(name_or_path, [])

@@ -13,7 +13,7 @@ from cdm_nnunet.dvh.grammar import MetricUnit
 from cdm_nnunet.dvh.metric import EXACT, SAME_VOLUME, Metric, RoiDoses, UndefinedMetricError
 from cdm_nnunet.errors import InputError
 
-_ROUNDING = 1e-9  # of a volume that is a sum of many
+_ROUNDING = 1e-9  # of a volume that is a sum of many samples
 
 
 def evaluate(
@@ -83,7 +83,7 @@ def evaluate_weighted(
 ) -> tuple[float, ...]:
     """Values of DVH metrics of one region of interest, from dose samples with different volumes.
 
-    Definitions: ``docs/conventions.md``, "DVH metrics", with volumes in place of voxel counts. With equal volumes every
+    Definitions: ``docs/conventions.md``, "DVH metrics", with volumes instead of voxel counts. With equal volumes every
     metric equals that of :func:`evaluate`.
 
     Args:
@@ -108,7 +108,7 @@ def evaluate_weighted(
 
 
 def defined_values(metrics: Iterable[Metric], doses: RoiDoses) -> tuple[dict[Metric, float], dict[Metric, str]]:
-    """Values of metrics of one ROI, of which some may not be defined, as for a small ROI or one without dose.
+    """Values of metrics of one ROI; some may be undefined, for example for a small ROI or one without dose.
 
     Args:
         metrics: The metrics.

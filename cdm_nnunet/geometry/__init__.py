@@ -1,1 +1,1 @@
-"""Where voxels and contours lie in the patient, and what follows from that: NumPy and SciPy alone, no DICOM."""
+"""Positions of voxels and contours in the patient, masks and DVHs: only NumPy and SciPy, no DICOM."""

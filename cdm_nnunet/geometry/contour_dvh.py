@@ -1,4 +1,4 @@
-"""DVH metrics straight from contours: samples inside the contours, each with the volume it stands for.
+"""DVH metrics directly from contours: samples inside the contours, each with its volume.
 
 Definitions: ``docs/conventions.md``, "From contours".
 """
@@ -23,7 +23,7 @@ from cdm_nnunet.geometry.planes import axes_of
 from cdm_nnunet.geometry.roi_contours import RoiContours
 from cdm_nnunet.geometry.slices import drawn_slices
 
-SAMPLES = 400_000  # about as many in an ROI, ...
+SAMPLES = 400_000  # about this many in an ROI, ...
 STEP_RANGE_MM = (0.1, 1.5)  # ... as long as their distance stays in this range
 _LOST_MM3 = 0.01
 # Fractional parts of multiples of these irrational numbers spread evenly (Weyl sequences).
@@ -36,7 +36,7 @@ class RoiSamples:
 
     Attributes:
         points_mm: In the patient, shape (n, 3).
-        volumes_cc: Volume that each stands for, shape (n,).
+        volumes_cc: Volume of each point, shape (n,).
     """
 
     points_mm: NDArray[np.float64]
@@ -55,10 +55,10 @@ class RoiDvh:
     Attributes:
         name: ROI name as in the file.
         volume_cc: Volume inside the contours.
-        lost_cc: Part of it outside the dose grid; the metrics are those of the rest.
-        values: By metric key, Gy, %, cc or a plain number.
-        undefined: Metrics that it can't have, with the reason.
-        notes: What was decided, for the record.
+        lost_cc: Part of it outside the dose grid; the metrics are for the rest.
+        values: Values by metric key, in Gy, %, cc or as a plain number.
+        undefined: Metrics that do not apply, with the reason.
+        notes: Decisions, for the record.
     """
 
     name: str
@@ -82,11 +82,11 @@ def contour_dvh(
 
     Args:
         roi: The ROI.
-        rois: Of its structure set; where others were drawn tells the slice distance.
+        rois: ROIs of its structure set; their planes show the slice distance.
         dose: The dose in Gy, in the same frame of reference.
-        metrics: What to evaluate.
+        metrics: The metrics to compute.
         prescription_gy: Prescription of the ROI, for V<x>%.
-        end_caps: As :func:`cdm_nnunet.geometry.contours.stack_of`.
+        end_caps: As in :func:`cdm_nnunet.geometry.contours.stack_of`.
 
     Raises:
         InputError: If the ROI has no volume or lies entirely outside the dose grid, or a
@@ -122,11 +122,11 @@ def contour_dvh(
 
 
 def sample(stack: ContourStack) -> RoiSamples:
-    """Points spread evenly through an ROI, none of them outside.
+    """Points distributed evenly inside an ROI.
 
-    The ROI is cut into layers, each layer into lines, and each span of a line that lies inside into pieces of equal
-    length. Lines and points lie at quasi-random places within their share, so that no direction of the dose gradient is
-    special.
+    The ROI is cut into layers, each layer into lines, and each span of a line inside the ROI into pieces of equal
+    length. Lines and points lie at quasi-random positions within their share, so that no direction of the dose
+    gradient is preferred.
 
     Raises:
         InputError: If the ROI encloses no volume.
@@ -179,5 +179,5 @@ def _step_mm(stack: ContourStack) -> float:
 
 
 def _spread(first: NDArray[np.float64] | int, second: NDArray[np.float64] | int) -> NDArray[np.float64]:
-    """Numbers from 0 to 1 that look random, and are even in either argument."""
+    """Quasi-random numbers from 0 to 1, evenly distributed in either argument."""
     return np.asarray((0.5 + first * _WEYL[0] + second * _WEYL[1]) % 1.0)

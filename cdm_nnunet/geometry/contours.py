@@ -26,14 +26,14 @@ class ContourStack:
 
     Attributes:
         name: Name of the ROI.
-        axes: Unit vectors u, v, w in the patient, one a row, shape (3, 3).
+        axes: Unit vectors u, v, w in the patient, one per row, shape (3, 3).
         planes_mm: w of the planes, ascending, shape (n,).
-        low_mm: Where each plane's slab begins, shape (n,).
-        high_mm: Where it ends, shape (n,).
-        joined: Whether the ROI goes on from each plane to the next, shape (n - 1,); not through a gap.
+        low_mm: Start of each plane's slab, shape (n,).
+        high_mm: End of each slab, shape (n,).
+        joined: Whether the ROI continues from each plane to the next, shape (n - 1,); not across a gap.
         sections: Cross-section of each plane.
-        end_caps: How it ends.
-        notes: What was decided, for the record.
+        end_caps: Its end caps.
+        notes: Decisions, for the record.
     """
 
     name: str
@@ -53,7 +53,7 @@ class ContourStack:
         return np.min(lows, axis=0), np.max(highs, axis=0)
 
     def is_joined(self, k: int) -> bool:
-        """Whether plane k is there and the ROI goes on from it to the next."""
+        """Whether plane k exists and the ROI continues from it to the next."""
         return 0 <= k < self.joined.size and bool(self.joined[k])
 
 
@@ -68,15 +68,15 @@ def stack_of(
 
     Args:
         roi: The ROI.
-        slices: The slices that it could be drawn on; by default, as its own planes show them.
-        end_caps: ``none``: the ROI ends at its outermost planes. ``half-slab``: it goes on for half a slice distance.
-            With ``rounded`` before it, an end that tapers is closed as its shape leads, which slabs can't show
+        slices: The slices that it could be drawn on; by default derived from its own planes.
+        end_caps: ``none``: the ROI ends at its outermost planes. ``half-slab``: it continues for half a slice distance.
+            With ``rounded`` before it, a tapering end is closed along its shape, which slabs can't show
             (:func:`cdm_nnunet.geometry.interpolation.layers`); ``rounded`` alone ends a flat one at its plane.
         axes: Frame in which the contours are flat; default :func:`cdm_nnunet.geometry.planes.axes_of`.
 
     Raises:
-        InputError: If the ROI has no volume, is drawn in a single plane and no slice distance is known, or its contours
-            overlap so that it can't be told which are holes.
+        InputError: If the ROI has no volume, is drawn in a single plane and no slice distance is known, or its
+            contours overlap so that holes are ambiguous.
     """
     if end_caps not in get_args(EndCaps):
         raise InputError(f"unknown end caps '{end_caps}'; known are {', '.join(get_args(EndCaps))}")
@@ -105,7 +105,7 @@ def stack_of(
 def _section(roi: RoiContours, contours: list[Points], exclusive: list[bool], plane_mm: float) -> Section:
     """The cross-section of a plane.
 
-    The standard has one kind of contour in an ROI; where two are mixed, they must agree.
+    The standard allows one kind of contour in an ROI; if two are mixed, they must agree.
     """
     try:
         section = section_of(contours, exclusive=all(exclusive))
@@ -120,7 +120,7 @@ def _section(roi: RoiContours, contours: list[Points], exclusive: list[bool], pl
 
 
 def _notes(roi: RoiContours, sections: tuple[Section, ...]) -> list[str]:
-    """What was decided about contours of one plane."""
+    """Decisions about the contours of one plane."""
     repeated = (
         "that repeat others cancel them (CLOSEDPLANAR_XOR)" if roi.exclusive else "that repeat others were left out"
     )
@@ -148,7 +148,7 @@ def _slab_ends(
     end_caps: EndCaps,
     notes: list[str],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Slabs meet half-way between neighbouring planes; an end is a plane, or lies half a slice distance beyond it."""
+    """Slabs meet half-way between neighbouring planes; an end is at a plane, or half a slice distance beyond it."""
     middles_mm = (planes_mm[:-1] + planes_mm[1:]) / 2
     low_mm, high_mm = planes_mm.copy(), planes_mm.copy()
     low_mm[1:][~apart] = middles_mm[~apart]

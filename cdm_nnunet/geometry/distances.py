@@ -20,13 +20,13 @@ _RASTER_MM = (0.1, 1.5)
 _MOST_NODES = 1e6
 _LEAST_MM = 1e-9
 _MARGIN = 3  # nodes around the ROI
-_SHIFT = 0.381966  # of a step: edges at round coordinates shall not lie on nodes
+_SHIFT = 0.381966  # of a step: edges at round coordinates must not lie on nodes
 _LINES = 64  # to find the area of a cross-section
 
 
 @dataclass(frozen=True)
 class Raster:
-    """Nodes at which distances are known.
+    """Nodes with known distances.
 
     Attributes:
         first_mm: The first node (u, v).
@@ -45,7 +45,7 @@ class Raster:
 
 @dataclass(frozen=True, eq=False)
 class LevelCut:
-    """The cross-section in which distances are above zero, linear between nodes."""
+    """The cross-section with distances above zero, interpolated linearly between nodes."""
 
     raster: Raster
     distance_mm: Distances
@@ -62,7 +62,7 @@ class LevelCut:
         return first + (low - 1) * step_mm, first + (high + 1) * step_mm
 
     def spans(self, lines_mm: NDArray[np.float64]) -> Spans:
-        """Parts of the lines v = constant that lie inside."""
+        """Parts of the lines v = constant inside."""
         (u0_mm, v0_mm), step_mm = self.raster.first_mm, self.raster.step_mm
         first, distance_mm = self._columns()
         at = (lines_mm - v0_mm) / step_mm
@@ -80,7 +80,7 @@ class LevelCut:
         return Spans(line.astype(np.int64), edges[0], edges[1])
 
     def _columns(self) -> tuple[int, Distances]:
-        """The columns of nodes in which something lies inside, and one more on either side; the first one's number."""
+        """The columns of nodes with a part inside, and one more on either side; and the index of the first."""
         found = np.flatnonzero((self.distance_mm > 0).any(0))
         if not found.size:
             return 0, self.distance_mm
@@ -89,7 +89,7 @@ class LevelCut:
 
 
 def raster_of(sections: Sequence[Section], step_mm: float) -> Raster:
-    """Nodes around cross-sections, at most ``step_mm`` apart, and two across what is thin."""
+    """Nodes around cross-sections, at most ``step_mm`` apart, and at least two across thin parts."""
     boxes = [section.box_mm for section in sections]
     low, high = np.min([box[0] for box in boxes], axis=0), np.max([box[1] for box in boxes], axis=0)
     step_mm = float(np.clip(min(step_mm, _half_thickness_mm(sections)), *_RASTER_MM))
@@ -102,9 +102,9 @@ def raster_of(sections: Sequence[Section], step_mm: float) -> Raster:
 def signed_distance(section: Section, raster: Raster) -> Distances:
     """Distance of every node from the outline of a cross-section, above zero inside; shape (v, u).
 
-    Next to the outline it follows from where the outline crosses the lines through the node, exact for straight
-    outlines; farther off, from the foot on the outline of the nearest such node. What is thinner than the distance of
-    the nodes, such as the slit of a keyhole, is not seen.
+    Next to the outline it follows from the crossings of the outline with the lines through the node, exact for
+    straight outlines; farther away, from the foot point on the outline of the nearest such node. Parts thinner than
+    the distance of the nodes, such as the slit of a keyhole, are not resolved.
     """
     inside, along_u = _crossed(section, raster.lines_mm(1), raster.lines_mm(0))
     _, along_v = _crossed(_turned(section), raster.lines_mm(0), raster.lines_mm(1))
@@ -115,12 +115,12 @@ def signed_distance(section: Section, raster: Raster) -> Distances:
     row, column = np.nonzero(band)
     offsets = [offset[band] for offset in across]
     inverse = [np.where(np.isfinite(offset), 1 / np.where(offset == 0, _LEAST_MM, offset), 0.0) for offset in offsets]
-    with np.errstate(invalid="ignore"):  # (where there is no crossing, nothing is known of its slope)
+    with np.errstate(invalid="ignore"):  # (without a crossing, the slope is unknown)
         steepest = [
             np.abs(inverse[0]) * _slope(across[0], row, column),
             np.abs(inverse[1]) * _slope(across[1].T, column, row),
         ]
-    flat = np.abs(offsets[0]) > np.abs(offsets[1])  # the outline runs rather along u
+    flat = np.abs(offsets[0]) > np.abs(offsets[1])  # the outline runs mostly along u
     inverse = [
         np.where(flat, np.clip(inverse[0], -steepest[1], steepest[1]), inverse[0]),
         np.where(flat, inverse[1], np.clip(inverse[1], -steepest[0], steepest[0])),
@@ -137,15 +137,15 @@ def signed_distance(section: Section, raster: Raster) -> Distances:
     away_v = np.arange(raster.shape[0], dtype=np.float64)[:, None] - foot[1][found]
     normal_u, normal_v = normal[0][found], normal[1][found]
     along = np.abs(away_u * normal_v - away_v * normal_u)
-    # (a foot is known to a step along the outline)
+    # (a foot point is accurate to one step along the outline)
     distance = np.hypot(away_u * normal_u + away_v * normal_v, np.maximum(along - 1, 0.0))
     return np.asarray(np.where(inside, distance, -distance) * raster.step_mm)
 
 
 def half_width_mm(distance: Distances, mask: NDArray[np.bool_], step_mm: float) -> float:
-    """Largest distance from the outline in a part of a raster, between its nodes too; at least zero, also of no part.
+    """Largest distance from the outline in a part of a raster, between its nodes too; at least zero.
 
-    Distances fall off to both sides of the middle with slope 1: from two nodes on either side follows the peak between.
+    Distances fall off to both sides of the middle with slope 1: two nodes on either side give the peak between them.
     """
     row, column = np.nonzero(mask)
     peak = np.full(row.shape, np.inf)
@@ -156,7 +156,7 @@ def half_width_mm(distance: Distances, mask: NDArray[np.bool_], step_mm: float) 
 
 
 def covered(level: Distances, step_mm: float) -> NDArray[np.float64]:
-    """Part of each node's square that lies inside."""
+    """Part of each node's square inside the cross-section."""
     share = level / step_mm
     share += 0.5
     return np.clip(share, 0.0, 1.0, out=share)
@@ -165,7 +165,7 @@ def covered(level: Distances, step_mm: float) -> NDArray[np.float64]:
 def _crossed(
     section: Section, lines_mm: NDArray[np.float64], nodes_mm: NDArray[np.float64]
 ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """Which nodes of lines lie inside, and where after each node the outline is crossed, in steps."""
+    """Whether nodes of lines lie inside, and the distance from each node to the next crossing, in steps."""
     found = section.spans(lines_mm)
     step_mm = nodes_mm[1] - nodes_mm[0]
     line = np.concatenate([found.line, found.line])
@@ -192,9 +192,9 @@ def _to_crossing(inside: NDArray[np.bool_], where: NDArray[np.float64]) -> NDArr
 
 
 def _slope(offset: NDArray[np.float64], row: NDArray[np.int64], column: NDArray[np.int64]) -> NDArray[np.float64]:
-    """By how much the crossing along a row moves from row to row at nodes, in steps; at a corner, on the flatter side.
+    """Shift of the crossing along a row from row to row at nodes, in steps; at a corner, on the flatter side.
 
-    Where a node lies between two sides of an outline, the crossings across tell of another side than those along.
+    If a node lies between two sides of an outline, the crossings across belong to another side than those along.
     """
     padded = np.pad(offset, ((1, 1), (0, 0)), constant_values=np.inf)
     above, own, below = (padded[row + k, column] for k in range(3))
@@ -203,7 +203,7 @@ def _slope(offset: NDArray[np.float64], row: NDArray[np.int64], column: NDArray[
             np.nan_to_num(change, nan=np.inf, posinf=np.inf, neginf=np.inf) for change in (own - above, below - own)
         )
     low, high = np.minimum(np.abs(before), np.abs(after)), np.maximum(np.abs(before), np.abs(after))
-    # (the harmonic mean, which smooth curves have to the third order)
+    # (the harmonic mean, exact to third order for smooth curves)
     ratio = np.divide(low, high, out=np.zeros_like(low), where=np.isfinite(high) & (high > 0))
     turns = np.isfinite(high) & (before * after < 0)
     return np.where(turns, 0.0, low * 2 / (1 + ratio))
@@ -223,7 +223,7 @@ def _turned(section: Section) -> Section:
 
 
 def _half_thickness_mm(sections: Sequence[Section]) -> float:
-    """Half of the radius of disks, or of the width of bands, that the cross-sections amount to: area by outline."""
+    """Half the radius of equivalent disks, or half the width of equivalent bands: area divided by outline."""
     area_mm2 = length_mm = 0.0
     for section in sections:
         low, high = section.box_mm

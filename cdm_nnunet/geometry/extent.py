@@ -1,4 +1,4 @@
-"""Check that contours lie within the CT: without image references, nothing else shows that a CT ends too early."""
+"""Check that contours lie within the CT: without image references, only this shows that a CT ends too early."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cdm_nnunet.errors import InputError
 from cdm_nnunet.geometry.grid import Grid
 from cdm_nnunet.geometry.roi_contours import RoiContours
 
-MAX_BEYOND_MM = (100.0, 100.0, 10.0)  # x, y, z: a body may be drawn beyond the scanner's field of view, not its slices
+MAX_BEYOND_MM = (100.0, 100.0, 10.0)  # x, y, z: a body may extend beyond the scanner's field of view, not its slices
 NOTED_BEYOND_MM = (15.0, 15.0, 2.0)
 _AXES = ("left-right", "front-back", "head-feet")
 
@@ -19,12 +19,12 @@ def extent_notes(rois: Iterable[RoiContours], grid: Grid, where: object) -> list
     """Compare the contours of ROIs with the box of a CT.
 
     Args:
-        rois: Those that count.
-        grid: The CT's.
+        rois: The ROIs to check.
+        grid: Grid of the CT.
         where: Their file, for messages.
 
     Raises:
-        InputError: If contours go on where there is no CT.
+        InputError: If contours extend beyond the CT.
     """
     notes = []
     for roi in rois:
@@ -41,7 +41,7 @@ def extent_notes(rois: Iterable[RoiContours], grid: Grid, where: object) -> list
 
 
 def _beyond_mm(roi: RoiContours, grid: Grid) -> tuple[float, ...]:
-    """How far the contours reach out of the grid's voxels along x, y and z; 0 where they don't."""
+    """Distance by which the contours extend beyond the grid's voxels along x, y and z; 0 if they do not."""
     points_mm = grid.local_mm(np.concatenate(roi.contours))
     low_mm, high_mm = points_mm.min(0), points_mm.max(0)
     beyond = []

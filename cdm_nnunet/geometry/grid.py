@@ -1,4 +1,4 @@
-"""Voxel grids in the patient: axes to the patient's left, back and head, by flips and permutations alone.
+"""Voxel grids in the patient: axes to the patient's left, back and head, by flips and permutations only.
 
 Definitions: ``docs/conventions.md``, "Axes, orientation, units".
 """
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from cdm_nnunet.errors import InputError, numbers
 
 POSITION_TOLERANCE_MM = 0.01
-MAX_TILT_DEGREES = 25.0  # of a grid's axes against the patient's
+MAX_TILT_DEGREES = 25.0  # of a grid's axes relative to the patient's
 Offsets = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
 _UNIFORM_TOLERANCE = 0.01  # of the spacing
 
@@ -134,10 +134,10 @@ class Grid:
         """Check that the array's x, y and z run to the patient's left, back and head, up to a small tilt.
 
         Args:
-            what: What lies on the grid, for the message.
+            what: Name of the image on the grid, for messages.
 
         Raises:
-            InputError: If not.
+            InputError: If they do not.
         """
         if np.diag(self.axes).min() < math.cos(math.radians(MAX_TILT_DEGREES)):
             raise InputError(
@@ -168,7 +168,7 @@ class Grid:
         return np.where(np.abs(clipped_mm - offset_mm) <= POSITION_TOLERANCE_MM, index, np.nan)
 
     def same_as(self, other: Grid) -> bool:
-        """Whether another grid has the same voxels, to 0.01 mm."""
+        """Whether another grid has the same voxels, within 0.01 mm."""
         pairs = zip((self.corners_mm(), *self.offsets_xyz_mm), (other.corners_mm(), *other.offsets_xyz_mm), strict=True)
         return self.shape == other.shape and all(
             np.allclose(mine, theirs, atol=POSITION_TOLERANCE_MM) for mine, theirs in pairs

@@ -27,14 +27,14 @@ from cdm_nnunet.geometry.scanlines import Cut
 
 _NEWTON_STEPS = 8
 _SAME_AREA = 1e-3  # of the area
-_SAME_OUTLINE_MM = 1e-4  # planes whose distances differ by less have one outline: nothing is to be interpolated
-_LATE_END = 1.25  # of the slice distance: a piece that would end farther off does not taper, it is cut
-_TAPERS = 1.1  # from one plane to the next, of the square of the half-width
-_FLATTEST = -4.0  # bend of an ellipsoid twice as wide as high; below it, something else begins between the planes
+_SAME_OUTLINE_MM = 1e-4  # planes whose distances differ by less have the same outline: no interpolation
+_LATE_END = 1.25  # of the slice distance: a piece that tapers to an end beyond this is cut instead
+_TAPERS = 1.1  # change of the squared half-width from one plane to the next
+_FLATTEST = -4.0  # bend of an ellipsoid twice as wide as high; below it, the shape changes between the planes
 _FAR_MM = 1e4
 _KEPT = 5  # planes around the current one whose distances are kept
 _EIGHT = np.ones((3, 3), bool)
-_NEAR = 2  # nodes around a piece at which its distances count
+_NEAR = 2  # nodes around a piece with relevant distances
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +42,8 @@ class Layer:
     """A part of an ROI of constant cross-section.
 
     Attributes:
-        low_mm: Where it begins along w.
-        high_mm: Where it ends.
+        low_mm: Its start along w.
+        high_mm: Its end.
         cut: Its cross-section.
     """
 
@@ -56,11 +56,11 @@ def layers(stack: ContourStack, thickness_mm: float, step_mm: float, lowered_mm:
     """An ROI as layers, the shape between two planes interpolated.
 
     Args:
-        stack: The planes, and how the ROI ends.
-        thickness_mm: A layer is at most as thick.
+        stack: The planes with end caps.
+        thickness_mm: Maximum thickness of a layer.
         step_mm: Detail within a plane, as :func:`cdm_nnunet.geometry.distances.raster_of`.
-        lowered_mm: Flat ends beyond or between planes lie lower by this, so that of two in the middle of voxels one
-            counts. (Rounded ends are known to the thickness of a layer only.)
+        lowered_mm: Flat ends beyond or between planes are lowered by this, so that only one of two ends at voxel
+            centres counts. (Rounded ends are accurate only to the thickness of a layer.)
     """
     shape = _Shape(stack, raster_of(stack.sections, step_mm), thickness_mm, lowered_mm)
     for k in range(len(stack.sections)):
@@ -77,12 +77,12 @@ def slabs(stack: ContourStack) -> Iterator[Layer]:
 
 @dataclass(frozen=True, eq=False)
 class _Piece:
-    """A part of one plane's cross-section, or a hole in it, with nothing in the next plane to go on to.
+    """A part of one plane's cross-section, or a hole in it, without a continuation in the next plane.
 
     Attributes:
         box: The part of the raster around it, (v, u).
         distance_mm: In the box: distance from the piece's outline, above zero in the piece; far below it elsewhere.
-        inset_mm: By how much it has shrunk at a distance from its plane; very far where it has ended.
+        inset_mm: Returns its shrinkage at a distance from its plane; very large beyond its end.
         is_flat: Whether it does not shrink before its end.
     """
 
@@ -101,7 +101,7 @@ class _Piece:
 
 
 class _Shape:
-    """Distances of the planes, and what follows from them between and beyond the planes."""
+    """Distances in the planes, and the shape between and beyond the planes."""
 
     def __init__(self, stack: ContourStack, raster: Raster, thickness_mm: float, lowered_mm: float) -> None:
         self.stack, self.raster, self.thickness_mm, self.lowered_mm = stack, raster, thickness_mm, lowered_mm
@@ -109,7 +109,7 @@ class _Shape:
         self._areas: dict[int, float] = {}
 
     def end(self, k: int, side: int) -> Iterator[Layer]:
-        """What lies beyond an outermost plane, on the side of w given."""
+        """Layers beyond an outermost plane, on the given side of w."""
         stack = self.stack
         plane_mm = float(stack.planes_mm[k])
         is_rounded = stack.end_caps.startswith("rounded") and stack.is_joined(k if side < 0 else k - 1)
@@ -132,14 +132,14 @@ class _Shape:
                 yield Layer(low_mm, high_mm, LevelCut(self.raster, level))
 
     def _flat_end(self, k: int, far_mm: float) -> Iterator[Layer]:
-        """Plane k goes on unchanged up to its end; an end that is the plane itself has no layer."""
+        """Plane k continues unchanged up to its end; an end at the plane itself has no layer."""
         plane_mm = float(self.stack.planes_mm[k])
         if far_mm != plane_mm:
             for low_mm, high_mm in self._cuts_mm(plane_mm, far_mm - self.lowered_mm):
                 yield Layer(low_mm, high_mm, self.stack.sections[k])
 
     def between(self, k: int) -> Iterator[Layer]:
-        """What lies between plane k and the next one."""
+        """Layers between plane k and the next one."""
         low_mm, high_mm = self.stack.planes_mm[k : k + 2].tolist()
         ends = self._distance(k), self._distance(k + 1)
         inside = ends[0] > 0, ends[1] > 0
@@ -179,7 +179,7 @@ class _Shape:
     def _pieces(
         self, mask: NDArray[np.bool_], k: int, side: int, sign: float, height_mm: float, flat_mm: float
     ) -> list[_Piece]:
-        """Pieces of plane k (sign 1), or holes (-1), that end on the side of w given; flat ones after ``flat_mm``."""
+        """Pieces of plane k (sign 1), or holes (-1), that end on the given side of w; flat ones after ``flat_mm``."""
         if not mask.any():
             return []
         numbers, n = ndimage.label(mask, _EIGHT)
@@ -198,9 +198,9 @@ class _Shape:
         return made
 
     def _bulge(self, k: int) -> float:
-        """By how much the area is larger half-way to the next plane than a linear one, in nodes.
+        """Excess of the area half-way to the next plane over linear interpolation, in nodes.
 
-        From the second differences at both planes: the smaller one, none where they differ in sign. A ball's area
+        From the second differences at both planes: the smaller one, zero if they differ in sign. A ball's area
         follows this parabola exactly.
         """
         planes_mm = self.stack.planes_mm
@@ -218,7 +218,7 @@ class _Shape:
         return min(max(bulge, -limit), limit)
 
     def _towards_end(self, k: int, mask: NDArray[np.bool_]) -> Callable[[float], float] | None:
-        """Half-width at a part of the way from plane k to the next, where one of them is the last of a rounded end."""
+        """Half-width at a fraction of the way from plane k to the next, if one of them is the last of a rounded end."""
         if not self.stack.end_caps.startswith("rounded"):
             return None
         planes_mm, ends = self.stack.planes_mm, []
@@ -257,7 +257,7 @@ class _Shape:
         return self._known[k]
 
     def _cuts_mm(self, from_mm: float, to_mm: float, lowered_mm: float = 0.0) -> list[tuple[float, float]]:
-        """Layers from one place to another; flat pieces end in the middle, which lies lower if asked to."""
+        """Layers between two positions; flat pieces end in the middle, lowered on request."""
         low_mm, high_mm = min(from_mm, to_mm), max(from_mm, to_mm)
         pairs = int(np.ceil((high_mm - low_mm) / (2 * self.thickness_mm)))
         edges = np.linspace(low_mm, high_mm, 2 * pairs + 1).tolist()
@@ -267,11 +267,11 @@ class _Shape:
 
 
 class _Blend:
-    """From one plane to the next: distances go over linearly, shifted so that the area does so too, plus a bulge.
+    """Transition to the next plane: linear in distances, shifted to be linear in area, plus a bulge.
 
-    The shift is one for each part that hangs together in the two planes; less where their distances differ by less than
-    a node, so that an outline that both share stays where it is. Without it a curved solid loses volume, and a thin one
-    that runs aslant even more. Towards a rounded end, it is the half-width that is kept to.
+    Each part connected across the two planes has one shift; it is smaller where distances differ by less than a node,
+    so that a common outline is unchanged. Without it a curved solid loses volume, and a thin oblique one loses more.
+    Towards a rounded end, the half-width is prescribed instead.
     """
 
     def __init__(
@@ -293,7 +293,7 @@ class _Blend:
         self.moved_mm = step_mm * self.moved
 
     def at(self, t: float) -> Distances:
-        """Distances at a part t of the way."""
+        """Distances at a fraction t of the way."""
         level = (1 - t) * self.low + t * self.high
         if self.width_mm is not None and self.n == 1:
             inside = (self.low > 0) | (self.high > 0)
@@ -321,10 +321,10 @@ class _Blend:
 
 
 def _taper(squares: list[float], steps_mm: list[float], height_mm: float) -> Callable[[float], float] | None:
-    """How a piece shrinks beyond its plane, if it tapers to an end before the next slice; else None.
+    """Shrinkage of a piece beyond its plane, if it tapers to an end before the next slice; otherwise None.
 
-    The square of its half-width goes on as the parabola through the last three planes: exact for balls, cones, tori and
-    ellipsoids. Where there is no third, or something else begins between them, as that of a ball.
+    The square of its half-width follows the parabola through the last three planes: exact for balls, cones, tori and
+    ellipsoids. Without a third plane, or if the shape changes between them, it follows that of a ball.
 
     Args:
         squares: Squares of the half-width in its plane and up to two before, mm2.
@@ -351,7 +351,7 @@ def _taper(squares: list[float], steps_mm: list[float], height_mm: float) -> Cal
 
 
 def _parabola(squares: list[float], steps_mm: list[float]) -> tuple[float, float]:
-    """Slope at the first of two or three planes, and bend; that of a ball where the third does not tell."""
+    """Slope at the first of two or three planes, and bend; that of a ball if the third is not usable."""
     slope, bend = (squares[0] - squares[1]) / steps_mm[0], -1.0
     if len(squares) > 2:
         bend = (slope - (squares[1] - squares[2]) / steps_mm[1]) / (steps_mm[0] + steps_mm[1])
@@ -360,7 +360,7 @@ def _parabola(squares: list[float], steps_mm: list[float]) -> tuple[float, float
 
 
 def _widened(part: slice) -> slice:
-    """A part of an axis with the nodes near it."""
+    """A part of an axis extended by nearby nodes."""
     return slice(max(part.start - _NEAR, 0), part.stop + _NEAR)
 
 

@@ -16,28 +16,28 @@ from cdm_nnunet.errors import InputError
 from cdm_nnunet.geometry.scanlines import Points, Section, inside_length_mm, ordered_crossings, united
 
 Relation = Literal["apart", "nested", "overlap", "repeat"]
-APART = 0.02  # contours that share less than this part of the smaller one are apart
-OUTSIDE = 0.02  # a nested contour may leave the outer one by this part of its area, ...
+APART = 0.02  # contours that share less than this part of the smaller one are separate
+OUTSIDE = 0.02  # a nested contour may extend beyond the outer one by this part of its area, ...
 CROSSING = 0.1  # ... and by this part of the area between the two
-REPEAT_MM = 0.1  # outlines this close on average are one
-SHELL_MM = 1.0  # nested contours closer than that are told
+REPEAT_MM = 0.1  # outlines this close on average are the same
+SHELL_MM = 1.0  # nested contours closer than this are reported
 _LINES = 96  # for each stretch of two contours
 _OUTLINE_POINTS = 200
-_OUTLINE_PARTS = 8  # in which they are looked at, until it is clear that the outline is far
-_SURELY = 1 + 1e-6  # beyond what sums in another order are rounded to
+_OUTLINE_PARTS = 8  # stretches checked at a time, until the outline is clearly far
+_SURELY = 1 + 1e-6  # larger than the rounding of sums in another order
 _NEGLIGIBLE_MM2 = 1.0
 _FAR_APART: tuple[Relation, float] = ("apart", np.inf)
 
 
 def section_of(contours: Sequence[Points], *, exclusive: bool = False) -> Section:
-    """Sort out how the contours of a plane combine.
+    """Combine the contours of a plane.
 
     Args:
         contours: Closed contours, each of shape (points, 2), in any order.
-        exclusive: Combine all of them by exclusive or (``CLOSEDPLANAR_XOR``), whatever they look like.
+        exclusive: Combine all of them by exclusive or (``CLOSEDPLANAR_XOR``), whatever their positions.
 
     Raises:
-        InputError: If contours that overlap in part leave open whether another one is a hole.
+        InputError: If partly overlapping contours leave it ambiguous whether another one is a hole.
     """
     ordered = sorted(contours, key=_box_area_mm2, reverse=True)
     if exclusive:
@@ -45,7 +45,7 @@ def section_of(contours: Sequence[Points], *, exclusive: bool = False) -> Sectio
         return Section(tuple((contour,) for contour in ordered), repeats=twice)
     boxes = np.array([(contour.min(0), contour.max(0)) for contour in ordered]).reshape(-1, 2, 2)
     kept: list[Points] = []
-    places: list[int] = []  # of the kept ones among the ordered
+    places: list[int] = []  # indices of the kept ones among the ordered
     relations: dict[tuple[int, int], Relation] = {}
     repeats = shells = refilled = fitting = 0
     for place, contour in enumerate(ordered):
@@ -71,14 +71,14 @@ def section_of(contours: Sequence[Points], *, exclusive: bool = False) -> Sectio
 
 
 def _boxes_met(boxes: NDArray[np.float64], own: NDArray[np.float64]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which boxes, (n, 2, 2) as lowest and highest corner, share an area with another one, and which lie around it."""
+    """Whether boxes, (n, 2, 2) as lowest and highest corner, overlap another one, and whether they contain it."""
     low, high = boxes[:, 0], boxes[:, 1]
     meeting = (np.minimum(high, own[1]) > np.maximum(low, own[0])).all(1)
     return meeting, ((own[0] > low) & (own[1] < high)).all(1)
 
 
 def _groups(count: int, relations: dict[tuple[int, int], Relation]) -> list[list[int]]:
-    """Contours that overlap in part, directly or through others."""
+    """Groups of partly overlapping contours, directly or through others."""
     group = list(range(count))
     for (a, b), relation in relations.items():
         if relation == "overlap" and group[a] != group[b]:
@@ -89,7 +89,7 @@ def _groups(count: int, relations: dict[tuple[int, int], Relation]) -> list[list
 def _refuse_open_questions(
     contours: Sequence[Points], groups: Sequence[Sequence[int]], relations: dict[tuple[int, int], Relation]
 ) -> None:
-    """Refuse a contour within two of a group, or within one of its own group: it may be a hole or not."""
+    """Refuse a contour inside two contours of a group, or inside one of its own group: it may be a hole or not."""
     for group in groups:
         for k in range(len(contours)) if len(group) > 1 else ():
             around = sum(relations.get((other, k)) == "nested" for other in group)
@@ -101,7 +101,7 @@ def _refuse_open_questions(
 
 
 def _relation(outer: Points, inner: Points) -> tuple[Relation, float]:
-    """How two contours lie to each other, and how far their outlines are apart on average, mm.
+    """Relation of two contours, and the mean distance of their outlines, mm.
 
     Args:
         outer: The contour with the larger box.
@@ -130,10 +130,10 @@ def _relation(outer: Points, inner: Points) -> tuple[Relation, float]:
 
 
 def _from_hole_mm(outer: Points, inner: Points) -> float:
-    """How far the outline of a contour is on average from that of another one, whose box lies around its box.
+    """Mean distance of a contour's outline from that of another one, whose box contains its box.
 
-    Where the two share no area, the inner one lies in a hole that the outer one leaves open, as a keyhole does. Beyond
-    the distance that is told, it is infinite.
+    If the two share no area, the inner one lies in a hole of the outer one, as in a keyhole. Beyond the reported
+    distance, it is infinite.
     """
     along = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(inner, axis=0, append=inner[:1]), axis=1))])
     at = (np.arange(_OUTLINE_POINTS) + 0.5) / _OUTLINE_POINTS * along[-1]

@@ -1,4 +1,4 @@
-"""The planes in which the contours of an ROI lie.
+"""The planes of the contours of an ROI.
 
 Definitions: ``docs/conventions.md``, "From contours".
 """
@@ -14,7 +14,7 @@ from cdm_nnunet.errors import InputError
 from cdm_nnunet.geometry.roi_contours import RoiContours
 
 PLANE_TOLERANCE_MM = 0.1  # contours this close together lie in one plane
-FLATNESS_MM = 0.1  # how far a contour's points may leave its plane
+FLATNESS_MM = 0.1  # maximum distance of a contour's points from its plane
 _KNOWN: WeakKeyDictionary[RoiContours, dict[bytes, tuple[list[float], list[float]]]] = WeakKeyDictionary()
 
 
@@ -22,7 +22,7 @@ def axes_of(roi: RoiContours) -> NDArray[np.float64]:
     """Frame of an ROI's contours: the patient's axes for axial contours, else u, v in the planes and w normal to them.
 
     Returns:
-        Unit vectors u, v, w, one a row, shape (3, 3).
+        Unit vectors u, v, w, one per row, shape (3, 3).
 
     Raises:
         InputError: If the ROI has no closed contour or the contours do not lie in parallel planes.
@@ -54,7 +54,7 @@ def heights_mm(roi: RoiContours, axes: NDArray[np.float64]) -> NDArray[np.float6
 
 
 def _along(roi: RoiContours, axes: NDArray[np.float64]) -> tuple[list[float], list[float]]:
-    """Height w of each contour, and how far its points spread along w; kept, since every ROI asks for those of all."""
+    """Height w of each contour, and the spread of its points along w; cached, because every ROI needs those of all."""
     known, key = _KNOWN.setdefault(roi, {}), axes[2].tobytes()
     if key not in known:
         heights = [contour @ axes[2] for contour in roi.contours]

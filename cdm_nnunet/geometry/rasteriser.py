@@ -1,4 +1,4 @@
-"""Masks of contours on a voxel grid: exact coverage of every voxel, then the majority.
+"""Masks of contours on a voxel grid: voxels with at least half coverage, computed exactly.
 
 Definitions: ``docs/conventions.md``, "From contours".
 """
@@ -21,12 +21,12 @@ from cdm_nnunet.geometry.roi_contours import RoiContours
 from cdm_nnunet.geometry.scanlines import coverage
 from cdm_nnunet.geometry.slices import Slices
 
-LINES_PER_VOXEL = 5  # odd: the middle one decides where a face runs through voxel centres
-_LAYERS_PER_VOXEL = 4  # where the shape between contours is interpolated
+LINES_PER_VOXEL = 5  # odd: the middle one decides if a face runs through voxel centres
+_LAYERS_PER_VOXEL = 4  # for interpolated shapes between contours
 _FINE_STEPS = 300  # across an ROI, unless they are larger than a pixel or smaller than a quarter of one
-_TIE = 1e-5  # of a voxel: contours are shifted by it, so that of two faces at voxel centres one counts
+_TIE = 1e-5  # of a voxel: shift of contours, so that only one of two faces at voxel centres counts
 _ROUNDING = 1e-6
-_OBLIQUE_SAMPLES = 3  # points along each axis of a voxel whose grid is tilted against the contours
+_OBLIQUE_SAMPLES = 3  # points along each axis of a voxel in a grid that is tilted relative to the contours
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +36,8 @@ class RoiMask:
     Attributes:
         mask: Shape (z, y, x).
         volume_cc: Volume inside the contours, not that of the voxels.
-        lost_cc: Part of that volume that lies outside the grid.
-        notes: What was decided, for the record.
+        lost_cc: Part of that volume outside the grid.
+        notes: Decisions, for the record.
     """
 
     mask: NDArray[np.bool_]
@@ -54,15 +54,15 @@ def rasterise(
     end_caps: EndCaps = DEFAULT_END_CAPS,
     may_lie_outside: bool = False,
 ) -> RoiMask:
-    """Mask of an ROI: the voxels of which at least half lies in the ROI.
+    """Mask of an ROI: the voxels with at least half of their volume in the ROI.
 
     Args:
         roi: The ROI.
         grid: The grid, at least two planes; the planes may be at unequal distances.
-        slices: The slices of the CT along the normal of the contours; default: as the ROI's own planes show them, and
-            the grid's where it has one plane only.
-        end_caps: As :func:`cdm_nnunet.geometry.contours.stack_of`; by default a drawn slice counts as a whole,
-            and where the grid has other planes than the contours, an end that tapers is rounded.
+        slices: The slices of the CT along the normal of the contours; default: derived from the ROI's own planes, or
+            the grid's if the ROI has only one plane.
+        end_caps: As in :func:`cdm_nnunet.geometry.contours.stack_of`; by default a drawn slice counts as a whole,
+            and if the grid has other planes than the contours, tapering ends are rounded.
         may_lie_outside: Return an empty mask for an ROI wholly outside the grid.
 
     Raises:
@@ -87,7 +87,7 @@ def rasterise(
 
 
 def voxel_bounds_mm(offsets_mm: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Where the voxels of an axis begin and end: half-way between their centres; shape (n + 1,).
+    """Boundaries of the voxels of an axis: half-way between their centres; shape (n + 1,).
 
     Example:
         >>> voxel_bounds_mm(np.array([0.0, 2.0, 6.0]))
@@ -99,10 +99,10 @@ def voxel_bounds_mm(offsets_mm: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _on_planes(stack: ContourStack, grid: Grid) -> bool:
-    """Whether the grid's planes, where the ROI is, are those that were drawn on."""
+    """Whether the grid's planes in the ROI are the planes of its contours."""
     planes_mm = grid.axes[2] @ grid.origin_xyz_mm + grid.offsets_xyz_mm[2]
-    apart_mm = np.abs(planes_mm[:, None] - stack.planes_mm)  # (planes of the grid, planes drawn on)
-    # (a plane where two slabs meet is one that nothing was drawn on)
+    apart_mm = np.abs(planes_mm[:, None] - stack.planes_mm)  # (planes of the grid, planes of contours)
+    # (a plane where two slabs meet has no contours)
     low_mm, high_mm = stack.low_mm - PLANE_TOLERANCE_MM, stack.high_mm + PLANE_TOLERANCE_MM
     in_roi = ((planes_mm[:, None] > low_mm) & (planes_mm[:, None] < high_mm)).any(1)
     in_grid = (stack.planes_mm >= planes_mm[0]) & (stack.planes_mm <= planes_mm[-1])
@@ -121,7 +121,7 @@ def _interpolated(stack: ContourStack, grid: Grid) -> Iterator[Layer]:
 
 
 def _aligned(stack: ContourStack, parts: Iterable[Layer], grid: Grid) -> RoiMask:
-    """The grid's planes are parallel to the contours'."""
+    """Coverage if the grid's planes are parallel to the contours'."""
     origin = grid.axes @ grid.origin_xyz_mm
     step = np.array([offsets[1] - offsets[0] if offsets.size > 1 else 1.0 for offsets in grid.offsets_xyz_mm[:2]])
     shift = _TIE * step
@@ -154,7 +154,7 @@ def _aligned(stack: ContourStack, parts: Iterable[Layer], grid: Grid) -> RoiMask
 
 
 def _oblique(stack: ContourStack, parts: Iterable[Layer], grid: Grid) -> RoiMask:
-    """The grid is tilted against the contours: points in every voxel are looked up in a fine raster of the layers."""
+    """Coverage if the grid is tilted: points in every voxel are looked up in a fine raster of the layers."""
     step_mm = min(grid.spacing_xyz_mm) / 2
     low, high = stack.box_mm
     shape = tuple(int(n) for n in np.ceil((high - low) / step_mm)[::-1] + 1)

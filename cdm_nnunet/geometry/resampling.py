@@ -1,4 +1,4 @@
-"""Volumes on another grid, by linear interpolation in physical space; coarser grids average over their voxels."""
+"""Volumes on another grid, by linear interpolation in physical space; on coarser grids averaged over voxels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cdm_nnunet.errors import InputError
 from cdm_nnunet.geometry.grid import POSITION_TOLERANCE_MM, Grid, Volume
 
 _EQUAL_MM = 0.101  # distances of planes that differ by less are equal
-EDGE_DOSE_FRACTION = 0.01  # of the maximum: what a dose may be where its grid ends, to be taken for zero beyond
+EDGE_DOSE_FRACTION = 0.01  # of the maximum: a dose below this at the end of its grid counts as zero beyond
 
 
 def resample(volume: Volume, grid: Grid, outside: float, *, average: bool = False) -> NDArray[np.float32]:
@@ -21,8 +21,8 @@ def resample(volume: Volume, grid: Grid, outside: float, *, average: bool = Fals
         volume: The volume; its planes may be at unequal distances.
         grid: The other grid.
         outside: Value of voxels whose centre lies outside the box of the volume's voxel centres.
-        average: Average over as many points along each axis as a new voxel has old ones: no aliasing where the grid is
-            coarser. Without it the value at the voxel's centre is taken.
+        average: Average over as many points along each axis as a new voxel has old ones, to avoid aliasing on a coarser
+            grid. Otherwise the value at the voxel's centre is used.
 
     Returns:
         Shape of the grid (z, y, x).
@@ -44,7 +44,7 @@ def resample(volume: Volume, grid: Grid, outside: float, *, average: bool = Fals
 
 
 def covered_by(given: Grid, grid: Grid) -> NDArray[np.bool_]:
-    """Voxels of a grid whose centres lie in the box of another one's voxel centres; shape of the grid (z, y, x)."""
+    """Voxels of a grid with centres in the box of another one's voxel centres; shape of the grid (z, y, x)."""
     shift_mm = given.local_mm(grid.origin_xyz_mm)
     inside = np.ones(grid.shape, bool)
     for axis in range(3):
@@ -56,20 +56,20 @@ def covered_by(given: Grid, grid: Grid) -> NDArray[np.bool_]:
 def sum_volumes(volumes: Sequence[Volume], labels: Sequence[object]) -> tuple[Volume, str]:
     """Sum of doses that may lie on different grids.
 
-    Where the grids differ, the sum lies on the finest of them, continued to the box of all, and the others are
-    interpolated linearly. A dose beyond its own grid is not known. It is taken for zero where it is next to nothing at
-    the edge. Where it is not, a rim of less than a voxel is cut off; a wider one is refused.
+    If the grids differ, the sum has the finest of them, extended to the box of all, and the others are interpolated
+    linearly. A dose beyond its own grid is unknown. It counts as zero if it is negligible at the edge. Otherwise a rim
+    of less than a voxel is cut off, and a wider one is refused.
 
     Args:
         volumes: Doses, Gy.
-        labels: What each is, for messages.
+        labels: Name of each, for messages.
 
     Returns:
         The sum, and text for a note: empty if all lie on one grid.
 
     Raises:
-        InputError: If grids are tilted against each other or not uniform, or one ends within its dose: with over 1 % of
-            the maximum of the sum, more than a voxel short of the others.
+        InputError: If grids are tilted relative to each other or not uniform, or one ends within its dose: with more
+            than 1 % of the maximum of the sum, more than a voxel short of the others.
     """
     first = volumes[0]
     if all(first.grid.same_as(volume.grid) for volume in volumes[1:]):
@@ -106,7 +106,7 @@ def sum_volumes(volumes: Sequence[Volume], labels: Sequence[object]) -> tuple[Vo
 
 
 def _faces(volume: Volume, grid: Grid) -> Iterator[tuple[int, bool, float, float]]:
-    """Faces of a volume that end short of a grid: axis, whether the end of it, by how much, and the highest dose."""
+    """Faces of a volume inside a grid's box: axis, whether at its end, distance, and highest dose."""
     corners = grid.local_mm(volume.grid.corners_mm())
     for axis in range(3):
         ends = np.array([corners[:, axis].min(), grid.offsets_xyz_mm[axis][-1] - corners[:, axis].max()])
@@ -131,7 +131,7 @@ def _cropped(volume: Volume, low_mm: NDArray[np.float64], high_mm: NDArray[np.fl
 
 
 def _continued(grid: Grid, others: Sequence[Grid]) -> Grid:
-    """A uniform grid, continued as far as the box of all grids' voxel centres reaches."""
+    """A uniform grid, extended to the box of all grids' voxel centres."""
     corners = np.concatenate([grid.local_mm(other.corners_mm()) for other in others])
     offsets, start = [], grid.origin_xyz_mm.copy()
     for axis, (centres_mm, step) in enumerate(zip(grid.offsets_xyz_mm, grid.spacing_xyz_mm, strict=True)):
@@ -144,7 +144,7 @@ def _continued(grid: Grid, others: Sequence[Grid]) -> Grid:
 
 
 def uniform_grid(grid: Grid, spacing_zyx_mm: Sequence[float]) -> Grid:
-    """A grid of equal voxels over the box of another one's voxel centres, in its middle."""
+    """A grid of equal voxels, centred in the box of another one's voxel centres."""
     offsets, start, spacing_mm = [], grid.origin_xyz_mm.copy(), spacing_zyx_mm[::-1]
     for axis, centres_mm in enumerate(grid.offsets_xyz_mm):
         n = int(np.floor(centres_mm[-1] / spacing_mm[axis] + 1e-6)) + 1
@@ -155,7 +155,7 @@ def uniform_grid(grid: Grid, spacing_zyx_mm: Sequence[float]) -> Grid:
 
 
 def even_grid(grid: Grid) -> Grid:
-    """A grid with planes at equal distances, the smallest that come twice in a row, over the box of another one."""
+    """A grid with equal plane distances, the smallest that occurs twice in a row, over the box of another one."""
     z_mm, y_mm, x_mm = grid.spacing_zyx_mm
     steps_mm = np.diff(grid.offsets_xyz_mm[2])
     repeated = np.abs(np.diff(steps_mm)) <= _EQUAL_MM

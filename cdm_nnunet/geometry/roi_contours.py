@@ -17,13 +17,13 @@ class RoiContours:
     Attributes:
         number: ROINumber.
         name: ROIName, as in the file.
-        kind: RTROIInterpretedType (``PTV``, ``ORGAN``, ``EXTERNAL``, ...); empty if it is not given.
+        kind: RTROIInterpretedType (``PTV``, ``ORGAN``, ``EXTERNAL``, ...); empty if absent.
         contours: Closed contours, each of shape (points, 3), LPS mm.
-        unusable: Contours that enclose nothing, as text, with their number: ``{"POINT": 3}``.
-        frame_uid: Its frame of reference; empty if it is not given.
-        exclusive: Which of the contours are to be combined by exclusive or (``CLOSEDPLANAR_XOR``), by their place.
-        remarks: How some contours were taken, as text.
-        colour: ``#rrggbb`` in which the file draws it; empty where it does not say.
+        unusable: Contours that enclose no area, as text, with their number: ``{"POINT": 3}``.
+        frame_uid: Its frame of reference; empty if absent.
+        exclusive: Which of the contours are to be combined by exclusive or (``CLOSEDPLANAR_XOR``), by index.
+        remarks: How some contours were interpreted, as text.
+        colour: Colour in the file, ``#rrggbb``; empty if absent.
     """
 
     number: int
@@ -38,12 +38,12 @@ class RoiContours:
 
     @property
     def is_empty(self) -> bool:
-        """Whether the ROI was never drawn."""
+        """Whether the ROI has no contours."""
         return not self.contours and not self.unusable
 
     @property
     def problem(self) -> str:
-        """Why the ROI has no volume; empty if it has one."""
+        """Reason why the ROI has no volume; empty if it has one."""
         if self.is_empty:
             return f"ROI '{self.name}' has no contours"
         if not self.contours:
@@ -52,7 +52,7 @@ class RoiContours:
 
     @property
     def note(self) -> str:
-        """What was left out of an ROI that has a volume, and how contours were taken; empty if all is plain."""
+        """Ignored contours of an ROI with a volume, and interpretation of others; may be empty."""
         parts = [*([f"left out {self._unusable_text()}"] if self.unusable else []), *self.remarks]
         return f"ROI '{self.name}': {'; '.join(parts)}" if self.contours and parts else ""
 
@@ -60,7 +60,7 @@ class RoiContours:
         """Check that there is a closed contour.
 
         Raises:
-            InputError: If not.
+            InputError: If there is none.
         """
         if self.problem:
             raise InputError(self.problem)

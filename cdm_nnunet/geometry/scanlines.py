@@ -17,12 +17,12 @@ Points = NDArray[np.float64]  # (points, 2): u, v in mm
 
 @dataclass(frozen=True, eq=False)
 class Spans:
-    """Parts of lines v = constant that lie inside, sorted by line.
+    """Parts of lines v = constant inside a cross-section, sorted by line.
 
     Attributes:
         line: Index of the line, shape (n,).
-        start_mm: Where the span begins, u in mm, shape (n,).
-        end_mm: Where it ends, shape (n,).
+        start_mm: Start of the span, u in mm, shape (n,).
+        end_mm: End of the span, shape (n,).
     """
 
     line: NDArray[np.int64]
@@ -31,14 +31,14 @@ class Spans:
 
 
 class Cut(Protocol):
-    """A cross-section that lines can cut."""
+    """A cross-section that can be cut by lines."""
 
     @property
     def box_mm(self) -> tuple[Points, Points]:
         """Lowest and highest (u, v)."""
 
     def spans(self, lines_mm: NDArray[np.float64]) -> Spans:
-        """Parts of the lines v = constant that lie inside; the lines ascend."""
+        """Parts of the lines v = constant inside; the lines ascend."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,9 +49,9 @@ class Section:
         groups: The contours; those of one group overlap and are united, and a point inside an odd number of groups is
             in the ROI.
         repeats: Number of contours that were drawn twice.
-        shells: Number of contours that lie within another one at less than a millimetre.
-        refilled: Number of contours, left out, that repeat the outline of a hole that another one leaves open.
-        fitting: Number of contours that fill such a hole to within a millimetre, and count.
+        shells: Number of contours inside another one at less than a millimetre.
+        refilled: Number of excluded contours that repeat the outline of a hole in another one.
+        fitting: Number of included contours that fill such a hole to within a millimetre.
     """
 
     groups: tuple[tuple[Points, ...], ...]
@@ -72,7 +72,7 @@ class Section:
         return sum(len(group) for group in self.groups if len(group) > 1)
 
     def spans(self, lines_mm: NDArray[np.float64]) -> Spans:
-        """Cut by lines; a contour that touches a line with a corner or lies on it counts as if it lay a little above.
+        """Cut by lines; a contour that touches a line with a corner or lies on it counts as slightly above.
 
         Args:
             lines_mm: v of the lines in mm, ascending, shape (n_lines,).
@@ -91,7 +91,7 @@ class Section:
 def coverage(
     cut: Cut, first_mm: tuple[float, float], step_mm: tuple[float, float], shape: tuple[int, int], n_lines: int
 ) -> NDArray[np.float64]:
-    """Part of each pixel that lies inside: exact along u, ``n_lines`` lines a pixel along v.
+    """Part of each pixel inside: exact along u, with ``n_lines`` lines per pixel along v.
 
     Args:
         cut: The cross-section.
@@ -122,7 +122,7 @@ def coverage(
 
 
 def crossings(contour: Points, lines_mm: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Lines and u of all crossings of one contour, in no order."""
+    """Lines and u of all crossings of one contour, unsorted."""
     u_mm, v_mm = contour[:, 0], contour[:, 1]
     end_u_mm, end_v_mm = (np.concatenate([values[1:], values[:1]]) for values in (u_mm, v_mm))
     after = np.searchsorted(lines_mm, v_mm, side="left")
@@ -131,7 +131,7 @@ def crossings(contour: Points, lines_mm: NDArray[np.float64]) -> tuple[NDArray[n
     count = np.maximum(after, end_after) - first
     edge = np.repeat(np.arange(len(contour)), count)
     line = np.arange(edge.size) - np.repeat(np.cumsum(count) - count, count) + first[edge]
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # (level edges cross no line)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # (horizontal edges cross no line)
         slope = (end_u_mm - u_mm) / (end_v_mm - v_mm)
     return line, u_mm[edge] + (lines_mm[line] - v_mm[edge]) * slope[edge]
 
@@ -153,7 +153,7 @@ def united_crossings(
 def united(
     crossed: Sequence[tuple[NDArray[np.int64], NDArray[np.float64]]],
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Crossings of the union of several contours, of those of each in order."""
+    """Crossings of the union of several contours, from their sorted crossings."""
     line = np.concatenate([lines for lines, _ in crossed])
     u_mm = np.concatenate([positions for _, positions in crossed])
     # +1 where a contour enters its own inside and -1 where it leaves it
@@ -166,5 +166,5 @@ def united(
 
 
 def inside_length_mm(line: NDArray[np.int64], u_mm: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
-    """Length of the spans between crossings in order, each times its line's weight; an area for distances."""
+    """Length of the spans between sorted crossings, weighted by line; with line distances as weights, an area."""
     return float(((u_mm[1::2] - u_mm[::2]) * weights[line[::2]]).sum())

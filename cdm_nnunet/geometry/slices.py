@@ -1,4 +1,4 @@
-"""The slices on which an ROI could be drawn, and the gaps between its planes that follow from them.
+"""The slices on which an ROI could be drawn, and the resulting gaps between its planes.
 
 Definitions: ``docs/conventions.md``, "From contours".
 """
@@ -15,9 +15,9 @@ from cdm_nnunet.geometry.planes import PLANE_TOLERANCE_MM, clusters, heights_mm,
 from cdm_nnunet.geometry.roi_contours import RoiContours
 
 GAP_FACTOR = 1.9  # a step this many times the usual one is a gap
-WIDEST_MM = 10.0  # slices farther apart are not allowed for neighbours
-_REGULAR = 0.1  # steps that differ by less than this part are equal
-_SHORT_RHYTHM = 3.0  # slices: two equal steps of as many show a rhythm, of more it takes three
+WIDEST_MM = 10.0  # slices farther apart are never neighbours
+_REGULAR = 0.1  # steps that differ by less than this fraction are equal
+_SHORT_RHYTHM = 3.0  # slices: two equal steps of up to this many show a rhythm, larger ones need three
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +26,7 @@ class Slices:
 
     Attributes:
         positions_mm: Their positions, ascending, shape (n,).
-        rhythm: How many slices the contours of the structure set go on from one to the next, as a rule.
+        rhythm: Usual step between contours of the structure set, in slices.
     """
 
     positions_mm: NDArray[np.float64]
@@ -37,7 +37,7 @@ class Slices:
         if planes_mm.size < 2 or self.positions_mm.size < 2:
             return np.ones(max(planes_mm.size - 1, 0))
         steps_mm = np.diff(self.positions_mm)
-        # (beyond the outermost slices, their distance goes on)
+        # (beyond the outermost slices, their distance is continued)
         low = np.searchsorted(self.positions_mm, planes_mm[:-1] + PLANE_TOLERANCE_MM, side="right") - 1
         high = np.searchsorted(self.positions_mm, planes_mm[1:] - PLANE_TOLERANCE_MM, side="left")
         last = steps_mm.size - 1
@@ -48,7 +48,7 @@ class Slices:
         return np.asarray(np.diff(planes_mm) / np.array(widest_mm))
 
     def distance_mm(self, plane_mm: float) -> float:
-        """Distance of the slices at a plane, the smaller one where it changes there; NaN if it is not known."""
+        """Distance of the slices at a plane, the smaller one if it changes there; NaN if unknown."""
         steps_mm = np.diff(self.positions_mm)
         if steps_mm.size == 0:
             return float("nan")
@@ -61,17 +61,17 @@ def ct_slices(positions_mm: NDArray[np.float64], rois: Sequence[RoiContours], ax
 
     Args:
         positions_mm: Their positions along the third axis, ascending.
-        rois: What was drawn on them.
+        rois: The ROIs drawn on them.
         axes: The axes of the CT.
     """
     return Slices(positions_mm, _rhythm(rois, axes, positions_mm))
 
 
 def drawn_slices(rois: Sequence[RoiContours], axes: NDArray[np.float64]) -> Slices:
-    """Slices as far as the ROIs show them: all planes on which anything was drawn, and those in between.
+    """Slices derived from the ROIs: all planes with contours, and those in between.
 
     Args:
-        rois: Of the structure set.
+        rois: ROIs of the structure set.
         axes: A frame; only ROIs whose contours are flat in it count.
     """
     heights = [heights_mm(roi, axes) for roi in rois if is_flat(roi, axes)]
@@ -80,7 +80,7 @@ def drawn_slices(rois: Sequence[RoiContours], axes: NDArray[np.float64]) -> Slic
 
 
 def filled(planes_mm: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Planes that were drawn on, and at their usual distance those of stretches in which nothing was.
+    """Planes with contours, and planes at the usual distance in stretches without contours.
 
     A step is such a stretch if it is over 1.9 times both its neighbours; or over 1.9 times the median step, and not one
     of several equal steps that follow each other: those are a change of the slice distance.
@@ -108,13 +108,13 @@ def filled(planes_mm: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def gaps(planes_mm: NDArray[np.float64], slices: Slices) -> NDArray[np.bool_]:
-    """Through which steps between neighbouring planes an ROI does not go on.
+    """Steps between neighbouring planes across which an ROI does not continue.
 
     A step is a gap if it is over 1.9 times the usual one: that of most of the ROI's own steps, in slices and in mm;
-    where they tell none, that of the structure set, in slices. Steps of over 19 mm are gaps in any case.
+    otherwise that of the structure set, in slices. Steps of over 19 mm are always gaps.
 
     Args:
-        planes_mm: Planes that the ROI was drawn on, ascending, shape (n,).
+        planes_mm: Planes of the ROI's contours, ascending, shape (n,).
         slices: The slices that it could be drawn on.
 
     Returns:
@@ -134,7 +134,7 @@ def gaps(planes_mm: NDArray[np.float64], slices: Slices) -> NDArray[np.bool_]:
 
 
 def _usual(steps: NDArray[np.float64]) -> float:
-    """The step that at least half of them are equal to; 0 where there is none."""
+    """The step that at least half of them equal; 0 if there is none."""
     median = float(np.median(steps))
     regular = np.abs(steps - median) <= _REGULAR * median
     return median if 2 * np.count_nonzero(regular) >= steps.size else 0.0

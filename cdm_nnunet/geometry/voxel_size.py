@@ -1,4 +1,4 @@
-"""The size of voxels as people write it, in one form and order: ``3``, or ``2.5x2.5x2`` for x, y and z."""
+"""Voxel size in text form: ``3``, or ``2.5x2.5x2`` for x, y and z."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 from cdm_nnunet.errors import InputError
 
-GRID_LIMITS_MM = (0.5, 10.0)  # of the voxels that a data set is converted to
+GRID_LIMITS_MM = (0.5, 10.0)  # voxel size of a converted data set
 
 
 def voxel_size_zyx_mm(
@@ -16,7 +16,7 @@ def voxel_size_zyx_mm(
 
     Args:
         text: The text.
-        option: What takes it, for the message: an option with what else it takes.
+        option: The option with its other values, for messages.
         limits_mm: Smallest and largest size; None for any above zero.
 
     Returns:

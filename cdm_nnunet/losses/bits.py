@@ -1,6 +1,6 @@
 """ROI bits on any torch device: the counterpart of :mod:`cdm_nnunet.roi.bits`.
 
-On the device, bits travel as 16-bit words: tensors of shape (B, L, ...) whose values are whole numbers from 0 to 65535,
+On the device, bits are 16-bit words: tensors of shape (B, L, ...) whose values are whole numbers from 0 to 65535,
 in float32 or any integer type.
 """
 
@@ -71,7 +71,7 @@ def permute_words(words: Tensor, permutation: Sequence[int]) -> Tensor:
     Returns:
         Same shape, type and device.
     """
-    moves: dict[tuple[int, int, int], int] = {}  # (word, its source, shift to the left): bits of the source that go
+    moves: dict[tuple[int, int, int], int] = {}  # (word, its source, shift to the left): bits of the source to move
     for k, source in enumerate(permutation):
         move = (k // WORD_BITS, source // WORD_BITS, k % WORD_BITS - source % WORD_BITS)
         moves[move] = moves.get(move, 0) | 1 << (source % WORD_BITS)

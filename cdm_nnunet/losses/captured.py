@@ -1,8 +1,8 @@
-"""The CDM loss as one graph: fixed shapes, and no point at which the host waits for the device.
+"""The CDM loss as one graph: fixed shapes, and no synchronisation of host and device.
 
-:class:`CDMLoss` asks the device how many voxels each ROI has, and goes on with lists of that length. Here the lists
-have one length for all batches and the numbers stay on the device, so that a compiler takes the loss whole and a CUDA
-graph can record it. Formulas are shared with :class:`CDMLoss`, which is the reference.
+:class:`CDMLoss` reads from the device how many voxels each ROI has, and makes lists of that length. Here the lists
+have one length for all batches and the numbers stay on the device, so that the whole loss can be compiled and recorded
+as a CUDA graph. Formulas are shared with :class:`CDMLoss`, which is the reference.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from cdm_nnunet.losses.metrics import DIFFERENTIABLE
 from cdm_nnunet.losses.sorted_doses import means_of_ranges, sums_before, windowed_order_statistics
 from cdm_nnunet.roi import WORD_BITS
 
-_TURNED, _FEW = 1.1, 64  # an ROI that is turned on a grid of voxels may gain some
+_TURNED, _FEW = 1.1, 64  # an ROI rotated on a voxel grid may gain some
 
 
 class Rows(NamedTuple):
     """The voxels of R ROIs in B samples in one list of fixed length C; row r * B + b is ROI r in sample b.
 
     Attributes:
-        place: Place of each voxel's dose in the batch, shape (C,), int64.
-        row: Its row, shape (C,), int64; R * B where the list is not full.
+        place: Index of each voxel's dose in the batch, shape (C,), int64.
+        row: Its row, shape (C,), int64; R * B in unused entries.
         counts: Number of voxels of each row, shape (R, B), int64.
-        first: Place of each row's first voxel, shape (R, B), int64; inside the list in any case.
-        n: Number of voxels from there, shape (R, B), int64; at least 1, and inside the list in any case.
+        first: Index of each row's first voxel, shape (R, B), int64; always inside the list.
+        n: Number of voxels from there, shape (R, B), int64; at least 1, and always inside the list.
     """
 
     place: Tensor
@@ -68,8 +68,8 @@ class Sorted(NamedTuple):
     """Doses of :class:`Rows`, ascending within each row.
 
     Attributes:
-        voxels_gy: Shape (C,), Gy; 0 where the list is not full.
-        prefix: Sums before each place, shape (C + 1,), float64.
+        voxels_gy: Shape (C,), Gy; 0 in unused entries.
+        prefix: Running sums before each entry, shape (C + 1,), float64.
     """
 
     voxels_gy: Tensor
@@ -77,7 +77,7 @@ class Sorted(NamedTuple):
 
     @classmethod
     def of(cls, dose_gy: Tensor, rows: Rows) -> Sorted:
-        """Sort a dose, shape (B, ...), Gy; a half-precision dose is taken to float32."""
+        """Sort a dose, shape (B, ...), Gy; a half-precision dose is converted to float32."""
         flat = dose_gy.flatten()
         flat = flat if flat.dtype == torch.float64 else flat.float()
         with torch.no_grad():
@@ -92,7 +92,7 @@ class Sorted(NamedTuple):
         return means_of_ranges(self.prefix, rows.first.flatten(), rows.n.flatten()).view(rows.n.shape)
 
     def at_ranks(self, first: Tensor, n: Tensor, ranks: Tensor, window_fraction: float) -> Tensor:
-        """Order statistics as :func:`windowed_order_statistics` gives them, all of shape (k, B)."""
+        """Order statistics as in :func:`windowed_order_statistics`, all of shape (k, B)."""
         places = (first.flatten(), n.flatten() - 1, ranks.flatten().double())
         return windowed_order_statistics(self.voxels_gy, self.prefix, *places, window_fraction).view(first.shape)
 
@@ -105,11 +105,11 @@ class Sorted(NamedTuple):
 
 
 class CapturedCDMLoss(nn.Module):
-    """:class:`CDMLoss` in fixed shapes; called as it is.
+    """:class:`CDMLoss` in fixed shapes; called in the same way.
 
     Args:
-        loss: Whose terms and options are taken.
-        compiled: Whether ``torch.compile`` takes it, whole.
+        loss: Loss with the terms and options.
+        compiled: Whether it is compiled by ``torch.compile`` as a whole.
 
     Raises:
         InputError: If a metric has no formula here (gEUD, a challenge's rounding, kinds of other packages).
@@ -138,7 +138,7 @@ class CapturedCDMLoss(nn.Module):
         voxel_volume_cc: Sequence[float],
         roi_voxels: Sequence[Sequence[int]] | None = None,
     ) -> Tensor:
-        """The loss of a batch; arguments as for :meth:`CDMLoss.forward`. The last three go to a device in one copy."""
+        """The loss of a batch; arguments as for :meth:`CDMLoss.forward`. The last three need one copy."""
         self.graph.capacity = max(self.graph.capacity, self._room(words, roi_voxels))
         facts = self.facts(prescription_gy, voxel_volume_cc, roi_voxels)
         if words.device.type == "cuda":
@@ -146,7 +146,7 @@ class CapturedCDMLoss(nn.Module):
         return self.run(predicted_dose_gy, reference_dose_gy, words, facts.to(words.device, non_blocking=True))
 
     def _room(self, words: Tensor, roi_voxels: Sequence[Sequence[int]] | None) -> int:
-        """A power of two that the voxels of all ROIs in a batch can't exceed, so that few lengths occur."""
+        """A power of two that the voxels of all ROIs in a batch can't exceed; few lengths occur."""
         in_patch = words[0, 0].numel()
         if roi_voxels is None:
             room = len(words) * len(self.loss.terms.bits) * in_patch
@@ -161,7 +161,7 @@ class CapturedCDMLoss(nn.Module):
         voxel_volume_cc: Sequence[float],
         roi_voxels: Sequence[Sequence[int]] | None,
     ) -> Tensor:
-        """What the host knows of a batch: a row a sample, :class:`_Facts` side by side, float64, on the host."""
+        """Facts of a batch on the host: one row per sample, the columns of :class:`_Facts` concatenated, float64."""
         rows = []
         for sample, volume_cc in enumerate(voxel_volume_cc):
             weights, thresholds_gy, whole = [], [], []
@@ -196,13 +196,13 @@ def _share(part: Metric) -> Fraction:
 
 
 class _Facts(NamedTuple):
-    """Of a batch, (B, T) or (B, parts), float64.
+    """Facts of a batch, (B, T) or (B, parts), float64.
 
     Attributes:
-        weight: Of each term; 0 where its prescription is missing.
-        threshold_gy: Of V-metrics; else 0.
-        whole_voxels: Voxels of the term's ROI in the whole patient; 0 where that is not known.
-        fixed_number: Voxels from the end of each order statistic; 0 where they are a share.
+        weight: Weight of each term; 0 if its prescription is missing.
+        threshold_gy: Threshold of V-metrics; 0 for others.
+        whole_voxels: Voxels of the term's ROI in the whole patient; 0 if unknown.
+        fixed_number: Voxels from the end of each order statistic; 0 if they are a share.
         voxel_volume_cc: (B, 1).
     """
 
@@ -217,7 +217,7 @@ class _Graph(nn.Module):
     """The loss of a batch from tensors alone.
 
     Attributes:
-        capacity: Length of the list of voxels. Where a batch has more, the loss is NaN.
+        capacity: Length of the list of voxels. If a batch has more, the loss is NaN.
     """
 
     least_cc: Tensor
@@ -253,7 +253,7 @@ class _Graph(nn.Module):
             self.register_buffer(name, torch.tensor(values, dtype=kind), persistent=False)
 
     def _share_out_volumes(self) -> list[list[int]]:
-        """V-metrics in slots, at most one of each ROI in a slot: for each, every ROI's term, or T for none."""
+        """Distribute V-metrics over slots with at most one per ROI: each slot lists every ROI's term, or T for none."""
         n_terms = len(self.metrics)
         slots: list[list[int]] = []
         self.slot_of: dict[int, int] = {}
@@ -290,7 +290,7 @@ class _Graph(nn.Module):
         return weight * ((share >= WHOLE_FROM) if self.partial_rois == "whole" else share)
 
     def _errors(self, predicted: Sorted, reference: Sorted, rows: Rows, given: _Facts) -> Tensor:
-        """|M(predicted) - M(reference)| without a unit, (B, T); of absent terms some finite number."""
+        """|M(predicted) - M(reference)| without a unit, (B, T); some finite number for absent terms."""
         values = self._values(predicted, rows, given)
         with torch.no_grad():
             aims = self._values(reference, rows, given)
@@ -317,7 +317,7 @@ class _Graph(nn.Module):
         return {"Gy": 1 / self.dose_scale_gy, "%": 0.01, "": 1.0}[unit]
 
     def _values(self, doses: Sorted, rows: Rows, given: _Facts) -> list[Tensor]:
-        """Of each metric, (B,), in its unit and the type of the doses."""
+        """Value of each metric, (B,), in its unit and the type of the doses."""
         means = doses.means(rows)
         width_gy = self.smoothing.threshold_width_gy
         shares = [doses.shares_above(rows, self._thresholds_gy(i, given), width_gy) for i in range(len(self.slots))]
@@ -338,11 +338,11 @@ class _Graph(nn.Module):
         return values
 
     def _thresholds_gy(self, slot: int, given: _Facts) -> Tensor:
-        """Of the V-metric that each ROI has in a slot, (R, B), Gy; 0 where it has none."""
+        """Threshold of each ROI's V-metric in a slot, (R, B), Gy; 0 without one."""
         return functional.pad(given.threshold_gy, (0, 1)).index_select(1, self.slots[slot]).T
 
     def _order_statistics(self, doses: Sorted, rows: Rows, given: _Facts) -> Tensor:
-        """Of each part, (parts, B), Gy."""
+        """Order statistic of each part, (parts, B), Gy."""
         first, n = rows.first.index_select(0, self.part_row), rows.n.index_select(0, self.part_row)
         of_share = -torch.div(-n * self.numerator, self.denominator, rounding_mode="floor")
         voxels = (of_share + given.fixed_number.T.long()).clamp(min=1).minimum(n)

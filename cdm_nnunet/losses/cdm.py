@@ -1,7 +1,7 @@
 """The clinical DVH metric (CDM) loss.
 
 After R. Gao, M. Staring, F. Dankers, "Clinical DVH metrics as a loss function for 3D dose prediction in head and neck
-radiotherapy", arXiv 2603.29670 (2026): differentiable D- and V-metrics, chosen by a clinical template, beside the
+radiotherapy", arXiv 2603.29670 (2026): differentiable D- and V-metrics, chosen by a clinical template, added to the
 voxel-wise MAE. The formulas here are this project's own; ``docs/conventions.md``, "CDM loss", states them.
 """
 
@@ -21,16 +21,16 @@ from cdm_nnunet.losses.terms import Present, Smoothing, Terms
 
 VForm = Literal["sigmoid", "dose", "both"]
 PartialRois = Literal["weighted", "whole", "all"]
-WHOLE_FROM = 0.95  # an ROI of which this share is inside is whole: rotation moves a few voxels
+WHOLE_FROM = 0.95  # an ROI with this share inside counts as whole: rotation moves a few voxels
 
 
 class CDMLoss(DvhLoss):
     """Mean absolute difference between the DVH metrics of two doses.
 
     For sample b and term t (metric M_t of an ROI): |M_t(predicted) - M_t(reference)|, D-metrics and gEUD divided by
-    ``dose_scale_gy``, V-metrics as a fraction of the ROI's volume (in percent or in cc), HI as it is. The loss is the
-    mean over the terms that are present, weighted with the template's weight and, where an ROI is cut by the patch, as
-    ``partial_rois`` says. A sample without any ROI contributes nothing.
+    ``dose_scale_gy``, V-metrics as a fraction of the ROI's volume (in percent or in cc), HI unchanged. The loss is the
+    mean over the present terms, weighted by the template's weight and, if the patch cuts an ROI, according to
+    ``partial_rois``. A sample without any ROI contributes nothing.
 
     Args:
         terms: The metrics.
@@ -63,7 +63,7 @@ class CDMLoss(DvhLoss):
         self.partial_rois = partial_rois
 
     def compare(self, batch: SortedBatch) -> Tensor:
-        """The weighted mean over the terms that are present."""
+        """The weighted mean over the present terms."""
         present, weights = [], []
         for part in self.terms.present(batch.rois, batch.prescription_gy, batch.voxel_volume_cc):
             if weight := self._weight(part, None if batch.roi_voxels is None else batch.roi_voxels[part.sample]):
@@ -111,12 +111,12 @@ class CDMLoss(DvhLoss):
 def _dose_at_reference_volume(
     predicted: SortedDoses, reference: SortedDoses, parts: Sequence[Present], smoothing: Smoothing
 ) -> Tensor:
-    """A V-metric as a dose, Gy: how far the dose is off at the volume that the reference has at the threshold.
+    """A V-metric as a dose, Gy: the dose error at the reference's volume for the threshold.
 
     With v, the exact share of the reference's voxels at or above the threshold x, and Q, the (windowed) quantile
     function: |Q_predicted(1 - v) - Q_reference(1 - v)|; the reference's is x, to the distance between two voxels'
-    doses. Its gradient does not fade with the distance from the threshold. Where v is 1, the prediction is right
-    as soon as it is at x or above, so the term is max(0, x - Q_predicted(0)); where v is 0 it is
+    doses. Its gradient does not fade with the distance from the threshold. If v is 1, every prediction at x
+    or above is right, so the term is max(0, x - Q_predicted(0)); if v is 0, it is
     max(0, Q_predicted(1) - x).
     """
     rows, thresholds_gy = [part.row for part in parts], [part.threshold_gy for part in parts]

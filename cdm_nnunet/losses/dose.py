@@ -36,7 +36,7 @@ class DeepSupervisedLoss(nn.Module):
     """Error of the dose at every scale of a deeply supervised network.
 
     The reference of a coarser output is the mean dose of the part of each coarse voxel that lies in the region, and the
-    voxel counts as much as that part: the border of the region stays unbiased.
+    voxel is weighted by that part, so that the border of the region is unbiased.
 
     Args:
         weights: Weight of each output, finest first. They are normalised to a sum of 1.
@@ -57,7 +57,7 @@ class DeepSupervisedLoss(nn.Module):
         """The weighted sum over scales.
 
         Args:
-            predicted_doses: One tensor a scale, finest first, (B, 1, Z_s, Y_s, X_s).
+            predicted_doses: One tensor per scale, finest first, (B, 1, Z_s, Y_s, X_s).
             reference_dose: (B, 1, Z, Y, X), in the same unit.
             region: (B, 1, Z, Y, X), boolean or 0 to 1.
 

@@ -1,4 +1,4 @@
-"""What losses on the doses of ROIs share: each ROI's voxels are found once, and both doses sorted."""
+"""Base of losses on the doses of ROIs: each ROI's voxels are found once, and both doses sorted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cdm_nnunet.losses.terms import Terms
 
 
 class SortedBatch(NamedTuple):
-    """A batch as losses see it.
+    """Sorted data of a batch for losses.
 
     Attributes:
         rois: The voxels of the ROIs; row r * B + b is ROI r in sample b.
@@ -35,16 +35,16 @@ class SortedBatch(NamedTuple):
     roi_voxels: Sequence[Sequence[int]] | None
 
     def nothing(self) -> Tensor:
-        """The loss of a batch without a term."""
+        """The loss of a batch without terms."""
         return self.predicted.voxels_gy.new_zeros((), dtype=torch.float32)
 
 
 class DvhLoss(nn.Module):
-    """A loss on the doses of ROIs; variants say in :meth:`compare` what differs.
+    """A loss on the doses of ROIs; variants define :meth:`compare`.
 
     Args:
         terms: Its ROIs are compared, and their metrics if the loss is about metrics.
-        dose_scale_gy: What doses are divided by, Gy.
+        dose_scale_gy: Dose by which doses are divided, Gy.
 
     Raises:
         InputError: If ``dose_scale_gy`` is not above zero.

@@ -22,13 +22,13 @@ _STEEP_BELOW = 1e-6
 
 
 class Formula(NamedTuple):
-    """How a kind of metric is computed differentiably.
+    """Differentiable formula of a kind of metric.
 
     Attributes:
-        of_terms: Values of terms in their units, shape (n,). Kinds with the same function are computed in one call, so
-            that a device gets as few as for one.
+        of_terms: Values of terms in their units, shape (n,). Kinds with the same function are computed in one call, to
+            keep the number of device calls small.
         of_order_statistics: The value of one term from its order statistics, shape (m,), for ``of_terms`` =
-            :func:`from_order_statistics` and a kind that is made of several.
+            :func:`from_order_statistics` and a kind with several.
     """
 
     of_terms: Callable[[SortedDoses, Sequence[Present], Smoothing], Tensor]
@@ -48,15 +48,15 @@ def dvh_metrics(
     Args:
         dose_gy: Shape (...), Gy; computed in float32 or float64.
         words: ROI words, shape (L, ...).
-        terms: Which metrics.
-        prescription_gy: Prescription of each ROI of the catalogue in Gy; NaN or 0 where it has none.
+        terms: The metrics.
+        prescription_gy: Prescription of each ROI of the catalogue in Gy; NaN or 0 without one.
         voxel_volume_cc: Volume of a voxel in cc.
-        smoothing: How far from exact.
+        smoothing: Smoothing of the metrics.
 
     Returns:
         Values, shape (T,), in each metric's unit; 0 where not present.
-        Number of voxels of each term's ROI, shape (T,), int64: 0 where the ROI is absent, the metric needs a
-        prescription that the ROI does not have, or the ROI is smaller than the volume that the metric asks for.
+        Number of voxels of each term's ROI, shape (T,), int64: 0 if the ROI is absent, lacks a prescription
+        that the metric needs, or is smaller than the volume in the metric's key.
 
     Example:
         >>> from cdm_nnunet.dvh.metric import Metric
@@ -102,7 +102,7 @@ def metric_values(doses: SortedDoses, present: Sequence[Present], smoothing: Smo
 
 
 def each(of_roi: Callable[[Tensor, Metric], Tensor]) -> Callable[[SortedDoses, Sequence[Present], Smoothing], Tensor]:
-    """A formula of terms that goes from one to the next.
+    """A formula of terms that computes one after the other.
 
     Args:
         of_roi: The metric of one ROI's doses, ascending, shape (n,), Gy.
@@ -115,7 +115,7 @@ def each(of_roi: Callable[[Tensor, Metric], Tensor]) -> Callable[[SortedDoses, S
 
 
 def from_order_statistics(doses: SortedDoses, present: Sequence[Present], smoothing: Smoothing) -> Tensor:
-    """Order statistics, over a window around each, and what is made of them."""
+    """Order statistics, averaged over a window, and values derived from them."""
     parts = [(part, metric) for part in present for metric in part.metric.order_statistics]
     found = doses.order_statistics(
         [part.row for part, _ in parts],
@@ -153,8 +153,8 @@ def _homogeneity(order_statistics_gy: Tensor) -> Tensor:
 def geud_gy(roi_gy: Tensor, a: float) -> Tensor:
     """The gEUD ((1/n) sum d^a)^(1/a), float64; the largest term is scaled to 1, so that no power overflows.
 
-    A negative dose, which an untrained network may predict, counts as zero. Where the gradient of a dose of zero would
-    be infinite (a < 1), that dose gets none.
+    A negative dose, which an untrained network may predict, counts as zero. If the gradient of a zero dose is infinite
+    (a < 1), it is set to zero.
 
     Args:
         roi_gy: Doses of an ROI, ascending, shape (n,), Gy.

@@ -18,7 +18,7 @@ _CHUNK = 4_000_000  # values in memory at once, bins x voxels
 
 
 class SortedDoseLoss(DvhLoss):
-    """Base of losses that compare two doses ROI by ROI; by itself, the value-based loss.
+    """Base of losses that compare two doses ROI by ROI; on its own, the value-based loss.
 
     Value-based: mean |d_(i) - d*_(i)| over the i-th lowest doses of the ROI, which is the area between both DVHs.
     Arguments are those of :class:`DvhLoss`; metrics and weights of the terms are not used.
@@ -76,7 +76,7 @@ class DVHCurveLoss(SortedDoseLoss):
 
     Args:
         terms: As for :class:`SortedDoseLoss`.
-        dose_scale_gy: As for :class:`SortedDoseLoss`; here it only ends the dose axis.
+        dose_scale_gy: As for :class:`SortedDoseLoss`; here it only limits the dose axis.
         bin_width_gy: b.
     """
 

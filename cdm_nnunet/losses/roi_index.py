@@ -3,7 +3,7 @@
 All DVH losses share it; it has no gradient.
 
 On a CPU it runs in NumPy, whose vectorised sorts and searches are several times faster than torch's; elsewhere in
-torch, with three points at which the host waits for the device (all in :meth:`RoiIndex.of`).
+torch, with three synchronisations of host and device (all in :meth:`RoiIndex.of`).
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from cdm_nnunet.roi import WORD_BITS
 class RoiIndex:
     """Sparse index of some ROIs of a batch: row r * B + b holds the voxels of ROI r in sample b.
 
-    All samples go together, so that a device gets as few calls for a batch as for one sample.
+    All samples are processed together, so that a batch needs as few device calls as one sample.
 
     Attributes:
-        index: Flat index of each voxel in the batch, shape (M,), int64, row after row. A voxel in three ROIs is there
+        index: Flat index of each voxel in the batch, shape (M,), int64, row after row. A voxel in three ROIs occurs
             three times.
         counts: Number of voxels of each row.
     """
@@ -42,7 +42,7 @@ class RoiIndex:
 
         Args:
             words: ROI words, shape (B, L, ...), whole numbers from 0 to 65535.
-            bits: Bits of the ROIs, in the order that is wanted.
+            bits: Bits of the ROIs, in the desired order.
         """
         flat = words.detach().flatten(2)
         if flat.device.type == "cpu":
@@ -60,7 +60,7 @@ class RoiIndex:
         union = ((words & used) != 0).any(0).nonzero().squeeze(1)
         words = words.index_select(1, union)
         member = torch.stack([((words[bit // WORD_BITS] >> (bit % WORD_BITS)) & 1).bool() for bit in bits])
-        roi, place = member.nonzero().unbind(1)  # ROI after ROI, and in each sample after sample
+        roi, place = member.nonzero().unbind(1)  # ordered by ROI, then by sample
         index = union.index_select(0, place)
         row = roi * n_samples + index // n_voxels
         starts = torch.searchsorted(row, torch.arange(len(bits) * n_samples + 1, device=row.device))
@@ -68,14 +68,14 @@ class RoiIndex:
 
     @cached_property
     def starts(self) -> tuple[int, ...]:
-        """Place of each row's first voxel in ``index``; the last entry is the end."""
+        """Position of each row's first voxel in ``index``; the last entry is the end."""
         return tuple(itertools.accumulate(self.counts, initial=0))
 
     def ascending(self, dose: Tensor) -> Tensor:
-        """The index with each row's voxels in the order of their doses; equal doses by place.
+        """The index with each row's voxels sorted by dose; equal doses by position.
 
         Args:
-            dose: Of the batch, shape (B * V,), float32 or float64.
+            dose: Dose of the batch, shape (B * V,), float32 or float64.
 
         Returns:
             Shape (M,), int64.

@@ -26,7 +26,7 @@ class SortedDoses:
 
     Attributes:
         voxels_gy: Shape (M,), row after row as in :class:`RoiIndex`; differentiable.
-        starts: Place of each row's first voxel.
+        starts: Position of each row's first voxel.
         counts: Number of voxels of each row.
     """
 
@@ -39,7 +39,7 @@ class SortedDoses:
         """Sort a dose.
 
         Args:
-            dose_gy: Dose of the batch, shape (B, ...), Gy; a half-precision dose is taken to float32.
+            dose_gy: Dose of the batch, shape (B, ...), Gy; a half-precision dose is converted to float32.
             index: Voxels of the ROIs.
         """
         if dose_gy.dtype not in (torch.float32, torch.float64):
@@ -54,7 +54,7 @@ class SortedDoses:
     def volume_fractions(self, rows: Sequence[int], thresholds_gy: Sequence[float], width_gy: float) -> Tensor:
         """Share of each row's voxels at or above a threshold, float64; by a logistic or a sharp step.
 
-        Beyond ``_STEP_REACH`` widths a step is 0 or 1 to 2e-9, so only the voxels between are looked at.
+        Beyond ``_STEP_REACH`` widths a step is 0 or 1 to 2e-9, so only the voxels between are evaluated.
         """
         n = torch.tensor([self.counts[row] for row in rows], dtype=torch.float64, device=self.voxels_gy.device)
         reach_gy = _STEP_REACH * width_gy
@@ -68,11 +68,11 @@ class SortedDoses:
         return (n - end + step_sums(self.voxels_gy, start + first, start + end, thresholds_gy, width_gy)) / n
 
     def order_statistics(self, rows: Sequence[int], ranks: Sequence[float], window_fraction: float) -> Tensor:
-        """The ascending doses of rows at ranks, linear between whole ones, or their mean over a window around those.
+        """The ascending doses of rows at ranks, linear between integer ranks, or averaged over a window.
 
         Args:
-            rows: Which rows.
-            ranks: For each, from 0 (minimum) to the number of voxels less 1 (maximum).
+            rows: Indices of the rows.
+            ranks: Rank in each row, from 0 (minimum) to the number of voxels minus 1 (maximum).
             window_fraction: Width of the window as a share of the ranks.
 
         Returns:
@@ -97,7 +97,7 @@ class SortedDoses:
 
 
 def sums_before(values: Tensor) -> Tensor:
-    """Sum of all values before each place, and of all: shape (M,) -> (M + 1,), float64."""
+    """Running sums before each position and at the end: shape (M,) -> (M + 1,), float64."""
     return functional.pad(values.double().cumsum(0), (1, 0))
 
 
@@ -105,8 +105,8 @@ def means_of_ranges(prefix: Tensor, start: Tensor, n: Tensor) -> Tensor:
     """Mean over ranges of values.
 
     Args:
-        prefix: As :func:`sums_before` gives it, shape (M + 1,).
-        start: Place of each range's first value, shape (k,), int64.
+        prefix: From :func:`sums_before`, shape (M + 1,).
+        start: Position of each range's first value, shape (k,), int64.
         n: Number of its values, shape (k,), int64.
 
     Returns:
@@ -119,13 +119,13 @@ def means_of_ranges(prefix: Tensor, start: Tensor, n: Tensor) -> Tensor:
 def windowed_order_statistics(
     voxels_gy: Tensor, prefix: Tensor, start: Tensor, last: Tensor, ranks: Tensor, window_fraction: float
 ) -> Tensor:
-    """Ascending doses at ranks, linear between whole ones, or their mean over a window around those.
+    """Ascending doses at ranks, linear between integer ranks, or averaged over a window.
 
     Args:
         voxels_gy: Doses, ascending within each row, shape (M,), Gy.
-        prefix: As :func:`sums_before` gives it, shape (M + 1,).
-        start: Place of the first voxel of each rank's row, shape (k,), int64.
-        last: Number of that row's voxels less 1, shape (k,), int64.
+        prefix: From :func:`sums_before`, shape (M + 1,).
+        start: Position of the first voxel of each rank's row, shape (k,), int64.
+        last: Number of that row's voxels minus 1, shape (k,), int64.
         ranks: From 0 to ``last``, shape (k,), float64.
         window_fraction: Width of the window as a share of the ranks.
 
@@ -137,7 +137,7 @@ def windowed_order_statistics(
         half = window_fraction / 2 * last
         rank = torch.cat([rank, (rank - half).clamp(min=0), (rank + half).minimum(last)])  # centre, low, high
     j = rank.long().minimum(last - 1).clamp(min=0)
-    s = rank - j  # a rank is at order j, plus the share s of the way to order j + 1
+    s = rank - j  # a rank is the order j plus the fraction s
     places = torch.stack([start + j, start + (j + 1).minimum(last)])
     d, d_next = voxels_gy.index_select(0, places.flatten()).double().view(places.shape)
     exact = torch.lerp(d[0], d_next[0], s[0]).to(voxels_gy.dtype)

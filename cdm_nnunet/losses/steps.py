@@ -11,12 +11,12 @@ from cdm_nnunet.cpu.step_sums import SliceSums
 
 
 def step_sums(voxels_gy: Tensor, first: Tensor, end: Tensor, thresholds_gy: Sequence[float], width_gy: float) -> Tensor:
-    """Sum of sigmoid((dose - threshold) / width) over a range of places, for each term.
+    """Sum of sigmoid((dose - threshold) / width) over a range of positions, for each term.
 
     Args:
         voxels_gy: Shape (M,), Gy, float32 or float64; differentiable.
-        first: Place of each term's first voxel, shape (n,), int64.
-        end: Place after each term's last voxel, shape (n,), int64.
+        first: Position of each term's first voxel, shape (n,), int64.
+        end: Position after each term's last voxel, shape (n,), int64.
         thresholds_gy: Threshold of each term, Gy.
         width_gy: Width of the step, Gy.
 
@@ -30,7 +30,7 @@ def step_sums(voxels_gy: Tensor, first: Tensor, end: Tensor, thresholds_gy: Sequ
 
 
 def _of_all(voxels_gy: Tensor, first: Tensor, end: Tensor, thresholds_gy: Sequence[float], width_gy: float) -> Tensor:
-    """All terms at once: few calls of the device, which waits for the host once."""
+    """All terms at once: few device calls and one synchronisation."""
     lengths = end - first
     total = int(lengths.sum())
     term = torch.repeat_interleave(lengths, output_size=total)

@@ -17,7 +17,7 @@ from cdm_nnunet.roi import Catalogue
 
 @dataclass(frozen=True)
 class Smoothing:
-    """How far the differentiable metrics are from the exact ones.
+    """Smoothing of the differentiable metrics.
 
     Attributes:
         window_percent: D_x is the mean of the dose over this percentage of the ROI's volume around the exact order
@@ -80,7 +80,7 @@ class Terms:
     def of(cls, template: Template, catalogue: Catalogue, use: Use) -> Terms:
         """The metrics of a template's goals.
 
-        A metric named by several goals of an ROI is taken once, with the largest weight.
+        A metric of several goals of an ROI is included once, with the largest weight.
 
         Args:
             template: Clinical template.
@@ -114,13 +114,13 @@ class Terms:
     def present(
         self, index: RoiIndex, prescription_gy: Sequence[Sequence[float]], voxel_volume_cc: Sequence[float]
     ) -> tuple[Present, ...]:
-        """The terms that can be measured.
+        """The terms that can be computed.
 
         Their ROI has a voxel, a prescription if the metric needs one, and at least the volume in the metric's key.
 
         Args:
             index: Voxels of the ROIs :attr:`bits` of a batch.
-            prescription_gy: Prescription of each ROI of the catalogue in Gy, (B, K); NaN or 0 where it has none.
+            prescription_gy: Prescription of each ROI of the catalogue in Gy, (B, K); NaN or 0 without one.
             voxel_volume_cc: Volume of a voxel in cc, (B,).
         """
         found = []
@@ -138,15 +138,15 @@ class Terms:
 
 @dataclass(frozen=True)
 class Present:
-    """A term that can be measured in a sample.
+    """A term that can be computed in a sample.
 
     Attributes:
         sample: Number of the sample.
         term: Number of the term.
         row: Row of the sample's ROI in :class:`RoiIndex`.
         n_voxels: Number of the ROI's voxels.
-        metric: What is measured.
-        threshold_gy: Threshold of a V-metric, Gy; else NaN.
+        metric: Its metric.
+        threshold_gy: Threshold of a V-metric, Gy; NaN for others.
         voxel_volume_cc: Volume of a voxel, cc.
     """
 

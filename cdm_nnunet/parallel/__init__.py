@@ -1,7 +1,7 @@
 """Parallel work on many cases: processes of this machine, or a Dask cluster.
 
-A command says where its work runs by :func:`~cdm_nnunet.parallel.cluster.on_cluster`; all that spreads work calls
-:func:`unordered` or :func:`ordered` and does not know which it is.
+A command chooses where its work runs by :func:`~cdm_nnunet.parallel.cluster.on_cluster`; the work itself only calls
+:func:`unordered` or :func:`ordered`.
 """
 
 from cdm_nnunet.parallel.local import end_with_parent, processes_for, usable_cores

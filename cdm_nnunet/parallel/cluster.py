@@ -1,7 +1,7 @@
-"""Work on a Dask cluster: one that runs (its scheduler's address), or one that a file describes (for example SLURM's).
+"""Work on a Dask cluster: a running one (its scheduler's address), or one described by a file (for example SLURM).
 
 Every worker must be a process with one thread, with the same version of this package, and must see the folders of the
-command at the same paths. All of that is checked on each worker before its first case.
+command at the same paths. This is checked on each worker before its first case.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ _Result = TypeVar("_Result")
 _INSTALL = "pip install 'cdm_nnunet[cluster]'"
 _LOCAL_CLUSTER = "LocalCluster"
 _SCHEMES = ("tcp://", "tls://", "ws://", "wss://", "ucx://")
-_VARIABLES = ("nnUNet_", "CDM_")  # prefixes of the variables that a worker takes over from the command
-_VISIBLE_WITHIN_S = 30.0  # a network file system may show a new file late
+_VARIABLES = ("nnUNet_", "CDM_")  # prefixes of the variables that a worker copies from the command
+_VISIBLE_WITHIN_S = 30.0  # a network file system may show new files with a delay
 _FIRST_WORKER_S = 600.0  # a queue may be long
-_ANSWER_S = 10.0  # of a scheduler that runs
+_ANSWER_S = 10.0  # of a running scheduler
 _GPU = "GPU"  # resource of a Dask worker
-_ENTERED: set[str] = set()  # commands that this worker process has been checked for
+_ENTERED: set[str] = set()  # commands for which this worker process has been checked
 
 
 class TlsFiles(BaseModel):
-    """Certificates with which the parts of a cluster know each other, as PEM files that all machines see.
+    """Certificates of a cluster, as PEM files that all machines can read.
 
     Attributes:
-        ca_file: Of the authority that signed the certificates.
+        ca_file: Certificate of the authority that signed the others.
         cert: Certificate of this command and, with a cluster that it starts, of scheduler and workers.
         key: Its private key.
     """
@@ -59,7 +59,7 @@ class TlsFiles(BaseModel):
     key: str
 
     def security(self, where: str) -> Any:
-        """As Dask takes it: nothing goes over the network in the clear.
+        """Dask's security object; all connections are encrypted.
 
         Raises:
             InputError: If a file is missing.
@@ -75,15 +75,15 @@ class TlsFiles(BaseModel):
 
 
 class ClusterFile(BaseModel):
-    """A cluster as YAML: one that the command starts, and stops at its end, or the address of one that runs.
+    """A cluster as YAML: one that the command starts and stops, or the address of a running one.
 
     Attributes:
         cluster: ``LocalCluster``, or a class of ``dask_jobqueue`` such as ``SLURMCluster``.
-        address: In place of it, of a scheduler that runs, such as ``tls://HOST:8786``.
+        address: Address of a running scheduler instead, such as ``tls://HOST:8786``.
         tls: Certificates.
-        arguments: Of the class, as its documentation has them.
-        jobs: How many jobs are queued; with ``LocalCluster`` how many workers run.
-        wait_s: How long to wait for the first worker.
+        arguments: Arguments of the class, see its documentation.
+        jobs: Number of queued jobs; with ``LocalCluster``, of workers.
+        wait_s: Maximum wait for the first worker.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -102,17 +102,17 @@ class ClusterFile(BaseModel):
 def on_cluster(
     scheduler: str | None, *, reads: Sequence[Path] = (), writes: Sequence[Path] = (), needs_gpu: bool = False
 ) -> Iterator[None]:
-    """Spread all work inside the ``with`` over a Dask cluster.
+    """Run all work inside the ``with`` on a Dask cluster.
 
     Args:
         scheduler: Address of a scheduler, such as ``tcp://HOST:8786``, or a YAML file (:class:`ClusterFile`); None for
             processes of this machine.
         reads: Folders and files that workers read.
         writes: Folders that workers write into.
-        needs_gpu: Take only workers that were started with ``--resources GPU=1``, one task at a time.
+        needs_gpu: Use workers started with ``--resources GPU=1``, one task at a time.
 
     Raises:
-        InputError: If Dask is not installed, the file or address is wrong, no worker comes, or one can't do the work.
+        InputError: If Dask is not installed, the file or address is wrong, or no worker starts or can do the work.
     """
     if scheduler is None:
         yield
@@ -174,7 +174,7 @@ def _refuse_missing_certificates(described: ClusterFile) -> None:
 
 
 def cluster_arguments(described: ClusterFile, where: str) -> dict[str, Any]:
-    """What the class of a cluster is called with.
+    """Arguments for the class of a cluster.
 
     Args:
         described: A file with ``cluster``.
@@ -206,7 +206,7 @@ def _started(described: ClusterFile, where: str) -> Any:
 
 
 def _in_one_line(error: BaseException | None) -> str:
-    """What an error says, and what those say that it came from."""
+    """Messages of an error and its causes, in one line."""
     said: list[str] = []
     while error is not None:
         said.append(" ".join(str(error).split())[:300] or type(error).__name__)
@@ -216,7 +216,7 @@ def _in_one_line(error: BaseException | None) -> str:
 
 @contextlib.contextmanager
 def _token(folder: Path) -> Iterator[str]:
-    """A file that a worker must see where it is: in a folder, or, as long as that is missing, in the next above it."""
+    """Write a file that a worker must see: in a folder, or, while that is missing, in the nearest existing parent."""
     folder = folder.absolute()
     folder = next(place for place in (folder, *folder.parents) if place.is_dir())
     path = folder / f".shared_{uuid.uuid4().hex}"
@@ -229,15 +229,15 @@ def _token(folder: Path) -> Iterator[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Surroundings:
-    """What a worker must have in common with the command.
+    """Settings that a worker must share with the command.
 
     Attributes:
-        command: A name of the command that no other has.
-        version: Of this package.
-        working_directory: What relative paths start from.
-        variables: Environment variables that count.
-        seen: Paths that must be there.
-        tokens: Files that were written just now and must be seen.
+        command: Unique name of the command.
+        version: Version of this package.
+        working_directory: Base of relative paths.
+        variables: Relevant environment variables.
+        seen: Paths that must exist.
+        tokens: New files that the worker must see.
     """
 
     command: str
@@ -259,7 +259,7 @@ class _Surroundings:
         )
 
     def enter(self) -> None:
-        """Apply them in this worker process, once a command.
+        """Apply them in this worker process, once per command.
 
         Raises:
             InputError: If this worker can't do the command's work.
@@ -292,19 +292,19 @@ def _wait_for(path: Path, host: str) -> None:
                 f"written here has not appeared there within {_VISIBLE_WITHIN_S:.0f} s; the folder must be on a file "
                 "system that all machines share"
             )
-        os.scandir(path.parent if path.parent.is_dir() else "/").close()  # (renews what the file system remembers)
+        os.scandir(path.parent if path.parent.is_dir() else "/").close()  # (refreshes the file system's cache)
         time.sleep(0.2)
 
 
 def _run(surroundings: _Surroundings, pickled: bytes) -> object:
-    """A task, in the worker: the work is unpickled, and so imported, once its surroundings are those of the command."""
+    """A task in the worker: the work is unpickled, and so imported, after the settings of the command are applied."""
     surroundings.enter()
-    work, job = pickle.loads(pickled)  # from the client that the worker serves: Dask itself does no other
+    work, job = pickle.loads(pickled)  # from the worker's own client, as Dask itself does
     return work(job)
 
 
 class DaskEngine:
-    """An :class:`~cdm_nnunet.parallel.Engine` whose workers are those of a Dask client."""
+    """An :class:`~cdm_nnunet.parallel.Engine` with the workers of a Dask client."""
 
     def __init__(self, client: Client, surroundings: _Surroundings, needs_gpu: bool = False) -> None:
         self._client = client
@@ -321,16 +321,16 @@ class DaskEngine:
 
     @property
     def n_workers(self) -> int:
-        """Workers that can do the work, at this moment."""
+        """Current number of workers that can do the work."""
         workers = self._client.scheduler_info(n_workers=-1)["workers"].values()
         return sum(self._resources is None or worker["resources"].get(_GPU, 0) >= 1 for worker in workers)
 
     def unordered(self, work: Callable[[_Job], _Result], jobs: Sequence[_Job]) -> Iterator[tuple[int, _Result]]:
-        """Results as they come, each with the position of its job.
+        """Results as they arrive, each with the position of its job.
 
         Raises:
             InputError: If the workers of a job died several times, or the cluster is gone.
-            Exception: What a job raised.
+            Exception: Any exception of a job.
         """
         from distributed import as_completed
 
@@ -344,11 +344,11 @@ class DaskEngine:
                 yield position, self._result(future, jobs[position])
 
     def ordered(self, work: Callable[[_Job], _Result], jobs: Sequence[_Job]) -> Iterator[_Result]:
-        """Results in the order of the jobs, a few more than there are workers ahead of the caller.
+        """Results in the order of the jobs; computed ahead for a few more jobs than workers.
 
         Raises:
             InputError: If the workers of a job died several times, or the cluster is gone.
-            Exception: What a job raised.
+            Exception: Any exception of a job.
         """
         futures: dict[Future, int] = {}
         with self._cancelled_at_the_end(futures):

@@ -1,6 +1,6 @@
-"""Work on many cases in processes of this machine.
+"""Parallel work on many cases in processes of this machine.
 
-They are spawned: a fork of a process in which SimpleITK or torch has run threads can hang.
+Processes are spawned, because a fork of a process with threads of SimpleITK or torch can hang.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from typing import TypeVar
 
 from cdm_nnunet.errors import InputError
 
-_PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal that a process gets when its parent ends
+_PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal to a process when its parent ends
 _MANY = 8  # cases
-_SIGKILL = 9  # (Windows has no such signal, and signal no such name there)
+_SIGKILL = 9  # (does not exist on Windows)
 _Job = TypeVar("_Job")
 _Result = TypeVar("_Result")
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on: with ``taskset`` or in a container fewer than the machine has."""
+    """Number of cores that this process may use: with ``taskset`` or in a container, fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def end_with_parent(parent: int) -> None:
-    """Have the system end this process when its parent has ended, however that came about (on Linux).
+    """Make the system end this process when its parent ends for any reason (on Linux).
 
     Args:
-        parent: Process id of the parent, which may be gone by now.
+        parent: Process id of the parent, which may have ended already.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
@@ -56,7 +56,7 @@ def unordered(work: Callable[[_Job], _Result], jobs: Sequence[_Job], n_processes
 
 
 def processes_for(n_jobs: int, n_processes: int) -> int:
-    """Processes for cases whose work needs torch and nnU-Net: their start takes as long as several cases.
+    """Number of processes for work that needs torch and nnU-Net: their start takes as long as several cases.
 
     Example:
         >>> processes_for(7, 4), processes_for(8, 4)
@@ -80,14 +80,14 @@ def ordered(work: Callable[[_Job], _Result], jobs: Sequence[_Job], n_processes: 
 
 @contextlib.contextmanager
 def _pool(n_processes: int) -> Iterator[ProcessPoolExecutor]:
-    """Spawned processes; what has not begun is dropped at the end, whatever the reason."""
+    """Spawned processes; jobs that have not started are dropped at the end."""
     spawn = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(n_processes, spawn, initializer=end_with_parent, initargs=(os.getpid(),))
-    processes: dict[int, BaseProcess] = getattr(pool, "_processes", {})  # (the pool says only that one ended)
+    processes: dict[int, BaseProcess] = getattr(pool, "_processes", {})  # (the pool reports only that one ended)
     try:
         yield pool
     except BrokenProcessPool as error:
-        pool.shutdown(wait=True)  # its thread collects the exit statuses: before, some are not known yet
+        pool.shutdown(wait=True)  # its thread collects the exit statuses, so wait for it
         raise InputError(_why_broken([process.exitcode for process in processes.values()])) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""Work on many cases, wherever it runs."""
+"""Parallel work on many cases, locally or elsewhere."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _Result = TypeVar("_Result")
 
 
 class Engine(Protocol):
-    """What runs work elsewhere than in processes of this machine."""
+    """Runs work elsewhere than in processes of this machine."""
 
     @property
     def n_workers(self) -> int:
-        """Workers that can do the work, at this moment."""
+        """Current number of workers that can do the work."""
 
     def unordered(self, work: Callable[[_Job], _Result], jobs: Sequence[_Job]) -> Iterator[tuple[int, _Result]]:
         """As :func:`unordered`."""
@@ -33,7 +33,7 @@ _ENGINE: ContextVar[Engine | None] = ContextVar("engine", default=None)
 
 @contextmanager
 def using(engine: Engine) -> Iterator[None]:
-    """Spread all work inside the ``with`` by an engine."""
+    """Run all work inside the ``with`` by an engine."""
     token = _ENGINE.set(engine)
     try:
         yield
@@ -42,24 +42,24 @@ def using(engine: Engine) -> Iterator[None]:
 
 
 def active_engine() -> Engine | None:
-    """The engine that work is spread by; None if processes of this machine do it."""
+    """The active engine; None for processes of this machine."""
     return _ENGINE.get()
 
 
 def unordered(work: Callable[[_Job], _Result], jobs: Sequence[_Job], n_processes: int) -> Iterator[tuple[int, _Result]]:
-    """Results as they come, each with the position of its job.
+    """Results as they arrive, each with the position of its job.
 
-    With one process and no engine, the work is done in this process. When a job fails, or the caller stops, what has
-    not begun is dropped.
+    With one process and no engine, the work is done in this process. When a job fails, or the caller stops, jobs
+    that have not started are dropped.
 
     Args:
         work: A function that can be pickled.
         jobs: Its arguments.
-        n_processes: How many processes at most; an engine has its own number of workers.
+        n_processes: Maximum number of processes; an engine has its own number of workers.
 
     Raises:
         InputError: If ``n_processes`` is below 1, or a process or a worker was killed.
-        Exception: What a job raised.
+        Exception: Any exception of a job.
     """
     _check(n_processes)
     if (engine := active_engine()) is not None:
@@ -68,9 +68,9 @@ def unordered(work: Callable[[_Job], _Result], jobs: Sequence[_Job], n_processes
 
 
 def ordered(work: Callable[[_Job], _Result], jobs: Sequence[_Job], n_processes: int) -> Iterator[_Result]:
-    """Results in the order of the jobs, only a few ahead of the caller: each may take a gigabyte.
+    """Results in the order of the jobs, only a few ahead of the caller, because each may take a gigabyte.
 
-    Also a single process is another one, which works while the caller does. Arguments and errors are those of
+    Even a single process is separate, and works while the caller does. Arguments and errors are those of
     :func:`unordered`.
     """
     _check(n_processes)

@@ -20,12 +20,12 @@ MEANS = (
 
 @dataclass(frozen=True)
 class Calibrated:
-    """An evaluation to calibrate on, and what follows from it.
+    """An evaluation to calibrate on, and its calibration.
 
     Attributes:
         path: Its file or folder.
         evaluation: The evaluation.
-        calibration: Fitted on its cases.
+        calibration: Calibration fitted on its cases.
     """
 
     path: Path
@@ -39,7 +39,7 @@ class Calibrated:
         Args:
             path: ``result.json`` of an evaluation with members, or its folder.
             coverage_percent: Nominal coverage of the intervals.
-            template: By which the patients are judged.
+            template: Template that judges the patients.
             n_members: Number of folds that predict them.
 
         Raises:
@@ -65,18 +65,18 @@ class Calibrated:
 
         Args:
             case: Its case.
-            patient: Its patient, as the conversion knew it; empty if there is none.
-            dataset: Data set that the case is of; empty for none.
-            made: What made the dose.
+            patient: Its patient in the conversion; empty if unknown.
+            dataset: Data set of the case; empty for none.
+            made: Origin of the dose.
 
         Returns:
-            What is not known, in sentences.
+            Unknown facts, in sentences.
 
         Raises:
-            InputError: If another model made it, or the case or its patient is among those of the calibration.
+            InputError: If another model made the dose, or the case or its patient is in the calibration.
         """
         names = {case, patient or case} if dataset == self.evaluation.dataset else {patient} - {""}
-        if not dataset or dataset == self.evaluation.dataset:  # (patients of DICOM files have names that are hashes)
+        if not dataset or dataset == self.evaluation.dataset:  # (names of DICOM patients are hashes)
             calibrated_on = {name for one in self.evaluation.cases for name in (one.case, one.patient or one.case)}
             if names & calibrated_on:
                 raise InputError(
@@ -97,6 +97,6 @@ class Calibrated:
 
 
 def _weights(made: Made) -> list[str]:
-    """Digests of the weights of all folds in it."""
+    """Digests of the weights of all folds."""
     models = [made] if isinstance(made, Origin) else made.models
     return sorted(digest for model in models for digest in model.weights_sha256)

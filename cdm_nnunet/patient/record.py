@@ -1,7 +1,7 @@
 """Record of a new patient: ``CASE.patient.json`` beside a predicted dose. ``docs/new_patient.md`` describes it.
 
 Its name is not ``CASE.json``: nnU-Net writes ``dataset.json`` and ``plans.json`` into the same folder, and a case of
-that name would replace them. ``CASE.prediction.json`` says how the dose was made; this record says what it means.
+that name would overwrite them. ``CASE.prediction.json`` states how the dose was made; this record evaluates it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Metrics and verdicts of a predicted dose that has no reference.
 
-The dose is paired with itself, so that the very code of the evaluation gives its metrics, verdicts and limits: for the
-same dose, ROIs and prescriptions they are those that ``cdm-nnunet evaluate`` records as predicted.
+The dose is paired with itself, so that the evaluation's own code gives metrics, verdicts and limits: for the same dose,
+ROIs and prescriptions they equal the predicted ones of ``cdm-nnunet evaluate``.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ WITHOUT_INTERVALS = (
 
 @dataclass(frozen=True)
 class NewDose:
-    """A predicted dose of a patient, and what is known of both.
+    """A predicted dose of a patient, with known facts.
 
     Attributes:
         files: The dose (NIfTI) as ``predicted``, and its patient; the dose of each fold as ``members``.
-        delivered: Name of the dose's file that the record stands beside, and its SHA-256.
-        model: What made the dose; None if unknown.
+        delivered: Name of the dose's file next to the record, and its SHA-256.
+        model: Origin of the dose; None if unknown.
         names: ROIs as named in the patient's structure set, by their names in the catalogue.
-        notes: What is known to be unusual, in sentences.
+        notes: Known unusual properties, in sentences.
         applicability: Whether the model applies to the patient; None if unknown.
     """
 
@@ -56,8 +56,8 @@ def files_of_new(
         case: Name of the case.
         dose: The dose (NIfTI).
         images: CT and ROI masks.
-        catalogue: Names the bits of the masks.
-        known: What is known of the patient.
+        catalogue: Catalogue of the mask bits.
+        known: Known facts of the patient.
         members: Folders with the dose of each fold.
     """
     return CaseFiles(
@@ -76,12 +76,12 @@ def files_of_new(
 
 
 def describe_dose(dose: NewDose, template: Template, calibration: Calibration | None = None) -> PatientRecord:
-    """Every metric and goal of a template for a predicted dose.
+    """Compute every metric and goal of a template for a predicted dose.
 
     Args:
         dose: The dose; its members are needed with a calibration.
-        template: Its goals with the use ``evaluation`` say which metrics.
-        calibration: Turns the spread of the members into intervals; None for no intervals.
+        template: Template; its goals with the use ``evaluation`` select the metrics.
+        calibration: Converts the spread of the members to intervals; None for no intervals.
 
     Raises:
         InputError: If dose or ROI masks can't be used, or a present target lacks the prescription that a metric needs.

@@ -1,4 +1,4 @@
-"""Doses of cases: the channels of each in NIfTI files in, doses in NIfTI files out."""
+"""Doses of cases: from the channels of each as NIfTI files to doses as NIfTI files."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from cdm_nnunet.prediction.spread import LoadedModel, SpreadPredictor
 
 @dataclass(frozen=True)
 class CasePredictor:
-    """A trained model, and how to predict with it.
+    """A trained model, and its prediction options.
 
     Attributes:
         model: The model.
-        device: ``cuda``, ``mps`` or ``cpu``; None for the first of these that is available (on a cluster ``cuda``).
+        device: ``cuda``, ``mps`` or ``cpu``; None takes the first available one (on a cluster ``cuda``).
         step: Step between windows, in patch sizes.
         mirrors: Whether doses are averaged over left-right mirroring.
-        keeps: Whether doses that are there already are kept.
-        n_processes: Processes that preprocess.
-        allows_outside: Whether patients are predicted to whom the model does not apply.
+        keeps: Whether existing doses are kept.
+        n_processes: Number of processes for preprocessing.
+        allows_outside: Whether patients to whom the model does not apply are predicted.
     """
 
     model: ModelChoice | PackageChoice
@@ -49,27 +49,27 @@ class CasePredictor:
         """Write the dose of each case into a folder.
 
         Args:
-            cases: For each case the files of its channels.
+            cases: Files of the channels of each case.
             out: The folder.
 
         Raises:
-            InputError: If there is no GPU where it predicts, the model is damaged, or a case can't be right; the
-                others are predicted.
+            InputError: If no GPU is available, the model is damaged, or a case is implausible; the others are
+                predicted.
         """
         if active_engine() is None:
             self.loaded.predict_files(cases, out, keeps=self.keeps, n_processes=self.n_processes)
             return
         how = self._how
-        predictor = how.predictor_of(self.trained, SpreadPredictor, "cpu")  # (it checks; this machine may have no GPU)
+        predictor = how.predictor_of(self.trained, SpreadPredictor, "cpu")  # (it checks; there may be no GPU here)
         predictor.model = replace(how, device=how.device or "cuda")
         predictor.predict_from_files([list(files) for files in cases], str(out), overwrite=not self.keeps)
 
     @cached_property
     def found(self) -> Found:
-        """Where the model is.
+        """Location of the model.
 
         Raises:
-            InputError: If it is not there.
+            InputError: If it is missing.
         """
         return self.model.found()
 
@@ -87,23 +87,23 @@ class CasePredictor:
         """The model on the device, loaded once.
 
         Raises:
-            InputError: If there is no such device.
+            InputError: If the device is not available.
         """
         return Model.of(self.trained, self._how)
 
     @property
     def folds(self) -> tuple[str, ...]:
-        """Folds of the model whose mean is taken."""
+        """Folds of the model to average."""
         return tuple(checkpoint.fold for checkpoint in self.trained.checkpoints)
 
     @property
     def plans(self) -> DosePlans:
-        """The plans that the model was trained with."""
+        """The plans of the model's training."""
         return DosePlans(self.trained.plans)
 
     @property
     def trained_on(self) -> TrainedOn:
-        """What the model says of its training data."""
+        """The model's record of its training data."""
         return TrainedOn.of(self.trained)
 
     @property
@@ -114,13 +114,13 @@ class CasePredictor:
         """Predict the cases of a folder, or one part of them.
 
         Args:
-            folder: With three channels a case.
+            folder: Folder with three channels per case.
             out: Folder for the doses.
-            part: Which part, from 0.
+            part: Index of the part, from 0.
             n_parts: Number of parts.
 
         Returns:
-            Number of cases; none where there are fewer cases than parts.
+            Number of cases; 0 if there are fewer cases than parts.
 
         Raises:
             InputError: As :meth:`predict`, or if there is no case or no such part.
@@ -132,7 +132,7 @@ class CasePredictor:
 
     @staticmethod
     def cases_in(folder: Path, part: int = 0, n_parts: int = 1) -> list[list[str]]:
-        """The files of the cases of a folder, or of one part of them; arguments as of :meth:`predict_folder`.
+        """The files of the cases of a folder, or of one part of them; arguments as in :meth:`predict_folder`.
 
         Raises:
             InputError: If there is no case or no such part.

@@ -1,6 +1,6 @@
-"""What stands beside each predicted dose: the patient's record, and on request a report and objectives.
+"""Files next to each predicted dose: the patient's record, and on request a report and objectives.
 
-A record rests on the very dose that was written, so it is made after all doses; one that can't be made leaves its dose.
+A record describes the written dose, so it is made after all doses. If a record can't be made, its dose remains.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ Predict = Callable[[Sequence[Sequence[str]], Path], None]  # channels of the cas
 
 @dataclass(frozen=True)
 class Extras:
-    """What is asked for beside each dose.
+    """Requested files in addition to each dose.
 
     Attributes:
         template: Name or file of the clinical template; None takes the model's.
-        report: Write ``CASE.report.html``, which holds CT and dose.
+        report: Write ``CASE.report.html``, which contains CT and dose.
         objectives: Write ``CASE.objectives.csv`` or ``.json``; None for neither.
         calibrate: ``result.json`` of an evaluation with members; None for no intervals.
         coverage_percent: Nominal coverage of the intervals.
@@ -55,16 +55,16 @@ class Extras:
 
 @dataclass(frozen=True)
 class Described:
-    """What was written of a patient.
+    """Files and results of a patient.
 
     Attributes:
         case: Case name.
         record: Path of the record.
-        applies: Whether the model applies to the patient, as the record says; None if unknown.
-        verdicts: How many goals got each verdict.
-        uncertain: How many goals are uncertain by their interval; None without intervals.
-        report: Path of the report; None if none was asked for.
-        objectives: Path of the objectives, likewise.
+        applies: Whether the model applies to the patient, according to the record; None if unknown.
+        verdicts: Number of goals with each verdict.
+        uncertain: Number of goals with an uncertain verdict; None without intervals.
+        report: Path of the report; None if not requested.
+        objectives: Path of the objectives; None if not requested.
     """
 
     case: str
@@ -78,12 +78,12 @@ class Described:
 
 @dataclass(frozen=True)
 class Describer:
-    """Writes what stands beside doses.
+    """Writes the files next to doses.
 
     Attributes:
-        template: Judges the patients.
-        extras: What is asked for.
-        calibrated: Gives intervals; None for none.
+        template: Template that judges the patients.
+        extras: Requested files.
+        calibrated: Calibration of intervals; None for none.
     """
 
     template: Template
@@ -92,11 +92,11 @@ class Describer:
 
     @classmethod
     def of(cls, plans: DosePlans, extras: Extras, n_folds: int) -> Describer:
-        """Check what is asked for, before anything is predicted.
+        """Check the request before prediction.
 
         Args:
-            plans: Of the model.
-            extras: What is asked for.
+            plans: Plans of the model.
+            extras: Requested files.
             n_folds: Number of folds that predict.
 
         Raises:
@@ -111,15 +111,15 @@ class Describer:
         return cls(template, extras, calibrated)
 
     def describe(self, dose: NewDose, out: Path, dataset: str = "") -> Described:
-        """Write what stands beside a dose.
+        """Write the files next to a dose.
 
         Args:
             dose: The dose.
-            out: The folder that it lies in.
-            dataset: Data set that the case is of; empty for none.
+            out: Its folder.
+            dataset: Data set of the case; empty for none.
 
         Raises:
-            InputError: If dose or ROIs can't be used, or the calibration does not hold for them.
+            InputError: If dose or ROIs can't be used, or the calibration is not valid for them.
         """
         files = dose.files
         calibration, unknown = None, tuple[str, ...]()
@@ -137,21 +137,21 @@ class Describer:
 
 @dataclass(frozen=True)
 class FoldDoses:
-    """Predicts with each fold alone, for the spread that intervals rest on.
+    """Predicts with each fold alone, for the spread that determines intervals.
 
     Attributes:
-        folds: A function a fold; none where no intervals are asked for.
+        folds: One function per fold; empty without intervals.
     """
 
     folds: tuple[Predict, ...] = ()
 
     @contextlib.contextmanager
     def of(self, cases: Sequence[Sequence[str]], parent: Path) -> Iterator[tuple[Path, ...]]:
-        """Predict cases with each fold, into folders that are there within the block.
+        """Predict cases with each fold, into temporary folders that exist within the block.
 
         Args:
             cases: Channels of the cases.
-            parent: Where the folders are made.
+            parent: Parent of the folders.
         """
         if not self.folds or not cases:
             yield ()
@@ -169,16 +169,16 @@ WITHOUT_FOLDS = FoldDoses()
 def describe_all(
     describer: Describer, jobs: Sequence[tuple[NewDose, str]], out: Path, n_processes: int = 1
 ) -> tuple[list[Described], Refusals]:
-    """Write what stands beside the doses of a folder.
+    """Write the files next to the doses of a folder.
 
     Args:
-        describer: Says what.
-        jobs: The doses, each with the data set that it is of (or an empty text).
+        describer: Writes the files.
+        jobs: The doses, each with its data set (or an empty text).
         out: The folder.
-        n_processes: Processes, where there are many doses.
+        n_processes: Number of processes, for many doses.
 
     Returns:
-        What was written, and why it could not be for the others.
+        Files and results, and the reasons for missing ones.
     """
     refusals = Refusals(out / "errors.log")
     attempt = Attempt(partial(_describe, describer=describer, out=out), refusals.log)
@@ -192,7 +192,7 @@ def describe_all(
 
 
 def clear(out: Path, cases: Iterable[str]) -> None:
-    """Remove what an earlier prediction has written beside the doses of cases: a new dose has other numbers."""
+    """Remove files of an earlier prediction next to the doses of cases: a new dose has other numbers."""
     for case in cases:
         names = [objectives_name(case, kind) for kind in OBJECTIVE_FORMATS]
         for name in (case + PATIENT_ENDING, case + PATIENT_REPORT_ENDING, *names):
@@ -200,7 +200,7 @@ def clear(out: Path, cases: Iterable[str]) -> None:
 
 
 def told(refusals: Refusals) -> str:
-    """Which doses have no record, and why; empty if all have one."""
+    """Doses without a record, with reasons; empty if all have one."""
     each = "; ".join(f"[{case}] {reason}" for case, reason in refusals.reasons.items())
     return f"{len(refusals.reasons)} doses were predicted and have no record of the patient: {each}" if each else ""
 

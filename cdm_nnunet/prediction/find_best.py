@@ -1,4 +1,4 @@
-"""Which model, or which two together, has the lowest scores on the validation cases of its folds."""
+"""The model, or mean of two models, with the lowest scores on the validation cases of its folds."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _SCORES = ("ptv_score", "oar_score")
 
 @dataclass(frozen=True)
 class Search:
-    """Which models are compared.
+    """Models to compare.
 
     Attributes:
         dataset_id: Number of the data set.
         folds: Folds that every model must have.
-        configurations: Only these; none for all.
-        trainers: Only these; none for all.
-        pairs: Compare means of two models as well.
+        configurations: Only these; empty for all.
+        trainers: Only these; empty for all.
+        pairs: Also compare means of two models.
         n_processes: Worker processes.
     """
 
@@ -49,7 +49,7 @@ class Search:
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A model, or several whose mean is taken, and where its validation doses lie by case."""
+    """A model or a mean of several, with its validation doses by case."""
 
     models: tuple[str, ...]
     doses: Mapping[str, Path]
@@ -59,7 +59,7 @@ def find_best(search: Search, out: Path) -> dict[str, Any]:
     """Score every candidate on the same cases, rank them, and write the record.
 
     Args:
-        search: Which models.
+        search: Models to compare.
         out: Folder for the record and for means of pairs.
 
     Returns:
@@ -67,7 +67,7 @@ def find_best(search: Search, out: Path) -> dict[str, Any]:
         commands that predict with the best).
 
     Raises:
-        InputError: If no model was validated on all folds, or models do not have the same validation cases or scores.
+        InputError: If no model was validated on all folds, or models have different validation cases or scores.
     """
     dataset = RawDataset(find_dataset(search.dataset_id))
     models = _models(search, folder("nnUNet_results") / dataset.folder.name)
@@ -126,7 +126,7 @@ def _pairs(models: Mapping[str, dict[str, Path]], out: Path) -> list[_Candidate]
 
 def _scored(candidate: _Candidate, dataset: RawDataset, out: Path, processes: int) -> dict[str, Any]:
     links = out / "doses" / " + ".join(candidate.models)
-    shutil.rmtree(links, ignore_errors=True)  # (of an earlier run, perhaps with other folds)
+    shutil.rmtree(links, ignore_errors=True)  # (from an earlier run, possibly with other folds)
     links.mkdir(parents=True)
     for dose in candidate.doses.values():
         (links / dose.name).symlink_to(dose.resolve())

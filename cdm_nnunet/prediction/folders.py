@@ -28,12 +28,12 @@ FROM_MAP = (
 
 @dataclass(frozen=True)
 class CaseFolder:
-    """Cases to predict, and where their doses go.
+    """Cases to predict, and the output folder.
 
     Attributes:
-        folder: With three channels a case.
-        out: For the doses.
-        part: Which part of the cases, from 0.
+        folder: Folder with three channels per case.
+        out: Folder for the doses.
+        part: Index of the part of the cases, from 0.
         n_parts: Number of parts.
     """
 
@@ -49,8 +49,8 @@ class PredictedCases:
 
     Attributes:
         n_cases: Number of cases with a dose.
-        described: What was written beside the doses.
-        undescribed: Which doses have no record, and why; empty if all have one.
+        described: Files and results next to the doses.
+        undescribed: Doses without a record, with reasons; empty if all have one.
     """
 
     n_cases: int
@@ -66,8 +66,8 @@ def predict_and_describe(
     Args:
         predictor: The model.
         source: The cases.
-        describer: Says what stands beside a dose.
-        catalogue: The model's.
+        describer: Writes the files next to a dose.
+        catalogue: Catalogue of the model.
 
     Raises:
         InputError: As :meth:`CasePredictor.predict`; the others are predicted, and have their records.
@@ -103,7 +103,7 @@ def fold_doses(predictor: CasePredictor) -> FoldDoses:
 
 
 def _new_dose(files: Sequence[str], out: Path, catalogue: Catalogue, members: tuple[Path, ...]) -> tuple[NewDose, str]:
-    """A predicted case, and the data set that it is of."""
+    """A predicted case with its data set."""
     ct, _, bits = map(Path, files)
     case = case_of_image(files[0])
     dose = out / f"{case}{FILE_ENDING}"
@@ -123,7 +123,7 @@ def _new_dose(files: Sequence[str], out: Path, catalogue: Catalogue, members: tu
 
 
 def _read_from_images(bits: Path, catalogue: Catalogue, prediction: PredictionRecord) -> CaseRecord:
-    """What the images alone say of a case."""
+    """Facts of a case from its images alone."""
     image = read_image(bits)
     # (the map is float32: 59.4 Gy, not 59.400001525878906)
     levels = {name: float(str(np.float32(gy))) for name, gy in (prediction.prescriptions_gy or {}).items()}
@@ -136,7 +136,7 @@ def _read_from_images(bits: Path, catalogue: Catalogue, prediction: PredictionRe
 
 
 def _refuse_other_levels(levels_gy: Mapping[str, float], prediction: PredictionRecord, dataset: Path) -> None:
-    """Check that the prescriptions of a data set are those of the map that the model read: the highest of targets."""
+    """Check that the prescriptions of a data set agree with the map that the model read, the highest of targets."""
     for name, of_map_gy in (prediction.prescriptions_gy or {}).items():
         own_gy = levels_gy.get(name, 0.0)
         among = any(abs(of_map_gy - level) <= PRESCRIPTION_TOLERANCE_GY for level in levels_gy.values())

@@ -36,7 +36,7 @@ class Prediction:
         dose: float32, (z, y, x), Gy, on the grid of the CT.
         case: Name of the case.
         prescriptions_gy: Prescription of each contoured target, Gy, as the model read it.
-        absent_rois: ROIs of the model that were not given, or have no voxel.
+        absent_rois: ROIs of the model that were not given or have no voxels.
         notes: What is unusual about the patient, one sentence each.
         origin: The model and options that made the dose.
         model: Name of the model package; None for a model in nnU-Net's folders.
@@ -75,11 +75,11 @@ class Prediction:
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A trained model. Make it by :meth:`load`; several threads may use it, one patient at a time is predicted.
+    """A trained model. Make it by :meth:`load`; several threads may use it, but one patient at a time is predicted.
 
     Attributes:
-        trained: Weights, plans and what was kept of the training.
-        predictor: With the network on its device.
+        trained: Weights, plans and records of the training.
+        predictor: Predictor with the network on its device.
 
     Example:
         A model package, and a patient as NumPy arrays with the geometry of the CT (axes to the patient's left, back
@@ -116,9 +116,9 @@ class Model:
 
         Args:
             source: Folder or ZIP file of a model package, the name of a shipped model, or a model in nnU-Net's folders.
-            device: ``cuda``, ``mps`` or ``cpu``; None for the first of these that is available.
+            device: ``cuda``, ``mps`` or ``cpu``; None takes the first available one.
             step: Step between windows, as a fraction of the patch size.
-            mirrors: Whether doses are averaged over left-right mirroring: better, in twice the time.
+            mirrors: Whether doses are averaged over left-right mirroring: better, but takes twice the time.
             allows_outside: Whether patients to whom the model does not apply are predicted; their records state it.
 
         Raises:
@@ -136,7 +136,7 @@ class Model:
 
         Args:
             trained: The model.
-            how: How to predict with it.
+            how: Prediction options.
 
         Raises:
             InputError: As :meth:`load`.
@@ -176,13 +176,13 @@ class Model:
         case: str = "case",
         fractions: int | None = None,
     ) -> Prediction:
-        """Predict the dose of a patient in memory, with the checks of a patient in files.
+        """Predict the dose of a patient in memory, with the same checks as for files.
 
         Args:
             ct: HU, (z, y, x), with its grid: axes to the patient's left, back and head, equally spaced planes.
             masks: Masks by ROI name of the template or an alias of it: (z, y, x) on the CT's grid, boolean or 0 and 1.
-            prescriptions: Prescriptions of the contoured targets, by name or alias, Gy; those that are not given are
-                the template's, if it has a fixed one for all patients.
+            prescriptions: Prescriptions of the contoured targets, by name or alias, Gy; missing ones are taken from
+                the template, if it has a fixed one for all patients.
             case: Name of the case.
             fractions: Number of fractions, to check the dose of each; None if unknown.
 
@@ -218,7 +218,7 @@ class Model:
         """Write the dose of each case into a folder, with its record.
 
         Args:
-            cases: For each case the files of its channels (CT, prescription map, ROI bits).
+            cases: Files of the channels of each case (CT, prescription map, ROI bits).
             out: The folder.
             keeps: Whether earlier doses of this model in the folder are kept.
             n_processes: Number of processes for preprocessing.
@@ -238,7 +238,7 @@ class Model:
         case: str,
         fractions: int | None,
     ) -> tuple[Case, tuple[str, ...]]:
-        """The patient as a converted case, and notes on masks that are no ROI of the model."""
+        """The patient as a converted case, and notes on masks that match no ROI of the model."""
         if ct.values.shape != ct.grid.shape:
             raise InputError(f"the CT has shape {ct.values.shape}, and its grid {ct.grid.shape}")
         template = self.trained_on.template

@@ -1,4 +1,4 @@
-"""Export of a trained model as a package, and what a package says."""
+"""Export of a trained model as a package, and checks of packages."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ from cdm_nnunet.prediction.models import Found, PackageFound
 from cdm_nnunet.prediction.spread import LoadedModel
 from cdm_nnunet.prediction_record import Origin
 
-_OF_PATIENTS = ("patients", "published_validation", "excluded", "without_reference_dose")  # facts that name cases
+_OF_PATIENTS = ("patients", "published_validation", "excluded", "without_reference_dose")  # facts with case names
 _NOT_CARRIED = (PLANS, DATASET, "predict_from_raw_data_args.json")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelExport:
-    """What to put into a package, and how.
+    """Contents and options of a package.
 
     Attributes:
-        out: A ZIP file (``.zip``) or a folder that is not there yet.
-        name: Of the model; None for the name of the file or folder.
-        precision: Of the weights; None for that of the package that is exported anew, else single.
-        weights: A file with weights in place of the checkpoint's (of one fold); None for the checkpoint's.
+        out: A new ZIP file (``.zip``) or folder.
+        name: Name of the model; None for the name of the file or folder.
+        precision: Precision of the weights; None keeps that of an exported package, else single.
+        weights: A file with weights that replace the checkpoint's (one fold); None for the checkpoint's.
         result: ``result.json`` of the model's evaluation, or its folder; None for no scores.
-        card: A completed model card; None for one made of the records.
-        more: Further JSON files to carry.
+        card: A completed model card; None for one made from the records.
+        more: Further JSON files to include.
     """
 
     out: Path
@@ -55,19 +55,19 @@ class ModelExport:
 
     @property
     def model_name(self) -> str:
-        """Of the model."""
+        """Name of the model."""
         return self.name or self.out.name.removesuffix(".zip")
 
 
 def export_model(found: Found, request: ModelExport) -> dict[str, Any]:
-    """Write a model package, read it back, and check that it predicts with the weights that were meant.
+    """Write a model package, read it back, and check that it predicts with the intended weights.
 
     Args:
         found: A model in nnU-Net's folders, or another package: with a completed card, or in half precision.
-        request: What to put into it.
+        request: Contents and options.
 
     Returns:
-        The record that ``model info`` shows.
+        The record shown by ``model info``.
 
     Raises:
         InputError: If the model, the weights, the result or the card do not fit, or the package exists already.
@@ -103,7 +103,7 @@ def verify_model(path: Path) -> dict[str, Any]:
         As :func:`describe_model`.
 
     Raises:
-        InputError: If something is damaged, or does not fit.
+        InputError: If a member is damaged or does not fit the others.
     """
     package = Package.read(path)
     package.verify()
@@ -121,7 +121,7 @@ def _with_weights(model: TrainedModel, file: Path) -> TrainedModel:
 
 
 def _without_patients(dataset_json: Mapping[str, Any]) -> dict[str, Any]:
-    """``dataset.json`` without what it says of single patients: a package is made to be handed on."""
+    """``dataset.json`` without data of single patients, because packages are passed on."""
     section = dict(dataset_json["cdm"])
     if isinstance(facts := section.get("facts"), Mapping):
         section["facts"] = {key: value for key, value in facts.items() if key not in _OF_PATIENTS}
@@ -162,7 +162,7 @@ def _fold(checkpoint: Checkpoint, earlier: FoldRecord | None, given: bool) -> Fo
 
 
 def _given_card(request: ModelExport, earlier: Package | None) -> str | None:
-    """The card that was given, or that a person completed in the package that is exported anew; None for neither."""
+    """The given card, or the completed card of an exported package; None for neither."""
     if request.card is not None:
         return read_text(request.card, "it is the model card, Markdown", max_bytes=limit_of(CARD))
     if earlier is None:
@@ -172,7 +172,7 @@ def _given_card(request: ModelExport, earlier: Package | None) -> str | None:
 
 
 def _more(found: Found, earlier: Package | None, given: tuple[Path, ...]) -> dict[str, Any]:
-    """JSON files that the training left in the model's folder, and others."""
+    """JSON files from the training in the model's folder, and others."""
     carried = {} if earlier is None else earlier.more
     left = [] if earlier is not None else [path for path in sorted(found.path.glob("*.json")) if path.is_file()]
     for path in [*(path for path in left if path.name not in _NOT_CARRIED), *given]:
@@ -192,10 +192,10 @@ def _scores(result: Path, model: TrainedModel, *, halved: bool) -> dict[str, Any
     Args:
         result: ``result.json``.
         model: The model to export.
-        halved: Whether the export puts its weights into half precision.
+        halved: Whether the export converts its weights to half precision.
 
     Raises:
-        InputError: If the evaluation is of another model.
+        InputError: If the evaluation belongs to another model.
     """
     evaluation = load_evaluation(result)
     notes = [*evaluation.notes, *(["the scores are of the weights in single precision"] if halved else [])]

@@ -1,4 +1,4 @@
-"""Trained models by what they were trained on and how, and what a model says of its training data."""
+"""Look-up of trained models, and their records of the training data."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class FoldsFound:
 
     Attributes:
         folder: ``DATASET/TRAINER__PLANS__CONFIGURATION``.
-        folds: Numbers, or ``all``.
+        folds: Numbers of folds, or ``all``.
         checkpoint: The file in each fold's folder.
     """
 
@@ -49,7 +49,7 @@ class FoldsFound:
         return read_model(self.folder, self.folds, self.checkpoint)
 
     def files(self) -> list[Path]:
-        """What it is read from."""
+        """Files that it is read from."""
         return [self.folder / f"fold_{fold}" / self.checkpoint for fold in self.folds]
 
 
@@ -59,7 +59,7 @@ class PackageFound:
 
     Attributes:
         path: The folder or ZIP file.
-        folds: Those of it that count; empty for all.
+        folds: Folds to use; empty for all.
     """
 
     path: Path
@@ -74,7 +74,7 @@ class PackageFound:
         return read_package(self.path, self.folds)
 
     def files(self) -> list[Path]:
-        """What it is read from."""
+        """Files that it is read from."""
         if self.path.is_file():
             return [self.path]
         folds = [fold.fold for fold in Package.read(self.path).manifest.folds]
@@ -90,14 +90,14 @@ class PackageChoice:
 
     Attributes:
         name: A folder, a ZIP file, or the name of a shipped model.
-        folds: Those of it that count; empty for all.
+        folds: Folds to use; empty for all.
     """
 
     name: str
     folds: tuple[str, ...] = ()
 
     def found(self) -> PackageFound:
-        """Where it is.
+        """Location of the model.
 
         Raises:
             InputError: If there is no such model.
@@ -111,10 +111,10 @@ class ModelChoice:
 
     Attributes:
         dataset_id: Number of the data set that it was trained on.
-        configuration: As ``3d_fullres``.
+        configuration: Such as ``3d_fullres``.
         trainer: Name of the trainer.
         plans: Name of the plans.
-        folds: Numbers, or ``all``.
+        folds: Numbers of folds, or ``all``.
         checkpoint: The file in each fold's folder.
     """
 
@@ -129,7 +129,7 @@ class ModelChoice:
         """The model's folder.
 
         Raises:
-            InputError: If a fold is none, or the model or a checkpoint is not there.
+            InputError: If a fold is invalid, or the model or a checkpoint is missing.
         """
         for fold in self.folds:
             if fold != "all" and not fold.isdigit():
@@ -154,7 +154,7 @@ class ModelChoice:
         return found[0]
 
     def found(self) -> FoldsFound:
-        """Where they are.
+        """Location of the folds.
 
         Raises:
             InputError: As :meth:`find`.
@@ -163,23 +163,23 @@ class ModelChoice:
 
 
 def choice_of(options: Mapping[str, Any]) -> ModelChoice | PackageChoice:
-    """A model by the names of what was said of it: ``name`` for a package, else attributes of :class:`ModelChoice`."""
+    """A model from named arguments: ``name`` for a package, else attributes of :class:`ModelChoice`."""
     return PackageChoice(**options) if "name" in options else ModelChoice(**options)
 
 
 @dataclass(frozen=True)
 class TrainedOn:
-    """What a model says of its training data.
+    """A model's record of its training data.
 
     Attributes:
-        folder: The model's.
-        template: Its ROIs are the catalogue.
-        mapping: Names in the training data's DICOM files; None for a model of other data.
+        folder: Folder of the model.
+        template: Template whose ROIs form the catalogue.
+        mapping: Mapping of names in the training data's DICOM files; None for other data.
         grid: Median voxel size of the training data in mm: ``XxYxZ``.
-        always_contoured: ROIs that all training cases had; all ROIs where the model does not say.
+        always_contoured: ROIs that all training cases had; all ROIs if unknown.
         dose_type: ``PHYSICAL`` or ``EFFECTIVE``; empty if it is not known.
-        ion_plans: Number of plans of ions; None if unknown.
-        positions: In how many training cases the patient lay HFS, FFS, ...; empty if it is not known.
+        ion_plans: Number of ion plans; None if unknown.
+        positions: Number of training cases in each patient position (HFS, FFS, ...); empty if unknown.
     """
 
     folder: Path
@@ -193,7 +193,7 @@ class TrainedOn:
 
     @classmethod
     def of(cls, model: TrainedModel) -> TrainedOn:
-        """What a model says.
+        """Read the record of a model.
 
         Raises:
             InputError: If the catalogue is not the template's.
@@ -218,7 +218,7 @@ class TrainedOn:
         )
 
     def mapping_for(self, own: DicomMapping | None) -> DicomMapping:
-        """The model's mapping, with the entries of another one before its own; prescriptions of the model left out.
+        """The model's mapping without its prescriptions, updated with the entries of another one.
 
         Raises:
             InputError: If there is neither, or the other one does not fit the model.
@@ -237,7 +237,7 @@ class TrainedOn:
 
 def _median_grid(plans: Mapping[str, Any]) -> str:
     z, y, x = plans["original_median_spacing_after_transp"]
-    # (to a micrometre: what is left of NIfTI's float32)
+    # (to a micrometre, because of NIfTI's float32)
     return "x".join(f"{round(size, 3):g}" for size in (x, y, z))
 
 

@@ -1,4 +1,4 @@
-"""Doses of new patients: CT, contours and prescriptions in DICOM files in, RTDOSE out."""
+"""Doses of new patients: from CT, contours and prescriptions in DICOM files to RTDOSE."""
 
 from __future__ import annotations
 
@@ -43,18 +43,18 @@ from cdm_nnunet.roi import Catalogue
 
 @dataclass(frozen=True)
 class NewPatients:
-    """Patients to predict, and what is said of them beside their files.
+    """Patients to predict, with options and facts besides their files.
 
     Attributes:
         folder: DICOM files, at any depth.
         out: Folder for the RTDOSE files, outside ``folder``.
-        mapping: rois.yaml; its entries come before those that the model was trained with.
-        prescriptions_gy: By target of the model, for plans that do not state them.
+        mapping: rois.yaml; its entries override those that the model was trained with.
+        prescriptions_gy: Gy by target of the model, for plans that do not state them.
         grid: ``ct`` or a voxel size; None takes the median of the training data.
         bits: 16 or 32 bits per voxel of the RTDOSE.
         match_geometry: Match the CT by its slices if the contours refer to no CT in the folder.
-        pseudonyms: Make the names of the patients; None for those of the mapping's folder, else without a key.
-        allows_outside: Predict a patient who lies as no training patient did.
+        pseudonyms: Make the names of the patients; None uses those of the mapping's folder, else no key.
+        allows_outside: Predict a patient in a position that no training patient had.
     """
 
     folder: Path
@@ -80,13 +80,13 @@ class PredictedPatient:
 
     Attributes:
         case: The patient's name.
-        prescriptions_gy: By target.
+        prescriptions_gy: Gy by target.
         rois: Contoured ROIs.
         absent_rois: ROIs of the model that the patient lacks.
-        notes: What a person should know.
+        notes: Remarks for the user.
         file: The RTDOSE.
         maximum_gy: Highest dose.
-        described: What was written beside it; None if that could not be.
+        described: Files and results next to it; None if they could not be written.
     """
 
     case: str
@@ -104,9 +104,9 @@ class PredictedPatients:
     """The outcome for all patients.
 
     Attributes:
-        patients: Those with a dose.
-        refused: Why the others have none, in one line; empty if there are no others.
-        remarks: What was ignored or not used.
+        patients: Patients with a dose.
+        refused: Reasons for the others, in one line; empty if there are no others.
+        remarks: Ignored or unused files.
         undescribed: Which doses have no record, and why; empty if all have one.
     """
 
@@ -118,7 +118,7 @@ class PredictedPatients:
 
 @dataclass(frozen=True)
 class _Ready:
-    """A patient whose images are written, what is known of the case, and where the dose will belong."""
+    """A patient with written images, known facts of the case, and the destination of the dose."""
 
     record: PredictedPatient
     destination: Destination
@@ -133,12 +133,11 @@ def predict_patients(
 ) -> PredictedPatients:
     """Predict the patients of a folder, and write the record of each.
 
-    Everything that is known of a patient is checked before anything is predicted; one that can't be used does not stop
-    the others.
+    All facts of a patient are checked before prediction; a refused patient does not stop the others.
 
     Args:
         request: The patients.
-        trained: What the model says of its training data.
+        trained: The model's record of its training data.
         predict: Writes the doses of cases.
         describer: Says what stands beside a dose.
         folds: Predicts with each fold, for a describer that gives intervals.
@@ -149,7 +148,7 @@ def predict_patients(
     patients, remarks = _patients(request, trained)
     refusals = Refusals(request.out / "errors.log")
     clear(request.out, (patient.name for patient in patients))
-    with passing_folder(request.out, ".predict_") as work:  # (beside the results: it holds the patients' images)
+    with passing_folder(request.out, ".predict_") as work:  # (next to the results: it contains the patients' images)
         ready = {}
         for patient in patients:
             with refusals.of(patient.name):
@@ -175,7 +174,7 @@ def predict_patients(
 
 
 def _patients(request: NewPatients, trained: TrainedOn) -> tuple[list[DicomPatient], tuple[str, ...]]:
-    """The patients found, and what was ignored."""
+    """The patients found, and remarks on ignored files."""
     grid = trained.grid if request.grid is None else request.grid
     if grid == "dose":
         raise InputError("a new patient has no dose grid; --grid takes 'ct' or a voxel size")
@@ -184,7 +183,7 @@ def _patients(request: NewPatients, trained: TrainedOn) -> tuple[list[DicomPatie
     own = None if request.mapping is None else read_mapping(request.mapping)
     mapping = replace(trained.mapping_for(own), match_geometry=request.match_geometry)
     _refuse_prescriptions(request, own, trained)
-    # (the names that inspection gave the patients, whose plans the mapping may choose)
+    # (inspection's names of the patients, by which the mapping may choose plans)
     pseudonyms = request.pseudonyms
     if pseudonyms is None:
         beside = request.mapping
@@ -222,7 +221,7 @@ def _remarks(index: FolderIndex, own: DicomMapping | None, patients: Sequence[Di
 
 
 def _prepare(patient: DicomPatient, trained: TrainedOn, request: NewPatients, work: Path) -> _Ready:
-    """Check all that is known of a patient, and write its images."""
+    """Check all facts of a patient, and write its images."""
     case = patient.load()
     finding = position_finding(case.source.get(POSITION, ""), trained.positions)
     if finding is not None:
@@ -246,7 +245,7 @@ def _prepare(patient: DicomPatient, trained: TrainedOn, request: NewPatients, wo
 
 
 def _refuse_missing_outline(case: Case, trained: TrainedOn) -> None:
-    """Dose is zero outside the dose region; an external is needed where the model knows no patient without one."""
+    """Refuse a missing dose region, outside which dose is zero, and an external that all training patients had."""
     for bit in case.catalogue.bits_of_kind("external", "dose_region"):
         roi = case.catalogue.rois[bit]
         if roi.name not in case.rois and (roi.kind == "dose_region" or roi.name in trained.always_contoured):
@@ -257,7 +256,7 @@ def _refuse_missing_outline(case: Case, trained: TrainedOn) -> None:
 
 
 def _predict(cases: Sequence[Sequence[str]], out: Path, predict: Predict, refusals: Refusals) -> None:
-    """Predict all cases; one by one, where one of them meets an internal error."""
+    """Predict all cases; after an internal error, one by one."""
 
     def attempt(some: Sequence[Sequence[str]]) -> None:
         try:
@@ -269,7 +268,7 @@ def _predict(cases: Sequence[Sequence[str]], out: Path, predict: Predict, refusa
         with fenced("all patients", refusals.log):
             attempt(cases)
     except InputError as error:
-        if error.__cause__ is None or len(cases) == 1:  # (what the model refuses, it refuses for all)
+        if error.__cause__ is None or len(cases) == 1:  # (the model refuses all or none)
             raise
         for files in cases:
             with refusals.of(case_of_image(files[0])):
@@ -277,7 +276,7 @@ def _predict(cases: Sequence[Sequence[str]], out: Path, predict: Predict, refusa
 
 
 def _told(refusals: Refusals, out: Path, n_patients: int) -> str:
-    """Who can't be used, and why; a dose of an earlier run must not pass for one of this."""
+    """Report refused patients with reasons; a dose of an earlier run must not be mistaken for a new one."""
     told = []
     for name, reason in refusals.reasons.items():
         earlier = out / f"{name}.dcm"
@@ -293,7 +292,7 @@ def _export(dose: Path, ready: _Ready, request: NewPatients, trained: TrainedOn)
 
 
 def _new_dose(ready: _Ready, patient: PredictedPatient, work: Path, members: tuple[Path, ...]) -> NewDose:
-    """The dose as the model gave it; that in the RTDOSE is rounded to multiples of its scaling."""
+    """The dose as predicted; that in the RTDOSE is rounded to multiples of its scaling."""
     dose, known = work / "doses" / f"{patient.case}{FILE_ENDING}", ready.known
     ct, _, bits = (work / "imagesTs" / image_name(patient.case, channel) for channel in range(len(CHANNEL_NAMES)))
     files = files_of_new(patient.case, dose, (ct, bits), ready.catalogue, known, members)

@@ -9,14 +9,14 @@ from cdm_nnunet.prediction_record import ENOUGH_CASES, Applicability, Finding
 
 
 def position_finding(position: str, known: Mapping[str, int]) -> Finding | None:
-    """What is to say of a position.
+    """Finding on a position.
 
     Args:
-        position: HFS, FFS, ...; empty if the CT does not say it.
-        known: In how many training cases each was; empty if that is not known.
+        position: HFS, FFS, ...; empty if the CT does not state it.
+        known: Number of training cases in each position; empty if unknown.
 
     Returns:
-        None for a position that is known, or where one of both does not say it.
+        None for a known position, or if one of them is unknown.
 
     Example:
         >>> position_finding("FFS", {"HFS": 40}).is_outside
@@ -32,7 +32,7 @@ def position_finding(position: str, known: Mapping[str, int]) -> Finding | None:
 
 
 def with_finding(found: Applicability | None, finding: Finding | None) -> Applicability | None:
-    """How a patient stands to the training patients, with one finding more."""
+    """Applicability with an added finding."""
     if found is None or finding is None:
         return found
     if finding.is_outside:

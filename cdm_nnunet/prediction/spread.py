@@ -1,4 +1,4 @@
-"""Prediction on a cluster: a case a task, by workers that keep the model."""
+"""Prediction on a cluster: one case per task, by workers that keep the model."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from cdm_nnunet.progress import note_beside, progress
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A trained model, and how to predict with it; equal for as long as its files are the same.
+    """A trained model, and its prediction options; equal as long as its files are the same.
 
     Attributes:
-        found: Where the model is.
-        device: ``cuda``, ``mps`` or ``cpu``; None for the first of these that is available.
+        found: Location of the model.
+        device: ``cuda``, ``mps`` or ``cpu``; None takes the first available one.
         step: Step between windows, in patch sizes.
         mirrors: Whether doses are averaged over left-right mirroring.
-        allows_outside: Whether patients are predicted to whom the model does not apply.
+        allows_outside: Whether patients to whom the model does not apply are predicted.
     """
 
     found: Found
@@ -42,17 +42,17 @@ class LoadedModel:
 
         Args:
             kind: Its class.
-            device: In place of the model's.
+            device: Device instead of the model's.
 
         Raises:
-            InputError: If there is no such device, or the model is damaged.
+            InputError: If the device is not available, or the model is damaged.
         """
         return self.predictor_of(self.found.read(), kind, device)
 
     def predictor_of(
         self, model: TrainedModel, kind: type[DosePredictor] = DosePredictor, device: str | None = None
     ) -> DosePredictor:
-        """As :meth:`load`, of the model once it is read."""
+        """As :meth:`load`, for a model that has been read."""
         on = available_device(device or self.device)
         torch.set_num_threads(usable_cores() if on.type == "cpu" else 1)
         predictor = kind(tile_step_size=self.step, use_mirroring=self.mirrors, device=on)
@@ -61,13 +61,13 @@ class LoadedModel:
         return predictor
 
     def stamps(self) -> tuple[tuple[int, int], ...]:
-        """Size and time of change (ns) of the files that the model is read from."""
+        """Size and modification time (ns) of the model's files."""
         return tuple((stat.st_size, stat.st_mtime_ns) for stat in (path.stat() for path in self.found.files()))
 
 
 @dataclass(frozen=True)
 class _Outcome:
-    """Of a case: why it was refused, if it was, and what is unusual about it."""
+    """Outcome of a case: the reason if it was refused, and notes."""
 
     case: str
     refusal: str | None
@@ -75,10 +75,10 @@ class _Outcome:
 
 
 class SpreadPredictor(DosePredictor):
-    """A predictor that checks and records as any, and has the cases themselves predicted by the engine's workers.
+    """A predictor whose cases are predicted by the engine's workers; checks and records are as usual.
 
     Attributes:
-        model: What the workers load.
+        model: Model that the workers load.
     """
 
     model: LoadedModel
@@ -99,10 +99,10 @@ class SpreadPredictor(DosePredictor):
         save_probabilities: bool = False,
         num_processes_segmentation_export: int = 0,
     ) -> list[Any]:
-        """Have all cases predicted.
+        """Let the workers predict all cases.
 
         Raises:
-            CasesRefusedError: At the end, if cases can't be right.
+            CasesRefusedError: At the end, if cases are implausible.
         """
         jobs = [(item["files"], item["ofile"]) for item in data_iterator]
         work = functools.partial(_predict_case, model=self.model, stamps=self.model.stamps())
@@ -131,7 +131,7 @@ def _predict_case(job: tuple[list[str], str], model: LoadedModel, stamps: tuple[
 
 @functools.lru_cache(maxsize=1)
 def _loaded(model: LoadedModel, stamps: tuple[tuple[int, int], ...]) -> DosePredictor:
-    """The model of this worker, as long as its files stay as they are."""
+    """The model of this worker, as long as its files are unchanged."""
     predictor = model.load()
     predictor.allow_tqdm = predictor.tells_notes = False  # (the command does)
     return predictor

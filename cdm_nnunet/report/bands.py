@@ -22,11 +22,11 @@ def cohort_bands(cases: Iterable[Curves], rois: Sequence[str]) -> dict[str, Any]
 
     Args:
         cases: The drawn curves of each case.
-        rois: Names of the ROIs, in the order in which they are shown.
+        rois: Names of the ROIs in the displayed order.
 
     Returns:
-        For the page: ``step_gy``, ``levels`` (percent), and by ROI with enough cases ``n`` and by dose one list a
-        level, volumes in tenths of a percent from 0 Gy on; None where no ROI has enough cases.
+        For the page: ``step_gy``, ``levels`` (percent), and by ROI with enough cases ``n`` and by dose one list
+        per level, volumes in tenths of a percent from 0 Gy; None if no ROI has enough cases.
     """
     sampled: dict[str, dict[str, list[NDArray[np.float32]]]] = {}
     for curves in cases:

@@ -1,4 +1,4 @@
-"""Curves and slices of cases: made when a case is read, and kept on the disk until its report is written."""
+"""Curves and slices of cases: made when a case is read, and stored on disk until its report is written."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from cdm_nnunet.report.volumes import display_volume
 
 MAX_REPORT_BYTES = 50_000_000
 LEAST_CASE_BYTES, MOST_CASE_BYTES = 300_000, 4_000_000
-VOLUME_SHARE = 0.8  # of the report; the rest is Plotly, the record and DVH curves
+VOLUME_SHARE = 0.8  # share of the report; the rest is Plotly, the record and DVH curves
 MOST_CASES_IN_A_FILE = 60
 """With more cases than these the report is a folder."""
 
 
 @dataclass(frozen=True)
 class CaseParts:
-    """What a report shows of each case beside the record.
+    """Parts of a report for each case in addition to the record.
 
     Attributes:
-        folder: Where they are kept.
-        template: Says which ROIs are shown.
-        problems: Why a case has no curves and slices, by case.
-        gamma: Which gamma the slices show; None for none.
+        folder: Their folder.
+        template: Template of the displayed ROIs.
+        problems: Reasons for missing curves and slices, by case.
+        gamma: Gamma criteria of the slices; None for no gamma.
     """
 
     folder: Path
@@ -42,14 +42,14 @@ class CaseParts:
     gamma: GammaRule | None = None
 
     def keep(self, n_cases: int, images: CaseImages) -> None:
-        """Make the parts of a case; worker processes may do so.
+        """Make the parts of a case; also in worker processes.
 
         Args:
-            n_cases: How many cases the report will have; the more, the coarser are its slices.
+            n_cases: Number of cases in the report; with more cases, slices are coarser.
             images: The case.
 
         Raises:
-            InputError: If the CT can't be read, or lies on another grid.
+            InputError: If the CT can't be read or has another grid.
         """
         parts, *packed = report_parts(scene_of(images, self.template, self.gamma), case_bytes(n_cases))
         header, *data = self._files(images.files.case)
@@ -59,11 +59,11 @@ class CaseParts:
             path.write_bytes(content)
 
     def elements(self, case: str, place: int) -> str:
-        """The elements of a case for a page, or one that says why there are none.
+        """The elements of a case for a page, or an element with the reason why there are none.
 
         Args:
             case: Its name.
-            place: Its place in the evaluation.
+            place: Its index in the evaluation.
         """
         if case in self.problems:
             return json_script(f"case-{place}", {"problem": self.problems[case]})
@@ -72,7 +72,7 @@ class CaseParts:
         return case_elements(place, parts, *(path.read_bytes() for path in data))
 
     def bands(self, cases: Sequence[str]) -> dict[str, Any] | None:
-        """Median and band of the DVH curves of cases, as :func:`cohort_bands` gives them."""
+        """Median and band of the DVH curves of cases, as from :func:`cohort_bands`."""
         headers = (self._files(case)[0] for case in cases if case not in self.problems)
         curves = (json.loads(header.read_text(encoding="utf-8"))["curves"] for header in headers)
         return cohort_bands(curves, [roi.name for roi in self.template.rois])
@@ -82,16 +82,16 @@ class CaseParts:
 
 
 def case_elements(place: int, parts: dict[str, Any], volume: bytes, doses: bytes) -> str:
-    """The elements of a case, of what :func:`report_parts` gives."""
+    """The elements of a case from :func:`report_parts`."""
     packed = packed_script(f"volume-{place}", volume) + packed_script(f"doses-{place}", doses)
     return json_script(f"case-{place}", parts) + packed
 
 
 def case_bytes(n_cases: int) -> int:
-    """Limit of a case's packed volume in bytes, so that a report file stays below 50 MB where that is reasonable."""
+    """Limit of a case's packed volume in bytes, so that a report file stays below 50 MB if possible."""
     if n_cases > MOST_CASES_IN_A_FILE:
         return LEAST_CASE_BYTES
-    share = VOLUME_SHARE * MAX_REPORT_BYTES / n_cases * 3 / 4  # base64 makes four characters of three bytes
+    share = VOLUME_SHARE * MAX_REPORT_BYTES / n_cases * 3 / 4  # base64 encodes three bytes as four characters
     return int(min(max(share, LEAST_CASE_BYTES), MOST_CASE_BYTES))
 
 

@@ -1,4 +1,4 @@
-"""A case in one line: what the list of cases shows."""
+"""A case in one line of the list of cases."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from cdm_nnunet.evaluation.record import CaseResult
 
 
 def case_row(case: CaseResult, ranks: Mapping[str, PlanRank]) -> dict[str, Any]:
-    """Scores of a case alone, its verdicts, and the dose metric that is furthest off.
+    """Scores of a single case, its verdicts, and the dose metric with the largest error.
 
     Args:
         case: The case.
-        ranks: Where it stands among other plans, by ``ROI METRIC``.
+        ranks: Its rank among other plans, by ``ROI METRIC``.
 
     Returns:
         Plain values by ``name``, ``mae`` (Gy), ``ptv_score``, ``oar_score``, ``changed`` and ``n`` (verdicts that the
-        prediction changes, and all), ``newFails``, ``unusual`` and ``ranked`` (goals by which the reference plan is
-        unusual, and that tell), ``missing`` (ROIs) and ``worst`` (``roi``, ``metric`` and ``difference`` in Gy; None
-        if there is no dose metric).
+        prediction changes, and all), ``newFails``, ``unusual`` and ``ranked`` (goals in which the reference plan
+        is unusual, and all ranked goals), ``missing`` (ROIs) and ``worst`` (``roi``, ``metric`` and
+        ``difference`` in Gy; None if there is no dose metric).
     """
     unusual = [rank.is_unusual for rank in ranks.values() if rank.is_unusual is not None]
     scores = pooled_scores([case])

@@ -20,7 +20,7 @@ class DrawnCurve(NamedTuple):
     """A polyline near a cumulative DVH.
 
     Attributes:
-        dose_gy: Ascending, shape (k,), Gy; a dose may appear twice, where the curve is vertical.
+        dose_gy: Ascending, shape (k,), Gy; a dose appears twice where the curve is vertical.
         volume_percent: Descending from 100 to 0, shape (k,), percent.
         max_error_percent: Largest vertical distance to the exact curve, in percent of the volume, before rounding.
     """
@@ -33,8 +33,8 @@ class DrawnCurve(NamedTuple):
 def drawn_curve(curve: DvhCurve, max_points: int = MAX_POINTS) -> DrawnCurve:
     """Reduce a cumulative DVH to a polyline of at most ``max_points`` points, rounded to three decimals.
 
-    The points are corners of the step function: all of them where they are few enough, else again and again the one
-    that is farthest from the polyline.
+    The points are corners of the step function: all of them if they are few enough, otherwise the one farthest from
+    the polyline is added repeatedly.
 
     Example:
         >>> drawn = drawn_curve(DvhCurve(np.array([1.0, 2.0]), np.array([100.0, 25.0])))
@@ -50,7 +50,7 @@ def drawn_curve(curve: DvhCurve, max_points: int = MAX_POINTS) -> DrawnCurve:
 
 
 def _vertices(x: NDArray[np.float64], y: NDArray[np.float64], n: int) -> NDArray[np.intp]:
-    """Indices of ``n`` corners, both ends among them."""
+    """Indices of ``n`` corners, including both ends."""
     evenly = np.linspace(0, x.size - 1, min(x.size, _CANDIDATES)).round().astype(np.intp)
     high = np.flatnonzero(np.abs(np.diff(y)) > _HIGH_STEP_PERCENT)
     among = np.unique(np.concatenate([evenly, high, high + 1]))
@@ -83,7 +83,7 @@ def _largest_distance(x: NDArray[np.float64], y: NDArray[np.float64], chosen: ND
 
 
 def _chord(x: Any, left_x: Any, right_x: Any, left_y: Any, right_y: Any) -> NDArray[np.float64]:
-    """Height at ``x`` of the line between two points; of a vertical line its upper end."""
+    """Height at ``x`` of the line between two points; for a vertical line, its upper end."""
     width = right_x - left_x
     share = np.where(width > 0, (x - left_x) / np.where(width > 0, width, 1.0), 0.0)
     return np.asarray(left_y + share * (right_y - left_y))

@@ -1,8 +1,8 @@
-"""Write the report of many cases as a folder: a light first page, and a data file a case, loaded when it is opened.
+"""Write the report of many cases as a folder: a light first page, and one data file per case, loaded on demand.
 
-From ``file://`` a page can neither fetch a file nor read an image's pixels, and a script tag would run whatever a file
-holds. So a data file is a page of its own with inert data and one fixed script, the only one that may run there. The
-report opens it in a hidden frame, and gets the data as a message. A key that only the two know keeps other pages out.
+From ``file://`` a page can neither fetch a file nor read an image's pixels, and a script tag would run any content of a
+file. So a data file is a separate page with inert data and one fixed script, the only one that may run there. The
+report opens it in a hidden frame, and receives the data as a message. A shared key excludes other pages.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ DATA_FOLDER = "data"
 
 
 def write_report_folder(evaluation: Evaluation, parts: CaseParts, folder: Path) -> Path:
-    """Write the report of an evaluation into a folder that is not there yet.
+    """Write the report of an evaluation into a new folder.
 
-    The caller sees to it that a folder of which a part was written is not taken for a report.
+    The caller must make sure that a partly written folder is not mistaken for a report.
 
     Args:
         evaluation: As for :func:`~cdm_nnunet.report.page.write_report`.
-        parts: The same.
+        parts: As for that function.
         folder: The folder to make.
 
     Returns:
@@ -60,14 +60,14 @@ def write_cohort(
     template: Template | None = None,
     bands: dict[str, Any] | None = None,
 ) -> Path:
-    """Write all of a report folder but the files of single cases.
+    """Write a report folder without the files of single cases.
 
     Args:
         evaluation: The record.
         folder: The report's folder.
-        key: Of its data files.
-        template: The record's template with all colours that are given; None takes it as it is.
-        bands: The DVH curves of the cohort; None where there are none to show.
+        key: Key of its data files.
+        template: The record's template with all given colours; None uses it unchanged.
+        bands: The DVH curves of the cohort; None without.
 
     Returns:
         The page to open.
@@ -91,14 +91,14 @@ def write_cohort(
 
 
 def refuse_foreign_folder(out: Path, name: str = REPORT_FOLDER) -> None:
-    """Refuse to write where a folder of the report's name is something else: it would be removed.
+    """Refuse a folder of the report's name that is not a report: it would be removed.
 
     Args:
-        out: Where the report's folder goes.
+        out: Parent of the report's folder.
         name: Its name.
 
     Raises:
-        InputError: If it is.
+        InputError: If it is not a report.
     """
     folder = out / name
     if folder.exists() and not (folder / INDEX_FILE).is_file():
@@ -111,12 +111,12 @@ def _index(evaluation: Evaluation, record: dict[str, Any], page: dict[str, Any])
 
 
 def data_page(key: str, elements: str) -> str:
-    """A data file, which hands its elements to the page that knows the key."""
+    """A data file, which sends its elements to the page that knows the key."""
     script = resource("report", "data.js")
     values = {"csp-hashes": csp_hashes(script), "data": json_script("key", key) + elements, "script": script}
     return filled(resource("report", "data.html"), values)
 
 
 def packed_text(element_id: str, text: str) -> str:
-    """An element with a text, packed."""
+    """A compressed element with a text."""
     return packed_script(element_id, gzip.compress(text.encode(), mtime=0))

@@ -21,13 +21,13 @@ SCRIPTS = ("dom.js", "words.js", "charts.js", "viewer.js", "pictures.js", "metri
 
 
 def write_patient_report(record: PatientRecord, files: CaseFiles, template: Template, folder: Path) -> Path:
-    """Write the report of a new patient, whole or not at all.
+    """Write the report of a new patient; the file is complete or absent.
 
     Args:
         record: Every number in the report's tables is taken from it.
         files: CT, ROI masks and predicted dose, for curves and slices.
-        template: The record's.
-        folder: Where ``CASE.report.html`` goes.
+        template: Template of the record.
+        folder: Folder for ``CASE.report.html``.
 
     Returns:
         Its path.

@@ -1,4 +1,4 @@
-"""Write ``report.html``: the result record and what its pictures need, in one file that works without a network."""
+"""Write ``report.html``: the result record and data for its pictures, in one file that works offline."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ REPORT_FILE = "report.html"
 SCRIPTS = ("dom.js", "words.js", "charts.js", "viewer.js", "pictures.js", "metrics.js", "cohort.js", "patient.js")
 LAST_SCRIPT = "report.js"
 PANEL_FOLDERS: list[Traversable] = [resources.files("cdm_nnunet.report") / "panels"]
-"""Where the report's panels lie, one module of JavaScript each (``docs/extending.md``)."""
+"""Folder of the report's panels, one module of JavaScript each (``docs/extending.md``)."""
 
 
 def write_report(evaluation: Evaluation, parts: CaseParts, path: Path) -> Path:
-    """Write the report of an evaluation as one file, whole or not at all.
+    """Write the report of an evaluation as one file, complete or absent.
 
     Args:
         evaluation: The record; every number in the report's tables is taken from it.
-        parts: What was kept of each case.
+        parts: Stored parts of each case.
         path: The file to write.
 
     Returns:
@@ -61,7 +61,7 @@ def write_report(evaluation: Evaluation, parts: CaseParts, path: Path) -> Path:
 
 
 def page_parts(evaluation: Evaluation, *, framed: bool = False) -> tuple[str, str, str]:
-    """A report's page: what stands before the record, its script, and what stands after all data."""
+    """A report's page: text before the record, script, and text after all data."""
     script = page_script([*(resource("report", name) for name in SCRIPTS), *_panels(), resource("report", LAST_SCRIPT)])
     head, _, rest = resource("report", "report.html").partition("<!--data-->")
     title = f"{evaluation.dataset}: dose evaluation"
@@ -71,11 +71,11 @@ def page_parts(evaluation: Evaluation, *, framed: bool = False) -> tuple[str, st
 
 
 def page_data_of(evaluation: Evaluation, template: Template) -> dict[str, Any]:
-    """What the scripts of the report need beside the record.
+    """Data for the report's scripts in addition to the record.
 
     Args:
         evaluation: The record.
-        template: Its template with all colours that are given.
+        template: Its template with all given colours.
     """
     ranks = {} if evaluation.plan_ranks is None else evaluation.plan_ranks.cases
     return {
@@ -96,13 +96,13 @@ def page_data_of(evaluation: Evaluation, template: Template) -> dict[str, Any]:
 
 
 def page_data(template: Template, doses: Sequence[Role]) -> dict[str, Any]:
-    """What the scripts of a page with DVH curves and slices need beside the record.
+    """Data for the scripts of a page with DVH curves and slices, in addition to the record.
 
     Args:
-        template: Gives each ROI its colour.
-        doses: Names of the doses that are shown, in the order of the packed volumes.
+        template: Template with the colours of ROIs.
+        doses: Names of the displayed doses, in the order of the packed volumes.
     """
-    roles = [(dose, dose if len(doses) > 1 else DOSES[0]) for dose in doses]  # (one alone is unbroken)
+    roles = [(dose, dose if len(doses) > 1 else DOSES[0]) for dose in doses]  # (a single one has no gaps)
     return {
         "doses": list(doses),
         "generated": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),

@@ -1,4 +1,4 @@
-"""Building blocks of self-contained pages: resources, inert data, and the scripts that may run."""
+"""Building blocks of self-contained pages: resources, inert data, and the allowed scripts."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from plotly.offline import get_plotlyjs
 
 
 def resource(package: str, name: str) -> str:
-    """Text of a file that lies in one of our packages, for example ``report``."""
+    """Text of a file in one of our packages, for example ``report``."""
     return (resources.files(f"cdm_nnunet.{package}") / name).read_text(encoding="utf-8")
 
 
 def filled(text: str, values: Mapping[str, str]) -> str:
-    """A text with each ``{{key}}`` replaced; nothing that is filled in is read as a place to fill.
+    """A text with each ``{{key}}`` replaced; inserted texts are not searched for keys.
 
     Example:
         >>> filled("{{a}}-{{b}}", {"a": "{{b}}", "b": "2"})
@@ -33,13 +33,13 @@ def filled(text: str, values: Mapping[str, str]) -> str:
 
 
 def page_head(title: str, style: str, *scripts: str, framed: bool = False) -> str:
-    """A page up to its content.
+    """The start of a page, up to its content.
 
     Args:
         title: Any text.
         style: CSS.
         scripts: The only scripts that may run.
-        framed: Whether the page may open files beside it in frames, where no other scripts run either.
+        framed: Whether the page may open files of its folder in frames, where no other scripts may run either.
     """
     frames = " frame-src 'self' file:;" if framed else ""
     values = {
@@ -49,24 +49,24 @@ def page_head(title: str, style: str, *scripts: str, framed: bool = False) -> st
 
 
 def page_script(sources: Sequence[str]) -> str:
-    """One strict script of several sources, whose names no other script sees."""
+    """One strict script from several sources; its names are not visible to other scripts."""
     return "\n".join(['"use strict";\n(() => {', *sources, "})();\n"])
 
 
 def plotly_script() -> str:
-    """Plotly's source, whole."""
+    """Plotly's complete source."""
     script: str = get_plotlyjs()
     return script
 
 
 def csp_hashes(*scripts: str) -> str:
-    """How a content security policy names scripts that may run: by the hashes of their texts."""
+    """Hashes of scripts, by which a content security policy allows them."""
     digests = (hashlib.sha256(script.encode()).digest() for script in scripts)
     return " ".join(f"'sha256-{base64.b64encode(digest).decode('ascii')}'" for digest in digests)
 
 
 def json_script(element_id: str, content: Any) -> str:
-    r"""A ``script`` element of data that no text in it can leave: no ``<`` is left, and it never runs.
+    r"""A ``script`` element with inert data, without ``<``, so that no text can end the element.
 
     Example:
         >>> json_script("names", ["</script>"])
@@ -77,6 +77,6 @@ def json_script(element_id: str, content: Any) -> str:
 
 
 def packed_script(element_id: str, packed: bytes) -> str:
-    """A ``script`` element of gzip data, which never runs."""
+    """A ``script`` element with inert gzip data."""
     text = base64.b64encode(packed).decode("ascii")
     return f'<script type="application/gzip;base64" id="{element_id}">{text}</script>\n'

@@ -1,4 +1,4 @@
-"""An evaluation with all that is written of it: result, tables, pictures and report, whole or not at all."""
+"""An evaluation with all its files: result, tables, pictures and report, complete or absent."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ _OUTPUTS = (METRICS_FILE, CASES_FILE, SCORES_FILE, PICTURES_FOLDER, REPORT_FILE,
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """Predictions to evaluate, and what is written of them.
+    """Predictions to evaluate, and files to write.
 
     Attributes:
         predictions: Folder of ``CASE.nii.gz``.
         out: Folder for the results.
         template: The clinical template; None takes the data set's own.
-        options: What is evaluated, and how.
+        options: Options of the evaluation.
         n_pictures: Number of cases to draw, best to worst.
-        with_report: Write the report, which holds CT and doses.
-        n_processes: Cases that are scored at a time.
+        with_report: Write the report, which contains CT and doses.
+        n_processes: Number of cases scored at a time.
         dose_map: Colour map of the dose in pictures.
     """
 
@@ -68,13 +68,13 @@ class EvaluationRequest:
 
 @dataclass(frozen=True)
 class Published:
-    """An evaluation, and where it stands.
+    """An evaluation, and its files.
 
     Attributes:
         evaluation: The evaluation.
-        files: Paths by what they are.
+        files: Paths by kind.
         pictures: Paths by case.
-        not_drawn: Why a case has no pictures, or no images in the report, by case.
+        not_drawn: Reasons for missing pictures, or images in the report, by case.
     """
 
     evaluation: Evaluation
@@ -86,12 +86,12 @@ class Published:
 def evaluate_and_publish(
     dataset: RawDataset, request: EvaluationRequest, progress: Progress | None = None
 ) -> Published:
-    """Score the predictions of a folder, and write what is known of them.
+    """Score the predictions of a folder, and write the results.
 
     Args:
         dataset: The raw data set.
         request: The predictions.
-        progress: As of :func:`evaluate_folder`, and called so for pictures as well.
+        progress: As in :func:`evaluate_folder`; also called for pictures.
 
     Raises:
         InputError: As :func:`evaluate_folder`.

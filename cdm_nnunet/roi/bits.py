@@ -1,7 +1,7 @@
 """Lossless bit packing of overlapping ROI masks (NumPy).
 
-Layout: in a packed channel, bit ``k`` (value ``2**k``) of a voxel is set where ROI ``k`` of the catalogue contains the
-voxel. Through nnU-Net, which uses float32, the same bits pass as 16-bit words: word ``w`` holds ROIs ``16 w`` to
+Layout: in a packed channel, bit ``k`` (value ``2**k``) of a voxel is set if ROI ``k`` of the catalogue contains the
+voxel. In nnU-Net, which uses float32, the same bits are stored as 16-bit words: word ``w`` holds ROIs ``16 w`` to
 ``16 w + 15`` as an integer from 0 to 65535, which float32 (24 bits of mantissa) and every copy, flip and
 nearest-neighbour lookup keep exactly.
 """
@@ -110,7 +110,7 @@ def mask_of(packed: NDArray[np.unsignedinteger], bit: int) -> NDArray[np.bool_]:
 
 
 def add_mask(packed: NDArray[np.unsignedinteger], bit: int, mask: NDArray[np.bool_]) -> None:
-    """Set the bit of one ROI where its mask is, in place."""
+    """Set the bit of one ROI in the voxels of its mask, in place."""
     packed[mask] |= packed.dtype.type(1 << bit)
 
 
@@ -147,7 +147,7 @@ def refuse_stray_bits(packed: NDArray[np.unsignedinteger], n_rois: int) -> None:
 
 
 def to_words(packed: NDArray[np.unsignedinteger], n_rois: int) -> NDArray[np.float32]:
-    """Split a packed channel into 16-bit words, one float32 channel a word.
+    """Split a packed channel into 16-bit words, one float32 channel per word.
 
     Args:
         packed: Unsigned, shape (...).

@@ -1,7 +1,7 @@
-"""Standard ROI names of AAPM's report TG-263, and what a clinic's spelling most likely stands for.
+"""Standard ROI names of AAPM's report TG-263, and proposals for a clinic's spelling.
 
-The names and aliases are data, in ``tg263.json``. :func:`propose` never decides what it has to guess: a name that
-only resembles an alias is offered with the confidence ``fuzzy``, for a person to accept.
+The names and aliases are data, in ``tg263.json``. :func:`propose` never decides by guessing: a name that
+only resembles an alias is offered with the confidence ``fuzzy``, for the user to accept.
 
 References:
     C. Mayo et al., Standardizing Nomenclatures in Radiation Oncology, AAPM Report 263, 2018.
@@ -25,7 +25,7 @@ Confidence = Literal["exact", "alias", "rule", "fuzzy"]
 
 MAX_FUZZY = 3
 MIN_SIMILARITY = 0.78
-PRESCRIPTION_RANGE_GY = (20.0, 100.0)  # two digits below 20 may as well number the targets
+PRESCRIPTION_RANGE_GY = (20.0, 100.0)  # two digits below 20 may also number the targets
 _SIDES: Mapping[str, Side] = {
     **dict.fromkeys(("l", "lt", "left", "li", "links", "lks", "gauche", "sin", "sinister"), "L"),
     **dict.fromkeys(("r", "rt", "right", "re", "rechts", "rts", "droit", "droite", "dex", "dexter"), "R"),
@@ -91,9 +91,9 @@ class Proposal:
     Attributes:
         name: TG-263 name.
         kind: Kind of the ROI.
-        confidence: ``exact`` (it is the standard name), ``alias`` (it is in the table, but for case, separators and the
-            token for the side), ``rule`` (parts of it are: PRV, dose level, a side without a separator) or ``fuzzy``
-            (it resembles an entry; a person must decide).
+        confidence: ``exact`` (it is the standard name), ``alias`` (it is in the table, except for case, separators and
+            the token for the side), ``rule`` (parts of it are: PRV, dose level, a side without a separator) or
+            ``fuzzy`` (it resembles an entry; a person must decide).
         similarity: From 0 to 1; 1 unless ``fuzzy``.
     """
 
@@ -105,14 +105,14 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Proposals:
-    """What is known of an ROI from its name.
+    """Information on an ROI from its name.
 
     Attributes:
-        name: The name as it came.
-        kind: Kind of the ROI, None if the name does not tell.
+        name: The given name.
+        kind: Kind of the ROI; None if the name does not show it.
         proposals: Standard names, the best first; may be empty.
         is_helper: Neither anatomy nor a target: an optimisation or ring structure, the couch, a marker.
-        prescription_gy: Dose level that a target's name tells, Gy; None if it tells none.
+        prescription_gy: Dose level in a target's name, Gy; None if there is none.
     """
 
     name: str
@@ -152,10 +152,10 @@ def structures() -> Mapping[str, Structure]:
 
 
 def prescription_gy(name: str) -> float | None:
-    """The dose level in the name of a target, Gy; None if there is none or it could be read in two ways.
+    """The dose level in the name of a target, Gy; None if there is none or it is ambiguous.
 
-    Four digits are cGy, two digits from 20 on or a number with a fraction are Gy, and a unit settles it. Numbers of
-    millimetres or fractions are passed over.
+    Four digits are cGy, two digits from 20 on or a number with a fraction are Gy, and a unit decides. Numbers of
+    millimetres or fractions are ignored.
 
     Example:
         >>> [prescription_gy(name) for name in ("PTV_5425", "PTV70", "PTV 59.4", "PTV1_60Gy", "PTV1", "PTV_54_60")]
@@ -167,10 +167,10 @@ def prescription_gy(name: str) -> float | None:
 
 @functools.lru_cache(maxsize=16384)
 def propose(name: str) -> Proposals:
-    """What an ROI's name most likely stands for.
+    """Propose standard names for an ROI's name.
 
     Args:
-        name: As a clinic spells it.
+        name: Spelling of a clinic.
 
     Example:
         >>> propose("Parotis li").decided
@@ -199,7 +199,7 @@ def propose(name: str) -> Proposals:
 
 
 def _fold(text: str) -> str:
-    """Without accents; German umlauts as two letters."""
+    """Remove accents; German umlauts become two letters."""
     for letter, plain in (("ä", "ae"), ("ö", "oe"), ("ü", "ue"), ("ß", "ss"), ("œ", "oe"), ("Œ", "OE")):
         text = text.replace(letter, plain)
     text = text.replace("Ä", "Ae").replace("Ö", "Oe").replace("Ü", "Ue")
@@ -211,14 +211,14 @@ def _tokens(text: str) -> list[str]:
 
 
 def _keys(alias: str) -> set[str]:
-    """How an alias may be written: umlauts as two letters or without their dots."""
+    """Spellings of an alias: umlauts as two letters or without dots."""
     bare = "".join(c for c in unicodedata.normalize("NFKD", alias.replace("ß", "ss")) if not unicodedata.combining(c))
     return {"".join(_tokens(alias)), "".join(_tokens(bare))}
 
 
 @functools.cache
 def _index() -> tuple[Mapping[str, str], Mapping[str, str]]:
-    """Normalised spelling to name: of structures without a side, and of those with one (to the name without it)."""
+    """Normalised spelling to name: for structures without a side, and for those with one (to the name without it)."""
     middle: dict[str, str] = {}
     sided: dict[str, str] = {}
     for structure in structures().values():
@@ -230,7 +230,7 @@ def _index() -> tuple[Mapping[str, str], Mapping[str, str]]:
 
 
 def _is_helper(name: str) -> bool:
-    """Whether the name marks a helper structure, or something that is not part of the patient."""
+    """Whether the name is that of a helper structure, or of something outside the patient."""
     if _HELPER_PREFIX.match(name):
         return True
     if target := _TARGET.match(name):
@@ -241,12 +241,12 @@ def _is_helper(name: str) -> bool:
 
 
 def _dose_number(name: str) -> tuple[float, tuple[int, int]] | None:
-    """The dose level in a name and where it stands."""
+    """The dose level in a name and its position."""
     by_unit, by_digits, others = [], [], 0
     for match in _NUMBER.finditer(name):
         text, unit = match[1].replace(",", ".").replace("p", "."), (match[2] or "").lower()
         if " x" in match[0].lower() or re.search(r"x\s*\d", match[0], re.IGNORECASE):
-            return None  # "20Gyx3" and "2000x3" are read in two ways
+            return None  # "20Gyx3" and "2000x3" are ambiguous
         value = float(text)
         if unit in ("gy", "cgy"):
             by_unit.append((value / 100 if unit == "cgy" else value, match.span()))
@@ -301,7 +301,7 @@ def _propose_minus(name: str, organ: str, target: str) -> Proposals:
 
 
 def _look_up(name: str) -> Proposal | None:
-    """A name of the table, with a side and a PRV margin where there are such."""
+    """A name of the table, with side and PRV margin if present."""
     rest = _PRV.sub(" ", name, count=1)
     margin = (_PRV_MARGIN if rest != name else _MARGIN).search(rest)
     if rest == name and margin is None:

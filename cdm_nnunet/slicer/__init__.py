@@ -1,1 +1,1 @@
-"""Cases for 3D Slicer: CT, segments and both doses as files that it opens in one step."""
+"""Cases for 3D Slicer: CT, segments and both doses as files that open in one step."""

@@ -22,7 +22,7 @@ PREDICTED_NAME, REFERENCE_NAME = "dose (Gy), PREDICTED, NOT FOR TREATMENT", "ref
 
 @dataclass(frozen=True)
 class SlicerCase:
-    """What was written of a case.
+    """Files of a case.
 
     Attributes:
         case: Its name.
@@ -41,7 +41,7 @@ def export_to_slicer(predictions: Path, dataset: RawDataset, out: Path) -> list[
     Args:
         predictions: A predicted dose, or a folder of them: ``CASE.nii.gz``.
         dataset: Raw data set of the cases.
-        out: Folder for the folders.
+        out: Parent of these folders.
 
     Raises:
         InputError: If a case can't be paired with its data, as in an evaluation.

@@ -1,4 +1,4 @@
-"""NRRD files, as 3D Slicer writes and reads them.
+"""NRRD files for 3D Slicer.
 
 The format: http://teem.sourceforge.net/nrrd/format.html
 """
@@ -23,17 +23,17 @@ _COMPRESSION = 4
 
 
 def write_nrrd(path: Path, values: NDArray[Any], grid: Grid, fields: Mapping[str, str] | None = None) -> None:
-    """Write an array with its place in the patient, so that the file is complete or absent.
+    """Write an array with its position in the patient; the file is complete or absent.
 
     Args:
         path: The file.
         values: Shape (z, y, x), or (z, y, x, layers); int16, uint8 or float32.
-        grid: Of (z, y, x); its voxels are at equal distances.
+        grid: Grid of (z, y, x), with equally spaced voxels.
         fields: Further entries of the header.
 
     Raises:
-        InputError: If a field can't stand in a header of lines.
-        OSError: If the file can't be written, or does not read back as it was.
+        InputError: If a field can't be written in a header line.
+        OSError: If the file can't be written, or reads back differently.
     """
     header = "\n".join([*_geometry(values, grid), *map(_field, (fields or {}).items())])
     data = np.ascontiguousarray(values, values.dtype.newbyteorder("<")).tobytes()
@@ -45,7 +45,7 @@ def write_nrrd(path: Path, values: NDArray[Any], grid: Grid, fields: Mapping[str
 def _geometry(values: NDArray[Any], grid: Grid) -> list[str]:
     steps_mm = np.array(grid.spacing_xyz_mm)[:, None] * grid.axes
     sizes, directions, kinds = list(values.shape[2::-1]), [_vector(step) for step in steps_mm], ["domain"] * 3
-    if values.ndim == 4:  # (what runs fastest comes first)
+    if values.ndim == 4:  # (the fastest axis comes first)
         sizes, directions, kinds = [values.shape[3], *sizes], ["none", *directions], ["list", *kinds]
     return [
         "NRRD0005",

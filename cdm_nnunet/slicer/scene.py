@@ -1,4 +1,4 @@
-"""A scene of 3D Slicer (MRML): which files are loaded, and how they are shown."""
+"""A scene of 3D Slicer (MRML): files to load, and their display."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class DoseVolume:
     """A dose in a scene.
 
     Attributes:
-        name: What it is called.
-        file: Name of its file, beside the scene.
+        name: Its name.
+        file: Name of its file, next to the scene.
     """
 
     name: str
@@ -32,10 +32,10 @@ def write_scene(path: Path, ct: str, segments: str, doses: Sequence[DoseVolume],
     """Write a scene: the CT in grey, the first dose over it in colours, the segments as outlines.
 
     Args:
-        path: The file; those that it names lie beside it.
+        path: The file; the files that it names are in the same folder.
         ct: Name of the CT's file.
         segments: Name of the segmentation's file.
-        doses: The doses, shown on one scale.
+        doses: The doses, shown with one scale.
         maximum_gy: Upper end of the scale.
 
     Raises:
@@ -87,7 +87,7 @@ def _segmentation(root: ElementTree.Element, file: str) -> None:
 
 
 def _references(**nodes: str) -> dict[str, str]:
-    """References to other nodes, as this version of the format and earlier ones write them."""
+    """References to other nodes, in the current and the earlier format."""
     earlier = {"display": "displayNodeRef", "storage": "storageNodeRef", "color": "colorNodeID"}
     old = {earlier[role]: node for role, node in nodes.items() if role in earlier}
     return {**old, "references": "".join(f"{role}:{node};" for role, node in nodes.items())}

@@ -24,9 +24,9 @@ def write_segments(
     Args:
         path: The file, ``.seg.nrrd``.
         roi_bits: Packed masks, shape (z, y, x).
-        catalogue: Names the bits.
-        grid: Of the masks.
-        colours: By ROI name, as ``#rrggbb``.
+        catalogue: Catalogue of the bits.
+        grid: Grid of the masks.
+        colours: Colours by ROI name, as ``#rrggbb``.
 
     Returns:
         Names of the segments: the ROIs that have voxels.

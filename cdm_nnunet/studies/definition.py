@@ -1,4 +1,4 @@
-"""What a study consists of: the YAML file that a person writes, and the trainings that follow from it."""
+"""Definition of a study: the user's YAML file, and the trainings that follow from it."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class Training(BaseModel):
-    """One line of a study: a trainer with its settings, repeated for every seed and fold.
+    """A training of a study: a trainer with its settings, repeated for every seed and fold.
 
     Attributes:
         trainer: Class name.
-        settings: As of the study; these come before the study's.
-        seeds: In place of the study's.
-        starts_from: Another training of the study, whose final weights it starts from: those of the same fold, and of
-            the same seed or else of the other's first.
+        settings: As in the study; these override the study's.
+        seeds: Seeds that replace the study's.
+        starts_from: Another training of the study whose final weights it starts from: of the same fold, and of the same
+            seed or else the other's first seed.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -41,16 +41,16 @@ class StudyFile(BaseModel):
     """A study.
 
     Attributes:
-        dataset: Number of a data set that is converted and planned.
-        configuration: Of the plans.
+        dataset: Number of a converted and planned data set.
+        configuration: Configuration of the plans.
         plans: Name of the plans.
-        folds: On which every training is repeated.
-        seeds: With which every training is repeated.
-        settings: Of every training, by the names of ``TrainingSettings``, for example ``num_epochs``.
-        predict: Which cases are scored: the ``validation`` cases of the folds, each by the model that has not seen it,
+        folds: Folds for every training.
+        seeds: Seeds for every training.
+        settings: Settings of every training, by the names of ``TrainingSettings``, for example ``num_epochs``.
+        predict: Scored cases: the ``validation`` cases of the folds, each by the model that has not seen it,
             or the ``test`` cases (imagesTs) by the mean of the folds.
         template: Clinical template of the scores; None for that of the data set.
-        trainings: By name.
+        trainings: Trainings by name.
         baseline: Name of the training that the others are compared with.
     """
 
@@ -70,14 +70,14 @@ class StudyFile(BaseModel):
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """A training with one seed, on all folds: what is scored and compared as one model.
+    """A training with one seed on all folds, scored and compared as one model.
 
     Attributes:
-        name: Of the training, with the seed where there are several.
+        name: Name of the training, with the seed if there are several.
         training: Name of the training.
         seed: Seed.
         trainer: Class name.
-        settings: All settings that are not left to their defaults, without the seed.
+        settings: All settings without defaults, except the seed.
         starts_from: Name of the member whose final weights it starts from, fold by fold.
     """
 
@@ -93,7 +93,7 @@ def read_study(path: Path) -> StudyFile:
     """Read a study.
 
     Raises:
-        InputError: If it is not sound: with line and column where a value is of the wrong kind.
+        InputError: If it is invalid; with line and column for a value of the wrong type.
     """
     study = read_yaml(path, StudyFile)
     for name, training in study.trainings.items():
@@ -117,7 +117,7 @@ def read_study(path: Path) -> StudyFile:
 
 def members_of(study: StudyFile) -> tuple[Member, ...]:
     """All members, the baseline's first."""
-    ordered = sorted(study.trainings, key=lambda name: name != study.baseline)  # (stable: else as written)
+    ordered = sorted(study.trainings, key=lambda name: name != study.baseline)  # (stable: otherwise as written)
     return tuple(_member(study, name, seed) for name in ordered for seed in _seeds(study, name))
 
 

@@ -1,4 +1,4 @@
-"""The single steps of a study: commands of this package in processes of their own, with a log each."""
+"""Steps of a study: commands of this package in separate processes, each with a log."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from cdm_nnunet.studies.definition import Member, StudyFile
 
 RESULT_FILE = "result.json"
 _VARIABLES = "CDM_"
-_ENDED = (-signal.SIGTERM, 128 + signal.SIGTERM)  # statuses of a command that SIGTERM ended
-_RUNNING: set[subprocess.Popen[bytes]] = set()  # commands of this process, to be ended with it
+_ENDED = (-signal.SIGTERM, 128 + signal.SIGTERM)  # statuses of a command ended by SIGTERM
+_RUNNING: set[subprocess.Popen[bytes]] = set()  # commands of this process, which end with it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a job runs on this machine.
+    """Resources of a job on this machine.
 
     Attributes:
         device: ``cuda`` or ``cpu``.
-        gpu: Number of the GPU it sees, None for all.
-        cores: That it may use; empty for all.
+        gpu: Number of its GPU, None for all.
+        cores: Cores that it may use; empty for all.
     """
 
     device: str
@@ -42,7 +42,7 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Where everything of a study lies.
+    """Folders of a study.
 
     Attributes:
         study: The study.
@@ -70,12 +70,12 @@ class Layout:
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """What became of a job, as it stands beside its log.
+    """State of a job, stored next to its log.
 
     Attributes:
         state: ``running``, ``done``, ``failed``, or ``stopped`` by SIGTERM.
-        seconds: That it took, all its runs together.
-        asked: What was asked for, so that a study that was changed is noticed.
+        seconds: Duration of all its runs together.
+        asked: Its definition, to notice a changed study.
     """
 
     state: str
@@ -88,7 +88,7 @@ class Job:
     """A training of one fold, or (fold None) the prediction and scoring of a member.
 
     Attributes:
-        layout: Of the study.
+        layout: Layout of the study.
         member: The member.
         fold: Fold, or None.
     """
@@ -99,12 +99,12 @@ class Job:
 
     @property
     def name(self) -> str:
-        """For messages and file names."""
+        """Name for messages and files."""
         return f"{self.member.name}, {'scores' if self.fold is None else f'fold {self.fold}'}"
 
     @property
     def log(self) -> Path:
-        """Where its commands print to."""
+        """Log of its commands."""
         return self.layout.member(self.member.name) / f"{self._stem}.log"
 
     @property
@@ -113,13 +113,13 @@ class Job:
 
     @property
     def state(self) -> State | None:
-        """What became of it so far; None if it never began."""
+        """Its state so far; None if it never started."""
         path = self.log.with_suffix(".json")
         return read_json(path, State, "remove it to start again") if path.exists() else None
 
     @property
     def asked(self) -> dict[str, str | list[int] | None]:
-        """All that its outcome rests on."""
+        """Everything that determines its outcome."""
         study, member = self.layout.study, self.member
         asked: dict[str, str | list[int] | None] = {
             "dataset": self.layout.dataset,
@@ -136,18 +136,18 @@ class Job:
 
     @property
     def is_done(self) -> bool:
-        """Whether its outcome is there and is of what is asked for."""
+        """Whether its outcome exists and belongs to the current definition."""
         state = self.state
         return state is not None and state.state == "done" and state.asked == self.asked
 
     def refuse_other_settings(self) -> None:
-        """Keep a training from going on, or from being taken for done, as another one than it began.
+        """Refuse to continue a training, or to count it as done, with other settings than at its start.
 
         Raises:
-            InputError: If it began with other settings.
+            InputError: If it started with other settings.
         """
         state = self.state
-        if state is None or self.fold is None or state.asked == self.asked:  # (scores are made again)
+        if state is None or self.fold is None or state.asked == self.asked:  # (scores are recomputed)
             return
         changed = [key for key in self.asked if state.asked.get(key) != self.asked[key]]
         raise InputError(
@@ -156,10 +156,10 @@ class Job:
         )
 
     def run(self, place: Place) -> State:
-        """Do it; what it prints goes to the log.
+        """Run the job; prints go to the log.
 
         Returns:
-            How it ended; nothing is raised for a command that fails.
+            Its final state; a failing command does not raise.
         """
         earlier = self.state
         begun = time.monotonic()
@@ -204,7 +204,7 @@ class Job:
             model = ("-c", study.configuration, "-tr", self.member.trainer, "-p", study.plans, "-device", place.device)
             images = folder("nnUNet_raw") / self.layout.dataset / "imagesTs"
             predict = ("predict", "-i", str(images), "-o", str(doses), "-d", dataset, *model)
-            # Test cases have a dose to compare with, so those that are unlike the others count too.
+            # Test cases have a reference dose, so cases outside the training data count too.
             return [(*predict, "--continue_prediction", "--allow-outside", "-f", *map(str, study.folds)), evaluate]
         shutil.rmtree(doses, ignore_errors=True)
         doses.mkdir(parents=True)
@@ -223,7 +223,7 @@ class Job:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # (Ctrl-C is for the study, which ends it by SIGTERM: that writes a checkpoint)
+                start_new_session=True,  # (Ctrl-C goes to the study, which sends SIGTERM: that writes a checkpoint)
             )
             _RUNNING.add(process)
             try:
@@ -234,7 +234,7 @@ class Job:
                 _RUNNING.discard(process)
 
     def environment(self, place: Place) -> Mapping[str, str]:
-        """Variables for its commands: the study's settings alone, and results in a folder of the member."""
+        """Variables for its commands: only the study's settings, and results in a folder of the member."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(_VARIABLES)}
         settings = {f"{_VARIABLES}{name.upper()}": str(value) for name, value in self.member.settings.items()}
         gpu = {} if place.gpu is None else {"CUDA_VISIBLE_DEVICES": str(place.gpu)}
@@ -251,13 +251,13 @@ def end_commands() -> None:
 
 
 def jobs_of(layout: Layout, members: Sequence[Member]) -> tuple[Job, ...]:
-    """All jobs, in an order in which none comes before one that it needs, as far as the names allow."""
+    """All jobs, ordered so that each follows those that it needs, as far as the names allow."""
     folds = [Job(layout=layout, member=member, fold=fold) for fold in layout.study.folds for member in members]
     return (*folds, *(Job(layout=layout, member=member, fold=None) for member in members))
 
 
 def needed_by(job: Job, jobs: Sequence[Job]) -> tuple[Job, ...]:
-    """The jobs that must be done before a job can begin."""
+    """Jobs that must be done before a job can start."""
     if job.fold is None:
         return tuple(other for other in jobs if other.member == job.member and other.fold is not None)
     return tuple(other for other in jobs if (other.member.name, other.fold) == (job.member.starts_from, job.fold))

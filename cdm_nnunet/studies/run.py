@@ -29,10 +29,10 @@ _CORES_A_TRAINING = 4
 
 @dataclass(frozen=True)
 class Study:
-    """A study and all that follows from its file.
+    """A study with its layout, models and jobs.
 
     Attributes:
-        layout: Where everything lies.
+        layout: Folders of the study.
         members: The models, the baseline's first.
         jobs: All trainings, and the scoring of each model.
     """
@@ -43,10 +43,10 @@ class Study:
 
     @classmethod
     def of(cls, study: StudyFile, out: Path) -> Study:
-        """Lay a study out.
+        """Prepare a study.
 
         Raises:
-            InputError: If the data set is not there or not planned, a setting is unknown, or a training began with
+            InputError: If the data set is missing or not planned, a setting is unknown, or a training started with
                 other settings.
         """
         raw = find_dataset(study.dataset)
@@ -66,7 +66,7 @@ class Study:
         return cls(layout, members, jobs)
 
     def status(self) -> list[Row]:
-        """How far it has come."""
+        """Progress of the study."""
         return status_rows(self.jobs, is_running=self._is_locked())
 
     def _is_locked(self) -> bool:
@@ -80,17 +80,17 @@ class Study:
             return True
 
     def run(self, places: Sequence[Place], told: Told) -> dict[str, str]:
-        """Do what is not done, and compare the models that are scored.
+        """Run the unfinished jobs, and compare the scored models.
 
         Args:
-            places: Where jobs run at the same time.
-            told: As of :func:`run_jobs`.
+            places: Places for simultaneous jobs.
+            told: As in :func:`run_jobs`.
 
         Returns:
-            Why each job that is not done is not, by its name.
+            Reasons for unfinished jobs by name.
 
         Raises:
-            InputError: If the study is being run already, or the comparison is refused.
+            InputError: If the study is already running, or the comparison is refused.
         """
         out = self.layout.out
         out.mkdir(parents=True, exist_ok=True)
@@ -112,11 +112,11 @@ class Study:
                 raise InputError(f"the models could not be compared, see {log.name}")
 
     def _scored(self) -> list[str]:
-        """Members whose scores are of what the study asks for now, and not of other folds or cases."""
+        """Members whose scores belong to the current definition, not to other folds or cases."""
         return [job.member.name for job in self.jobs if job.fold is None and job.is_done]
 
     def scores(self) -> dict[str, dict[str, float | None]]:
-        """Dose MAE, PTV score and OAR score of each member that is scored."""
+        """Dose MAE, PTV score and OAR score of each scored member."""
         found: dict[str, dict[str, float | None]] = {}
         for name in self._scored():
             path = self.layout.evaluation(name) / RESULT_FILE
@@ -125,7 +125,7 @@ class Study:
         return found
 
     def estimated_hours(self, places: Sequence[Place]) -> float:
-        """Hours that the trainings which are not done will take, from some steps of each trainer in the first place.
+        """Estimated hours of the unfinished trainings, from a few steps of each trainer in the first place.
 
         Raises:
             InputError: If a trainer can't be started; the reason is in the message.
@@ -140,7 +140,7 @@ class Study:
 
 @contextlib.contextmanager
 def _ended_by_sigterm() -> Iterator[None]:
-    """Have SIGTERM end this process as Ctrl-C does, so that trainings write their checkpoints."""
+    """Make SIGTERM end this process like Ctrl-C, so that trainings write their checkpoints."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -152,11 +152,11 @@ def _ended_by_sigterm() -> Iterator[None]:
 
 
 def places_here(device: str, at_once: int | None) -> list[Place]:
-    """Where jobs run on this machine: one for each GPU, or shares of the cores.
+    """Places for jobs on this machine: one per GPU, or shares of the cores.
 
     Args:
         device: ``cuda`` or ``cpu``.
-        at_once: How many on a CPU; None for one for every four cores.
+        at_once: Number of simultaneous jobs on a CPU; None for one per four cores.
 
     Raises:
         InputError: If there are no GPUs, or fewer cores than places.

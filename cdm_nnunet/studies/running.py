@@ -1,4 +1,4 @@
-"""Run the jobs of a study side by side, each as soon as what it needs is done."""
+"""Run the jobs of a study in parallel, each as soon as the jobs that it needs are done."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ Told = Callable[[Job, State | None], None]
 
 
 def run_jobs(jobs: Sequence[Job], places: Sequence[Place], engine: Engine | None, told: Told) -> dict[str, str]:
-    """Do all jobs that are not done.
+    """Run all unfinished jobs.
 
     Args:
         jobs: All jobs of the study.
-        places: Where jobs run at the same time. With an engine, one for each of its workers.
-        engine: What jobs are sent to; None for this machine.
-        told: Called as a job begins (with None) and as it ends.
+        places: Places for simultaneous jobs. With an engine, one per worker.
+        engine: Engine that runs the jobs; None for this machine.
+        told: Called when a job starts (with None) and when it ends.
 
     Returns:
-        Why each job that is not done is not, by its name.
+        Reasons for unfinished jobs by name.
     """
     free: SimpleQueue[Place] = SimpleQueue()
     for place in places:
@@ -54,7 +54,7 @@ def run_jobs(jobs: Sequence[Job], places: Sequence[Place], engine: Engine | None
 
 
 def _without_hope(waiting: Sequence[Job], jobs: Sequence[Job], faults: dict[str, str]) -> list[Job]:
-    """Those of the waiting jobs that nothing failed for; why the others can't begin goes into the faults."""
+    """Waiting jobs whose requirements have not failed; for the others, the reason is added to the faults."""
     left = []
     for job in waiting:
         failed = next((other.name for other in needed_by(job, jobs) if other.name in faults), None)
@@ -66,7 +66,7 @@ def _without_hope(waiting: Sequence[Job], jobs: Sequence[Job], faults: dict[str,
 
 
 def _do(job: Job, free: SimpleQueue[Place], engine: Engine | None, told: Told) -> str:
-    """Run a job in a place that is free; why it failed, or nothing."""
+    """Run a job in a free place; return the reason if it failed."""
     place = free.get()
     try:
         told(job, None)
