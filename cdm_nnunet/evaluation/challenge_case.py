@@ -1,4 +1,4 @@
-"""A case as public challenges see it (:class:`cdm_nnunet.challenges.ScoredCase`), and what it adds to their scores."""
+"""A case for public challenges (:class:`cdm_nnunet.challenges.ScoredCase`), and its contribution to their scores."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cdm_nnunet.evaluation.rois import CaseRois, RoiVoxels
 
 
 def challenge_terms(pair: DosePair, rois: CaseRois | None = None) -> dict[str, Terms]:
-    """What a case adds to the scores of each challenge that it is of the data of, by the challenge's name."""
+    """Contribution of a case to the scores of its challenges, by the challenge's name."""
     case = ChallengeCase(pair, CaseRois(pair) if rois is None else rois)
     found = {challenge.name: challenge.terms(case) for challenge in CHALLENGES if challenge.applies(case)}
     return {name: terms for name, terms in found.items() if terms is not None}
@@ -22,7 +22,7 @@ def challenge_terms(pair: DosePair, rois: CaseRois | None = None) -> dict[str, T
 
 @dataclass(frozen=True, eq=False)
 class ChallengeCase:
-    """A case as challenges see it.
+    """A case for challenges.
 
     Attributes:
         pair: Its doses and ROI masks.
@@ -34,7 +34,7 @@ class ChallengeCase:
 
     @property
     def converted_from(self) -> str:
-        """Name of the conversion that the data set came from."""
+        """Name of the data set's conversion."""
         return self.pair.converted_from
 
     @property

@@ -29,11 +29,11 @@ def dose_region_name(catalogue: Catalogue) -> str | None:
 
 
 def compare_doses(pair: DosePair, *, gamma: Sequence[GammaRule] = ()) -> tuple[float, DoseResult]:
-    """The mean absolute error in the dose region, and where the doses differ.
+    """The mean absolute error in the dose region, and the differences of the doses.
 
     Args:
         pair: The doses and ROI masks of the case.
-        gamma: Which gamma pass rates are wanted.
+        gamma: Gamma criteria to compute.
 
     Returns:
         Dose MAE in Gy, and the rest.
@@ -74,12 +74,12 @@ def dose_mae_gy(pair: DosePair) -> float:
 
 
 def dose_scale_gy(pair: DosePair) -> float:
-    """What percentages of dose refer to: the case's highest prescription, else its highest reference dose, Gy."""
+    """The dose of 100 %: the case's highest prescription, else its highest reference dose, Gy."""
     return float(max(pair.prescriptions_gy.values(), default=float(pair.reference_dose_gy.max())))
 
 
 def finite_or_none(value: float) -> float | None:
-    """None for NaN: not defined."""
+    """None for NaN (undefined)."""
     return value if math.isfinite(value) else None
 
 
@@ -117,7 +117,7 @@ def _bands(error_gy: NDArray[np.floating], reference_gy: NDArray[np.floating], s
 
 
 def gamma_failures(pair: DosePair, rule: GammaRule) -> NDArray[np.bool_]:
-    """Where gamma is above 1, shape (Z, Y, X); voxels below the threshold have no gamma."""
+    """Mask of gamma above 1, shape (Z, Y, X); voxels below the threshold have no gamma."""
     failed = np.zeros(pair.reference_dose_gy.shape, np.bool_)
     voxels = judged_voxels(pair.reference_dose_gy, rule, _gamma_scale_gy(pair, rule))
     failed.ravel()[voxels] = ~_passes(pair, rule)
@@ -135,7 +135,7 @@ _found: WeakKeyDictionary[DosePair, dict[GammaRule, NDArray[np.bool_]]] = WeakKe
 
 
 def _passes(pair: DosePair, rule: GammaRule) -> NDArray[np.bool_]:
-    """As of :func:`gamma_passes`, which takes seconds: found once for a pair."""
+    """As :func:`gamma_passes`, cached for a pair because it takes seconds."""
     known = _found.setdefault(pair, {})
     if rule not in known:
         known[rule] = gamma_passes(

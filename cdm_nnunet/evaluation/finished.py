@@ -1,4 +1,4 @@
-"""What the result of a case depends on, as one digest, so that another run scores only what has changed."""
+"""Digest of everything that the result of a case depends on, so that another run scores only what has changed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from cdm_nnunet.evaluation.record import FORMAT_VERSION
 
 @contextlib.contextmanager
 def snapshot(files: CaseFiles) -> Iterator[CaseFiles]:
-    """Copies of what a result is made from, so that what is hashed and what is scored are the same bytes.
+    """Copies of the files of a result, so that the hashed and the scored bytes are the same.
 
     Yields:
         The case with the paths of the copies; messages of an :class:`InputError` in the block name the originals.
@@ -46,7 +46,7 @@ def snapshot(files: CaseFiles) -> Iterator[CaseFiles]:
 
 
 def case_digest(files: CaseFiles, template: Template, *, gamma: Sequence[GammaRule]) -> str:
-    """SHA-256 of the files' content, what the data set says of the case, the template, options and this software."""
+    """SHA-256 of the files' content, the data set's entry of the case, the template, options and this software."""
     digest = hashlib.sha256(code_digest().encode())
     settings = {
         "case": files.case,
@@ -72,7 +72,7 @@ def case_digest(files: CaseFiles, template: Template, *, gamma: Sequence[GammaRu
 def code_digest() -> str:
     """SHA-256 of the whole package's source, the format of the record and the version of NumPy.
 
-    Not of chosen modules: a list of them can lack one, and a result that is kept too long is wrong in silence.
+    Not only of chosen modules: a list could lack one, and an outdated result would be silently wrong.
     """
     digest = hashlib.sha256(f"{FORMAT_VERSION} {np.__version__}".encode())
     root = Path(str(resources.files("cdm_nnunet")))

@@ -1,9 +1,9 @@
 """Gamma pass rates of a predicted dose on the grid of its reference; ``docs/conventions.md``, "Gamma".
 
-Only whether gamma is at most 1 is asked, so that the search ends at the distance criterion and most of it can be left
-out: within one cell of the grid a trilinear dose lies between its eight corners. Along a line of a fine lattice in a
-cell the dose is linear, so that the smallest gamma on that line has a closed form: a steep dose that crosses the wanted
-one between two points of the lattice is not missed.
+Only whether gamma is at most 1 is computed, so that the search ends at the distance criterion and most of it can be
+skipped: within one cell of the grid a trilinear dose lies between its eight corners. Along a line of a fine lattice in
+a cell the dose is linear, so the smallest gamma on that line has a closed form: a steep dose that crosses the reference
+value between two points of the lattice is not missed.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from cdm_nnunet.errors import InputError
 Normalisation = Literal["prescription", "maximum"]
 THRESHOLD_PERCENT = 10.0
 STEPS_PER_DISTANCE = 10
-_TIE = 1e-6  # of the dose scale: what float32 does to a dose that lies exactly at the criterion
-_NEARLY = 1.06  # of gamma^2 at a point: the part of a line beside it can't be lower by more than 0.05
+_TIE = 1e-6  # of the dose scale: float32 rounding of a dose exactly at the criterion
+_NEARLY = 1.06  # of gamma^2 at a point: the line next to it can't be lower by more than 0.05
 _GENTLE = 0.2  # of the tolerance, from point to point: gamma between them is lower by at most 0.006
 _CHUNK = 512
 _Value = TypeVar("_Value", bound=np.generic)
@@ -32,14 +32,14 @@ _RULE = re.compile(r"(\d+\.?\d*)\s*%?\s*/\s*(\d+\.?\d*)\s*(?:mm)?(?:[-\s,]+(loca
 
 @dataclass(frozen=True)
 class GammaRule:
-    """What a gamma pass rate is of; the defaults are those of AAPM TG-218.
+    """Criteria of a gamma pass rate; the defaults are those of AAPM TG-218.
 
     Attributes:
         dose_percent: Dose criterion, percent.
         distance_mm: Distance criterion, mm.
-        local: Whether its percentage is of the dose in the voxel, not of the normalisation dose.
-        threshold_percent: Voxels are judged from this percentage of the normalisation dose on.
-        normalisation: What 100 % is: the case's dose scale (highest ``prescription``), or the ``maximum`` of the
+        local: Whether the dose criterion is relative to the dose in the voxel, not to the normalisation dose.
+        threshold_percent: Lowest dose of judged voxels, percent of the normalisation dose.
+        normalisation: The dose of 100 %: the case's dose scale (highest ``prescription``), or the ``maximum`` of the
             reference dose.
 
     Raises:
@@ -92,17 +92,17 @@ def gamma_passes(
 ) -> NDArray[np.bool_]:
     """Whether gamma is at most 1, for every voxel in which the reference reaches the threshold.
 
-    For a voxel at r, gamma is at most 1 where some point p within the distance criterion has
+    For a voxel at r, gamma is at most 1 if some point p within the distance criterion has
     |p - r|^2 / distance^2 + (predicted(p) - reference(r))^2 / tolerance^2 <= 1. The predicted dose between voxel
     centres is trilinear; points are tried on all lines of a lattice with steps of at most a tenth of the distance
-    criterion, which holds all voxel centres. Points outside the grid are not tried.
+    criterion, which includes all voxel centres. Points outside the grid are not tried.
 
     Args:
         reference_dose_gy: Shape (Z, Y, X), Gy.
         predicted_dose_gy: Same shape, Gy.
-        rule: The criteria, and from which dose on voxels are judged.
+        rule: The criteria, and the lowest judged dose.
         spacing_mm: Voxel size (z, y, x) in mm.
-        scale_gy: The rule's normalisation dose, Gy: what 100 % is, for the threshold and the global tolerance.
+        scale_gy: The rule's normalisation dose, Gy, for the threshold and the global tolerance.
 
     Returns:
         Shape (n,), in the order of the voxels in memory; empty if no voxel reaches the threshold.
@@ -147,7 +147,7 @@ def gamma_passes(
 
 
 def judged_voxels(reference_dose_gy: NDArray[np.floating], rule: GammaRule, scale_gy: float) -> NDArray[np.intp]:
-    """Places in memory of the voxels in which the reference reaches the threshold, as :func:`gamma_passes` takes them.
+    """Flat indices of the voxels in which the reference reaches the threshold, in the order of :func:`gamma_passes`.
 
     Raises:
         InputError: If the scale is not above zero.
@@ -164,7 +164,7 @@ class _Cell:
 
     Attributes:
         offset: The cell's lowest corner from the voxel, in voxels (z, y, x).
-        left: How much of the dose tolerance is left at its nearest point.
+        left: Remaining dose tolerance at its nearest point.
         weights: Trilinear weights of the corners at each point of the lattice, shape (8, m).
         square: Square of each point's distance, shape (z, y, x), m points.
         lines: The lattice's lines along each axis, cut at its points.
@@ -183,9 +183,9 @@ class _Lines:
 
     Attributes:
         axis: The axis.
-        steps: Number of parts across the whole cell; those beyond reach are left out.
-        within: Which parts come within reach of the voxel, shape as the lattice less one along the axis.
-        along: Product of the place of each first point with the part, same shape.
+        steps: Number of parts across the whole cell; parts beyond reach are skipped.
+        within: Mask of parts within reach of the voxel, shape of the lattice minus one along the axis.
+        along: Product of the position of each first point with the part, same shape.
         length: Square of the length of a part.
     """
 
@@ -211,8 +211,8 @@ class _Lines:
     def agree(self, error: NDArray[np.float64], square: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Whether a point of a part agrees, for each of n voxels.
 
-        Where neither end agrees, only parts across which the error changes its sign, or with an end that nearly
-        agrees, can hold one that does.
+        If neither end agrees, only parts across which the error changes its sign, or with an end that nearly
+        agrees, can contain a point that does.
 
         Args:
             error: Dose error in units of the tolerance, shape (n, z, y, x).
@@ -279,7 +279,7 @@ def _cells(spacing_mm: tuple[float, float, float], distance_mm: float) -> Iterat
 
 
 def _reached(steps: int, low: int, size: float) -> NDArray[np.float64]:
-    """Fractions of a cell at which the lattice has points, as far as they are within reach, and one more."""
+    """Fractions of a cell at lattice points within reach, and one more."""
     number = np.arange(steps + 1)
     near = np.abs((number / steps + low) * size) <= 1 + size / steps
     return np.asarray(number[near] / steps)

@@ -1,4 +1,4 @@
-"""Verdicts on goals by the limits of the patient's course; withheld where missing dose would decide.
+"""Verdicts on goals by the limits of the patient's course; withheld if missing dose would decide.
 
 Definitions: ``docs/conventions.md``, "Verdicts".
 """
@@ -22,12 +22,12 @@ Evaluate = Callable[[Metric, NDArray[np.floating]], float | None]
 
 @dataclass(frozen=True, eq=False)
 class MissingDose:
-    """The part of an ROI that lies outside the dose region, where a dose of zero stands for an unknown one.
+    """The part of an ROI outside the dose region, where the dose is unknown and stored as zero.
 
     Attributes:
         percent: Its share of the ROI, percent.
-        inside_gy: Doses of the rest, ascending, of the reference and of the prediction, shape (n,), Gy.
-        highest_gy: Highest dose of the whole grid, likewise.
+        inside_gy: Doses of the rest, ascending, of reference and prediction, shape (n,), Gy.
+        highest_gy: Highest dose of the whole grid, of reference and prediction.
         n_outside: Number of voxels of the part.
     """
 
@@ -39,14 +39,14 @@ class MissingDose:
     def decides(
         self, dose: int, verdict: Verdict, verdict_of: Callable[[NDArray[np.floating]], Verdict | None]
     ) -> bool:
-        """Whether a verdict rests on the missing dose.
+        """Whether a verdict depends on the missing dose.
 
-        It does if the doses inside alone get another one; and where most of the ROI is outside, if the part could get
-        another one with the highest dose of the plan.
+        It does if the doses inside alone give another verdict; and if most of the ROI is outside, also if the highest
+        dose of the plan in the missing part would change it.
 
         Args:
             dose: 0 for the reference, 1 for the prediction.
-            verdict: Of the whole ROI, with zero dose outside.
+            verdict: Verdict on the whole ROI, with zero dose outside.
             verdict_of: The verdict on doses in ascending order; None if too few are left for the metric.
         """
         inside_gy = self.inside_gy[dose]
@@ -68,7 +68,7 @@ def judge_goal(
         limits: Its limits in the patient's course.
         metric: Its metric in both doses.
         evaluate: The value of a metric on doses in ascending order; None if it is not defined.
-        missing: What of the ROI lies outside the dose region; None for nothing.
+        missing: The part of the ROI outside the dose region; None if there is none.
 
     Raises:
         ValueError: If the goal has no limit.

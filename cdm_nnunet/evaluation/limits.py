@@ -18,11 +18,11 @@ NEAR_VOXELS = 9
 
 @dataclass(frozen=True, eq=False)
 class Surface:
-    """The voxels of an ROI that have a face to the outside.
+    """The voxels of an ROI with a face to the outside.
 
     Attributes:
         dose_gy: Their doses, shape (m,), Gy.
-        step_gy: How much the dose changes over half a voxel along its gradient there, shape (m,), Gy.
+        step_gy: Change of the dose over half a voxel along its gradient, shape (m,), Gy.
     """
 
     dose_gy: NDArray[np.float64]
@@ -41,12 +41,12 @@ def roi_surface(dose_gy: NDArray[np.floating], mask: NDArray[np.bool_], box: Box
     Args:
         dose_gy: The whole dose, shape (Z, Y, X), Gy.
         mask: The ROI within its box.
-        box: Where the box lies in the dose.
+        box: The box in the dose.
 
     Returns:
         None if no voxel of the ROI has a neighbour outside: the ROI is the whole grid.
     """
-    inner = np.pad(mask, 1)  # a voxel at the border of the grid is no surface there: nobody knows what lies beyond
+    inner = np.pad(mask, 1)  # the border of the grid does not count as surface: what lies beyond is unknown
     for axis, (side, n) in enumerate(zip(box, dose_gy.shape, strict=True)):
         planes: list[slice | int] = [slice(None)] * 3
         for plane, at_border in ((0, side.start == 0), (-1, side.stop == n)):
@@ -73,7 +73,7 @@ def roi_surface(dose_gy: NDArray[np.floating], mask: NDArray[np.bool_], box: Box
 
 
 def mask_error(metric: Metric, value: float, surface: Surface | None, doses: VoxelDoses) -> float | None:
-    """What half a voxel of the ROI's surface is worth in a metric (``docs/conventions.md``, "Mask error").
+    """Change of a metric for half a voxel at the ROI's surface (``docs/conventions.md``, "Mask error").
 
     Args:
         metric: The metric.

@@ -1,4 +1,4 @@
-"""Origin of the predictions in a folder: their model, from the records beside them."""
+"""Origin of the predictions in a folder: their model, from the records in the folder."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ NO_INPUTS = "the records of the predictions do not say from which images they we
 def origin_of_predictions(
     dataset: RawDataset, doses: Mapping[str, Path], refusals: Refusals | None = None
 ) -> tuple[Made | None, tuple[str, ...]]:
-    """Read the records of predictions, and check that these are of one model and of the data set's images.
+    """Read the records of predictions, and check that they belong to one model and to the data set's images.
 
     Args:
         dataset: The raw data set.
         doses: The predicted dose of each case.
-        refusals: Takes the cases whose dose can't be used, which end the check otherwise.
+        refusals: Collects cases whose dose can't be used; without it, such a case ends the check.
 
     Returns:
-        The origin that all have in common, None if unknown; and sentences on what is not known.
+        The common origin, None if unknown; and sentences on unknown facts.
 
     Raises:
-        InputError: If the doses are of several models or were predicted in several ways. Of a case: if its record is
-            damaged or missing beside those of others, its dose is not the one of its record, or was predicted from
-            other images than the data set's.
+        InputError: If the doses belong to several models or options. For a case: if its record is damaged, or missing
+            while others have one, or its dose does not match the record, or was predicted from other images than
+            the data set's.
     """
     have_one = [case for case, dose in doses.items() if record_path(dose).exists()]
     if not have_one:

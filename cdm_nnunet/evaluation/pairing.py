@@ -1,4 +1,4 @@
-"""Pairing of predicted and reference doses by case, with all checks that come before they are compared."""
+"""Pairing of predicted and reference doses by case, with all checks before the comparison."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Required = Literal["all", "Tr", "Ts"]
 
 @dataclass(frozen=True)
 class CaseFiles:
-    """A prediction, the files that it is compared with, and what the data set says of the case.
+    """A prediction, the files for its comparison, and the data set's entry of the case.
 
     Attributes:
         case: Case name.
@@ -37,10 +37,10 @@ class CaseFiles:
         spacing_mm: Voxel size (z, y, x) in mm as the data set records it.
         contoured: ROIs that were contoured.
         prescriptions_gy: Prescription of each target of the case, Gy.
-        members: Doses of the members of the ensemble that made the prediction, for their spread.
-        patient: The patient, as the conversion knew it.
+        members: Doses of the ensemble's members, for their spread.
+        patient: The patient, from the conversion.
         fractions: Number of fractions; None if unknown.
-        converted_from: Name of the conversion that the data set came from.
+        converted_from: Name of the data set's conversion.
     """
 
     case: str
@@ -70,14 +70,14 @@ class DosePair:
         reference_dose_gy: Shape (Z, Y, X), floating point, Gy.
         predicted_dose_gy: Same shape, floating point, Gy.
         roi_bits: Same shape, unsigned, packed ROI masks.
-        catalogue: Names the bits.
+        catalogue: Catalogue of the bits.
         spacing_mm: Voxel size (z, y, x) in mm.
         contoured: ROIs that were contoured.
         prescriptions_gy: Prescription of each target of the case, Gy.
         member_doses_gy: Doses of the ensemble's members, same shape each, Gy.
-        patient: The patient, as the conversion knew it.
+        patient: The patient, from the conversion.
         fractions: Number of fractions; None if unknown.
-        converted_from: Name of the conversion that the data set came from.
+        converted_from: Name of the data set's conversion.
     """
 
     case: str
@@ -95,7 +95,7 @@ class DosePair:
 
     @property
     def course(self) -> Course:
-        """What the patient is treated with."""
+        """The patient's course of treatment."""
         return Course(max(self.prescriptions_gy.values(), default=None), self.fractions)
 
     @property
@@ -111,10 +111,10 @@ class DosePair:
 
 @dataclass(frozen=True, eq=False)
 class CaseImages:
-    """The images of a case that are compared, read once.
+    """The images of a case for the comparison, read once.
 
     Attributes:
-        files: Where they lie.
+        files: Their files.
         reference: Reference dose.
         predicted: Predicted dose.
         roi_bits: Packed ROI masks.
@@ -131,7 +131,7 @@ class CaseImages:
         return str(self.files)
 
     def named(self, files: CaseFiles) -> CaseImages:
-        """The images under the names of other files, of which these were copies."""
+        """The images with the names of the original files, of which these are copies."""
         return replace(
             self,
             files=files,
@@ -158,24 +158,24 @@ def find_cases(
     Args:
         dataset: The raw data set; references are taken from ``labelsTr`` or ``labelsTs`` by case name.
         predictions: Folder of ``CASE.nii.gz``.
-        only: Names of the cases to take; none takes all predictions.
+        only: Names of the cases; empty for all predictions.
         required: Cases of the data set that must have a prediction: all, or those of a split.
         members: Folders of ``CASE.nii.gz``, one for each member of the ensemble that made the predictions.
-        refusals: Takes the cases that can't be used, which end the search otherwise.
+        refusals: Collects unusable cases; without it, such a case ends the search.
 
     Returns:
         The pairs in order of case names.
 
     Raises:
-        InputError: If there is no such folder, no prediction in it, a prediction without a case, or a case that was
-            named or is required without a prediction. Of a case: if it has no reference dose, ROI masks or member's
-            dose, or was edited.
+        InputError: If there is no such folder, no prediction in it, a prediction without a case, or a named or
+            required case without a prediction. For a case: if it has no reference dose, ROI masks or member's dose,
+            or was edited.
     """
     if not predictions.is_dir():
         raise InputError(f"no folder {predictions}; give the folder that 'cdm-nnunet predict' wrote")
     files = sorted(
         path for path in predictions.iterdir() if path.name.endswith(FILE_ENDING) and not path.name.startswith(".")
-    )  # (what begins with a dot was left by a prediction that was killed)
+    )  # (files with a leading dot are left by killed predictions)
     if not files:
         raise InputError(f"no predictions in {predictions}: expected files named CASE{FILE_ENDING}")
     cases = {path.name.removesuffix(FILE_ENDING): path for path in files}
@@ -202,7 +202,7 @@ def find_cases(
 
 
 def load_pair(files: CaseFiles) -> DosePair:
-    """The doses and ROI masks of a case, as :func:`read_case` reads and checks them."""
+    """The doses and ROI masks of a case, from :func:`read_case`."""
     return read_case(files).pair
 
 
@@ -221,7 +221,7 @@ def read_case(files: CaseFiles) -> CaseImages:
 
 def _read_case(files: CaseFiles) -> CaseImages:
     paths = (files.reference, files.predicted, files.roi_bits, *files.members)
-    read = {path: read_image(path) for path in dict.fromkeys(paths)}  # (of a new patient the reference is the dose)
+    read = {path: read_image(path) for path in dict.fromkeys(paths)}  # (for a new patient the reference is the dose)
     reference, predicted, roi_bits, *members = (read[path] for path in paths)
     if not np.allclose(reference.grid.spacing_zyx_mm, files.spacing_mm, rtol=0, atol=SPACING_TOLERANCE_MM):
         raise InputError(
@@ -265,7 +265,7 @@ def case_files(
         dataset: The raw data set.
         case: Name of the case.
         predicted: Predicted dose.
-        reference: What it is compared with; None takes the case's own dose.
+        reference: Reference dose; None takes the case's own.
         members: Folders of the doses of the ensemble's members.
 
     Raises:

@@ -1,7 +1,7 @@
-"""Colours and strokes of everything that is drawn: one palette for curves, contours, isodoses and dose.
+"""Colours and strokes of all pictures: one palette for curves, contours, isodoses and dose.
 
-A reader tells curves apart by colour and strokes together: the colour and the number of dots belong to the ROI, the
-length of the strokes to the dose (long for the reference, short for a prediction).
+Curves differ in colour and strokes: colour and number of dots identify the ROI, the length of the strokes the dose
+(long for the reference, short for a prediction).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from cdm_nnunet.dvh import Template, match_rois
 
 SHOWN_KINDS = ("target", "oar", "external")
 Role = Literal["reference", "predicted", "other"]
-COLOURS = (  # (on white, on dark); targets take them from the first on, others from the last on
+COLOURS = (  # (on white, on dark); targets use them from the start, others from the end
     ("#ff4900", "#ff0000"),
     ("#9e4900", "#ff8600"),
     ("#3d3d00", "#cedb00"),
@@ -43,11 +43,11 @@ _DOT = (2.0, 3.0)
 
 
 class Style(NamedTuple):
-    """How an ROI is drawn.
+    """Style of an ROI.
 
     Attributes:
         light: Colour on white, ``#rrggbb``.
-        dark: Colour on a dark ground and on CT.
+        dark: Colour on a dark background and on CT.
         dots: Number of dots between the strokes of its curves.
     """
 
@@ -56,7 +56,7 @@ class Style(NamedTuple):
     dots: int
 
     def strokes(self, role: Role) -> tuple[float, ...]:
-        """Lengths of strokes and gaps in pixels, one after another; empty for an unbroken line."""
+        """Lengths of strokes and gaps in pixels; empty for an unbroken line."""
         return strokes(role, self.dots)
 
 
@@ -64,14 +64,14 @@ def strokes(role: Role, dots: int = 0) -> tuple[float, ...]:
     """Lengths of strokes and gaps of a curve in pixels, one after another; empty for an unbroken line.
 
     Args:
-        role: What the curve is of: the reference, a prediction, or another one beside it.
+        role: Dose of the curve: the reference, a prediction, or a second prediction.
         dots: Number of dots between two strokes.
     """
     return () if role == "reference" and dots == 0 else _STROKES[role] + dots * _DOT
 
 
 def shown_template(template: Template, dataset: RawDataset) -> Template:
-    """The template with the colours of the data set's structure sets for the ROIs that it gives none."""
+    """The template with the colours of the data set's structure sets for ROIs without a colour."""
     matched = match_rois(template, dataset.catalogue)
     colours = {name: dataset.roi_colours.get(match.source) for name, match in matched.items()}
     content = template.to_json()
@@ -84,9 +84,9 @@ def shown_template(template: Template, dataset: RawDataset) -> Template:
 def roi_styles(template: Template) -> dict[str, Style]:
     """Style of each ROI of a template, in its order; no two ROIs have the same colour and dots.
 
-    An ROI has the template's colour, if it gives one, made darker or lighter until it can be seen on its ground;
-    colours that are alike are told apart by dots as well. Others take the colours of :data:`COLOURS` that are unlike
-    those, targets the warm ones first.
+    An ROI has the template's colour, if given, made darker or lighter until it has enough contrast with its background;
+    similar colours differ in dots. Others take the colours of :data:`COLOURS` that differ from those, targets the warm
+    ones first.
     """
     given = {roi.name: roi.colour.lower() for roi in template.rois if roi.colour is not None}
     free = [pair for pair in COLOURS if all(_distance(pair[0], colour) > _FAR_ENOUGH for colour in given.values())]
@@ -104,7 +104,7 @@ def roi_styles(template: Template) -> dict[str, Style]:
 
 
 def _given_styles(colours: Mapping[str, str]) -> dict[str, Style]:
-    """Styles of ROIs with a colour of their own, each with as few dots as tell it from those before."""
+    """Styles of ROIs with their own colour, each with the fewest dots that distinguish it from earlier ones."""
     styles: dict[str, Style] = {}
     for name, colour in colours.items():
         slots = _slots([(on_white(colour), on_dark(colour))])
@@ -113,14 +113,14 @@ def _given_styles(colours: Mapping[str, str]) -> dict[str, Style]:
 
 
 def _is_alike(one: Style, other: Style) -> bool:
-    """Whether two styles can't be told apart on one of the grounds."""
+    """Whether two styles can't be distinguished on one of the backgrounds."""
     if one.dots != other.dots:
         return False
     return min(_distance(one.light, other.light), _distance(one.dark, other.dark)) <= _FAR_ENOUGH
 
 
 def _slots(colours: list[tuple[str, str]]) -> Iterator[Style]:
-    """Styles without end: all colours without dots, then with one dot, and so on."""
+    """Endless styles: all colours without dots, then with one dot, and so on."""
     return (Style(*pair, dots) for dots in itertools.count() for pair in colours)
 
 
@@ -136,12 +136,12 @@ def contrast(colour: str, ground: str) -> float:
 
 
 def on_white(colour: str) -> str:
-    """A colour, darkened until it can be seen on white."""
+    """A colour, darkened until it has enough contrast with white."""
     return _mixed(colour, "#000000", "#ffffff")
 
 
 def on_dark(colour: str) -> str:
-    """A colour, lightened until it can be seen on a dark ground."""
+    """A colour, lightened until it has enough contrast with a dark background."""
     return _mixed(colour, "#ffffff", DARK_GROUND)
 
 
@@ -158,13 +158,13 @@ def _levels(colour: str) -> NDArray[np.float64]:
 
 
 def _linear(colour: str) -> NDArray[np.float64]:
-    """Red, green and blue in proportion to the light."""
+    """Linear red, green and blue."""
     levels = _levels(colour)
     return np.where(levels <= 0.04045, levels / 12.92, ((levels + 0.055) / 1.055) ** 2.4)
 
 
 def _distance(one: str, other: str) -> float:
-    """Distance of two colours in Oklab; 0.02 can just be seen."""
+    """Distance of two colours in Oklab; 0.02 is just noticeable."""
     labs = [np.cbrt(_linear(colour) @ _TO_CONES) @ _TO_LAB for colour in (one, other)]
     return float(np.linalg.norm(labs[0] - labs[1]))
 

@@ -48,11 +48,11 @@ SIDE_PLACES = (  # x, y, alignments: left, right, top, bottom
 
 @dataclass(frozen=True, eq=False)
 class GammaMap:
-    """Where gamma is above 1.
+    """Map of gamma above 1.
 
     Attributes:
         result: The criterion and the pass rate.
-        failed: Boolean, shape (Z, Y, X); False where the reference is below the threshold as well.
+        failed: Boolean, shape (Z, Y, X); also False where the reference is below the threshold.
     """
 
     result: GammaResult
@@ -61,18 +61,18 @@ class GammaMap:
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """What a picture shows, along the patient's axes: x to the left, y to posterior, z to the head.
+    """Contents of a picture, along the patient's axes: x to the left, y to posterior, z to the head.
 
     Attributes:
         case: Case name.
         ct_hu: Shape (Z, Y, X).
-        doses_gy: ``reference`` and ``predicted``, same shape; of a new patient ``predicted`` alone.
+        doses_gy: ``reference`` and ``predicted``, same shape; only ``predicted`` for a new patient.
         masks: Boolean, by ROI name, targets first; present ROIs only.
-        n_targets: How many of them are targets.
+        n_targets: Number of targets among them.
         styles: Colours and strokes by ROI name; set by the template, so that an ROI looks the same in all cases.
-        grid: Where the voxels lie.
-        prescription_gy: Highest prescription of the case; where there is none, the highest reference dose.
-        gamma: Where gamma is above 1; None where it was not asked for.
+        grid: Grid of the voxels.
+        prescription_gy: Highest prescription of the case; otherwise the highest reference dose.
+        gamma: Map of gamma above 1; None if not requested.
     """
 
     case: str
@@ -109,7 +109,7 @@ def difference_span_gy(mean_error_gy: float) -> int:
 
 @dataclass(frozen=True)
 class Look:
-    """How the pictures of a case look.
+    """Options of the pictures of a case.
 
     Attributes:
         span_gy: End of the colour scale of differences, Gy.
@@ -127,9 +127,9 @@ def draw_case(files: CaseFiles, template: Template, folder: Path, look: Look) ->
 
     Args:
         files: The case; its doses have been checked by scoring it.
-        template: Says which ROIs are shown, and in which order.
-        folder: Where ``CASE_slices.png`` and ``CASE_dvh.png`` go.
-        look: Colours, and what the legend of the curves marks.
+        template: Template of the displayed ROIs, and in which order.
+        folder: Folder for ``CASE_slices.png`` and ``CASE_dvh.png``.
+        look: Colours, and ROIs marked in the legend of the curves.
 
     Returns:
         The two paths.
@@ -143,20 +143,20 @@ def draw_case(files: CaseFiles, template: Template, folder: Path, look: Look) ->
 
 
 def load_scene(files: CaseFiles, template: Template) -> Scene:
-    """Read what a picture needs; as :func:`scene_of`."""
+    """Read the contents of a picture; as :func:`scene_of`."""
     return scene_of(read_case(files), template)
 
 
 def scene_of(images: CaseImages, template: Template, gamma: GammaRule | None = None) -> Scene:
-    """What a picture shows of a case, turned to the patient's axes; the CT is read.
+    """Contents of a picture of a case, on the patient's axes; reads the CT.
 
     Args:
         images: The case.
-        template: Says which ROIs are shown.
-        gamma: Which gamma is shown.
+        template: Template of the displayed ROIs.
+        gamma: Gamma criteria to show.
 
     Raises:
-        InputError: If the CT can't be read, or lies on another grid.
+        InputError: If the CT can't be read or has another grid.
     """
     ct = read_image(images.files.ct)
     images.reference.refuse_other_grid(ct)
@@ -189,7 +189,7 @@ def dvh_figure(scene: Scene, outside_percent: Mapping[str, float] | None = None)
 
     Args:
         scene: The case.
-        outside_percent: As of :class:`Look`; the legend marks these ROIs.
+        outside_percent: As in :class:`Look`; the legend marks these ROIs.
     """
     figure = Figure(figsize=(9.5, max(5.6, 0.24 * (len(scene.masks) + 3))), dpi=DPI, layout="constrained")
     axes = figure.add_subplot()
@@ -229,7 +229,7 @@ def _label(name: str, outside_percent: float) -> str:
 
 
 def _label_places(scene: Scene, grid_gy: NDArray[np.float64]) -> dict[str, tuple[float, float]]:
-    """Where names are written on the reference's curves, dose and volume; the first free place of each, if any."""
+    """Positions (dose, volume) of names on the reference's curves: the first free position of each, if any."""
     places: dict[str, tuple[float, float]] = {}
     for name, mask in scene.masks.items():
         volumes = cumulative_dvh(scene.doses_gy[DOSES[0]][mask]).volume_percent_at(grid_gy)
@@ -253,7 +253,7 @@ def _line(style: Style, role: Role, width: float) -> dict[str, Any]:
 
 
 def _dashes(lengths: tuple[float, ...], width: float = 1.5) -> Any:
-    """Strokes of the palette for matplotlib, which counts them in widths of the line."""
+    """Strokes of the palette for matplotlib, in units of the line width."""
     return (0, tuple(0.75 * length / width for length in lengths)) if lengths else "-"
 
 
@@ -336,7 +336,7 @@ def _draw_slice(
     volume: NDArray[np.floating],
     style: Mapping[str, Any],
 ) -> Any:
-    """Draw one slice; return what a colour bar can be made of."""
+    """Draw one slice; return the image for a colour bar."""
     rows, columns = crop
     left, right = _edges_mm(scene, view.horizontal, columns)
     low, high = _edges_mm(scene, view.vertical, rows)
@@ -390,7 +390,7 @@ def _size_mm(scene: Scene, view: _View, rows: slice, columns: slice) -> tuple[fl
 
 
 def central_slices(scene: Scene) -> tuple[int, int, int]:
-    """Slice (z, y, x) with the largest cross-section of the first target; through the hottest voxel without target."""
+    """Slice (z, y, x) with the largest cross-section of the first target; the hottest voxel if there is none."""
     if scene.n_targets == 0:
         first_gy = next(iter(scene.doses_gy.values()))
         z, y, x = (int(i) for i in np.unravel_index(int(np.argmax(first_gy)), first_gy.shape))
@@ -401,7 +401,7 @@ def central_slices(scene: Scene) -> tuple[int, int, int]:
 
 
 def _crop(scene: Scene, view: _View, index: int) -> tuple[slice, slice]:
-    """Rows and columns of a slice that hold dose or ROIs, with a margin; the whole slice where there is neither."""
+    """Rows and columns of a slice with dose or ROIs, with a margin; the whole slice if there is neither."""
     whole = (slice(None), slice(None))
     filled = _cut(scene.doses_gy["reference"], view, index, *whole) >= WASH_FROM_FRACTION * scene.prescription_gy
     for mask in scene.masks.values():

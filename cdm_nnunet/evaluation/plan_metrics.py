@@ -22,7 +22,7 @@ PRESCRIPTION_TOLERANCE_GY = 0.01
 
 
 class PlanTarget:
-    """A target with the targets that its prescription isodose covers too.
+    """A target, and the targets that its prescription isodose also covers.
 
     Args:
         pair: The doses and ROI masks of the case.
@@ -48,14 +48,14 @@ class PlanTarget:
             None if it is not defined: no voxel reaches the prescription, or none lies beyond the distance.
 
         Raises:
-            ValueError: If it is not a metric of the plan, or needs a prescription that there is not.
+            ValueError: If it is not a metric of the plan, or a needed prescription is missing.
         """
         if metric.row.plan_formula is None:
             raise ValueError(f"{metric} is not a metric of the plan")
         return finite_or_none(metric.row.plan_formula(metric, DoseAroundTarget(self, dose_gy)))
 
     def indices(self) -> dict[str, IndexResult]:
-        """The plan indices in both doses; none without a prescription."""
+        """The plan indices in both doses; empty without a prescription."""
         if self._prescription_gy is None:
             return {}
         doses = (self._pair.reference_dose_gy, self._pair.predicted_dose_gy)
@@ -102,14 +102,14 @@ class PlanTarget:
 
 @dataclass(frozen=True, eq=False)
 class DoseAroundTarget:
-    """A dose around a target, as metrics of the plan see it (:class:`cdm_nnunet.dvh.protocols.WholeDose`)."""
+    """A dose around a target, for metrics of the plan (:class:`cdm_nnunet.dvh.protocols.WholeDose`)."""
 
     around: PlanTarget
     dose_gy: NDArray[np.floating]
 
     @property
     def target(self) -> NDArray[np.bool_]:
-        """Mask of the target with those that its prescription isodose covers too, shape of the dose."""
+        """Mask of the target and of those that its prescription isodose also covers, shape of the dose."""
         return self.around.mask
 
     @property
@@ -118,7 +118,7 @@ class DoseAroundTarget:
         return self.around.prescription_gy
 
     def highest_beyond_gy(self, distance_mm: float) -> float:
-        """The highest dose at a distance from all targets or farther; NaN if nothing is as far."""
+        """The highest dose at least this far from all targets; NaN if there is no such voxel."""
         found_gy = self.around.highest_beyond_gy(self.dose_gy, distance_mm)
         return math.nan if found_gy is None else found_gy
 
@@ -130,7 +130,7 @@ def highest_dose_beyond(
     spacing_mm: tuple[float, float, float],
     within: NDArray[np.bool_] | None = None,
 ) -> float | None:
-    """The highest dose at a distance from targets or farther: D2cm with 20 mm.
+    """The highest dose at least a distance away from targets: D2cm with 20 mm.
 
     The distance of a voxel is that of its centre to the nearest centre of a voxel of the targets, so that it is
     uncertain by half a voxel.
@@ -140,10 +140,10 @@ def highest_dose_beyond(
         targets: Mask of all targets, same shape.
         distance_mm: The distance in mm.
         spacing_mm: Voxel size (z, y, x) in mm.
-        within: Mask of where doses count, same shape: the patient; None for everywhere.
+        within: Mask of counted doses, same shape: the patient; None for everywhere.
 
     Returns:
-        The dose in Gy; None if no voxel is as far.
+        The dose in Gy; None if no voxel is that far.
 
     Example:
         >>> import numpy as np

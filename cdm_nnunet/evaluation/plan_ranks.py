@@ -1,4 +1,4 @@
-"""Where cases stand among the plans of their data set: a percentile by goal, so that an unusual plan is seen.
+"""Ranks of cases among the plans of their data set: a percentile per goal, to find unusual plans.
 
 Definition: ``docs/conventions.md``, "Rank among plans".
 """
@@ -31,7 +31,7 @@ from cdm_nnunet.kept_rows import KeptRows
 
 PLANS_FILE = ".reference_plans"
 LEAST_OTHERS = 5
-"""Other plans that a percentile needs."""
+"""Minimum number of other plans for a percentile."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -39,10 +39,10 @@ class PlanValues:
     """Metrics of a plan.
 
     Attributes:
-        patient: The patient; several plans may be of one.
-        prescription_gy: Highest prescription, Gy; None where there is none.
-        values: By ``ROI METRIC``, of the goals with a limit, except those that rest on missing dose or are made for
-            another fractionation.
+        patient: The patient; may have several plans.
+        prescription_gy: Highest prescription, Gy; None if there is none.
+        values: Values by ``ROI METRIC`` of the goals with a limit, except those that depend on missing dose or are made
+            for another fractionation.
     """
 
     patient: str
@@ -51,7 +51,7 @@ class PlanValues:
 
 
 def reference_values(rois: Mapping[str, RoiResult]) -> dict[str, float]:
-    """The metrics of a case's reference plan by ``ROI METRIC``, as :class:`PlanValues` has them."""
+    """The metrics of a case's reference plan by ``ROI METRIC``, as in :class:`PlanValues`."""
     return {
         f"{name} {goal.metric}": roi.metrics[goal.metric].reference
         for name, roi in rois.items()
@@ -61,13 +61,13 @@ def reference_values(rois: Mapping[str, RoiResult]) -> dict[str, float]:
 
 
 def with_plan_ranks(evaluation: Evaluation, dataset: RawDataset, kept: Path, work: Work) -> Evaluation:
-    """Add to an evaluation where its cases stand among the training plans, or else among its own.
+    """Add the ranks of its cases among the training plans, or else among its own plans, to an evaluation.
 
     Args:
         evaluation: The evaluation.
         dataset: Its data set.
-        kept: File in which the values of training plans are kept.
-        work: How the plans are read; its refusals take those that can't be.
+        kept: File that stores the values of training plans.
+        work: Options of reading; its refusals collect unreadable plans.
     """
     own = [_of_case(case) for case in evaluation.cases]
     plans = training_plans(evaluation, dataset, kept, work)
@@ -85,7 +85,7 @@ def with_plan_ranks(evaluation: Evaluation, dataset: RawDataset, kept: Path, wor
 
 
 def training_plans(evaluation: Evaluation, dataset: RawDataset, kept: Path, work: Work) -> list[PlanValues]:
-    """The reference plans of the training cases, as far as they are at hand; those evaluated are not read again."""
+    """The available reference plans of the training cases; evaluated ones are not read again."""
     evaluated = {case.case: _of_case(case) for case in evaluation.cases}
     names = [name for name, record in dataset.cases.items() if record.split == "Tr" and _is_at_hand(dataset, name)]
     files = []
@@ -155,7 +155,7 @@ def _ranks(case: CaseResult, cohort: _Cohort) -> dict[str, PlanRank]:
 
 
 def percent_below(values: NDArray[np.float64], value: float) -> float:
-    """Percent of values that are lower than a value; equal ones count half.
+    """Percent of values below a value; equal ones count half.
 
     Example:
         >>> percent_below(np.array([1.0, 2.0, 2.0, 3.0]), 2.0)
@@ -173,7 +173,7 @@ def _is_at_hand(dataset: RawDataset, case: str) -> bool:
 
 
 class _Read(NamedTuple):
-    """Of a plan: the digest of all that its values depend on; the values, or None where they are kept already."""
+    """A plan's digest of everything that its values depend on, and the values; None if they are already stored."""
 
     digest: str
     values: PlanValues | None

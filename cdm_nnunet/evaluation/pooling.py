@@ -25,7 +25,7 @@ from cdm_nnunet.evaluation.score_record import (
 )
 from cdm_nnunet.evaluation.uncertainty import coverage
 
-SCORED_UNITS = ("Gy", "%")  # volumes in cc and HI are listed by metric, not pooled: their size says nothing beside Gy
+SCORED_UNITS = ("Gy", "%")  # volumes in cc and HI are listed by metric, not pooled: they can't be compared with Gy
 SCORED_KINDS = {"ptv_score": "target", "oar_score": "oar"}
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 CERTAINTIES: tuple[Certainty, ...] = get_args(Certainty)
@@ -45,10 +45,10 @@ def pooled_scores(cases: Sequence[CaseResult], nominal_percent: float | None = N
 
     Args:
         cases: At least one.
-        nominal_percent: Coverage that the intervals of the metrics were made for; None if they have none.
+        nominal_percent: Nominal coverage of the metrics' intervals; None without intervals.
 
     Returns:
-        The scores. A mean without a term is None.
+        The scores. A mean without terms is None.
     """
     terms = [
         _Term(roi.kind, name, key, metric.unit, metric.difference)

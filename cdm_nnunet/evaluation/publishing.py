@@ -16,15 +16,15 @@ _ASIDE = ".updating_"
 
 @contextlib.contextmanager
 def publishing(out: Path, outputs: tuple[str, ...]) -> Iterator[Path]:
-    """Write outputs aside; when the block ends without an error they replace all earlier ones.
+    """Write outputs to a temporary folder; when the block ends without an error, they replace all earlier ones.
 
-    The record goes first and comes last: a folder in which a run was killed has no ``result.json``, and the next run
-    finishes it. An error, such as a full disk, leaves the earlier outputs as they are.
+    The record is removed first and written last: after a killed run a folder has no ``result.json``, and the next run
+    finishes it. An error, such as a full disk, leaves the earlier outputs unchanged.
 
     Args:
-        out: The folder; it is made where it is missing.
-        outputs: Names of all files and folders that a run may write, the record apart. What the block does not write
-            is removed, since it belongs to an earlier record.
+        out: The folder; it is made if missing.
+        outputs: Names of all files and folders that a run may write, except the record. Those that the block does not
+            write are removed, because they belong to an earlier record.
 
     Yields:
         The folder to write to.

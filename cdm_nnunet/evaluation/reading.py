@@ -28,13 +28,13 @@ from cdm_nnunet.evaluation.score_record import without_challenge_keys
 from cdm_nnunet.evaluation.uncertainty import certainty_of
 
 MAX_RESULT_BYTES = 2**30
-SCORE_TOLERANCE = 1e-9  # relative: means of the same numbers, added by another release of a library
+SCORE_TOLERANCE = 1e-9  # relative: means of the same numbers, summed by another release of a library
 _ADDED: Mapping[str, Any] = {
     "model": None,
     "notes": [],
     "left_out": {},
     "plan_ranks": None,
-}  # keys that the first records of this format lack
+}  # keys missing in the first records of this format
 _AGAIN = "'cdm-nnunet evaluate' writes it"
 
 
@@ -57,8 +57,8 @@ def evaluation_from_json(content: Mapping[str, Any], where: str) -> Evaluation:
         where: Its name in messages, such as the file.
 
     Raises:
-        InputError: If it is of another format version, a value has another type or is out of range, a verdict, limit or
-            score does not follow from the rest, or it is not exactly what :meth:`Evaluation.to_json` wrote.
+        InputError: If it has another format version, a value has another type or is out of range, a verdict, limit or
+            score does not follow from the rest, or it is not exactly as written by :meth:`Evaluation.to_json`.
     """
     version = content.get("format_version")
     if version != FORMAT_VERSION:
@@ -123,7 +123,7 @@ def _refuse_edited(case: CaseResult, entry: Mapping[str, Any], template: Templat
 
 
 def _measures(dose: DoseResult) -> tuple[object, ...]:
-    """By which bands, isodoses and criteria two doses were compared."""
+    """Bands, isodoses and criteria of the comparison of two doses."""
     bands = tuple((band.from_percent, band.to_percent) for band in dose.bands)
     criteria = tuple(replace(gamma, n_voxels=0, pass_percent=None) for gamma in dose.gamma)
     return bands, tuple(dose.isodose_dice), criteria
@@ -208,7 +208,7 @@ def _same_limits(one: tuple[float | None, ...], two: tuple[float | None, ...]) -
 
 
 def _differences(one: Any, two: Any, place: str) -> Iterator[str]:
-    """Where two records differ by more than rounding."""
+    """Differences of two records beyond rounding."""
     if isinstance(one, dict) and isinstance(two, dict) and one.keys() == two.keys():
         for key in one:
             yield from _differences(one[key], two[key], f"{place}.{key}")

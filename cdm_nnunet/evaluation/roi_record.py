@@ -103,13 +103,13 @@ class GoalResult(LimitedGoal):
         """Whether both doses have a verdict."""
         return NOT_EVALUABLE not in (self.reference, self.predicted)
 
-    @computed_field  # type: ignore[prop-decorator]  # (mypy knows no decorated properties)
+    @computed_field  # type: ignore[prop-decorator]  # (mypy does not support decorated properties)
     @property
     def agree(self) -> bool | None:
         """Whether both doses get the same verdict; None if one is not evaluable."""
         return self.reference == self.predicted if self.is_evaluable else None
 
-    @computed_field  # type: ignore[prop-decorator]  # (mypy knows no decorated properties)
+    @computed_field  # type: ignore[prop-decorator]  # (mypy does not support decorated properties)
     @property
     def reference_fails(self) -> bool:
         """Whether the reference plan itself misses the goal, its acceptable variation included."""
@@ -149,7 +149,7 @@ class PresentRoi:
     volume_cc: Positive
     prescription_gy: Positive | None
 
-    @computed_field  # type: ignore[prop-decorator]  # (mypy knows no decorated properties)
+    @computed_field  # type: ignore[prop-decorator]  # (mypy does not support decorated properties)
     @property
     def few_voxels(self) -> bool:
         """Whether it is so small that its near-maximum and near-minimum doses depend on single voxels."""

@@ -18,10 +18,10 @@ class RoiVoxels:
     """An ROI with voxels.
 
     Attributes:
-        box: The smallest box that holds it.
+        box: Bounding box.
         mask: The ROI within its box.
         reference_gy: Its reference doses, ascending, shape (n,), Gy.
-        predicted_gy: Its predicted doses, likewise.
+        predicted_gy: Its predicted doses, ascending, shape (n,), Gy.
         members_gy: Its doses in each member of the ensemble, likewise.
         cut_by_grid: Whether it reaches the first or last plane of the grid.
     """
@@ -40,7 +40,7 @@ class RoiVoxels:
 
 
 class CaseRois:
-    """The ROIs of a case by name in the catalogue; each is cut out and sorted once, when it is first asked for."""
+    """The ROIs of a case by name in the catalogue; each is cut out and sorted once, when first used."""
 
     def __init__(self, pair: DosePair) -> None:
         self._pair = pair
@@ -68,7 +68,7 @@ class CaseRois:
 
 
 def roi_boxes(roi_bits: NDArray[np.unsignedinteger], n_rois: int) -> list[Box | None]:
-    """The smallest box that holds each ROI, found in two passes over the volume; None for an empty ROI.
+    """Bounding box of each ROI, found in two passes over the volume; None for an empty ROI.
 
     Args:
         roi_bits: Packed masks, shape (Z, Y, X).

@@ -44,9 +44,9 @@ class Options:
     """Options of an evaluation.
 
     Attributes:
-        cases: Names of the cases; none means all that have a prediction.
+        cases: Names of the cases; empty for all with a prediction.
         required: Cases of the data set that must have a prediction: all, or those of a split.
-        members: Folders of ``CASE.nii.gz``, one for each member of the ensemble that made the predictions.
+        members: Folders of ``CASE.nii.gz``, one for each member of the predicting ensemble.
         gamma: The gamma pass rates to compute.
         calibrated_on: Evaluation with members, of other cases, on which the intervals are calibrated.
         coverage_percent: Nominal coverage of the intervals.
@@ -74,11 +74,11 @@ class Options:
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """How many cases are processed.
+    """Options of processing cases.
 
     Attributes:
         processes: Number of cases at a time.
-        progress: Called with the name of the step (such as ``"scoring"``), the number of cases done and of all cases.
+        progress: Called with the name of the step (such as ``"scoring"``), the number of finished and of all cases.
         refusals: Collects the refused cases; without it the first one ends the run.
     """
 
@@ -89,7 +89,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Show:
-    """What is made of the images of each case while it is scored, so that they are not read again.
+    """Function for the images of each case while it is scored, so that they are not read again.
 
     Attributes:
         make: Called with the number of cases and the images of one; worker processes may call it.
@@ -100,7 +100,7 @@ class Show:
     refusals: Refusals
 
     def attempt(self, n_cases: int) -> Attempt[CaseImages, None]:
-        """For worker processes."""
+        """The function for worker processes."""
         return Attempt(partial(self.make, n_cases), self.refusals.log)
 
 
@@ -124,9 +124,9 @@ def evaluate_folder(
         predictions: Folder of ``CASE.nii.gz``; cases without a prediction are left out, and their number is stated.
         template: The clinical template; None takes the data set's own.
         options: Options of the evaluation.
-        finished: File in which the results of cases are kept; a case that is up to date is not scored again.
+        finished: File that stores the results of cases; a case that is up to date is not scored again.
         work: How the cases are processed; the result lists the refused ones.
-        show: What is made of their images.
+        show: Function for their images.
 
     Raises:
         InputError: As :func:`find_cases`, :func:`origin_of_predictions`, :func:`read_case`,
@@ -176,7 +176,7 @@ def evaluate_folder(
 
 
 def write_outputs(evaluation: Evaluation, out: Path) -> dict[str, str]:
-    """Write ``result.json`` and the CSV tables into a folder, each completely or not at all.
+    """Write ``result.json`` and the CSV tables into a folder, each complete or absent.
 
     Returns:
         Their paths: ``result``, ``metrics``, ``cases`` and ``scores``.
@@ -208,8 +208,8 @@ def draw_pictures(
         evaluation: The result.
         dataset: The data set that was evaluated.
         predictions: The folder that was evaluated.
-        out: Folder into which the folder of pictures goes.
-        n_cases: Highest number of cases.
+        out: Parent of the folder of pictures.
+        n_cases: Maximum number of cases.
         work: How the cases are drawn.
         dose_map: Colour map of the dose.
 
@@ -255,9 +255,9 @@ class _Rule(NamedTuple):
 
 @dataclass(frozen=True)
 class _Scored:
-    """Of a case: the digest of all that its result depends on; the result, or None if it is kept already.
+    """A case's digest of everything that its result depends on, and the result; None if it is already stored.
 
-    And why it can't be shown.
+    Also the reason why it can't be shown.
     """
 
     digest: str
@@ -268,7 +268,7 @@ class _Scored:
 def _scored(
     cases: Sequence[CaseFiles], rule: _Rule, finished: Path | None, work: Work, show: Show | None
 ) -> list[CaseResult]:
-    """Results of the cases, in their order, without those that are refused."""
+    """Results of the cases in their order, without refused ones."""
     results = {}
     with KeptRows(finished, {"scored cases": 1}, keep_others=True) as kept:
         attempt = None if show is None else show.attempt(len(cases))
@@ -300,7 +300,7 @@ def _score(
 
 
 class _Drawing(NamedTuple):
-    """What is drawn of the cases of an evaluation."""
+    """Pictures to draw of the cases of an evaluation."""
 
     template: Template
     folder: Path
@@ -323,7 +323,7 @@ def _draw(files: CaseFiles, *, drawing: _Drawing) -> list[str]:
 def as_they_come(
     job: Callable[[CaseFiles], _Result], cases: Sequence[CaseFiles], verb: str, work: Work
 ) -> Iterator[tuple[str, _Result]]:
-    """Case and result, as they are ready; those that are refused have none."""
+    """Case and result, as they become ready; refused cases have no result."""
     refusals = work.refusals
     attempt = job if refusals is None else Attempt(job, refusals.log)
     for done, (position, result) in enumerate(unordered(attempt, cases, work.processes), 1):

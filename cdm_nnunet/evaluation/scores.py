@@ -35,11 +35,11 @@ from cdm_nnunet.evaluation.rois import CaseRois, RoiVoxels
 
 @dataclass(frozen=True)
 class ScoredRois:
-    """What the goals of a template say of a case, without the rest of the dose.
+    """Results of a template's goals for a case, without the rest of the dose.
 
     Attributes:
         missing: ROIs of the template that are absent, with the reason.
-        undefined: Metrics that a present ROI can't have, as ``ROI METRIC``, with the reason.
+        undefined: Metrics that are not defined for a present ROI, as ``ROI METRIC``, with the reason.
         rois: ROIs of the template that are present, by its names.
     """
 
@@ -53,8 +53,8 @@ def score_case(pair: DosePair, template: Template, *, gamma: Sequence[GammaRule]
 
     Args:
         pair: The doses and ROI masks of the case.
-        template: Its goals with the use ``evaluation`` say which metrics.
-        gamma: Which gamma pass rates are wanted; they take most of the time.
+        template: Template; its goals with the use ``evaluation`` select the metrics.
+        gamma: Gamma criteria to compute; they take most of the time.
 
     Raises:
         InputError: If the dose region is empty, or a present target lacks the prescription that a metric needs.
@@ -78,7 +78,7 @@ def score_case(pair: DosePair, template: Template, *, gamma: Sequence[GammaRule]
 
 
 def course_notes(pair: DosePair, template: Template) -> tuple[str, ...]:
-    """What is not known of a case's course of treatment and limits its verdicts, in sentences."""
+    """Unknown facts of a case's course of treatment that limit its verdicts, in sentences."""
     return () if template.regime is None else tuple(template.regime.unknown(pair.course))
 
 
@@ -87,8 +87,8 @@ def score_rois(pair: DosePair, template: Template, voxels: CaseRois | None = Non
 
     Args:
         pair: The doses and ROI masks of the case.
-        template: Its goals with the use ``evaluation`` say which metrics.
-        voxels: The ROIs of the pair, where they are cut out already.
+        template: Template; its goals with the use ``evaluation`` select the metrics.
+        voxels: The ROIs of the pair, if already cut out.
 
     Raises:
         InputError: If a present target lacks the prescription that a metric needs.
@@ -133,7 +133,7 @@ class _RoiScorer:
         self._surface = roi_surface(pair.reference_dose_gy, voxels.mask, voxels.box)
 
     def metrics(self, wanted: Sequence[Metric]) -> tuple[dict[str, MetricResult], dict[str, str]]:
-        """The metrics by key, and the reasons of those that are not defined in some dose."""
+        """The metrics by key, and the reasons for those that are not defined in some dose."""
         pair, voxels = self._pair, self._voxels
         of_roi = [metric for metric in wanted if not metric.of_plan]
         by_dose = [self._defined(of_roi, gy) for gy in (voxels.reference_gy, voxels.predicted_gy, *voxels.members_gy)]
@@ -166,7 +166,7 @@ class _RoiScorer:
         return judge_goal(goal, limits, metric, self._value_or_none, None if goal.metric.of_plan else missing)
 
     def _value_or_none(self, metric: Metric, roi_dose_gy: NDArray[np.floating]) -> float | None:
-        """The metric of a part of the ROI; None if the part can't have it."""
+        """The metric of a part of the ROI; None if it is not defined."""
         values, _ = self._defined([metric], roi_dose_gy)
         return values.get(metric)
 
@@ -190,7 +190,7 @@ def _score_roi(
     found: RoiVoxels,
     goals: Sequence[Goal],
 ) -> tuple[RoiResult, dict[str, str]]:
-    """The result, and the reasons of the metrics that are not defined."""
+    """The result, and the reasons for undefined metrics."""
     roi = template.roi(name)
     prescription_gy = _prescription_gy(pair, roi, match.source)
     target = PlanTarget(pair, match.source, prescription_gy)
@@ -225,7 +225,7 @@ def _outside_region_percent(pair: DosePair, rois: CaseRois, voxels: RoiVoxels) -
 
 
 def _missing_dose(pair: DosePair, rois: CaseRois, voxels: RoiVoxels) -> MissingDose | None:
-    """What of an ROI lies outside a dose region; an external is none: what a plan has outside it is its dose."""
+    """The part of an ROI outside a dose region. An external is not one: dose outside it is part of the plan."""
     bit = pair.catalogue.dose_region_bit
     if bit is None:
         return None

@@ -1,4 +1,4 @@
-"""Where the images of an evaluation lie: a small file beside its record, for what shows them later."""
+"""Locations of the images of an evaluation: a small file next to its record, for displaying them later."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SOURCES_FILE = ".images.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Sources:
-    """Two folders, relative to that of the evaluation, so that a tree may be moved as a whole.
+    """Two folders, relative to that of the evaluation, so that a tree can be moved as a whole.
 
     Attributes:
         dataset: The raw data set.
@@ -26,13 +26,13 @@ class Sources:
 
 
 def write_sources(dataset: Path, predictions: Path, out: Path, folder: Path) -> None:
-    """Write the file of an evaluation into a folder; it will lie in the folder ``out``."""
+    """Write the file of an evaluation into a folder; it will be moved to the folder ``out``."""
     dataset_text, predictions_text = (os.path.relpath(path.resolve(), out.resolve()) for path in (dataset, predictions))
     write_json(folder / SOURCES_FILE, asdict(Sources(dataset=dataset_text, predictions=predictions_text)))
 
 
 def read_sources(evaluation: Path) -> tuple[Path, Path] | None:
-    """The folders of the data set and of the predictions of an evaluation; None if it does not say them.
+    """The folders of the data set and of the predictions of an evaluation; None if it does not state them.
 
     Args:
         evaluation: Its folder, or the record in it.

@@ -49,12 +49,12 @@ def metrics_csv(evaluation: Evaluation) -> str:
 
 
 def cases_csv(evaluation: Evaluation) -> str:
-    """One row for each measure of a case that is no metric of the template: dose errors, gamma, curves and indices."""
+    """One row for each measure of a case other than the template's metrics: dose errors, gamma, curves and indices."""
     return csv_text(CASE_COLUMNS, _case_rows(evaluation))
 
 
 def scores_csv(evaluation: Evaluation) -> str:
-    """One row for each score, and for each part that it is made of."""
+    """One row for each score, and for each of its parts."""
     return csv_text(SCORE_COLUMNS, _score_rows(evaluation.scores, len(evaluation.cases)))
 
 
@@ -64,7 +64,7 @@ def metric_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
 
 
 def evaluation_html(evaluation: Evaluation) -> str:
-    """What was evaluated and the mean difference of each metric, as HTML for a notebook."""
+    """Data set and mean difference of each metric, as HTML for a notebook."""
     head = ("", "mean |difference|", "mean difference", "unit", "n")
     parts = evaluation.scores.parts
     body = [

@@ -20,11 +20,11 @@ MIN_MEMBERS = 2
 
 
 def fit_calibration(evaluation: Evaluation, nominal_percent: float = 90.0) -> Calibration:
-    """What turns a spread into an interval: calibrate on an evaluation with members of cases that none was trained on.
+    """Fit a calibration of intervals on an evaluation with members, on cases that none was trained on.
 
     Args:
-        evaluation: Made with as many members, in the same way, as what the calibration is for.
-        nominal_percent: Wanted coverage, above 0 and below 100.
+        evaluation: Evaluation with the same number of members and options as the calibrated predictions.
+        nominal_percent: Nominal coverage, above 0 and below 100.
 
     Raises:
         InputError: If the evaluation has no members, or fewer cases than the coverage needs.
@@ -52,17 +52,17 @@ def fit_calibration(evaluation: Evaluation, nominal_percent: float = 90.0) -> Ca
 
 
 def with_intervals(case: CaseResult, calibration: Calibration) -> CaseResult:
-    """The case with an interval for every metric that is calibrated, and the certainty of its goals."""
+    """The case with an interval for every calibrated metric, and the certainty of its goals."""
     return replace(case, rois={name: roi_with_intervals(name, roi, calibration) for name, roi in case.rois.items()})
 
 
 def roi_with_intervals(name: str, roi: RoiResult, calibration: Calibration) -> RoiResult:
-    """An ROI with an interval for every metric that is calibrated, and the certainty of its goals.
+    """An ROI with an interval for every calibrated metric, and the certainty of its goals.
 
     Args:
-        name: Of the ROI in the template.
+        name: Name of the ROI in the template.
         roi: The ROI, with the spread of its metrics.
-        calibration: Made with the same template.
+        calibration: Calibration with the same template.
     """
     metrics = {
         key: _with_interval(metric, calibration.terms.get(f"{name} {key}")) for key, metric in roi.metrics.items()
@@ -107,7 +107,7 @@ def refuse_unfit(calibrated_on: Evaluation, evaluation: Evaluation) -> None:
 
 
 def cases_needed(nominal_percent: float) -> int:
-    """The fewest cases with which split conformal prediction can promise a coverage.
+    """The fewest cases with which split conformal prediction can guarantee a coverage.
 
     Raises:
         InputError: If the coverage is not above 0 and below 100 %.
@@ -165,7 +165,7 @@ def _terms(case: CaseResult) -> Iterator[tuple[str, MetricResult]]:
 
 
 def _width(metric: MetricResult) -> float:
-    """The spread of members, with a floor: members that agree, as on a V95% of 100 %, may all be wrong."""
+    """The spread of members, with a floor: members that agree, such as on a V95% of 100 %, may all be wrong."""
     return (metric.spread or 0.0) + SPREAD_FLOOR[metric.unit]
 
 
@@ -174,7 +174,7 @@ def _with_certainty(result: GoalResult, metric: MetricResult) -> GoalResult:
 
 
 def certainty_of(result: GoalResult, metric: MetricResult) -> Certainty | None:
-    """The verdict that holds over the whole interval of a goal's metric; None without one, or where none counts."""
+    """The verdict that holds over the whole interval of a goal's metric; None without one, or if no verdict applies."""
     if metric.interval is None or not result.is_evaluable:
         return None
     low, high = map(result.judge, metric.interval)

@@ -1,4 +1,4 @@
-"""A patient of a raw data set as a planner sees it: CT, body, targets and organs on one grid."""
+"""A patient of a raw data set for planning: CT, body, targets and organs on one grid."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Anatomy:
         case: Name of the case.
         ct_hu: CT, shape (z, y, x), HU.
         roi_bits: Packed ROI masks, same shape.
-        catalogue: Names the bits.
+        catalogue: Catalogue of the bits.
         prescriptions_gy: Prescription of each target of the case by name, Gy.
         grid: Grid of the voxels.
 
@@ -65,14 +65,14 @@ class Anatomy:
 
     @cached_property
     def body(self) -> Mask:
-        """Mask of the body, shape (z, y, x): the body contour, or what the CT shows of the body."""
+        """Mask of the body, shape (z, y, x): the body contour, or the body in the CT."""
         contour = next((roi.name for roi in self.catalogue.rois if roi.kind == "external"), None)
         found = body_of_ct(self.ct_hu) if contour is None or not self.mask(contour).any() else self.mask(contour)
         return found | self.targets
 
     @cached_property
     def dose_region(self) -> Mask:
-        """Mask of where the data set has dose, shape (z, y, x): its dose region, else the body."""
+        """Mask of dose in the data set, shape (z, y, x): its dose region, else the body."""
         bit = self.catalogue.dose_region_bit
         return self.body if bit is None else mask_of(self.roi_bits, bit)
 

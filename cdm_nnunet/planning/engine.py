@@ -16,7 +16,7 @@ from cdm_nnunet.geometry.grid import Grid
 from cdm_nnunet.planning.anatomy import Anatomy
 from cdm_nnunet.planning.protocol import Beams
 
-_PYDANTIC = ((2, 12),)  # series that pyRadPlan 0.5 was tried with; 2.14 breaks it
+_PYDANTIC = ((2, 12),)  # series tested with pyRadPlan 0.5; 2.14 breaks it
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +54,7 @@ class Engine(Protocol):
         """The dose of every bixel that can reach a target.
 
         Raises:
-            InputError: If the patient can't be calculated.
+            InputError: If the dose can't be calculated.
         """
 
 
@@ -62,7 +62,7 @@ def default_engine() -> Engine:
     """The engine of the extra ``planning``.
 
     Raises:
-        InputError: If the extra is not installed, or not with the pydantic that it needs.
+        InputError: If the extra is not installed, or has the wrong version of pydantic.
     """
     if importlib.util.find_spec("pyRadPlan") is None:
         raise InputError(

@@ -32,7 +32,7 @@ LOG = ".mimic_errors.log"
 
 @dataclass(frozen=True)
 class MimicRequest:
-    """Which doses are mimicked, and how.
+    """Doses to mimic, and options.
 
     Attributes:
         dataset: The raw data set of the patients.
@@ -40,7 +40,7 @@ class MimicRequest:
         out: Folder for doses, records and tables.
         protocol: Protocol with the beams that deliver the dose.
         template: Template with the goals to report; None takes the data set's own.
-        n_processes: Patients at a time.
+        n_processes: Number of patients at a time.
         engine: Calculates the doses; None for that of the extra ``planning``.
     """
 
@@ -70,7 +70,7 @@ def mimic_doses(request: MimicRequest) -> MimicResult:
     """Write the deliverable dose, record and table of each predicted dose; valid ones of earlier runs are kept.
 
     Args:
-        request: Which doses, and how.
+        request: Doses and options.
 
     Raises:
         InputError: If there is no predicted dose, or one belongs to no case of the data set.
@@ -148,7 +148,7 @@ def _mimic_case(path: Path, *, request: MimicRequest) -> MimicRecord:
 
 
 def _write(record: MimicRecord, dose: Image) -> MimicRecord:
-    """Write the dose, then the table, then the record: one that is there is of a whole case."""
+    """Write the dose, then the table, then the record: a record proves a complete case."""
     folder = dose.path.parent
     record_path = folder / f"{record.case}{RECORD_ENDING}"
     record_path.unlink(missing_ok=True)
@@ -160,7 +160,7 @@ def _write(record: MimicRecord, dose: Image) -> MimicRecord:
 
 
 def _earlier(case: str, out: Path, inputs: dict[str, str]) -> MimicRecord | None:
-    """The record of an earlier run, where everything is as it was."""
+    """The record of an earlier run, if nothing has changed."""
     try:
         found = read_json(out / f"{case}{RECORD_ENDING}", MimicRecord)
         same = found.inputs_sha256 == inputs and found.dose_sha256 == digest_of(out / f"{case}{FILE_ENDING}")
@@ -183,7 +183,7 @@ def _digests(path: Path, files: CaseFiles, request: MimicRequest) -> dict[str, s
 
 
 def _files(path: Path, dataset: RawDataset) -> tuple[CaseFiles, bool]:
-    """The files of a case, and whether it has a reference dose; without one the predicted dose stands in for it."""
+    """The files of a case, and whether it has a reference dose; without one the predicted dose replaces it."""
     case = _case_of(path)
     has_reference = dataset.dose_path(case).is_file()
     return case_files(dataset, case, path, reference=None if has_reference else path), has_reference

@@ -58,14 +58,14 @@ class MimicRecord:
         label: States that the dose is not for treatment.
         software_version: Version of this software.
         case: Name of the case.
-        inputs_sha256: Digests of all that the dose depends on, by name.
+        inputs_sha256: Digests of everything that the dose depends on, by name.
         protocol: Name of the protocol with the beams that deliver the dose.
         engine: Name and version of the dose calculation.
         goals: The metrics of the template.
-        gamma_rule: Criterion of the pass rates, from 10 % of the highest prescription on.
-        gamma_percent: Voxels of the predicted dose that the deliverable one agrees with, percent.
-        reference_gamma_percent: The same for the reference dose and the deliverable dose closest to it: what the beams
-            can do at best; None without a reference.
+        gamma_rule: Criterion of the pass rates, for voxels above 10 % of the highest prescription.
+        gamma_percent: Voxels in which the deliverable dose agrees with the predicted one, percent.
+        reference_gamma_percent: The same for the reference dose and the deliverable dose closest to it: the
+            best that the beams can do; None without a reference.
         iterations: Steps of the optimiser, for the predicted and for the reference dose.
         cpu_seconds: Processor time by step.
         dose_sha256: Digest of the deliverable dose's file.
@@ -93,7 +93,7 @@ def goals_of(pair: DosePair, deliverable_gy: Floats, template: Template, *, has_
     Args:
         pair: Predicted and reference dose; without a reference the predicted one takes its place.
         deliverable_gy: The dose that can be delivered, shape (z, y, x), Gy.
-        template: Its goals with the use ``evaluation`` give the metrics.
+        template: Template; its goals with the use ``evaluation`` select the metrics.
         has_reference: Whether there is a reference.
 
     Raises:
@@ -129,7 +129,7 @@ def goals_of(pair: DosePair, deliverable_gy: Floats, template: Template, *, has_
 
 
 def gamma_percent(pair: DosePair, wanted_gy: Floats, deliverable_gy: Floats) -> float | None:
-    """Voxels of a wanted dose that a deliverable one agrees with, percent; None if no voxel is judged."""
+    """Voxels in which a deliverable dose agrees with a given one, percent; None if no voxel is judged."""
     scale_gy = dose_scale_gy(pair)
     passes = gamma_passes(wanted_gy, deliverable_gy, RULE, spacing_mm=pair.spacing_mm, scale_gy=scale_gy)
     return 100.0 * float(passes.mean()) if passes.size else None

@@ -1,4 +1,4 @@
-"""The dose that beams can deliver and that is closest to a given one."""
+"""The deliverable dose closest to a given one."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class Mimicked:
 
 
 class Mimic:
-    """Finds deliverable doses of one patient; the costly part, the dose of every bixel, is calculated once."""
+    """Finds deliverable doses of one patient; the dose of every bixel, which takes longest, is calculated once."""
 
     def __init__(self, anatomy: Anatomy, protocol: Protocol, engine: Engine) -> None:
         """Calculate the dose of every bixel.
 
         Raises:
-            InputError: If the patient can't be calculated.
+            InputError: If the dose can't be calculated.
         """
         self._anatomy, self._protocol = anatomy, protocol
         start = time.process_time()
@@ -50,10 +50,10 @@ class Mimic:
         self._points = choose_points(anatomy, self._influence, self._near(), anatomy.dose_region & anatomy.body)
 
     def closest_to(self, dose_gy: Floats, start: Floats | None = None) -> Mimicked:
-        """The deliverable dose that is closest to a given one.
+        """Find the deliverable dose closest to a given one.
 
-        Closest: by the mean square difference in the dose region, by what targets get less or, with a smaller weight,
-        more, and by what organs get more, with the weights of the protocol.
+        The distance has the weights of the protocol: mean square difference in the dose region, underdose and, with a
+        smaller weight, overdose of targets, and overdose of organs.
 
         Args:
             dose_gy: The dose, shape (z, y, x), Gy.

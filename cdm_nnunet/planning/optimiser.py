@@ -2,7 +2,7 @@
 
 The objective is half the weighted sum of squares of overdose and underdose at the points. Its curvature is bounded for
 each bixel, since no entry of the matrix is negative: for such a matrix M, M^T W M is at most the diagonal matrix of
-M^T W M 1. So every bixel has its own step, and no step length is searched for.
+M^T W M 1. So every bixel has its own step length, without a line search.
 
 References:
     Beck and Teboulle, "A fast iterative shrinkage-thresholding algorithm", SIAM J. Imaging Sci. 2 (2009).
@@ -130,7 +130,7 @@ def minimise(problem: Problem, start: Floats, iterations: int, tolerance: float)
     Args:
         problem: The optimisation.
         start: Initial fluence, shape (bixels,), not negative.
-        iterations: Highest number of steps.
+        iterations: Maximum number of steps.
         tolerance: The optimisation ends when ten steps lower the objective by less than this fraction.
     """
     curvature = problem.curvature
@@ -147,7 +147,7 @@ def minimise(problem: Problem, start: Floats, iterations: int, tolerance: float)
             before = now
         stepped = np.maximum(ahead - step * problem.back(problem.slope(dose_gy)), 0)
         change = stepped - fluence
-        if np.dot((ahead - stepped) * curvature, change) > 0:  # (momentum leads upwards: forget it)
+        if np.dot((ahead - stepped) * curvature, change) > 0:  # (momentum increases the objective: reset it)
             momentum = 1.0
         following = (1 + np.sqrt(1 + 4 * momentum**2)) / 2
         ahead = (stepped + np.float32((momentum - 1) / following) * change).astype(np.float32)

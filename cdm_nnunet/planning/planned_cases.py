@@ -27,7 +27,7 @@ CONVERTER = "plan-doses"
 
 @dataclass(frozen=True)
 class PlannedCase:
-    """A patient of a raw data set, to be planned when it is written.
+    """A patient of a raw data set, planned when it is written.
 
     Attributes:
         dataset: The raw data set.
@@ -47,7 +47,7 @@ class PlannedCase:
         return self.dataset.record(self.name).split
 
     def checksums(self) -> dict[str, str]:
-        """What the dose depends on: CT and ROIs, their record, protocol and engine."""
+        """Digests of CT and ROIs, their record, protocol and engine."""
         images = [self.dataset.image_path(self.name, channel) for channel in (CT_CHANNEL, ROI_CHANNEL)]
         missing = [path for path in images if not path.is_file()]
         if missing:
@@ -82,7 +82,7 @@ class PlannedCase:
         )
 
     def _source_dose_gy(self, anatomy: Anatomy) -> Floats | None:
-        """The dose that the source has of the patient; None if it has none."""
+        """The patient's dose in the source; None if there is none."""
         path = self.dataset.dose_path(self.name)
         if not path.is_file():
             return None
@@ -92,7 +92,7 @@ class PlannedCase:
         return np.asarray(dose.values, np.float32)
 
     def _source(self, plan: Plan, values_gy: dict[str, list[float | None]]) -> dict[str, str]:
-        """Of the source only what tells of the patient; its notes may be of the dose that is replaced."""
+        """Entries of the source about the patient; its notes may refer to the replaced dose."""
         earlier = self.dataset.record(self.name).source
         kept = {key: value for key, value in earlier.items() if key in ("patient", "patient position")}
         notes = {NOTES: json.dumps(list(plan.notes))} if plan.notes else {}
@@ -111,14 +111,14 @@ class PlannedCase:
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """Which patients are planned, and how.
+    """Patients to plan, and options.
 
     Attributes:
         source: The raw data set whose patients are planned.
         protocol: The planning protocol.
-        only: Names of cases; none takes all.
-        exclude: Names of cases to leave out.
-        n_processes: Patients at a time.
+        only: Names of cases; empty for all.
+        exclude: Names of cases to exclude.
+        n_processes: Number of patients at a time.
         engine: Calculates the doses; None for that of the extra ``planning``.
     """
 
@@ -131,17 +131,17 @@ class PlanRequest:
 
 
 def plan_doses(request: PlanRequest, place: DatasetPlace) -> Conversion:
-    """Write a data set of the same anatomies with planned doses, or bring one up to date.
+    """Write a data set of the same anatomies with planned doses, or update one.
 
     It can be stopped at any time and run again: a case counts as done when all of its files are in place.
 
     Args:
-        request: Which patients, and how.
+        request: Patients and options.
         place: Location of the data set.
 
     Raises:
         InputError: If the protocol does not fit the data set, a named case does not exist, or as
-            :func:`cdm_nnunet.dataset_conversion.raw_layout.write_dataset`: with every patient that can't be planned.
+            :func:`cdm_nnunet.dataset_conversion.raw_layout.write_dataset`: naming every patient that can't be planned.
     """
     source, engine = request.source, request.engine or default_engine()
     if place.folder.resolve() == source.folder.resolve():

@@ -17,7 +17,7 @@ from cdm_nnunet.planning.protocol import Protocol
 from cdm_nnunet.planning.sampling import sampling_matrix
 from cdm_nnunet.planning.wishes import Wishes, choose_points
 
-_LOWEST_COVERAGE = 0.5  # of the prescription, before the dose is scaled: below, it is no plan
+_LOWEST_COVERAGE = 0.5  # of the prescription, before scaling: a lower dose is not a plan
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +30,7 @@ class Plan:
         scale: Factor of the normalisation.
         iterations: Steps of the optimiser.
         cpu_seconds: Processor time of influence and optimisation, by name.
-        notes: What is unusual, in sentences.
+        notes: Unusual properties, in sentences.
     """
 
     dose_gy: Floats
@@ -98,10 +98,10 @@ def dose_of(anatomy: Anatomy, influence: Influence, solution: Solution) -> Float
 
 
 def scale_of(anatomy: Anatomy, protocol: Protocol, dose_gy: Floats) -> float:
-    """The factor that gives the highest target its prescription.
+    """Factor that scales the dose of the highest target to its prescription.
 
     Raises:
-        InputError: If it gets almost no dose: scaling would make a plan out of nothing.
+        InputError: If it receives almost no dose: scaling would be meaningless.
     """
     name, percent = anatomy.highest_target, protocol.normalisation.coverage_percent
     wanted_gy = anatomy.prescriptions_gy[name]

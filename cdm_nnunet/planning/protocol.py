@@ -1,4 +1,4 @@
-"""A planning protocol: the YAML file by which every patient of a data set is planned."""
+"""A planning protocol: the YAML file for planning every patient of a data set."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Beams(BaseModel):
     Attributes:
         gantry_deg: Gantry angles of the coplanar beams, degrees, IEC, for a patient in head first supine position.
         bixel_mm: Side of a square bixel at the isocentre, mm.
-        dose_grid_mm: Distance of the nodes at which dose is calculated, mm.
+        dose_grid_mm: Distance of the nodes of the dose calculation, mm.
     """
 
     model_config = _STRICT
@@ -47,7 +47,7 @@ class Targets(BaseModel):
 
     Attributes:
         lower_percent: Below it, a voxel is underdosed.
-        upper_percent: Above it, a voxel is overdosed; beside a higher target, that target's fall-off takes precedence.
+        upper_percent: Above it, a voxel is overdosed; next to a higher target, that target's fall-off takes precedence.
         under_weight: Weight of underdose.
         over_weight: Weight of overdose.
     """
@@ -109,7 +109,7 @@ class Limit(BaseModel):
 
 
 class Normalisation(BaseModel):
-    """How the optimised dose is scaled, and what is then checked.
+    """Scaling of the optimised dose, and a check afterwards.
 
     Attributes:
         coverage_percent: Percentage of the highest target's volume that gets at least its prescription.
@@ -123,13 +123,13 @@ class Normalisation(BaseModel):
 
 
 class Optimiser(BaseModel):
-    """When the optimisation ends, and how finely the dose is sampled.
+    """End of the optimisation, and sampling of the dose.
 
     Attributes:
-        iterations: Highest number of iterations.
+        iterations: Maximum number of iterations.
         tolerance: The optimisation ends when ten iterations lower the objective by less than this fraction.
-        far_mm: Farther than this from targets, one of every two nodes of the dose grid along each axis is used; it
-            stands for eight.
+        far_mm: Farther than this from targets, every other node of the dose grid along each axis is used; it
+            represents eight.
     """
 
     model_config = _STRICT
@@ -168,7 +168,7 @@ class Protocol(BaseModel):
         targets: Dose of targets.
         fall_off: The highest dose around targets.
         limits: The highest doses of organs; an ROI may appear several times. An ROI that a patient lacks has no limit.
-        normalisation: How the dose is scaled.
+        normalisation: Scaling of the dose.
         optimiser: Settings of the optimisation.
         mimicking: Weights for mimicking a given dose.
     """
@@ -197,7 +197,7 @@ class Protocol(BaseModel):
         """Read a protocol.
 
         Args:
-            name_or_path: Name of one that ships with the package, or path of a YAML file.
+            name_or_path: Name of a shipped protocol, or path of a YAML file.
 
         Raises:
             InputError: If there is none, or it is invalid; the message has line and column.
@@ -218,7 +218,7 @@ _FOLDER = resources.files("cdm_nnunet.planning") / "protocols"
 
 
 def shipped_protocols() -> tuple[str, ...]:
-    """Names of the protocols that ship with the package."""
+    """Names of the shipped protocols."""
     return tuple(
         sorted(entry.name.removesuffix(".yaml") for entry in _FOLDER.iterdir() if entry.name.endswith(".yaml"))
     )

@@ -53,7 +53,7 @@ class PyRadPlanEngine:
 
 @functools.cache
 def _modules() -> Any:
-    """pyRadPlan, which calculates with NumPy whatever else is installed."""
+    """Modules of pyRadPlan, set to calculate with NumPy whatever else is installed."""
     pyradplan = importlib.import_module("pyRadPlan")
     pyradplan.settings.xp.prefer_gpu = False
     pyradplan.settings.xp.preferred_cpu_array_backend = "numpy"
@@ -63,14 +63,14 @@ def _modules() -> Any:
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Without warnings, which are of pyRadPlan's own inside, and without its bars."""
+    """Suppress pyRadPlan's internal warnings and progress bars."""
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
         yield
 
 
 def _patient(pyradplan: Any, anatomy: Anatomy) -> tuple[Any, Any]:
-    """CT and structures as pyRadPlan has them."""
+    """CT and structures as pyRadPlan's objects."""
     cst = importlib.import_module("pyRadPlan.cst")
     ct = importlib.import_module("pyRadPlan.ct").create_ct(cube_hu=_image(anatomy, _ct_hu(anatomy)))
     parts = (("targets", "TARGET", anatomy.targets), ("body", "EXTERNAL", anatomy.body))
@@ -109,7 +109,7 @@ def _grid(grid: Any) -> Grid:
 
 
 def _narrow(matrix: Any) -> Any:
-    """The matrix with indices of 32 bits, where they fit: half the memory to go through."""
+    """The matrix with 32-bit indices, if they fit: half the memory to read."""
     if matrix.nnz < np.iinfo(np.int32).max:
         matrix.indices, matrix.indptr = matrix.indices.astype(np.int32), matrix.indptr.astype(np.int32)
     return matrix

@@ -18,11 +18,11 @@ Indices = NDArray[np.int64]
 def sampling_matrix(influence: Influence, grid: Grid, voxels: Indices) -> Any:
     """Trilinear interpolation between the nodes that have a dose.
 
-    At the skin some corners of a cell lie in air and have no dose. They do not count: the others share their weight, so
-    that air does not lower the dose of a voxel inside the body.
+    At the skin some corners of a cell lie in air and have no dose. They are ignored and the others share their weight,
+    so that air does not lower the dose of a voxel inside the body.
 
     Args:
-        influence: Its nodes are those that have a dose.
+        influence: Influence; its nodes are those with a dose.
         grid: The patient's grid, upright.
         voxels: The voxels, in the order of memory, shape (n,).
 
@@ -45,7 +45,7 @@ def _indices(grid: Grid, voxels: Indices) -> list[tuple[int, Indices]]:
 
 
 def _cells(nodes: Grid, grid: Grid, axis: int, index: Indices) -> tuple[Indices, NDArray[np.float64]]:
-    """The lower node along an axis, and how far beyond it a voxel lies, from 0 to 1."""
+    """The lower node along an axis, and the fraction of a voxel's position beyond it, from 0 to 1."""
     place_mm = grid.origin_xyz_mm[axis] + grid.offsets_xyz_mm[axis][index] - nodes.origin_xyz_mm[axis]
     place = place_mm / nodes.spacing_xyz_mm[axis]
     low = np.floor(place + 1e-6).astype(np.int64)
@@ -55,7 +55,7 @@ def _cells(nodes: Grid, grid: Grid, axis: int, index: Indices) -> tuple[Indices,
 def _corner(
     nodes: Grid, at: list[tuple[Indices, NDArray[np.float64]]], row_of: Indices, corner: tuple[int, ...]
 ) -> tuple[Indices, Indices, NDArray[np.float64]]:
-    """Voxels that a corner of their cell counts for, its row in the matrix, and its weight."""
+    """Voxels to which a corner of their cell contributes, its row in the matrix, and its weight."""
     weight = np.ones(at[0][0].size)
     inside = np.ones(at[0][0].size, bool)
     place = np.zeros(at[0][0].size, np.int64)

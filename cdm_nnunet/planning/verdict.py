@@ -13,13 +13,13 @@ from cdm_nnunet.dvh import Metric, evaluate
 from cdm_nnunet.planning.anatomy import Anatomy
 from cdm_nnunet.planning.optimiser import Floats
 
-PLAN = "plan"  # key of a case's source: what the planner did, JSON in text
+PLAN = "plan"  # key of a case's source: the planner's record, JSON in text
 METRICS: Mapping[str, tuple[str, ...]] = {"target": ("D95%", "D1%"), "oar": ("Dmean",)}  # by kind of ROI
 _Values = dict[str, list[float | None]]
 
 
 def planned_values(anatomy: Anatomy, planned_gy: Floats, source_gy: Floats | None) -> _Values:
-    """Metrics of both doses as ``ROI METRIC``: of the planned one, and of the source's, None if it has none."""
+    """Metrics of both doses as ``ROI METRIC``: of the planned and of the source's dose; None if there is none."""
     voxel_cc = float(np.prod(anatomy.grid.spacing_zyx_mm)) / 1000
     found: _Values = {}
     for roi in anatomy.catalogue.rois:
@@ -39,9 +39,9 @@ class VerdictRow:
 
     Attributes:
         name: ``ROI METRIC``.
-        n: Patients who have the ROI.
+        n: Number of patients with the ROI.
         planned_gy: Mean of the planned doses, Gy.
-        source_gy: Mean of the source's doses, of the same patients, Gy; None if a patient has none.
+        source_gy: Mean of the source's doses of the same patients, Gy; None if a patient has none.
     """
 
     name: str
@@ -74,5 +74,5 @@ def cpu_seconds_of(records: Iterable[CaseRecord]) -> float:
 
 
 def _told(record: CaseRecord) -> dict[str, object]:
-    """What the planner wrote into a case's record."""
+    """The planner's entry in a case's record."""
     return parse_json(record.source.get(PLAN, "{}"), dict[str, object], "the plan of a case")

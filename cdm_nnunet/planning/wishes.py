@@ -1,7 +1,7 @@
 """From a protocol and a patient to points and terms of the objective.
 
-Near targets and in organs the points are the patient's own voxels, so that what is optimised is what is evaluated. Far
-away they are nodes of the dose grid, every other along each axis.
+Near targets and in organs the points are the patient's own voxels, so that optimisation and evaluation use the same
+points. Far away they are nodes of the dose grid, every other along each axis.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _EVERY = 2  # nodes along each axis, far away
 
 @dataclass(frozen=True, eq=False)
 class Points:
-    """Points at which the dose is judged: first voxels, then nodes.
+    """Points of the objective: first voxels, then nodes.
 
     Attributes:
         voxels: The patient's voxels, in the order of memory, shape (n,).
         nodes: Rows of the influence matrix, shape (m,).
         node_voxels: The voxel nearest to each of those nodes, shape (m,).
         sampling: Dose at the points from dose at the nodes, CSR, shape (n + m, nodes).
-        voxels_a_node: Number of the patient's voxels that one of those nodes stands for.
+        voxels_a_node: Number of the patient's voxels that one of those nodes represents.
     """
 
     voxels: NDArray[np.int64]
@@ -44,7 +44,7 @@ class Points:
 
     @property
     def stands_for(self) -> NDArray[np.float64]:
-        """Number of the patient's voxels that each point stands for, shape (n + m,)."""
+        """Number of the patient's voxels that each point represents, shape (n + m,)."""
         return np.concatenate([np.ones(self.voxels.size), np.full(self.nodes.size, self.voxels_a_node)])
 
     @property
@@ -53,11 +53,11 @@ class Points:
         return np.concatenate([self.voxels, self.node_voxels])
 
     def inside(self, mask: Mask) -> NDArray[np.int64]:
-        """Numbers of the points that are voxels of a mask."""
+        """Indices of the points that are voxels of a mask."""
         return np.flatnonzero(mask.ravel()[self.voxels])
 
     def problem(self, influence: Influence, terms: Sequence[Term]) -> Problem:
-        """An optimisation at these points; nodes that none of them needs are left out."""
+        """An optimisation at these points; unneeded nodes are left out."""
         used = np.flatnonzero(np.bincount(self.sampling.indices, minlength=self.sampling.shape[1]))
         return Problem(influence.matrix[used], sparse.csr_array(self.sampling[:, used]), terms)
 
@@ -68,8 +68,8 @@ def choose_points(anatomy: Anatomy, influence: Influence, near: Mask, within: Ma
     Args:
         anatomy: The patient.
         influence: The dose of every bixel.
-        near: Mask of where the patient's own voxels are used, shape (z, y, x).
-        within: Mask of where there are points at all, same shape.
+        near: Mask in which the patient's own voxels are used, shape (z, y, x).
+        within: Mask of all points, same shape.
     """
     voxels = np.flatnonzero(near & within)
     place = np.unravel_index(influence.nodes, influence.grid.shape)
@@ -98,7 +98,7 @@ def nearest_voxels(anatomy: Anatomy, influence: Influence) -> NDArray[np.int64]:
 
 @dataclass(frozen=True, eq=False)
 class Wishes:
-    """The dose that a protocol asks for in a patient, voxel by voxel.
+    """The desired dose of a protocol in a patient, voxel by voxel.
 
     Attributes:
         anatomy: The patient.
@@ -114,10 +114,10 @@ class Wishes:
 
     @classmethod
     def of(cls, anatomy: Anatomy, protocol: Protocol) -> Wishes:
-        """Those of a protocol.
+        """Desired dose of a protocol.
 
         Raises:
-            InputError: If a limit is for an ROI that the data set does not know, or for a target.
+            InputError: If a limit is for an ROI that is not in the data set, or for a target.
         """
         kinds = {roi.name: roi.kind for roi in anatomy.catalogue.rois}
         for limit in protocol.limits:
@@ -130,7 +130,7 @@ class Wishes:
 
     @property
     def near(self) -> Mask:
-        """Mask of where the patient's own voxels are judged: around targets, and in organs with a limit."""
+        """Mask in which the patient's own voxels are used: around targets, and in organs with a limit."""
         near = self.distance_mm <= self.protocol.optimiser.far_mm
         for limit in self.protocol.limits:
             near |= self.anatomy.mask(limit.roi)
@@ -141,7 +141,7 @@ class Wishes:
         return [*self._of_targets(points), *self._around(points), *self._of_organs(points)]
 
     def _of_targets(self, points: Points) -> Iterator[Term]:
-        """Each voxel belongs to its highest target; each target has the same weight, whatever its size."""
+        """Each voxel belongs to its highest target; each target has the same weight, independent of its size."""
         rules, left = self.protocol.targets, self.anatomy.targets.copy()
         for name, gy in sorted(self.anatomy.prescriptions_gy.items(), key=lambda item: -item[1]):
             own = points.inside(self.anatomy.mask(name) & left)
@@ -178,16 +178,16 @@ def mean_term(
     side: Side,
     stands_for: NDArray[np.float64] | None = None,
 ) -> Term:
-    """A term whose weights over its points add up to one number, whatever their count."""
+    """A term with a fixed sum of weights, independent of its number of points."""
     share = np.ones(own.size) if stands_for is None else stands_for
     weights = weight * share / max(float(share.sum()), 1.0)
     return Term(name, own, level_gy.astype(np.float32), weights.astype(np.float32), side)
 
 
 def ceiling_gy(anatomy: Anatomy, rules: FallOff) -> Floats:
-    """The highest dose around targets, shape (z, y, x), Gy: the highest that any target's fall-off allows.
+    """The highest allowed dose around targets, shape (z, y, x), Gy: the maximum over the targets' fall-offs.
 
-    Inside a target it is the fall-off of the others, and its own at no distance.
+    Inside a target it is the maximum of the others' fall-offs and of its own at distance zero.
     """
     at_mm, percent = np.array(rules.percent_at_mm).T
     ceiling = np.zeros(anatomy.grid.shape, np.float32)
