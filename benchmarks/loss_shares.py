@@ -35,7 +35,7 @@ def losses(trainer: nnUNetTrainerDoseMAE) -> dict[str, Any]:
     terms = Terms.of(trainer.dose_plans.template, trainer.dose_plans.catalogue, "loss")
     scale_gy = trainer.dose_plans.dose_scale_gy
     found = {}
-    for name in cdm_nnunet.trainers.__all__:
+    for name in cdm_nnunet.trainers.find_trainers():
         kind = getattr(cdm_nnunet.trainers, name)
         dvh_loss = kind.build_dvh_loss(trainer, terms)
         if dvh_loss is None:

@@ -44,6 +44,10 @@ def test_evaluation_and_conversion_run_without_torch_and_nnunet(modules):
     assert not imported & {"torch", "nnunetv2", "batchgenerators", "batchgeneratorsv2"}
 
 
+def test_a_study_is_checked_and_told_without_torch():
+    assert imported_with("cdm_nnunet.studies.run", "cdm_nnunet.trainers.settings") == set()
+
+
 def test_losses_run_without_nnunet():
     imported = imported_with("cdm_nnunet.losses.cdm", "cdm_nnunet.losses.dose")
     assert "torch" in imported

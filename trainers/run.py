@@ -163,7 +163,7 @@ def _quiet_advice() -> None:
 
 
 def _refuse_other_trainers(name: str) -> None:
-    known = ", ".join(trainers.__all__)
+    known = ", ".join(sorted(trainers.find_trainers()))
     try:
         trainer = trainer_class(name)
     except InputError as error:

@@ -13,8 +13,7 @@ import numpy as np
 
 from cdm_nnunet.documents import read_number
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.losses.cdm import PartialRois, VForm
-from cdm_nnunet.losses.terms import Smoothing
+from cdm_nnunet.losses.terms import PartialRois, Smoothing, VForm
 
 DeepSupervision = Literal["finest", "all"]
 LossShapes = Literal["free", "fixed"]

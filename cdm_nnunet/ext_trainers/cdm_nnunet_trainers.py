@@ -7,7 +7,7 @@ from typing import Any
 
 from cdm_nnunet import trainers
 
-__all__ = list(trainers.__all__)
+__all__ = sorted(trainers.find_trainers())
 
 
 def __getattr__(name: str) -> Any:

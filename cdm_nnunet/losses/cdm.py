@@ -8,7 +8,7 @@ voxel-wise MAE. The formulas here are this project's own; ``docs/conventions.md`
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -17,10 +17,8 @@ from cdm_nnunet.errors import InputError
 from cdm_nnunet.losses.dvh_loss import DvhLoss, SortedBatch
 from cdm_nnunet.losses.metrics import metric_values
 from cdm_nnunet.losses.sorted_doses import SortedDoses
-from cdm_nnunet.losses.terms import Present, Smoothing, Terms
+from cdm_nnunet.losses.terms import PartialRois, Present, Smoothing, Terms, VForm
 
-VForm = Literal["sigmoid", "dose", "both"]
-PartialRois = Literal["weighted", "whole", "all"]
 WHOLE_FROM = 0.95  # an ROI with this share inside counts as whole: rotation moves a few voxels
 
 

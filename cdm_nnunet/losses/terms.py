@@ -6,13 +6,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING, Literal
 
 from cdm_nnunet.dvh.goal import Use
 from cdm_nnunet.dvh.metric import Metric
 from cdm_nnunet.dvh.template import Template
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.losses.roi_index import RoiIndex
 from cdm_nnunet.roi import Catalogue
+
+if TYPE_CHECKING:  # (training settings are read without torch)
+    from cdm_nnunet.losses.roi_index import RoiIndex
+
+VForm = Literal["sigmoid", "dose", "both"]
+PartialRois = Literal["weighted", "whole", "all"]
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ def test_nnunet_finds_it_and_it_trains(preprocessed, own_folder, make_trainer, m
     from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
     found = recursive_find_trainer_class_by_name("nnUNetTrainerDoseHuber")
-    monkeypatch.setitem(trainers._TRAINERS, "nnUNetTrainerDoseHuber", found)
+    monkeypatch.setattr(trainers, "nnUNetTrainerDoseHuber", found, raising=False)
     trainer = make_trainer("nnUNetTrainerDoseHuber")
     trainer.initialize()
     trainer.dataloader_train, _ = trainer.get_dataloaders()

@@ -9,7 +9,7 @@ import pytest
 import cdm_nnunet
 from cdm_nnunet import trainers
 
-NAMES = sorted(set(trainers.__all__) - {"nnUNetTrainerCDM"})  # that one walks the whole way in tests/end_to_end
+NAMES = sorted(set(trainers.find_trainers()) - {"nnUNetTrainerCDM"})  # that one walks the whole way in tests/end_to_end
 ONE_AFTER_THE_OTHER = """
 import sys
 from nnunetv2.run.run_training import run_training_entry
@@ -37,8 +37,8 @@ def test_one_iteration(preprocessed, tmp_path, monkeypatch):
 def test_the_folder_of_nnunet_offers_every_trainer():
     from cdm_nnunet.ext_trainers import cdm_nnunet_trainers as offered
 
-    assert sorted(offered.__all__) == sorted(trainers.__all__)
-    for name in trainers.__all__:
+    assert sorted(offered.__all__) == sorted(trainers.find_trainers())
+    for name in trainers.find_trainers():
         assert getattr(offered, name) is getattr(trainers, name)
     assert offered.nnUNetTrainerCDM_250epochs is trainers.nnUNetTrainerCDM_250epochs
     assert not hasattr(offered, "nnUNetTrainerNone")
