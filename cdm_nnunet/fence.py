@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from cdm_nnunet.counting import counted
 from cdm_nnunet.errors import InputError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -68,7 +69,8 @@ class Refusals:
     def told(self, n_cases: int) -> str:
         """Number of excluded cases with reasons, for an error message."""
         each = "; ".join(f"[{case}] {reason}" for case, reason in self.reasons.items())
-        return f"{len(self.reasons)} of {n_cases} cases {'is' if n_cases == 1 else 'are'} left out: {each}"
+        verb = "is" if len(self.reasons) == 1 else "are"
+        return f"{len(self.reasons)} of {counted(n_cases, 'case')} {verb} left out: {each}"
 
 
 def fence_of(case: str, refusals: Refusals | None) -> AbstractContextManager[None]:

@@ -15,6 +15,7 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813  # the name by which SimpleITK is known
 from numpy.typing import NDArray
 
+from cdm_nnunet.counting import counted
 from cdm_nnunet.errors import InputError, numbers
 from cdm_nnunet.files import raise_write_error, replacing
 from cdm_nnunet.geometry.grid import Grid, Volume
@@ -136,7 +137,7 @@ def write_image(image: Image) -> None:
 def _refuse_not_finite(values: NDArray[Any], path: Path) -> None:
     bad = values.size - int(np.count_nonzero(np.isfinite(values))) if values.dtype.kind == "f" else 0
     if bad:
-        raise InputError(f"{path} has {bad} voxels that are not finite (NaN or infinite)")
+        raise InputError(f"{path} is not finite in {counted(bad, 'voxel')} (NaN or infinite)")
 
 
 def _as_itk(header: NiftiHeader, values: NDArray[Any]) -> Any:

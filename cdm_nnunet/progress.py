@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Sized
 from time import monotonic
 from typing import Any, Generic, TextIO, TypeVar
 
+from cdm_nnunet.counting import counted
+
 Item = TypeVar("Item")
 SECONDS_BETWEEN_LINES = 60.0
 
@@ -125,9 +127,8 @@ class Lines(Generic[Item]):
         print(self._line(self._told - self._began), file=self._file or sys.stderr, flush=True)
 
     def _line(self, seconds: float) -> str:
-        plural = "" if (self.total or self.n) == 1 else "s"
-        of = "" if self.total is None else f" of {self.total}"
-        line = f"{self._desc}: {self.n}{of} {self._unit}{plural} after {duration_text(seconds)}"
+        of_all = f"{self.n} of {counted(self.total, self._unit)}" if self.total else counted(self.n, self._unit)
+        line = f"{self._desc}: {of_all} after {duration_text(seconds)}"
         if self.total is None or not 0 < self.n < self.total:
             return line
         return f"{line}, about {duration_text(seconds / self.n * (self.total - self.n))} to go"

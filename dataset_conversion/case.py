@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cdm_nnunet.counting import counted
 from cdm_nnunet.dataset import NOTES, CaseRecord, Split
 from cdm_nnunet.errors import InputError, numbers
 from cdm_nnunet.geometry.grid import Grid
@@ -183,9 +184,10 @@ class Case:
         if self.dose_gy.dtype != np.float32:
             raise InputError(f"the dose must be float32, not {self.dose_gy.dtype}")
         if not np.isfinite(self.dose_gy).all():
-            raise InputError(f"the dose is NaN or infinite in {np.count_nonzero(~np.isfinite(self.dose_gy))} voxels")
+            bad = counted(np.count_nonzero(~np.isfinite(self.dose_gy)), "voxel")
+            raise InputError(f"the dose is NaN or infinite in {bad}")
         if self.dose_gy.min() < 0:
-            raise InputError(f"the dose is negative in {np.count_nonzero(self.dose_gy < 0)} voxels")
+            raise InputError(f"the dose is negative in {counted(np.count_nonzero(self.dose_gy < 0), 'voxel')}")
 
     def _check_dose_region(self, dose_gy: NDArray[np.float32]) -> None:
         region = self.catalogue.dose_region_bit
@@ -193,8 +195,8 @@ class Case:
             outside_gy = dose_gy[~self.mask(self.catalogue.names[region])]
             if outside_gy.any():
                 raise InputError(
-                    f"{np.count_nonzero(outside_gy)} voxels outside '{self.catalogue.names[region]}' have dose, up to "
-                    f"{outside_gy.max():g} Gy; by definition it is zero there"
+                    f"there is dose up to {outside_gy.max():g} Gy outside '{self.catalogue.names[region]}', in "
+                    f"{counted(np.count_nonzero(outside_gy), 'voxel')}; by definition it is zero there"
                 )
 
 
@@ -241,6 +243,6 @@ def clip_hu(ct_hu: NDArray[Any]) -> NDArray[np.int16]:
         InputError: If a value is NaN or infinite.
     """
     if not np.isfinite(ct_hu).all():
-        raise InputError(f"the CT is NaN or infinite in {np.count_nonzero(~np.isfinite(ct_hu))} voxels")
+        raise InputError(f"the CT is NaN or infinite in {counted(np.count_nonzero(~np.isfinite(ct_hu)), 'voxel')}")
     clipped: NDArray[np.int16] = np.rint(np.clip(ct_hu, *CT_HU.possible)).astype(np.int16)
     return clipped

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cdm_nnunet.counting import counted
 from cdm_nnunet.dicom.index import INDEX_FILE, FolderIndex, index_folder
 from cdm_nnunet.dicom.pairing import PatientFiles
 from cdm_nnunet.dicom.plan_choice import DEFAULT, DOSE_TYPES
@@ -122,7 +123,7 @@ def find_dicom(index: FolderIndex, rules: DicomRules, pseudonyms: Pseudonyms) ->
 def _facts_of(chosen: Sequence[DicomPatient], index: FolderIndex) -> dict[str, Any]:
     if chosen and all(patient.files.problems for patient in chosen):
         told = "; ".join(f"[{patient.name}] {', '.join(patient.files.problems)}" for patient in chosen)
-        raise InputError("; ".join((f"none of {len(chosen)} patients can be used: {told}", *index.remarks)))
+        raise InputError("; ".join((f"none of {counted(len(chosen), 'patient')} can be used: {told}", *index.remarks)))
     return dose_facts([patient.files for patient in chosen])
 
 
@@ -165,7 +166,7 @@ def dose_facts(cases: Sequence[PatientFiles]) -> dict[str, Any]:
     by_type = {kind: [files.case_name for files in usable if files.dose_type == kind] for kind in DOSE_TYPES}
     if all(by_type.values()):
         fewer = min(by_type, key=lambda kind: len(by_type[kind]))
-        counts = " and ".join(f"{kind} in {len(names)} cases" for kind, names in by_type.items())
+        counts = " and ".join(f"{kind} in {counted(len(names), 'case')}" for kind, names in by_type.items())
         shown = ", ".join(by_type[fewer][:8]) + (", ..." if len(by_type[fewer]) > 8 else "")
         raise InputError(
             f"doses are {counts} ({fewer}: {shown}), and a model learns one type: choose by 'dose_type' of the "

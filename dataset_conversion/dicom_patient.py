@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from cdm_nnunet.counting import counted
 from cdm_nnunet.dataset import COLOURS, NOTES, POSITION, Split
 from cdm_nnunet.dicom.ct import CtVolume, read_ct
 from cdm_nnunet.dicom.dose import DoseVolume, read_dose, sum_doses
@@ -243,7 +244,7 @@ def _refuse_fractions(plans: Sequence[Sequence[Plan]], levels_gy: Mapping[str, f
     if len(plans) == 1 and len(plans[0]) == 1 and (n_fractions := plans[0][0].n_fractions):
         for roi, level_gy in levels_gy.items():
             FRACTION_DOSE_GY.refuse_impossible(
-                level_gy / n_fractions, f"'{roi}' ({level_gy:g} Gy in {n_fractions} fractions)"
+                level_gy / n_fractions, f"'{roi}' ({level_gy:g} Gy in {counted(n_fractions, 'fraction')})"
             )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from cdm_nnunet.counting import counted
 from cdm_nnunet.dicom.pairing import PatientFiles
 from cdm_nnunet.dicom.pseudonyms import Pseudonyms
 from cdm_nnunet.documents import read_json
@@ -61,5 +62,5 @@ def read_sources(path: Path, case: str) -> tuple[Path, ...]:
     files = tuple(Path(file) for file in (*record.ct, *structures, *record.plans))
     gone = [file for file in files if not os.path.isfile(file)]  # (a name may be too long for the system)
     if gone:
-        raise InputError(f"{len(gone)} files of case '{case}' are not where they were, for example {gone[0]}")
+        raise InputError(f"{counted(len(gone), 'file')} of case '{case}' missing, for example {gone[0]}")
     return files

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdm_nnunet.challenges.gdphmm import CONVERSION, HIGH_DOSE_TARGET, TARGETS, normalisation_factor
+from cdm_nnunet.counting import counted
 from cdm_nnunet.dataset import Split
 from cdm_nnunet.documents import read_json
 from cdm_nnunet.dvh import Template, TemplateRoi, match_rois
@@ -223,7 +224,7 @@ class GdpHmmPlan:
         except (TypeError, ValueError):
             values = []
         if len(values) != len(default):
-            raise InputError(f"{self.path}: '{key}' is {content[key]!r}, expected {len(default)} numbers")
+            raise InputError(f"{self.path}: '{key}' is {content[key]!r}, expected {counted(len(default), 'number')}")
         return values
 
 

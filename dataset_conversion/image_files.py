@@ -14,6 +14,7 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813  # the name by which SimpleITK is known
 from numpy.typing import NDArray
 
+from cdm_nnunet.counting import counted
 from cdm_nnunet.errors import InputError, numbers
 from cdm_nnunet.images import Image, image_of_itk, itk_of_volume, read_image
 from cdm_nnunet.nifti_header import SAME_POSITION_VOXELS
@@ -130,7 +131,7 @@ def _read_with_text_header(path: Path) -> Image:
     values: NDArray[Any] = sitk.GetArrayFromImage(image)
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         bad = np.count_nonzero(~np.isfinite(values))
-        raise InputError(f"{path} has {bad} voxels that are not finite (NaN or infinite)")
+        raise InputError(f"{path} is not finite in {counted(bad, 'voxel')} (NaN or infinite)")
     return image_of_itk(image, path)
 
 

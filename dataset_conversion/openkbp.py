@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdm_nnunet.challenges.openkbp import DOSE_REGION_FILE, FRACTIONS, PRESCRIPTIONS_GY, ROI_FILES
+from cdm_nnunet.counting import counted
 from cdm_nnunet.dataset import FILE_ENDING, ROI_CHANNEL, RawDataset, Split
 from cdm_nnunet.dvh.template import Template
 from cdm_nnunet.errors import InputError
@@ -278,7 +279,7 @@ def write_prediction_csv(prediction: Path, csv_path: Path, dose_region: Path | N
             f"{prediction} has the grid {dose_gy.shape}, OpenKBP's is {GRID}; it is not an OpenKBP patient"
         )
     if dose_gy.min() < 0:
-        raise InputError(f"{prediction} has negative dose in {np.count_nonzero(dose_gy < 0)} voxels")
+        raise InputError(f"{prediction} has negative dose in {counted(np.count_nonzero(dose_gy < 0), 'voxel')}")
     flat_gy = from_grid(dose_gy)
     if dose_region is None:
         index = np.flatnonzero(flat_gy)
@@ -288,7 +289,7 @@ def write_prediction_csv(prediction: Path, csv_path: Path, dose_region: Path | N
         index = np.flatnonzero(from_grid(dose_region))
     lost = np.count_nonzero(flat_gy) - np.count_nonzero(flat_gy[index])
     if lost:
-        raise InputError(f"{prediction} has dose in {lost} voxels outside the patient's dose region")
+        raise InputError(f"{prediction} has dose in {counted(lost, 'voxel')} outside the patient's dose region")
     write_values(csv_path, index, flat_gy[index])
     return int(index.size)
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cdm_nnunet.counting import counted
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.ranges import (
     CT_HU,
@@ -91,7 +92,7 @@ def _external_notes(
         bare = np.flatnonzero((area_mm2 >= _MIN_PLANE_MM2) & ~tissue.any(axis=others))
         if bare.size > _EDGE_PLANES:
             raise InputError(
-                f"'{name}' continues where the CT shows only air: in {bare.size} planes along {_AXES[axis]} "
+                f"'{name}' continues where the CT shows only air: in {counted(bare.size, 'plane')} along {_AXES[axis]} "
                 f"({bare.size * spacing_mm[axis]:g} mm); does the CT end there, is it truncated, "
                 "or does it belong to another patient?"
             )

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cdm_nnunet.counting import counted
 from cdm_nnunet.dataset import CASES_FILE, CHANNEL_NAMES, FILE_ENDING, FORMAT_VERSION, POSITION, READER_NAME, UNITS
 from cdm_nnunet.documents import read_json
 from cdm_nnunet.dvh.template import Template
@@ -331,8 +332,8 @@ def _refuse_incomplete(outcomes: dict[str, _Outcome], names: Sequence[str], rema
     if refused:
         reasons = "; ".join(f"[{outcome.name}] {outcome.refusal}" for outcome in refused)
         raise InputError(
-            f"{len(refused)} of {len(names)} patients can't be used: {reasons}. The others are converted; correct "
-            "these or leave them out by name (--exclude), and run the same command again to finish the data set"
+            f"{len(refused)} of {counted(len(names), 'patient')} can't be used: {reasons}. The others are converted; "
+            "correct these or leave them out by name (--exclude), and run the same command again to finish the data set"
             + "".join(f"; {remark}" for remark in remarks)
         )
 

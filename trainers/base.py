@@ -14,6 +14,7 @@ from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from cdm_nnunet.counting import counted
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.files import write_json
 from cdm_nnunet.folders import configuration_in
@@ -103,8 +104,9 @@ class DoseTrainer(LoggedTrainer):
             )
         training, validation = self.do_split()
         left_out = self._preprocessed_cases() - {*training, *validation}
-        told = f"; {len(left_out)} cases are in neither part" if left_out else ""
-        self.print_to_log_file(f"fold {self.fold}: {len(training)} cases to train, {len(validation)} to validate{told}")
+        told = f"; {counted(len(left_out), 'case')} in neither part" if left_out else ""
+        counts = f"{counted(len(training), 'case')} to train, {len(validation)} to validate"
+        self.print_to_log_file(f"fold {self.fold}: {counts}{told}")
         super().initialize()
         self.network = prepare_network(self.network, self.device)
         dvh_loss = self.build_dvh_loss(Terms.of(self.dose_plans.template, self.dose_plans.catalogue, "loss"))

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cdm_nnunet.counting import counted
 from cdm_nnunet.dataset import FILE_ENDING
 from cdm_nnunet.files import write_json
 from cdm_nnunet.folders import dataset_number
@@ -86,7 +87,8 @@ class WholeCaseValidation:
         write_json(self.folder / "summary.json", summary)
         command = f"cdm-nnunet evaluate -d {dataset_number(dataset_name)} -i {self.folder} -o OUT"
         return (
-            f"validation of {len(errors)} cases on the network's grid: dose MAE {pooled.mae_gy:.3f} Gy; metric "
+            f"validation of {counted(len(errors), 'case')} on the network's grid: "
+            f"dose MAE {pooled.mae_gy:.3f} Gy; metric "
             f"errors (Gy or % of volume): PTV {pooled.ptv:.3f}, OAR {pooled.oar:.3f}",
             f"scores on the patients' grid: {command}",
         )

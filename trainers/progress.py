@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from cdm_nnunet.counting import counted
 from cdm_nnunet.progress import duration_text
 from cdm_nnunet.trainers.settings import TrainingSettings
 
@@ -40,8 +41,8 @@ def first_estimate_text(steps_s: Sequence[float], settings: TrainingSettings, ep
     settled = steps_s[len(steps_s) // 3 :]
     epoch_s = sum(settled) / len(settled) * (settings.num_iterations + settings.num_val_iterations / 3)
     return (
-        f"about {duration_text(epochs_left * epoch_s)} for {epochs_left} epochs of {settings.num_iterations} steps "
-        f"(from the first {len(steps_s)} steps, without the final validation)"
+        f"about {duration_text(epochs_left * epoch_s)} for {counted(epochs_left, 'epoch')} of "
+        f"{counted(settings.num_iterations, 'step')} (from the first {len(steps_s)}, without the final validation)"
     )
 
 

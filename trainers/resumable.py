@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from cdm_nnunet.counting import counted
 from cdm_nnunet.documents import differences
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.nnunet.checkpoint import FINAL, LATEST, Checkpoint, read_checkpoint, write_checkpoint
@@ -61,7 +62,8 @@ class ResumableTrainer(nnUNetTrainer):
             self._use(TrainingSettings.resumed(checkpoint.settings))
         if checkpoint.path.name == FINAL and checkpoint.epoch < self.num_epochs and not is_allowed(CHANGE_SETTINGS):
             raise InputError(
-                f"{checkpoint.path} ended a training of {checkpoint.epoch} epochs and {self.num_epochs} are requested: "
+                f"{checkpoint.path} ended a training of {counted(checkpoint.epoch, 'epoch')}, "
+                f"and {self.num_epochs} are requested: "
                 f"set CDM_NUM_EPOCHS={checkpoint.epoch}, or train on (--change-settings, or {CHANGE_SETTINGS}=1)"
             )
         self._restore(checkpoint)

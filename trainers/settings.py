@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from cdm_nnunet.counting import counted
 from cdm_nnunet.documents import read_number
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.losses.terms import PartialRois, Smoothing, VForm
@@ -167,7 +168,8 @@ class TrainingSettings:
         if n_epochs is None:
             return self
         if variable in os.environ and self.num_epochs != n_epochs:
-            raise InputError(f"{variable}={self.num_epochs}, and the trainer is one of {n_epochs} epochs: unset one")
+            named = counted(n_epochs, "epoch")
+            raise InputError(f"{variable}={self.num_epochs}, and the trainer is one of {named}: unset one")
         return replace(self, num_epochs=n_epochs)
 
     def seeds(self, n: int, *where: int) -> list[int] | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cdm_nnunet.cli import _options
+from cdm_nnunet.counting import counted
 
 SUMMARY = "Check clinical templates: every fault with line and column, and what matches a data set."
 EXAMPLE = "cdm-nnunet check clinic.json -d 501"
@@ -52,18 +53,17 @@ def _lines(one: Mapping[str, Any], dataset: str | None) -> Iterator[str]:
         field = f"{fault['field']}: " if fault["field"] else ""
         yield f"{one['template']}{place}: {field}{fault['message']}"
     if one["faults"]:
-        n = len(one["faults"])
-        yield f"{one['template']}: {n} fault{'s' if n > 1 else ''}"
+        yield f"{one['template']}: {counted(len(one['faults']), 'fault')}"
         return
-    counts = f"{one['n_rois']} ROIs, {one['n_goals']} goals, {one['n_limits']} of them with a limit"
-    yield f"{one['template']}: no faults; {counts}"
+    rois, goals = counted(one["n_rois"], "ROI"), counted(one["n_goals"], "goal")
+    yield f"{one['template']}: no faults; {rois}, {goals}, {one['n_limits']} of them with a limit"
     match = one["match"]
     if match is None:
         return
     renamed = [f"{roi} (there {name})" for roi, name in match["rois"].items() if name not in (None, roi)]
     absent = [roi for roi, name in match["rois"].items() if name is None]
     n_found, n_goals = len(match["rois"]) - len(absent), len(match["goals"])
-    yield f"in {dataset}: {n_found} of {one['n_rois']} ROIs and {n_goals} of {one['n_goals']} goals"
+    yield f"in {dataset}: {n_found} of {rois} and {n_goals} of {goals}"
     for words, names in (
         ("under another name", renamed),
         ("not in the data set", absent),

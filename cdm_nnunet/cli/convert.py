@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from cdm_nnunet.cli import converters
 from cdm_nnunet.cli._options import add_json, add_scheduler
+from cdm_nnunet.counting import counted
 
 SUMMARY = "Convert planned patients into a raw nnU-Net data set (resumable), or predicted doses back."
 _NAMES_SHOWN = 3
@@ -65,10 +66,11 @@ def found_converters() -> dict[str, Converter]:
 def render(record: Mapping[str, Any]) -> str:
     """The record as text."""
     if "predictions" in record:
-        return f"{len(record['predictions'])} predicted doses written to {record['folder']}"
+        return f"{counted(len(record['predictions']), 'predicted dose')} written to {record['folder']}"
     absent = [f"{name} {count}" for name, count in record["absent_rois"].items() if count]
     lines = [
-        f"{record['cases']} cases ({record['training_cases']} for training, {record['test_cases']} for testing): "
+        f"{counted(record['cases'], 'case')} "
+        f"({record['training_cases']} for training, {record['test_cases']} for testing): "
         f"{len(record['converted'])} converted, {len(record['unchanged'])} unchanged, {record['seconds']:.1f} s",
         f"cases without an ROI: {', '.join(absent) or 'none'}",
     ]
@@ -80,8 +82,8 @@ def render(record: Mapping[str, Any]) -> str:
     for name, rois in record["empty_rois"].items():
         lines.append(f"counted as absent, because they have no voxel: {', '.join(rois)} of {name}")
     if unused := record.get("unused_masks"):
-        counted = ", ".join(f"{name} ({count} cases)" for name, count in unused.items())
-        lines.append(f"masks not used, because the template has no such ROI: {counted}")
+        masks = ", ".join(f"{name} ({counted(count, 'case')})" for name, count in unused.items())
+        lines.append(f"masks not used, because the template has no such ROI: {masks}")
     for key, label in (("excluded", "left out on purpose"), ("without_reference_dose", "without reference dose")):
         if record[key]:
             lines.append(f"{label}: {', '.join(record[key])}")
@@ -100,6 +102,6 @@ def note_lines(notes: Mapping[str, Sequence[str]]) -> list[str]:
             cases.setdefault(text, []).append(name)
     lines = []
     for text, names in cases.items():
-        others = f" and {len(names) - _NAMES_SHOWN} others" if len(names) > _NAMES_SHOWN else ""
+        others = f" and {counted(len(names) - _NAMES_SHOWN, 'other')}" if len(names) > _NAMES_SHOWN else ""
         lines.append(f"note: {text} [{', '.join(names[:_NAMES_SHOWN])}{others}]")
     return lines

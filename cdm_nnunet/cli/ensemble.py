@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cdm_nnunet.counting import counted
 from cdm_nnunet.errors import InputError
 
 SUMMARY = "average the doses that several models predicted for the same cases"
@@ -37,4 +38,5 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
 
 def render(record: Mapping[str, Any]) -> str:
     """The folder of the doses."""
-    return f"{record['n_cases']} mean doses of {len(record['members'])} models in {record['output']}"
+    doses = counted(record["n_cases"], "mean dose")
+    return f"{doses} of {len(record['members'])} models in {record['output']}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cdm_nnunet.cli import _options
+from cdm_nnunet.counting import counted
 
 if TYPE_CHECKING:
     from cdm_nnunet.evaluation.gamma import GammaRule
@@ -150,7 +151,7 @@ def render(record: Mapping[str, Any]) -> str:
     """The record as text."""
     scores = record["scores"]
     lines = [
-        f"{record['dataset']}: {record['n_cases']} of {record['n_dataset_cases']} cases evaluated, "
+        f"{record['dataset']}: {record['n_cases']} of {counted(record['n_dataset_cases'], 'case')} evaluated, "
         f"template {record['template']}",
         *(f"left out: case '{case}': {reason}" for case, reason in record["left_out"].items()),
         "",
@@ -172,11 +173,12 @@ def render(record: Mapping[str, Any]) -> str:
         lines += ["", _coverage_line(scores["coverage"], record["calibration"])]
     if record["missing"]:
         n_missing = sum(len(rois) for rois in record["missing"].values())
-        lines += ["", f"left out: {n_missing} ROIs that are absent, in {len(record['missing'])} cases"]
+        lines += ["", f"left out: {counted(n_missing, 'absent ROI')}, in {counted(len(record['missing']), 'case')}"]
     if record["undefined"]:
         terms = [term for of_case in record["undefined"].values() for term in of_case]
         names = ", ".join(dict.fromkeys(terms))
-        lines += ["", f"not defined: {len(terms)} metrics, in {len(record['undefined'])} cases ({names})"]
+        cases = counted(len(record["undefined"]), "case")
+        lines += ["", f"not defined: {counted(len(terms), 'metric')}, in {cases} ({names})"]
     lines += ["", *(f"note: {note}" for note in record["notes"])] if record["notes"] else []
     written = [f"{what}: {record['files'][what]}" for what in ("result", "report") if what in record["files"]]
     return "\n".join([*lines, "", *written])
@@ -185,7 +187,7 @@ def render(record: Mapping[str, Any]) -> str:
 def _error(left_out: Mapping[str, str], not_drawn: Mapping[str, str]) -> dict[str, str]:
     """The error for scripts; empty if everything was done."""
     told = [
-        f"{len(reasons)} case{'' if len(reasons) == 1 else 's'} {words}: {_each(reasons)}"
+        f"{counted(len(reasons), 'case')} {words}: {_each(reasons)}"
         for words, reasons in (("left out of all means", left_out), ("scored but not drawn", not_drawn))
         if reasons
     ]
@@ -230,15 +232,15 @@ def _gamma_lines(gamma: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         yield ""
     for row in gamma:
         percent = "none" if row["mean_percent"] is None else f"{row['mean_percent']:.1f} %"
-        yield f"{'gamma ' + gamma_label(row):<36}{percent:>9} of the voxels, mean of {row['n']} cases"
+        yield f"{'gamma ' + gamma_label(row):<36}{percent:>9} of the voxels, mean of {counted(row['n'], 'case')}"
 
 
 def _coverage_line(coverage: Mapping[str, Any], calibration: Mapping[str, Any]) -> str:
     if not coverage["n"]:
         return "intervals: none; no metric has enough calibration cases"
     return (
-        f"intervals of {coverage['nominal_percent']:g} %, calibrated on {calibration['n_cases']} cases, hold "
-        f"{coverage['observed_percent']:.1f} % of {coverage['n']} reference values"
+        f"intervals of {coverage['nominal_percent']:g} %, calibrated on {counted(calibration['n_cases'], 'case')}, "
+        f"contain {coverage['observed_percent']:.1f} % of {counted(coverage['n'], 'reference value')}"
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cdm_nnunet.cli import _options
+from cdm_nnunet.counting import counted
 from cdm_nnunet.errors import printable
 
 SUMMARY = "Look into a folder of DICOM exports: patients, ROI names, prescriptions, and what can't be converted."
@@ -85,12 +86,14 @@ def render(record: Mapping[str, Any]) -> str:
 
     patients = record["patients"]
     fit = sum(row["convertible"] for row in patients.values())
-    lines = [f"{len(patients)} patients in {record['files']} DICOM files; {fit} can be converted"]
+    files = counted(record["files"], "DICOM file")
+    lines = [f"{counted(len(patients), 'patient')} in {files}; {fit} can be converted"]
     lines += [f"refused: {text}" for text in record.get("problems", ())]
     lines += [*(f"not read: {line}" for line in unread_lines(record["unread"])), *record["remarks"]]
     for case, row in patients.items():
         levels = ", ".join(f"{name} {gy:g} Gy" for name, gy in row["prescriptions_gy"].items()) or "no prescription"
-        lines.append(f"{case}: {row['ct_images']} CT images, {row['doses']} doses, {levels}")
+        images, doses = counted(row["ct_images"], "CT image"), counted(row["doses"], "dose")
+        lines.append(f"{case}: {images}, {doses}, {levels}")
         lines += [f"  refused: {text}" for text in row["problems"]] + [f"  {text}" for text in row["notes"]]
     lines += ["", f"{'ROI':<28}{'patients':>9}{'empty':>7}  proposal"]
     for name, row in sorted(record["rois"].items(), key=lambda item: -item[1]["patients"]):

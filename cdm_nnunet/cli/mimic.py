@@ -9,6 +9,7 @@ from typing import Any
 
 from cdm_nnunet.cli import _options
 from cdm_nnunet.cli.plan_doses import add_protocol
+from cdm_nnunet.counting import counted
 
 SUMMARY = "find the deliverable dose that is closest to a predicted one; compare predicted, deliverable and reference"
 EXAMPLE = "cdm-nnunet mimic predictions/pt_201.nii.gz -d 501 -o deliverable"
@@ -53,7 +54,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     record: dict[str, Any] = {"out": str(args.o), "cases": [plain(one) for one in found.records.values()]}
     if found.left_out:
         told = "; ".join(f"[{case}] {reason}" for case, reason in found.left_out.items())
-        record["error"] = f"{len(found.left_out)} cases left out: {told}"
+        record["error"] = f"{counted(len(found.left_out), 'case')} left out: {told}"
     return record
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cdm_nnunet.cli import _options
+from cdm_nnunet.counting import counted
 
 SUMMARY = "export a trained model as one folder or ZIP file; describe or check one"
 EXAMPLE = "cdm-nnunet model export -d 501 -c 3d_fullres -tr nnUNetTrainerCDM -f 0 1 2 3 4 -o clinic_hn.zip"
@@ -112,7 +113,7 @@ def render(record: Mapping[str, Any]) -> str:
     if not record["scores"]:
         lines.append("no scores: give the result.json of an evaluation to the export (--result)")
     if record["card_to_complete"]:
-        lines.append(f"{record['card_to_complete']} parts of the model card still have to be completed by hand")
+        lines.append(f"{counted(record['card_to_complete'], 'part')} of the model card left to complete by hand")
     if record["done"] == "verified":
         lines.append("intact: every member has its SHA-256, and the weights fit the network of the plans")
     return "\n".join(lines)

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cdm_nnunet.counting import counted
+
 SUMMARY = "receive CT, structure set and plan over the network or from a folder, and send the predicted RTDOSE"
 EXAMPLE = "cdm-nnunet node --config node.yaml"
 
@@ -45,7 +47,8 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     record = {"sent": outcome.sent, "failed": outcome.failed}
     if outcome.failed and args.once is not None:
         n_all = len(outcome.sent) + len(outcome.failed)
-        return {**record, "error": f"{len(outcome.failed)} of {n_all} studies are in quarantine"}
+        n_failed = len(outcome.failed)
+        return {**record, "error": f"in quarantine: {n_failed} of {counted(n_all, 'study', 'studies')}"}
     return record
 
 
@@ -55,7 +58,7 @@ def render(record: Mapping[str, Any]) -> str:
         return "the model is intact" if record["faults"] else "the model is intact, and all destinations answer"
     if "retried" in record:
         return f"{record['retried']} is in the queue again"
-    return f"{len(record['sent'])} studies sent, {len(record['failed'])} in quarantine"
+    return f"{counted(len(record['sent']), 'study', 'studies')} sent, {len(record['failed'])} in quarantine"
 
 
 def _tell(line: str) -> None:

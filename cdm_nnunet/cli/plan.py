@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cdm_nnunet.cli import _options
+from cdm_nnunet.counting import counted
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.folders import configuration_in, find_dataset, folder
 from cdm_nnunet.geometry.voxel_size import voxel_size_zyx_mm
@@ -153,7 +154,7 @@ def render(record: Mapping[str, Any]) -> str:
     source = record["plans_from"]
     limit = "as planned there" if source else "all that the budget allows"
     lines = [
-        f"{record['dataset']}: {record['n_rois']} ROIs, dose scale {record['dose_scale_gy']:g} Gy (highest "
+        f"{record['dataset']}: {counted(record['n_rois'], 'ROI')}, dose scale {record['dose_scale_gy']:g} Gy (highest "
         f"prescription {record['highest_prescription_gy']:g} Gy), "
         + (f"plans of {source}" if source else f"budget {record['gpu_memory_gb']:g} GB")
     ]

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cdm_nnunet.cli import _options
+from cdm_nnunet.counting import counted
 
 SUMMARY = "plan every patient of a data set by one protocol, with calculated doses, into a new data set"
 EXAMPLE = "cdm-nnunet plan-doses 501 -d 502 -n OnePlanner --protocol openkbp_hn -np 4"
@@ -73,7 +74,7 @@ def render(record: Mapping[str, Any]) -> str:
         source = "" if row["source_gy"] is None else f"{row['source_gy']:.1f} Gy"
         rows.append((row["name"], f"{row['planned_gy']:.1f} Gy", source, str(row["n"])))
     lines = [
-        f"{record['cases']} cases by protocol '{record['protocol']}': {len(record['converted'])} planned, "
+        f"{counted(record['cases'], 'case')} by protocol '{record['protocol']}': {len(record['converted'])} planned, "
         f"{len(record['unchanged'])} unchanged; {record['cpu_seconds_a_patient']:.0f} s of processor time a patient",
         *aligned(rows),
         *(f"note: {note} [{case}]" for case, notes in record["notes"].items() for note in notes),

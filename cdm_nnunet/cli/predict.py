@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cdm_nnunet.cli import _options
+from cdm_nnunet.counting import counted
 from cdm_nnunet.documents import read_number
 from cdm_nnunet.errors import InputError
 
@@ -140,7 +141,7 @@ def render(record: Mapping[str, Any]) -> str:
     """The doses with their files, inputs and met goals."""
     patients = [_patient(patient) for patient in record.get("patients", ())]
     described = [_goals(one) for one in record.get("described", ())]
-    last = f"{record['n_cases']} doses in {record['output']}"
+    last = f"{counted(record['n_cases'], 'dose')} in {record['output']}"
     return "\n".join([*patients, *described, *record.get("remarks", ()), last])
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cdm_nnunet.counting import counted
 from cdm_nnunet.errors import InputError
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
         faults = study.run(places, _tell)
     record |= {"jobs": [asdict(row) for row in study.status()], "scores": study.scores(), "not_done": faults}
     if faults:
-        record["error"] = f"{len(faults)} of {len(study.jobs)} jobs are not done: " + "; ".join(
+        record["error"] = f"not done: {len(faults)} of {counted(len(study.jobs), 'job')}: " + "; ".join(
             f"{name}: {fault}" for name, fault in faults.items()
         )
     return record
@@ -75,8 +76,8 @@ def render(record: Mapping[str, Any]) -> str:
     """The states of the jobs, and the scores."""
     if "hours" in record:
         return (
-            f"{record['n_trainings']} trainings, {record['n_to_do']} to do, {record['at_once']} at once: about "
-            f"{_time(record['hours'])} on this machine, without predictions and scores"
+            f"{counted(record['n_trainings'], 'training')}, {record['n_to_do']} to do, {record['at_once']} at once: "
+            f"about {_time(record['hours'])} on this machine, without predictions and scores"
         )
     width = max(len(row["job"]) for row in record["jobs"])
     lines = [

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cdm_nnunet.cli import _options
+from cdm_nnunet.counting import counted
 from cdm_nnunet.errors import InputError
 
 SUMMARY = "train a configuration of a data set on one fold"
@@ -112,11 +113,12 @@ def _estimated(record: Mapping[str, Any]) -> str:
     """The estimate in a few lines, with advice for a device that waits."""
     from cdm_nnunet.nnunet.logger import loader_hint
 
+    processes = counted(record["loader_processes"], "process", "processes")
     text = (
-        f"loader: {record['patches_per_second']:.2f} patches per second ({record['loader_processes']} processes)\n"
+        f"loader: {record['patches_per_second']:.2f} patches per second ({processes})\n"
         f"step: {record['step_s']:.3f} s for a batch of {record['batch_size']} on {record['device']}\n"
         f"the device waits for the loader {100 * record['waiting_share']:.0f} % of the time\n"
-        f"epoch: {record['epoch_s']:.0f} s; {record['epochs']} epochs: {record['days']:.2g} days"
+        f"epoch: {record['epoch_s']:.0f} s; {counted(record['epochs'], 'epoch')}: {record['days']:.2g} days"
     )
     hint = loader_hint(record["waiting_share"], record["device"])
     return f"{text}\n{hint}" if hint else text

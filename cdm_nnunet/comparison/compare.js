@@ -193,7 +193,7 @@ function drawPatients(slopes, differences) {
     hovertemplate: `mean ${signed(paired.mean_difference, 3)} ${range(paired.interval, 3)}<extra></extra>`,
   };
   const drawn = draw(differences, [strip, mean], {
-    xaxis: { title: { text: `${asText(state.candidate)} \u2212 ${asText(baseline)}${unitText(quantity.unit)}<br>${isFew ? `${cases.length} ${cases.length === 1 ? "patient" : "patients"}: too few to tell` : "negative is better"}` }, ...aroundZero([...values, ...(paired.interval ?? [])]) },
+    xaxis: { title: { text: `${asText(state.candidate)} \u2212 ${asText(baseline)}${unitText(quantity.unit)}<br>${isFew ? `${counted(cases.length, "patient")}: too few to tell` : "negative is better"}` }, ...aroundZero([...values, ...(paired.interval ?? [])]) },
     yaxis: { type: "category", categoryorder: "array", categoryarray: ["mean", "patients"] },
   });
   for (const [chart, done] of [[slopes, opened], [differences, drawn]]) {
@@ -231,7 +231,7 @@ function patientsCard() {
   };
   const section = el("section", { class: "card", id: "patients" }, el("h2", {}, "Patients"),
     el("div", { class: "controls" }, select("Quantity", names, (index) => set("quantity", Number(index)), String(state.quantity))),
-    el("p", {}, `${paired.n_better} patients better, ${paired.n_equal} equal, ${paired.n_worse} worse. `, paired.notes.join("; ")), body);
+    el("p", {}, `${counted(paired.n_better, "patient")} better, ${paired.n_equal} equal, ${paired.n_worse} worse. `, paired.notes.join("; ")), body);
   if (errorsReady) return { section, draw: fill() };
   const afterPaint = new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve)));
   return { section, draw: () => afterPaint.then(loadErrors).then(() => { if (section.isConnected) fill()(); }).catch(showProblem) };

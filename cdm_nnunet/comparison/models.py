@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cdm_nnunet.challenges import CHALLENGES, Challenge, Terms
+from cdm_nnunet.counting import counted
 from cdm_nnunet.documents import read_text
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.evaluation.reading import load_evaluation
@@ -256,7 +257,7 @@ def _roi_differences(one: RoiResult, two: RoiResult) -> Iterator[tuple[str, obje
 
 
 def _course(case: CaseResult) -> str:
-    return f"{case.prescription_gy} Gy in {case.fractions} fractions"
+    return f"{case.prescription_gy} Gy in {counted(case.fractions, 'fraction')}"
 
 
 def _listed(names: Mapping[str, object]) -> str:

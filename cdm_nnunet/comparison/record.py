@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic.dataclasses import dataclass
 
 from cdm_nnunet.comparison.statistics import ALPHA, CONFIDENCE, Interval, Method
+from cdm_nnunet.counting import counted
 from cdm_nnunet.documents import STRICT, html_table, plain
 from cdm_nnunet.evaluation.roi_record import Count, Finite, NonNegative
 from cdm_nnunet.prediction_record import Made
@@ -253,7 +254,7 @@ class Comparison:
 
     def __repr__(self) -> str:
         """The models, and the number of patients."""
-        return f"<Comparison of {', '.join(self.models)}: {self.n_patients} patients of {self.dataset}>"
+        return f"<Comparison of {', '.join(self.models)}: {counted(self.n_patients, 'patient')} of {self.dataset}>"
 
     def _repr_html_(self) -> str:
         """The scores as tables, for a notebook."""

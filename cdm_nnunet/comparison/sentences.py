@@ -12,6 +12,7 @@ from cdm_nnunet.comparison.record import (
     QuantityResult,
 )
 from cdm_nnunet.comparison.statistics import CONFIDENCE, DECIMALS, MAX_EXACT, MIN_PATIENTS, Interval
+from cdm_nnunet.counting import counted
 
 LEVEL_TITLES: dict[Level, str] = {
     "score": "Scores",
@@ -40,7 +41,7 @@ def cases_and_patients(n_cases: int, n_patients: int) -> str:
         >>> cases_and_patients(8, 8), cases_and_patients(224, 77)
         ('8 patients', '224 cases of 77 patients')
     """
-    patients = f"{n_patients} patient{'' if n_patients == 1 else 's'}"
+    patients = counted(n_patients, "patient")
     return patients if n_cases == n_patients else f"{n_cases} cases of {patients}"
 
 
@@ -185,7 +186,7 @@ def score_table(comparison: Comparison, candidate: str) -> list[tuple[str, ...]]
 def methods(comparison: Comparison) -> list[str]:
     """Methods of the numbers, in sentences."""
     families = comparison.families
-    listed = ", ".join(f"{FAMILY_NAMES[level]} ({families[level]} tests)" for level in LEVELS)
+    listed = ", ".join(f"{FAMILY_NAMES[level]} ({counted(families[level], 'test')})" for level in LEVELS)
     return [
         "Errors are absolute differences of prediction and reference. A difference is the error of a model minus that "
         f"of the baseline, {comparison.baseline}, in the same patient: negative is better.",
@@ -202,7 +203,8 @@ def methods(comparison: Comparison) -> list[str]:
         f"{DECIMALS} decimals. All sign flips are counted if up to {MAX_EXACT} patients differ, ties included, "
         f"otherwise {comparison.n_flips} random ones, seed {comparison.seed}. If no patient differs, p is 1. In "
         "simulations of skewed errors without a true difference, p is below 5 % in 5 to 8 % of comparisons.",
-        f"Correction: Holm, in four families, over all models: {listed}, goals ({families[GOAL_FAMILY]} tests).",
+        f"Correction: Holm, in four families, over all models: {listed}, goals "
+        f"({counted(families[GOAL_FAMILY], 'test')}).",
         f"Effect: matched-pairs rank-biserial correlation, from {MINUS}1 (better in every patient that differs) to "
         "1 (worse in every one).",
         "Goals: a prediction is right if it meets the goal, acceptable variation included, exactly when the reference "
@@ -215,7 +217,7 @@ def methods(comparison: Comparison) -> list[str]:
 def dropped(comparison: Comparison) -> list[str]:
     """Excluded cases, one sentence per model; empty if there are none."""
     return [
-        f"Left out, because not all models have them: {len(cases)} cases of {model} ({', '.join(cases)})."
+        f"Left out, because not all models have them: {counted(len(cases), 'case')} of {model} ({', '.join(cases)})."
         for model, cases in comparison.dropped.items()
         if cases
     ] + [
@@ -245,6 +247,6 @@ def _change(paired: Paired) -> str:
 
 def _tested(paired: Paired) -> str:
     if paired.n < MIN_PATIENTS:
-        return f"{paired.n} patient{'' if paired.n == 1 else 's'}, too few to tell"
+        return f"{counted(paired.n, 'patient')}, too few to tell"
     verdict = "significant" if paired.is_significant else "not significant"
     return f"{verdict} (p = {p_value(paired.p_holm)} after Holm's correction, n = {paired.n})".replace("= <", "<")

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
+from cdm_nnunet.counting import counted
 from cdm_nnunet.dicom.files import (
     code_of,
     items_of,
@@ -280,7 +281,7 @@ def _normal_offsets_mm(
         return np.zeros(1)
     label = named("GridFrameOffsetVector")
     if offsets_mm.size != n_frames:
-        raise InputError(f"{path}: {label} has {offsets_mm.size} numbers for {n_frames} planes")
+        raise InputError(f"{path}: {label} has {counted(offsets_mm.size, 'number')} for {counted(n_frames, 'plane')}")
     if abs(offsets_mm[0]) <= POSITION_TOLERANCE_MM:
         return np.asarray(offsets_mm - offsets_mm[0])
     if abs(offsets_mm[0] - position_mm[2]) > _ROUNDED_MM:
@@ -295,7 +296,7 @@ def _normal_offsets_mm(
 
 
 def _refuse_missing_beams(parts: Sequence[_Part], plan: Plan | None) -> None:
-    where = f"{parts[0].path} and {len(parts) - 1} others" if len(parts) > 1 else str(parts[0].path)
+    where = f"{parts[0].path} and {counted(len(parts) - 1, 'other')}" if len(parts) > 1 else str(parts[0].path)
     other = [part.path for part in parts if part.summation != "BEAM"]
     if other:
         raise InputError(f"{where} are doses of beams, but {other[0]} is not; give one kind")
@@ -309,8 +310,9 @@ def _refuse_missing_beams(parts: Sequence[_Part], plan: Plan | None) -> None:
     missing = sorted(set(plan.beam_numbers) - set(numbers))
     if missing:
         raise InputError(
-            f"{where}: the dose of beam {', '.join(map(str, missing))} of the {len(plan.beam_numbers)} beams of "
-            f"{plan.path} is missing; export all of them, or the dose of the plan"
+            f"{where}: the dose of beam {', '.join(map(str, missing))} of the "
+            f"{counted(len(plan.beam_numbers), 'beam')} of {plan.path} is missing; export all of them, or the dose of "
+            "the plan"
         )
     strays = sorted(number for number in set(numbers) if numbers.count(number) > 1 or number not in plan.beam_numbers)
     if strays:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
+from cdm_nnunet.counting import counted
 from cdm_nnunet.dicom.ct import CT_CLASS
 from cdm_nnunet.dicom.files import code_of, items_of, named, number_of, raw_numbers, text_of
 from cdm_nnunet.dicom.plain import stored_form
@@ -133,7 +134,7 @@ def drawn_contours(items: Sequence[Dataset], where: str, lists: ImageLists) -> D
         frozenset(exclusive),
         dict(unusable),
         lists.pop(where),
-        tuple(f"{count} {what}" for what, count in remarks.items()),
+        tuple(counted(count, what.replace("contours", "contour", 1), what) for what, count in remarks.items()),
     )
 
 

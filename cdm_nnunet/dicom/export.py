@@ -19,6 +19,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 from pydicom.valuerep import format_number_as_ds
 
 from cdm_nnunet import __version__
+from cdm_nnunet.counting import counted
 from cdm_nnunet.dicom import predicted
 from cdm_nnunet.dicom.destination import Destination
 from cdm_nnunet.dicom.dose import DOSE_CLASS, read_dose
@@ -132,7 +133,7 @@ def dose_type_for(patient: Destination, learnt: str) -> str:
 def _refuse_implausible(image: Image) -> None:
     """Check sign and size of the dose; NaN and infinity were refused when the file was read."""
     if image.values.min() < 0:
-        raise InputError(f"{image.path} has negative dose in {np.count_nonzero(image.values < 0)} voxels")
+        raise InputError(f"{image.path} has negative dose in {counted(np.count_nonzero(image.values < 0), 'voxel')}")
     maximum_gy = float(image.values.max())
     if maximum_gy == 0:
         raise InputError(f"{image.path}: the dose is zero everywhere")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from cdm_nnunet.counting import counted
 from cdm_nnunet.dicom.entry import FileEntry
 from cdm_nnunet.errors import InputError
 
@@ -42,7 +43,7 @@ def described(entries: Sequence[FileEntry], uid_of: Callable[[FileEntry], str]) 
     clear = all(labels) and len(set(labels)) == len(labels)
     return ", ".join(
         (f"'{found[0].label}'" if found[0].label else "without a label")
-        + (f" of {len(found)} images" if found[0].modality == "CT" else "")
+        + (f" of {counted(len(found), 'image')}" if found[0].modality == "CT" else "")
         + ("" if clear else f" ({uid})")
         for uid, found in by_uid.items()
     )

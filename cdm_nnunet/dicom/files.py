@@ -21,6 +21,7 @@ from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence as SequenceOfItems
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from cdm_nnunet.counting import counted
 from cdm_nnunet.dicom.decoding import stored_pixels
 from cdm_nnunet.dicom.plain import plain_numbers, plain_text, tag_of
 from cdm_nnunet.documents import read_number, stray_character
@@ -197,7 +198,8 @@ def numbers_of(dataset: Dataset, keyword: str, where: object, count: int | None 
     except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{where}: {named(keyword)} is not a number: {str(value)[:_SHOWN_CHARACTERS]!r}") from error
     if not np.isfinite(numbers).all() or numbers.size == 0 or (count is not None and numbers.size != count):
-        raise InputError(f"{where}: {named(keyword)} has the values {value}; expected {count or 'finite'} numbers")
+        expected = "finite numbers" if count is None else counted(count, "number")
+        raise InputError(f"{where}: {named(keyword)} has the values {value}; expected {expected}")
     return numbers
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from cdm_nnunet.counting import counted
 from cdm_nnunet.dicom.entry import FileEntry
 
 STUDY = "study "  # prefix of the name of a patient without PatientID
@@ -80,4 +81,5 @@ def without_images(persons: Mapping[str, Sequence[FileEntry]], modalities: Seque
         return []
     kinds = ", ".join(sorted({entry.modality for entries in aside for entry in entries}))
     count = sum(len(entries) for entries in aside)
-    return [f"ignored: {count} files ({kinds}) of {len(aside)} patients who have no {', '.join(modalities)}"]
+    of_whom = counted(len(aside), "patient")
+    return [f"ignored: {counted(count, 'file')} ({kinds}) of {of_whom} without {', '.join(modalities)}"]

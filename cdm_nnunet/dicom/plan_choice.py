@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from cdm_nnunet.counting import counted
 from cdm_nnunet.dicom.entry import FileEntry
 from cdm_nnunet.dicom.file_choice import FileChoice
 from cdm_nnunet.errors import InputError
@@ -80,7 +81,8 @@ def choose(
     if loose and len(plans) == 1:
         own[plans[0].sop_uid] += loose
     elif loose:
-        raise InputError(f"{len(loose)} doses refer to no plan, and there are {len(plans)} plans: ambiguous, keep one")
+        doses_of_none = counted(len(loose), "dose")
+        raise InputError(f"{doses_of_none} without a plan, and there are {len(plans)} plans: ambiguous, keep one")
     with_dose = [one for one in plans if own[one.sop_uid]]
     if not with_dose:
         if not shared:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
+from cdm_nnunet.counting import counted
 from cdm_nnunet.dicom.ct import read_ct
 from cdm_nnunet.dicom.entry import FileEntry
 from cdm_nnunet.dicom.file_choice import AMBIGUOUS, described
@@ -134,9 +135,8 @@ def find_ct_by_geometry(
         )
         problems.append(several if fitting else none)
         return []
-    notes.append(
-        f"the CT, of other UIDs than the contours', was taken by its {len(fitting[0])} slices (match geometry)"
-    )
+    slices = counted(len(fitting[0]), "slice")
+    notes.append(f"the CT, of other UIDs than the contours', was taken by its {slices} (match geometry)")
     _note_others(found, frozenset({fitting[0][0].series_uid}), notes)
     return fitting[0]
 

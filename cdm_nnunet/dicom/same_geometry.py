@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from cdm_nnunet.counting import counted
 from cdm_nnunet.dicom.ct import CtVolume
 from cdm_nnunet.dicom.structures import StructureSet
 from cdm_nnunet.geometry.planes import clusters, heights_mm, is_flat
@@ -32,5 +33,5 @@ def why_other_geometry(structures: StructureSet, ct: CtVolume) -> str:
         return f"{np.count_nonzero(off)} of {planes_mm.size} planes of contours are on none of its slices"
     listed = max((len(images) for images in structures.listed.values()), default=0)
     if listed > slices_mm.size:
-        return f"the structure set lists {listed} images, and it has {slices_mm.size}"
+        return f"the structure set lists {counted(listed, 'image')}, and it has {slices_mm.size}"
     return ""

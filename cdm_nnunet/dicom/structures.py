@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pydicom.dataset import Dataset
 
+from cdm_nnunet.counting import counted
 from cdm_nnunet.dicom.drawn import DrawnContours, ImageLists, drawn_contours, images_of
 from cdm_nnunet.dicom.files import items_of, named, number_of, numbers_of, read_file, text_of
 from cdm_nnunet.errors import InputError
@@ -114,12 +115,13 @@ class StructureSet:
         needed = self.drawn_on | own or everything
         if missing := needed - image_uids:
             raise InputError(
-                f"{self.path} refers to {len(needed)} images of which {len(missing)} are not in the folder, for "
+                f"{self.path} refers to {counted(len(needed), 'image')}, {len(missing)} missing in the folder, for "
                 f"example {min(missing)}; export the CT that the contours were drawn on"
             )
         if not self.drawn_elsewhere:
             return ""
-        return f"contours were drawn on {len(self.drawn_elsewhere)} images that are not CT, in its frame of reference"
+        images = counted(len(self.drawn_elsewhere), "image")
+        return f"contours were drawn on {images} other than CT, in its frame of reference"
 
 
 def read_structures(path: Path) -> StructureSet:

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from cdm_nnunet.counting import counted
 from cdm_nnunet.documents import (
     Checked,
     Document,
@@ -58,7 +59,7 @@ class Template(Frozen):
 
     def __repr__(self) -> str:
         """Name and size."""
-        return f"<Template {self.name}: {len(self.rois)} ROIs, {len(self.goals)} goals>"
+        return f"<Template {self.name}: {counted(len(self.rois), 'ROI')}, {counted(len(self.goals), 'goal')}>"
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Template:

@@ -14,6 +14,7 @@ from pydantic.dataclasses import dataclass
 
 from cdm_nnunet import __version__
 from cdm_nnunet.challenges import Terms
+from cdm_nnunet.counting import counted
 from cdm_nnunet.documents import STRICT, plain
 from cdm_nnunet.dvh import Template
 from cdm_nnunet.errors import InputError
@@ -128,7 +129,7 @@ class CaseResult:
 
     def __repr__(self) -> str:
         """Name, dose error and number of ROIs."""
-        return f"<CaseResult {self.case}: dose MAE {self.dose_mae_gy:.3f} Gy, {len(self.rois)} ROIs>"
+        return f"<CaseResult {self.case}: dose MAE {self.dose_mae_gy:.3f} Gy, {counted(len(self.rois), 'ROI')}>"
 
     def to_json(self) -> dict[str, Any]:
         """The JSON of the record, in which each challenge has its own key."""
@@ -258,7 +259,7 @@ class Evaluation:
         named = (("PTV score", self.scores.ptv_score, ""), ("OAR score", self.scores.oar_score, ""))
         scores = [("dose MAE", self.scores.dose_mae_gy, " Gy"), *named]
         told = ", ".join(f"{name} {value:.3f}{unit}" for name, value, unit in scores if value is not None)
-        return f"<Evaluation of {self.dataset}: {len(self.cases)} of {self.n_dataset_cases} cases, {told}>"
+        return f"<Evaluation of {self.dataset}: {len(self.cases)} of {counted(self.n_dataset_cases, 'case')}, {told}>"
 
     def _repr_html_(self) -> str:
         """The scores as a table, for a notebook."""

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from cdm_nnunet.counting import counted
 from cdm_nnunet.dvh import MetricUnit
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.evaluation.record import Calibration, CaseResult, Evaluation, TermCalibration
@@ -34,7 +35,7 @@ def fit_calibration(evaluation: Evaluation, nominal_percent: float = 90.0) -> Ca
         raise InputError("the evaluation to calibrate on has no spread; make it with --members")
     if len(evaluation.cases) < needed:
         raise InputError(
-            f"intervals of {nominal_percent:g} % need at least {needed} cases to calibrate on, "
+            f"intervals of {nominal_percent:g} % need at least {counted(needed, 'case')} to calibrate on, "
             f"and there are {len(evaluation.cases)}; add cases or ask for less coverage"
         )
     scores: dict[str, list[float]] = {}

@@ -137,7 +137,7 @@ def _notes(roi: RoiContours, sections: tuple[Section, ...]) -> list[str]:
             section.fitting for section in sections
         ),
     }
-    return [f"ROI '{roi.name}': {count} contours {what}" for what, count in counts.items() if count]
+    return [f"ROI '{roi.name}': contours {what}: {count}" for what, count in counts.items() if count]
 
 
 def _slab_ends(

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from cdm_nnunet.counting import counted
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.geometry.grid import POSITION_TOLERANCE_MM, Grid, Volume
 
@@ -77,7 +78,7 @@ def sum_volumes(volumes: Sequence[Volume], labels: Sequence[object]) -> tuple[Vo
     finest = min((volume.grid for volume in volumes), key=lambda grid: float(np.prod(grid.spacing_xyz_mm)))
     if not (finest.is_uniform and np.isfinite(finest.spacing_xyz_mm).all()):
         raise InputError(
-            f"{labels[0]} and {len(labels) - 1} others lie on different grids, of planes that are not even"
+            f"{labels[0]} and {counted(len(labels) - 1, 'other')} lie on different grids, of planes that are not even"
         )
     grid = _continued(finest, [volume.grid for volume in volumes])
     total = np.zeros(grid.shape)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cdm_nnunet.counting import counted
 from cdm_nnunet.errors import InputError
 
 
@@ -66,4 +67,5 @@ class RoiContours:
             raise InputError(self.problem)
 
     def _unusable_text(self) -> str:
-        return ", ".join(f"{count} {what}" for what, count in self.unusable.items())
+        singular = {what: what.replace("contours", "contour", 1) for what in self.unusable}
+        return ", ".join(counted(count, singular[what], what) for what, count in self.unusable.items())

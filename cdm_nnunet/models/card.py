@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from cdm_nnunet.counting import counted
 from cdm_nnunet.models.manifest import Manifest
 
 TO_COMPLETE = "*To be completed:*"
@@ -73,7 +74,7 @@ def _facts(manifest: Manifest, plans: Mapping[str, Any], dataset_json: Mapping[s
 
 def _fold(record: Any) -> str:
     given = ", weights from a file" if record.weights_from == "file" else ""
-    return f"{record.fold} ({record.epochs} epochs{given})"
+    return f"{record.fold} ({counted(record.epochs, 'epoch')}{given})"
 
 
 def _use() -> str:
@@ -116,7 +117,7 @@ def _scores(scores: Mapping[str, Any] | None) -> str:
         return f"{TO_COMPLETE} no evaluation was given to the export (`--result`).\n"
     rows = [(name, _number(value)) for name, value in _named_scores(scores["scores"])]
     notes = "".join(f"- {note}\n" for note in scores.get("notes", ()))
-    head = f"On {scores['n_cases']} cases of {scores['dataset']} (`cdm-nnunet evaluate`):\n\n"
+    head = f"On {counted(scores['n_cases'], 'case')} of {scores['dataset']} (`cdm-nnunet evaluate`):\n\n"
     return head + _table(("score", "value"), rows) + (f"\n{notes}" if notes else "")
 
 

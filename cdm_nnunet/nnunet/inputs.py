@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cdm_nnunet.counting import counted
 from cdm_nnunet.dataset import (
     CASES_FILE,
     CHANNEL_NAMES,
@@ -167,4 +168,4 @@ def _difference(found: Catalogue, expected: Catalogue) -> str:
             return f"'{ours.name}' is of kind '{ours.kind}' there and '{theirs.kind}' in the model"
         if ours.mirror != theirs.mirror:
             return f"'{ours.name}' has the mirror partner {ours.mirror} there and {theirs.mirror} in the model"
-    return f"there are {len(found)} ROIs there and {len(expected)} in the model"
+    return f"the catalogue has {counted(len(found), 'ROI')} there and {len(expected)} in the model"

@@ -45,7 +45,7 @@ class CasesRefusedError(InputError):
         self.reasons = dict(reasons)
         told = "; ".join(f"case '{case}': {reason}" for case, reason in self.reasons.items())
         super().__init__(
-            told if n_cases == 1 else f"{len(reasons)} of {n_cases} cases were refused, the others predicted: {told}"
+            told if n_cases == 1 else f"refused {len(reasons)} of {n_cases} cases, predicted the others: {told}"
         )
 
 

@@ -20,6 +20,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from numpy.typing import NDArray
 
+from cdm_nnunet.counting import counted
 from cdm_nnunet.dataset import RawDataset, case_of_image
 from cdm_nnunet.documents import read_json
 from cdm_nnunet.errors import InputError
@@ -75,7 +76,7 @@ def take_words(words: NDArray[np.float32], catalogue: Catalogue) -> NDArray[np.f
             f"{len(catalogue)} ROIs: they belong to different data sets"
         )
     if words[catalogue.n_words :].any():
-        raise InputError(f"the ROI channel has bits beyond the {len(catalogue)} ROIs of the catalogue")
+        raise InputError(f"the ROI channel has bits beyond the {counted(len(catalogue), 'ROI')} of the catalogue")
     words = words[: catalogue.n_words]
     from_words(words, len(catalogue))  # refuses non-integer words and stray bits
     return words

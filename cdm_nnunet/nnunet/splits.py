@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cdm_nnunet.counting import counted
 from cdm_nnunet.documents import read_json, read_text
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.files import write_text
@@ -63,8 +64,8 @@ class Folds:
         """
         if not 0 <= number < len(self.folds):
             raise InputError(
-                f"{self.path} has {len(self.folds)} folds (0 to {len(self.folds) - 1}), and fold {number} is asked "
-                "for; add it there, or train on 'all'"
+                f"{self.path} has {counted(len(self.folds), 'fold')} (0 to {len(self.folds) - 1}), and fold {number} "
+                "is requested; add it there, or train on 'all'"
             )
         found = self.folds[number]
         where = f"{self.path}: fold {number}"
@@ -121,7 +122,7 @@ def settle_splits(raw: Path, preprocessed: Path, cases: Collection[str], patient
     for number in range(len(folds.folds)):
         folds.fold(number, cases, patients)
     left_out = folds.left_out(cases)
-    told = f"; {len(left_out)} cases are in no fold: {_names(left_out)}" if left_out else ""
+    told = f"; {counted(len(left_out), 'case')} in no fold: {_names(left_out)}" if left_out else ""
     return f"folds are those of {target}, your own: {len(folds.folds)}{told}"
 
 
@@ -141,7 +142,7 @@ def _refuse_side(side: list[str], name: str, where: str, cases: Collection[str])
     unknown = sorted(set(side) - set(cases))
     if unknown:
         raise InputError(
-            f"{where} has {len(unknown)} {name} cases that are not in the data set, or were not preprocessed: "
+            f"{where} has {counted(len(unknown), f'{name} case')} not in the data set, or not preprocessed: "
             f"{_names(unknown)}; run 'cdm-nnunet plan' again, or correct the split"
         )
     if len(set(side)) < len(side):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from cdm_nnunet.counting import counted
 from cdm_nnunet.dicom.index import FolderIndex, index_folder
 from cdm_nnunet.dicom.plan_choice import NOTHING_CHOSEN, Choice
 from cdm_nnunet.dicom.pseudonyms import Pseudonyms
@@ -28,7 +29,7 @@ class Missing:
         return bool(self.parts or self.images)
 
     def __str__(self) -> str:
-        listed = f"{self.images} images that the structure set lists are missing" if self.images else ""
+        listed = f"without {counted(self.images, 'image')} that the structure set lists" if self.images else ""
         return "; ".join(filter(None, (self.parts, listed)))
 
 

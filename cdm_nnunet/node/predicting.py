@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cdm_nnunet.prediction.cases import CasePredictor
     from cdm_nnunet.prediction.models import TrainedOn
 
-_REFUSED = re.compile(r"^\d+ of \d+ patients can't be used: \[[^\]]*\] ")
+_REFUSED = re.compile(r"^\d+ of \d+ patients? can't be used: \[[^\]]*\] ")
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cdm_nnunet.counting import counted
 from cdm_nnunet.dicom.index import index_folder
 from cdm_nnunet.dicom.unread import unread_lines
 from cdm_nnunet.errors import InputError
@@ -130,7 +131,7 @@ def _take_folder(steps: Steps, folder: Path) -> None:
         files = [Path(entry.path) for entry in entries if entry.modality in _PARTS]
         if files:
             study = steps.queue.closed_study(steps.pseudonyms.patient(person), files)
-            steps.tell(f"{study.name}: {len(study.objects)} objects")
+            steps.tell(f"{study.name}: {counted(len(study.objects), 'object')}")
             taken += 1
     if not taken:
         raise InputError(f"{folder} has no {', '.join(_PARTS)} of any patient")

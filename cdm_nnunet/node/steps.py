@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from cdm_nnunet.counting import counted
 from cdm_nnunet.dataset_conversion.dicom_mapping import DicomMapping, read_mapping
 from cdm_nnunet.dicom.dose_uids import set_dose_uids
 from cdm_nnunet.dicom.pseudonyms import Pseudonyms
@@ -77,7 +78,7 @@ class Steps:
         if self._looked.get(study.name, (0,))[0] != n_objects:
             missing = missing_in(study, self.settings.needed, self._choice, self.pseudonyms)
             self._looked[study.name] = n_objects, missing
-            self.tell_of(study, f"{n_objects} objects" + (f"; waits for more: {missing}" if missing else ""))
+            self.tell_of(study, counted(n_objects, "object") + (f"; waits for more: {missing}" if missing else ""))
         missing = self._looked[study.name][1]
         if missing and quiet_s < self.settings.incomplete_after_s:
             return

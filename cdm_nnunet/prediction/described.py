@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from cdm_nnunet.counting import counted
 from cdm_nnunet.dvh import Template, match_rois
 from cdm_nnunet.dvh.matching import refuse_without_goal
 from cdm_nnunet.errors import InputError
@@ -202,7 +203,8 @@ def clear(out: Path, cases: Iterable[str]) -> None:
 def told(refusals: Refusals) -> str:
     """Doses without a record, with reasons; empty if all have one."""
     each = "; ".join(f"[{case}] {reason}" for case, reason in refusals.reasons.items())
-    return f"{len(refusals.reasons)} doses were predicted and have no record of the patient: {each}" if each else ""
+    n = len(refusals.reasons)
+    return f"{counted(n, 'dose')} predicted without a record of the patient: {each}" if each else ""
 
 
 def _describe(job: tuple[NewDose, str], *, describer: Describer, out: Path) -> Described:

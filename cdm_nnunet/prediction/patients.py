@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from cdm_nnunet.counting import counted
 from cdm_nnunet.dataset import CHANNEL_NAMES, FILE_ENDING, POSITION, CaseRecord, case_of_image, image_name
 from cdm_nnunet.dataset_conversion.case import Case
 from cdm_nnunet.dataset_conversion.case_files import write_case
@@ -281,7 +282,7 @@ def _told(refusals: Refusals, out: Path, n_patients: int) -> str:
     for name, reason in refusals.reasons.items():
         earlier = out / f"{name}.dcm"
         told.append(f"[{name}] {reason}" + (f" ({earlier} is of an earlier run)" if earlier.exists() else ""))
-    return f"{len(told)} of {n_patients} patients can't be used: {'; '.join(told)}" if told else ""
+    return f"{len(told)} of {counted(n_patients, 'patient')} can't be used: {'; '.join(told)}" if told else ""
 
 
 def _export(dose: Path, ready: _Ready, request: NewPatients, trained: TrainedOn) -> PredictedPatient:

@@ -13,7 +13,7 @@ const scoreUnit = (kind) => {
 // The plans that cases are ranked among.
 const cohortName = () => {
   const { cohort, n_plans: n } = record.plan_ranks;
-  return cohort === "training" ? `${n} training cases of the data set` : `${n} evaluated cases (the plans of training cases are not available)`;
+  return cohort === "training" ? `${counted(n, "training case")} of the data set` : `${counted(n, "evaluated case")} (the plans of training cases are not available)`;
 };
 
 const indexName = (key) => page.index_names[key] || key;
@@ -22,7 +22,7 @@ const gammaName = (gamma) => `Gamma ${gamma.dose_percent} % / ${gamma.distance_m
 
 function leftOutList(leftOut) {
   if (!leftOut.length) return null;
-  return el("div", { class: "problem" }, `Left out, ${leftOut.length} of ${leftOut.length + record.n_cases} cases:`,
+  return el("div", { class: "problem" }, `Left out, ${leftOut.length} of ${counted(leftOut.length + record.n_cases, "case")}:`,
     el("ul", {}, leftOut.map(([name, reason]) => el("li", {}, `${name}: ${reason}`))));
 }
 
@@ -39,10 +39,10 @@ function missingSection() {
   const rows = [...counts].map(([key, names]) => { const [roi, reason] = JSON.parse(key); return { roi, reason, names }; });
   const n = rows.reduce((sum, row) => sum + row.names.length, 0);
   const text = [
-    `${record.n_cases} of ${record.n_dataset_cases} cases of ${record.dataset} were evaluated`,
+    `${record.dataset}: ${record.n_cases} of ${counted(record.n_dataset_cases, "case")} evaluated`,
     unscored ? `; ${unscored} have no prediction.` : ".",
     leftOut.length ? ` ${leftOut.length} could not be scored, and no mean counts them.` : "",
-    n ? ` ${n} ROIs are absent or metrics not defined, and left out of every mean:` : " No ROI of the template is missing.",
+    n ? ` ${counted(n, "absent ROI or undefined metric", "absent ROIs or undefined metrics")}, left out of every mean:` : " No ROI of the template is missing.",
   ].join("");
   return el("div", {}, leftOutList(leftOut), el("p", {}, text), n ? el("details", { class: "screen-only" }, el("summary", {}, "Absent ROIs, metrics not defined"), table([
     { label: "ROI or metric", value: (r) => r.roi, show: (r) => r.roi, header: true },

@@ -67,7 +67,7 @@ function notesList() {
     ...record.notes.filter((note) => !told.has(note)),
     ...listed("Absent", Object.entries(record.missing)),
     ...listed("Not defined", Object.entries(record.undefined)),
-    ...(intervals ? [`In square brackets: where the value of the planned dose is expected, for ${plain(intervals.nominal_percent)} % of patients, by ${intervals.n_members} folds, calibrated on ${intervals.n_cases} cases of ${intervals.dataset}; uncertain: the two ends get different verdicts`] : []),
+    ...(intervals ? [`In square brackets: where the value of the planned dose is expected, for ${plain(intervals.nominal_percent)} % of patients, by ${counted(intervals.n_members, "fold")}, calibrated on ${counted(intervals.n_cases, "case")} of ${intervals.dataset}; uncertain: the two ends get different verdicts`] : []),
   ];
   return notes.length ? el("ul", {}, notes.map((note) => el("li", {}, note))) : null;
 }
@@ -84,7 +84,7 @@ function applies() {
   const { applicability } = record;
   if (!applicability) return null;
   const { status, findings, n_training: n, compared } = applicability;
-  const with_ = n ? ` Compared with the ${n} patients of the model's data set${compared === "ranges" ? ", by their ranges alone" : ""}.` : "";
+  const with_ = n ? ` Compared with the ${counted(n, "patient")} of the model's data set${compared === "ranges" ? ", by their ranges alone" : ""}.` : "";
   return el("div", { class: status === "inside" ? null : "problem" }, el("p", {}, el("strong", {}, STATUS_WORDS[status]), with_),
     findings.length ? el("ul", {}, findings.map((finding) => el("li", {}, finding.text))) : null);
 }

@@ -32,7 +32,7 @@ function rankNote(ranks) {
   const { n_unread: unread } = record.plan_ranks;
   const found = ranks.filter((rank) => rank && isUnusual(rank)).length;
   const told = ranks.filter((rank) => rank?.n >= page.unusual.least).length;
-  return el("p", { class: "screen-only" }, told ? `Unusual plan by ${found} of ${told} goals. ` : null, el("small", {},
+  return el("p", { class: "screen-only" }, told ? `Unusual plan by ${found} of ${counted(told, "goal")}. ` : null, el("small", {},
     `Plans below: percent of the reference plans of the ${cohortName()}${unread ? ` (${unread} more can't be read)` : ""} that have a lower value than this plan, and in brackets than the prediction; equal ones count half. ` +
     "Plans of the same patient or of another prescription are left out. " +
     `Unusual: among the lowest or highest ${page.unusual.percent} % of ${page.unusual.least} plans or more.`));

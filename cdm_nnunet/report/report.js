@@ -100,7 +100,7 @@ function footerText() {
 }
 
 byId("dataset").textContent = record.dataset;
-byId("subtitle").textContent = `${record.n_cases} cases, template ${record.template}`;
+byId("subtitle").textContent = `${counted(record.n_cases, "case")}, template ${record.template}`;
 byId("footer").textContent = footerText();
 byId("to-cohort").addEventListener("click", () => { location.hash = ""; });
 byId("to-patient").addEventListener("click", () => openCase(caseInHash() ?? loaded.name ?? worstCase()));

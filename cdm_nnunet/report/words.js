@@ -1,4 +1,7 @@
-// Words for limits, intervals and ROIs.
+// Words for numbers, limits, intervals and ROIs.
+
+// A number with its noun: "1 case", "2 cases".
+const counted = (n, one, several = `${one}s`) => `${n} ${n === 1 ? one : several}`;
 
 function limitText({ relation, unit, variation }, limits) {
   const all = [...limits].sort((a, b) => a - b);

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cdm_nnunet.counting import counted
 from cdm_nnunet.errors import InputError
 
 MAX_ROIS = 64
@@ -143,7 +144,8 @@ def refuse_stray_bits(packed: NDArray[np.unsignedinteger], n_rois: int) -> None:
         stray = int(np.bitwise_or.reduce(packed, axis=None)) >> n_rois
         if stray:
             highest = n_rois + stray.bit_length() - 1
-            raise InputError(f"bit {highest} is set, but the catalogue has {n_rois} ROIs (bits 0 to {n_rois - 1})")
+            rois = counted(n_rois, "ROI")
+            raise InputError(f"bit {highest} is set, but the catalogue has {rois} (bits 0 to {n_rois - 1})")
 
 
 def to_words(packed: NDArray[np.unsignedinteger], n_rois: int) -> NDArray[np.float32]:
@@ -184,7 +186,8 @@ def from_words(words: NDArray[np.floating], n_rois: int) -> NDArray[np.unsignedi
     """
     words = np.asarray(words)
     if words.shape[0] != n_words(n_rois):
-        raise InputError(f"{n_rois} ROIs need {n_words(n_rois)} words of {WORD_BITS} bits, not {words.shape[0]}")
+        expected = f"{counted(n_words(n_rois), 'word')} of {WORD_BITS} bits for {counted(n_rois, 'ROI')}"
+        raise InputError(f"expected {expected}, not {words.shape[0]}")
     # (NaN fails the comparison too)
     if words.size and not (words.min() >= 0 and words.max() <= 0xFFFF and np.array_equal(words, np.rint(words))):
         raise InputError("ROI words must be whole numbers from 0 to 65535: they were interpolated or normalised")

@@ -203,7 +203,7 @@ def test_a_record_that_cannot_be_made_leaves_the_rtdose(new, tmp_path, capfd, mo
 
     monkeypatch.setattr(described, "describe_dose", fails)
     assert predict(tmp_path) == 2
-    assert re.search(r"1 doses were predicted and have no record of the patient: \[case_\w+\] no such", refusal(capfd))
+    assert re.search(r"1 dose predicted without a record of the patient: \[case_\w+\] no such", refusal(capfd))
     assert [path.suffix for path in (tmp_path / "out").iterdir()] == [".dcm"]
 
 
@@ -405,7 +405,7 @@ def test_a_patient_that_cannot_be_used_does_not_stop_the_others(new, tmp_path, c
     (line,) = [line for line in shown.err.splitlines() if line.startswith("cdm-nnunet: error:")]
     assert message in line
     assert "1 of 2 patients can't be used: [case_" in line
-    assert "1 doses in" in shown.out
+    assert "1 dose in" in shown.out
     assert [len(cases) for cases in given] == [1]  # nothing of the other was predicted
     (file,) = (tmp_path / "out").glob("*.dcm")
     assert pydicom.dcmread(file).PatientID == "phantom_008"

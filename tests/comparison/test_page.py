@@ -132,7 +132,7 @@ def test_cases_that_were_left_out_are_told(browser, tmp_path):
     view.wait_for_selector("#differences .main-svg")
     text = view.locator("#content").inner_text()
     assert view.locator(".notice").count() == 1
-    assert "1 cases of MAE (pt_02)" in view.locator(".notice").inner_text()
+    assert "1 case of MAE (pt_02)" in view.locator(".notice").inner_text()
     assert "[object" not in text
     assert "null" not in text
     context.close()

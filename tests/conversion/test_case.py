@@ -59,9 +59,9 @@ def change(**changes):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (nan_dose, "the dose is NaN or infinite in 1 voxels"),
+        (nan_dose, "the dose is NaN or infinite in 1 voxel$"),
         (negative_dose, "the dose is negative in 2 voxels"),
-        (dose_outside, r"1 voxels outside 'DoseRegion' have dose, up to 3.5 Gy"),
+        (dose_outside, r"there is dose up to 3.5 Gy outside 'DoseRegion', in 1 voxel;"),
         (lambda v: v.update(dose_gy=v["dose_gy"] * 100), "is it in cGy or in percent"),
         (lambda v: v.update(dose_gy=v["dose_gy"] / 70), "expected 35 to 210 Gy"),
         (lambda v: v.update(dose_gy=v["dose_gy"].astype(np.float64)), "the dose must be float32, not float64"),
@@ -169,5 +169,5 @@ def test_masks_that_do_not_fit_are_refused(fields, masks, message):
 def test_ct_values_are_clipped_to_twelve_bits():
     assert clip_hu(np.array([-3000.0, -0.6, 31719.0])).tolist() == [-1024, -1, 3071]
     assert clip_hu(np.array([1.0])).dtype == np.int16
-    with pytest.raises(InputError, match="the CT is NaN or infinite in 1 voxels"):
+    with pytest.raises(InputError, match=r"the CT is NaN or infinite in 1 voxel$"):
         clip_hu(np.array([0.0, np.nan]))

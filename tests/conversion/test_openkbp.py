@@ -289,9 +289,9 @@ def with_value(value, *at):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (with_value(1.0, 0, 0, 0), "has dose in 1 voxels outside the patient's dose region"),
-        (with_value(-1.0, 85, 61, 51), "has negative dose in 1 voxels"),
-        (with_value(np.nan, 85, 61, 51), "has 1 voxels that are not finite"),
+        (with_value(1.0, 0, 0, 0), "has dose in 1 voxel outside the patient's dose region"),
+        (with_value(-1.0, 85, 61, 51), "has negative dose in 1 voxel"),
+        (with_value(np.nan, 85, 61, 51), "is not finite in 1 voxel"),
         (lambda dose_gy: dose_gy[:64], "has size"),
     ],
 )

@@ -206,9 +206,7 @@ def test_an_effective_dose_and_ions_leave_a_trace(tmp_path, files, clinic):
 def test_a_data_set_has_one_type_of_dose(tmp_path, files, clinic):
     second = write_phantom(dataclasses.replace(clinic.phantom, seed=1), tmp_path / "exports" / "b")
     change(second.doses[0], setting(DoseType="EFFECTIVE"))
-    with pytest.raises(
-        InputError, match=r"doses are PHYSICAL in 1 cases and EFFECTIVE in 1 cases .*and a model learns"
-    ):
+    with pytest.raises(InputError, match=r"doses are PHYSICAL in 1 case and EFFECTIVE in 1 case .*and a model learns"):
         clinic.convert()
     mapping = dataclasses.replace(clinic.mapping, dose_type="PHYSICAL")
     with pytest.raises(

@@ -224,7 +224,7 @@ def set_one(value):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (spoiled(set_one(-0.5)), "has negative dose in 1 voxels"),
+        (spoiled(set_one(-0.5)), "has negative dose in 1 voxel"),
         ({"values": np.zeros(SHAPE)}, "the dose is zero everywhere"),
         (spoiled(lambda v: v.__imul__(100)), "which is not plausible; is it in cGy"),
         ({"origin": (900.0, 0.0, 0.0)}, "mm outside the patient's CT; is it this patient's prediction"),
@@ -245,7 +245,7 @@ def test_a_dose_that_is_not_finite_is_refused(tmp_path, files, value):
     values = np.ones(SHAPE, np.float32)
     values[0, 0, 0] = value
     sitk.WriteImage(sitk.GetImageFromArray(values), str(tmp_path / "x.nii.gz"))
-    with pytest.raises(InputError, match="has 1 voxels that are not finite"):
+    with pytest.raises(InputError, match="is not finite in 1 voxel"):
         export_dose(tmp_path / "x.nii.gz", find_destination(files.folder), tmp_path / "out.dcm")
 
 

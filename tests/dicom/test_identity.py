@@ -240,7 +240,7 @@ def test_a_prediction_for_a_converted_case_finds_its_patient(exports, tmp_path, 
     record = json.loads(sources.read_text())
     sources.write_text(json.dumps({"case_x": {**record[name], "plans": ["/gone/plan.dcm"]}}))
     assert cli.main(["export", "dicom", str(other), "--source", str(sources), "-o", str(out)]) == 2
-    assert "1 files of case 'case_x' are not where they were, for example /gone/plan.dcm" in capfd.readouterr().err
+    assert "1 file of case 'case_x' missing, for example /gone/plan.dcm" in capfd.readouterr().err
     sources.write_text("[]")
     assert cli.main(["export", "dicom", str(other), "--source", str(sources), "-o", str(out)]) == 2
     assert "expected the list of source files of a conversion" in capfd.readouterr().err

@@ -102,7 +102,7 @@ def test_a_missing_slice_is_seen_in_the_headers(files):
     for path in files.ct[:4]:
         path.unlink()
     (problem,) = look(files, pixels=False)["problems"]
-    assert "refers to 11 images of which 5 are not in the folder" in problem
+    assert "refers to 11 images, 5 missing in the folder" in problem
 
 
 def test_the_dose_is_looked_through_in_pieces(files, monkeypatch):
@@ -170,7 +170,7 @@ def test_file_names_that_are_no_text_are_told(files, tmp_path, capfd):
     out = tmp_path / "inspection"
     assert cli.main(["inspect", "dicom", str(files.folder), "-o", str(out)]) == 0
     shown = capfd.readouterr().out
-    assert "1 patients in 14 DICOM files; 1 can be converted" in shown
+    assert "1 patient in 14 DICOM files; 1 can be converted" in shown
     assert f"not read: {len(odd)} files: is not a DICOM file (" in shown
     assert "\x1b" not in shown
     assert "lines is not a DICOM file" not in shown.splitlines()
@@ -179,7 +179,7 @@ def test_file_names_that_are_no_text_are_told(files, tmp_path, capfd):
     with open(os.path.join(os.fsencode(files.folder), b"a\xff\xfe.dcm"), "wb") as file:
         file.write(b"an image once")
     assert cli.main(["inspect", "dicom", str(files.folder), "-o", str(out)]) == 0
-    assert "1 patients in 14 DICOM files; 0 can be converted" in capfd.readouterr().out
+    assert "1 patient in 14 DICOM files; 0 can be converted" in capfd.readouterr().out
 
 
 def test_the_command_can_leave_the_pixels_alone(files, tmp_path, capfd):

@@ -91,7 +91,7 @@ def test_no_file_is_missing_from_the_summary(exports, tmp_path, monkeypatch, cap
             path.unlink()
     lines = (
         f"not read: {exports / 'readme.txt'} is not a DICOM file",
-        "ignored: 2 files (MR) of 1 patients who have no CT, RTSTRUCT, RTPLAN, RTDOSE",
+        "ignored: 2 files (MR) of 1 patient without CT, RTSTRUCT, RTPLAN, RTDOSE",
     )
     assert index_folder(exports).remarks == lines[1:]
     monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))

@@ -189,7 +189,7 @@ def test_a_dose_without_a_plan_is_ambiguous_among_several(exports):
     dose = pydicom.dcmread(path)
     del dose.ReferencedRTPlanSequence
     dose.save_as(path)
-    assert patients(exports)[0].problems == ("1 doses refer to no plan, and there are 2 plans: ambiguous, keep one",)
+    assert patients(exports)[0].problems == ("1 dose without a plan, and there are 2 plans: ambiguous, keep one",)
 
 
 def test_the_dose_of_the_plan_comes_before_those_of_its_beams(tmp_path):

@@ -310,7 +310,7 @@ def test_other_series_that_are_only_listed_need_not_be_there(files, kind):
     lists_another_series(files.structures, kind=kind)
     at_hand = read_ct(files.ct).image_uids
     assert read_structures(files.structures).refuse_other_images(at_hand) == ""
-    with pytest.raises(InputError, match="refers to 17 images of which 1 are not in the folder"):
+    with pytest.raises(InputError, match="refers to 17 images, 1 missing in the folder"):
         read_structures(files.structures).refuse_other_images(at_hand - {min(at_hand)})
 
 
@@ -324,12 +324,10 @@ def test_contours_on_another_ct_are_refused_and_on_an_mr_noted(files):
         structures = read_structures(files.structures)
         if kind == MR_CLASS:
             note = structures.refuse_other_images(at_hand)
-            assert note == "contours were drawn on 1 images that are not CT, in its frame of reference"
-    with pytest.raises(
-        InputError, match=r"refers to 18 images of which 1 are not in the folder, for example 1\.2\.3\.1"
-    ):
+            assert note == "contours were drawn on 1 image other than CT, in its frame of reference"
+    with pytest.raises(InputError, match=r"refers to 18 images, 1 missing in the folder, for example 1\.2\.3\.1"):
         structures.refuse_other_images(at_hand)
-    with pytest.raises(InputError, match="refers to 9 images of which 8 are not in the folder"):
+    with pytest.raises(InputError, match="refers to 9 images, 8 missing in the folder"):
         structures.refuse_other_images(frozenset({"1.2.3.2"}))
 
 
@@ -367,7 +365,7 @@ def test_a_part_of_the_contours_that_encloses_nothing_is_noted(files):
 
     ball = edit_contours(files.structures, change).roi("Ball")
     ball.refuse_without_volume()
-    assert ball.note == "ROI 'Ball': left out 1 POINT contours"
+    assert ball.note == "ROI 'Ball': left out 1 POINT contour"
 
 
 def test_an_roi_that_was_never_drawn_is_told(files):
@@ -408,7 +406,7 @@ def test_two_rois_of_one_name_are_ambiguous_unless_one_is_empty(files):
 
 def test_references_to_images_that_are_not_there_are_told(files):
     structures, ct = read_structures(files.structures), read_ct(files.ct[:-2])
-    with pytest.raises(InputError, match="refers to 17 images of which 2 are not in the folder"):
+    with pytest.raises(InputError, match="refers to 17 images, 2 missing in the folder"):
         structures.refuse_other_images(frozenset(ct.sop_uids))
 
 

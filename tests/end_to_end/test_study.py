@@ -69,7 +69,7 @@ def test_a_study_is_stopped_and_ends(folder):
     out, err = again.communicate(timeout=900)
     record = json.loads(out)
     assert again.returncode == 2  # for the trainer that there is not
-    assert "of 6 jobs are not done: wrong, fold 0: failed" in err
+    assert " of 6 jobs: wrong, fold 0: failed" in err
     assert {row["job"]: row["state"] for row in record["jobs"]} == {
         "mae, fold 0": "done",
         "tuned, fold 0": "done",

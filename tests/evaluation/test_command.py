@@ -51,7 +51,7 @@ def test_it_writes_what_it_says(run, tmp_path, capsys):
     assert "Dataset501_Test: 2 of 2 cases evaluated, template openkbp" in text
     assert f"{result['scores']['ptv_score']:.3f}" in text
     assert f"OpenKBP DVH score   {result['scores']['openkbp']['dvh_score']:.3f} Gy" in text
-    assert "left out: 1 ROIs that are absent, in 1 cases" in text
+    assert "left out: 1 absent ROI, in 1 case" in text
 
 
 def test_no_pictures_and_another_template(run, tmp_path):
@@ -67,13 +67,13 @@ def test_gamma_and_one_case(run):
     assert record["n_cases"] == 1
     text = verb.render(record)
     assert "gamma 3 %/2 mm global from 10 %" in text
-    assert "of the voxels, mean of 1 cases" in text
+    assert "of the voxels, mean of 1 case" in text
 
 
 def test_intervals_are_told():
     assert (
         verb._coverage_line({"nominal_percent": 90.0, "observed_percent": 92.31, "n": 26}, {"n_cases": 12})
-        == "intervals of 90 %, calibrated on 12 cases, hold 92.3 % of 26 reference values"
+        == "intervals of 90 %, calibrated on 12 cases, contain 92.3 % of 26 reference values"
     )
     assert verb._coverage_line({"n": 0}, {}) == "intervals: none; no metric has enough calibration cases"
 

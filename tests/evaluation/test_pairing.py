@@ -96,8 +96,8 @@ def test_a_segmentation_is_refused(loaded, case, dtype):
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (np.nan, "has 1 voxels that are not finite"),
-        (np.inf, "has 1 voxels that are not finite"),
+        (np.nan, "is not finite in 1 voxel"),
+        (np.inf, "is not finite in 1 voxel"),
         (-0.25, "has negative doses, down to -0.25 Gy"),
     ],
 )

@@ -81,7 +81,7 @@ def test_types_that_contradict_each_other_are_refused():
 
 def test_repeats_cancel_under_exclusive_or_and_are_told():
     drawn = roi([(square(10.0), z) for z in (0, 0, 3, 6)], exclusive=range(4))
-    assert stack_of(drawn).notes == ("ROI 'ROI': 1 contours that repeat others cancel them (CLOSEDPLANAR_XOR)",)
+    assert stack_of(drawn).notes == ("ROI 'ROI': contours that repeat others cancel them (CLOSEDPLANAR_XOR): 1",)
 
 
 @pytest.mark.parametrize("thickness_mm", [0.3, 0.5, 1.5])
@@ -91,7 +91,7 @@ def test_a_thin_shell_is_a_shell(thickness_mm):
     assert area_mm2(outer, inner) == pytest.approx(expected, rel=0.03)
     assert section_of([inner, outer]).shells == (1 if thickness_mm < 1 else 0)
     (note,) = stack_of(roi([(c, z) for z in (0, 3) for c in (outer, circle((3.0, 1.0), 99.5))])).notes
-    assert note == "ROI 'ROI': 2 contours lie within others at under 1 mm; what counts is the shell between them"
+    assert note == "ROI 'ROI': contours lie within others at under 1 mm; what counts is the shell between them: 2"
 
 
 def test_rings_within_rings_alternate_however_close_they_are():
@@ -114,7 +114,7 @@ def test_a_contour_that_is_there_twice_counts_once(change):
     hole = circle((0.0, 0.0), 10.0)
     assert area_mm2(other, hole, contour) == pytest.approx(np.pi * 800, rel=0.005)
     notes = stack_of(roi([(c, z) for z in (0, 3) for c in (contour, other)])).notes
-    assert notes == ("ROI 'ROI': 2 contours that repeat others were left out",)
+    assert notes == ("ROI 'ROI': contours that repeat others were left out: 2",)
 
 
 @pytest.mark.parametrize("shift_mm", [0.5, 2.0])
@@ -254,7 +254,7 @@ def test_contours_without_area_are_left_out_and_noted(tmp_path):
 
     found = written(tmp_path, change).rois[0]
     assert len(found.contours) == 6
-    assert found.note == "ROI 'ROI': left out 1 contours without area"
+    assert found.note == "ROI 'ROI': left out 1 contour without area"
 
 
 @pytest.mark.parametrize("windings", [2, 3, 4])

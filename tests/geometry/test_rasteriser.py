@@ -120,7 +120,7 @@ def test_contours_that_overlap_in_part_are_united():
     assert area(one, one) == pytest.approx(100.0)  # drawn twice
     assert area(one, np.array(square(10, 0, 10, 0))[:, :2]) == pytest.approx(200.0)  # side by side
     stack = stack_of(roi([square(0, 0, 10, 0), square(5, 5, 10, 0), square(0, 0, 10, 3)]))
-    assert stack.notes == ("ROI 'ROI': 2 contours that overlap others in part were united",)
+    assert stack.notes == ("ROI 'ROI': contours that overlap others in part were united: 2",)
 
 
 def test_a_keyhole_is_a_ring():
@@ -136,9 +136,9 @@ def keyhole(outer, inner):
 @pytest.mark.parametrize(
     ("radius", "expected", "note"),
     [
-        (10.0, 300, "10 contours that repeat the outline of a hole in others were left out; the hole stays open"),
-        (9.95, 300, "10 contours that repeat the outline of a hole in others were left out; the hole stays open"),
-        (9.5, 390.25, "10 contours fill holes in others to within 1 mm; they count as islands"),
+        (10.0, 300, "contours that repeat the outline of a hole in others were left out; the hole stays open: 10"),
+        (9.95, 300, "contours that repeat the outline of a hole in others were left out; the hole stays open: 10"),
+        (9.5, 390.25, "contours fill holes in others to within 1 mm; they count as islands: 10"),
         (5.0, 325, None),
     ],
 )

@@ -133,7 +133,7 @@ def test_what_goes_in_comes_out(clinic, tmp_path, capfd):
     assert main(["model", "info", str(clinic.package)]) == 0
     shown = capfd.readouterr().out
     assert "ROIs: PTV_High, PTV_Low, SpinalCord, External" in shown
-    assert "parts of the model card still have to be completed by hand" in shown
+    assert "parts of the model card left to complete by hand" in shown
     assert main(["model", "info", "--card", str(clinic.package)]) == 0
     card = capfd.readouterr().out
     for text in (

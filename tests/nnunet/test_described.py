@@ -109,7 +109,7 @@ def test_a_refused_case_does_not_take_the_records_of_the_others(planned, predict
         shutil.copy(images / f"test_0_000{channel}.nii.gz", images / f"bad_000{channel}.nii.gz")
     shutil.copy(images / "bad_0000.nii.gz", images / "bad_0001.nii.gz")  # (a CT as the prescription map)
     assert predict(images, "new", folds=("0",)) == 2
-    assert "1 of 2 cases were refused, the others predicted: case 'bad'" in capfd.readouterr().err
+    assert "refused 1 of 2 cases, predicted the others: case 'bad'" in capfd.readouterr().err
     assert {path.name for path in (tmp_path / "new").glob("*.patient.json")} == {"test_0.patient.json"}
 
 

@@ -99,8 +99,8 @@ class TestCatalogue:
             (Catalogue(CATALOGUE.rois[::-1]), "bit 0 is 'External' there and 'PTV' in the model"),
             (changed(0, kind="oar"), "'PTV' is of kind 'oar' there and 'target' in the model"),
             (changed(1, 2, mirror=None), "'Parotid_L' has the mirror partner None there and Parotid_R in the model"),
-            (Catalogue(CATALOGUE.rois[:3]), "there are 3 ROIs there and 4 in the model"),
-            (Catalogue((*CATALOGUE.rois, Roi("Lens", "oar"))), "there are 5 ROIs there and 4 in the model"),
+            (Catalogue(CATALOGUE.rois[:3]), "the catalogue has 3 ROIs there and 4 in the model"),
+            (Catalogue((*CATALOGUE.rois, Roi("Lens", "oar"))), "the catalogue has 5 ROIs there and 4 in the model"),
         ],
     )
     def test_another_one_is_refused(self, cases, tmp_path, other, message):

@@ -267,7 +267,7 @@ def test_a_split_of_the_users_stays_and_is_told(fresh, capsys):
     plan_and_preprocess(531, PlanChoices(base_features=4), n_processes=1)
     plan_and_preprocess(531, PlanChoices(base_features=4), n_processes=1)
     assert json.loads((folders.preprocessed / "splits_final.json").read_text()) == mine
-    assert capsys.readouterr().err.count("your own: 2; 2 cases are in no fold: case_3, case_4") == 2
+    assert capsys.readouterr().err.count("your own: 2; 2 cases in no fold: case_3, case_4") == 2
 
 
 def test_a_split_that_can_not_be_trained_on_is_refused_before_any_work(fresh):
@@ -275,7 +275,7 @@ def test_a_split_that_can_not_be_trained_on_is_refused_before_any_work(fresh):
     folders.preprocessed.mkdir(parents=True)
     path = folders.preprocessed / "splits_final.json"
     path.write_text(json.dumps([{"train": ["case_0", "case_9"], "val": ["case_2"]}]))
-    with pytest.raises(InputError, match="fold 0 has 1 training cases that are not in the data set"):
+    with pytest.raises(InputError, match="fold 0 has 1 training case not in the data set"):
         plan_and_preprocess(531, PlanChoices(base_features=4), n_processes=1)
     assert {file.name for file in folders.preprocessed.iterdir()} <= {"splits_final.json", ".plan_lock"}
 

@@ -281,7 +281,7 @@ def test_a_case_that_cannot_be_right_is_refused_and_the_others_are_predicted(
     (input_folder / "b_0000.nii.gz").write_bytes(b"")
     made = predictor(Constant(0.5), parameters=[Constant(0.5).state_dict()])
     with pytest.raises(
-        CasesRefusedError, match=r"2 of 3 cases were refused, the others predicted: case 'a': .* 7000 Gy"
+        CasesRefusedError, match=r"refused 2 of 3 cases, predicted the others: case 'a': .* 7000 Gy"
     ) as raised:
         made.predict_from_files(str(input_folder), str(tmp_path / "out"), num_processes_preprocessing=n_processes)
     assert list(raised.value.reasons) == ["a", "b"]

@@ -167,10 +167,10 @@ def test_values_that_are_not_finite_are_refused(tmp_path, files, value):
     values = np.full(SHAPE, 30.0, np.float32)
     values[1, 2, 3] = value
     broken = write_raw(tmp_path / "broken.nii.gz", values)
-    with pytest.raises(InputError, match=r"broken\.nii\.gz has 1 voxels that are not finite"):
+    with pytest.raises(InputError, match=r"broken\.nii\.gz is not finite in 1 voxel"):
         CDMReaderWriter().read_seg(broken)
     for which in (0, 1):
-        with pytest.raises(InputError, match=r"broken\.nii\.gz has 1 voxels that are not finite"):
+        with pytest.raises(InputError, match=r"broken\.nii\.gz is not finite in 1 voxel"):
             CDMReaderWriter().read_images([*files[:which], broken, *files[which + 1 :]])
 
 

@@ -40,7 +40,7 @@ def test_a_split_of_the_users_rules(settle, tmp_path):
     mine = [{"train": ["c0", "c1"], "val": ["c2"]}]
     write(tmp_path / "pre", mine)
     told = settle()
-    assert told.endswith("your own: 1; 3 cases are in no fold: c3, c4, c5")
+    assert told.endswith("your own: 1; 3 cases in no fold: c3, c4, c5")
     assert there(tmp_path) == mine
     write(tmp_path / "raw", OWN[:1])  # (the data set's own does not count any more)
     assert settle() == told
@@ -75,7 +75,7 @@ def test_the_same_split_in_another_layout_is_no_change(settle, tmp_path):
         ([{"train": ["c0", "c0"], "val": ["c1"]}], "has the training case 'c0' 2 times"),
         ([{"train": ["c0", "c1"], "val": ["c1", "c2"]}], r"case 'c1' is on both sides \(1 in all\)"),
         ([{"train": ["c0"], "val": []}], "fold 0 has no validation case"),
-        ([OWN[0], {"train": ["c0", "zz"], "val": ["c1"]}], "fold 1 has 1 training cases that are not in the data set"),
+        ([OWN[0], {"train": ["c0", "zz"], "val": ["c1"]}], "fold 1 has 1 training case not in the data set"),
         ([{"train": ["c0"], "val": ["c3"]}], "'c0' and 'c3' are the same patient, who is on both sides"),
     ],
 )
@@ -88,5 +88,5 @@ def test_a_split_that_is_not_sound_is_refused(settle, tmp_path, splits, message)
 @pytest.mark.parametrize("number", [-1, 2, 7])
 def test_a_fold_that_is_not_there(tmp_path, number):
     folds = Folds(tmp_path / "splits_final.json", (Fold(["a"], ["b"]), Fold(["b"], ["a"])))
-    with pytest.raises(InputError, match=rf"has 2 folds \(0 to 1\), and fold {number} is asked for"):
+    with pytest.raises(InputError, match=rf"has 2 folds \(0 to 1\), and fold {number} is requested"):
         folds.fold(number, ["a", "b"], {})

@@ -141,7 +141,7 @@ def test_a_slice_that_comes_late_is_waited_for(start, tmp_path):
     node = start(incomplete_after_s=30)
     files = phantom(tmp_path / "patient", 5)
     assert node.send(*files.ct[1:], files.structures, files.plan).returncode == 0
-    node.told("10 objects; waits for more: 1 images that the structure set lists are missing")
+    node.told("10 objects; waits for more: without 1 image that the structure set lists")
     assert node.send(files.ct[0]).returncode == 0
     node.told(": sent to out")
 

@@ -50,7 +50,7 @@ def test_the_cohort_shows_the_record(window, report):
     for value in (scores["dose_mae_gy"], scores["openkbp"]["dose_score"], scores["openkbp"]["dvh_score"]):
         assert f"{value:.2f} Gy" in text
     assert f"{scores['ptv_score']:.2f}" in text
-    assert "2 of 2 cases of Dataset501_Synthetic were evaluated." in text
+    assert "Dataset501_Synthetic: 2 of 2 cases evaluated." in text
     judged = sum(goal["n"] for goal in scores["goals"].values())
     changed = judged - sum(goal["agree"] for goal in scores["goals"].values())
     assert f"{changed} of {judged}" in text
@@ -429,7 +429,7 @@ def test_a_case_that_was_left_out_and_one_without_pictures(browser, report, tmp_
     text = page.locator("#cohort").inner_text()
     assert "Left out, 1 of 3 cases:" in text
     assert "bad: <b> is damaged" in text
-    assert "2 of 3 cases of Dataset501_Synthetic were evaluated. 1 could not be scored, and no mean" in text
+    assert "Dataset501_Synthetic: 2 of 3 cases evaluated. 1 could not be scored, and no mean" in text
     page.evaluate("name => { location.hash = '#case=' + encodeURIComponent(name); }", undrawn)
     page.locator("#patient .problem").wait_for()
     assert page.locator("#patient .problem").inner_text().startswith("No DVH curves and no slices: ")
@@ -464,7 +464,7 @@ def test_the_first_screen_says_it_in_one_sentence(window, report):
     worst = max(report.evaluation.cases, key=lambda case: case.dose_mae_gy)
     mean_gy = report.evaluation.scores.parts.target.dose_gy.mean_signed
     text = page.locator(".summary").inner_text()
-    assert text.startswith(f"{changed} of {judged} verdicts change, ")
+    assert text.startswith(f"{changed} of {judged} verdicts {'changes' if changed == 1 else 'change'}, ")
     assert f"targets {-mean_gy:.1f} Gy cold; worst {worst.case} (dose MAE {worst.dose_mae_gy:.2f} Gy)." in text
     page.locator(".summary a").click()
     page.locator("#patient h1").get_by_text(worst.case, exact=True).wait_for()
@@ -827,7 +827,7 @@ def test_a_plan_is_ranked_among_the_plans_of_the_data_set(many):
         row = row.locator("tr[data-roi=SpinalCord]")
         shown[name] = row.locator("td").nth(5).inner_text()
         is_unusual = CORD_GY[name] < 10 or CORD_GY[name] > 50
-        assert f"Unusual plan by {int(is_unusual)} of 1 goals" in page.locator("#patient").inner_text()
+        assert f"Unusual plan by {int(is_unusual)} of 1 goal. " in page.locator("#patient").inner_text()
         assert (row.locator(".unusual").count() == 1) == is_unusual
         assert ("unusual plan" in row.locator("td").last.inner_text()) == is_unusual
     assert shown["a"] == "0 % of 40, the lowest (15 %)"

@@ -146,7 +146,7 @@ def test_interpolated_or_normalised_words_are_refused(bad):
 
 
 def test_words_of_another_catalogue_are_refused():
-    with pytest.raises(InputError, match="17 ROIs need 2 words of 16 bits, not 1"):
+    with pytest.raises(InputError, match="expected 2 words of 16 bits for 17 ROIs, not 1"):
         from_words(np.zeros((1, 4), np.float32), 17)
     with pytest.raises(InputError, match="bit 4 is set"):
         from_words(np.array([[16.0]], np.float32), 3)

@@ -227,7 +227,7 @@ def test_all_cases_can_be_trained_on(make_trainer):
     [
         (
             {"train": ["phantom_001", "ghost"], "val": ["phantom_002"]},
-            "has 1 training cases that are not in the data set, or were not preprocessed: ghost",
+            "has 1 training case not in the data set, or not preprocessed: ghost",
         ),
         ({"train": ["phantom_001"], "val": []}, "has no validation case"),
         ({"train": [], "val": ["phantom_001"]}, "has no training case"),
@@ -250,7 +250,7 @@ def test_a_split_that_does_not_fit_is_refused(make_trainer, preprocessed, tmp_pa
 
 @pytest.mark.parametrize("fold", [5, 7])
 def test_a_fold_beyond_the_list_is_refused_and_nothing_is_drawn(make_trainer, fold):
-    with pytest.raises(InputError, match=rf"has 5 folds \(0 to 4\), and fold {fold} is asked for"):
+    with pytest.raises(InputError, match=rf"has 5 folds \(0 to 4\), and fold {fold} is requested"):
         make_trainer(fold=fold).initialize()
 
 

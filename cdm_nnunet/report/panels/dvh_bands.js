@@ -40,7 +40,7 @@ function bandsSection() {
     const longest = Math.max(...Object.values(rois).map(({ volumes }) => volumes.reference[1].length));
     words.textContent = `Of the volumes (%) of all cases at each dose. Reference: shaded from the ${levels[0]}th to the ${levels[2]}th percentile, median solid. Prediction: the same between dotted lines, median dashed.`;
     place.replaceChildren(...Object.entries(rois).map(([roi, entry]) => el("figure", {},
-      el("figcaption", {}, el("strong", {}, roi), el("small", {}, ` ${entry.n} cases`)), bandChart(roi, entry, step, (longest - 1) * step, onLook))));
+      el("figcaption", {}, el("strong", {}, roi), el("small", {}, ` ${counted(entry.n, "case")}`)), bandChart(roi, entry, step, (longest - 1) * step, onLook))));
   };
   let shown = null;
   return { section: card("DVH curves of the cohort", words, place, readout), draw: () => { shown ??= show().catch(showProblem); } };

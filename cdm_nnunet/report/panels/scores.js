@@ -30,7 +30,7 @@ function scoreTiles() {
   for (const gamma of scores.dose?.gamma ?? []) tiles.push(tile(gammaName(gamma), gamma.mean_percent, "%", [`n = ${gamma.n}`]));
   if (scores.coverage) {
     const { nominal_percent: nominal, observed_percent: observed, n } = scores.coverage;
-    tiles.push(tile(`References in their ${nominal} % interval`, observed, "%", [`n = ${n}`, `calibrated on ${record.calibration.n_cases} cases`], DEFINITIONS["Interval"]));
+    tiles.push(tile(`References in their ${nominal} % interval`, observed, "%", [`n = ${n}`, `calibrated on ${counted(record.calibration.n_cases, "case")}`], DEFINITIONS["Interval"]));
   }
   if (judged) {
     tiles.push(el("div", { class: "tile" }, el("div", { class: "label" }, "Verdicts changed"),

@@ -12,7 +12,7 @@ function summarySection() {
   const [judged, changed, newFails] = ["n", "changed", "newFails"].map((key) => rows.reduce((sum, row) => sum + row[key], 0));
   const worst = worstCase();
   const parts = [
-    judged ? `${changed} of ${judged} verdicts change${newFails ? `, ${newFails} of them to fail` : ""}` : "no goal to judge",
+    judged ? `${changed} of ${counted(judged, "verdict")} ${changed === 1 ? "changes" : "change"}${newFails ? `, ${newFails} of them to fail` : ""}` : "no goal to judge",
     coldOrHot(),
   ].filter(Boolean);
   return el("p", { class: "summary", title: "Cold and hot: mean of predicted minus reference over the dose metrics of all targets" },
