@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import SupportsIndex
 
-def counted(n: int, one: str, several: str = "") -> str:
+
+def counted(n: SupportsIndex, one: str, several: str = "") -> str:
     """A number with its noun.
 
     Args:

@@ -257,7 +257,9 @@ def _roi_differences(one: RoiResult, two: RoiResult) -> Iterator[tuple[str, obje
 
 
 def _course(case: CaseResult) -> str:
-    return f"{case.prescription_gy} Gy in {counted(case.fractions, 'fraction')}"
+    dose = "an unknown prescription" if case.prescription_gy is None else f"{case.prescription_gy} Gy"
+    fractions = "an unknown number of fractions" if case.fractions is None else counted(case.fractions, "fraction")
+    return f"{dose} in {fractions}"
 
 
 def _listed(names: Mapping[str, object]) -> str:

@@ -334,7 +334,10 @@ def test_another_patient_or_course_is_another_reference(two_models):
     one, two = two_models
     for change, message in (
         ({"patient": "q"}, "case 'pt_00': the patient is p for 'MAE' and q for 'CDM'"),
-        ({"patient": "p", "fractions": 20}, "case 'pt_00': the course is None Gy in None fractions for 'MAE'"),
+        (
+            {"patient": "p", "fractions": 20},
+            "case 'pt_00': the course is an unknown prescription in an unknown number of fractions for 'MAE'",
+        ),
     ):
         first = model("MAE", [replace(case, patient="p") for case in one.evaluation.cases])
         second = model("CDM", [replace(case, **change) for case in two.evaluation.cases])
