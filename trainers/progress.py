@@ -42,7 +42,8 @@ def first_estimate_text(steps_s: Sequence[float], settings: TrainingSettings, ep
     epoch_s = sum(settled) / len(settled) * (settings.num_iterations + settings.num_val_iterations / 3)
     return (
         f"about {duration_text(epochs_left * epoch_s)} for {counted(epochs_left, 'epoch')} of "
-        f"{counted(settings.num_iterations, 'step')} (from the first {counted(len(steps_s), 'step')}, without the final validation)"
+        f"{counted(settings.num_iterations, 'step')} "
+        f"(from the first {counted(len(steps_s), 'step')}, without the final validation)"
     )
 
 
