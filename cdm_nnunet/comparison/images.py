@@ -16,7 +16,7 @@ from cdm_nnunet.errors import InputError
 from cdm_nnunet.evaluation.doses import dose_mae_gy
 from cdm_nnunet.evaluation.pairing import CaseFiles, find_cases, read_case
 from cdm_nnunet.evaluation.palette import shown_template
-from cdm_nnunet.evaluation.pictures import scene_of
+from cdm_nnunet.evaluation.scene import scene_of
 from cdm_nnunet.evaluation.sources import read_sources
 from cdm_nnunet.fence import Attempt, Refused
 from cdm_nnunet.images import on_patient_axes

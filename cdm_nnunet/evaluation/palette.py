@@ -18,6 +18,7 @@ from cdm_nnunet.dvh import Template, match_rois
 
 SHOWN_KINDS = ("target", "oar", "external")
 Role = Literal["reference", "predicted", "other"]
+DOSES: tuple[Role, Role] = ("reference", "predicted")
 COLOURS = (  # (on white, on dark); targets use them from the start, others from the end
     ("#ff4900", "#ff0000"),
     ("#9e4900", "#ff8600"),
@@ -35,6 +36,9 @@ ISODOSES = {107: "#ffe0ff", 100: "#ffffff", 95: "#fff3b0", 80: "#ecffe6", 50: "#
 DOSE_MAPS = ("jet", "viridis")
 """Colour maps of the dose: the customary one, and one in which equal steps of dose look equal."""
 DIFFERENCE_MAP = "RdBu_r"
+CLEAR_TO = 0.25
+"""Share of the difference's scale up to which it becomes opaque, from clear at zero on."""
+SPANS_GY = (1, 2, 5, 10, 20)
 LEAST_CONTRAST = 3.0
 DARK_GROUND = "#1a222b"
 _FAR_ENOUGH = 0.09  # in Oklab
@@ -68,6 +72,11 @@ def strokes(role: Role, dots: int = 0) -> tuple[float, ...]:
         dots: Number of dots between two strokes.
     """
     return () if role == "reference" and dots == 0 else _STROKES[role] + dots * _DOT
+
+
+def difference_span_gy(mean_error_gy: float) -> int:
+    """End of the colour scale of differences, one for all cases of a cohort: thrice its mean dose error or more, Gy."""
+    return next((span for span in SPANS_GY if span >= 3 * mean_error_gy), SPANS_GY[-1])
 
 
 def shown_template(template: Template, dataset: RawDataset) -> Template:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -16,26 +16,17 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
-from cdm_nnunet.dvh import Template, cumulative_dvh, match_rois
-from cdm_nnunet.evaluation.doses import gamma_failures, gamma_result
-from cdm_nnunet.evaluation.gamma import GammaRule
-from cdm_nnunet.evaluation.pairing import CaseFiles, CaseImages, read_case
-from cdm_nnunet.evaluation.palette import DIFFERENCE_MAP, DOSE_MAPS, SHOWN_KINDS, Role, Style, roi_styles, strokes
-from cdm_nnunet.evaluation.record import GammaResult
+from cdm_nnunet.dvh import Template, cumulative_dvh
+from cdm_nnunet.evaluation.pairing import CaseFiles
+from cdm_nnunet.evaluation.palette import CLEAR_TO, DIFFERENCE_MAP, DOSE_MAPS, DOSES, Role, Style, strokes
+from cdm_nnunet.evaluation.scene import Scene, central_slices, load_scene
 from cdm_nnunet.files import replacing
-from cdm_nnunet.geometry.grid import Grid
-from cdm_nnunet.images import on_patient_axes, read_image
-from cdm_nnunet.roi import mask_of
 
 CT_WINDOW_HU = (-160.0, 240.0)
 WASH_FROM_FRACTION = 0.1
 WASH_ALPHA = 0.5
-CLEAR_TO = 0.25
-"""Share of the difference's scale up to which it becomes opaque, from clear at zero on."""
-SPANS_GY = (1, 2, 5, 10, 20)
 _LABEL_VOLUMES = (50.0, 30.0, 70.0, 15.0, 85.0, 40.0, 60.0, 22.0, 78.0, 8.0, 92.0)
 MARGIN_MM = 25.0
-DOSES: tuple[Role, Role] = ("reference", "predicted")
 DPI = 110
 LEGEND_COLUMNS = 8
 SIDE_PLACES = (  # x, y, alignments: left, right, top, bottom
@@ -44,46 +35,6 @@ SIDE_PLACES = (  # x, y, alignments: left, right, top, bottom
     (0.5, 0.985, "center", "top"),
     (0.5, 0.015, "center", "bottom"),
 )
-
-
-@dataclass(frozen=True, eq=False)
-class GammaMap:
-    """Map of gamma above 1.
-
-    Attributes:
-        result: The criterion and the pass rate.
-        failed: Boolean, shape (Z, Y, X); also False where the reference is below the threshold.
-    """
-
-    result: GammaResult
-    failed: NDArray[np.bool_]
-
-
-@dataclass(frozen=True, eq=False)
-class Scene:
-    """Contents of a picture, along the patient's axes: x to the left, y to posterior, z to the head.
-
-    Attributes:
-        case: Case name.
-        ct_hu: Shape (Z, Y, X).
-        doses_gy: ``reference`` and ``predicted``, same shape; only ``predicted`` for a new patient.
-        masks: Boolean, by ROI name, targets first; present ROIs only.
-        n_targets: Number of targets among them.
-        styles: Colours and strokes by ROI name; set by the template, so that an ROI looks the same in all cases.
-        grid: Grid of the voxels.
-        prescription_gy: Highest prescription of the case; otherwise the highest reference dose.
-        gamma: Map of gamma above 1; None if not requested.
-    """
-
-    case: str
-    ct_hu: NDArray[Any]
-    doses_gy: Mapping[str, NDArray[np.floating]]
-    masks: Mapping[str, NDArray[np.bool_]]
-    n_targets: int
-    styles: Mapping[str, Style]
-    grid: Grid
-    prescription_gy: float
-    gamma: GammaMap | None = None
 
 
 class _View(NamedTuple):
@@ -100,11 +51,6 @@ VIEWS = (
     _View("Coronal", 1, 0, 2, "lower", ("R", "L", "H", "F")),
     _View("Sagittal", 2, 0, 1, "lower", ("A", "P", "H", "F")),
 )
-
-
-def difference_span_gy(mean_error_gy: float) -> int:
-    """End of the colour scale of differences, one for all cases of a cohort: thrice its mean dose error or more, Gy."""
-    return next((span for span in SPANS_GY if span >= 3 * mean_error_gy), SPANS_GY[-1])
 
 
 @dataclass(frozen=True)
@@ -140,48 +86,6 @@ def draw_case(files: CaseFiles, template: Template, folder: Path, look: Look) ->
         _save(slices_figure(scene, look.span_gy, look.dose_map), folder / f"{scene.case}_slices.png"),
         _save(dvh_figure(scene, look.outside_percent), folder / f"{scene.case}_dvh.png"),
     )
-
-
-def load_scene(files: CaseFiles, template: Template) -> Scene:
-    """Read the contents of a picture; as :func:`scene_of`."""
-    return scene_of(read_case(files), template)
-
-
-def scene_of(images: CaseImages, template: Template, gamma: GammaRule | None = None) -> Scene:
-    """Contents of a picture of a case, on the patient's axes; reads the CT.
-
-    Args:
-        images: The case.
-        template: Template of the displayed ROIs.
-        gamma: Gamma criteria to show.
-
-    Raises:
-        InputError: If the CT can't be read or has another grid.
-    """
-    ct = read_image(images.files.ct)
-    images.reference.refuse_other_grid(ct)
-    ct, reference, predicted, bits = (
-        on_patient_axes(image) for image in (ct, images.reference, images.predicted, images.roi_bits)
-    )
-    masks, n_targets = _present_masks(images.files, bits.values, template)
-    prescription_gy = max(images.files.prescriptions_gy.values(), default=float(reference.values.max()))
-    return Scene(
-        images.files.case,
-        ct.values,
-        {"reference": reference.values, "predicted": predicted.values},
-        masks,
-        n_targets,
-        roi_styles(template),
-        reference.grid,
-        prescription_gy,
-        None if gamma is None else _gamma_map(images, gamma),
-    )
-
-
-def _gamma_map(images: CaseImages, rule: GammaRule) -> GammaMap:
-    failed = gamma_failures(images.pair, rule).astype(np.uint8)
-    turned = on_patient_axes(replace(images.reference, values=failed))
-    return GammaMap(gamma_result(images.pair, rule), turned.values == 1)
 
 
 def dvh_figure(scene: Scene, outside_percent: Mapping[str, float] | None = None) -> Figure:
@@ -389,17 +293,6 @@ def _size_mm(scene: Scene, view: _View, rows: slice, columns: slice) -> tuple[fl
     return right - left, high - low
 
 
-def central_slices(scene: Scene) -> tuple[int, int, int]:
-    """Slice (z, y, x) with the largest cross-section of the first target; the hottest voxel if there is none."""
-    if scene.n_targets == 0:
-        first_gy = next(iter(scene.doses_gy.values()))
-        z, y, x = (int(i) for i in np.unravel_index(int(np.argmax(first_gy)), first_gy.shape))
-        return z, y, x
-    mask = next(iter(scene.masks.values()))
-    z, y, x = (int(np.argmax(mask.sum(axis=tuple({0, 1, 2} - {axis})))) for axis in range(3))
-    return z, y, x
-
-
 def _crop(scene: Scene, view: _View, index: int) -> tuple[slice, slice]:
     """Rows and columns of a slice with dose or ROIs, with a margin; the whole slice if there is neither."""
     whole = (slice(None), slice(None))
@@ -418,19 +311,6 @@ def _filled_range(filled: NDArray[np.bool_], step_mm: float) -> slice:
         return slice(0, filled.size)
     margin = int(np.ceil(MARGIN_MM / step_mm))
     return slice(max(0, int(where[0]) - margin), min(filled.size, int(where[-1]) + 1 + margin))
-
-
-def _present_masks(
-    files: CaseFiles, roi_bits: NDArray[np.unsignedinteger], template: Template
-) -> tuple[dict[str, NDArray[np.bool_]], int]:
-    matched = match_rois(template, files.catalogue)
-    shown = [roi for roi in template.rois if roi.kind in SHOWN_KINDS and roi.name in matched]
-    masks = {"target": dict[str, NDArray[np.bool_]](), "other": dict[str, NDArray[np.bool_]]()}
-    for roi in shown:
-        mask = mask_of(roi_bits, files.catalogue.bit(matched[roi.name].source))
-        if mask.any():
-            masks["target" if roi.kind == "target" else "other"][roi.name] = mask
-    return masks["target"] | masks["other"], len(masks["target"])
 
 
 def _save(figure: Figure, path: Path) -> Path:

@@ -18,6 +18,7 @@ from cdm_nnunet.evaluation.finished import case_digest, snapshot
 from cdm_nnunet.evaluation.gamma import GammaRule
 from cdm_nnunet.evaluation.origin import origin_of_predictions
 from cdm_nnunet.evaluation.pairing import CaseFiles, CaseImages, Required, find_cases, read_case
+from cdm_nnunet.evaluation.palette import difference_span_gy
 from cdm_nnunet.evaluation.pooling import pooled_scores
 from cdm_nnunet.evaluation.reading import case_from_json
 from cdm_nnunet.evaluation.record import RESULT_FILE, CaseResult, Evaluation
@@ -314,7 +315,7 @@ def _outside_percent(case: CaseResult) -> dict[str, float]:
 
 
 def _draw(files: CaseFiles, *, drawing: _Drawing) -> list[str]:
-    from cdm_nnunet.evaluation.pictures import Look, difference_span_gy, draw_case  # (matplotlib: a second to import)
+    from cdm_nnunet.evaluation.pictures import Look, draw_case  # (matplotlib: a second to import)
 
     look = Look(difference_span_gy(drawing.error_gy), drawing.dose_map, drawing.outside_percent[files.case])
     return [str(path) for path in draw_case(files, drawing.template, drawing.folder, look)]

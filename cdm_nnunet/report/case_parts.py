@@ -11,7 +11,7 @@ from typing import Any
 from cdm_nnunet.dvh import Template, cumulative_dvh
 from cdm_nnunet.evaluation.gamma import GammaRule
 from cdm_nnunet.evaluation.pairing import CaseImages
-from cdm_nnunet.evaluation.pictures import Scene, scene_of
+from cdm_nnunet.evaluation.scene import Scene, scene_of
 from cdm_nnunet.report.bands import cohort_bands
 from cdm_nnunet.report.curves import drawn_curve
 from cdm_nnunet.report.parts import json_script, packed_script

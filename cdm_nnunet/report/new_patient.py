@@ -9,7 +9,7 @@ from pathlib import Path
 from cdm_nnunet.documents import plain
 from cdm_nnunet.dvh import Template
 from cdm_nnunet.evaluation.pairing import CaseFiles
-from cdm_nnunet.evaluation.pictures import load_scene
+from cdm_nnunet.evaluation.scene import load_scene
 from cdm_nnunet.files import write_text
 from cdm_nnunet.patient.record import PatientRecord
 from cdm_nnunet.report.case_parts import MOST_CASE_BYTES, case_elements, report_parts

@@ -15,8 +15,17 @@ import numpy as np
 
 from cdm_nnunet.challenges import CHALLENGES
 from cdm_nnunet.dvh import KINDS, Template
-from cdm_nnunet.evaluation.palette import DIFFERENCE_MAP, DOSE_MAPS, ISODOSES, Role, roi_styles, strokes
-from cdm_nnunet.evaluation.pictures import CLEAR_TO, DOSES, difference_span_gy
+from cdm_nnunet.evaluation.palette import (
+    CLEAR_TO,
+    DIFFERENCE_MAP,
+    DOSE_MAPS,
+    DOSES,
+    ISODOSES,
+    Role,
+    difference_span_gy,
+    roi_styles,
+    strokes,
+)
 from cdm_nnunet.evaluation.rank_record import LEAST_FOR_UNUSUAL, UNUSUAL_PERCENT
 from cdm_nnunet.evaluation.record import Evaluation
 from cdm_nnunet.files import replacing

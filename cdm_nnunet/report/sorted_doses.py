@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cdm_nnunet.evaluation.pictures import Scene
+from cdm_nnunet.evaluation.scene import Scene
 
 STEP_GY = 0.001
 _ESCAPE = 255

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdm_nnunet.documents import plain
-from cdm_nnunet.evaluation.pictures import Scene, central_slices
+from cdm_nnunet.evaluation.scene import Scene, central_slices
 
 DOSE_STEP_GY = 0.05
 SHOWN_FROM_FRACTION = 0.05

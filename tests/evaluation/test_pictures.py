@@ -6,7 +6,9 @@ import pytest
 
 from cdm_nnunet.dvh import Metric, Template, evaluate
 from cdm_nnunet.evaluation.pairing import find_cases
-from cdm_nnunet.evaluation.pictures import Look, difference_span_gy, draw_case, dvh_figure, load_scene, slices_figure
+from cdm_nnunet.evaluation.palette import difference_span_gy
+from cdm_nnunet.evaluation.pictures import Look, draw_case, dvh_figure, slices_figure
+from cdm_nnunet.evaluation.scene import load_scene
 from cdm_nnunet.images import read_image
 
 from .conftest import Case, synthetic_case, write_image

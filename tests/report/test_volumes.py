@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from cdm_nnunet.evaluation.gamma import GammaRule
-from cdm_nnunet.evaluation.pictures import GammaMap, Scene
 from cdm_nnunet.evaluation.record import GammaResult
+from cdm_nnunet.evaluation.scene import GammaMap, Scene
 from cdm_nnunet.geometry.grid import Grid
 from cdm_nnunet.report.volumes import DOSE_STEP_GY, HU_TABLE, display_volume, hu_codes
 
