@@ -1,13 +1,13 @@
-"""Does a model tell patients that it does not apply to? Altered patients, and untouched ones, against a cohort.
+"""Does a model detect patients to whom it does not apply? Altered and untouched patients against a cohort.
 
     python benchmarks/applicability.py nnUNet_raw/Dataset501_OpenKBP work_folder
     python benchmarks/applicability.py nnUNet_raw/Dataset501_OpenKBP work_folder --inside 0
     python benchmarks/applicability.py nnUNet_raw/Dataset501_OpenKBP work_folder --untouched
 
-The cohort is the training cases of a fold of the data set, the new patients are its validation cases; with
-``--inside K`` the K-th fifth of the training cases are new, and the other four fifths the cohort. Each new patient is
-measured as it is and altered in a dozen ways. ``--untouched`` compares each fifth of the training cases, as they are.
-No network is needed: only facts are measured. They are kept in the work folder, so that a run that was stopped goes on.
+The cohort consists of the training cases of a fold of the data set, the new patients of its validation cases; with
+``--inside K`` the K-th fifth of the training cases is new, and the other four fifths are the cohort. Each new patient
+is measured unchanged and altered in a dozen ways. ``--untouched`` compares each fifth of the training cases unchanged.
+No network is needed: only facts are measured. They are stored in the work folder, so that a stopped run continues.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from cdm_nnunet.roi import WORD_BITS, Catalogue, mask_from_words
 
 Channels = NDArray[np.float32]
 Spacing = tuple[float, float, float]
-Change = Callable[[Channels, Catalogue], Channels | None]  # None where a patient can't be altered so
+Change = Callable[[Channels, Catalogue], Channels | None]  # None if a patient can't be altered like this
 FIFTHS = 5
 
 
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def fifth(cases: list[str], number: int) -> tuple[list[str], list[str]]:
-    """The others, and every fifth of some cases."""
+    """Split cases into every fifth case and the others."""
     new = cases[number::FIFTHS]
     return [case for case in cases if case not in new], new
 
@@ -83,7 +83,7 @@ def compare(
 
 
 def report(cohort: Cohort, outcomes: dict[str, dict[str, tuple[str, str]]]) -> None:
-    """One row an alteration, then who was not told."""
+    """One row per alteration, then the undetected patients."""
     reference = cohort.reference
     if reference is not None:
         low, high = np.exp(reference.size.limits)
@@ -125,7 +125,7 @@ def judged(cohort: Cohort, facts: CaseFacts | str, catalogue: Catalogue) -> tupl
 
 
 def measure(raw: RawDataset, case: str, work: Path, *, altered: bool = False) -> dict[str, CaseFacts | str]:
-    """Facts of a case by alteration; a text where what no case can be is refused."""
+    """Facts of a case by alteration; a text if it is refused as impossible."""
     names = ["untouched", *(ALTERATIONS if altered else ())]
     files = {name: work / case / f"{name.replace(' ', '_')}.json" for name in names}
     if not all(file.is_file() for file in files.values()):
@@ -153,7 +153,7 @@ def _measured(name: str, data: Channels, spacing_mm: Spacing, catalogue: Catalog
         facts = CaseFacts.measure(changed, (z, y, x), catalogue)
     except InputError as error:
         return {"refused": str(error)}
-    # (as if the patient were of that size on the usual voxels: the voxel size alone must not give it away)
+    # (a patient of that size on the usual voxels: the voxel size alone must not reveal it)
     return plain(dataclasses.replace(facts, spacing_mm=spacing_mm))
 
 
@@ -172,7 +172,7 @@ def _contoured(data: Channels, catalogue: Catalogue, kind: str) -> list[str]:
 
 
 def _without(position: int) -> Change:
-    """Without the target that has the highest level but ``position``; the others keep theirs."""
+    """Remove the target at ``position`` in descending order of level; the others keep theirs."""
 
     def change(data: Channels, catalogue: Catalogue) -> Channels | None:
         words = data[FIRST_WORD:].astype(np.uint16)

@@ -1,13 +1,13 @@
-"""How often the intervals of `cdm-nnunet compare` hold the true difference, and how often its tests reject none.
+"""How often intervals of `cdm-nnunet compare` contain the true difference, and how often its tests reject wrongly.
 
     python benchmarks/compare_coverage.py
 
-Two models have the same mean error. The difference of a case is a patient's part and its own part, each with mean zero
-and a skewed distribution; their correlation within a patient is 0.5 or 0.8. A patient has one case, or one to five (on
-average 2.9, as in GDP-HMM's test split: 224 plans of 77 patients). Distributions are normal, exponential (skewness 2)
-and lognormal (3.3). Each line of the tables is over distributions and correlations: the mean of their rates, and the
-worst. ``cover``: share of the 95 % intervals that hold the true difference; ``reject``: share of the tests with p below
-5 %. All but the last column are of patients.
+Two models have the same mean error. The difference of a case is the sum of a patient's part and its own part, each with
+mean zero and a skewed distribution; their correlation within a patient is 0.5 or 0.8. A patient has one case, or one to
+five (on average 2.9, as in GDP-HMM's test split: 224 plans of 77 patients). Distributions are normal, exponential
+(skewness 2) and lognormal (3.3). Each line of the tables is over distributions and correlations: the mean of their
+rates, and the worst. ``cover``: share of the 95 % intervals that contain the true difference; ``reject``: share of the
+tests with p below 5 %. All columns except the last are over patients.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def t_of_patients(sums, counts):
 
 
 def holds(interval, truth):
-    """Whether an interval holds the truth; NaN where there is no interval."""
+    """Whether an interval contains the true value; NaN without an interval."""
     return np.nan if interval is None else float(interval[0] <= truth <= interval[1])
 
 

@@ -1,9 +1,9 @@
-"""How each reading of an ROI's ends does on solids with closed forms.
+"""Accuracy of each interpretation of an ROI's ends on solids with closed forms.
 
     python benchmarks/contour_ends.py
 
 Solids are drawn on slices of 3 mm at sixteen positions, in a dose that rises by 1 Gy/mm along the slices' normal. For
-each reading, prints mean (largest) error of volume, D98% and D2%; of the volume alone where there is no closed form.
+each interpretation, prints the mean (largest) error of volume, D98% and D2%; only of the volume without a closed form.
 """
 
 from typing import get_args
@@ -68,7 +68,7 @@ def closed_form_gy(solid: Solid, share_below: float) -> float:
 
 
 def errors(solid: Solid | ConeAcross, end_caps: EndCaps) -> NDArray[np.float64]:
-    """Of volume (%), D98% and D2% (Gy) at each position of the slices."""
+    """Errors of volume (%), D98% and D2% (Gy) at each position of the slices."""
     found = []
     for shift_mm in (np.arange(POSITIONS) + 0.5) * STEP_MM / POSITIONS:
         samples = sample(stack_of(drawn(solid, shift_mm), end_caps=end_caps))

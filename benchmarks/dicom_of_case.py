@@ -1,9 +1,9 @@
-"""A converted case as DICOM files, as a clinic would have them: CT of four times as many pixels, contours, plan, dose.
+"""A converted case as DICOM files like a clinic's: CT with four times as many pixels, contours, plan, dose.
 
     python benchmarks/dicom_of_case.py nnUNet_raw/Dataset501_OpenKBP pt_201 FOLDER
 
-The CT, the dose and the masks are those of the case; positions are relative to the middle of its grid. Contours are
-drawn on the pixels of the CT, with as many points as their shape needs.
+CT, dose and masks are those of the case; positions are relative to the centre of its grid. Contours are drawn on the
+pixels of the CT, with as many points as their shape needs.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from cdm_nnunet.dicom.phantom import Phantom, PhantomFiles, write_phantom
 from cdm_nnunet.images import read_image
 from cdm_nnunet.roi import mask_of
 
-FACTOR = 4  # pixels of the CT to a voxel of the case, in the plane
-TOLERANCE_PIXELS = 0.2  # by which a contour with fewer points may leave the mask's edge
+FACTOR = 4  # pixels of the CT per voxel of the case, in the plane
+TOLERANCE_PIXELS = 0.2  # maximum distance of a simplified contour from the mask's edge
 KINDS = {"target": "PTV", "external": "EXTERNAL", "dose_region": "EXTERNAL"}
 
 
 @dataclass(frozen=True, eq=False)
 class DrawnMask:
-    """A mask as a solid of a phantom: its contours alone.
+    """A mask as a solid of a phantom, only with contours.
 
     Attributes:
         mask: (Z, Y, X).
@@ -43,7 +43,7 @@ class DrawnMask:
 
     @property
     def volume_cc(self) -> float:
-        """Of the voxels."""
+        """Volume of the voxels."""
         return float(self.mask.sum() * np.prod(self.voxel_mm) / 1000)
 
     @property
@@ -64,7 +64,7 @@ class DrawnMask:
         return [(line[:-1, ::-1] - 1 - middle) * size_mm for line in lines if len(line) > 3]
 
     def contains(self, points_mm: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """Nowhere: the CT is not drawn from it."""
+        """Always False: the CT is not drawn from it."""
         return np.zeros(points_mm.shape[:-1], bool)
 
     def fraction_below(self, axis: int, at_mm: float) -> float:
@@ -77,7 +77,7 @@ class DrawnMask:
 
 @dataclass(frozen=True, eq=False)
 class SampledDose:
-    """A dose between the voxels of a grid in the middle of which the origin lies.
+    """A dose interpolated on a grid centred at the origin.
 
     Attributes:
         dose_gy: (Z, Y, X).
@@ -102,8 +102,8 @@ def write_dicom(raw: RawDataset, case: str, folder: Path) -> PhantomFiles:
 
     Args:
         raw: The data set.
-        case: One with a dose.
-        folder: Where to.
+        case: A case with a dose.
+        folder: Output folder.
     """
     ct, bits = (read_image(raw.image_path(case, channel)) for channel in (0, 2))
     dose = read_image(raw.dose_path(case))

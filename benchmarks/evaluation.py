@@ -4,9 +4,9 @@
                                     [--peer-python PYTHON] [--json]
 
 The patients are ellipsoids in a smooth dose. Ten of them are made; the others are links to their files, so that all are
-read and scored. Of the peer, an interpreter is named that can import dicompyler-core (0.5.6 needs pydicom 2): it gets
-the contours and the dose of one patient in memory, and makes the DVHs and D95%, D2%, Dmean and V20Gy of all ROIs; this
-package does the same from the masks. Both make the same DVHs within the limits of a mask; the differences are printed.
+read and scored. The peer is an interpreter that can import dicompyler-core (0.5.6 needs pydicom 2): it receives the
+contours and the dose of one patient in memory, and computes DVHs and D95%, D2%, Dmean and V20Gy of all ROIs; this
+package does the same from masks. Both give the same DVHs within the accuracy of a mask; the differences are printed.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def write_cohort(folder: Path, n_patients: int, n_rois: int, size: int) -> tuple
 
 
 def template(names: list[str], kinds: list[str]) -> dict[str, Any]:
-    """Seven metrics of each target, four of all others."""
+    """Seven metrics for each target, four for all others."""
     goals = []
     for name, kind in zip(names, kinds, strict=True):
         keys = ("D98%", "D95%", "D2%", "D50%", "Dmean", "V95%", "HI") if kind == "target" else (*KEYS, "D0.1cc")
@@ -112,7 +112,7 @@ def template(names: list[str], kinds: list[str]) -> dict[str, Any]:
 
 
 def time_cohort(args: argparse.Namespace) -> dict[str, Any]:
-    """Seconds for the whole cohort, files read and worker processes started, and again with nothing to do."""
+    """Seconds for the whole cohort, including reading and the start of workers, and again with nothing to do."""
     from cdm_nnunet.dataset import RawDataset
     from cdm_nnunet.evaluation.gamma import GammaRule
     from cdm_nnunet.evaluation.run import Options, evaluate_folder, write_outputs

@@ -1,21 +1,21 @@
-"""Where the time of one real patient goes: conversion, preprocessing, prediction, evaluation, against their floors.
+"""Times of one real patient: conversion, preprocessing, prediction, evaluation, compared with their floors.
 
     python benchmarks/floors.py nnUNet_raw/Dataset501_OpenKBP WORK [--case pt_201] [--model openkbp_hn] [--repeats 3]
     python benchmarks/floors.py nnUNet_raw/Dataset501_OpenKBP WORK --peer-python PYTHON
     python benchmarks/floors.py nnUNet_raw/Dataset501_OpenKBP WORK --profile convert
 
-Seconds are those of the processor, one thread, the least of the repeats; modules and model are loaded before. The floor
-of a step is what nobody can leave out, measured in the same process:
+Seconds are processor time of one thread, the least of the repeats; modules and model are loaded before. The floor of a
+step is the work that cannot be avoided, measured in the same process:
 
 convert     the DICOM files of the case (``dicom_of_case.py``) read once, the voxels of the NIfTI files packed once
 inspect     the DICOM files read once
-preprocess  the four images unpacked once, the arrays packed once as nnU-Net's data loader wants them
+preprocess  the four images unpacked once, the arrays packed once for nnU-Net's data loader
 predict     three images unpacked and the dose packed once, and the FLOPs of the network over all windows at the rate of
             a product of two large matrices
 evaluate    the two doses and the ROIs unpacked once (no gamma, no report)
 
-With ``--peer-python``, an interpreter that can import DicomRTTool, dicompyler-core, dosemetrics or pymedphys, each that
-it has does the same task with the same patient. nnU-Net's own predictor: ``prediction.py``.
+With ``--peer-python``, an interpreter that can import DicomRTTool, dicompyler-core, dosemetrics or pymedphys, each
+installed one does the same task with the same patient. nnU-Net's own predictor: ``prediction.py``.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ import numpy as np
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLOSC_NTHREADS"):
     os.environ[variable] = "1"
 
-MATRIX = 2048  # rows of the matrices by which the rate is measured
-GAMMA_PLANES = 16  # in the middle of the dose: the peer takes minutes for all
+MATRIX = 2048  # rows of the matrices for measuring the rate
+GAMMA_PLANES = 16  # in the middle of the dose: the peer takes minutes for all planes
 FASTEST = 1  # of zlib's levels
 KEYS = ("D95%", "D2%", "Dmean", "V20Gy")
 
 
 class Step(NamedTuple):
-    """A step, and what must be done for it by anybody."""
+    """A step, and its unavoidable work."""
 
     do: Callable[[], object]
     floor: Callable[[], float]
@@ -67,7 +67,7 @@ def least(do: Callable[[], object], repeats: int) -> float:
 
 
 def read(paths: Iterable[Path]) -> None:
-    """Read files once, and unpack them where they are packed."""
+    """Read files once, and unpack packed ones."""
     for path in paths:
         content = path.read_bytes()
         if path.suffix == ".gz":
@@ -75,13 +75,13 @@ def read(paths: Iterable[Path]) -> None:
 
 
 def pack(paths: Iterable[Path], out: Path) -> float:
-    """Seconds of packing and writing what some files hold."""
+    """Seconds for packing and writing the content of files."""
     contents = [gzip.decompress(path.read_bytes()) for path in paths]
     return spent(lambda: [(out / "packed").write_bytes(zlib.compress(content, FASTEST)) for content in contents])
 
 
 def remove_stored(target: str) -> None:
-    """Remove a preprocessed case: blosc2 writes over no file."""
+    """Remove a preprocessed case: blosc2 does not overwrite files."""
     for ending in (".b2nd", "_seg.b2nd", ".pkl"):
         Path(target + ending).unlink(missing_ok=True)
 
@@ -101,7 +101,7 @@ class Patient:
 
     @property
     def dicom(self) -> Path:
-        """Its files, made where they are missing."""
+        """Its files, made if missing."""
         from dicom_of_case import write_dicom
 
         folder: Path = self.work / "dicom"
@@ -111,7 +111,7 @@ class Patient:
 
     @property
     def predicted(self) -> Path:
-        """Folder of its predicted dose, made where it is missing."""
+        """Folder of its predicted dose, made if missing."""
         folder: Path = self.work / "predicted"
         if not (folder / self.dose.name).is_file():
             folder.mkdir(exist_ok=True)
@@ -216,7 +216,7 @@ class Patient:
         return Step(do, lambda: spent(lambda: read(files)))
 
     def _flops(self, predictor: Any) -> float:
-        """Of the network over all windows, mirrored ones too."""
+        """FLOPs of the network over all windows, including mirrored ones."""
         import torch
         from torch.utils.flop_counter import FlopCounterMode
 
@@ -243,7 +243,7 @@ STEPS = ("convert", "inspect", "preprocess", "predict", "evaluate")
 
 
 def flops_a_second() -> float:
-    """Of a product of two matrices in float32, one thread; bfloat16 where the network is computed in it."""
+    """FLOPs per second of a matrix product in float32, one thread; in bfloat16 if the network uses it."""
     import torch
 
     from cdm_nnunet.cpu.layout import has_fast_bfloat16

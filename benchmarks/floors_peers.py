@@ -1,9 +1,9 @@
-"""What other software needs for the patient of ``floors.py``; run by it, with an interpreter that can import the peers.
+"""Times of other software for the patient of ``floors.py``, which runs this with an interpreter that has the peers.
 
     PYTHON benchmarks/floors_peers.py TASK FOLDER [REPEATS]
 
 FOLDER holds ``dicom`` (files of the patient), ``names.json`` and ``doses.npz``. Prints processor seconds and, for DVHs
-and gamma, the values as JSON; ``null`` where the peer is not installed.
+and gamma, the values as JSON; ``null`` if the peer is not installed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where the time of a loader sample and of a training step goes, on a preprocessed data set.
+"""Profile of a loader sample and of a training step, on a preprocessed data set.
 
     python benchmarks/hot_spots.py 501 3d_coarse [-tr nnUNetTrainerCDM] [--batches 20] [--steps 3] [--rows 12]
 

@@ -1,19 +1,19 @@
-"""Kills at random moments, and two of every command at once: what a fault of the machine may not cost.
+"""Kills at random moments, and two of every command at once: tests of robustness against faults of the machine.
 
     python benchmarks/kills.py [--kills 60] [--pairs 1] [--seed 0] [-o FOLDER] [--json]
 
 Synthetic patients are converted, planned, trained (``3d_coarse``, a few short epochs on the CPU), predicted and
-evaluated once without a disturbance. Then each trial restores the state before one of these commands, begins it, kills
-it (SIGKILL) and runs the same command again, a training with ``--c``. Half of the trainings are killed while a
-checkpoint is being written, half of the predictions go on with ``--continue_prediction``. The second run must end well:
+evaluated once undisturbed. Then each trial restores the state before one of these commands, starts it, kills it
+(SIGKILL) and runs the same command again, a training with ``--c``. Half of the trainings are killed while a checkpoint
+is being written, half of the predictions continue with ``--continue_prediction``. The second run must succeed:
 
-train     with all epochs, going on from no earlier epoch than a checkpoint held at the kill; no checkpoint is damaged
+train     with all epochs, continuing from the newest epoch in a checkpoint at the kill; no checkpoint is damaged
 plan      with the files of the undisturbed run: plans, fingerprint and values of preprocessed cases equal to the bit
 predict   with the doses and records of the undisturbed run; with ``--continue_prediction``, finished doses are kept
 evaluate  with the result of the undisturbed run
 
-None leaves files that the undisturbed run does not, or a process. Then two of the same command begin with up to a
-second between them: both must end well, or one with status 2 and one line; and the outcome is that of one command.
+None may leave a process, or files that the undisturbed run does not have. Then two of the same command start within a
+second: both must succeed, or one ends with status 2 and one line; and the outcome must be that of one command.
 
 Commands are forked from a process that has imported everything, so that kills fall into the work.
 """
@@ -41,7 +41,7 @@ from pathlib import Path
 ID, NAME = "541", "Dataset541_Phantoms"
 EPOCHS = 4
 LIMIT_S = 1800  # (on a busy machine a command of seconds takes minutes)
-LINGER_S = 120  # (a worker that was being started sees after its imports that its parent is gone)
+LINGER_S = 120  # (a starting worker notices only after its imports that its parent has ended)
 SETTINGS = {
     "CDM_NUM_EPOCHS": str(EPOCHS), "CDM_NUM_ITERATIONS": "2", "CDM_NUM_VAL_ITERATIONS": "1", "CDM_LOSS_START": "0",
     "CDM_SEED": "1", "CDM_LEARNING_RATE": "0.05", "nnUNet_n_proc_DA": "0", "OMP_NUM_THREADS": "1",
@@ -61,14 +61,14 @@ OUTPUTS = {
     "predict": "predictions", "evaluate": "evaluation",
 }  # fmt: skip
 SHARES = {"train": 0.4, "plan": 0.2, "predict": 0.2, "evaluate": 0.2}  # of the kills
-CHANGING = re.compile(  # (rows of scored cases come as the cases end, and a kill leaves a line)
+CHANGING = re.compile(  # (rows are written as cases end, and a kill may leave a partial line)
     r"report\.html|progress\.png|debug\.json|training_log_.*|\.scored_cases|.*_args\.json|.*\.(pth|png)"
 )
 TIMES = re.compile(rb'"(\w*_at|created|date|seconds|\w*_s)": [^,\n]+')
 
 
 class LostError(Exception):
-    """What a trial lost or left."""
+    """A trial lost or left files."""
 
 
 @dataclass(frozen=True)
@@ -120,14 +120,14 @@ class Workshop:
     def refuse_other_outcome(self, name: str) -> None:
         """Raise :class:`LostError` unless the output of a command is that of the undisturbed run."""
         is_left, is_due = (_files(base / OUTPUTS[name]) for base in (self.folder, self.states / "after"))
-        if name in ("train", "inspect"):  # a training has a log for each start and draws other patches; keys are drawn
+        if name in ("train", "inspect"):  # a training has a log for each start and draws other patches; keys are random
             logs = ("training_log_", "tensorboard/")
             is_left, is_due = ({f: "" for f in fs if not any(log in f for log in logs)} for fs in (is_left, is_due))
         if unlike := sorted(f for f in is_left.keys() | is_due.keys() if is_left.get(f) != is_due.get(f)):
             raise LostError(f"other than undisturbed: {', '.join(unlike[:5])}")
 
     def kill(self, name: str, draw: random.Random) -> str:
-        """One trial; returns in which moment the kill fell."""
+        """One trial; returns the moment of the kill."""
         is_continued = name == "predict" and draw.random() < 0.5
         is_writing = name == "train" and draw.random() < 0.5
         command = COMMANDS[name] + (" --continue_prediction" if is_continued else "")
@@ -171,7 +171,7 @@ class Workshop:
         time.sleep(after_s)
 
     def _epochs(self) -> int:
-        """The most epochs that a checkpoint holds; each must be whole."""
+        """The most epochs in a checkpoint; each checkpoint must be complete."""
         from cdm_nnunet.errors import InputError
         from cdm_nnunet.nnunet.checkpoint import read_checkpoint
 
@@ -195,7 +195,7 @@ class Workshop:
         return {dose: (self.folder / dose).stat().st_mtime_ns for dose in doses}
 
     def pair(self, name: str, draw: random.Random) -> str:
-        """Two of a command at once; returns how they ended."""
+        """Two simultaneous commands; returns their ends."""
         self.restore(name)
         begun = time.monotonic()
         first = self.begin(COMMANDS[name])

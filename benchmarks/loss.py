@@ -5,16 +5,16 @@
 For each number of ROIs, on one synthetic patient with overlapping ellipsoids and the metrics D95%, D50%, D2%, D0.1cc,
 V20Gy, V40Gy, V60Gy, V95% and Dmean of every ROI:
 
-cdm        this package as the loss uses it: each ROI's voxels sorted by themselves, windows of order statistics
+cdm        this package as used by the loss: each ROI's voxels sorted separately, windows of order statistics
 cdm_exact  the same without windows, as the next two
 onehot     dense boolean volumes and a full sort of the dose for each ROI
 gather     per ROI, gather its voxels and call torch.quantile once
 floor      one read of dose and bits
-unpack     what onehot and gather begin with: the bits made into a boolean volume for each ROI
+unpack     the first step of onehot and gather: the bits as a boolean volume for each ROI
 
-All run in one process on the same data, one way after another, so that none finds the memory that another one has just
-given back; ratios are between medians. Peak memory is of a process of its own. Metric values of the three ways are
-compared before anything is timed.
+All run in one process on the same data, alternating, so that none reuses memory that another has just freed; ratios are
+between medians. Peak memory is measured in a separate process. Metric values of the three methods are compared before
+timing.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def cdm_exact(dose: Tensor, words: Tensor, n_rois: int) -> Tensor:
 
 
 def cdm(dose: Tensor, words: Tensor, n_rois: int) -> Tensor:
-    """This package as the loss uses it."""
+    """This package as used by the loss."""
     return dvh_metrics(dose, words, terms(n_rois), [PRESCRIPTION_GY] * n_rois, VOXEL_CC, Smoothing())[0]
 
 
@@ -127,7 +127,7 @@ def floor(dose: Tensor, words: Tensor, n_rois: int) -> Tensor:
 
 
 def unpack(dose: Tensor, words: Tensor, n_rois: int) -> Tensor:
-    """The bits made into a boolean volume for each ROI; nothing is computed from them."""
+    """The bits as a boolean volume for each ROI, without further computation."""
     unpack_words(words[None], n_rois)
     return 0 * dose.flatten()[0]
 
@@ -136,7 +136,7 @@ WAYS = {"cdm": cdm, "cdm_exact": cdm_exact, "gather": gather, "onehot": onehot, 
 
 
 def seconds(way: Callable[[Tensor, Tensor, int], Tensor], dose: Tensor, words: Tensor, n_rois: int) -> float:
-    """One pass forward and back to the gradient of the dose, which training hands on to the network."""
+    """Forward and backward pass up to the gradient of the dose, which training passes on to the network."""
     dose = dose.clone().requires_grad_()
     start = time.perf_counter()
     torch.autograd.grad(way(dose, words, n_rois).sum(), dose)
@@ -144,7 +144,7 @@ def seconds(way: Callable[[Tensor, Tensor, int], Tensor], dose: Tensor, words: T
 
 
 def peak_mb(name: str, data: Path, n_rois: int) -> float:
-    """Memory that one forward and backward pass takes on top of its data, in a process of its own (Linux)."""
+    """Memory of one forward and backward pass in addition to its data, in a separate process (Linux)."""
     command = [sys.executable, __file__, "--rois", str(n_rois), "--data", str(data), "--peak", name]
     return float(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
 

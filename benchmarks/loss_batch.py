@@ -3,9 +3,9 @@
     python benchmarks/loss_batch.py [--size 96] [--rois 10] [--batch 4] [--repeats 9]
                                     [--device cuda | --as-on-a-gpu] [--compile]
 
-Synthetic patients with the metrics of ``loss.py`` that fixed shapes have. Operators are those of torch that make a new
-tensor or write one: on a GPU the least number of kernels that the host launches, unless a compiler joins them.
-``--as-on-a-gpu`` takes the way of the loss on a GPU, which leaves NumPy out, on a CPU.
+Synthetic patients with the metrics of ``loss.py`` that fixed shapes support. Counted are torch's operators that make or
+write a tensor: on a GPU the minimum number of kernel launches, unless a compiler fuses them. ``--as-on-a-gpu`` runs the
+loss's GPU code, without NumPy, on a CPU.
 """
 
 import argparse
@@ -41,7 +41,7 @@ class Counter(TorchDispatchMode):
 
 
 def take_the_way_of_other_devices() -> None:
-    """Leave NumPy out."""
+    """Use the code for other devices, without NumPy."""
     RoiIndex.of = lambda words, bits: RoiIndex._of_torch(words.detach().flatten(2), bits)  # type: ignore[method-assign]
     RoiIndex.ascending = lambda self, dose: self._ascending_torch(dose.detach())  # type: ignore[method-assign]
     sorted_doses.step_sums = steps._of_all

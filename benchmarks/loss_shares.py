@@ -1,9 +1,9 @@
-"""What each DVH loss adds to the voxel-wise MAE with its trainer's weight, in value and in gradient, on real batches.
+"""Share of each weighted DVH loss relative to the voxel-wise MAE, in value and gradient, on real batches.
 
     python benchmarks/loss_shares.py 501 3d_coarse 0 --weights CHECKPOINT [--batches 20] [--seed 0]
 
-A model's doses on validation patches of preprocessed patients go through the losses of all trainers, with the settings
-of the environment (``CDM_...``). Printed is a Markdown table of medians over the batches: the weighted loss as a
+The losses of all trainers are computed for a model's doses on validation patches of preprocessed patients, with the
+settings of the environment (``CDM_...``). Prints a Markdown table of medians over the batches: the weighted loss as a
 percentage of the MAE, and the Euclidean norm of its gradient with respect to the dose as a percentage of that of the
 MAE. Without ``--weights`` the network is untrained. Everything acts on the finest output; nothing is trained or kept.
 """
@@ -31,7 +31,7 @@ from cdm_nnunet.trainers import nnUNetTrainerDoseMAE
 
 
 def losses(trainer: nnUNetTrainerDoseMAE) -> dict[str, Any]:
-    """Of each trainer, what it minimises beside or in place of the MAE: dose in Gy and a batch's facts to a scalar."""
+    """The loss that each trainer adds to the MAE or uses instead: from dose in Gy and a batch's facts to a scalar."""
     terms = Terms.of(trainer.dose_plans.template, trainer.dose_plans.catalogue, "loss")
     scale_gy = trainer.dose_plans.dose_scale_gy
     found = {}

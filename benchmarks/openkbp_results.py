@@ -1,10 +1,10 @@
-"""Tables and a figure of an OpenKBP study: losses over their seeds, each paired by patient with the MAE trained alike.
+"""Tables and a figure of an OpenKBP study: losses over their seeds, paired by patient with the same training with MAE.
 
     python benchmarks/openkbp_results.py OUT RESULTS [-d 501]
 
-OUT is that of ``cdm-nnunet study benchmarks/studies/openkbp.yaml -o OUT``, or of ``openkbp_fine_tuning.yaml``; RESULTS
-gets ``losses.md`` and ``losses_dvh.png``. Errors of a patient are averaged over the seeds of a loss first; intervals
-are 95 % bootstrap intervals (BCa) over patients.
+OUT is the output of ``cdm-nnunet study benchmarks/studies/openkbp.yaml -o OUT``, or of ``openkbp_fine_tuning.yaml``;
+RESULTS gets ``losses.md`` and ``losses_dvh.png``. Errors of a patient are averaged over the seeds of a loss first;
+intervals are 95 % bootstrap intervals (BCa) over patients.
 """
 
 import argparse
@@ -51,7 +51,7 @@ Runs = Mapping[str, Sequence[str]]
 
 
 def find_runs(folder: Path) -> dict[str, list[str]]:
-    """Names of the finished runs, by loss: runs that differ by their seed alone belong together."""
+    """Names of the finished runs by loss; runs that differ only in their seed belong together."""
     finished = {path.parent.parent.name for path in folder.glob("*/evaluation/result.json")}
     grouped = {loss: sorted(name for name in finished if re.sub(r"_seed_\d+$", "", name) == loss) for loss in LABELS}
     return {loss: names for loss, names in grouped.items() if names}
@@ -71,7 +71,7 @@ def over_seeds(by_run: Mapping[str, Sequence[float]], names: Sequence[str]) -> n
 
 
 def score_table(quantities: Sequence[Quantity], runs: Runs) -> Iterator[str]:
-    """A row a loss: mean of its seeds, their standard deviation, and the change against the MAE trained alike."""
+    """One row per loss: mean over seeds, standard deviation, and the change relative to the same training with MAE."""
     chosen = [q for q in quantities if q.level == "score" and q.name in SCORES]
     chosen.sort(key=lambda q: list(SCORES).index(q.name))
     yield "| loss | seeds | " + " | ".join(f"{SCORES[q.name]} ({q.unit or 'Gy, %'})" for q in chosen) + " |"
@@ -91,7 +91,7 @@ def score_table(quantities: Sequence[Quantity], runs: Runs) -> Iterator[str]:
 
 
 def change(quantity: Quantity, runs: Runs, loss: str) -> str:
-    """Change against the MAE trained alike in percent with its interval, such as ``-12.3 % (-15 to -9)``."""
+    """Change relative to the same training with MAE in percent with its interval, such as ``-12.3 % (-15 to -9)``."""
     weights = np.array(list(quantity.n_terms.values()), dtype=np.float64)
     candidate, baseline = (over_seeds(quantity.errors, runs[name]) for name in (loss, BASELINE))
     ratio = weighted_mean(candidate, weights) / weighted_mean(baseline, weights)
@@ -108,7 +108,7 @@ def change(quantity: Quantity, runs: Runs, loss: str) -> str:
 
 
 def metric_table(quantities: Sequence[Quantity], runs: Runs, losses: Sequence[str]) -> Iterator[str]:
-    """A row a pooled metric: absolute error and difference, predicted - reference; mean, and median over patients."""
+    """One row per pooled metric: absolute error and predicted - reference; mean, and median over patients."""
     losses = [loss for loss in losses if loss in runs]
     yield "| metric | " + " | ".join(f"{LABELS[loss]}: error (median); bias (median)" for loss in losses) + " |"
     yield "| --- " * (len(losses) + 1) + "|"
@@ -139,7 +139,7 @@ def reference_values(stage: Path, run: str, kind: str) -> dict[tuple[str, str], 
 
 
 def scores_of_the_cohort_median(stage: Path, run: str) -> Iterator[str]:
-    """Scores of no model at all: each metric of an ROI predicted as its median over the other patients' plans."""
+    """Scores without a model: each metric of an ROI predicted as its median over the other patients' plans."""
     for kind, label in (("target", "PTV score"), ("oar", "OAR score")):
         errors = [
             abs(value - np.median([*plans[:i], *plans[i + 1 :]]))
@@ -150,7 +150,7 @@ def scores_of_the_cohort_median(stage: Path, run: str) -> Iterator[str]:
 
 
 def plans_table(stage: Path, run: str) -> Iterator[str]:
-    """How the plans' own coverage and hot ends scatter, by target."""
+    """Scatter of the plans' own coverage and near-maximum doses, by target."""
     yield "| reference plans | mean | median | standard deviation | lowest |"
     yield "| --- " * 5 + "|"
     for (name, metric), plans in sorted(reference_values(stage, run, "target").items()):
@@ -161,7 +161,7 @@ def plans_table(stage: Path, run: str) -> Iterator[str]:
 
 
 def worst_patients(quantities: Sequence[Quantity], runs: Runs, losses: Sequence[str]) -> Iterator[str]:
-    """How much of the error of V95% a few patients make."""
+    """Share of a few patients in the error of V95%."""
     quantity = next(q for q in quantities if q.level == "pooled" and q.name == "Targets V95%")
     n_terms = np.array(list(quantity.n_terms.values()), dtype=np.float64)
     for loss in losses:
@@ -218,7 +218,7 @@ def main() -> None:
     runs = find_runs(stage)
     quantities = read_quantities(stage, runs)
     args.results.mkdir(parents=True, exist_ok=True)
-    medians = scores_of_the_cohort_median(stage, next(iter(runs.values()))[0])  # (of the reference doses alone)
+    medians = scores_of_the_cohort_median(stage, next(iter(runs.values()))[0])  # (only of the reference doses)
     tables = [*score_table(quantities, runs), "", *metric_table(quantities, runs, DRAWN), "", *medians, ""]
     tables += [*plans_table(stage, next(iter(runs.values()))[0]), "", *worst_patients(quantities, runs, DRAWN)]
     (args.results / "losses.md").write_text("\n".join([*tables, ""]))

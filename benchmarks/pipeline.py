@@ -8,20 +8,20 @@ bits    this package: reader, DosePreprocessor, DoseDataLoader, BitDecodeUNet
 onehot  nnU-Net 2.8: SimpleITKIO, DefaultPreprocessor, nnUNetDataLoader, PlainConvUNet, with one uint8 image channel an
         ROI, and the dose as one more (its label is a single binary mask, the cheapest that it runs with)
 
-The augmentation of the stock loader is cut down to what ours does, with nnU-Net's own transforms: SpatialTransform
+The augmentation of the stock loader is reduced to ours, with nnU-Net's own transforms: SpatialTransform
 rotates 30 % of the patches by up to 5 degrees about the long axis, MirrorTransform flips left-right half of them, and
-noise goes on the CT channel of 20 %. (It does not swap the names of paired ROIs.) All that stock nnU-Net does besides,
-which would cost it more, is off.
+noise is added to the CT channel of 20 %. (It does not swap the names of paired ROIs.) Other augmentation of stock
+nnU-Net, which would take more time, is off.
 
-loader   processor time of a patch, one thread: 0.7 x a patch that is not rotated + 0.3 x one that is, both measured
+loader   processor time of a patch, one thread: 0.7 x a patch without + 0.3 x one with rotation, both measured
 epoch    wall time of --steps batches from one worker process, for a device that takes no time (free) and for the
          U-Net with its backward pass on this CPU (cpu)
 memory   peak resident set of the process that loads, and of the process that trains
 prepare  processor time of preprocessing all patients
 disk     ROI channels alone (compressed files of the raw data, compressed chunks of the preprocessed), and all of both
 
-Bits and one-hot alternate in processes of their own; every figure is the median of the repeats, preprocessing's of
-one run.
+Bits and one-hot alternate in separate processes; every figure is the median of the repeats, for preprocessing of one
+run.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ FIRST_ROI = 2  # after CT and prescription, in both
 
 
 class Way:
-    """One of the two ways: its data set, preprocessor, loader and network."""
+    """One of the two pipelines: its data set, preprocessor, loader and network."""
 
     def __init__(self, name: str, root: Path, n_rois: int):
         from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
@@ -173,7 +173,7 @@ def peak_mb() -> float:
 
 
 def measure_loader(way: Way, seed: int, n_batches: int) -> dict[str, float]:
-    """Seconds a patch in this process."""
+    """Seconds per patch in this process."""
     loader = way.loader()
     seconds = {}
     for rotated in (0.0, 1.0):
@@ -220,7 +220,7 @@ def measure_epoch(way: Way, seed: int, n_steps: int, compute: bool) -> dict[str,
 
 
 def measure(args: argparse.Namespace) -> dict[str, float]:
-    """What a process of its own measures."""
+    """Measurements in a separate process."""
     torch.set_num_threads(1)
     way = Way(args.way, args.root, args.rois[0])
     if args.measure == "loader":
@@ -244,7 +244,7 @@ def in_process(args: argparse.Namespace, root: Path, n_rois: int, way: str, what
 
 
 def prepare(root: Path, args: argparse.Namespace, n_rois: int) -> None:
-    """Raw data and plans of both ways."""
+    """Raw data and plans of both pipelines."""
     for name in ("raw", "preprocessed", "results"):
         (root / name).mkdir()
         os.environ[f"nnUNet_{name}"] = str(root / name)
@@ -286,7 +286,7 @@ def compare(args: argparse.Namespace, n_rois: int) -> dict[str, Any]:
 
 
 def show(record: dict[str, Any]) -> str:
-    """The figures of one number of ROIs, with what bits save."""
+    """The figures for one number of ROIs, with the savings by bits."""
     bits, onehot = ({**record[way], **record[way]["bytes"]} for way in WAYS)
     lines = [f"{record['rois']} ROIs, patches of {record['patch']}^3: onehot -> bits"]
     for key in onehot:

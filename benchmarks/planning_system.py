@@ -2,8 +2,8 @@
 
     python benchmarks/planning_system.py RTSTRUCT RTDOSE [--end-caps MODE]
 
-Prints, for each ROI with a stored DVH, its volume and the differences of ``cdm-nnunet dvh`` to it. Stored DVHs are
-taken as cumulative volumes at the lower edges of their bins, linear within a bin.
+Prints, for each ROI with a stored DVH, its volume and the differences from ``cdm-nnunet dvh``. Stored DVHs are
+interpreted as cumulative volumes at the lower edges of their bins, linear within a bin.
 """
 
 import argparse

@@ -2,13 +2,13 @@
 
     python benchmarks/prediction.py [--size 128] [--patch 64] [--rois 32] [--features 8] [--repeats 3] [--json]
 
-bits    DosePredictor: ROI words, decoded in the network; windows summed in float32; bfloat16 where the processor has it
+bits    DosePredictor: ROI words, decoded in the network; windows summed in float32; bfloat16 if the processor has it
 onehot  nnUNetPredictor of nnU-Net 2.8: CT, prescription and one-hot channels into the same U-Net, same weights;
-        windows summed in float16, the network in float32, as it does on a CPU
+        windows summed in float16, the network in float32, as usual on a CPU
 plain   DosePredictor as nnU-Net runs a network on a CPU (float32, no channels-last): leaves out what bfloat16 gains
 
-Gaussian weights, steps of half a patch, no mirroring. Each in a process of its own, alternating; medians;
-peak memory is the peak resident set less that before the prediction.
+Gaussian weights, steps of half a patch, no mirroring. Each in a separate process, alternating; medians;
+peak memory is the peak resident set minus that before the prediction.
 """
 
 from __future__ import annotations

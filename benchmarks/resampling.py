@@ -1,9 +1,9 @@
-"""What the grid of a configuration can't show: reference doses to the network's grid and back, scored as predictions.
+"""Resampling error of a configuration: reference doses on the network's grid and back, scored as predictions.
 
     python benchmarks/resampling.py -d 501 -c 3d_coarse -o resampling_3d_coarse
 
-Takes the preprocessed doses of a planned data set, brings them back as if a perfect network had predicted them, and
-evaluates them. No model on this grid can be expected to score better.
+Resamples the preprocessed doses of a planned data set back, as if a perfect network had predicted them, and evaluates
+them. No model on this grid can be expected to score better.
 """
 
 import argparse

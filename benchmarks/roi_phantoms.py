@@ -1,4 +1,4 @@
-"""The same phantoms with K ROIs as two data sets: bits for this package, one image channel an ROI for stock nnU-Net."""
+"""Phantoms with K ROIs as two data sets: bits for this package, one image channel per ROI for stock nnU-Net."""
 
 from __future__ import annotations
 
@@ -90,11 +90,11 @@ class Source:
         return f"phantom_{self.seed:03d}"
 
     def checksums(self) -> dict[str, str]:
-        """What it depends on."""
+        """Facts that determine it."""
         return {"seed": str(self.seed), "rois": str(self.n_rois)}
 
     def load(self) -> Case:
-        """Make it."""
+        """Make the phantom."""
         return replace(phantom(self.seed, self.n_rois), name=self.name)
 
 
@@ -107,8 +107,8 @@ def write_bits(raw: Path, n_rois: int, n_patients: int) -> None:
 def write_onehot(raw: Path, n_rois: int, n_patients: int) -> None:
     """The same for stock nnU-Net.
 
-    Channels: CT, prescription, a uint8 mask for each ROI, the dose. The label, without which stock nnU-Net does not
-    run, is the dose region alone: with dose as an integer label its loader would do far more work.
+    Channels: CT, prescription, a uint8 mask for each ROI, the dose. The label, which stock nnU-Net
+    needs, is only the dose region: with dose as an integer label its loader would do far more work.
     """
     folder = raw / STOCK
     for name in ("imagesTr", "labelsTr"):
@@ -156,7 +156,7 @@ def stock_plans(plans: dict[str, Any], n_rois: int) -> dict[str, Any]:
 
 
 def small_plans(path: Path, patch: int, features: int) -> dict[str, Any]:
-    """Set patch, batch and a small network of four stages in plans that are there."""
+    """Set patch, batch and a small network of four stages in existing plans."""
     plans: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     configuration = plans["configurations"][CONFIGURATION]
     configuration["patch_size"], configuration["batch_size"] = [patch] * 3, 2

@@ -1,27 +1,27 @@
-"""Seconds and memory of every verb for 100, 300 and 1,000 patients: what grows faster than the cohort.
+"""Seconds and memory of every verb for 100, 300 and 1,000 patients, to find superlinear growth.
 
     python benchmarks/scale.py OUT [--patients 100 300 1000] [--coarseness 2] [--processes 1 2] [--copies N ...]
 
-The patients are the phantoms of ``cdm-nnunet convert synthetic`` on a coarse grid, so that a case costs little and what
-is done for the whole cohort shows. The steps, each a command in a process of its own:
+The patients are the phantoms of ``cdm-nnunet convert synthetic`` on a coarse grid, so that a case takes little time and
+work for the whole cohort is visible. The steps, each a command in a separate process:
 
 convert    from formulas to the raw data set
 plan       fingerprint, plans and preprocessing (voxels of 12 mm, 4 features)
 train      one step, so that there is a model (not measured)
 predict    all patients
 evaluate   scores and tables, without report and pictures
-report     the report of scores that are there
+report     the report of existing scores
 compare    the evaluation against another, which is the same with doses that are 2 % lower
-page       the report in a browser: until the first screen is painted, and until all of it is there
+page       the report in a browser: until the first paint, and until it is complete
 
-compare and page are done as well with --copies of the smallest cohort's results, for they read results alone.
+compare and page also run with --copies of the smallest cohort's results, because they read only results.
 
-Seconds are those of the processors, of all processes of a command, which another load of the machine hardly changes.
-A command's start (imports) is the same for each size: seconds a case are taken from the difference to the next smaller
-size. Memory is the peak of the command's largest process. With --processes 1 2 convert and evaluate are done with two
-processes as well, and the wall times compared.
+Seconds are processor time of all processes of a command, which hardly depends on other load of the machine. A command's
+start (imports) is the same for each size: seconds per case come from the difference to the next smaller size. Memory is
+the peak of the command's largest process. With --processes 1 2 convert and evaluate also run with two processes, and
+the wall times are compared.
 
-Results are in OUT/scale.json; a step that is there is not done again, so that the same command goes on after a stop.
+Results are in OUT/scale.json; finished steps are not repeated, so that the same command continues after a stop.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Measured:
     processor_s: float
     wall_s: float
     peak_mib: float
-    load: float  # of the machine, as it began
+    load: float  # of the machine, at its start
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ class Cohort:
 
 
 def on_one_core() -> None:
-    """Keep a command on one core: torch's threads wait for each other by computing, the more the busier the machine."""
+    """Keep a command on one core: torch's waiting threads use processor time, more so on a busy machine."""
     if not SEVERAL_CORES:
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
@@ -179,7 +179,7 @@ def measured(command: list[str], environment: dict[str, str], folder: Path) -> M
 
 
 def painted(path: Path, first: str, last: str | None) -> dict[str, float]:
-    """Seconds until a page's first contentful paint, until its first table is there, and until all of it is."""
+    """Seconds until a page's first contentful paint, its first table, and its completion."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -201,7 +201,7 @@ def painted(path: Path, first: str, last: str | None) -> dict[str, float]:
 
 
 def copied(small: Cohort, n: int) -> Cohort:
-    """Results of a small cohort, repeated under other names: for what reads results alone."""
+    """Results of a small cohort, repeated under other names, for commands that read only results."""
     large = Cohort(small.out / "copies", n, small.coarseness)
     for name in "ab":
         one = load_evaluation(small.folder / name)
@@ -218,7 +218,7 @@ def copied(small: Cohort, n: int) -> Cohort:
 
 
 def make(patients: int, coarseness: float, processes: int, raw: Path) -> None:
-    """Convert the phantoms; their number is not limited, as that of the command's is."""
+    """Convert the phantoms, without the command's limit of their number."""
     found = find_synthetic(n_training=2)
     sources = [SyntheticSource(k, f"phantom_{k:04d}", "Tr", coarseness) for k in range(1, patients + 1)]
     raw.mkdir(parents=True)
@@ -226,7 +226,7 @@ def make(patients: int, coarseness: float, processes: int, raw: Path) -> None:
 
 
 def rows(results: dict[str, dict], sizes: list[int]) -> list[str]:
-    """Seconds a case beyond the next smaller cohort, and peak memory."""
+    """Seconds per case beyond the next smaller cohort, and peak memory."""
     lines = ["| step | " + " | ".join(f"{n} patients" for n in sizes) + " |", "| --- " * (len(sizes) + 1) + "|"]
     for step in MEASURED:
         cells = []

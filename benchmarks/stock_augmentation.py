@@ -1,4 +1,4 @@
-"""nnU-Net's own transforms, cut down to what this package does to a patch."""
+"""nnU-Net's own transforms, reduced to this package's augmentation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LIMIT = math.radians(MAX_ROTATION_DEGREES)
 
 
 class CTNoise(ImageOnlyTransform):
-    """Noise on the first channel of a fifth of the samples; nnU-Net's transform would draw it for every channel."""
+    """Noise on the first channel of a fifth of the samples; nnU-Net's transform draws it for every channel."""
 
     def get_parameters(self, **_: Any) -> dict[str, Any]:
         """Draw the standard deviation."""

@@ -1,9 +1,9 @@
-"""Does geometry foretell how well a plan covers its target? V95% against the target's size, skin and OARs.
+"""Does geometry predict how well a plan covers its target? V95% against the target's size, skin and OARs.
 
     python benchmarks/target_coverage.py -d 501 [--roi PTV_7000]
 
-Takes the training patients of fold 0 of a raw data set. For the plans of lowest coverage it also says how often cold
-voxels (under 95 % of the prescription) lie near the skin or OARs, and how often the target's voxels do.
+Takes the training patients of fold 0 of a raw data set. For the plans of lowest coverage it also prints how often
+cold voxels (below 95 % of the prescription) lie near the skin or OARs, and how often the target's voxels do.
 """
 
 import argparse
@@ -25,7 +25,7 @@ PLACES = ("near skin", "in OARs", "near OARs")
 
 
 def coverage(raw: RawDataset, case: str, roi: str) -> tuple[float, ...]:
-    """V95%, voxels of the target, and the share (%) of its voxels, and of its cold ones, in each of the places."""
+    """V95%, voxels of the target, and the shares (%) of its voxels and of its cold voxels in each region."""
     record, names = raw.record(case), [entry.name for entry in raw.catalogue.rois]
     masks = unpack(read_image(raw.image_path(case, 2)).values, len(names))
     ct = read_image(raw.image_path(case, 0)).values
