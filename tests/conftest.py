@@ -1,4 +1,4 @@
-"""Fixtures for all tests: real OpenKBP patients and a browser, where they are at hand."""
+"""Fixtures for all tests: real OpenKBP patients and a browser, if available."""
 
 import os
 import shutil
@@ -12,8 +12,8 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-# Each of these, and every other folder of tests, goes to one process, for its tests share what is dear to make. The
-# longest come first: a process that has ended its own has nothing to take over from another.
+# Each of these, and every other folder of tests, runs in one process, because its tests share expensive fixtures. The
+# longest come first, because a finished process can't take over tests from another.
 LONGEST_FIRST = (
     "trainers",
     "test_readme.py",
@@ -41,7 +41,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _environment() -> Iterator[None]:
-    """Undo what a command run in this process has set in the environment."""
+    """Undo changes of the environment by a command in this process."""
     before = dict(os.environ)
     yield
     os.environ.clear()
@@ -82,7 +82,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def file_size_limit() -> Callable:
-    """A context in which the system lets no file grow beyond a size: what a full disk does, without filling one."""
+    """A context in which the system limits the size of files: the effect of a full disk, without filling one."""
     resource = pytest.importorskip("resource")
 
     @contextmanager

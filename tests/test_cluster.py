@@ -118,7 +118,7 @@ def test_a_folder_that_workers_do_not_see_is_one_line(scheduler, tmp_path):
 
 
 def test_a_file_server_of_another_machine_is_found_out(tmp_path):
-    """A worker in a mount namespace of its own, which has another folder at the same path."""
+    """A worker in its own mount namespace, with another folder at the same path."""
     (tmp_path / "out").mkdir()
     probe = subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False)
     if probe.returncode:

@@ -1,4 +1,4 @@
-"""pyproject.toml declares what is imported, and only that."""
+"""pyproject.toml declares exactly the imported packages."""
 
 import ast
 import functools
@@ -14,12 +14,12 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 SHIPPED = ("cdm_nnunet", "trainers", "dataset_conversion")
 # Distributions whose modules have another name.
 MODULES = {"PyYAML": "yaml", "pyradplan": "pyRadPlan", "scikit-image": "skimage", "mlflow-skinny": "mlflow"}
-# What an extra only keeps below a version, for the sake of another of its distributions.
+# Packages that an extra only limits to a version, because another of its packages needs that.
 HELD_BACK = {"numpydantic"}
-# What the tests run as a program: distribution, and the name under which it is run.
+# Programs that the tests run: distribution, and the name of the program.
 PROGRAMS = {"ruff": "ruff", "mypy": "mypy", "import-linter": "lint-imports", "dicom3tools": "dciodvfy"}
 PROGRAMS |= {"pytest-xdist": "-n auto"}  # (a plug-in: an option of pytest)
-# What benchmarks compare with. Each of them runs in an environment of its own, for it needs other versions than we do.
+# Peers of the benchmarks. Each of them runs in its own environment, because it needs other versions than we do.
 PEERS = {"dicompylercore", "rt_utils", "DicomRTTool", "dosemetrics", "pymedphys"}
 IMPORTERS = {"import_module", "importorskip"}
 
@@ -45,7 +45,7 @@ def parsed(*folders: str) -> tuple[ast.Module, ...]:
 
 
 def named(statement: ast.AST) -> list[str]:
-    """What a statement or a call imports."""
+    """Modules imported by a statement or a call."""
     if isinstance(statement, ast.Import):
         return [alias.name for alias in statement.names]
     if isinstance(statement, ast.ImportFrom) and statement.module and not statement.level:

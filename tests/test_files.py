@@ -1,4 +1,4 @@
-"""Files are whole or absent, and a library's failure to write is told with its reason."""
+"""Files are complete or absent, and a library's failure to write is reported with its reason."""
 
 import errno
 import json
@@ -130,7 +130,7 @@ def test_what_a_killed_process_left_goes_when_the_file_is_written_again(tmp_path
         assert of_this_process.name.endswith(ending)
     left = sorted(entry.name for entry in tmp_path.iterdir())
     assert path.read_text() == "whole"
-    assert len(left) == 3  # the file, what another machine is writing, and what was left for another file
+    assert len(left) == 3  # the file, another machine's temporary file, and a leftover of another file
     assert of_other_machine.name in left
     assert any(name.startswith(f".{other.name}.partial_") for name in left)
 

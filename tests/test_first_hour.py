@@ -1,6 +1,6 @@
-"""The transcripts of docs/first_hour.md: what is typed there runs in a fresh folder, and says what stands there.
+"""The transcripts of docs/first_hour.md: their commands run in a fresh folder, and print the stated output.
 
-Each section has a folder of its own. Numbers of the output may differ with processor and load, and count as any number.
+Each section has its own folder. Numbers of the output may differ with processor and load, and count as any number.
 """
 
 import csv
@@ -19,7 +19,7 @@ SECTIONS = dict(re.findall(r"(?ms)^## ([^\n]+)\n(.*?)(?=^## |\Z)", PAGE))
 PATIENTS = "From DICOM patients to an RTDOSE"
 LOSS = "From a new loss to a comparison"
 TABLE = "From a table to its numbers"
-SHORTER = {  # what a test need not wait for
+SHORTER = {  # skipped, because a test need not wait for it
     "my_study.yaml": {"num_epochs: 4, num_iterations: 25": "num_epochs: 1, num_iterations: 2"},
     "commands": {
         "--patients 8 --test-patients 6": "--patients 2 --test-patients 2",
@@ -46,7 +46,7 @@ def shown(section):
 
 
 def write_files(section, folder):
-    """Write the files that a section shows: their path stands in a comment on their first line."""
+    """Write the files that a section shows; their path is in a comment on the first line."""
     for language, text in BLOCK.findall(SECTIONS[section]):
         if language in ("python", "yaml"):
             path = folder / re.match(r"# (\S+)\n", text).group(1)
@@ -63,7 +63,7 @@ def shortened(text, changes):
 
 
 def typed(section, folder, changes=None):
-    """Type the commands of a section, with changes, in a shell; what it says, on both channels."""
+    """Run the commands of a section, with changes, in a shell; return the output of both channels."""
     environment = {name: text for name, text in os.environ.items() if not name.startswith(("nnUNet_", "CDM_"))}
     environment["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), environment["PATH"]])
     environment |= {"nnUNet_n_proc_DA": "0", "OMP_WAIT_POLICY": "PASSIVE", "COLUMNS": "400"}

@@ -1,4 +1,4 @@
-"""What a NIfTI header must say, before a voxel is unpacked."""
+"""Requirements of a NIfTI header, before a voxel is unpacked."""
 
 import gzip
 import math
@@ -115,7 +115,7 @@ def test_a_header_that_is_damaged_or_contradicts_itself_is_refused(path, changes
     [
         [(CODES, "2h", 1, 0)],
         [(CODES, "2h", 0, 2)],
-        [(CODES, "2h", 0, 2), (QUATERNION, "6f", NAN, 2, 3, NAN, 1, 1)],  # (what is not used may hold anything)
+        [(CODES, "2h", 0, 2), (QUATERNION, "6f", NAN, 2, 3, NAN, 1, 1)],  # (unused fields may hold anything)
         [(CODES, "2h", 1, 0), (SFORM, "12f", *[NAN] * 12)],
         [(CODES, "2h", 1, 1)],
         [(SFORM, "f", -2.0 - 1e-6), (QUATERNION, "3f", 1e-6, 0, 1.0000001)],

@@ -1,4 +1,4 @@
-"""What may be imported with what, as a process sees it; import-linter checks the same from the source."""
+"""Allowed imports, checked in a process; import-linter checks the same from the source."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The package without what only POSIX systems have. On Windows itself nothing was run."""
+"""The package without functions of POSIX systems. Nothing was run on Windows itself."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ import cdm_nnunet
 from cdm_nnunet import files
 from cdm_nnunet.errors import InputError
 
-# Imports all modules, after those of others, where neither POSIX modules nor functions are there.
+# Imports all modules, after third-party ones, without POSIX modules and functions.
 WITHOUT_POSIX = """
 import importlib, os, pkgutil, signal, sys
 import numpy, scipy, SimpleITK, pydicom, pynetdicom, torch, nnunetv2, skimage, matplotlib, plotly, yaml, pydantic

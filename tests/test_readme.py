@@ -1,4 +1,4 @@
-"""Every command in README and docs runs, as it stands there, on small synthetic patients.
+"""Every command in README and docs runs unchanged on small synthetic patients.
 
 Training, which takes hours, is cut short by environment variables, and runs on the CPU. A command in a block that is
 not marked ``bash`` would escape, so there must be none.
@@ -25,13 +25,13 @@ DONE_BY_CI = (
     "python3 -m venv .venv && . .venv/bin/activate && pip install . && cdm-nnunet demo -o cdm_demo",
     'pip install -e ".[test]" && tests/run',
 )
-# Records of what was run once, with real patients and for hours; not instructions.
+# Records of past runs, with real patients and for hours; not instructions.
 RECORDS = ("benchmarks.md",)
-# Pages with tests of their own: tests/test_first_hour.py.
+# Pages with their own tests: tests/test_first_hour.py.
 RUN_APART = ("first_hour.md",)
 PROGRAMS = ("cdm-nnunet", "nnUNetv2_", "python", "pip", "eval ", "tests/run", "CDM_")
 
-# The commands are run by a shell in which these stand for the programs.
+# The commands are run by a shell in which these replace the programs.
 SHORTER = """
 set -euo pipefail
 cdm-nnunet() {
@@ -97,7 +97,7 @@ def needs_the_extra_planning(command):
 
 
 def run_in_shell(commands, folder):
-    """Run commands in one shell, in a folder; return what is said of those that ran."""
+    """Run commands in one shell, in a folder; return the messages on those that ran."""
     environment = {name: text for name, text in os.environ.items() if not name.startswith(("nnUNet_", "CDM_"))}
     environment["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), environment["PATH"]])
     environment["nnUNet_n_proc_DA"] = "0"

@@ -55,7 +55,7 @@ def test_the_schema_says_what_a_record_is(tmp_path):
 
 
 def misfits(schema: Mapping[str, Any], root: Mapping[str, Any], value: Any, place: str = "") -> Iterator[str]:
-    """Where a value is not what a schema says: of types, keys and constants, which is what records need."""
+    """Deviations of a value from a schema: types, keys and constants, which is sufficient for records."""
     if "$ref" in schema:
         schema = root["$defs"][schema["$ref"].rpartition("/")[2]]
     if alternatives := schema.get("anyOf", schema.get("oneOf")):

@@ -34,7 +34,7 @@ TEMPLATE = {
     ],
     "goals": [{"roi": "PTV_6000", "metric": "D95%"}],
 }
-# Every interpreter of this environment, workers too, runs this first: what it names can't be found.
+# Every interpreter of this environment, also workers, runs this first: these modules can't be found.
 SITECUSTOMIZE = """
 import sys
 
@@ -102,7 +102,7 @@ def test_conversion_evaluation_report_and_comparison(bare, tmp_path):
     convert(find_synthetic(2, 1, coarseness=2.2), DatasetPlace(tmp_path / "here", 501, "Bare"))
     paths = sorted(raw.rglob("*.nii.gz"))
     assert len(paths) == 12
-    for path in paths:  # what is converted is the same
+    for path in paths:  # the converted files are equal
         here = tmp_path / "here" / path.relative_to(tmp_path / "raw")
         theirs, ours = (sitk.GetArrayFromImage(sitk.ReadImage(str(p))) for p in (path, here))
         np.testing.assert_array_equal(theirs, ours)

@@ -1,4 +1,4 @@
-"""Scores of a challenge are given for its own data, and for no other."""
+"""Scores of a challenge are given only for its own data."""
 
 import csv
 from dataclasses import replace

@@ -21,7 +21,7 @@ NEW_PATIENT = {
 
 @pytest.fixture
 def fake_steps(monkeypatch):
-    """Steps of a demo that are done at once, by the interpreter; the list of what ran."""
+    """Demo steps that finish immediately, run by the interpreter; returns the list of those that ran."""
     ran = []
 
     def steps(size, *, quick=False):

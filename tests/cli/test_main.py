@@ -17,7 +17,7 @@ RECORD = {"answer": 42, "names": ["a", "b"]}
 
 
 def stub(run):
-    """A verb module that does what a test wants."""
+    """A verb module with the behaviour that a test needs."""
     verb = types.SimpleNamespace(SUMMARY="stub", EXAMPLE="cdm-nnunet demo", configure=lambda parser: None, run=run)
     verb.render = lambda record: f"the answer is {record['answer']}"
     return verb

@@ -95,7 +95,7 @@ def new(model, tmp_path):
 
 
 def write_patient(phantom, folder):
-    """A phantom with the noise of a CT: what is the same throughout is no patient."""
+    """A phantom with CT noise: a constant image is refused as a patient."""
     files = write_phantom(phantom, folder)
     rng = np.random.default_rng(phantom.seed)
 
@@ -412,7 +412,7 @@ def test_a_patient_that_cannot_be_used_does_not_stop_the_others(new, tmp_path, c
 
 
 def one_dose(out, cases):
-    """Stands for the network: 60 Gy on the grid of each case."""
+    """Replaces the network: 60 Gy on the grid of each case."""
     from cdm_nnunet.prediction_record import PredictionRecord
 
     out.mkdir(exist_ok=True)

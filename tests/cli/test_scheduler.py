@@ -59,7 +59,7 @@ def digest(path: Path, root: Path) -> str:
 
 
 def lines(text: str) -> list[str]:
-    """What was printed, without times and the pseudonyms that an inspection draws."""
+    """The printed lines, without times and an inspection's random pseudonyms."""
     return [line for line in text.splitlines() if not re.search(r"\d s$|case_", line)]
 
 

@@ -1,4 +1,4 @@
-"""What a person sees in a terminal, and what a pipe gets instead."""
+"""Output in a terminal, and in a pipe instead."""
 
 import argparse
 import io

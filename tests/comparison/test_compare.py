@@ -1,4 +1,4 @@
-"""From evaluations to the record: what is paired, what is refused, what is corrected."""
+"""From evaluations to the record: pairing, refusals, corrections."""
 
 import json
 from dataclasses import replace

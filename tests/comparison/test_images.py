@@ -67,7 +67,7 @@ def opened(browser, path, case):
 
 
 def readings(view):
-    """Texts of the readout by what they are of."""
+    """Texts of the readout by their dose."""
     spans = view.locator("#case .readout span").all()
     return {span.inner_text().removesuffix(" " + (b := span.locator("b").inner_text())): b for span in spans}
 
@@ -180,7 +180,7 @@ def test_a_folder_replaces_a_file_and_the_other_way_round(compared, tmp_path, mo
     monkeypatch.setattr(pages, "MOST_CASES_IN_A_FILE", 1)
     assert write_outputs(comparison, tmp_path)["html"] == str(tmp_path / "compare" / "index.html")
     index = (tmp_path / "compare" / "index.html").read_text(encoding="utf-8")
-    assert '"n_terms"' not in index  # (the errors of patients lie in a file of their own)
+    assert '"n_terms"' not in index  # (the errors of patients are in a separate file)
     monkeypatch.setattr(pages, "MOST_CASES_IN_A_FILE", 2)
     assert write_outputs(comparison, tmp_path)["html"] == str(tmp_path / "compare.html")
     assert not (tmp_path / "compare").exists()

@@ -1,4 +1,4 @@
-"""A comparison shows what each model is, and marks what differs."""
+"""A comparison shows the properties of each model, and marks differences."""
 
 import argparse
 import json

@@ -75,7 +75,7 @@ def test_many_patients_take_random_sign_flips_with_a_seed():
     assert test.p == pytest.approx(math.erfc(z / math.sqrt(2)), abs=0.01)  # (the normal approximation)
     assert test == flip(values, 99_999)
     assert test != sign_flip(values, seed=1, n_flips=99_999)
-    assert flip(np.ones(40)).p == 1 / 1000  # never below what the number of flips can show
+    assert flip(np.ones(40)).p == 1 / 1000  # never below the resolution of the number of flips
 
 
 @settings(max_examples=25, deadline=None)

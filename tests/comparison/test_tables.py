@@ -1,4 +1,4 @@
-"""Tables say what the record says, and names can't break them."""
+"""Tables agree with the record, and names can't break them."""
 
 import csv
 import io

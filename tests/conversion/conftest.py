@@ -121,7 +121,7 @@ def openkbp(tmp_path: Path) -> OpenKbpWriter:
 
 
 def gdphmm_content(seed: int = 0, site: str = "HaN") -> dict:
-    """What a file of the challenge holds, as its DICOM2NPZ.py writes it."""
+    """Content of a file of the challenge, as written by its DICOM2NPZ.py."""
     rng = np.random.default_rng(seed)
     names = {
         "HaN": ("PTVHighOPT", "PTVMid", "PTVMidOPT", "Body", "Chiasim", "BrainStem_03", "Lens_L", "Zahn 3", "CTV 70"),

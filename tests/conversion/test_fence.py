@@ -1,4 +1,4 @@
-"""What nobody foresaw in one patient is refused with a log, and does not end the others."""
+"""An unexpected error in one patient is refused with a log, and does not stop the others."""
 
 import errno
 

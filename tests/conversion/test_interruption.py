@@ -1,4 +1,4 @@
-"""A conversion that is killed at any of its steps leaves nothing that could be taken for whole."""
+"""A conversion that is killed at any step leaves nothing that looks complete."""
 
 import hashlib
 import os
@@ -89,7 +89,7 @@ def undisturbed(convert, tmp_path_factory) -> tuple[dict[str, str], int]:
 
 
 def assert_nothing_half_written(folder: Path, complete: dict[str, str]) -> list[str]:
-    """Every file in place is whole, every recorded case is complete. Returns the recorded cases."""
+    """Every file in place and every recorded case is complete. Returns the recorded cases."""
     found = checksums(folder)
     assert "dataset.json" not in found
     assert {file: found[file] for file in found if file.endswith(".nii.gz")}.items() <= complete.items()

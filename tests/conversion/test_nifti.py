@@ -385,7 +385,7 @@ def notes_of(case) -> list[str]:
 
 
 class TestAccepted:
-    """What is common and unambiguous is accepted, with a note where something was decided."""
+    """Common, unambiguous data are accepted, with a note on decisions."""
 
     @pytest.mark.parametrize("ending", [".nii", ".nrrd", ".mha"])
     @pytest.mark.parametrize("compressed", [True, False])

@@ -1,4 +1,4 @@
-"""Pickled dictionaries in NPZ files are read without running them; what is hostile or damaged is refused."""
+"""Pickled dictionaries in NPZ files are read without running code; hostile or damaged files are refused."""
 
 import io
 import os
@@ -138,7 +138,7 @@ def test_a_file_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
 
 
 def test_reading_needs_no_numpy_unpickler(tmp_path):
-    """A pickle that NumPy would run is told from its first dangerous name, wherever it hides."""
+    """A pickle that NumPy would run is refused at its first dangerous name, wherever it is."""
     buffer = io.BytesIO()
     np.save(buffer, np.array([{"deep": [Hostile(os.system, "true")]}], object), allow_pickle=True)
     with zipfile.ZipFile(tmp_path / "x.npz", "w") as file:

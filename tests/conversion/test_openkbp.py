@@ -146,7 +146,7 @@ def test_a_ct_with_its_offset_applied_twice_is_refused(openkbp):
     openkbp.values(folder / "ct.csv", shift(stored, 1024))
     with pytest.raises(InputError, match=r"ct.csv: the lowest value is 1027, but .* was the offset added twice"):
         patient(folder).load()
-    openkbp.values(folder / "ct.csv", shift(stored, -1000))  # what became negative was dropped
+    openkbp.values(folder / "ct.csv", shift(stored, -1000))  # negative values were dropped
     with pytest.raises(InputError, match=r"no ROI lies in tissue: the median CT value of '.*' is -9"):
         patient(folder).load()
 

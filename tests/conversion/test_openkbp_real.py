@@ -1,4 +1,4 @@
-"""Two real patients; skipped where they are not at hand."""
+"""Two real patients; skipped if they are not available."""
 
 import json
 

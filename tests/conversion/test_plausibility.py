@@ -146,7 +146,7 @@ def test_a_ct_that_ends_before_the_external_is_refused(fields, cut, message):
 
 
 def test_air_within_the_external_is_told(fields):
-    fields["ct_hu"][4:26, 6:20, 6:12] = -1000  # (a cavity; planes show tissue beside it)
+    fields["ct_hu"][4:26, 6:20, 6:12] = -1000  # (a cavity; planes show tissue next to it)
     (note,) = Case(**fields).notes
     assert note == "unusual: the share of the external that is air in the CT is 11.39 % (usually 0 to 8 %)"
     fields["ct_hu"][3:27, 5:27, 5:20] = -1000

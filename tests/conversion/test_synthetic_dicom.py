@@ -1,4 +1,4 @@
-"""Head-and-neck phantoms as DICOM files: what is read of them is what was drawn."""
+"""Head-and-neck phantoms as DICOM files: the read contours equal the drawn ones."""
 
 import numpy as np
 import pytest

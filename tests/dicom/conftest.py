@@ -17,7 +17,7 @@ from cdm_nnunet.dvh import Template
 
 
 class Clinic:
-    """A small template, a mapping and a phantom that go together, and what conversion makes of ``FOLDER/exports``."""
+    """A small template, a mapping and a phantom that fit together, and the conversion of ``FOLDER/exports``."""
 
     template = Template.from_json(
         {

@@ -1,4 +1,4 @@
-"""Which plan and which dose count: approval, type of dose, own predictions, and what lies beside the dose of a plan."""
+"""Choice of plan and dose: approval, type of dose, own predictions, and other doses next to that of a plan."""
 
 import dataclasses
 import json

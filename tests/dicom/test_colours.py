@@ -1,4 +1,4 @@
-"""Colours in which a structure set draws its ROIs: display alone, so that a damaged one is left out."""
+"""Colours of ROIs in a structure set: only for display, so a damaged one is ignored."""
 
 import json
 

@@ -48,7 +48,7 @@ def test_missing_images_are_found_also_where_they_hide_each_other(tmp_path, gone
     if not numbered:
         without_numbers(paths)
         if len(gone) > 2:
-            return  # (without numbers nothing tells many of them from a change of the spacing)
+            return  # (without numbers, many of them look like a change of the spacing)
     if list(gone) == [0, 2]:
         with pytest.raises(InputError, match=r"6 mm lie between the slices at z = 3 and 9 mm.*a slice is missing"):
             read_ct(paths)
@@ -65,7 +65,7 @@ def test_missing_images_are_found_also_where_they_hide_each_other(tmp_path, gone
     [
         np.r_[0:30:3.0, 30:60:6.0, 60:90:3.0],
         np.r_[0:30:3.0, 30:60:6.0],
-        np.r_[0.0, 3, 6, 9, 15, 21, 24, 27, 30, 33, 36, 39],  # two wide steps, and the numbers go on through them
+        np.r_[0.0, 3, 6, 9, 15, 21, 24, 27, 30, 33, 36, 39],  # two wide steps with consecutive numbers
         np.r_[0:30:3.0, 33:60:3.0],
         np.r_[0:20:2.0, 20:50:5.0],
     ],
@@ -146,7 +146,7 @@ def test_a_second_scan_in_the_series_is_refused(tmp_path, shift_mm, number, keep
         read_ct([*paths, *more])
     edit([*paths, *more], lambda image, k: image.__delitem__("AcquisitionNumber"))
     if number(0) == number(1) and keep != slice(None) and shift_mm == 1.5:
-        return  # (numbers of which half are all the same tell nothing)
+        return  # (numbers of which half are equal show nothing)
     with pytest.raises(InputError, match=r"two scans|the same InstanceNumber|more than between others"):
         read_ct([*paths, *more])
 

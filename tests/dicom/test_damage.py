@@ -149,7 +149,7 @@ def test_a_ct_that_ends_before_the_contours_is_refused_without_references_too(fi
         InputError, match=r"contours of ROI 'BODY' reach 11 mm beyond the CT .head-feet.: images are mi"
     ):
         load(files, grid="ct")
-    load(files, ("PTV_6000", None), grid="ct")  # all that counts lies in the CT
+    load(files, ("PTV_6000", None), grid="ct")  # all relevant data are in the CT
 
 
 def test_contours_a_little_beyond_the_ct_are_told(files):

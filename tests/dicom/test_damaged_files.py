@@ -38,7 +38,7 @@ def encoded(dataset):
 
 
 def nested(depth):
-    """An unfinished file whose sequences lie in each other."""
+    """An unfinished file with nested sequences."""
     sequence = struct.pack("<HH2sHI", 0x0040, 0xA730, b"SQ", 0, 0xFFFFFFFF)
     return encoded(image())[:-52] + (sequence + struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF)) * depth
 

@@ -1,4 +1,4 @@
-"""Inspection with a template says what the conversion will say; the mapping grows, and a table shows the patients."""
+"""Inspection with a template gives the conversion's messages; the mapping grows, and a table shows the patients."""
 
 import csv
 import dataclasses
@@ -262,7 +262,7 @@ def test_one_line_leaves_out_all_helper_structures(exports, tmp_path, template, 
     with pytest.raises(InputError, match="leave_out_helpers: Input should be a valid boolean, not 'yes'"):
         mapping_from({"rois": {}, "leave_out_helpers": "yes"}, "rois.yaml")
     without = mapping_from({"rois": {"Ring 1": "External"}, "leave_out_helpers": True}, "rois.yaml")
-    assert without.names(["Ring 1"], "here") == {"External": "Ring 1"}  # (what is listed counts)
+    assert without.names(["Ring 1"], "here") == {"External": "Ring 1"}  # (listed names count)
 
 
 def test_the_tables_show_grids_systems_and_approval(exports, tmp_path, inspect):

@@ -1,4 +1,4 @@
-"""DVH metrics inside contours against closed forms, what lies outside the dose grid, and the command."""
+"""DVH metrics inside contours against closed forms, parts outside the dose grid, and the command."""
 
 import dataclasses
 import json
@@ -39,7 +39,7 @@ ACROSS_ALSO = ("cube", "sphere", "shell", "cylinder", "straw")  # the others hav
 PHANTOM = Phantom(
     SOLIDS,
     LinearDose(0, 1.0, 60.0),
-    slices_z_mm=tuple(np.arange(-18.5, 19.0)),  # flat ends lie half-way between two slices
+    slices_z_mm=tuple(np.arange(-18.5, 19.0)),  # flat ends half-way between two slices
     pixels=(28, 32),
     dose_margin_mm=-2.0,
     prescriptions_gy={"cube": 60.0},

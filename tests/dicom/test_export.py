@@ -36,7 +36,7 @@ CHECKER = Path(sysconfig.get_path("scripts")) / "dciodvfy"
 def prediction(
     folder: Path, values=None, *, origin=ORIGIN, spacing=SPACING, degrees: float = 0.0, axis: int = 2
 ) -> Path:
-    """A dose on a grid of its own; every voxel differs from every other, so that a flip can't hide."""
+    """A dose on its own grid; all voxels differ, so that every flip is noticed."""
     if values is None:
         values = np.random.default_rng(0).permutation(math.prod(SHAPE)).reshape(SHAPE) / 20.0
     c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))

@@ -1,4 +1,4 @@
-"""Folders of exports as they come: indexed, paired, inspected, converted, and what is refused with which words."""
+"""Folders of exports: indexed, paired, inspected, converted, and refused with clear messages."""
 
 import dataclasses
 import json
@@ -328,7 +328,7 @@ def test_a_ct_with_a_change_of_the_spacing_is_converted_on_even_planes(tmp_path)
 
 @pytest.mark.parametrize(("end_caps", "height_mm"), [(None, 20), ("half-slab", 20), ("none", 18), ("rounded", 18)])
 def test_the_ends_of_rois_are_chosen_kept_and_named(tmp_path, end_caps, height_mm):
-    """A cylinder of 20 mm whose faces lie half-way between slices, on a grid with other planes."""
+    """A cylinder of 20 mm with faces half-way between slices, on a grid with other planes."""
     phantom = dataclasses.replace(PHANTOM, solids=PHANTOM.solids | {"Cord": Cylinder((0, 14.0, 0), 3.0, 20.0)})
     phantom = dataclasses.replace(phantom, slices_z_mm=tuple(np.arange(-17.0, 18.0, 2.0)))
     for seed in range(2):

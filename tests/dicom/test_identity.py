@@ -1,4 +1,4 @@
-"""What names a patient stays out of the data set, and beside the patient's data there is what leads back."""
+"""Identifying data stay out of the data set, and the patients' folder has the key to trace names back."""
 
 import dataclasses
 import errno
@@ -101,7 +101,7 @@ def test_no_byte_of_the_data_set_names_a_patient(exports, tmp_path):
     for word in ("Mueller", "Erika", "exports", *known, *guesses):
         told = [str(path) for path, data in content.items() if word.encode() in data or word in str(path)]
         assert not told, (word, told)
-    for patient in IDS:  # (four digits stand in checksums by chance)
+    for patient in IDS:  # (four digits occur in checksums by chance)
         for path, data in content.items():
             assert patient not in path.name
             if path.suffix == ".json":

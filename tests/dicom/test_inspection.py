@@ -1,4 +1,4 @@
-"""What inspection says of values that look wrong, without holding a dose, and what it keeps for the next look."""
+"""Inspection's messages on suspicious values, without holding a dose, and its cache for the next inspection."""
 
 import dataclasses
 import json

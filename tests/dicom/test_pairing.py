@@ -1,4 +1,4 @@
-"""What belongs together where files refer carelessly, are there twice, or can't be read."""
+"""Pairing of files with careless references, duplicates and unreadable files."""
 
 import copy
 import dataclasses
@@ -63,7 +63,7 @@ def paired(files, **options):
 
 
 def copy_of_ct(files, name, change):
-    """The CT once more, as a series of its own."""
+    """The CT again, as a separate series."""
     folder = files.folder / name
     folder.mkdir()
     paths = [shutil.copy(path, folder / path.name) for path in files.ct]

@@ -1,4 +1,4 @@
-"""Whose files are whose where PatientID is empty or stands for everybody, and that no file vanishes."""
+"""Assignment of files to persons if PatientID is empty or the same for everybody; no file is lost."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""Patients with several plans: which one counts, what a sum is, and beams on grids of their own."""
+"""Patients with several plans: choice, sums, and beams on separate grids."""
 
 import dataclasses
 import json
@@ -220,7 +220,7 @@ def test_the_command_takes_the_choice_from_the_mapping(exports, tmp_path, monkey
 
 
 def beams(tmp_path, grids, dose=FIRST.dose):
-    """A plan whose beams each have half of the dose, each on a grid of its own: step and margin in mm."""
+    """A plan whose beams each have half of the dose, each on its own grid: step and margin in mm."""
     phantom = dataclasses.replace(FIRST, dose=dose, beams=2, dose_per_beam=True)
     chosen = []
     for k, (step, margin_mm) in enumerate(grids):

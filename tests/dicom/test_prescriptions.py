@@ -1,4 +1,4 @@
-"""What is prescribed: every level of the plan is used or named, and nothing contradicts it."""
+"""Prescriptions: every level of the plan is used or reported, and nothing contradicts it."""
 
 import dataclasses
 import json

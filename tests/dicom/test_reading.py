@@ -1,4 +1,4 @@
-"""What was written as a phantom is read back, in every patient orientation, and what can't be used is refused."""
+"""Phantoms are read back in every patient orientation, and unusable files are refused."""
 
 import dataclasses
 
@@ -94,7 +94,7 @@ def test_structures_and_plan_are_read(files):
     structures, plan = read_structures(files.structures), read_plan(files.plan)
     assert structures.names == ("Ball", "PTV")
     ball = structures.roi("Ball")
-    assert len(ball.contours) == 8  # slices at -4, -2, ..., 10 mm; the poles at -5 and 11 lie between slices
+    assert len(ball.contours) == 8  # slices at -4, -2, ..., 10 mm; the poles at -5 and 11 are between slices
     assert plan.prescriptions == (Prescription(60.0, 2, "PTV", "VOLUME"),)
     assert (plan.n_fractions, plan.structure_uid) == (35, structures.sop_uid)
     structures.refuse_other_images(frozenset(read_ct(files.ct).sop_uids))

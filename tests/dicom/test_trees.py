@@ -1,4 +1,4 @@
-"""Trees of files as they lie about: links, raw volumes, files that are no images."""
+"""Realistic trees of files: links, raw volumes, files that are not images."""
 
 import numpy as np
 import pydicom

@@ -1,4 +1,4 @@
-"""The tutorial notebook runs, cell by cell, and shows what it says."""
+"""The tutorial notebook runs, cell by cell, and shows its stated results."""
 
 import ast
 import json
@@ -15,7 +15,7 @@ def code_cells():
 
 
 def run_cell(source, names):
-    """Run a cell; what its last expression gives, as a notebook shows it."""
+    """Run a cell; return the value of its last expression, as a notebook displays it."""
     tree = ast.parse(source)
     last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
     exec(compile(tree, str(NOTEBOOK), "exec"), names)
@@ -24,7 +24,7 @@ def run_cell(source, names):
 
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory):
-    """What each cell shows, and the names that the notebook leaves."""
+    """Output of each cell, and the names defined by the notebook."""
     import matplotlib
 
     matplotlib.use("agg")

@@ -66,7 +66,7 @@ def test_a_prv_is_not_the_cord():
     ):
         match_rois(cord, ["cord_prv5"])
     named = matching({"name": "SpinalCord", "aliases": ["cord_prv5"]})
-    assert sources(named, ["cord_prv5"]) == {"SpinalCord": "cord_prv5"}  # (what an alias says is meant)
+    assert sources(named, ["cord_prv5"]) == {"SpinalCord": "cord_prv5"}  # (an alias is intended)
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def test_a_hypofractionated_plan_does_not_meet_limits_made_for_2_gy():
     assert found.misfit == "made for 1.8 to 2.25 Gy a fraction, and the case has 3 Gy"
     assert limits({"fractions": [5, 5]}, CORD, Course(35.0, 7)).misfit == "made for 5 fractions, and the case has 7"
     assert limits(None, CORD, Course(60.0, 20)).misfit is None
-    assert limits(regime, CORD, Course(60.0, None)).misfit is None  # (nobody knows: the case is told)
+    assert limits(regime, CORD, Course(60.0, None)).misfit is None  # (unknown: the case gets a note)
     assert [*template(regime, CORD).regime.unknown(Course(60.0, None))] == [
         "the dose per fraction is unknown; limits are for 1.8 to 2.25 Gy"
     ]
@@ -70,7 +70,7 @@ def test_limits_are_converted_where_the_goal_says_so():
         assert converted_gy < limit_gy
         # the same biologically effective dose, D (1 + d / (alpha/beta))
         assert converted_gy * (1 + converted_gy / 20 / 2.0) == pytest.approx(limit_gy * (1 + 2.0 / 2.0))
-    assert limits(regime, goal, Course(70.0, 35)) == CourseLimits(45.0, 48.0)  # (the template's own: as it stands)
+    assert limits(regime, goal, Course(70.0, 35)) == CourseLimits(45.0, 48.0)  # (the template's own: unchanged)
     few = limits({"fractions": [5, 5]}, goal, Course(35.0, 7))
     assert few.limit * (1 + few.limit / 7 / 2.0) == pytest.approx(45.0 * (1 + 9.0 / 2.0))
     assert same_effect_dose_gy(30.0, alpha_beta_gy=3.0, made_for=5, fractions=5) == pytest.approx(30.0)

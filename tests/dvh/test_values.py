@@ -217,7 +217,7 @@ def at(word, x, unit, dose_gy, voxel_volume_cc=VOXEL_CC):
     return evaluate(Metric(KIND_OF[f"{word}1{unit}"], float(x)), dose_gy, voxel_volume_cc=voxel_volume_cc)
 
 
-ROUNDING = 1e-6  # of x: what counts as the same volume
+ROUNDING = 1e-6  # of x: tolerance of equal volumes
 
 
 @given(doses, percents)

@@ -1,4 +1,4 @@
-"""The whole way in subprocesses, as a user walks it: convert, plan, train, continue, predict twice, evaluate."""
+"""The complete workflow of a user in subprocesses: convert, plan, train, continue, predict twice, evaluate."""
 
 import json
 import os
@@ -48,7 +48,7 @@ class Shell:
         return done
 
     def load_exports(self) -> None:
-        """What ``eval "$(cdm-nnunet env)"`` does."""
+        """The effect of ``eval "$(cdm-nnunet env)"``."""
         for line in self("cdm-nnunet env").stdout.splitlines():
             export, assignment = line.split(" ", 1)
             assert export == "export"
@@ -161,7 +161,7 @@ def test_nnunets_own_zip_of_a_model_and_ours(shell, planned, trained):
     elsewhere.mkdir()
     for name in ("stock", "ours"):
         shell(f"nnUNetv2_install_pretrained_model_from_zip {name}.zip", nnUNet_results=str(elsewhere))
-    assert sorted(path.name for path in elsewhere.iterdir()) == [NAME, "ours"]  # nothing of ours lies about
+    assert sorted(path.name for path in elsewhere.iterdir()) == [NAME, "ours"]  # none of our files are left
     predict = f"-i {planned / 'imagesTs'} -device cpu"
     shell(f"cdm-nnunet predict {predict} -o packaged -m {elsewhere / 'ours'} -np 0")
     folder = elsewhere / NAME / "nnUNetTrainerCDM__nnUNetPlans__3d_coarse"

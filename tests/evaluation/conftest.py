@@ -1,4 +1,4 @@
-"""Raw data sets for the evaluation tests: synthetic ones, and real OpenKBP patients where they are at hand."""
+"""Raw data sets for the evaluation tests: synthetic ones, and real OpenKBP patients if available."""
 
 import json
 from collections.abc import Callable, Mapping

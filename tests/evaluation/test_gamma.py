@@ -54,8 +54,8 @@ def test_it_agrees_with_pymedphys(spacing_mm, criterion, local):
     judged = np.isfinite(theirs)
     ours = passes(reference, predicted, spacing_mm, *criterion, local=local)
     assert ours.size == judged.sum() == np.count_nonzero(reference >= 6)
-    assert 0.3 < ours.mean() < 0.98  # the doses are apart enough to tell
-    # both try points, not the same ones: they may differ only where gamma is 1 to within what that is worth
+    assert 0.3 < ours.mean() < 0.98  # the doses differ enough to distinguish
+    # both try points, but different ones: they may differ only where gamma is 1 within the resulting error
     differ = ours != (theirs[judged] <= 1)
     assert differ.mean() < 0.05
     assert np.abs(theirs[judged][differ] - 1).max(initial=0) < 0.05
@@ -172,7 +172,7 @@ def test_nothing_to_judge_and_bad_criteria():
 
 
 def test_points_beyond_the_grid_are_not_tried():
-    # 4 Gy/mm upwards: 10 Gy too hot is made good 2.5 mm below, which the lowest plane has not
+    # 4 Gy/mm upwards: 10 Gy too hot is made good 2.5 mm below, which the lowest plane lacks
     reference = ramp(6, 8.0, 0, 20.0)
     result = passes(reference, reference + 10.0).reshape(reference.shape)
     assert not result[0].any()

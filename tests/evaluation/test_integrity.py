@@ -1,4 +1,4 @@
-"""What was changed on the way from conversion to record is found, and outputs belong together."""
+"""Changes between conversion and record are found, and outputs belong together."""
 
 import json
 import os

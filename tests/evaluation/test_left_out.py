@@ -1,4 +1,4 @@
-"""One bad case is named and left out, the others are scored, and no mean hides it."""
+"""A bad case is named and excluded, the others are scored, and no mean hides it."""
 
 import json
 import re
@@ -35,7 +35,7 @@ def cohort(make_dataset, predict, monkeypatch):
 
 @pytest.fixture
 def evaluate(cohort, tmp_path, capfd):
-    """Run the verb; exit status, its record, what it says on stderr."""
+    """Run the verb; return exit status, record and stderr."""
 
     def run(*arguments, out="out"):
         command = ["evaluate", "-d", "501", "-i", str(cohort[1]), "-o", str(tmp_path / out), "-np", "1", *arguments]

@@ -42,7 +42,7 @@ def test_volumes_homogeneity_and_mean():
     d2, d98, d50 = 27.5, 10.0, 20.0  # (of 512 voxels in eight layers)
     assert error_of("HI", dose, mask) == pytest.approx(1.25 * (2 + (d2 - d98) / d50) / d50)
     assert error_of("gEUD8", dose, mask) is None
-    # the surface of a cube in a ramp has the mean dose of the cube; a hot core has not
+    # the surface of a cube in a ramp has the mean dose of the cube; that of a hot core does not
     assert error_of("Dmean", dose, mask) == pytest.approx(0.0, abs=1e-9)
     core = np.where(np.pad(np.ones((6, 6, 6), bool), 5), 60.0, 50.0)
     assert error_of("Dmean", core, mask) == pytest.approx(0.5 * 296 / 512 * (core[mask].mean() - 50.0))

@@ -1,4 +1,4 @@
-"""Colours that everybody can tell apart. Simulated colour vision: Machado, Oliveira, Fernandes 2009, severity 1."""
+"""Colours that everybody can distinguish. Simulated colour vision: Machado, Oliveira, Fernandes 2009, severity 1."""
 
 import itertools
 import json

@@ -57,7 +57,7 @@ def test_perfectly_covered_targets_are_perfectly_conformal(targets, levels_gy):
 
 
 def test_a_missed_twin_counts_for_both():
-    """Two of 20 Gy, one without dose: half of what is prescribed 20 Gy is covered."""
+    """Two of 20 Gy, one without dose: half of the volume with 20 Gy is covered."""
     a, b = APART
     pair = plan(a, b, {"A": 20.0, "B": 20.0}, np.where(a, 21.0, 1.0))
     for name in ("A", "B"):

@@ -118,7 +118,7 @@ def metric_of(case, key="Dmean"):
     return roi_of(case)["metrics"][key]
 
 
-# (a change of the record and of its case 'a', and what is said of it)
+# (a change of the record and of its case 'a', and the message)
 SPOILT = (
     (lambda r, c: r.update(format_version=1), r"result\.json is not a result of format version 3 \(it says 1\)"),
     (lambda r, c: c.update(note="x"), "case 'a' was edited: its keys"),

@@ -15,7 +15,7 @@ from .conftest import synthetic_case
 
 @pytest.fixture
 def evaluated(make_dataset, predict):
-    """Three cases, two predicted: ``a`` 1 Gy too hot where there is dose, ``b`` lacks its larynx."""
+    """Three cases, two predicted: ``a`` is 1 Gy too hot in voxels with dose, ``b`` lacks its larynx."""
     cases = {"a": synthetic_case(1), "b": synthetic_case(2, absent=("Larynx",)), "c": synthetic_case(3)}
     dataset = make_dataset(cases)
     doses = {"a": cases["a"].dose_gy + cases["a"].masks["DoseRegion"].astype(np.float32), "b": cases["b"].dose_gy}

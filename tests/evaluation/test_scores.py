@@ -83,7 +83,7 @@ def test_openkbp_scores_are_the_official_ones(spacing_mm):
     dose_score, dvh_score = official_openkbp(list(zip(cases, predictions, strict=True)))
     assert scores["dose_score"] == pytest.approx(dose_score, abs=1e-5)
     assert scores["dvh_score"] == pytest.approx(dvh_score, abs=1e-5)
-    assert len(terms[1]["dvh_errors_gy"]) == 2 * 3 + 6 * 2  # what is absent has no term
+    assert len(terms[1]["dvh_errors_gy"]) == 2 * 3 + 6 * 2  # absent ROIs have no term
 
 
 def test_openkbp_scores_of_a_real_patient(openkbp_case):

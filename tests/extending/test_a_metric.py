@@ -1,4 +1,4 @@
-"""A DVH metric is added by one row, and one more formula if a loss trains on it: here in a file of its own."""
+"""A DVH metric is added by one row, plus a formula if a loss trains on it: here in a separate file."""
 
 import re
 import runpy
@@ -39,7 +39,7 @@ DOSE_GY = np.array([10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0])
 
 @pytest.fixture(autouse=True)
 def known(monkeypatch, tmp_path):
-    """Both metrics are there for a test."""
+    """Both metrics are registered during a test."""
     for table in (KINDS, DIFFERENTIABLE):
         for name in ("middle_half", "near"):
             monkeypatch.setitem(table, name, None)  # so that they are gone after the test

@@ -1,4 +1,4 @@
-"""A conversion is one module: it is found by its name, and what all conversions do is done for it."""
+"""A conversion is one module: it is found by its name, and the common steps are done for it."""
 
 import json
 import sys
@@ -36,7 +36,7 @@ def run(args):
 
 @pytest.fixture
 def one_more(tmp_path, monkeypatch):
-    """A conversion in a file of its own."""
+    """A conversion in a separate file."""
     (tmp_path / "modules").mkdir()
     (tmp_path / "modules" / "two_phantoms.py").write_text(textwrap.dedent(MODULE))
     monkeypatch.setattr(converters, "__path__", [*converters.__path__, str(tmp_path / "modules")])

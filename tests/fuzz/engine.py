@@ -1,4 +1,4 @@
-"""Spoils files, reads them, and counts what must not be: silent changes, tracebacks and hangs."""
+"""Damages files, reads them, and counts failures: silent changes, tracebacks and hangs."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ STRATEGIES = {
     "csv": st.one_of(edits["bytes"], edits["words"], edits["lines"]),
     "cache": st.one_of(edits["bytes"], edits["words"], edits["lines"]),
 }
-# (of two edits of a DICOM file one may change a value, which nobody can tell, and the other the structure)
+# (of two edits of a DICOM file, one may change a value, which can't be detected, and the other the structure)
 _MOST_EDITS = {kind: 1 if kind == "dicom" else 3 for kind in STRATEGIES}
 UNJUDGED_HEADER_BITS = {8 * at + bit for at in (70, 71, 112, 113, 114, 115, 116, 117, 118, 119) for bit in range(8)}
 Edit = tuple[str, Any, Any]
@@ -117,12 +117,12 @@ Edit = tuple[str, Any, Any]
 
 @dataclasses.dataclass
 class Report:
-    """What was found.
+    """Results of a run.
 
     Attributes:
         tried: Inputs read, by subject.
         refused: How many of them were refused.
-        failures: Kind of failure, subject, file and edits, and what happened.
+        failures: Kind of failure, subject, file and edits, and outcome.
     """
 
     tried: Counter[str] = dataclasses.field(default_factory=Counter)
@@ -163,7 +163,7 @@ def spoilt(content: bytes, edit: Edit) -> bytes:
 
 
 def _with_header(content: bytes, edit: Edit) -> bytes:
-    """A NIfTI file with another header, packed anew: no checksum can tell."""
+    """A NIfTI file with another header, packed again, so that no checksum reveals it."""
     kind, where, what = edit
     try:
         unpacked = bytearray(gzip.decompress(content))
@@ -193,7 +193,7 @@ def same(one: Any, two: Any, key: str = "") -> bool:
 
 
 def describes_something_else(kind: str, before: bytes, after: bytes) -> bool:
-    """Whether other software, too, reads the spoilt file as whole, with other content: nobody can tell then."""
+    """Whether other software also reads the damaged file as valid with other content, so that it can't be detected."""
     try:
         if kind == "json":
             text = after.decode("utf-8-sig")

@@ -1,4 +1,4 @@
-"""Small sound records of what was planned, trained and evaluated."""
+"""Small valid records of plans, trainings and evaluations."""
 
 from __future__ import annotations
 

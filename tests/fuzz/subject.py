@@ -14,12 +14,12 @@ class Subject:
 
     Attributes:
         name: Its name.
-        kind: How its files are spoilt, and what tells a silent change: ``json``, ``yaml``, ``nifti``, ``dicom``,
+        kind: How its files are damaged, and how a silent change is detected: ``json``, ``yaml``, ``nifti``, ``dicom``,
             ``csv``,
-            ``packed`` (whole files with checksums inside) or ``cache`` (what can't be read is read anew).
+            ``packed`` (complete files with checksums inside) or ``cache`` (unreadable entries are read again).
         files: The files that are spoilt, as a pattern.
         make: Writes them into a folder.
-        read: Reads them; what it returns is compared.
+        read: Reads them; its result is compared.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What the fuzzer reads: small sound files of every kind, and what reading them must give."""
+"""Subjects of the fuzzer: small valid files of every kind, and the expected results of reading."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def read_challenge(folder: Path) -> Any:
 
 
 def read_template(folder: Path) -> Any:
-    """A template, and what it finds among names that an expression may fail at only after long."""
+    """A template, and its matches among names on which an expression may run for long."""
     template = Template.load(str(folder / "clinic.json"))
     return [template, [match_rois(template, [name]) for name in (*NAMES, "a" * 60 + "!", "cord" * 16 + "_")]]
 

@@ -34,7 +34,7 @@ PAST = [
     ("side file", 0, [("set", 0, b"[")], "refused"),
     ("side file", 0, [("word", 38_327, b"1" * 5000)], "refused"),  # a path that is too long for the system
     ("DICOM patient", 0, [("vr", 2750, b"FD")], "refused"),
-    ("DICOM patient", -1, [("vr", 31425, b"US")], "refused"),  # CLOSUS_PLANAR was left out without a word
+    ("DICOM patient", -1, [("vr", 31425, b"US")], "refused"),  # CLOSUS_PLANAR was ignored silently
     ("OpenKBP files", 0, [("flip", 47343, 6)], "refused"),  # two lines of a mask became one, and a voxel was lost
     ("OpenKBP files", 0, [("word", 20_000, b"12.7")], "refused"),
     ("OpenKBP files", -1, [("word", 7868, b"1_0"), ("flip", 1132, 3), ("flip", 1132, 3)], "refused"),
@@ -63,7 +63,7 @@ def test_past_failures(benches, name, which, edits, outcome):
 
 
 def test_the_bench_sees_what_it_looks_for(tmp_path):
-    """A reader that takes anything, one that fails, one that hangs: each is told."""
+    """A reader that accepts anything, one that fails, one that hangs: each is reported."""
     answers = iter(["sound", "another", KeyError("a"), engine.Hang()])
 
     def read(folder):

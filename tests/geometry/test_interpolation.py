@@ -1,4 +1,4 @@
-"""The shape between planes: solids on coarse slices, and what ends, begins, splits, shifts or has holes in between."""
+"""The shape between planes: solids on coarse slices that end, begin, split, shift or have holes in between."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def of_solids(*solids, heights=HEIGHTS):
 
 
 def samples(drawn, end_caps="rounded", **options):
-    """Of solids whose flat faces lie on contours."""
+    """Samples of solids with flat faces on contours."""
     return sample(stack_of(drawn, end_caps=end_caps, **options))
 
 
@@ -42,7 +42,7 @@ def volume_mm3(found, chosen=None):
 
 
 def top_mm(found, share):
-    """z below which all but a share of the volume lies."""
+    """z below which all except a share of the volume lies."""
     order = np.argsort(found.points_mm[:, 2])
     below = np.cumsum(found.volumes_cc[order]) / found.volume_cc
     return float(found.points_mm[order, 2][np.searchsorted(below, 1 - share)])
@@ -144,8 +144,8 @@ def test_a_part_that_ends_does_not_change_the_others():
     found = samples(roi(long + [(circle((30.0, 0.0), 5.0), z) for z in range(6)]))
     apart = found.points_mm[:, 0] > 15
     assert volume_mm3(found, ~apart) == pytest.approx(np.pi * 64 * 10, rel=2e-3)
-    assert volume_mm3(found, apart) == pytest.approx(np.pi * 25 * 5.5, rel=2e-3)  # a flat end lies half-way
-    close = [(square(6.0, -14.1, -3.0), z) for z in range(6)]  # 0.1 mm beside it
+    assert volume_mm3(found, apart) == pytest.approx(np.pi * 25 * 5.5, rel=2e-3)  # a flat end half-way
+    close = [(square(6.0, -14.1, -3.0), z) for z in range(6)]  # 0.1 mm from it
     beside = samples(roi([(square(16.0, -8.0, -8.0), z) for z in range(11)] + close))
     assert volume_mm3(beside, beside.points_mm[:, 0] > -8.05) == pytest.approx(256 * 10, rel=2e-3)
     balls = Sphere((0.0, 0.0, 0.3), 9.0), Sphere((25.0, 0.0, -8.0), 7.0)

@@ -60,7 +60,7 @@ def centres(grid):
 
 
 def majority(solid, grid, n=9):
-    """Voxels of which at least half lies in a solid, by n x n points in the slice."""
+    """Voxels with at least half of their area in a solid, by n x n points in the slice."""
     shifts = (np.arange(n) + 0.5) / n - 0.5
     inside = [solid.contains(centres(grid) + np.array([x, y, 0.0])) for x in shifts for y in shifts]
     return 2 * np.sum(inside, axis=0) >= n * n
@@ -257,7 +257,7 @@ def test_faces_through_voxel_centres_do_not_grow_an_roi():
 @pytest.mark.parametrize("faces", [(True, True), (True, False), (False, False)])
 @pytest.mark.parametrize("shift_mm", [0.0, 1.0])  # ends in the middle of voxels, or at their borders
 def test_of_two_faces_through_voxel_centres_one_counts_between_contours_too(size_mm, faces, shift_mm):
-    low = [-size_mm / 2 - (size_mm / 2 + through) % 2 for through in faces]  # (centres lie at odd mm)
+    low = [-size_mm / 2 - (size_mm / 2 + through) % 2 for through in faces]  # (centres at odd mm)
     corners = np.array([(0, 0), (size_mm, 0), (size_mm, size_mm), (0, size_mm)]) + low
     z_mm = np.arange(-12.0, 13, 4)
     contours = [np.column_stack([corners, np.full(4, z)]) for z in z_mm]

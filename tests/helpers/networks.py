@@ -5,7 +5,7 @@ from torch import nn
 
 
 class Constant(nn.Module):
-    """The same output everywhere; also a stand-in for a fold."""
+    """The same output everywhere; also replaces a fold."""
 
     def __init__(self, value: float):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Small DICOM phantoms that several folders of tests use, and what changes their files."""
+"""Small DICOM phantoms for several folders of tests, and changes of their files."""
 
 from collections.abc import Callable
 from pathlib import Path

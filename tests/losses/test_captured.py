@@ -1,4 +1,4 @@
-"""The CDM loss as one graph: equal to the reference, taken whole by a compiler, and without a wait for the device."""
+"""The CDM loss as one graph: equal to the reference, compiled as a whole, and without synchronisation."""
 
 import contextlib
 import math
@@ -23,7 +23,7 @@ MORE = terms_of(
 
 
 def whole_voxels(masks, seed=1):
-    """More voxels in the whole patient than in the patch, by different shares."""
+    """More voxels in the whole patient than in the patch, by different factors."""
     generator = np.random.default_rng(seed)
     return np.rint(masks.sum((2, 3, 4)) * generator.uniform(0.8, 2, masks.shape[:2])).astype(int).tolist()
 

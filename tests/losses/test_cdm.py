@@ -121,7 +121,7 @@ def test_every_metric_counts(key):
 
 
 def test_only_the_dvh_counts_not_where_the_dose_lies():
-    """Two doses with the same DVHs have no CDM loss, although their voxels differ: that is what the MAE is for."""
+    """Two doses with the same DVHs have no CDM loss, although their voxels differ: this is the task of the MAE."""
     _, reference, _, _, _ = patients(3)
     words = pack_words(torch.ones(1, 1, *SHAPE, dtype=torch.bool))
     shuffled = reference.flatten()[torch.randperm(reference.numel(), generator=torch.Generator().manual_seed(0))]
@@ -335,7 +335,7 @@ class TestDefectsOfPublicCode:
         values, _ = dvh_metrics(dose, torch.ones(1, 4), terms_of((0, "V46Gy")), [60.0], VOXEL_CC, Smoothing())
         (gradient,) = torch.autograd.grad(values.sum(), dose)
         assert (gradient > 1.0).all()  # percentage points of volume per Gy
-        # and still it tells 10 % from 90 % of the volume to within a percentage point when doses are 5 Gy off
+        # and still 10 % and 90 % of the volume are accurate to a percentage point with doses 5 Gy off
         for above in (1, 9):
             dose = torch.cat([torch.full((above,), 51.0), torch.full((10 - above,), 41.0)])
             values, _ = dvh_metrics(dose, torch.ones(1, 10), terms_of((0, "V46Gy")), [60.0], VOXEL_CC, Smoothing())

@@ -231,7 +231,7 @@ def test_the_homogeneity_index_of_an_untrained_network_is_finite():
 
 
 def test_only_voxels_near_the_threshold_are_looked_at_and_nothing_is_lost():
-    """The sum over all voxels, in float64, is what the definition says."""
+    """The sum over all voxels, in float64, follows the definition."""
     dose = torch.rand(5000, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 80
     terms = Terms((Term(0, Metric.parse("V46Gy"), 1.0, True),))
     for width in (0.1, 1.0, 30.0):

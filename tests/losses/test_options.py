@@ -1,4 +1,4 @@
-"""Options of the CDM loss: V-metrics as a dose, ROIs that the patch cuts; and the places where it must run."""
+"""Options of the CDM loss: V-metrics as a dose, ROIs that the patch cuts; and supported devices and modes."""
 
 import math
 import os
@@ -107,7 +107,7 @@ def test_units_of_the_loss(key, expected):
 
 
 class TestPartialRois:
-    """Two ROIs: the first whole and 3 Gy off, of the second a quarter is inside and 8 Gy off."""
+    """Two ROIs: the first is complete and 3 Gy off, of the second a quarter is inside and 8 Gy off."""
 
     def value(self, partial_rois: str, whole: list[int]) -> float:
         masks = torch.zeros(1, 2, 2, 2, 10, dtype=torch.bool)
@@ -164,7 +164,7 @@ class Scaled(nn.Module):
 
 
 def _of_one_process(rank: int, port: int, folder: str) -> None:
-    """Process 1 has a sample without any ROI: its loss has no graph of its own, and the others must not wait for it."""
+    """Process 1 has a sample without any ROI: its loss has no graph, and the others must not wait for it."""
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), OMP_NUM_THREADS="1")
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=2)

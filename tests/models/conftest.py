@@ -33,7 +33,7 @@ def template(rois=ROIS, name="small") -> Template:
 
 
 def write_patient(seed: int, folder: Path) -> Path:
-    """A phantom with the noise of a CT: what is the same throughout is no patient."""
+    """A phantom with CT noise: a constant image is refused as a patient."""
     files = write_phantom(dataclasses.replace(CLINIC, seed=seed), folder)
     rng = np.random.default_rng(seed)
     for path in files.ct:
@@ -77,7 +77,7 @@ def save_fold(preprocessed: Path, results: Path, fold: int, **own) -> Path:
     network = nnUNetTrainerDoseMAE.build_network_architecture(
         manager, manager.get_configuration("3d_packed"), DosePlans(plans).n_channels, 1, False
     )
-    for layer in network.decoder.seg_layers:  # (they begin at zero)
+    for layer in network.decoder.seg_layers:  # (they start at zero)
         torch.nn.init.normal_(layer.weight, std=0.1)
     weights = network.state_dict()
     content = {

@@ -23,7 +23,7 @@ def predict(out, *options):
 
 
 def some_images(clinic, tmp_path, n_cases=2):
-    """A folder with the first cases, and what their bits mean."""
+    """A folder with the first cases and the meaning of their bits."""
     dataset, out = clinic.root / "raw" / "Dataset561_Clinic", tmp_path / "images"
     out.mkdir()
     shutil.copy(dataset / "dataset.json", out)

@@ -23,7 +23,7 @@ ONE_FOLD = ["-d", "561", "-c", "3d_packed", "-tr", "nnUNetTrainerDoseMAE", "-f",
 
 @pytest.fixture
 def ships(clinic, tmp_path, monkeypatch):
-    """A stand-in for the folder of shipped models, with one model."""
+    """A replacement for the folder of shipped models, with one model."""
     here = tmp_path / "site"
     with zipfile.ZipFile(clinic.package) as archive:
         archive.extractall(here)
@@ -61,7 +61,7 @@ def test_what_ships_is_whole_and_small():
 
 
 def test_the_record_in_the_repository_is_of_the_model_that_ships():
-    """Its scores are those of the package, to what two machines' arithmetic makes of a dose, and of the page."""
+    """Its scores equal those of the package, within the arithmetic of two machines, and those of the page."""
     record = json.loads((REPOSITORY / "benchmarks/results/openkbp_hn/result.json").read_text())
     package = json.loads((find_model("openkbp_hn") / "scores.json").read_text())
     assert record["model"]["weights_sha256"] == package["model"]["weights_sha256"]
@@ -97,7 +97,7 @@ def test_weights_that_half_precision_cannot_hold():
     content = packed_weights(weights, "single")
     back = unpacked_weights(content, "here")
     assert {name: value.tolist() for name, value in back.items()} == {k: v.tolist() for k, v in weights.items()}
-    assert len(content) < len(packed_weights({**weights, "b": torch.ones(3)}, "single"))  # what is twice is stored once
+    assert len(content) < len(packed_weights({**weights, "b": torch.ones(3)}, "single"))  # duplicates are stored once
 
 
 @pytest.mark.parametrize("form", ["plain", "checkpoint", "averaged", "safetensors"])

@@ -26,7 +26,7 @@ ORIGIN_MM = (-54.0, 11.5, -130.0)  # x, y, z
 
 
 def template(n_fillers: int = 13, *, dose_region: bool = True) -> Template:
-    """Left and right parotid lie in different words; ``Ghost`` is never contoured."""
+    """Left and right parotid are in different words; ``Ghost`` is never contoured."""
     fillers = [{"name": f"Organ_{k:02d}", "kind": "oar"} for k in range(n_fillers)]
     return Template.from_json(
         {

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or absent, every changed byte found, nothing that a file names is run."""
+"""Checkpoints: complete or absent, every changed byte found, nothing named in a file is run."""
 
 import errno
 import io
@@ -97,7 +97,7 @@ def test_a_file_that_is_cut_anywhere(path, place):
 
 
 def test_a_changed_byte_is_found_or_means_nothing(path):
-    """Each bit of some bytes, and all bits of the weights'. What ZIP has no use for, such as a date, may change."""
+    """Each bit of some bytes, and all bits of the weights'. Bytes that ZIP does not use, such as a date, may change."""
     whole, expected = path.read_bytes(), read_checkpoint(path)
     rng = random.Random(0)
     places = [(rng.randrange(len(whole)), 1 << rng.randrange(8)) for _ in range(300)]

@@ -1,4 +1,4 @@
-"""What a case must be like to be predicted, and what of it is named: against hand-made cases."""
+"""Which cases are predicted, and which of their values are reported: against hand-made cases."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ CATALOGUE = Catalogue(
         Roi("Cord", "oar"),
         Roi("External", "external"),
         Roi("CTV", "target"),
-        *(Roi(f"Organ_{k}", "oar") for k in range(12)),  # (the last lies in a second word)
+        *(Roi(f"Organ_{k}", "oar") for k in range(12)),  # (the last is in a second word)
     )
 )
 SPACING_MM = (4.0, 2.0, 2.5)
@@ -207,7 +207,7 @@ class TestCohort:
         assert cohort.compare(facts, CATALOGUE).notes == ()
 
     def test_a_target_that_had_no_prescription_in_training(self):
-        """The level of a target inside another is not its own; what was seen in training decides."""
+        """The level of a target inside another is not its own; the training data decide."""
         bits = masks(CTV=masks()[CATALOGUE.bit("PTV_Low")])
         before = Cohort.of([measure(bits=bits, map_gy=prescription(bits, {"PTV_High": 60.0}))])
         after = measure(bits=bits, map_gy=prescription(bits, {"PTV_High": 60.0, "CTV": 50.0}))

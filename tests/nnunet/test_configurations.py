@@ -1,4 +1,4 @@
-"""``3d_packed`` was called ``3d_folded``: plans, models and commands of either name go on working."""
+"""``3d_packed`` was called ``3d_folded``: plans, models and commands of both names work."""
 
 import json
 

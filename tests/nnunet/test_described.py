@@ -1,4 +1,4 @@
-"""``cdm-nnunet predict -i`` writes a record beside each dose, with the numbers of ``cdm-nnunet evaluate``."""
+"""``cdm-nnunet predict -i`` writes a record next to each dose, with the numbers of ``cdm-nnunet evaluate``."""
 
 import dataclasses
 import json

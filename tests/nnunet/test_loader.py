@@ -1,4 +1,4 @@
-"""Batches hold what they say: padding, bits, doses, keys, and patches that cover every voxel of a patient."""
+"""Batches have the right contents: padding, bits, doses, keys, and patches that cover every voxel of a patient."""
 
 import json
 import os
@@ -129,7 +129,7 @@ def test_a_patch_stays_in_the_image_and_every_voxel_is_drawn(planned, patch):
 
 
 def test_the_share_of_patches_around_an_roi(planned):
-    """With a share of 1, the centre of the patch lies in a target or OAR, wherever the border lets it."""
+    """With a share of 1, the centre of the patch is in a target or OAR, if the border allows it."""
     np.random.seed(3)  # noqa: NPY002  # as above
     data, _, properties = whole(planned, "case_2")
     masks = unpack_words(torch.from_numpy(data[None, 2:]), 20)[0].numpy()
@@ -155,7 +155,7 @@ def test_every_roi_has_the_same_share_and_an_absent_one_none():
 
 @pytest.mark.parametrize("low_share", [0.0, 1.0])
 def test_a_turned_sample_has_the_centre_of_the_patch(planned, monkeypatch, low_share):
-    """The larger patch that is cut for it lies around the same voxel."""
+    """The larger patch that is cut for it has the same centre."""
     patch = (8, 12, 14)
     one = loader(planned, patch, share=low_share, augment=True, cases=["case_1"], batch_size=1)
     samples = []
@@ -250,7 +250,7 @@ def test_a_worker_has_its_own_torch_generator(planned, monkeypatch):
     source = loader(planned, (8, 8, 8))
     draws = []
     for seed in (1, 2, 1):
-        torch.manual_seed(0)  # what a fork inherits
+        torch.manual_seed(0)  # inherited by a fork
         np.random.seed(seed)  # noqa: NPY002  # what batchgenerators does in each worker
         source.set_thread_id(0)
         draws.append(float(torch.rand(())))

@@ -152,7 +152,7 @@ def test_weights_and_trainers_that_do_not_fit(save):
     ],
 )
 def test_plans_that_name_foreign_code(save, known, tmp_path, key, value):
-    """nnU-Net imports and calls what plans name; arguments come from the plans as well."""
+    """nnU-Net imports and calls names in plans, with arguments from the plans."""
     plans = copy.deepcopy(known[0])
     architecture = plans["configurations"]["3d_fullres"]["architecture"]
     (architecture if key in architecture else architecture["arch_kwargs"])[key] = value

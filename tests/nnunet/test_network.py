@@ -124,7 +124,7 @@ def test_deep_supervision_gives_one_output_a_scale_finest_first():
 
 
 def test_weights_pass_between_training_and_prediction(planned):
-    """Training has deep supervision and prediction has not; nnU-Net loads one's weights into the other."""
+    """Training has deep supervision, prediction does not; nnU-Net loads one's weights into the other."""
     plans = json.loads((planned.preprocessed / "nnUNetPlans.json").read_text())
     built = plans["configurations"]["3d_fullres"]["architecture"]
     arguments = (built["network_class_name"], built["arch_kwargs"], built["_kw_requires_import"], 3, 1)
@@ -286,7 +286,7 @@ def test_a_folded_network_keeps_the_resolution_of_inputs_and_outputs(cell):
 
 @pytest.mark.parametrize("cell", [(2, 2, 2), (1, 2, 3), (1, 1, 1)])
 def test_depth_to_space_puts_each_voxel_of_a_cell_in_its_place(cell):
-    """Each voxel of an image, told by its own cell as a channel, comes back where it was."""
+    """Each voxel of an image, given as a channel of its cell, returns to its position."""
     image = torch.arange(2 * 8 * 12 * 6.0).reshape(2, 1, 8, 12, 6)
     offsets = np.ndindex(*cell)
     z, y, x = cell
@@ -295,7 +295,7 @@ def test_depth_to_space_puts_each_voxel_of_a_cell_in_its_place(cell):
 
 
 def test_every_voxel_of_a_cell_has_a_dose_of_its_own():
-    """One voxel's mask, moved within its cell, changes what the network says: nothing is averaged away."""
+    """One voxel's mask, moved within its cell, changes the output: nothing is averaged away."""
     network = make(seed=10, n_rois=1, cell=(2, 2, 2)).eval()
     outputs = []
     for voxel in ((4, 8, 8), (5, 9, 9)):
@@ -392,4 +392,4 @@ def test_the_heads_of_an_anchored_network_learn_where_they_count():
     network(x).sum().backward()
     weights = network.decoder.seg_layers[-1].weight.grad
     assert weights[0].abs().sum() > 0
-    assert weights[1].abs().sum() == 0  # no voxel lies in a target
+    assert weights[1].abs().sum() == 0  # no voxel is in a target

@@ -220,7 +220,7 @@ def _strides(configuration) -> np.ndarray:
 
 
 def test_more_rois_do_not_overrun_the_budget(large):
-    """With 64 ROIs the same budget holds less: what the estimate counts, the choice obeys."""
+    """With 64 ROIs the same budget allows less: the choice follows the estimate."""
     few, many = [], []
     for gigabytes in (6, 7):  # patches grow in steps: at one budget both may have the same
         for sizes, catalogue in ((few, None), (many, Catalogue(tuple(Roi(f"ROI_{k}", "oar") for k in range(64))))):

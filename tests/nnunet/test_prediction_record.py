@@ -1,4 +1,4 @@
-"""A dose knows its model, and a prediction that goes on keeps only doses of its own."""
+"""A dose records its model, and a continued prediction keeps only its own doses."""
 
 import itertools
 import json
@@ -19,7 +19,7 @@ from cdm_nnunet.prediction_record import PredictionRecord, record_path
 
 @pytest.fixture
 def folder(planned, tmp_path):
-    """Two cases with the catalogue that says what their bits mean."""
+    """Two cases with the catalogue of their bits."""
     shutil.copytree(planned.raw.folder / "imagesTs", tmp_path / "images")
     shutil.copy(planned.raw.folder / "dataset.json", tmp_path / "images")
     for channel in range(3):
@@ -85,7 +85,7 @@ def test_what_is_there_is_kept_and_what_is_missing_or_unfinished_is_predicted(pr
 
 
 def test_a_prediction_that_is_stopped_over_other_doses_leaves_none_under_a_wrong_name(predict, tmp_path):
-    """The dose that was to be replaced lies there without its record, so that it is predicted again."""
+    """The dose to be replaced is left without its record, so that it is predicted again."""
     predict(0.5)
     predict.stop_at = 2
     with pytest.raises(KeyboardInterrupt):

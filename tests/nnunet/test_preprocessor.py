@@ -73,7 +73,7 @@ def test_ct_is_normalised_by_the_statistics_of_the_plans(planned):
 
 @pytest.mark.parametrize("case", CASES)
 def test_on_another_grid_bits_come_from_the_nearest_voxel(planned, case):
-    """Each word is one that was there, at the raw voxel in which the centre of the new voxel lies."""
+    """Each word is an existing one, from the raw voxel that contains the centre of the new voxel."""
     raw, _, _ = raw_case(planned, case)
     data, dose, properties = load(planned, COARSE, case)
     words = raw[(slice(2, None), *inside(properties))]
@@ -292,7 +292,7 @@ def test_a_case_of_another_catalogue_is_refused_by_name(planned, tmp_path):
 
 
 def test_a_dose_that_was_moved_is_refused_by_case(fresh):
-    """Same size and voxel size, another origin: nothing but the header tells that the dose belongs elsewhere."""
+    """Same size and voxel size, another origin: only the header shows that the dose belongs elsewhere."""
     from cdm_nnunet.images import read_image, write_image
     from cdm_nnunet.nnunet.plan_choices import PlanChoices
     from cdm_nnunet.nnunet.planner import plan_and_preprocess
@@ -320,7 +320,7 @@ def test_a_case_added_by_hand_is_refused(planned, tmp_path):
 
 
 class TestInterruption:
-    """Whatever stops preprocessing, training finds whole data or none."""
+    """Whatever stops preprocessing, training finds complete data or none."""
 
     @pytest.fixture
     def folders(self, planned_once, tmp_path, monkeypatch, fresh):

@@ -1,4 +1,4 @@
-"""The reader keeps every bit and refuses, with one clear line, what would lead to a wrong dose."""
+"""The reader keeps every bit, and refuses files that would lead to a wrong dose with one clear line."""
 
 import gzip
 import os
@@ -27,7 +27,7 @@ def write(path: Path, values: np.ndarray, spacing=SPACING, origin=ORIGIN, direct
 
 
 def write_raw(path: Path, values: np.ndarray) -> str:
-    """Past the check on writing, for what must not be there."""
+    """Bypass the check on writing, for invalid files."""
     image = sitk.GetImageFromArray(values)
     image.SetSpacing(SPACING[::-1])
     image.SetOrigin(ORIGIN)
@@ -136,7 +136,7 @@ def test_a_truncated_file_is_refused(files, which, share):
 
 
 def test_a_file_whose_voxels_end_too_early_is_refused(files):
-    """Whole as a gzip file, cut off as an image: SimpleITK would fill it up with zeros."""
+    """Complete as a gzip file, cut off as an image: SimpleITK would fill it with zeros."""
     path = Path(files[0])
     path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes())[:-20]))
     with pytest.raises(InputError, match=rf"{re.escape(files[0])} is cut off: \d+ bytes for 120 voxels of 16 bits"):
@@ -250,7 +250,7 @@ def test_a_segmentation_is_not_written_as_a_dose(tmp_path, files):
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, files, monkeypatch):
-    """Writing is interrupted before the file is in place: what was there stays, and nothing half-written lies about."""
+    """Writing is interrupted before the file is in place: the old file stays, and no partial file is left."""
     _, properties = CDMReaderWriter().read_images(files)
     out = tmp_path / "out.nii.gz"
     CDMReaderWriter().write_seg(np.full(SHAPE, 1.0), str(out), properties)
@@ -273,7 +273,7 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path, files):
     dose = np.random.default_rng(3).random((40, 50, 60)).astype(np.float32)
     before = sorted(path.name for path in tmp_path.iterdir())
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # what the system lets a file grow to: as if it were full
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # the system's limit for a file's size, like a full disk
     try:
         with pytest.raises(OSError, match=r"big\.nii\.gz"):
             CDMReaderWriter().write_seg(dose, str(tmp_path / "big.nii.gz"), properties)

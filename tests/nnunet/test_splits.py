@@ -1,4 +1,4 @@
-"""Whose split counts, and what a split must be."""
+"""Precedence and validation of splits."""
 
 import json
 

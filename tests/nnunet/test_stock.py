@@ -1,4 +1,4 @@
-"""What nnU-Net's own planner and preprocessor make of a dose data set is refused, with the way out in the message."""
+"""Results of nnU-Net's own planner and preprocessor for a dose data set are refused, with the remedy in the message."""
 
 import json
 import shutil
@@ -103,7 +103,7 @@ def test_our_preprocessor_refuses_stock_plans(stock):
 
 @pytest.mark.parametrize("stale", ["stock", "other plans", "missing"])
 def test_trainers_refuse_data_that_our_plans_were_not_made_for(stock, planned_once, tmp_path, monkeypatch, stale):
-    """Our plans lie beside data of nnU-Net's preprocessor, of other plans of ours, or none."""
+    """Our plans are next to data of nnU-Net's preprocessor, of other plans of ours, or none."""
     folders = type(stock)(tmp_path, stock.raw)
     folders.use(monkeypatch)
     folders.preprocessed.mkdir(parents=True)

@@ -31,7 +31,7 @@ COMMANDS = {
 
 
 def run_all(root: Path, commands: dict[str, str]) -> dict[str, subprocess.CompletedProcess]:
-    """Each command of nnU-Net's, as installed, in a process of its own."""
+    """Each command of nnU-Net, as installed, in a separate process."""
 
     def run(name: str) -> subprocess.CompletedProcess:
         command = [str(SCRIPTS / f"nnUNetv2_{name}"), *commands[name].split()]

@@ -26,7 +26,7 @@ def test_ours_and_nnunets_are_found_without_a_word(capfd):
 
 
 class Lazy(types.ModuleType):
-    """Loads another module when it is asked for what it lacks."""
+    """Loads another module when a missing attribute is read."""
 
     def __getattr__(self, name):
         sys.modules["what lazy needs"] = types.ModuleType("what lazy needs")

@@ -106,7 +106,7 @@ def settings_file(folder, port, destinations, **changes):
 
 
 def files_of(phantom_files):
-    """What is sent of a phantom."""
+    """Sent files of a phantom."""
     return [*phantom_files.ct, phantom_files.structures, phantom_files.plan]
 
 

@@ -1,4 +1,4 @@
-"""A node with a stand-in for the model: 60 Gy in a box. As a program it can be told to kill itself.
+"""A node with a stand-in for the model: 60 Gy in a box. As a program, it kills itself on request.
 
     python stand_in.py CONFIG ARMED N
 

@@ -91,7 +91,7 @@ def test_the_steps_make_an_installation_whose_program_starts(tmp_path):
         "dataset_conversion": "dataset_conversion",
     }.items():
         assert contents(REPOSITORY / folder) <= contents(installed / place)
-    needed = [path for path in sys.path if "site-packages" in path]  # (what it would have installed besides)
+    needed = [path for path in sys.path if "site-packages" in path]  # (further packages that it would install)
     (installed.parent / "needed.pth").write_text("\n".join(needed))
     program = root / "opt" / "cdm_nnunet" / "bin" / "cdm-nnunet"
     shown = subprocess.run([program, "--help"], env=environment, capture_output=True, text=True, check=False, cwd=root)
@@ -103,7 +103,7 @@ def test_the_steps_make_an_installation_whose_program_starts(tmp_path):
 
 
 def contents(folder):
-    """Names of all files below a folder, without what Python keeps."""
+    """Names of all files below a folder, without Python's caches."""
     found = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
     return {path for path in found if "__pycache__" not in path.parts}
 

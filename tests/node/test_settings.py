@@ -1,4 +1,4 @@
-"""Settings of a node: what is refused, by line and column, and what the documentation says of each."""
+"""Settings of a node: refusals with line and column, and the documentation of each setting."""
 
 import re
 import ssl

@@ -1,4 +1,4 @@
-"""A patient who lies as no training patient did."""
+"""A patient in a position that no training patient had."""
 
 import pytest
 

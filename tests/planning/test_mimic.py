@@ -1,4 +1,4 @@
-"""Deliverable doses: what beams delivered is found again, and what they can't deliver is told."""
+"""Deliverable doses: delivered doses are reproduced, and undeliverable ones are reported."""
 
 import json
 import shutil
@@ -41,7 +41,7 @@ def test_what_was_delivered_is_found_again(anatomy, mimic, delivered_gy):
 
 
 def test_what_cannot_be_delivered_is_not(anatomy, mimic, delivered_gy):
-    """A dose that is 0 right beside the targets."""
+    """A dose of 0 directly next to the targets."""
     impossible_gy = np.where(anatomy.targets, delivered_gy, 0).astype(np.float32)
     found = mimic.closest_to(impossible_gy)
     beside = anatomy.dose_region & ~anatomy.targets & (anatomy.distance_mm(anatomy.targets) < 8)

@@ -34,7 +34,7 @@ def test_one_bixel_gets_the_weighted_mean():
 
 
 def test_bixels_that_would_be_negative_are_zero():
-    # the second bixel only adds what is too much already
+    # the second bixel only adds to the overdose
     found = solved(problem([[1, 0], [1, 1]], term([10, 4])))
     assert found.fluence == pytest.approx([7, 0], abs=1e-4)
 

@@ -1,4 +1,4 @@
-"""What a protocol wants, voxel by voxel."""
+"""Desired dose of a protocol, voxel by voxel."""
 
 import dataclasses
 
@@ -20,7 +20,7 @@ RULES = FallOff(percent_at_mm=[(0, 100), (10, 50), (20, 50)], weight=1, beyond_w
 
 
 def anatomy(**changes):
-    """A bar of water along x: high target, low target beside it, and a cord."""
+    """A bar of water along x: high target, low target next to it, and a cord."""
     x = np.broadcast_to(np.arange(40), SHAPE)
     masks = np.stack([x < 8, (x >= 6) & (x < 16), (x >= 20) & (x < 24), x < 38])
     ct_hu = np.where(x < 38, 0, -1000).astype(np.int16)

@@ -29,7 +29,7 @@ HOSTILE_CASE = "<b onclick=hack()>%{y} &amp; '\""
 
 @dataclass(frozen=True)
 class Made:
-    """A report and what it was made of."""
+    """A report and its sources."""
 
     path: Path
     evaluation: Evaluation

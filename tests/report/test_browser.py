@@ -734,7 +734,7 @@ EVERY_TENTH_PIXEL = """() => {
 
 
 def test_the_difference_map_is_clear_where_doses_agree(browser, report):
-    window = Window(browser, report)  # (of its own: others have moved the slices and zoomed)
+    window = Window(browser, report)  # (a new one: others have moved the slices and zoomed)
     page = window.show_case(report.evaluation.cases[0].case)
     page.get_by_label("contours").uncheck()
     for label in (r"^95 %", r"^50 %"):

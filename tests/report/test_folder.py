@@ -32,7 +32,7 @@ def folder(hostile_report, tmp_path_factory) -> Made:
 
 
 class FolderWindow(Window):
-    """It may also open the data files beside the page."""
+    """It may also open the data files next to the page."""
 
     def check(self) -> None:
         assert self.complaints == []

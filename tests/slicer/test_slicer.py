@@ -61,7 +61,7 @@ def test_a_case_comes_back_as_it_was(dataset, predictions, tmp_path, monkeypatch
 
 
 def segments_of(path):
-    """Masks and colours by name, from what the header says."""
+    """Masks and colours by name, from the header."""
     image = sitk.ReadImage(str(path))
     values = sitk.GetArrayFromImage(image)
     values = values[..., None] if values.ndim == 3 else values

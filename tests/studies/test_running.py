@@ -1,4 +1,4 @@
-"""The order of jobs, failures, and what is told."""
+"""The order of jobs, failures, and reports."""
 
 import threading
 import time
@@ -28,7 +28,7 @@ PLACES = [Place(device="cpu"), Place(device="cpu")]
 
 @pytest.fixture
 def commands(monkeypatch):
-    """What the jobs' commands were, in order, and the most that ran at a time; statuses by trainer and fold."""
+    """The jobs' commands in order, and the highest number at a time; statuses by trainer and fold."""
 
     class Commands:
         begun: list[str] = []  # noqa: RUF012  # made anew for each test
@@ -125,7 +125,7 @@ def test_a_training_never_goes_on_with_other_settings(tmp_path, commands):
         InputError, match=r"mae, fold 0 began with another settings \(\{\}, now \{\"num_epochs\": 7\}\)"
     ):
         study(tmp_path, changed)[0].refuse_other_settings()
-    more = STUDY.model_copy(update={"folds": [0]})  # trainings stand; scores are of other cases
+    more = STUDY.model_copy(update={"folds": [0]})  # trainings remain; scores belong to other cases
     assert [job.is_done for job in study(tmp_path, more)] == [True, True, False, False]
 
 

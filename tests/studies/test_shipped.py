@@ -1,4 +1,4 @@
-"""The studies below ``benchmarks/studies`` are accepted as they stand."""
+"""The studies below ``benchmarks/studies`` are accepted unchanged."""
 
 import json
 import subprocess

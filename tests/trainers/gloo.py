@@ -1,7 +1,7 @@
 """nnU-Net's training on two "GPUs" that are processes of this CPU: ``python gloo.py COMMAND ARGUMENTS``.
 
-Only what is fixed to CUDA is replaced: NCCL by gloo, and the device. Started processes read this file again (as
-``__mp_main__``), so that it holds in them as well.
+Only code fixed to CUDA is replaced: NCCL by gloo, and the device. Started processes read this file again (as
+``__mp_main__``), so that it applies to them too.
 """
 
 import functools

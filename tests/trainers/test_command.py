@@ -1,4 +1,4 @@
-"""``cdm-nnunet train`` refuses what makes no sense with one line and status 2, before a training starts."""
+"""``cdm-nnunet train`` refuses meaningless options with one line and status 2, before a training starts."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""A training whose plans call ``3d_packed`` by its earlier name goes on, and its model is predicted."""
+"""A training whose plans call ``3d_packed`` by its earlier name continues, and its model predicts."""
 
 import copy
 import json

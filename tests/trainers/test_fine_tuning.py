@@ -17,7 +17,7 @@ def load(trainer, path):
 def saved(make_trainer, tmp_path):
     trainer = make_trainer("nnUNetTrainerDoseMAE", SEED="1")
     trainer.initialize()
-    for layer in trainer.network.decoder.seg_layers:  # (they begin at zero)
+    for layer in trainer.network.decoder.seg_layers:  # (they start at zero)
         torch.nn.init.normal_(layer.weight)
     path = tmp_path / "mae.pth"
     trainer.save_checkpoint(str(path))

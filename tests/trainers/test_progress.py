@@ -1,4 +1,4 @@
-"""What a training says of itself: times to go, the parts of the loss, when the DVH loss acts."""
+"""Progress messages of a training: remaining time, parts of the loss, when the DVH loss is active."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""A training that is stopped, goes on, or begins again where there is one: nothing is lost, nothing is mixed up."""
+"""A training that is stopped, continued, or restarted over an earlier one: nothing is lost or mixed up."""
 
 import json
 import os

@@ -9,7 +9,7 @@ import pytest
 import cdm_nnunet
 from cdm_nnunet import trainers
 
-NAMES = sorted(set(trainers.find_trainers()) - {"nnUNetTrainerCDM"})  # that one walks the whole way in tests/end_to_end
+NAMES = sorted(set(trainers.find_trainers()) - {"nnUNetTrainerCDM"})  # that one runs in tests/end_to_end
 ONE_AFTER_THE_OTHER = """
 import sys
 from nnunetv2.run.run_training import run_training_entry

@@ -1,4 +1,4 @@
-"""Curves of a training in TensorBoard, W&B and MLflow: what is sent, and that no failure ends a training."""
+"""Curves of a training in TensorBoard, W&B and MLflow: sent values, and no failure ends a training."""
 
 import json
 import os
@@ -17,7 +17,7 @@ UNTIDY = ("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::Resour
 
 
 class Recorded:
-    """A service that keeps what it gets, and fails where it is told to."""
+    """A service that records its input, and fails on request."""
 
     def __init__(self, knows_run=False):
         self.values, self.facts, self.ends, self.fails, self.knows_run = [], [], [], False, knows_run
@@ -157,7 +157,7 @@ def test_a_store_of_mlflow_that_can_not_be_written_is_one_line(run, tmp_path, mo
 
 
 @pytest.mark.filterwarnings(*UNTIDY)
-@pytest.mark.slow  # (it starts a process of its own)
+@pytest.mark.slow  # (it starts a separate process)
 def test_wandb_offline_by_the_switch_of_nnunet(run, monkeypatch):
     wandb = pytest.importorskip("wandb", reason="the extra 'tracking' is not installed")
     monkeypatch.setenv("nnUNet_wandb_enabled", "1")

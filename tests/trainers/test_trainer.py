@@ -1,4 +1,4 @@
-"""What a trainer does in a step, an epoch and a validation, on phantoms."""
+"""A trainer's step, epoch and validation, on phantoms."""
 
 import json
 from pathlib import Path

@@ -48,7 +48,7 @@ def test_the_errors_are_those_of_the_exact_metrics():
     mean, volume, maximum = by_hand(dose, reference, masks)
     assert errors.mae_gy == pytest.approx(float((dose - reference).abs().mean()), rel=1e-5)
     assert errors.ptv == pytest.approx((mean + volume) / 2, rel=1e-4)
-    assert errors.oar == pytest.approx(maximum, rel=1e-5)  # the absent ROI is left out, not counted as zero
+    assert errors.oar == pytest.approx(maximum, rel=1e-5)  # the absent ROI is excluded, not counted as zero
     assert errors.score == pytest.approx((errors.ptv + errors.oar) / 2)
 
 
