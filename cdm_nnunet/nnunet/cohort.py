@@ -3,7 +3,7 @@
 A network gives a dose for any input. So the plans contain ranges of the training patients, and each new case is
 compared with them: a value far beyond all training patients counts as a mistake and is refused, a case outside the
 training data is refused unless it is allowed, and unusual values are reported. The limits and their reasons:
- ``docs/training.md``, "New patients", and ``docs/new_patient.md``, "Does the model apply?".
+``docs/training.md``, "New patients", and ``docs/new_patient.md``, "Does the model apply?".
 """
 
 from __future__ import annotations
