@@ -114,7 +114,7 @@ class Cohort:
     def predict(self) -> Measured:
         model = ("-d", str(DATASET_ID), "-c", "3d_coarse", "-f", "0", "-tr", "nnUNetTrainerDoseMAE", "-device", "cpu")
         images = ("-i", str(self.raw / "imagesTr"), "-o", str(self.folder / "doses"))
-        return self.command("predict", *images, *model, "-np", "1")
+        return self.command("predict", *images, *model, "-np", "1", "--allow-outside")
 
     def evaluate(self, processes: int = 1) -> Measured:
         shutil.rmtree(self.folder / "a", ignore_errors=True)
