@@ -9,9 +9,9 @@ convert    from formulas to the raw data set
 plan       fingerprint, plans and preprocessing (voxels of 12 mm, 4 features)
 train      one step, so that there is a model (not measured)
 predict    all patients
-evaluate   scores and tables, without report and pictures
+evaluate   scores and tables of doses that are 3 % too high, without report and pictures
 report     the report of existing scores
-compare    the evaluation against another, which is the same with doses that are 2 % lower
+compare    the evaluation against another
 page       the report in a browser: until the first paint, and until it is complete
 
 compare and page also run with --copies of the smallest cohort's results, because they read only results.
@@ -51,7 +51,7 @@ DATASET_ID, NAME = 500, "Dataset500_Scale"
 STEPS = ("convert", "plan", "train", "predict", "evaluate", "report", "compare", "page")
 MEASURED = ("convert", "plan", "predict", "evaluate", "report", "compare")
 SEVERAL_CORES: list[str] = []  # filled while a step with several processes runs
-SHRINK = 0.98  # of the other model's doses
+FACTORS = {"higher": 1.03, "lower": 0.98}  # of the reference doses, for the two models that are evaluated
 
 
 @dataclass(frozen=True)
@@ -118,17 +118,14 @@ class Cohort:
 
     def evaluate(self, processes: int = 1) -> Measured:
         shutil.rmtree(self.folder / "a", ignore_errors=True)
+        self._scale("higher")
         return self._evaluate("--no-report", "-np", str(processes))
 
     def report(self) -> Measured:
         return self._evaluate("-np", "1")
 
     def compare(self) -> Measured:
-        lower = self.folder / "lower"
-        lower.mkdir(exist_ok=True)
-        for path in (self.folder / "doses").glob("*.nii.gz"):
-            dose = read_image(path)
-            write_image(replace(dose, values=SHRINK * dose.values, path=lower / path.name))
+        self._scale("lower")
         self._evaluate("--no-report", "-np", "1", doses="lower", out="b")
         return self.compare_results()
 
@@ -136,9 +133,18 @@ class Cohort:
         models = [f"{name}={self.folder / name}" for name in "ab"]
         return self.command("compare", *models, "-o", str(self.folder / "comparison"), "--no-images")
 
-    def _evaluate(self, *options: str, doses: str = "doses", out: str = "a") -> Measured:
+    def _evaluate(self, *options: str, doses: str = "higher", out: str = "a") -> Measured:
         folders = ("-i", str(self.folder / doses), "-o", str(self.folder / out))
         return self.command("evaluate", "-d", str(DATASET_ID), *folders, "--pictures", "0", *options)
+
+    def _scale(self, name: str) -> None:
+        """Write doses to evaluate: the references times a factor (the network of one step predicts refused doses)."""
+        out = self.folder / name
+        out.mkdir(exist_ok=True)
+        for path in (self.raw / "labelsTr").glob("*.nii.gz"):
+            if not (out / path.name).is_file():
+                dose = read_image(path)
+                write_image(replace(dose, values=FACTORS[name] * dose.values, path=out / path.name))
 
     def page(self) -> dict[str, float]:
         """Seconds of the report in a browser."""
