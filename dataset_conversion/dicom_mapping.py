@@ -189,7 +189,7 @@ class DicomMapping:
             if roi is None or (roi in found and name in empty):
                 continue
             if roi in found and found[roi] not in empty:
-                raise InputError(f"{where}: '{found[roi]}' and '{name}' both stand for ROI '{roi}'; map one to null")
+                raise InputError(f"{where}: '{found[roi]}' and '{name}' both mean ROI '{roi}'; map one to null")
             found[roi] = name
         return found
 

@@ -144,7 +144,7 @@ def _nrrd_header(path: Path, content: bytes) -> tuple[_TextHeader, bool]:
         raise InputError(f"{path} has its voxels in another file; write them into it")
     for field in ("space", "space directions", "space origin"):
         if field not in fields:
-            raise InputError(f"{path} does not say where its voxels lie: the header has no '{field}'")
+            raise InputError(f"{path} lacks the position of its voxels: the header has no '{field}'")
     encoding = fields.get("encoding", "")
     if encoding not in ("raw", "gzip", "gz"):
         raise InputError(f"{path} has the encoding '{encoding}'; write it as raw or gzip")
@@ -158,7 +158,7 @@ def _mha_header(path: Path, content: bytes) -> tuple[_TextHeader, bool]:
     fields = _fields(content[: match.start()], "=")
     for names in _MHA_GEOMETRY:
         if not any(name.lower() in fields for name in names):
-            raise InputError(f"{path} does not say where its voxels lie: the header has no '{names[0]}'")
+            raise InputError(f"{path} lacks the position of its voxels: the header has no '{names[0]}'")
     return _TextHeader(fields, match.end()), fields.get("compresseddata", "").lower() == "true"
 
 

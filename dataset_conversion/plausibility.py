@@ -75,7 +75,7 @@ def ct_notes(
         name = min(medians_hu, key=lambda roi: abs(medians_hu[roi]))
         raise InputError(
             f"no ROI lies in tissue: the median CT value of '{name}' is {medians_hu[name]:g} HU, and of the others "
-            "further from 0; is the CT stored as HU + 1024, was its offset applied twice, or does it belong to another "
+            "farther from 0; is the CT stored as HU + 1024, was its offset applied twice, or does it belong to another "
             "patient?"
         )
     return notes

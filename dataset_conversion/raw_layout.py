@@ -312,7 +312,7 @@ def _claim(raw_folder: Path, spec: DatasetSpec) -> Path:
             if earlier.get(key) != value:
                 raise InputError(
                     f"{folder} was converted with another {key.replace('_', ' ')}; "
-                    "choose another -d or -n, or remove it to convert anew"
+                    "choose another -d or -n, or remove it to convert again"
                 )
     write_json(manifest_path, manifest)
     return folder
@@ -323,7 +323,7 @@ def _refuse_other_cases(folder: Path, names: Sequence[str]) -> None:
     if others:
         raise InputError(
             f"{folder} holds cases that are not among the patients to convert: {', '.join(others)}; "
-            "choose another -d and -n, or remove the folder to convert anew"
+            "choose another -d and -n, or remove the folder to convert again"
         )
 
 

@@ -91,10 +91,10 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL",
         help="model: a folder or ZIP file of 'cdm-nnunet model export', or the name of one that ships",
     )
-    group = parser.add_argument_group("a model in nnU-Net's folders, in place of -m")
+    group = parser.add_argument_group("a model in nnU-Net's folders, instead of -m")
     group.add_argument("-d", type=dataset_id, metavar="ID", help="data set: 501, or Dataset501_OpenKBP")
     group.add_argument("-c", metavar="CONFIGURATION", help="default: 3d_fullres")
-    group.add_argument("-f", nargs="+", metavar="FOLD", help="folds whose mean is taken (default: 0)")
+    group.add_argument("-f", nargs="+", metavar="FOLD", help="folds to average (default: 0)")
     group.add_argument("-tr", metavar="TRAINER", help="trainer (default: nnUNetTrainerCDM)")
     group.add_argument("-p", metavar="PLANS", help=f"plans (default: {DEFAULT_PLANS})")
     group.add_argument("-chk", metavar="FILE", help="default: checkpoint_final.pth")
@@ -201,7 +201,7 @@ def add_match_geometry(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--match-geometry",
         action="store_true",
-        help="if contours refer to a CT that is missing, take the one on whose slices they lie: for a CT that was "
+        help="if contours refer to a missing CT, match one by its slices: for a CT that was "
         "exported again with other UIDs",
     )
 

@@ -30,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--patients",
         type=Path,
         metavar="CSV",
-        help="table with columns case and patient, for cases whose patients the conversion did not know",
+        help="table with columns case and patient, for cases whose patients are unknown from the conversion",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of random sign flips (default: 0)")
     parser.add_argument(
@@ -43,7 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-images", dest="images", action="store_false", help="leave CT and doses of the patients out of the page"
     )
-    _options.add_processes(parser, 1, "cases whose images are read at a time")
+    _options.add_processes(parser, 1, "number of cases whose images are read at a time")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

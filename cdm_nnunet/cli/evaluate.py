@@ -57,7 +57,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--no-ranks",
         dest="ranks",
         action="store_false",
-        help="do not say where each plan stands among those of the training cases, which takes a second for four",
+        help="do not rank each plan among those of the training cases, which takes a second for four",
     )
     _add_gamma(parser)
     _add_intervals(parser)

@@ -39,12 +39,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     dicom.add_argument("-o", type=Path, required=True, metavar="FILE", help="the file to write")
     dicom.add_argument("--bits", type=int, choices=(16, 32), default=16, help="bits a voxel (default: 16)")
-    dicom.add_argument("--plan", type=Path, metavar="FILE", help="the plan to refer to, where there are several")
+    dicom.add_argument("--plan", type=Path, metavar="FILE", help="the plan to refer to, if there are several")
     _options.add_match_geometry(dicom)
     dicom.add_argument(
         "--dose-type",
         choices=("PHYSICAL", "EFFECTIVE"),
-        help="DoseType of the model's training doses (default: what dataset.json beside the prediction says)",
+        help="DoseType of the model's training doses (default: as in dataset.json next to the prediction)",
     )
     _options.add_json(dicom)
 

@@ -25,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path("inspection"),
         metavar="FOLDER",
-        help="output folder: rois.yaml to review, and what was found, with patient ids (default: inspection)",
+        help="output folder: rois.yaml to review, and tables with patient ids (default: inspection)",
     )
     parser.add_argument(
         "--headers-only", action="store_true", help="read headers only, not the values of CT images and doses: faster"

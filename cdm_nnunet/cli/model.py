@@ -38,7 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     _configure_export(made["export"])
     for name in ("info", "verify"):
         made[name].add_argument("model", metavar="MODEL", help="folder, ZIP file, or the name of a model that ships")
-    made["info"].add_argument("--card", action="store_true", help="print the model card (Markdown) alone")
+    made["info"].add_argument("--card", action="store_true", help="print only the model card (Markdown)")
     for one in made.values():
         _options.add_json(one)
 
@@ -46,13 +46,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def _configure_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", type=Path, required=True, metavar="FILE.zip|FOLDER", help="the package to write")
     _options.add_model(parser)
-    parser.add_argument("--name", help="of the model (default: that of the file or folder)")
+    parser.add_argument("--name", help="name of the model (default: that of the file or folder)")
     parser.add_argument("--half", action="store_true", help="weights in half precision: half the size")
     parser.add_argument(
         "--weights",
         type=Path,
         metavar="FILE",
-        help="weights in place of the checkpoint's, such as their average: a state dict of torch, or safetensors",
+        help="weights that replace the checkpoint's, such as their average: a state dict of torch, or safetensors",
     )
     parser.add_argument("--result", type=Path, metavar="FILE", help="result.json of the model's evaluation: its scores")
     parser.add_argument("--card", type=Path, metavar="FILE", help="the completed model card (default: one to complete)")

@@ -43,7 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-size", type=int, metavar="N", help="batch size at most (default: what memory and cases allow)"
     )
-    _options.add_plans(parser, "name of the plans; a data set may have several, each with models of its own")
+    _options.add_plans(parser, "name of the plans; a data set may have several, each with its own models")
     parser.add_argument(
         "--plans-from",
         metavar="ID_OR_NAME[:PLANS]",

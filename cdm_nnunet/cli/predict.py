@@ -59,7 +59,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _configure_extras(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("files beside each dose (CASE.patient.json is always written)")
+    group = parser.add_argument_group("files next to each dose (CASE.patient.json is always written)")
     group.add_argument(
         "--report", action="store_true", help="CASE.report.html: goals, DVH curves, slices (it holds CT and dose)"
     )
@@ -161,10 +161,10 @@ def _refuse_contradictions(args: argparse.Namespace) -> None:
         for option in _OF_DICOM:
             if getattr(args, option) not in (None, False):
                 flag = option.replace("_", "-")
-                raise InputError(f"--{flag} goes with --dicom; -i takes cases that are converted already")
+                raise InputError(f"--{flag} goes with --dicom; -i takes converted cases")
         return
     if args.continue_prediction:
-        raise InputError("--continue_prediction goes with -i; with --dicom every dose is predicted anew")
+        raise InputError("--continue_prediction goes with -i; with --dicom every dose is predicted again")
     if args.num_parts > 1:
         raise InputError("-num_parts goes with -i; with --dicom give parts of the folder")
 

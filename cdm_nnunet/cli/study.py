@@ -33,7 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--status", action="store_true", help="only show what is done, running, failed and waiting")
     what.add_argument(
-        "--dry-run", action="store_true", help="only show the number of trainings, and the hours they will take here"
+        "--dry-run", action="store_true", help="only show the number of trainings, and their estimated hours"
     )
 
 

@@ -49,14 +49,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--restart",
         action="store_true",
-        help="start again where there is a training already; its checkpoints are moved to a folder replaced_DATE",
+        help="start again over an existing training; its checkpoints are moved to a folder replaced_DATE",
     )
     parser.add_argument("--val", action="store_true", help="only the final validation of a finished training")
     parser.add_argument("--val_best", action="store_true", help="validate the best checkpoint, not the last")
     parser.add_argument(
         "--estimate",
         action="store_true",
-        help="train nothing: measure some steps and say how long the training will take on this machine",
+        help="train nothing: measure a few steps and estimate the duration of the training on this machine",
     )
 
 

@@ -55,9 +55,7 @@ def load_models(arguments: Sequence[str]) -> tuple[Model, ...]:
         if file in by_file:
             raise InputError(f"'{by_file[file]}' and '{name}' are the same evaluation, {file}")
         if name in by_name:
-            raise InputError(
-                f"both {by_name[name]} and {path} would be called '{name}'; name them, for example A={path}"
-            )
+            raise InputError(f"both {by_name[name]} and {path} have the name '{name}'; name them, for example A={path}")
         by_name[name], by_file[file] = path, name
     return tuple(Model(name, path, load_evaluation(path)) for name, path in named)
 

@@ -35,7 +35,7 @@ def refuse_odd_images(volume: Volume, where: Path) -> None:
         said = f"CT series of {where}: the image at z = {z_mm[k]:g} mm"
         below, above = values_hu[k - 1], values_hu[k + 1]
         if varies[k - 1] and varies[k + 1] and not varies[k]:
-            raise InputError(f"{said} has one value everywhere, unlike the images beside it; is it damaged?")
+            raise InputError(f"{said} has one value everywhere, unlike its neighbours; is it damaged?")
         tissue = (below > NO_TISSUE_HU) & (above > NO_TISSUE_HU)
         if np.count_nonzero(tissue) < _MIN_TISSUE * tissue.size:
             continue
@@ -43,7 +43,7 @@ def refuse_odd_images(volume: Volume, where: Path) -> None:
         step_hu = max(mean_hu - max(low_hu, high_hu), min(low_hu, high_hu) - mean_hu)
         if step_hu > MAX_STEP_HU:
             raise InputError(
-                f"{said} has {mean_hu:.0f} HU on average where those beside it have {low_hu:.0f} and {high_hu:.0f} HU; "
+                f"{said} has {mean_hu:.0f} HU on average, but its neighbours have {low_hu:.0f} and {high_hu:.0f} HU; "
                 "is its RescaleIntercept or RescaleSlope wrong, or is it damaged?"
             )
 

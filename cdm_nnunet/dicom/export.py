@@ -124,7 +124,7 @@ def dose_type_for(patient: Destination, learnt: str) -> str:
     """
     if not learnt and patient.plan is not None and patient.plan.radiation == "ions":
         raise InputError(
-            f"{patient.plan.path} is a plan of ions, whose dose may be PHYSICAL or EFFECTIVE (weighted by "
+            f"{patient.plan.path} is an ion plan, whose dose may be PHYSICAL or EFFECTIVE (weighted by "
             "biological effectiveness); say on which the model was trained (--dose-type)"
         )
     return learnt or "PHYSICAL"

@@ -153,8 +153,8 @@ def _accepted(plans: Sequence[FileEntry], choice: str, notes: list[str]) -> list
     accepted = [plan for plan in plans if plan.approval != "REJECTED"]
     if rejected and not accepted:
         raise InputError(
-            f"all plans are rejected: {describe(rejected)}; name one under 'plans' of the mapping to take it "
-            "all the same"
+            f"all plans are rejected: {describe(rejected)}; name one under 'plans' of the mapping to use it "
+            "nevertheless"
         )
     if rejected:
         notes.append(f"rejected plans ignored: {describe(rejected)}")
@@ -203,7 +203,7 @@ def _planned(doses: Sequence[FileEntry], notes: list[str]) -> list[FileEntry]:
             (len(predicted), "predicted by this software"),
             (len(without_grid), "of DVHs without voxels"),
             (len(planned) - len(doses_of_kind), "of differences (DoseType ERROR)"),
-            (len(doses_of_kind) - len(found), "in relative units beside others in Gy"),
+            (len(doses_of_kind) - len(found), "in relative units next to others in Gy"),
         )
         if count
     ]

@@ -178,7 +178,7 @@ class Goal(Frozen):
         if len(set(self.use)) != len(self.use):
             yield "use", f"'use' names something twice: {', '.join(self.use)}"
         if "loss" in self.use and not self.metric.in_loss:
-            yield "use", "a loss can't train on this metric; use it in the evaluation alone"
+            yield "use", "a loss can't train on this metric; use it only in the evaluation"
         allowed = _LIMIT_UNITS[self.metric.unit]
         if self.unit is not None and self.unit not in allowed:
             units = " or ".join(f"'{unit}'" for unit in allowed)

@@ -310,7 +310,7 @@ def checked_doses(roi_dose_gy: NDArray[np.floating]) -> NDArray[np.floating]:
         InputError: If they are not a non-empty one-dimensional array of finite floating-point numbers, or masked.
     """
     if np.ma.isMaskedArray(roi_dose_gy):
-        raise InputError("the voxel doses are a masked array; give those of the ROI alone (.compressed())")
+        raise InputError("the voxel doses are a masked array; give only those of the ROI (.compressed())")
     dose_gy = np.asarray(roi_dose_gy)
     if dose_gy.ndim != 1 or dose_gy.dtype.kind != "f":
         raise InputError(f"expected voxel doses as floats of shape (n,), not {dose_gy.dtype} of shape {dose_gy.shape}")

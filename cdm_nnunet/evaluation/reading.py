@@ -189,7 +189,7 @@ def _roi_contradictions(roi: RoiResult, goals: Mapping[str, Goal], template: Tem
 def _verdict_contradictions(result: GoalResult, metric: MetricResult) -> Iterator[str]:
     for verdict, value in ((result.reference, metric.reference), (result.predicted, metric.predicted)):
         if verdict not in (NOT_EVALUABLE, result.judge(value)):
-            yield f"{result.metric} of {value:g} {metric.unit} is no '{verdict}'"
+            yield f"{result.metric} of {value:g} {metric.unit} is not '{verdict}'"
     if result.is_evaluable == (result.reason is not None):
         yield f"the verdict on {result.metric} and the reason why there is none contradict each other"
     ends = [bound for bound in (result.limit, result.variation) if bound is not None]

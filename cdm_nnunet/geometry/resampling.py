@@ -94,7 +94,7 @@ def sum_volumes(volumes: Sequence[Volume], labels: Sequence[object]) -> tuple[Vo
             elif short_mm > max(other.grid.spacing_xyz_mm[axis] for other in volumes):
                 raise InputError(
                     f"{label}: the dose is {edge_gy:.2f} Gy where its grid ends, {short_mm:.1f} mm short of the other "
-                    "grids; what it is beyond is not known. Calculate all on one grid"
+                    "grids; the dose beyond is unknown. Calculate all on one grid"
                 )
             elif at_end:
                 high_mm[axis] = min(high_mm[axis], grid.offsets_xyz_mm[axis][-1] - short_mm)

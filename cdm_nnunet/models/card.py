@@ -36,7 +36,7 @@ def model_card(
         _facts(manifest, plans, dataset_json),
         _use(),
         "## Training data\n",
-        f"{dataset_json.get('description') or f'{TO_COMPLETE} whose patients, from when, how they were chosen.'}\n",
+        f"{dataset_json.get('description') or f'{TO_COMPLETE} source, dates and selection of the patients.'}\n",
         _cohort(section),
         f"{TO_COMPLETE} site, technique, fractionation, planning system, licence of the data, approval of their use.\n",
         "## Training\n",
@@ -44,10 +44,10 @@ def model_card(
         "## Scores\n",
         _scores(scores),
         "## Limits\n",
-        "The network gives a dose for whatever it is given. New patients are compared with the training patients, by "
-        "the ranges above: what is far outside is refused, what is outside is named. That a patient is inside them "
-        "does not make the dose right.\n",
-        f"{TO_COMPLETE} failures seen, patients for whom it must not be used, who answers for the model.\n",
+        "The network gives a dose for any input. New patients are compared with the training patients by the ranges "
+        "above: values far outside are refused, values outside are reported. A patient inside the ranges can still "
+        "get a wrong dose.\n",
+        f"{TO_COMPLETE} known failures, patients for whom it must not be used, who is responsible for the model.\n",
     ]
     return "\n".join(_wrapped(part) for part in parts)
 
@@ -80,9 +80,9 @@ def _fold(record: Any) -> str:
 def _use() -> str:
     return (
         "## Intended use\n\n"
-        "Research, and checks of plans beside the checks that a clinic has. It is no medical device, and no dose of it "
+        "Research, and checks of plans in addition to a clinic's own. It is not a medical device, and no dose of it "
         "may be delivered or replace a plan.\n\n"
-        f"{TO_COMPLETE} for which patients and which question the model is meant; how it was validated before use.\n"
+        f"{TO_COMPLETE} intended patients and purpose; validation before use.\n"
     )
 
 

@@ -136,7 +136,7 @@ class Members:
             parts.append(part)
             left -= len(part)
         if left != 1:
-            raise InputError(f"{name} in {self.path} has not the {expected:,} bytes that are stated; {_AGAIN}")
+            raise InputError(f"{name} in {self.path} has another size than the stated {expected:,} bytes; {_AGAIN}")
         return b"".join(parts)
 
 

@@ -168,7 +168,7 @@ def _refuse_damage(path: Path) -> None:
     if not path.is_file():
         raise InputError(f"{path} is missing")
     if path.stat().st_size == 0:
-        raise InputError(f"{path} is empty: the program was stopped while it wrote; take another checkpoint")
+        raise InputError(f"{path} is empty: the program was stopped while writing; take another checkpoint")
     try:
         with zipfile.ZipFile(path) as archive:
             packed = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]

@@ -177,8 +177,8 @@ def refuse_other_plans(
         trained = getattr(weights, "_metadata", {}).get(_MARK, {}).get("model", here)
         if trained != here:
             raise InputError(
-                "the plans.json or dataset.json beside the model is not the one that it was trained with; "
-                "'cdm-nnunet predict' says what differs"
+                "the plans.json or dataset.json in the model's folder is not that of its training; "
+                "'cdm-nnunet predict' names the differences"
             )
 
 

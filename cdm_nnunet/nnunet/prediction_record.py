@@ -95,7 +95,7 @@ def _is_finished(files: Sequence[str], output: str, origin: Origin) -> bool:
         return False
     if not dose.is_file() or record.origin is None:
         return False
-    mend = "choose another folder (-o), or leave out --continue_prediction to predict all cases anew"
+    mend = "choose another folder (-o), or leave out --continue_prediction to predict all cases again"
     if unlike := record.origin.unlike(origin):
         raise InputError(f"{dose} was predicted by another model or in another way ({unlike}); {mend}")
     if record.dose_sha256 != digest_of(dose):

@@ -117,7 +117,7 @@ def settle_splits(raw: Path, preprocessed: Path, cases: Collection[str], patient
     if origin.is_file() and read_text(origin).strip() == _digest(target):
         raise InputError(
             f"the cases or the split of the data set have changed since {target} was made: delete it to take the new "
-            "one (models that were trained on it have validated on other cases), or edit it to keep folds of your own"
+            "one (models that were trained on it have validated on other cases), or edit it to keep your own folds"
         )
     for number in range(len(folds.folds)):
         folds.fold(number, cases, patients)

@@ -66,14 +66,14 @@ def default_engine() -> Engine:
     """
     if importlib.util.find_spec("pyRadPlan") is None:
         raise InputError(
-            "doses are calculated with pyRadPlan, which is not installed; run, best in an environment of its own: "
+            "doses are calculated with pyRadPlan, which is not installed; run, preferably in a separate environment: "
             'pip install "cdm_nnunet[planning]" (docs/planning.md)'
         )
     series = tuple(int(part) for part in importlib.metadata.version("pydantic").split(".")[:2])
     if series not in _PYDANTIC:
         raise InputError(
             f"pyRadPlan breaks with pydantic {series[0]}.{series[1]}; run: pip install "
-            '"cdm_nnunet[planning]", or plan in an environment of its own (docs/planning.md)'
+            '"cdm_nnunet[planning]", or plan in a separate environment (docs/planning.md)'
         )
     from cdm_nnunet.planning.pyradplan_engine import PyRadPlanEngine
 

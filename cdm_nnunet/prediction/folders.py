@@ -21,7 +21,7 @@ from cdm_nnunet.roi import Catalogue, used_bits
 
 PRESCRIPTION_TOLERANCE_GY = 0.01
 FROM_MAP = (
-    "prescriptions are those of the prescription map, which says the highest of overlapping targets: no cdm_cases.json "
+    "prescriptions are from the prescription map, which holds the highest of overlapping targets: no cdm_cases.json "
     "says those of the plan, nor the number of fractions"
 )
 

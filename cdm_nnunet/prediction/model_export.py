@@ -113,9 +113,7 @@ def verify_model(path: Path) -> dict[str, Any]:
 
 def _with_weights(model: TrainedModel, file: Path) -> TrainedModel:
     if len(model.checkpoints) != 1:
-        raise InputError(
-            f"--weights takes the place of one fold's weights, not of {len(model.checkpoints)}: give one -f"
-        )
+        raise InputError(f"--weights replaces the weights of one fold, not of {len(model.checkpoints)}: give one -f")
     (checkpoint,) = model.checkpoints
     return replace(model, checkpoints=(checkpoint_with(checkpoint, read_given_weights(file, checkpoint.weights)),))
 

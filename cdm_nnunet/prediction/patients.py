@@ -71,7 +71,7 @@ class NewPatients:
     def __post_init__(self) -> None:
         if self.out.resolve().is_relative_to(self.folder.resolve()):
             raise InputError(
-                f"{self.out} (-o) is within {self.folder} (--dicom); predicted doses go to a folder of their own"
+                f"{self.out} (-o) is within {self.folder} (--dicom); choose a separate folder for predicted doses"
             )
 
 

@@ -151,8 +151,8 @@ class Job:
             return
         changed = [key for key in self.asked if state.asked.get(key) != self.asked[key]]
         raise InputError(
-            f"{self.name} began with another {', '.join(changed)} ({state.asked.get(changed[0])}, now "
-            f"{self.asked[changed[0]]}); give the training another name, or take another folder"
+            f"{self.name} started with another {', '.join(changed)} ({state.asked.get(changed[0])}, now "
+            f"{self.asked[changed[0]]}); rename the training, or choose another folder"
         )
 
     def run(self, place: Place) -> State:

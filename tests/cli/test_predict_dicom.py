@@ -538,7 +538,7 @@ def test_a_ct_that_was_exported_again_has_to_have_the_slices_of_the_contours(new
 @pytest.mark.parametrize("folder", ["new", "new/a/predicted"])
 def test_doses_do_not_go_among_the_patients(new, tmp_path, capfd, folder):
     assert main(["predict", "--dicom", str(tmp_path / "new"), "-o", str(tmp_path / folder), *MODEL]) == 2
-    assert "predicted doses go to a folder of their own" in refusal(capfd)
+    assert "choose a separate folder for predicted doses" in refusal(capfd)
     assert not (tmp_path / "new" / "a" / "predicted").exists()
 
 

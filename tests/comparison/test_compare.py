@@ -270,7 +270,7 @@ def test_models_are_read_and_named(two_models, tmp_path):
         load_models([mae])
     with pytest.raises(InputError, match="'MAE' and 'X' are the same evaluation"):
         load_models([mae, f"X={mae}/result.json"])
-    with pytest.raises(InputError, match=r"both .* would be called 'A'; name them"):
+    with pytest.raises(InputError, match=r"both .* have the name 'A'; name them"):
         load_models([f"A={mae}", f"A={cdm}"])
     with pytest.raises(InputError, match=r"result\.json is missing"):
         load_models([mae, str(tmp_path)])

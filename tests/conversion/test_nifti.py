@@ -490,7 +490,7 @@ class TestTextHeaders:
         kept = [line for line in lines if not line.lower().startswith(field.lower().encode())]
         assert len(kept) < len(lines)
         path.write_bytes(b"\n".join(kept))
-        with pytest.raises(InputError, match=f"does not say where its voxels lie: the header has no '{field}'"):
+        with pytest.raises(InputError, match=f"lacks the position of its voxels: the header has no '{field}'"):
             read_on_patient_axes(path)
 
     def test_other_content(self, path):

@@ -102,7 +102,7 @@ def test_a_relative_dose_beside_one_in_gy_is_left_aside(files):
     relative = copy_of(files.doses[0], "relative.dcm", DoseUnits="Relative")
     found = patient(files)
     assert found.doses == files.doses
-    assert "doses ignored: 1 in relative units beside others in Gy" in found.notes
+    assert "doses ignored: 1 in relative units next to others in Gy" in found.notes
     files.doses[0].unlink()
     with pytest.raises(InputError, match="RELATIVE; export the absolute dose"):
         read_dose(patient(files).doses)
@@ -135,7 +135,7 @@ def test_without_a_rule_a_rejected_plan_is_no_choice(files, replanned):
     change(files.plan, setting(ApprovalStatus="REJECTED"))
     assert patient(files).problems == (
         "all plans are rejected: 'phantom' of 20260101, REJECTED, 'March' of 20260301, REJECTED; name one under "
-        "'plans' of the mapping to take it all the same",
+        "'plans' of the mapping to use it nevertheless",
     )
     found = patient(files, default="March")
     assert (found.problems, found.plans) == ((), (replanned.plan,))
@@ -196,7 +196,7 @@ def test_an_effective_dose_and_ions_leave_a_trace(tmp_path, files, clinic):
     dose = read_dose(files.doses)
     path = tmp_path / "dose.nii.gz"
     write_image(Image(dose.volume.values, dose.volume.grid, path))
-    with pytest.raises(InputError, match=r"is a plan of ions, whose dose may be PHYSICAL or EFFECTIVE"):
+    with pytest.raises(InputError, match=r"is an ion plan, whose dose may be PHYSICAL or EFFECTIVE"):
         export_dose(path, find_destination(files.folder), tmp_path / "out.dcm")
     for kind in ("PHYSICAL", "EFFECTIVE"):
         export_dose(path, find_destination(files.folder), tmp_path / "out.dcm", dose_type=kind)

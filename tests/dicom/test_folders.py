@@ -277,7 +277,7 @@ def test_an_empty_alias_gives_way_to_the_drawn_roi(exports, tmp_path):
     conversion = convert(exports, tmp_path, mapping)
     for record in RawDataset(conversion.folder).cases.values():
         assert record.rois == ("PTV_6000", "SpinalCord", "External")
-    with pytest.raises(InputError, match="'Cord' and 'Ring' both stand for ROI 'SpinalCord'"):
+    with pytest.raises(InputError, match="'Cord' and 'Ring' both mean ROI 'SpinalCord'"):
         DicomMapping({**mapping.rois, "Ring": "SpinalCord"}).names(
             ["SpinalCord", "Cord", "Ring"], "file", {"SpinalCord"}
         )
@@ -354,7 +354,7 @@ def test_conversion_refuses_what_it_would_have_to_guess(exports, tmp_path):
     fewer = DicomMapping({name: roi for name, roi in MAPPING.rois.items() if name != "Ring"})
     with pytest.raises(InputError, match="the mapping lacks Ring; add them, with null"):
         convert(exports, tmp_path, fewer)
-    with pytest.raises(InputError, match="'Cord' and 'Ring' both stand for ROI 'SpinalCord'"):
+    with pytest.raises(InputError, match="'Cord' and 'Ring' both mean ROI 'SpinalCord'"):
         convert(exports, tmp_path, DicomMapping({**MAPPING.rois, "Ring": "SpinalCord"}))
     with pytest.raises(InputError, match="the mapping has ROIs that are not in template 'small': Lung_L"):
         convert(exports, tmp_path, DicomMapping({**MAPPING.rois, "Ring": "Lung_L"}))

@@ -299,5 +299,5 @@ def test_nothing_is_invented():
 
 
 def test_a_masked_array_is_refused():
-    with pytest.raises(InputError, match="a masked array; give those of the ROI alone"):
+    with pytest.raises(InputError, match="a masked array; give only those of the ROI"):
         evaluate(Metric.parse("Dmean"), np.ma.array([1.0, 100.0], mask=[False, True]), voxel_volume_cc=0.027)

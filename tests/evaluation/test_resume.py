@@ -138,7 +138,7 @@ SPOILT = (
     (lambda r, c: goal_of(c).update(reference="not evaluable"), "the reason why there is none contradict each other"),
     (lambda r, c: goal_of(c).update(certainty="pass"), "the certainty of D0.1cc is not that of its interval"),
     (lambda r, c: roi_of(c)["goals"].pop(), "its goals are not those of the template"),
-    (lambda r, c: goal_of(c).update(predicted="acceptable", agree=False), "Gy is no 'acceptable'"),
+    (lambda r, c: goal_of(c).update(predicted="acceptable", agree=False), "Gy is not 'acceptable'"),
     (lambda r, c: metric_of(c).update(unit="%"), "Dmean is in 'Gy', not in '%'"),
     (lambda r, c: metric_of(c).update(reference=float("inf")), "not finite|finite number"),
     (lambda r, c: roi_of(c)["metrics"].pop("Dmean"), "its metrics are not those of the template's goals"),

@@ -142,4 +142,4 @@ def test_given_weights_that_do_not_fit(clinic, tmp_path, capfd, content, message
     assert re.search(message, line)
     assert not (tmp_path / "model.zip").exists()
     assert main(["model", "export", *ONE_FOLD, "1", *options]) == 2
-    assert "--weights takes the place of one fold's weights, not of 2" in capfd.readouterr().err
+    assert "--weights replaces the weights of one fold, not of 2" in capfd.readouterr().err

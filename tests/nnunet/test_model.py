@@ -83,7 +83,7 @@ def test_plans_that_were_changed_after_the_training(save, change, message):
     edit(save.folder / "plans.json", change)
     with pytest.raises(InputError, match=rf"plans\.json is not the one that the model was trained with \({message}"):
         load(save.folder)
-    with pytest.raises(InputError, match="beside the model is not the one that it was trained with"):
+    with pytest.raises(InputError, match="in the model's folder is not that of its training"):
         load(save.folder, kind=nnUNetPredictor).predict_logits_from_preprocessed_data(image())
     (save.folder / "plans.json").unlink()
     assert load(save.folder).dose_plans.dose_scale_gy == 70.0

@@ -122,7 +122,7 @@ def test_a_training_never_goes_on_with_other_settings(tmp_path, commands):
     run_jobs(study(tmp_path), PLACES, None, lambda job, state: None)
     changed = STUDY.model_copy(update={"settings": {"num_epochs": 7}})
     with pytest.raises(
-        InputError, match=r"mae, fold 0 began with another settings \(\{\}, now \{\"num_epochs\": 7\}\)"
+        InputError, match=r"mae, fold 0 started with another settings \(\{\}, now \{\"num_epochs\": 7\}\)"
     ):
         study(tmp_path, changed)[0].refuse_other_settings()
     more = STUDY.model_copy(update={"folds": [0]})  # trainings remain; scores belong to other cases
