@@ -112,7 +112,7 @@ function modelTable() {
 const draw = (node, traces, more) => plotly().then((Plotly) => {
   if (node.isConnected) return Plotly.react(node, traces, chartLayout(more), CHART_CONFIG);
 }).catch(showProblem);
-// An axis with zero in its middle.
+// An axis centred on zero.
 const aroundZero = (values) => {
   const reach = 1.08 * (Math.max(...values.map(Math.abs)) || 1);
   return { range: [-reach, reach], zeroline: true, zerolinewidth: 2 };
@@ -156,7 +156,7 @@ function drawPatients(slopes, differences) {
   const shown = [baseline, state.candidate];
   const lineOf = ([, entry]) => shown.map((model) => error(entry, model));
   const directions = [[(d) => d < 0, "--accent"], [(d) => d > 0, "--bad"], [(d) => d === 0, "--muted"]];
-  const lines = directions.map(([is, colour]) => { // one trace a direction, for one a patient takes seconds to draw
+  const lines = directions.map(([is, colour]) => { // one trace per direction, because one per patient takes seconds to draw
     const own = cases.filter(([, entry]) => is(difference(entry)));
     return {
       type: "scatter", mode: "lines+markers", opacity: 0.55, line: { color: colourVariable(colour), width: 1.2 }, marker: { size: 5 },
@@ -253,7 +253,7 @@ function render() {
   if (!shownKinds().some(([key]) => key === state.shown)) state.shown = "relative";
   const forest = el("div", { class: "chart", id: "forest" });
   const patients = patientsCard();
-  // Flat and without nulls: of these the page would show their text.
+  // Flat and without nulls, which the page would show as text.
   byId("content").replaceChildren(...[
     el("h1", { class: "print-only" }, page.title),
     page.no_images ? el("p", { class: "muted" }, `No slices and DVH curves of patients: ${page.no_images}.`) : null,

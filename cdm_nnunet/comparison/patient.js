@@ -11,7 +11,7 @@ const drawing = { // of all four pictures
 };
 const shownView = { name: VIEWS[0].name };
 
-// The errors of each patient; in a folder they lie in a file of their own.
+// The errors of each patient; in a folder they are in a separate file.
 let loadingErrors = null;
 let errorsReady = !files;
 const loadErrors = () => (loadingErrors ??= errorsReady ? Promise.resolve() : unpacked("errors").then((buffer) => {
@@ -19,7 +19,7 @@ const loadErrors = () => (loadingErrors ??= errorsReady ? Promise.resolve() : un
   errorsReady = true;
 }));
 
-// A viewer of one dose. Those of a group have one crosshair, and draw themselves together.
+// A viewer of one dose. Viewers of a group share a crosshair and are redrawn together.
 class LinkedViewer extends Viewer {
   constructor(settings, group, onLook) {
     super(settings, onLook);
@@ -45,7 +45,7 @@ class LinkedViewer extends Viewer {
   }
 }
 
-// What stands side by side: name in the data, title.
+// Pictures side by side: name in the data, title.
 const shownDoses = (candidate) => [
   ["reference", "reference"], [page.dose_names[baseline], baseline], [page.dose_names[candidate], candidate],
 ];
@@ -148,7 +148,7 @@ function errorsOfPatient(patient, candidate) {
 }
 
 let redrawCase = () => {};
-let opening = 0; // an opening that another has overtaken ends in silence
+let opening = 0; // an opening that is overtaken by another ends silently
 async function showCase(name, candidate, choose) {
   const own = (opening += 1);
   const place = page.cases.indexOf(name);

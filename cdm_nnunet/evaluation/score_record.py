@@ -156,7 +156,7 @@ class GoalCounts:
 
     Attributes:
         n: Number of cases in which the goal was judged.
-        not_evaluable: Cases in which it could not be judged; they are counted nowhere else.
+        not_evaluable: Cases in which it could not be judged; they are not counted elsewhere.
         agree: Cases in which both doses get the same verdict.
         reference_fails: Cases in which the reference misses the goal.
         reference: Cases by verdict on the reference.

@@ -25,7 +25,7 @@ function chartLayout(extra) {
   };
 }
 
-// Volume (percent) at a dose on a drawn curve; where the curve is vertical, its upper end: the volume with at least the dose.
+// Volume (percent) at a dose on a drawn curve; if the curve is vertical there, its upper end: the volume with at least the dose.
 function volumeAt([doses, volumes], dose) {
   if (dose <= 0) return 100;
   const right = doses.findIndex((d) => d >= dose);
@@ -43,8 +43,8 @@ function doseAt([doses, volumes], volume) {
   return doses[right] - (drop ? ((volume - volumes[right]) / drop) * (doses[right] - doses[right - 1]) : 0);
 }
 
-// Where names are written on the curves, [{roi, dose, volume}]: the first free place of each; where none is, the legend
-// has the name alone. height: of a line of text, percent; advance: of a letter, share of the width.
+// Positions of names on the curves, [{roi, dose, volume}]: the first free one of each; without one, only the legend has
+// the name. height: of a line of text, percent; advance: of a letter, share of the width.
 const LABEL_VOLUMES = [50, 30, 70, 15, 85, 40, 60, 22, 78, 8, 92];
 function curveLabels(curves, hidden, highest, height = 5, advance = 0.011) {
   const placed = [];
@@ -59,7 +59,7 @@ function curveLabels(curves, hidden, highest, height = 5, advance = 0.011) {
   return placed;
 }
 
-// Where the limit of a goal stands in a DVH, [dose, volume in percent]; of a mean dose on the axis; null for others.
+// Position of a goal's limit in a DVH, [dose, volume in percent]; for a mean dose on the axis; null for others.
 function goalPoint({ metric, limit }, { volume_cc: cc, prescription_gy: prescription }) {
   if (metric === "Dmean") return [limit, 0];
   const [, kind, text, unit, inCc] = /^([DV])([\d.]+)(%|cc|Gy)(\[cc\])?$/.exec(metric) ?? [];
@@ -69,7 +69,7 @@ function goalPoint({ metric, limit }, { volume_cc: cc, prescription_gy: prescrip
   return kind === "V" && unit !== "cc" && dose !== null ? [dose, inCc ? (100 * limit) / cc : limit] : null;
 }
 
-const SYMBOLS = { "<=": "triangle-left", ">=": "triangle-right" }; // they point to the side that is wanted
+const SYMBOLS = { "<=": "triangle-left", ">=": "triangle-right" }; // they point to the allowed side
 function goalTraces(rois, hidden) {
   return Object.entries(rois).filter(([roi, { goals }]) => goals.length && !hidden.has(roi)).map(([roi, entry]) => {
     const placed = entry.goals.map((goal) => ({ goal, at: goalPoint(goal, entry) })).filter(({ at }) => at);
@@ -116,14 +116,14 @@ const doseMark = (dose) => ({
   type: "line", x0: dose, x1: dose, yref: "paper", y0: 0, y1: 1, line: { color: colourVariable("--muted"), width: 1, dash: "dot" },
 });
 
-// Signed differences: a row for each ROI and metric, a point for each case; of many cases for those outside the whiskers.
-const [LEAST_POINTS, MOST_POINTS] = [6, 60]; // of a box; of points beside it
+// Signed differences: a row for each ROI and metric, a point for each case; with many cases, only outside the whiskers.
+const [LEAST_POINTS, MOST_POINTS] = [6, 60]; // minimum number of cases for a box; maximum with all points
 async function drawDistribution(target, rows, unit, onCase) {
   const Plotly = await plotly();
   const labels = rows.map((row) => asText(`${row.roi}  ${row.metric}`));
   const digits = digitsFor(unit);
   const isFew = (row) => row.terms.length < LEAST_POINTS;
-  const clear = { line: { width: 0 }, fillcolor: "rgba(0,0,0,0)" }; // (points alone)
+  const clear = { line: { width: 0 }, fillcolor: "rgba(0,0,0,0)" }; // (only points)
   const box = { line: { color: colourVariable("--ink"), width: 1.2 }, fillcolor: "rgba(128,128,128,0.12)" };
   const traces = rows.map((row, index) => ({
     type: "box", orientation: "h", y: row.terms.map(() => labels[index]), x: row.terms.map((term) => term.difference),
@@ -157,9 +157,9 @@ function svg(tag, attributes, ...children) {
 // DVH curves without Plotly, on white, for print.
 function staticDvh(curves, highestDose, labelOf, rois = {}) {
   const names = Object.keys(curves);
-  const right = 60 + 5.4 * Math.max(...names.map((roi) => labelOf(roi).length), 12); // (nor cuts a name)
+  const right = 60 + 5.4 * Math.max(...names.map((roi) => labelOf(roi).length), 12); // (no name is cut)
   const [width, left, top, bottom] = [400 + right, 44, 8, 40];
-  const height = Math.max(330, top + 10 + 14 * (names.length + page.doses.length)); // (the legend drops nothing)
+  const height = Math.max(330, top + 10 + 14 * (names.length + page.doses.length)); // (the legend has all entries)
   const x = (dose) => left + (dose / highestDose) * (width - left - right);
   const y = (volume) => top + (1 - volume / 100) * (height - top - bottom);
   const picture = svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height, "font-size": 10, "font-family": "sans-serif", role: "img", "aria-label": "DVH curves" });

@@ -1,16 +1,16 @@
-// The cohort: what was scored, its panels, and what several of them share.
+// The cohort: scored cases, panels, and common parts.
 
 const scores = record.scores;
-const challenges = page.challenges.filter(({ name }) => scores[name]); // public challenges whose data these are
+const challenges = page.challenges.filter(({ name }) => scores[name]); // public challenges of these data
 const KINDS = { target: "targets", oar: "OARs" };
 
-// The unit of a score: what its metrics have.
+// The unit of a score: that of its metrics.
 const scoreUnit = (kind) => {
   const { dose_gy: dose, volume_percent: volume } = scores.parts[kind];
   return [dose.n ? "Gy" : null, volume.n ? "%" : null].filter(Boolean).join(" and ") || "no metric";
 };
 
-// The plans that cases are ranked among.
+// The plans among which cases are ranked.
 const cohortName = () => {
   const { cohort, n_plans: n } = record.plan_ranks;
   return cohort === "training" ? `${counted(n, "training case")} of the data set` : `${counted(n, "evaluated case")} (the plans of training cases are not available)`;
@@ -61,8 +61,8 @@ function metricTerms(name) {
 
 const bandName = (band) => (isNumber(band.to_percent) ? `${band.from_percent} to ${band.to_percent} %` : `from ${band.from_percent} %`);
 
-// In a report that is a folder, what shows all metrics of all cases comes after the rest has been painted; a panel that
-// does not need them says that it is early.
+// In a report folder, panels with all metrics of all cases are built after the first paint; other panels are marked
+// early.
 function buildCohort() {
   const shown = [];
   const late = [];

@@ -1,5 +1,5 @@
 "use strict";
-// Hands the data of this file to the report that opened it, and to nobody else: only the report knows the key.
+// Sends the data of this file only to the report that opened it, which knows the key.
 {
   const parts = [...document.querySelectorAll("script[id]")].map((part) => [part.id, part.textContent]);
   const { key, ...others } = Object.fromEntries(parts);

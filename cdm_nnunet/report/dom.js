@@ -1,4 +1,4 @@
-// Elements, numbers and the data in this file. Text from data enters the page as text nodes only, never as markup.
+// Elements, numbers and the data in this file. Text from data enters the page only as text nodes, never as markup.
 
 function el(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
@@ -17,15 +17,15 @@ const readJson = (id) => JSON.parse(byId(id).textContent);
 
 const record = readJson("record");
 const page = readJson("page");
-const files = page.files ?? null; // of a report that is a folder
+const files = page.files ?? null; // of a report folder
 const caseRows = new Map((page.case_rows ?? []).map((row) => [row.name, row])); // (a new patient has none)
-// The doses that the page has: reference and prediction, or for a new patient the prediction alone.
+// The doses of the page: reference and prediction, or only the prediction for a new patient.
 const isAlone = page.doses?.length === 1;
 const caseNames = [...caseRows.keys()];
-let caseOrder = caseNames; // as the table of cases shows them
+let caseOrder = caseNames; // in the order of the table of cases
 
-// The parts in a file beside this page. A frame gets them: from file:// nothing else can read a file, but for a script
-// tag, which would run it. The file's own policy lets nothing run but what hands its parts over.
+// The parts in a file next to this page. A frame reads them: from file:// only a script tag could also read a file, and
+// would run it. The file's own policy allows only the script that sends its parts.
 function openFile(name) {
   return new Promise((resolve, reject) => {
     const path = `${files.folder}/${name}.html`;
@@ -34,7 +34,7 @@ function openFile(name) {
     const end = (finish, value) => { removeEventListener("message", take); frame.remove(); finish(value); };
     const missing = () => end(reject, new Error(`${path} is missing or damaged: keep all files of the report's folder together.`));
     addEventListener("message", take);
-    frame.addEventListener("load", () => setTimeout(missing, 2000)); // (too late for one that was taken)
+    frame.addEventListener("load", () => setTimeout(missing, 2000)); // (no effect after the data have arrived)
     document.body.append(frame);
   });
 }
@@ -55,7 +55,7 @@ async function partOfFile(id) {
   }
 }
 
-// The whole record as text; in a folder its cases come with it, which are not there before.
+// The complete record as text; in a folder its cases are loaded first.
 let wholeRecord = null;
 const whole = () => (wholeRecord ??= !files ? Promise.resolve(byId("record").textContent) : unpacked("whole").then((buffer) => {
   const text = new TextDecoder().decode(buffer);
@@ -63,7 +63,7 @@ const whole = () => (wholeRecord ??= !files ? Promise.resolve(byId("record").tex
   return text;
 }));
 
-// A part that stands behind this script in the file, once it has been read whole.
+// A part after this script in the file, once the file is loaded.
 async function part(id) {
   if (files) return partOfFile(id);
   while (document.readyState === "loading" && !byId(id)?.nextElementSibling) {
@@ -103,9 +103,9 @@ function chip(verdict) {
   return verdict ? el("span", { class: `chip ${verdict}` }, `${VERDICT_MARKS[verdict] ?? ""} ${verdict}`) : "\u2013";
 }
 
-// Panels: one module each in the folder "panels". A panel names the view that it is in, its place there (panels stand in
-// the order of their places), and a function that builds it: an element, {section, draw} if it draws anew when the view
-// is shown or the theme changes, or null for nothing to show.
+// Panels: one module each in the folder "panels". A panel names its view, its place there (panels are in the order of
+// their places), and a function that builds it: an element, {section, draw} if it is redrawn when the view is shown or
+// the theme changes, or null for nothing to show.
 const panels = [];
 const addPanel = (panel) => { panels.push(panel); };
 const panelsOf = (view) => panels.filter((panel) => panel.view === view).sort((a, b) => a.place - b.place);
@@ -116,7 +116,7 @@ function card(title, ...children) {
   return el("section", { class: "card" }, el("h2", {}, title), ...children);
 }
 
-// What is shown of a table, for a spreadsheet, which is to take no text for a formula.
+// The shown part of a table as CSV, in which a spreadsheet reads no text as a formula.
 function csvOf(rows) {
   const cell = (node) => {
     const text = node.innerText.trim().replaceAll(/\s+/g, " ").replaceAll(MINUS, "-").replace(/^\u2013$/, "");
@@ -132,7 +132,7 @@ function save(text, name, type) {
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 }
 
-// columns: {label, value(row) -> what to sort by, show(row) -> content, number, note, header, wrap}
+// columns: {label, value(row) -> key for sorting, show(row) -> content, number, note, header, wrap}
 function table(columns, rows, { caption, sortBy, descending = false, rowClass, roiOf, onOrder } = {}) {
   const body = el("tbody");
   const heads = columns.map((column, index) => {
@@ -194,7 +194,7 @@ const roiStrokes = (roi, dose) => page.colours[roi]?.strokes[dose] ?? [];
 const undefinedOf = (name) => record.cases[name].undefined ?? {};
 const missingOf = (name) => record.cases[name].missing ?? record.missing?.[name] ?? {};
 
-// Plotly's own list of buttons has one that uploads the chart to a cloud: these are all that there are.
+// Plotly's own list of buttons has one that uploads the chart to a cloud: only these are shown.
 const CHART_CONFIG = {
   displaylogo: false, responsive: true, plotlyServerURL: "", showLink: false,
   modeBarButtons: [["toImage", "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]],

@@ -1,5 +1,5 @@
 // DVH metrics that the reader types, by the definitions of docs/conventions.md, from the doses of each ROI in ascending
-// order. These are rounded down by less than a step, so volumes at a multiple of it are exact: a metric is shown with as many digits as that leaves certain.
+// order. These are rounded down by less than a step, so volumes at a multiple of it are exact: a metric is shown with its certain digits.
 
 async function loadDoses(position, header) {
   const bytes = new Uint8Array(await unpacked(`doses-${position}`));
@@ -31,7 +31,7 @@ function parseMetric(text) {
   return { word, text: number, number: Number(number), of: unit, unit: isDose ? "Gy" : bracket ?? "%" };
 }
 
-// Number of voxels that hold a share or volume of an ROI of n voxels, rounded up; a share in exact decimals.
+// Number of voxels in a share or volume of an ROI of n voxels, rounded up; a share in exact decimals.
 function voxelsOf({ text, number, of }, n, voxelCc) {
   if (of !== "%") return Math.ceil((number * (1 - 1e-6)) / voxelCc);
   const [whole, decimals = ""] = text.split(".");
@@ -49,7 +49,7 @@ const firstNotBelow = (codes, limit) => { // (codes ascend)
   return low;
 };
 
-// Lowest and highest value that a metric can have, {ends: [low, high]}; or {reason} where there is none.
+// Lowest and highest possible value of a metric, {ends: [low, high]}; or {reason} without one.
 function metricEnds(metric, codes, { step_gy: step, voxel_cc: voxelCc }, prescription) {
   const n = codes.length;
   const around = (code) => ({ ends: [code * step, (code + 1) * step] });
@@ -68,7 +68,7 @@ function metricEnds(metric, codes, { step_gy: step, voxel_cc: voxelCc }, prescri
   return { ends: amounts.map((amount) => (metric.unit === "cc" ? amount * voxelCc : (100 * amount) / n)) };
 }
 
-// A value between two ends with all digits that they share, at most two decimals; else both ends.
+// A value between two ends with their common digits, at most two decimals; otherwise both ends.
 function certainText([low, high]) {
   for (const digits of [2, 1, 0]) if (fixed(low, digits) === fixed(high, digits)) return fixed(low, digits);
   return `${fixed(low, 2)} to ${fixed(high, 2)}`;

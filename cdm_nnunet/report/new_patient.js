@@ -79,7 +79,7 @@ const STATUS_WORDS = {
   "not compared": "Whether the model applies to this patient is not known: it does not say what it was trained on.",
 };
 
-// Whether the model applies, with what is unlike the training patients.
+// Whether the model applies, with differences from the training patients.
 function applies() {
   const { applicability } = record;
   if (!applicability) return null;

@@ -17,7 +17,7 @@ function remarks({ goal, entry: roi, metric, rank }) {
   ].filter(Boolean).join("; ");
 }
 
-// Where a case stands among the plans of its data set, by goal: an unusual plan, or prediction, stands out.
+// Rank of a case among the plans of its data set, by goal: unusual plans and predictions are marked.
 const rankOf = (name, { roi, goal }) => record.plan_ranks?.cases[name]?.[`${roi} ${goal.metric}`] ?? null;
 const isUnusual = ({ n, reference_percent: percent }) => n >= page.unusual.least && Math.min(percent, 100 - percent) <= page.unusual.percent;
 function rankText(rank) {
@@ -87,7 +87,7 @@ function patientHead(name) {
 
 const loaded = { name: null, data: null, volume: null };
 let redrawPatient = () => {};
-let opening = 0; // an opening that another has overtaken ends in silence
+let opening = 0; // an opening that is overtaken by another ends silently
 
 async function buildPatient(name) {
   const position = caseNames.indexOf(name);

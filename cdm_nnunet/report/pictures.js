@@ -6,7 +6,7 @@ const settings = {
 };
 const readings = { dose: null };
 
-// The ROI that goals, curves and contours show together: that of a row or curve under the pointer.
+// The ROI highlighted in goals, curves and contours: that of a row or curve under the pointer.
 const lit = { roi: null, show: () => {} };
 function light(roi, from = null) {
   if (lit.roi === roi) return;
@@ -22,7 +22,7 @@ for (const event of ["pointerover", "focusin"]) {
 
 const highestOf = (curves) => 1.02 * Math.max(1, ...Object.values(curves).flatMap((both) => page.doses.map((dose) => both[dose][0].at(-1))));
 
-// An ROI in a legend, marked where dose is missing in a part of it. rois: those of the record.
+// An ROI in a legend, marked if dose is missing in a part of it. rois: those of the record.
 function roiLabel(rois, roi) {
   const percent = rois[roi]?.outside_region_percent;
   return percent > 0 ? `${roi} (${fixed(percent, 1)} % outside the dose region)` : roi;

@@ -1,9 +1,9 @@
-// Which view is shown, theme, download and print.
+// Shown view, theme, download and print.
 
 const THEMES = ["system", "light", "dark"];
 const stored = { // a file opened from disk may have no storage
   get: () => { try { return localStorage.getItem("cdm-report-theme"); } catch { return null; } },
-  set: (theme) => { try { localStorage.setItem("cdm-report-theme", theme); } catch { /* it holds until the page is closed */ } },
+  set: (theme) => { try { localStorage.setItem("cdm-report-theme", theme); } catch { /* kept until the page is closed */ } },
 };
 
 function setTheme(theme) {
@@ -44,8 +44,8 @@ function showView() {
 
 const download = async () => save(await whole(), "result.json", "application/json");
 
-// A printed page for a case. Slices are there where the volume was unpacked: the Print button does it, the browser's own
-// menu prints without.
+// A printed page for a case. It has slices if the volume was unpacked: the Print button does that, the browser's own menu
+// prints without them.
 function printedCase(name, data, volume) {
   return el("section", { class: "print-page" },
     el("h2", {}, `${record.dataset}: ${name}`),
@@ -58,7 +58,7 @@ function printedCase(name, data, volume) {
 }
 
 let printReady = false;
-// (Of many cases, those that a report in a folder has, each is printed from its own view.)
+// (In a report folder, each case is printed from its own view.)
 const casesToPrint = () => (caseInHash() !== null ? [caseInHash()] : files ? [] : caseNames);
 const printTarget = () => byId("printed");
 

@@ -3,8 +3,8 @@
 
 const ISODOSES = page.isodoses; // percent of the prescription, colour
 const WINDOWS = { soft: ["Soft tissue", -160, 240], bone: ["Bone", -500, 1500], lung: ["Lung", -1350, 150], all: ["All", -1000, 1000] };
-const CLEAR_TO = page.clear_to; // of the difference's scale; from zero on it becomes opaque up to there
-const GAMMA_SHARES = [0.2, 0.8]; // of the difference's colours, where gamma is above 1: predicted colder, hotter
+const CLEAR_TO = page.clear_to; // of the difference's scale; it becomes opaque from zero up to there
+const GAMMA_SHARES = [0.2, 0.8]; // of the difference's colours for gamma above 1: predicted colder, hotter
 const WASH_FROM = 0.1; // of the prescription, as in the static pictures
 const VIEWS = [
   { name: "Axial", axis: 0, h: 2, v: 1, flip: false, sides: ["R", "L", "A", "P"] },
@@ -45,7 +45,7 @@ function eachPixel(volume, view, index, each) {
 }
 
 // Lines at a level in a plane of values, as a path in units of pixels; marching squares with linear interpolation.
-// Beside the path it tells the line's point farthest to the right in a frame.
+// It also returns the line's point farthest to the right in a frame.
 function contour(values, width, height, level, frame) {
   const path = new Path2D();
   let right = null;
@@ -73,7 +73,7 @@ function contour(values, width, height, level, frame) {
   return { path, right };
 }
 
-// The part of a slice that is shown, in pixels of it: all, or a part around a voxel that all views share.
+// The shown part of a slice, in its pixels: all, or a part around a voxel that all views share.
 function frameOf(volume, view, { zoom = 1, focus = null }) {
   const part = (axis, n, flip) => {
     const size = n / zoom;
@@ -95,7 +95,7 @@ function drawSlice(canvas, volume, view, index, settings, cross) {
   const n = width * height;
   const [dark, bright] = settings.range;
   const step = volume.dose_step_gy;
-  const isGamma = settings.mode === "gamma"; // where it is above 1: hotter or colder
+  const isGamma = settings.mode === "gamma"; // above 1: hotter or colder
   const isDifference = isGamma || settings.mode === "difference";
   const [minuend, subtrahend] = settings.between ?? ["predicted", "reference"];
   const greys = page.hu_table.map((hu) => 255 * Math.min(1, Math.max(0, (hu - dark) / (bright - dark))));
@@ -309,7 +309,7 @@ class Viewer {
     this.onWindow?.(level, width);
   }
 
-  // To the voxel where the two doses of the difference differ most, of those that an ROI holds; of all where none is named.
+  // To the voxel with the largest difference of the two doses, in an ROI or, without one, in all voxels.
   toLargestDifference(roi) {
     const { masks, rois, shape, steps, prescription_gy: prescription, dose_step_gy: step, n } = this.volume;
     const [predicted, reference] = (this.settings.between ?? ["predicted", "reference"]).map((dose) => this.volume[dose]);
@@ -385,7 +385,7 @@ class Viewer {
 
 const MODES = isAlone ? page.doses : [...page.doses, "difference"];
 
-// All three views of the doses, and of their difference where there are two, in one picture, for print.
+// All three views of the doses, and of their difference if there are two, in one picture, for print.
 function pictureOf(volume, settings) {
   const size = (axis) => volume.shape[axis] * volume.spacing_mm[axis];
   const scale = 1500 / (2 * size(2) + size(1));

@@ -12,7 +12,7 @@ function limitText({ relation, unit, variation }, limits) {
 
 const intervalText = (metric) => (metric.interval ? ` [${fixed(metric.interval[0], 2)}, ${fixed(metric.interval[1], 2)}]` : "");
 
-// What is unusual about an ROI, but for what a reason beside it says already.
+// Unusual properties of an ROI, without those that the reason next to it states.
 function roiFlags(roi, reason = null) {
   return [
     roi.matched_by && roi.matched_by !== "name" ? `in the data set: ${roi.source} (${roi.matched_by})` : null,

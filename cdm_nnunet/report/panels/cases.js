@@ -1,4 +1,4 @@
-// Cases from the worst on.
+// Cases, starting with the worst.
 
 function casesSection() {
   const number = (label, key, note, digits = 2) => ({ label, value: (r) => r[key], show: (r) => fixed(r[key], digits), number: true, note });

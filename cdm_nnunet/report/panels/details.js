@@ -1,4 +1,4 @@
-// Tables of a patient that are closed at first: all metrics, ROIs, the dose apart from ROIs.
+// Collapsed tables of a patient: all metrics, ROIs, the dose apart from ROIs.
 
 function metricTable(name) {
   const rows = metricTerms(name);

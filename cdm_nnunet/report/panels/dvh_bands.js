@@ -1,4 +1,4 @@
-// DVH curves of the cohort: a small chart an ROI, with the median of the cases and the band between two percentiles.
+// DVH curves of the cohort: one small chart per ROI, with the median of the cases and the band between two percentiles.
 
 const BAND_SIZE = { width: 260, height: 170, left: 30, right: 6, top: 6, bottom: 22 };
 

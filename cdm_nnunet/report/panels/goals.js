@@ -47,7 +47,7 @@ function goalsSection() {
       { label: "New fail", value: (r) => r.worse, show: (r) => String(r.worse), number: true, note: "the reference does not fail, the prediction does" },
       { label: "Fail lost", value: (r) => r.better, show: (r) => String(r.better), number: true, note: "the reference fails, the prediction does not" },
       { label: "Both fail", value: (r) => r.failsBoth, show: (r) => String(r.failsBoth), number: true, note: "the reference fails too" },
-      ...(rows.some((r) => r.not_evaluable) ? [{ label: "Not evaluable", value: (r) => r.not_evaluable, show: (r) => String(r.not_evaluable), number: true, note: "dose is missing, or the goal is made for another fractionation; counted nowhere else" }] : []),
+      ...(rows.some((r) => r.not_evaluable) ? [{ label: "Not evaluable", value: (r) => r.not_evaluable, show: (r) => String(r.not_evaluable), number: true, note: "dose is missing, or the goal is made for another fractionation; not counted elsewhere" }] : []),
       ...(withCertainty ? [{ label: "Uncertain", value: (r) => r.certainty?.uncertain ?? 0, show: (r) => String(r.certainty?.uncertain ?? 0), number: true }] : []),
     ], rows, { sortBy: 6, descending: true, caption: "Verdicts by goal; click a heading to sort" }));
 }

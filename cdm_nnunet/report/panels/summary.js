@@ -1,4 +1,4 @@
-// What the evaluation says, in one sentence.
+// Summary of the evaluation in one sentence.
 
 function coldOrHot() {
   const { dose_gy: dose } = scores.parts.target;
