@@ -72,7 +72,7 @@ def case_of_image(path: str | Path) -> str:
 
 @record_class(frozen=True, kw_only=True, config=ConfigDict(**STRICT, extra="forbid"))
 class CaseRecord:
-    """What is known about a case besides its images; one entry of ``cdm_cases.json``.
+    """Facts about a case besides its images; one entry of ``cdm_cases.json``.
 
     Attributes:
         prescriptions_gy: Prescribed dose of each target of the case, by ROI name, Gy.

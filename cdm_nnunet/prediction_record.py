@@ -138,7 +138,7 @@ class Applicability:
 
     Attributes:
         status: ``inside`` what the model was trained on, ``unusual``, ``outside`` or ``not compared``.
-        compared: What the patient was compared with: ``distributions``, ``earlier distributions`` (fewer, of plans of
+        compared: Data for the comparison: ``distributions``, ``earlier distributions`` (fewer, of plans of
             an earlier version), ``ranges`` only (a model of few patients, or of an earlier version), or ``nothing``.
         n_training: Number of patients in the model's data set, of which each fold was trained on a part; None if
             unknown.
@@ -205,7 +205,7 @@ class PredictionRecord:
     Attributes:
         case: Name of the case.
         prescriptions_gy: Prescription of each target as the model read it, Gy; None if unknown.
-        notes: What is unusual about the case, one sentence each.
+        notes: Unusual properties of the case, one sentence each.
         origin: The model and options that made the dose; None if unknown.
         inputs_sha256: Digests of the input files by name; None if there were none.
         dose_sha256: Digest of the dose's file; None until it is written.

@@ -85,7 +85,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Start:
-    """How a training starts; by default at its first epoch, in an empty folder.
+    """Start of a training; by default at its first epoch, in an empty folder.
 
     Attributes:
         pretrained: Another model whose weights to start from: a checkpoint, a model package, or a shipped one's name.
@@ -109,7 +109,7 @@ def train(training: Training, start: Start) -> Path:
 
     Args:
         training: The training.
-        start: How it starts.
+        start: Start of the training.
 
     Returns:
         The model's folder.

@@ -40,7 +40,7 @@ class TrainingSettings:
             of the epochs. With 0 it has its full weight from the first step.
         window_percent: See :class:`Smoothing`.
         sigmoid_width_gy: ``threshold_width_gy`` of :class:`Smoothing`.
-        v_form: How V-metrics count, ``sigmoid``, ``dose`` or ``both``: see :class:`CDMLoss`.
+        v_form: Form of V-metrics, ``sigmoid``, ``dose`` or ``both``: see :class:`CDMLoss`.
         partial_rois: Weight of ROIs that the patch cuts, ``weighted``, ``whole`` or ``all``: see :class:`CDMLoss`.
         deep_supervision: Whether the DVH loss acts on the ``finest`` output only, or on ``all`` outputs of the
             voxel-wise error, with the same weights; a coarse output is enlarged to the finest grid by nearest

@@ -77,7 +77,7 @@ class Paired:
         p_holm: The same after Holm's correction in the family.
         method: How the p-value was computed.
         effect: Matched-pairs rank-biserial correlation; None if no patient differs.
-        notes: What limits these numbers.
+        notes: Limitations of these numbers.
     """
 
     n: int
@@ -173,7 +173,7 @@ class QuantityEntry:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Flips:
-    """Where a candidate and the baseline differ on a goal.
+    """Cases in which a candidate and the baseline differ on a goal.
 
     Attributes:
         n_gained: Cases where only the candidate is right.
@@ -223,7 +223,7 @@ class Comparison:
         template: Name of the template.
         template_definition: The template as JSON.
         dose_region: ROI in which the dose error is averaged; None for the whole grid.
-        models: Where each model was read from, by name, the baseline first.
+        models: Source of each model by name, the baseline first.
         cases: The patient of each compared case.
         dropped: By model, cases that were left out because another model lacks them.
         quantities: All quantities, by level.
@@ -356,7 +356,7 @@ class ComparisonFile:
         dropped: By model, cases that were left out because another model lacks them.
         left_out: By model, cases that its evaluation could not score, with the reason.
         baseline: The model that the others are compared with.
-        models: Where each model was read from.
+        models: Source of each model.
         origins: By model, the origin of its predictions; None if its evaluation does not say.
         statistics: How the numbers were computed.
         quantities: All quantities, by level.

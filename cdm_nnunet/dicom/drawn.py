@@ -97,7 +97,7 @@ def drawn_contours(items: Sequence[Dataset], where: str, lists: ImageLists) -> D
     Args:
         items: The contours.
         where: File and ROI, for messages.
-        lists: Of the images, shared by the ROIs of a file.
+        lists: Lists of images, shared by the ROIs of a file.
 
     Raises:
         InputError: If the coordinates or the type of a contour are damaged.

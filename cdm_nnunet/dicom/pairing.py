@@ -48,7 +48,7 @@ class PatientFiles:
         has_ions: Whether a plan is an ion plan (RT Ion Plan).
         by_geometry: Whether the CT was matched by its slices only: the contours refer to other UIDs.
         problems: Reasons why the patient can't be converted; empty if there are none.
-        notes: What was ignored.
+        notes: Remarks on ignored files.
     """
 
     patient: str

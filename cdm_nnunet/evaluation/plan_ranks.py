@@ -99,16 +99,16 @@ def training_plans(evaluation: Evaluation, dataset: RawDataset, kept: Path, work
 
 
 def ranks_of(cases: Sequence[CaseResult], plans: Sequence[PlanValues]) -> dict[str, dict[str, PlanRank]]:
-    """Where each case stands among plans, by case and ``ROI METRIC``.
+    """Rank of each case among plans, by case and ``ROI METRIC``.
 
-    Its own patient's plans, and those of another prescription, are left out.
+    Plans of the same patient or with another prescription are excluded.
     """
     cohort = _Cohort(plans)
     return {case.case: _ranks(case, cohort) for case in cases}
 
 
 class _Cohort:
-    """Plans as arrays: one over all plans for each ``ROI METRIC``, with NaN where a plan has no value."""
+    """Plans as arrays: one over all plans for each ``ROI METRIC``, with NaN for missing values."""
 
     def __init__(self, plans: Sequence[PlanValues]) -> None:
         terms = {term for plan in plans for term in plan.values}
@@ -117,7 +117,7 @@ class _Cohort:
         self._patients = np.array([plan.patient for plan in plans], dtype=str)
 
     def comparable(self, own: PlanValues) -> NDArray[np.bool_]:
-        """Which plans are other patients' with the same prescription, or without one as this."""
+        """Mask of plans of other patients with the same prescription (or also without one)."""
         if own.prescription_gy is None:
             same = np.isnan(self._prescriptions)
         else:
@@ -125,7 +125,7 @@ class _Cohort:
         return np.asarray(same & (self._patients != own.patient))
 
     def values(self, term: str, chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """Values of the chosen plans that have one."""
+        """Values of the chosen plans, without missing ones."""
         if term not in self._values:
             return np.empty(0)
         values = self._values[term][chosen]

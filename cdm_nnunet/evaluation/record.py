@@ -60,7 +60,7 @@ class GammaResult:
         local: Whether the dose criterion is a percentage of the dose in the voxel (local), not of the case's dose
             scale (global).
         threshold_percent: Lowest dose of the voxels that are judged, percent of the normalisation dose.
-        normalisation: What 100 % is: the case's dose scale (``prescription``), or the ``maximum`` reference dose.
+        normalisation: The dose of 100 %: the case's dose scale (``prescription``), or the ``maximum`` reference dose.
         n_voxels: Number of voxels that were judged.
         pass_percent: Percentage of them with gamma at most 1; None if there were none.
     """
@@ -76,7 +76,7 @@ class GammaResult:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class DoseResult:
-    """How the two doses of a case differ, without regard to ROIs.
+    """Differences of the two doses of a case, independent of ROIs.
 
     Attributes:
         scale_gy: Dose to which percentages refer: the case's highest prescription, else the highest reference dose, Gy.
@@ -105,7 +105,7 @@ class CaseResult:
         patient: The patient as known from the conversion, else the case's name; a patient may have several cases.
         prescription_gy: Highest prescription of the plan, Gy; None if there is none.
         fractions: Number of fractions; None if unknown.
-        notes: What limits the verdicts of the case, in sentences.
+        notes: Limitations of the verdicts of the case, in sentences.
         dose_mae_gy: Mean absolute difference in the dose region, Gy (``docs/conventions.md``, "Dose region").
         dose: Comparison of the doses without regard to ROIs.
         challenges: Contribution of the case to the scores of each public challenge; None for other data.
@@ -152,7 +152,7 @@ class TermCalibration:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Calibration:
-    """What the intervals are based on.
+    """Calibration of the intervals.
 
     Attributes:
         nominal_percent: Nominal coverage: percentage of reference values that should lie in their intervals.
@@ -172,7 +172,7 @@ class Software:
     """Versions.
 
     Attributes:
-        cdm_nnunet: Of this software.
+        cdm_nnunet: Version of this software.
     """
 
     cdm_nnunet: str
@@ -194,10 +194,10 @@ class ResultFile:
         n_members: Number of ensemble members whose spread was taken; 0 without an ensemble.
         model: The model that made the predictions, from their records; None if they don't say. For averaged doses it
             has the single key ``mean_of``: the models whose doses were averaged.
-        notes: What is not known about the predictions, in sentences.
+        notes: Unknown facts about the predictions, in sentences.
         left_out: Cases with a prediction that could not be scored, with the reason; they enter no mean.
         plan_ranks: Ranks of the cases among the plans of the data set; None unless requested.
-        calibration: What the intervals are based on; None without intervals.
+        calibration: Calibration of the intervals; None without intervals.
         scores: Results pooled over cases.
         cases: Results by case name.
     """
@@ -232,10 +232,10 @@ class Evaluation:
         cases: The evaluated cases, in order of names.
         scores: As :func:`cdm_nnunet.evaluation.pooling.pooled_scores` gives them.
         n_members: Number of ensemble members whose spread was taken; 0 without an ensemble.
-        calibration: What the intervals are based on; None without intervals.
+        calibration: Calibration of the intervals; None without intervals.
         software_version: Version of this software that made it.
         model: The model that made the predictions, from their records; None if unknown.
-        notes: What is not known about the predictions, in sentences.
+        notes: Unknown facts about the predictions, in sentences.
         left_out: Cases with a prediction that could not be scored, with the reason; they enter no mean.
         plan_ranks: Ranks of the cases among the plans of the data set; None unless requested.
     """

@@ -126,7 +126,7 @@ def evaluate_folder(
         template: The clinical template; None takes the data set's own.
         options: Options of the evaluation.
         finished: File that stores the results of cases; a case that is up to date is not scored again.
-        work: How the cases are processed; the result lists the refused ones.
+        work: Options of processing; the result lists refused cases.
         show: Function for their images.
 
     Raises:
@@ -211,7 +211,7 @@ def draw_pictures(
         predictions: The folder that was evaluated.
         out: Parent of the folder of pictures.
         n_cases: Maximum number of cases.
-        work: How the cases are drawn.
+        work: Options of drawing.
         dose_map: Colour map of the dose.
 
     Returns:
@@ -245,7 +245,7 @@ def cases_to_draw(cases: Sequence[CaseResult], n: int) -> tuple[str, ...]:
 
 
 class _Rule(NamedTuple):
-    """How a case is scored."""
+    """Rule for scoring a case."""
 
     template: Template
     gamma: tuple[GammaRule, ...]

@@ -119,7 +119,7 @@ class GammaScore:
         distance_mm: Distance criterion, mm.
         local: Whether the dose criterion is a percentage of the dose in the voxel.
         threshold_percent: Lowest dose of the voxels that are judged, percent of the normalisation dose.
-        normalisation: What 100 % is.
+        normalisation: The dose of 100 %.
         mean_percent: Mean pass rate, percent; None without a case.
         n: Number of cases.
     """
@@ -135,7 +135,7 @@ class GammaScore:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class DoseScores:
-    """How the doses differ without regard to ROIs, over cases.
+    """Differences of the doses independent of ROIs, over cases.
 
     Attributes:
         body_mae_gy: Mean absolute difference in the body where the reference is at least 5 Gy, Gy.
@@ -175,7 +175,7 @@ class GoalCounts:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Share:
-    """How often the reference lies in its interval.
+    """Share of intervals that contain their reference.
 
     Attributes:
         observed_percent: Percentage of the intervals that contain it; None without an interval.
@@ -188,7 +188,7 @@ class Share:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Coverage:
-    """How often the references lie in their intervals.
+    """Observed coverage of the intervals.
 
     Attributes:
         nominal_percent: Nominal coverage of the intervals, percent.
@@ -217,7 +217,7 @@ class Scores:
         dvh_distance_gy: Distance between the two DVH curves by ROI, Gy.
         indices: Plan indices by name, predicted minus reference.
         goals: Counts of verdicts by ``ROI METRIC``.
-        coverage: How often the references lie in their intervals; None without intervals.
+        coverage: Observed coverage of the intervals; None without intervals.
     """
 
     dose_mae_gy: NonNegative

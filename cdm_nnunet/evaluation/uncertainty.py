@@ -139,7 +139,7 @@ def conformal_quantile(scores: Sequence[float], nominal_percent: float) -> float
 
 
 def coverage(cases: Sequence[CaseResult], nominal_percent: float) -> Coverage:
-    """How often the reference lies in its interval, over all metrics that have one and by metric."""
+    """Observed coverage of the intervals, over all metrics with intervals and by metric."""
     hits: dict[str, list[bool]] = {}
     for case in cases:
         for term, metric in _terms(case):

@@ -33,8 +33,8 @@ class CDMLoss(DvhLoss):
     Args:
         terms: The metrics.
         dose_scale_gy: Dose by which doses are divided, Gy.
-        smoothing: How the metrics are made differentiable.
-        v_form: How a V-metric counts: by a ``sigmoid`` step at the threshold; by the ``dose`` at the reference's
+        smoothing: Smoothing that makes the metrics differentiable.
+        v_form: Form of V-metrics: by a ``sigmoid`` step at the threshold; by the ``dose`` at the reference's
             volume, see :func:`_dose_at_reference_volume`; or the mean of ``both``.
         partial_rois: Weight of an ROI that the patch cuts: ``weighted`` by the share inside, nothing (only ``whole``
             ROIs count), or ``all`` the same.

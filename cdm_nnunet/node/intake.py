@@ -105,7 +105,7 @@ class Intake:
 
         Args:
             temporary: The file, on the disk of the queue; it is moved.
-            header: Which object it is.
+            header: Identity of the object.
             sender: Who sent it.
 
         Raises:

@@ -68,7 +68,7 @@ def dose_uid(inputs_digest: str, identity: str, kind: str = "dose") -> str:
     Args:
         inputs_digest: Digest of the objects.
         identity: Identity of the model.
-        kind: What the UID is for.
+        kind: Purpose of the UID.
 
     Example:
         >>> dose_uid("a", "b") == dose_uid("a", "b") != dose_uid("a", "c"), dose_uid("a", "b")[:5]

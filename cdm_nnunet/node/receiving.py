@@ -56,7 +56,7 @@ def listening(
     """Receive objects while the block runs.
 
     Args:
-        settings: Of the node.
+        settings: Settings of the node.
         intake: Receives the objects.
         tell: Writes a line to the log.
         give_up: Moves a study that is too large to quarantine.
@@ -142,7 +142,7 @@ class _Scp:
         self.settings, self.intake, self.tell, self.give_up = settings, intake, tell, give_up
 
     def handlers(self) -> list[Any]:
-        """Of the server."""
+        """Handlers of the server's events."""
         return [
             (evt.EVT_CONN_OPEN, self._count),
             (evt.EVT_REQUESTED, self._let_in),

@@ -70,7 +70,7 @@ def run_once(settings: NodeSettings, folder: Path, tell: Tell, load: Load | None
         settings: Settings of the node; it does not listen.
         folder: DICOM files, at any depth; they are copied.
         tell: As in :func:`run_node`.
-        load: As there.
+        load: As in :func:`run_node`.
 
     Raises:
         InputError: If another node uses the queue, the model can't be loaded, or the folder has no DICOM files.
@@ -92,9 +92,9 @@ def check_node(settings: NodeSettings, tell: Tell, load: Load | None = None) -> 
     """Load the model and check that every destination answers.
 
     Args:
-        settings: Of the node.
+        settings: Settings of the node.
         tell: As in :func:`run_node`.
-        load: As there.
+        load: As in :func:`run_node`.
 
     Returns:
         Faults of destinations.

@@ -108,7 +108,7 @@ class PatientRoi(PresentRoi):
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class IntervalBasis:
-    """What the intervals are based on.
+    """Basis of the intervals.
 
     Attributes:
         nominal_percent: Nominal coverage: percentage of values of planned doses that should lie in their intervals.
@@ -139,8 +139,8 @@ class PatientRecord:
         prescriptions_gy: Prescription of each target by its name in the catalogue, Gy.
         fractions: Number of fractions; None if unknown.
         applicability: Whether the model applies to the patient; None if unknown.
-        notes: What limits the numbers or is unusual about the patient, in sentences.
-        intervals: What the intervals are based on; None without a calibration.
+        notes: Limitations of the numbers and unusual properties of the patient, in sentences.
+        intervals: Basis of the intervals; None without a calibration.
         missing: ROIs of the template that are absent, with the reason.
         undefined: Metrics that are not defined for a present ROI, as ``ROI METRIC``, with the reason.
         rois: ROIs of the template that are present, by the template's names.

@@ -37,7 +37,7 @@ class Prediction:
         case: Name of the case.
         prescriptions_gy: Prescription of each contoured target, Gy, as the model read it.
         absent_rois: ROIs of the model that were not given or have no voxels.
-        notes: What is unusual about the patient, one sentence each.
+        notes: Unusual properties of the patient, one sentence each.
         origin: The model and options that made the dose.
         model: Name of the model package; None for a model in nnU-Net's folders.
         applicability: Whether the model applies to the patient.

@@ -108,7 +108,7 @@ class PredictedPatients:
         patients: Patients with a dose.
         refused: Reasons for the others, in one line; empty if there are no others.
         remarks: Ignored or unused files.
-        undescribed: Which doses have no record, and why; empty if all have one.
+        undescribed: Doses without a record, with reasons; empty if all have one.
     """
 
     patients: tuple[PredictedPatient, ...]

@@ -39,7 +39,7 @@ function missingSection() {
   const rows = [...counts].map(([key, names]) => { const [roi, reason] = JSON.parse(key); return { roi, reason, names }; });
   const n = rows.reduce((sum, row) => sum + row.names.length, 0);
   const text = [
-    `${record.dataset}: ${record.n_cases} of ${counted(record.n_dataset_cases, "case")} evaluated`,
+    `${record.n_cases} of ${counted(record.n_dataset_cases, "case")} evaluated`,
     unscored ? `; ${unscored} have no prediction.` : ".",
     leftOut.length ? ` ${leftOut.length} could not be scored, and no mean counts them.` : "",
     n ? ` ${counted(n, "absent ROI or undefined metric", "absent ROIs or undefined metrics")}, left out of every mean:` : " No ROI of the template is missing.",

@@ -1,4 +1,4 @@
-"""How far a study has come, and what its models score."""
+"""Progress of a study, and scores of its models."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Row:
     Attributes:
         job: Its name.
         state: ``done``, ``running``, ``stopped``, ``failed`` or ``waiting``.
-        hours: That it took so far, all its runs together; None if it has not begun.
+        hours: Duration of all its runs so far; None if it has not started.
         remark: The last epoch that began, or why it failed.
     """
 
@@ -35,7 +35,7 @@ def status_rows(jobs: Sequence[Job], *, is_running: bool) -> list[Row]:
     """The state of each job.
 
     Args:
-        jobs: Of the study.
+        jobs: Jobs of the study.
         is_running: Whether the study is being run now.
     """
     return [_row(job, is_running) for job in jobs]

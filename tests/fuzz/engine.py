@@ -121,7 +121,7 @@ class Report:
 
     Attributes:
         tried: Inputs read, by subject.
-        refused: How many of them were refused.
+        refused: Number of refused ones.
         failures: Kind of failure, subject, file and edits, and outcome.
     """
 

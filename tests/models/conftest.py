@@ -101,7 +101,7 @@ class Clinic:
     """nnU-Net's folders with a model of two folds, its export, and a new patient.
 
     Attributes:
-        root: Of nnU-Net's folders.
+        root: Parent of nnU-Net's folders.
         model: The model's folder.
         package: The ZIP file of both folds, single precision.
         new: DICOM files of a new patient.

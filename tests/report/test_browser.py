@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from cdm_nnunet.dataset import RawDataset
+from cdm_nnunet.evaluation.pooling import pooled_scores
 from cdm_nnunet.evaluation.run import Show, evaluate_folder
 from cdm_nnunet.fence import Refusals
 from cdm_nnunet.report.case_parts import CaseParts
@@ -25,7 +26,7 @@ def test_the_cohort_shows_the_record(window, report):
     for value in (scores["dose_mae_gy"], scores["openkbp"]["dose_score"], scores["openkbp"]["dvh_score"]):
         assert f"{value:.2f} Gy" in text
     assert f"{scores['ptv_score']:.2f}" in text
-    assert "Dataset501_Synthetic: 2 of 2 cases evaluated." in text
+    assert "2 of 2 cases evaluated." in text
     judged = sum(goal["n"] for goal in scores["goals"].values())
     changed = judged - sum(goal["agree"] for goal in scores["goals"].values())
     assert f"{changed} of {judged}" in text
@@ -197,7 +198,7 @@ def test_a_case_that_was_left_out_and_one_without_pictures(browser, report, tmp_
     text = page.locator("#cohort").inner_text()
     assert "Left out, 1 of 3 cases:" in text
     assert "bad: <b> is damaged" in text
-    assert "Dataset501_Synthetic: 2 of 3 cases evaluated. 1 could not be scored, and no mean" in text
+    assert "2 of 3 cases evaluated. 1 could not be scored, and no mean" in text
     page.evaluate("name => { location.hash = '#case=' + encodeURIComponent(name); }", undrawn)
     page.locator("#patient .problem").wait_for()
     assert page.locator("#patient .problem").inner_text().startswith("No DVH curves and no slices: ")
@@ -211,6 +212,21 @@ def test_a_case_that_was_left_out_and_one_without_pictures(browser, report, tmp_
     assert page.locator("#printed .problem").count() == 1
     window.check()
     page.context.close()
+
+
+def test_a_report_of_one_case_uses_the_singular(browser, report, tmp_path):
+    case = report.evaluation.cases[0]
+    evaluation = replace(report.evaluation, cases=(case,), scores=pooled_scores((case,)), n_dataset_cases=1)
+    made = Made(tmp_path / "report.html", evaluation, report.dataset, report.predictions)
+    write_report(evaluation, made.parts(tmp_path / "parts"), made.path)
+    window = Window(browser, made)
+    page = window.show_cohort()
+    assert page.locator("#subtitle").inner_text().startswith("1 case, template ")
+    text = page.locator("#cohort").inner_text()
+    assert "1 of 1 case evaluated." in text
+    assert re.findall(r"\b1 (?:cases|ROIs|verdicts|goals|patients|metrics)\b", text) == []
+    window.check()
+    window.page.context.close()
 
 
 def test_the_first_screen_says_it_in_one_sentence(window, report):

@@ -35,7 +35,7 @@ function goalsSection() {
   const met = (counts) => (counts.pass + counts.acceptable);
   const withCertainty = rows.some((row) => row.certainty);
   return card("Goals: reference and prediction",
-    el("p", { class: "muted" }, "Met means pass or acceptable. A goal that the reference plan itself misses is no error of the prediction."),
+    el("p", { class: "muted" }, "Met means pass or acceptable. A goal that the reference plan itself misses is not an error of the prediction."),
     table([
       { label: "Priority", value: (r) => r.goal.priority, show: (r) => String(r.goal.priority), number: true },
       { label: "Goal", value: (r) => r.key, show: (r) => r.key, header: true },
