@@ -2,8 +2,8 @@
 
     PYTHON benchmarks/floors_peers.py TASK FOLDER [REPEATS]
 
-FOLDER holds ``dicom`` (files of the patient), ``names.json`` and ``doses.npz``. Prints processor seconds and, for DVHs
-and gamma, the values as JSON; ``null`` if the peer is not installed.
+FOLDER holds ``dicom`` (files of the patient), ``names.json``, ``doses.npz`` and, for one task, ``sampling.json``.
+Prints processor seconds and, for DVHs and gamma, the values as JSON; ``null`` where the peer is not installed.
 """
 
 from __future__ import annotations
@@ -44,8 +44,13 @@ def conversion(folder: Path) -> None:
             sitk.WriteImage(sitk.Cast(one, sitk.sitkUInt8), f"{out}/{value}.nii.gz")
 
 
-def dvh_dicompyler(folder: Path) -> dict[str, list[float]]:
-    """D95%, D2%, Dmean and V20Gy of all ROIs from contours."""
+def dvh_dicompyler(folder: Path, fine: dict[str, tuple[list[int], int]] | None = None) -> dict[str, list[float]]:
+    """D95%, D2%, Dmean, V20Gy and the volume of all ROIs from contours; by default at the dose's voxel centres alone.
+
+    Args:
+        folder: As that of the script.
+        fine: How often the dose's pixels are halved, rows and columns, and planes between two contours, by ROI.
+    """
     import pydicom
     from dicompylercore import dvhcalc
 
@@ -53,10 +58,24 @@ def dvh_dicompyler(folder: Path) -> dict[str, list[float]]:
     dose = pydicom.dcmread(folder / "dicom" / "dose.dcm")
     values = {}
     for roi in structures.StructureSetROISequence:
-        dvh = dvhcalc.get_dvh(structures, dose, roi.ROINumber)
+        options: dict[str, Any] = {}
+        if fine is not None:
+            halved, planes = fine[str(roi.ROIName)]
+            pixels_mm = [mm / 2**times for mm, times in zip(dose.PixelSpacing, halved, strict=True)]
+            options = {
+                "interpolation_resolution": tuple(pixels_mm),
+                "interpolation_segments_between_planes": planes,
+                "use_structure_extents": True,
+            }
+        dvh = dvhcalc.get_dvh(structures, dose, roi.ROINumber, **options)
         v20 = float(dvh.relative_volume.volume_constraint(20, "Gy").value)
-        values[str(roi.ROIName)] = [float(dvh.D95.value), float(dvh.D2.value), float(dvh.mean), v20]
+        values[str(roi.ROIName)] = [float(dvh.D95.value), float(dvh.D2.value), float(dvh.mean), v20, float(dvh.volume)]
     return values
+
+
+def dvh_dicompyler_fine(folder: Path) -> dict[str, list[float]]:
+    """The same, sampled as finely as this package does: ``sampling.json`` of the folder."""
+    return dvh_dicompyler(folder, json.loads((folder / "sampling.json").read_text()))
 
 
 def dvh_dosemetrics(folder: Path) -> dict[str, list[float]]:
@@ -102,6 +121,7 @@ def gamma(folder: Path) -> float:
 TASKS: dict[str, Callable[[Path], Any]] = {
     "conversion": conversion,
     "dvh_dicompyler": dvh_dicompyler,
+    "dvh_dicompyler_fine": dvh_dicompyler_fine,
     "dvh_dosemetrics": dvh_dosemetrics,
     "gamma": gamma,
 }

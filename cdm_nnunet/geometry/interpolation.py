@@ -8,32 +8,33 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from cdm_nnunet.geometry.blend import Blend
 from cdm_nnunet.geometry.contours import ContourStack
 from cdm_nnunet.geometry.distances import (
+    EIGHT,
+    Box,
     Distances,
     LevelCut,
     Raster,
-    covered,
     half_width_mm,
     raster_of,
-    signed_distance,
 )
+from cdm_nnunet.geometry.plane_distances import PlaneDistances
 from cdm_nnunet.geometry.scanlines import Cut
 
-_NEWTON_STEPS = 8
-_SAME_AREA = 1e-3  # of the area
 _SAME_OUTLINE_MM = 1e-4  # planes whose distances differ by less have the same outline: no interpolation
 _LATE_END = 1.25  # of the slice distance: a piece that tapers to an end beyond this is cut instead
 _TAPERS = 1.1  # change of the squared half-width from one plane to the next
 _FLATTEST = -4.0  # bend of an ellipsoid twice as wide as high; below it, the shape changes between the planes
 _FAR_MM = 1e4
 _KEPT = 5  # planes around the current one whose distances are kept
-_EIGHT = np.ones((3, 3), bool)
+_REACH = 2  # planes up to this one's shape tells how pieces go on
 _NEAR = 2  # nodes around a piece with relevant distances
 
 
@@ -86,7 +87,7 @@ class _Piece:
         is_flat: Whether it does not shrink before its end.
     """
 
-    box: tuple[slice, slice]
+    box: Box
     distance_mm: Distances
     inset_mm: Callable[[float], float]
     is_flat: bool
@@ -100,13 +101,30 @@ class _Piece:
         level[self.box] = np.minimum(level[self.box], self.inset_mm(depth_mm) - self.distance_mm)
 
 
+class _Way(NamedTuple):
+    """From a plane towards where its pieces, or the holes in it, end.
+
+    Attributes:
+        part: The nodes that are looked at.
+        k: The plane.
+        side: On which side of w.
+        height_mm: Distance of the next slice.
+        flat_mm: After which distance flat ones end.
+    """
+
+    part: Raster
+    k: int
+    side: int
+    height_mm: float
+    flat_mm: float
+
+
 class _Shape:
     """Distances in the planes, and the shape between and beyond the planes."""
 
     def __init__(self, stack: ContourStack, raster: Raster, thickness_mm: float, lowered_mm: float) -> None:
         self.stack, self.raster, self.thickness_mm, self.lowered_mm = stack, raster, thickness_mm, lowered_mm
-        self._known: dict[int, Distances] = {}
-        self._areas: dict[int, float] = {}
+        self._known: dict[int, PlaneDistances] = {}
 
     def end(self, k: int, side: int) -> Iterator[Layer]:
         """Layers beyond an outermost plane, on the given side of w."""
@@ -118,18 +136,19 @@ class _Shape:
             return
         height_mm = abs(plane_mm - float(stack.planes_mm[k - side]))
         flat_mm = height_mm / 2 if stack.end_caps.endswith("half-slab") else 0.0
-        pieces = self._pieces(self._distance(k) > 0, k, side, 1.0, height_mm, flat_mm)
+        part = self.raster.around([stack.sections[k]])
+        pieces = self._pieces(self._plane(k).at(part) > 0, _Way(part, k, side, height_mm, flat_mm))
         if pieces and all(piece.is_flat for piece in pieces):
             yield from self._flat_end(k, plane_mm + side * flat_mm)
             return
         lowered_mm = self.lowered_mm if any(piece.is_flat for piece in pieces) else 0.0
         for low_mm, high_mm in self._cuts_mm(plane_mm, plane_mm + side * height_mm, lowered_mm):
             depth_mm = abs((low_mm + high_mm) / 2 - plane_mm)
-            level = np.full(self.raster.shape, -_FAR_MM)
+            level = np.full(part.shape, -_FAR_MM)
             for piece in pieces:
                 piece.add_to(level, depth_mm)
             if (level > 0).any():
-                yield Layer(low_mm, high_mm, LevelCut(self.raster, level))
+                yield Layer(low_mm, high_mm, LevelCut(part, level))
 
     def _flat_end(self, k: int, far_mm: float) -> Iterator[Layer]:
         """Plane k continues unchanged up to its end; an end at the plane itself has no layer."""
@@ -141,25 +160,28 @@ class _Shape:
     def between(self, k: int) -> Iterator[Layer]:
         """Layers between plane k and the next one."""
         low_mm, high_mm = self.stack.planes_mm[k : k + 2].tolist()
-        ends = self._distance(k), self._distance(k + 1)
+        part = self.raster.around(self.stack.sections[k : k + 2])
+        planes = self._plane(k), self._plane(k + 1)
+        ends = planes[0].at(part), planes[1].at(part)
         inside = ends[0] > 0, ends[1] > 0
         height_mm = high_mm - low_mm
         pieces, holes, filled = [], [], []
         for n, (plane, side) in enumerate(((k, 1), (k + 1, -1))):
-            lone, open_ = _alone(inside[n], inside[1 - n]), _alone(~inside[n], ~inside[1 - n])
-            pieces.append(self._pieces(lone, plane, side, 1.0, height_mm, height_mm / 2))
-            holes.append(self._pieces(open_, plane, side, -1.0, height_mm, height_mm / 2))
+            lone, open_ = planes[n].alone(planes[1 - n], part)
+            way = _Way(part, plane, side, height_mm, height_mm / 2)
+            pieces.append(self._pieces(lone, way))
+            holes.append(self._pieces(open_, way, -1.0))
             size = np.abs(ends[n])
             filled.append(np.where(lone, -size, np.where(open_, size, ends[n])))
         loose = [*pieces[0], *pieces[1], *holes[0], *holes[1]]
-        width = None if loose else self._towards_end(k, inside[0] | inside[1])
+        width = None if loose else self._towards_end(k, part, inside[0] | inside[1])
         bulge = 0.0 if loose else self._bulge(k)
         if not loose and bulge == 0 and float(np.abs(ends[0] - ends[1]).max()) <= _SAME_OUTLINE_MM:
             for low, high in self._cuts_mm(low_mm, high_mm):
                 yield Layer(low, high, self.stack.sections[k])
             return
-        blend = _Blend(filled[0], filled[1], self.raster.step_mm, bulge, width)
-        away = np.zeros(self.raster.shape, bool)
+        blend = Blend(filled[0], filled[1], self.raster.step_mm, bulge, width)
+        away = np.zeros(part.shape, bool)
         has_pieces = bool(pieces[0] or pieces[1])
         for piece in (*pieces[0], *pieces[1]):
             away[piece.box] |= piece.distance_mm > -_FAR_MM
@@ -174,27 +196,25 @@ class _Shape:
                     piece.add_to(level, depth_mm)
                 for hole in holes[n]:
                     hole.take_from(level, depth_mm)
-            yield Layer(low, high, LevelCut(self.raster, level))
+            yield Layer(low, high, LevelCut(part, level))
 
-    def _pieces(
-        self, mask: NDArray[np.bool_], k: int, side: int, sign: float, height_mm: float, flat_mm: float
-    ) -> list[_Piece]:
-        """Pieces of plane k (sign 1), or holes (-1), that end on the given side of w; flat ones after ``flat_mm``."""
+    def _pieces(self, mask: NDArray[np.bool_], way: _Way, sign: float = 1.0) -> list[_Piece]:
+        """Pieces of a plane (sign 1), or holes (-1), that end on the way."""
         if not mask.any():
             return []
-        numbers, n = ndimage.label(mask, _EIGHT)
+        k, side = way.k, way.side
+        numbers, n = ndimage.label(mask, EIGHT)
         before = [j for j in (k - side, k - 2 * side) if self._is_linked(k, j)]
         steps_mm = np.abs(np.diff(self.stack.planes_mm[[k, *before]])).tolist()
         made = []
         for piece, (rows, columns) in enumerate(ndimage.find_objects(numbers, n), 1):
             box = _widened(rows), _widened(columns)
-            own = numbers[box] == piece
-            distances = [sign * self._distance(j)[box] for j in (k, *before)]
-            squares = [half_width_mm(distance, own, self.raster.step_mm) ** 2 for distance in distances]
-            taper = _taper(squares, steps_mm, height_mm)
-            near = ndimage.binary_dilation(own, _EIGHT, _NEAR)
-            own_mm = np.where(near & (own | (distances[0] <= 0)), distances[0], -_FAR_MM)
-            made.append(_Piece(box, own_mm, taper or _flat(flat_mm), taper is None))
+            own, around = numbers[box] == piece, way.part.cut(box)
+            distance = sign * self._plane(k).at(around)
+            squares = [half_width_mm(self._plane(j).peaks_mm(around, sign), own) ** 2 for j in (k, *before)]
+            taper = _taper(squares, steps_mm, way.height_mm)
+            own_mm = np.where(_near(own) & (own | (distance <= 0)), distance, -_FAR_MM)
+            made.append(_Piece(box, own_mm, taper or _flat(way.flat_mm), taper is None))
         return made
 
     def _bulge(self, k: int) -> float:
@@ -204,7 +224,7 @@ class _Shape:
         follows this parabola exactly.
         """
         planes_mm = self.stack.planes_mm
-        areas = {j: self._area(j) for j in range(k - 1, k + 3) if self._is_linked(k, j)}
+        areas = {j: self._plane(j).area for j in range(k - 1, k + 3) if self._is_linked(k, j)}
         bends = []
         for j in (k, k + 1):
             if j - 1 in areas and j + 1 in areas:
@@ -217,7 +237,7 @@ class _Shape:
         limit = min(areas[k], areas[k + 1]) / 2
         return min(max(bulge, -limit), limit)
 
-    def _towards_end(self, k: int, mask: NDArray[np.bool_]) -> Callable[[float], float] | None:
+    def _towards_end(self, k: int, part: Raster, mask: NDArray[np.bool_]) -> Callable[[float], float] | None:
         """Half-width at a fraction of the way from plane k to the next, if one of them is the last of a rounded end."""
         if not self.stack.end_caps.startswith("rounded"):
             return None
@@ -228,7 +248,7 @@ class _Shape:
         if len(ends) != 1:
             return None
         chosen = ends[0]
-        squares = [half_width_mm(self._distance(j), mask, self.raster.step_mm) ** 2 for j in chosen]
+        squares = [half_width_mm(self._plane(j).peaks_mm(part, 1.0), mask) ** 2 for j in chosen]
         if squares[1] < _TAPERS * squares[0]:
             return None
         steps_mm = np.abs(np.diff(planes_mm[list(chosen)])).tolist()
@@ -244,16 +264,13 @@ class _Shape:
         low, high = min(k, j), max(k, j)
         return low >= 0 and all(self.stack.is_joined(m) for m in range(low, high))
 
-    def _area(self, k: int) -> float:
-        """Area of a plane's cross-section, in nodes."""
-        if k not in self._areas:
-            self._areas[k] = float(covered(self._distance(k), self.raster.step_mm).sum())
-        return self._areas[k]
-
-    def _distance(self, k: int) -> Distances:
+    def _plane(self, k: int) -> PlaneDistances:
+        """Distances from the outline of plane k, around all planes that need them."""
         if k not in self._known:
             self._known = {j: known for j, known in self._known.items() if abs(j - k) <= _KEPT}
-            self._known[k] = signed_distance(self.stack.sections[k], self.raster)
+            sections = self.stack.sections
+            part = self.raster.around(sections[max(k - _REACH, 0) : k + _REACH + 1])
+            self._known[k] = PlaneDistances(sections[k], part)
         return self._known[k]
 
     def _cuts_mm(self, from_mm: float, to_mm: float, lowered_mm: float = 0.0) -> list[tuple[float, float]]:
@@ -264,60 +281,6 @@ class _Shape:
         if pairs:
             edges[pairs] -= lowered_mm
         return list(itertools.pairwise(edges))
-
-
-class _Blend:
-    """Transition to the next plane: linear in distances, shifted to be linear in area, plus a bulge.
-
-    Each part connected across the two planes has one shift; it is smaller where distances differ by less than a node,
-    so that a common outline is unchanged. Without it a curved solid loses volume, and a thin oblique one loses more.
-    Towards a rounded end, the half-width is prescribed instead.
-    """
-
-    def __init__(
-        self,
-        low: Distances,
-        high: Distances,
-        step_mm: float,
-        bulge: float,
-        width_mm: Callable[[float], float] | None,
-    ) -> None:
-        self.low, self.high, self.step_mm, self.bulge, self.width_mm = low, high, step_mm, bulge, width_mm
-        both, self.n = ndimage.label((low > 0) | (high > 0), _EIGHT)
-        self.part = np.zeros(both.shape, np.int64)
-        if self.n > 1:
-            nearest = ndimage.distance_transform_edt(both == 0, return_distances=False, return_indices=True)
-            self.part = both[nearest[0], nearest[1]].astype(np.int64) - 1
-        self.areas = self._area(low), self._area(high)
-        self.moved = np.minimum(np.abs(high - low) / step_mm, 1.0)
-        self.moved_mm = step_mm * self.moved
-
-    def at(self, t: float) -> Distances:
-        """Distances at a fraction t of the way."""
-        level = (1 - t) * self.low + t * self.high
-        if self.width_mm is not None and self.n == 1:
-            inside = (self.low > 0) | (self.high > 0)
-            return level + (self.width_mm(t) - half_width_mm(level, inside, self.step_mm))
-        wanted = (1 - t) * self.areas[0] + t * self.areas[1]
-        if self.n == 1:
-            wanted = wanted + 4 * t * (1 - t) * self.bulge
-        for _ in range(_NEWTON_STEPS if self.n else 0):
-            excess = self._area(level) - wanted
-            if (np.abs(excess) <= _SAME_AREA * wanted).all():
-                break
-            movable = self._sum(self.moved * (np.abs(level) < self.step_mm / 2))
-            shift = np.clip(excess / np.maximum(movable, 1.0), -1.0, 1.0)
-            level -= self.moved_mm * (shift[self.part] if self.n > 1 else shift[0])
-        return level
-
-    def _area(self, level: Distances) -> NDArray[np.float64]:
-        """Area of each part, in nodes."""
-        return self._sum(covered(level, self.step_mm))
-
-    def _sum(self, values: NDArray[np.generic]) -> NDArray[np.float64]:
-        if self.n <= 1:
-            return np.array([float(values.sum())])
-        return np.bincount(self.part.ravel(), values.ravel().astype(np.float64), self.n).astype(np.float64)
 
 
 def _taper(squares: list[float], steps_mm: list[float], height_mm: float) -> Callable[[float], float] | None:
@@ -364,14 +327,18 @@ def _widened(part: slice) -> slice:
     return slice(max(part.start - _NEAR, 0), part.stop + _NEAR)
 
 
+def _near(own: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The nodes of a piece and those near it, also across corners."""
+    rows = own.copy()
+    for n in range(1, _NEAR + 1):
+        rows[n:] |= own[:-n]
+        rows[:-n] |= own[n:]
+    near = rows.copy()
+    for n in range(1, _NEAR + 1):
+        near[:, n:] |= rows[:, :-n]
+        near[:, :-n] |= rows[:, n:]
+    return near
+
+
 def _flat(end_mm: float) -> Callable[[float], float]:
     return lambda depth_mm: 0.0 if depth_mm < end_mm else _FAR_MM
-
-
-def _alone(own: NDArray[np.bool_], other: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Connected parts of one plane's cross-section that share no node with that of another."""
-    numbers, n = ndimage.label(own, _EIGHT)
-    shared = np.zeros(n + 1, bool)
-    shared[0] = True
-    shared[numbers[other]] = True
-    return np.asarray(~shared[numbers])

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.geometry.scanlines import Points, Section, inside_length_mm, ordered_crossings, united
+from cdm_nnunet.geometry.scanlines import Edges, Points, Section, inside_length_mm, shared_length_mm
 
 Relation = Literal["apart", "nested", "overlap", "repeat"]
 APART = 0.02  # contours that share less than this part of the smaller one are separate
@@ -29,6 +29,22 @@ _NEGLIGIBLE_MM2 = 1.0
 _FAR_APART: tuple[Relation, float] = ("apart", np.inf)
 
 
+class _Outline:
+    """A contour, and what every comparison with another one needs.
+
+    Attributes:
+        points: Shape (points, 2).
+        edges: Between them.
+        box: Lowest and highest corner.
+        length_mm: Of the outline.
+    """
+
+    def __init__(self, points: Points) -> None:
+        self.points, self.edges = points, Edges.of([points])
+        self.box = points.min(0), points.max(0)
+        self.length_mm = float(np.linalg.norm(np.diff(points, axis=0, append=points[:1]), axis=1).sum())
+
+
 def section_of(contours: Sequence[Points], *, exclusive: bool = False) -> Section:
     """Combine the contours of a plane.
 
@@ -39,12 +55,12 @@ def section_of(contours: Sequence[Points], *, exclusive: bool = False) -> Sectio
     Raises:
         InputError: If partly overlapping contours leave it ambiguous whether another one is a hole.
     """
-    ordered = sorted(contours, key=_box_area_mm2, reverse=True)
+    ordered = [_Outline(contour) for contour in sorted(contours, key=_box_area_mm2, reverse=True)]
     if exclusive:
         twice = sum(_relation(a, b)[0] == "repeat" for a, b in itertools.combinations(ordered, 2))
-        return Section(tuple((contour,) for contour in ordered), repeats=twice)
-    boxes = np.array([(contour.min(0), contour.max(0)) for contour in ordered]).reshape(-1, 2, 2)
-    kept: list[Points] = []
+        return Section(tuple((contour.points,) for contour in ordered), repeats=twice)
+    boxes = np.array([contour.box for contour in ordered]).reshape(-1, 2, 2)
+    kept: list[_Outline] = []
     places: list[int] = []  # indices of the kept ones among the ordered
     relations: dict[tuple[int, int], Relation] = {}
     repeats = shells = refilled = fitting = 0
@@ -54,8 +70,8 @@ def section_of(contours: Sequence[Points], *, exclusive: bool = False) -> Sectio
         if any(relation == "repeat" for relation, _ in found.values()):
             repeats += 1
             continue
-        holed = [kept[k] for k in np.flatnonzero(around).tolist() if found.get(k, _FAR_APART)[0] == "apart"]
-        from_hole_mm = min((_from_hole_mm(other, contour) for other in holed), default=np.inf)
+        holed = [kept[k].points for k in np.flatnonzero(around).tolist() if found.get(k, _FAR_APART)[0] == "apart"]
+        from_hole_mm = min((_from_hole_mm(other, contour.points) for other in holed), default=np.inf)
         if from_hole_mm <= REPEAT_MM:
             refilled += 1
             continue
@@ -65,8 +81,9 @@ def section_of(contours: Sequence[Points], *, exclusive: bool = False) -> Sectio
         kept.append(contour)
         places.append(place)
     groups = _groups(len(kept), relations)
-    _refuse_open_questions(kept, groups, relations)
-    drawn = tuple(tuple(kept[k] for k in group) for group in groups)
+    drawn_points = [contour.points for contour in kept]
+    _refuse_open_questions(drawn_points, groups, relations)
+    drawn = tuple(tuple(drawn_points[k] for k in group) for group in groups)
     return Section(drawn, repeats, shells, refilled, fitting)
 
 
@@ -100,29 +117,28 @@ def _refuse_open_questions(
                 )
 
 
-def _relation(outer: Points, inner: Points) -> tuple[Relation, float]:
+def _relation(outer: _Outline, inner: _Outline) -> tuple[Relation, float]:
     """Relation of two contours, and the mean distance of their outlines, mm.
 
     Args:
         outer: The contour with the larger box.
         inner: The other one.
     """
-    (low_a, high_a), (low_b, high_b) = ((contour.min(0), contour.max(0)) for contour in (outer, inner))
+    (low_a, high_a), (low_b, high_b) = outer.box, inner.box
     if not (np.minimum(high_a, high_b) > np.maximum(low_a, low_b)).all():
         return _FAR_APART
     edges = np.unique([low_a[1], low_b[1], high_a[1], high_b[1]])
     fractions = (np.arange(_LINES) + 0.5) / _LINES
     lines_mm = (edges[:-1, None] + np.diff(edges)[:, None] * fractions).ravel()
     weights_mm = np.repeat(np.diff(edges) / _LINES, _LINES)
-    crossed = [ordered_crossings(contour, lines_mm) for contour in (outer, inner)]
+    crossed = [contour.edges.ordered_crossings(lines_mm) for contour in (outer, inner)]
     larger, smaller = (inside_length_mm(*crossing, weights_mm) for crossing in crossed)
-    both = inside_length_mm(*united(crossed), weights_mm)
-    shared = larger + smaller - both
+    shared = shared_length_mm(crossed, weights_mm)
     larger, smaller = max(larger, smaller), min(larger, smaller)
     outside, between = max(smaller - shared, 0.0), max(larger - shared, 0.0)
     if shared <= APART * smaller:
         return "apart", np.inf
-    apart_mm = 2 * (outside + between) / (_length_mm(outer) + _length_mm(inner))
+    apart_mm = 2 * (outside + between) / (outer.length_mm + inner.length_mm)
     if apart_mm <= REPEAT_MM:
         return "repeat", apart_mm
     nested = outside <= OUTSIDE * smaller and outside <= CROSSING * between
@@ -159,8 +175,4 @@ def _box_area_mm2(contour: Points) -> float:
 def _area_mm2(contour: Points) -> float:
     low, high = float(contour[:, 1].min()), float(contour[:, 1].max())
     lines_mm = low + (np.arange(_LINES) + 0.5) * (high - low) / _LINES
-    return inside_length_mm(*ordered_crossings(contour, lines_mm), np.full(_LINES, (high - low) / _LINES))
-
-
-def _length_mm(contour: Points) -> float:
-    return float(np.linalg.norm(np.diff(contour, axis=0, append=contour[:1]), axis=1).sum())
+    return inside_length_mm(*Edges.of([contour]).ordered_crossings(lines_mm), np.full(_LINES, (high - low) / _LINES))

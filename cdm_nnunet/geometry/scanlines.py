@@ -5,6 +5,7 @@ Definitions: ``docs/conventions.md``, "From contours".
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -42,6 +43,50 @@ class Cut(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
+class Edges:
+    """Edges of closed contours.
+
+    Attributes:
+        u_mm: u of the point that each begins with, shape (n,).
+        v_mm: Its v.
+        end: Number of the edge whose first point it ends with.
+        slope: Change of u by v; not finite for level ones.
+    """
+
+    u_mm: NDArray[np.float64]
+    v_mm: NDArray[np.float64]
+    end: NDArray[np.int64]
+    slope: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, contours: Sequence[Points]) -> Edges:
+        """Those of contours, one after the other."""
+        u_mm, v_mm = np.concatenate([np.empty((0, 2)), *contours]).T.copy()
+        after = np.cumsum([0, *map(len, contours)])
+        end = np.arange(1, u_mm.size + 1)
+        end[after[1:] - 1] = after[:-1]
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            slope = (u_mm[end] - u_mm) / (v_mm[end] - v_mm)
+        return cls(u_mm, v_mm, end, slope)
+
+    def crossings(self, lines_mm: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Lines and u of all crossings, unsorted."""
+        after = np.searchsorted(lines_mm, self.v_mm, side="left")
+        end_after = after[self.end]
+        first = np.minimum(after, end_after)
+        count = np.maximum(after, end_after) - first
+        edge = np.repeat(np.arange(count.size), count)
+        line = np.arange(edge.size) + (first - (np.cumsum(count) - count))[edge]
+        return line, self.u_mm[edge] + (lines_mm[line] - self.v_mm[edge]) * self.slope[edge]
+
+    def ordered_crossings(self, lines_mm: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Crossings by line and along it."""
+        line, u_mm = self.crossings(lines_mm)
+        order = np.lexsort((u_mm, line))
+        return line[order], u_mm[order]
+
+
+@dataclass(frozen=True, eq=False)
 class Section:
     """The cross-section of an ROI in one plane.
 
@@ -60,11 +105,16 @@ class Section:
     refilled: int = 0
     fitting: int = 0
 
-    @property
+    @functools.cached_property
     def box_mm(self) -> tuple[Points, Points]:
         """Lowest and highest (u, v)."""
         points = np.concatenate([contour for group in self.groups for contour in group])
         return points.min(0), points.max(0)
+
+    @functools.cached_property
+    def _lone(self) -> Edges:
+        """Edges of the contours that are groups of their own."""
+        return Edges.of([group[0] for group in self.groups if len(group) == 1])
 
     @property
     def united(self) -> int:
@@ -77,12 +127,9 @@ class Section:
         Args:
             lines_mm: v of the lines in mm, ascending, shape (n_lines,).
         """
-        lines, positions = [], []
-        for group in self.groups:
-            line, u_mm = united_crossings(group, lines_mm) if len(group) > 1 else crossings(group[0], lines_mm)
-            lines.append(line)
-            positions.append(u_mm)
-        line, u_mm = np.concatenate(lines), np.concatenate(positions)
+        crossed = [self._lone.crossings(lines_mm)]
+        crossed += [united_crossings(group, lines_mm) for group in self.groups if len(group) > 1]
+        line, u_mm = (np.concatenate(values) for values in zip(*crossed, strict=True))
         order = np.lexsort((u_mm, line))
         line, u_mm = line[order], u_mm[order]
         return Spans(line[::2], u_mm[::2], u_mm[1::2])
@@ -121,43 +168,18 @@ def coverage(
     return covered
 
 
-def crossings(contour: Points, lines_mm: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Lines and u of all crossings of one contour, unsorted."""
-    u_mm, v_mm = contour[:, 0], contour[:, 1]
-    end_u_mm, end_v_mm = (np.concatenate([values[1:], values[:1]]) for values in (u_mm, v_mm))
-    after = np.searchsorted(lines_mm, v_mm, side="left")
-    end_after = np.concatenate([after[1:], after[:1]])
-    first = np.minimum(after, end_after)
-    count = np.maximum(after, end_after) - first
-    edge = np.repeat(np.arange(len(contour)), count)
-    line = np.arange(edge.size) - np.repeat(np.cumsum(count) - count, count) + first[edge]
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # (horizontal edges cross no line)
-        slope = (end_u_mm - u_mm) / (end_v_mm - v_mm)
-    return line, u_mm[edge] + (lines_mm[line] - v_mm[edge]) * slope[edge]
-
-
-def ordered_crossings(contour: Points, lines_mm: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Crossings of one contour, by line and along it."""
-    line, u_mm = crossings(contour, lines_mm)
-    order = np.lexsort((u_mm, line))
-    return line[order], u_mm[order]
-
-
 def united_crossings(
     group: Sequence[Points], lines_mm: NDArray[np.float64]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Crossings of the union of several contours, by line and along it."""
-    return united([ordered_crossings(contour, lines_mm) for contour in group])
+    return united([Edges.of([contour]).ordered_crossings(lines_mm) for contour in group])
 
 
 def united(
     crossed: Sequence[tuple[NDArray[np.int64], NDArray[np.float64]]],
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Crossings of the union of several contours, from their sorted crossings."""
-    line = np.concatenate([lines for lines, _ in crossed])
-    u_mm = np.concatenate([positions for _, positions in crossed])
-    # +1 where a contour enters its own inside and -1 where it leaves it
-    sign = np.concatenate([1 - 2 * (np.arange(lines.size) % 2) for lines, _ in crossed])
+    line, u_mm, sign = _together(crossed)
     order = np.lexsort((-sign, u_mm, line))
     line, u_mm, sign = line[order], u_mm[order], sign[order]
     depth = np.cumsum(sign)  # (it returns to 0 at the end of each line)
@@ -168,3 +190,27 @@ def united(
 def inside_length_mm(line: NDArray[np.int64], u_mm: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
     """Length of the spans between sorted crossings, weighted by line; with line distances as weights, an area."""
     return float(((u_mm[1::2] - u_mm[::2]) * weights[line[::2]]).sum())
+
+
+def shared_length_mm(
+    crossed: Sequence[tuple[NDArray[np.int64], NDArray[np.float64]]], weights: NDArray[np.float64]
+) -> float:
+    """Length of what lies inside two contours, from the crossings of each in order, each times its line's weight."""
+    ends = [lines[[0, -1]] for lines, _ in crossed if lines.size]
+    if len(ends) < len(crossed):
+        return 0.0
+    low, high = np.max(ends, axis=0)[0], np.min(ends, axis=0)[1]
+    common = [slice(*np.searchsorted(lines, (low, high + 1)).tolist()) for lines, _ in crossed]
+    line, u_mm, sign = _together([(lines[k], u_mm[k]) for k, (lines, u_mm) in zip(common, crossed, strict=True)])
+    order = np.lexsort((u_mm, line))
+    line, u_mm = line[order], u_mm[order]
+    inside_both = np.cumsum(sign[order])[:-1] == len(crossed)
+    return float((np.diff(u_mm) * weights[line[:-1]])[inside_both].sum())
+
+
+def _together(
+    crossed: Sequence[tuple[NDArray[np.int64], NDArray[np.float64]]],
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
+    """Lines and u of the crossings of several contours; +1 where one enters its own inside, -1 where it leaves it."""
+    line, u_mm = (np.concatenate(values) for values in zip(*crossed, strict=True))
+    return line, u_mm, np.concatenate([1 - 2 * (np.arange(lines.size) % 2) for lines, _ in crossed])

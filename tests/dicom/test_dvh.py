@@ -17,9 +17,9 @@ from cdm_nnunet.dicom.structures import read_structures
 from cdm_nnunet.dvh import Metric
 from cdm_nnunet.dvh.values import evaluate_all
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.geometry.contour_dvh import interpolate, sample
+from cdm_nnunet.geometry.contour_dvh import at_samples, interpolate, sample
 from cdm_nnunet.geometry.contours import stack_of
-from cdm_nnunet.geometry.grid import Grid
+from cdm_nnunet.geometry.grid import Grid, Volume
 from cdm_nnunet.geometry.rasteriser import rasterise
 from cdm_nnunet.geometry.slices import drawn_slices
 
@@ -100,6 +100,25 @@ def test_metrics_in_a_uniform_dose(tmp_path):
     phantom = dataclasses.replace(PHANTOM, dose=GaussianDose((0, 0, 0), 1e6, 50.0))
     values = evaluated(write_phantom(phantom, tmp_path), "torus").values
     assert [values[key] for key in KEYS] == pytest.approx([50.0, 50.0, 50.0, 50.0, 0.0], abs=0.01)
+
+
+@pytest.mark.parametrize("planes_mm", [[-20.0, -9.0, -8.0, 1.0, 30.0], [0.25]], ids=["uneven planes", "one plane"])
+def test_doses_along_lines_are_those_of_points(written, planes_mm):
+    structures = read_structures(written[0].structures)
+    samples = sample(stack_of(structures.roi("torus"), drawn_slices(structures.rois, np.eye(3))))
+    offsets_mm = [np.arange(9) * 3.0, np.arange(14) * 2.5, np.array(planes_mm) - planes_mm[0]]
+    grid = Grid.of_offsets(np.array([-5.0, -16.0, planes_mm[0]]), np.eye(3), offsets_mm)
+    values = np.random.default_rng(0).uniform(0, 70, grid.shape).astype(np.float32)
+    found, expected = at_samples(Volume(values, grid), samples), interpolate(Volume(values, grid), samples.points_mm)
+    assert 0 < np.isnan(expected).mean() < 1  # the grid ends within the ROI
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_a_uniform_dose_is_exact_at_every_sample(written):
+    structures = read_structures(written[0].structures)
+    samples = sample(stack_of(structures.roi("sphere"), drawn_slices(structures.rois, np.eye(3))))
+    grid = Grid.of_offsets(np.full(3, -40.0), np.eye(3), [np.arange(30) * 2.7] * 3)
+    assert (at_samples(Volume(np.full(grid.shape, np.float32(50.1)), grid), samples) == np.float32(50.1)).all()
 
 
 def test_samples_lie_inside_and_fill_the_roi(written):

@@ -109,6 +109,21 @@ def test_the_distance_from_a_straight_outline(angle, offset_mm):
         np.testing.assert_allclose(found[near], expected[near], atol=tolerance)
 
 
+def test_distances_in_a_part_of_a_raster_are_those_of_the_whole():
+    section = section_of([circle((3.0, -5.0), 6.0), circle((4.0, -5.0), 2.0), square(2.3, 12.2, -4.1)])
+    whole = Raster((-32.7, -31.9), 0.8, (80, 84))
+    part = whole.around([section, section_of([circle((8.0, 3.0), 4.0)])])
+    assert np.prod(part.shape) < np.prod(whole.shape) / 3
+    np.testing.assert_array_equal(signed_distance(section, part), signed_distance(section, whole)[whole.place_of(part)])
+    cuts = [LevelCut(raster, signed_distance(section, raster)) for raster in (part, whole)]
+    lines_mm = np.linspace(-40.0, 40.0, 301)  # also beyond the part
+    np.testing.assert_array_equal(cuts[0].box_mm, cuts[1].box_mm)
+    found = [cut.spans(lines_mm) for cut in cuts]
+    np.testing.assert_array_equal(found[0].line, found[1].line)
+    np.testing.assert_allclose(found[0].start_mm, found[1].start_mm, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(found[0].end_mm, found[1].end_mm, rtol=0, atol=1e-12)
+
+
 def test_half_way_a_frustum_has_the_radius_half_way():
     stack = stack_of(roi([(circle((0.0, 0.0), radius), z) for radius, z in ((10, 0), (8, 4), (6, 8))]))
     (middle,) = [layer for layer in layers(stack, 0.5, 0.5) if layer.low_mm == 2.0]
