@@ -327,8 +327,15 @@ def own_dvhs(patient: Patient, repeats: int) -> dict[str, Any]:
     )
     (patient.work / "names.json").write_text(json.dumps(list(masks)))
     dvhs = plan_dvh(request).rois
+
+    def values_of(one: Any) -> list[float]:
+        return [*one.values.values(), one.volume_cc]
+
     return {
-        "dvh_dicompyler": (least(lambda: plan_dvh(request), repeats), {name: one.values for name, one in dvhs.items()}),
+        "dvh_dicompyler": (
+            least(lambda: plan_dvh(request), repeats),
+            {name: values_of(one) for name, one in dvhs.items()},
+        ),
         "dvh_dosemetrics": (least(from_masks, repeats), from_masks()),
         "gamma": (least(gamma, repeats), gamma()),
     }
@@ -363,7 +370,9 @@ def apart(own: Any, peer: Any) -> str:
     if not isinstance(own, dict):
         return f"{own:.3f}, {peer:.3f}"
     rows = [[abs(a - b) for a, b in zip(own[name], peer[name], strict=True)] for name in own if name in peer]
-    return ", ".join(f"{key} {max(column):.3g}" for key, column in zip(KEYS, zip(*rows, strict=True), strict=True))
+    return ", ".join(
+        f"{key} {max(column):.3g}" for key, column in zip((*KEYS, "cc"), zip(*rows, strict=True), strict=False)
+    )
 
 
 def main() -> None:
