@@ -11,6 +11,7 @@ from cdm_nnunet.errors import InputError
 
 FOLDER_VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 TRAINER_VARIABLE = "nnUNet_extTrainer"
+OUR_TRAINERS = str(Path(__file__).parent / "ext_trainers")
 DEFAULT_ROOT = "nnunet_data"
 DEFAULT_PLANS = "nnUNetPlans"
 _RENAMED = {"3d_folded": "3d_packed"}  # earlier names of configurations: plans, models and commands keep them
@@ -33,10 +34,9 @@ def set_environment() -> dict[str, str]:
 
 def find_our_trainers() -> None:
     """Add our trainers to those that nnU-Net finds."""
-    ours = str(Path(__file__).parent / "ext_trainers")
     listed = [path for path in os.environ.get(TRAINER_VARIABLE, "").split(os.pathsep) if path]
-    if ours not in listed:
-        os.environ[TRAINER_VARIABLE] = os.pathsep.join([*listed, ours])
+    if OUR_TRAINERS not in listed:
+        os.environ[TRAINER_VARIABLE] = os.pathsep.join([*listed, OUR_TRAINERS])
 
 
 def folder(variable: str) -> Path:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
+import os
 import sys
 import traceback
 import warnings
@@ -12,7 +14,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.folders import find_our_trainers
+from cdm_nnunet.folders import OUR_TRAINERS, TRAINER_VARIABLE, find_our_trainers
 
 _NOT_FOUND = "Could not find requested"  # nnU-Net's words
 
@@ -23,6 +25,8 @@ def trainer_class(name: str) -> type[nnUNetTrainer]:
     Raises:
         InputError: If it is not found, or a searched file can't be loaded.
     """
+    if ours := _ours(name):
+        return ours
     find_our_trainers()
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):  # (it prints where it looks)
         warnings.simplefilter("ignore", FutureWarning)  # warning of timm, which one of nnU-Net's trainers imports
@@ -41,6 +45,13 @@ def trainer_class(name: str) -> type[nnUNetTrainer]:
         f"the search for the trainer '{name}' ended in {type(cause).__name__}: {cause} ({frame.filename}, line "
         f"{frame.lineno})"
     ) from cause
+
+
+def _ours(name: str) -> type[nnUNetTrainer] | None:
+    """One of our trainers, without nnU-Net's search, which loads all its trainers; None if a user's may be meant."""
+    if os.environ.get(TRAINER_VARIABLE, "") not in ("", OUR_TRAINERS) or not name.startswith("nnUNetTrainer"):
+        return None
+    return getattr(importlib.import_module("cdm_nnunet.trainers"), name, None)  # (they are built on this package)
 
 
 def _load_lazy_modules() -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from cdm_nnunet import trainers
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.folders import TRAINER_VARIABLE
+from cdm_nnunet.folders import OUR_TRAINERS, TRAINER_VARIABLE
+from cdm_nnunet.nnunet import trainer_class as module
 from cdm_nnunet.nnunet.trainer_class import trainer_class
 
 
@@ -25,6 +26,21 @@ def test_ours_and_nnunets_are_found_without_a_word(capfd):
     assert capfd.readouterr() == ("", "")
 
 
+def test_ours_are_taken_without_a_search_unless_the_user_has_trainers(tmp_path, monkeypatch):
+    def no_search(name):
+        raise AssertionError(name)
+
+    monkeypatch.setattr(module, "recursive_find_trainer_class_by_name", no_search)
+    assert trainer_class("nnUNetTrainerCDM_7epochs") is trainers.nnUNetTrainerCDM_7epochs
+    monkeypatch.setenv(TRAINER_VARIABLE, OUR_TRAINERS)
+    assert trainer_class("nnUNetTrainerDoseVanilla") is trainers.nnUNetTrainerDoseVanilla
+    monkeypatch.undo()
+    text = "from cdm_nnunet.trainers import nnUNetTrainerDoseMAE as Base\nclass nnUNetTrainerCDM(Base):\n    own = 1\n"
+    (tmp_path / "own_trainer.py").write_text(text)
+    monkeypatch.setenv(TRAINER_VARIABLE, str(tmp_path))
+    assert trainer_class("nnUNetTrainerCDM").own == 1
+
+
 class Lazy(types.ModuleType):
     """Loads another module when a missing attribute is read."""
 
@@ -35,13 +51,14 @@ class Lazy(types.ModuleType):
 
 def test_a_module_that_loads_others_when_it_is_asked_does_not_end_the_search(monkeypatch):
     monkeypatch.setitem(sys.modules, "lazy", Lazy("lazy"))
-    assert trainer_class("nnUNetTrainerCDM") is trainers.nnUNetTrainerCDM
+    assert trainer_class("nnUNetTrainerAdam").__name__ == "nnUNetTrainerAdam"
     del sys.modules["what lazy needs"]
 
 
 def test_others_are_refused():
-    with pytest.raises(InputError, match="no trainer named 'nnUNetTrainerNone' is installed"):
-        trainer_class("nnUNetTrainerNone")
+    for name in ("nnUNetTrainerNone", "settings"):
+        with pytest.raises(InputError, match=f"no trainer named '{name}' is installed"):
+            trainer_class(name)
 
 
 @pytest.mark.parametrize(
