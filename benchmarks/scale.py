@@ -215,7 +215,8 @@ def copied(small: Cohort, n: int) -> Cohort:
             replace(case, case=f"{case.case}_{k:04d}", patient=f"{case.case}_{k:04d}")
             for k, case in zip(range(n), cycle(one.cases), strict=False)
         )
-        many = replace(one, cases=cases, n_dataset_cases=n, left_out={}, scores=pooled_scores(cases))
+        pooled = pooled_scores(cases)
+        many = replace(one, cases=cases, n_dataset_cases=n, left_out={}, scores=pooled, plan_ranks=None)
         (large.folder / name).mkdir(parents=True, exist_ok=True)
         write_json(large.folder / name / "result.json", many.to_json())
         if name == "a":
