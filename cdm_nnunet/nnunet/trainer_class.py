@@ -25,9 +25,9 @@ def trainer_class(name: str) -> type[nnUNetTrainer]:
     Raises:
         InputError: If it is not found, or a searched file can't be loaded.
     """
+    find_our_trainers()
     if ours := _ours(name):
         return ours
-    find_our_trainers()
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):  # (it prints where it looks)
         warnings.simplefilter("ignore", FutureWarning)  # warning of timm, which one of nnU-Net's trainers imports
         for _ in range(2):  # (the first search may load lazy modules, too)
@@ -49,7 +49,7 @@ def trainer_class(name: str) -> type[nnUNetTrainer]:
 
 def _ours(name: str) -> type[nnUNetTrainer] | None:
     """One of our trainers, without nnU-Net's search, which loads all its trainers; None if a user's may be meant."""
-    if os.environ.get(TRAINER_VARIABLE, "") not in ("", OUR_TRAINERS) or not name.startswith("nnUNetTrainer"):
+    if os.environ[TRAINER_VARIABLE] != OUR_TRAINERS or not name.startswith("nnUNetTrainer"):
         return None
     return getattr(importlib.import_module("cdm_nnunet.trainers"), name, None)  # (they are built on this package)
 
