@@ -178,7 +178,7 @@ def test_an_old_finished_training_without_settings_is_not_trained_on_by_itself(t
     del content["cdm"]
     for name in (FINAL, BEST):
         torch.save(content, trained / name)
-    with pytest.raises(InputError, match="ended a training of 2 epochs and 1000 are requested: set CDM_NUM_EPOCHS=2"):
+    with pytest.raises(InputError, match="ended a training of 2 epochs, and 1000 are requested: set CDM_NUM_EPOCHS=2"):
         go_on(make_trainer(continue_training=True, NUM_EPOCHS="1000"))
     assert go_on(make_trainer(continue_training=True, NUM_EPOCHS="2")).current_epoch == 2
 
