@@ -7,6 +7,7 @@ import pytest
 from cdm_nnunet.dvh import Template
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.evaluation import pictures
+from cdm_nnunet.evaluation.palette import difference_span_gy
 from cdm_nnunet.evaluation.record import CaseResult
 from cdm_nnunet.evaluation.run import Work, cases_to_draw, draw_pictures, evaluate_folder, write_outputs
 
@@ -129,4 +130,4 @@ def test_pictures_get_the_colours_and_the_missing_dose(evaluated, tmp_path, monk
     for case in evaluation.cases:
         outside = {name: roi.outside_region_percent for name, roi in case.rois.items() if roi.outside_region_percent}
         assert outside
-        assert looks[case.case] == pictures.Look(pictures.difference_span_gy(0.5), "viridis", outside)
+        assert looks[case.case] == pictures.Look(difference_span_gy(0.5), "viridis", outside)

@@ -12,7 +12,7 @@ import pytest
 
 from cdm_nnunet import images
 from cdm_nnunet.errors import InputError
-from cdm_nnunet.evaluation import pairing, pictures
+from cdm_nnunet.evaluation import pairing, scene
 from cdm_nnunet.images import read_image
 from cdm_nnunet.report import publish
 from cdm_nnunet.report.folder import INDEX_FILE, REPORT_FOLDER, write_report_folder
@@ -72,7 +72,7 @@ def test_cohort_patient_and_record(shown, folder):
     evaluation = folder.evaluation
     text = page.locator("#cohort").inner_text()
     assert f"{evaluation.scores.to_json()['dose_mae_gy']:.2f} Gy" in text
-    assert "2 of 2 cases of" in text
+    assert "2 of 2 cases evaluated" in text
     assert "Goals: reference and prediction" in text
     titles = page.locator("#cohort h2").all_inner_texts()
     assert titles[0] == "Cases, the worst first"
@@ -154,7 +154,7 @@ def test_hostile_names_are_there(folder):
 def test_every_image_is_read_once(synthetic_dataset, tmp_path, monkeypatch):
     predictions = predict(synthetic_dataset, tmp_path / "predictions")
     read: list[str] = []
-    for module in (images, pairing, pictures):
+    for module in (images, pairing, scene):
         monkeypatch.setattr(module, "read_image", lambda path, **kw: read.append(path.name) or read_image(path, **kw))
     request = EvaluationRequest(predictions, tmp_path / "out", n_pictures=0, n_processes=1)
     for _ in ("scored", "kept"):
