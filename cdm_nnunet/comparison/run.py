@@ -36,6 +36,7 @@ from cdm_nnunet.comparison.statistics import (
     sign_flips,
     weighted_mean,
 )
+from cdm_nnunet.counting import counted
 from cdm_nnunet.errors import InputError
 
 MIN_FLIPS = 999
@@ -163,7 +164,7 @@ def _paired(baseline: Floats, candidate: Floats, weights: Floats, test: SignFlip
 def _notes(
     n: int, n_different: int, baseline_mean: float, interval: Interval | None, relative: Interval | None
 ) -> Iterator[str]:
-    patients = f"{n} patient{'' if n == 1 else 's'}"
+    patients = counted(n, "patient")
     if n < MIN_PATIENTS:
         yield f"{patients}: fewer than {MIN_PATIENTS}, no interval"
     elif interval is None:
