@@ -15,6 +15,7 @@ from cdm_nnunet.documents import read_yaml
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.parallel import ordered, unordered
 from cdm_nnunet.parallel.cluster import ClusterFile, cluster_arguments, on_cluster
+from cdm_nnunet.parallel.watch import Watched, WorkerWatch
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 distributed = pytest.importorskip("distributed", reason="the extra 'cluster' is not installed")
@@ -152,6 +153,86 @@ def test_a_case_that_kills_every_worker_is_named():
         pytest.raises(InputError, match=r"^pt_9: its worker was killed, \d times in a row"),
     ):
         list(unordered(die, ["cases/pt_9"], 1))
+
+
+def test_the_wait_for_a_worker_is_told_and_ends(capsys):
+    """With a clock of our own, in seconds."""
+    state = {"workers": 1, "waiting": True, "now": 0.0}
+    said, queued = [], []
+    watched = Watched(
+        n_workers=lambda: state["workers"],
+        is_waiting=lambda: state["waiting"],
+        queue_again=lambda: queued.append(state["now"]),
+        give_up=said.append,
+    )
+    watch = WorkerWatch(watched, 600, clock=lambda: state["now"])
+
+    def looked(now, **changes):
+        state.update(changes, now=float(now))
+        watch.look()
+        return capsys.readouterr().err
+
+    assert looked(0) == ""
+    assert looked(10, workers=0) == "no worker is left; waiting up to 10 min for another one\n"
+    assert looked(600) == ""
+    assert looked(605, workers=1) == "a worker has come; the work goes on\n"
+    assert looked(700, workers=0, waiting=False) == ""
+    assert looked(1400, waiting=True).startswith("no worker is left")
+    assert looked(2000) == ""
+    assert said == []
+    looked(2001)
+    assert said == ["no worker was left, and none came within 10 min; run the same command again to continue"]
+    assert queued == [0, 10, 600, 605, 700, 1400, 2000, 2001]
+
+
+@pytest.mark.parametrize("way", [unordered, ordered])
+def test_without_any_worker_the_command_ends(tmp_path, monkeypatch, capsys, way):
+    monkeypatch.setattr("cdm_nnunet.parallel.watch._EVERY_S", 0.2)
+    with distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster:
+        (tmp_path / "cluster.yaml").write_text(f"address: {cluster.scheduler_address}\nwait_s: 1\n")
+        with on_cluster(str(tmp_path / "cluster.yaml")):
+            results = iter(way(partial(leave_a_trace, folder=tmp_path), range(40), 1))
+            next(results)
+            cluster.scale(0)
+            with pytest.raises(InputError, match=r"^no worker was left, and none came within 1 s; run the same"):
+                list(results)
+    assert capsys.readouterr().err == "no worker is left; waiting up to 1 s for another one\n"
+    assert len(list(tmp_path.iterdir())) < 40
+
+
+@pytest.fixture
+def queue(tmp_path, monkeypatch):
+    """A batch system whose jobs are processes of this machine; returns the file with their process groups."""
+    programs = {
+        "sbatch": f'setsid sh -c "$(cat "$1")" >/dev/null 2>&1 & echo $! >> {tmp_path}/jobs; echo "Submitted batch job $!"',
+        "scancel": "kill -9 -- -$1 2>/dev/null",
+    }
+    (tmp_path / "bin").mkdir()
+    for name, line in programs.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
+    return tmp_path / "jobs"
+
+
+def test_jobs_that_the_batch_system_ends_are_queued_again(queue, monkeypatch, tmp_path, capsys):
+    dask = pytest.importorskip("dask")
+    pytest.importorskip("dask_jobqueue", reason="the extra 'cluster' is not installed")
+    monkeypatch.setattr("cdm_nnunet.parallel.watch._EVERY_S", 0.2)
+    (tmp_path / "cluster.yaml").write_text(
+        "cluster: SLURMCluster\narguments: {cores: 1, memory: 1GB, interface: lo}\njobs: 1\nwait_s: 60\n"
+    )
+    with (
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "0.5s"}),
+        on_cluster(str(tmp_path / "cluster.yaml")),
+    ):
+        results = iter(unordered(process_id, range(8), 1))
+        first = next(results)[1]
+        os.killpg(int(queue.read_text()), signal.SIGKILL)
+        later = {pid for _, pid in results}
+    assert later - {first}
+    assert len(queue.read_text().split()) == 2
+    assert capsys.readouterr().err.endswith("a worker has come; the work goes on\n")
 
 
 def test_a_cluster_of_a_file(tmp_path):

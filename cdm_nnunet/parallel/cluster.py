@@ -16,6 +16,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -25,6 +26,7 @@ import cdm_nnunet
 from cdm_nnunet.documents import read_yaml
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.parallel.spread import using
+from cdm_nnunet.parallel.watch import Watched, watching
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -83,7 +85,7 @@ class ClusterFile(BaseModel):
         tls: Certificates.
         arguments: Arguments of the class, see its documentation.
         jobs: Number of queued jobs; with ``LocalCluster``, of workers.
-        wait_s: Maximum wait for the first worker.
+        wait_s: Maximum wait for the first worker, and for another one if all are gone.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -118,14 +120,36 @@ def on_cluster(
         yield
         return
     with contextlib.ExitStack() as stack:
-        client = _connect(scheduler, stack)
+        connection = _connect(scheduler, stack)
         tokens = tuple(stack.enter_context(_token(folder)) for folder in writes)
         seen = tuple(str(path.absolute()) for path in reads)
-        with using(DaskEngine(client, _Surroundings.of_this_process(seen, tokens), needs_gpu)):
+        engine = DaskEngine(connection.client, _Surroundings.of_this_process(seen, tokens), needs_gpu)
+        watched = Watched(
+            n_workers=lambda: engine.n_workers,
+            is_waiting=lambda: engine.is_waiting,
+            queue_again=connection.queue_again,
+            give_up=engine.give_up,
+        )
+        with watching(watched, connection.wait_s), using(engine):
             yield
 
 
-def _connect(scheduler: str, stack: contextlib.ExitStack) -> Client:
+@dataclass(frozen=True)
+class _Connection:
+    """A connection to a cluster.
+
+    Attributes:
+        client: The client.
+        wait_s: Maximum wait for another worker if all are gone.
+        queue_again: Queues jobs in the place of lost ones.
+    """
+
+    client: Client
+    wait_s: float
+    queue_again: Callable[[], None]
+
+
+def _connect(scheduler: str, stack: contextlib.ExitStack) -> _Connection:
     try:
         from distributed import Client
     except ImportError:
@@ -134,6 +158,7 @@ def _connect(scheduler: str, stack: contextlib.ExitStack) -> Client:
     described = _described(scheduler)
     security = None if described.tls is None else described.tls.security(scheduler)
     wait_s = described.wait_s
+    queue_again = _nothing_to_queue
     if described.address is not None:
         _refuse_missing_certificates(described)
         wait_s = _ANSWER_S
@@ -146,11 +171,17 @@ def _connect(scheduler: str, stack: contextlib.ExitStack) -> Client:
     else:
         cluster = stack.enter_context(_started(described, scheduler))
         client = stack.enter_context(Client(cluster, set_as_default=False, security=security))
+        if described.cluster != _LOCAL_CLUSTER:  # (whose workers come again by themselves)
+            queue_again = partial(cluster.scale, jobs=described.jobs)
     try:
         client.wait_for_workers(1, timeout=wait_s)
     except TimeoutError:
         raise InputError(f"{scheduler}: no worker came within {wait_s:.0f} s") from None
-    return client
+    return _Connection(client, described.wait_s, queue_again)
+
+
+def _nothing_to_queue() -> None:
+    """The workers of a running scheduler are somebody else's."""
 
 
 def _described(scheduler: str) -> ClusterFile:
@@ -310,6 +341,8 @@ class DaskEngine:
         self._client = client
         self._surroundings = surroundings
         self._resources = {_GPU: 1} if needs_gpu else None
+        self._open: dict[Future, int] = {}  # awaited results
+        self._given_up: str | None = None
         if self.n_workers == 0:
             raise InputError(f"no worker offers a GPU: start those that have one with --resources {_GPU}=1")
         threads: dict[str, int] = client.nthreads()
@@ -325,6 +358,16 @@ class DaskEngine:
         workers = self._client.scheduler_info(n_workers=-1)["workers"].values()
         return sum(self._resources is None or worker["resources"].get(_GPU, 0) >= 1 for worker in workers)
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether results are awaited."""
+        return bool(self._open)
+
+    def give_up(self, why: str) -> None:
+        """End the wait for results: it raises an InputError with this message."""
+        self._given_up = why
+        self._client.cancel(list(self._open), force=True)
+
     def unordered(self, work: Callable[[_Job], _Result], jobs: Sequence[_Job]) -> Iterator[tuple[int, _Result]]:
         """Results as they arrive, each with the position of its job.
 
@@ -334,10 +377,9 @@ class DaskEngine:
         """
         from distributed import as_completed
 
-        futures: dict[Future, int] = {}
         if not jobs:
             return
-        with self._cancelled_at_the_end(futures):
+        with self._cancelled_at_the_end() as futures:
             futures.update((self._submit(work, job), position) for position, job in enumerate(jobs))
             for future in as_completed(list(futures), loop=self._client.loop):
                 position = futures.pop(future)
@@ -350,16 +392,16 @@ class DaskEngine:
             InputError: If the workers of a job died several times, or the cluster is gone.
             Exception: Any exception of a job.
         """
-        futures: dict[Future, int] = {}
-        with self._cancelled_at_the_end(futures):
+        with self._cancelled_at_the_end() as futures:
             begun = 0
             for position, job in enumerate(jobs):
                 while begun < min(len(jobs), position + self.n_workers + 1):
                     futures[self._submit(work, jobs[begun])] = begun
                     begun += 1
                 future = next(iter(futures))
+                result = self._result(future, job)
                 del futures[future]
-                yield self._result(future, job)
+                yield result
 
     def _submit(self, work: Callable[[_Job], _Result], job: _Job) -> Future:
         return self._client.submit(
@@ -367,10 +409,14 @@ class DaskEngine:
         )
 
     @contextlib.contextmanager
-    def _cancelled_at_the_end(self, futures: Mapping[Future, int]) -> Iterator[None]:
+    def _cancelled_at_the_end(self) -> Iterator[dict[Future, int]]:
+        """Futures with their positions; those that are left at the end are cancelled."""
+        futures: dict[Future, int] = {}
+        before, self._open = self._open, futures
         try:
-            yield
+            yield futures
         finally:
+            self._open = before
             if futures:
                 with contextlib.suppress(Exception):  # the cluster may be gone
                     self._client.cancel(list(futures), force=True)
@@ -384,10 +430,12 @@ class DaskEngine:
         except KilledWorker as error:
             tries = error.allowed_failures + 1
             raise InputError(
-                f"{_name_of(job)}: its worker was killed, {tries} times in a row, most likely because memory ran out; "
-                "start workers with more, and run the same command again"
+                f"{_name_of(job)}: its worker was killed, {tries} times in a row, most likely because memory ran out, "
+                "or its job reached its time limit; give workers more, and run the same command again"
             ) from None
         except (CancelledError, CommClosedError, TimeoutError) as error:
+            if self._given_up is not None:
+                raise InputError(self._given_up) from None
             raise InputError(
                 f"the Dask cluster is gone ({type(error).__name__}); run the same command again to continue"
             ) from None
