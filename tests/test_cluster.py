@@ -204,7 +204,8 @@ def test_without_any_worker_the_command_ends(tmp_path, monkeypatch, capsys, way)
 def queue(tmp_path, monkeypatch):
     """A batch system whose jobs are processes of this machine; returns the file with their process groups."""
     programs = {
-        "sbatch": f'setsid sh -c "$(cat "$1")" >/dev/null 2>&1 &\necho $! >> {tmp_path}/jobs\necho "Submitted batch job $!"',
+        "sbatch": 'setsid sh -c "$(cat "$1")" >/dev/null 2>&1 &\n'
+        f'echo $! >> {tmp_path}/jobs; echo "Submitted batch job $!"',
         "scancel": "kill -9 -- -$1 2>/dev/null",
     }
     (tmp_path / "bin").mkdir()
