@@ -111,6 +111,11 @@ def record_path(folder: Path, name: str) -> Path:
     return folder / STATE_FOLDER / "cases" / f"{name}.json"
 
 
+def recorded_names(folder: Path) -> frozenset[str]:
+    """Names of the cases with a completion record."""
+    return frozenset(path.stem for path in record_path(folder, "").parent.glob("*.json"))
+
+
 def write_case(folder: Path, case: Case, checksums: Mapping[str, str]) -> CompletedCase:
     """Write a case into a data set; a case of the same name is replaced.
 

@@ -30,7 +30,7 @@ from cdm_nnunet.roi import Catalogue, Roi
 from cdm_nnunet.roi.catalogue import mirror_name
 
 from .case import Case
-from .case_files import STATE_FOLDER, CaseSource, CompletedCase, write_case
+from .case_files import STATE_FOLDER, CaseSource, CompletedCase, recorded_names, write_case
 from .splits import make_folds, patients_with_twins, refuse_parted_patients
 
 SPLITS_FILE = "splits_final.json"
@@ -319,7 +319,7 @@ def _claim(raw_folder: Path, spec: DatasetSpec) -> Path:
 
 
 def _refuse_other_cases(folder: Path, names: Sequence[str]) -> None:
-    others = sorted({path.stem for path in (folder / STATE_FOLDER / "cases").glob("*.json")} - set(names))
+    others = sorted(recorded_names(folder) - set(names))
     if others:
         raise InputError(
             f"{folder} holds cases that are not among the patients to convert: {', '.join(others)}; "

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from cdm_nnunet.dataset import CT_CHANNEL, NOTES, ROI_CHANNEL, RawDataset, Split
 from cdm_nnunet.dataset_conversion.case import Case
-from cdm_nnunet.dataset_conversion.case_files import sha256
+from cdm_nnunet.dataset_conversion.case_files import recorded_names, sha256
 from cdm_nnunet.dataset_conversion.conversion import DatasetPlace, FoundPatients, convert
 from cdm_nnunet.dataset_conversion.raw_layout import Conversion, template_catalogue
 from cdm_nnunet.errors import InputError
@@ -116,7 +116,7 @@ class PlanRequest:
     Attributes:
         source: The raw data set whose patients are planned.
         protocol: The planning protocol.
-        only: Names of cases; empty for all.
+        only: Names of cases; empty for all. Cases that were planned before stay in the data set.
         exclude: Names of cases to exclude.
         n_processes: Number of patients at a time.
         engine: Calculates the doses; None for that of the extra ``planning``.
@@ -148,7 +148,7 @@ def plan_doses(request: PlanRequest, place: DatasetPlace) -> Conversion:
         raise InputError(f"{source.folder.name} is the source; give the planned data set another number (-d)")
     if template_catalogue(source.template) != source.catalogue:
         raise InputError(f"{source.folder.name} has other ROIs than its template; convert the data again")
-    chosen = _chosen(source, request.only)
+    chosen = _chosen(source, request.only, recorded_names(place.folder))
     cases = [PlannedCase(source, name, request.protocol, engine) for name in chosen]
     facts = source.dataset_json["cdm"].get("facts", {})
     found = FoundPatients(
@@ -164,8 +164,8 @@ def plan_doses(request: PlanRequest, place: DatasetPlace) -> Conversion:
     return convert(found, place, exclude=request.exclude, n_processes=request.n_processes)
 
 
-def _chosen(source: RawDataset, only: Sequence[str]) -> tuple[str, ...]:
+def _chosen(source: RawDataset, only: Sequence[str], planned: Collection[str]) -> tuple[str, ...]:
     unknown = [name for name in only if name not in source.cases]
     if unknown:
         raise InputError(f"{source.folder.name} has no case '{unknown[0]}'")
-    return tuple(name for name in source.cases if not only or name in only)
+    return tuple(name for name in source.cases if not only or name in only or name in planned)

@@ -98,9 +98,11 @@ def test_a_planned_data_set_has_the_same_anatomies(phantoms, protocol, engine, t
 
 
 def test_it_goes_on_where_it_was_stopped(phantoms, protocol, engine, tmp_path):
-    first, second, *others = phantoms.cases
+    first, second, third, *others = phantoms.cases
     request = PlanRequest(phantoms, protocol, (first, second), engine=engine)
     assert plan_doses(request, place(tmp_path)).converted == (first, second)
+    more = plan_doses(dataclasses.replace(request, only=(third,)), place(tmp_path))
+    assert (more.converted, tuple(more.cases)) == ((third,), (first, second, third))
     everyone = dataclasses.replace(request, only=())
     assert plan_doses(everyone, place(tmp_path)).converted == tuple(others)
     assert plan_doses(everyone, place(tmp_path)).converted == ()
