@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from cdm_nnunet.documents import read_yaml
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.folders import DEFAULT_PLANS
+from cdm_nnunet.models.shipped import find_model
 
 Settings = dict[str, int | float | str]
 
@@ -27,6 +28,8 @@ class Training(BaseModel):
         seeds: Seeds that replace the study's.
         starts_from: Another training of the study whose final weights it starts from: of the same fold, and of the same
             seed or else the other's first seed.
+        pretrained: A model whose weights it starts from instead: the name of a shipped model, or the path of a model or
+            checkpoint, relative to the file of the study.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -35,6 +38,7 @@ class Training(BaseModel):
     settings: Settings = {}
     seeds: list[int] | None = None
     starts_from: str | None = None
+    pretrained: str | None = None
 
 
 class StudyFile(BaseModel):
@@ -79,6 +83,7 @@ class Member:
         trainer: Class name.
         settings: All settings without defaults, except the seed.
         starts_from: Name of the member whose final weights it starts from, fold by fold.
+        pretrained: Name or path of a model whose weights it starts from.
     """
 
     name: str
@@ -87,15 +92,16 @@ class Member:
     trainer: str
     settings: Settings
     starts_from: str | None
+    pretrained: str | None = None
 
 
 def read_study(path: Path) -> StudyFile:
     """Read a study.
 
     Raises:
-        InputError: If it is invalid; with line and column for a value of the wrong type.
+        InputError: If it is invalid, with line and column for a value of the wrong type; or a model does not exist.
     """
-    study = read_yaml(path, StudyFile)
+    study = _with_found_models(read_yaml(path, StudyFile), path)
     for name, training in study.trainings.items():
         if not _NAME.fullmatch(name):
             raise InputError(
@@ -113,6 +119,26 @@ def read_study(path: Path) -> StudyFile:
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"{path}: two trainings are called '{repeated[0]}' once their seeds are added; rename one")
     return study
+
+
+def _with_found_models(study: StudyFile, path: Path) -> StudyFile:
+    """The study with absolute paths of the models that trainings start from."""
+    found: dict[str, Training] = {}
+    for name, training in study.trainings.items():
+        model = training.pretrained
+        if model is not None:
+            if training.starts_from is not None:
+                raise InputError(f"{path}: '{name}' has 'starts_from' and 'pretrained'; give one of them")
+            beside = (path.parent / model).resolve()
+            if beside.exists():
+                model = str(beside)
+            else:
+                try:
+                    find_model(model)
+                except InputError as error:
+                    raise InputError(f"{path}: training '{name}': pretrained: {error}") from None
+        found[name] = training.model_copy(update={"pretrained": model})
+    return study.model_copy(update={"trainings": found})
 
 
 def members_of(study: StudyFile) -> tuple[Member, ...]:
@@ -138,6 +164,7 @@ def _member(study: StudyFile, name: str, seed: int) -> Member:
         trainer=training.trainer,
         settings={**study.settings, **training.settings},
         starts_from=start,
+        pretrained=training.pretrained,
     )
 
 

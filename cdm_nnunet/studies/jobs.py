@@ -130,6 +130,8 @@ class Job:
             "seed": str(member.seed),
             "starts_from": member.starts_from,
         }
+        if member.pretrained is not None:
+            asked["pretrained"] = member.pretrained
         if self.fold is None:
             asked |= {"folds": sorted(study.folds), "predict": study.predict, "template": study.template}
         return asked
@@ -183,6 +185,8 @@ class Job:
             start = ("--c",)
         elif self.member.starts_from is not None:
             start = ("-pretrained_weights", str(self._start()))
+        elif self.member.pretrained is not None:
+            start = ("-pretrained_weights", self.member.pretrained)
         what = (str(study.dataset), study.configuration, str(self.fold), "-tr", self.member.trainer, "-p", study.plans)
         return [("train", *what, "-device", place.device, *start)]
 

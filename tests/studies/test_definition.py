@@ -45,9 +45,22 @@ def test_members_are_trainings_times_seeds_and_the_baseline_is_first(written):
     assert members["single"].starts_from == "tuned_seed_1"
 
 
+def test_a_model_to_start_from_is_found(written, tmp_path):
+    (tmp_path / "own.zip").touch()
+    shipped, own = (
+        members_of(read_study(written(**{"starts_from: mae": f"pretrained: {name}"})))
+        for name in ("openkbp_hn", "own.zip")
+    )
+    assert {member.pretrained for member in shipped if member.training == "tuned"} == {"openkbp_hn"}
+    assert {member.pretrained for member in own if member.training == "tuned"} == {str(tmp_path / "own.zip")}
+    assert {member.pretrained for member in own if member.training != "tuned"} == {None}
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
+        ("starts_from: mae", "pretrained: nobody", r"study.*: training 'tuned': pretrained: no model nobody: give a"),
+        ("starts_from: mae", "pretrained: openkbp_hn, starts_from: mae", "'tuned' has 'starts_from' and 'pretrained'"),
         ("baseline: mae", "baseline: mea", "the baseline 'mea' is not one of cdm, mae"),
         ("starts_from: mae", "starts_from: vanilla", "'tuned' starts from 'vanilla', which is not a training"),
         ("starts_from: mae", "starts_from: single", "starts from tuned.*that is a circle"),

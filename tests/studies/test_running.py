@@ -73,6 +73,15 @@ def test_each_job_begins_after_what_it_needs_and_two_run_at_a_time(tmp_path, com
     assert [name for name, _ in told].count("mae, fold 0") == 2  # as it begins and as it ends
 
 
+def test_a_training_starts_from_the_weights_of_a_model(tmp_path):
+    trainings = {"mae": {"trainer": "nnUNetTrainerDoseMAE", "pretrained": "openkbp_hn"}}
+    (job, _) = study(tmp_path, StudyFile(dataset=500, trainings=trainings, baseline="mae"))
+    (command,) = job._train(PLACES[0])
+    assert command[-2:] == ("-pretrained_weights", "openkbp_hn")
+    assert job.asked["pretrained"] == "openkbp_hn"
+    assert "pretrained" not in study(tmp_path)[0].asked  # studies begun before there was this key go on
+
+
 def test_what_is_done_is_not_done_again(tmp_path, commands):
     run_jobs(study(tmp_path), PLACES, None, lambda job, state: None)
     commands.begun.clear()
