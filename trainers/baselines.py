@@ -10,14 +10,15 @@ from cdm_nnunet.losses.dose import region_mse
 from cdm_nnunet.losses.rivals import DVHCurveLoss, MomentLoss, SortedDoseLoss
 from cdm_nnunet.losses.terms import Terms
 from cdm_nnunet.trainers.base import DoseTrainer
+from cdm_nnunet.trainers.cdm import nnUNetTrainerCDM
 
 
 class nnUNetTrainerDoseMAE(DoseTrainer):  # noqa: N801  # nnU-Net finds trainers by names of this form
     """Trains on the mean absolute error of the dose only."""
 
 
-class nnUNetTrainerDoseVanilla(nnUNetTrainerDoseMAE):  # noqa: N801  # nnU-Net finds trainers by names of this form
-    """Vanilla nnU-Net as a regressor: MAE, and a U-Net whose output is the dose, inside and outside targets."""
+class _PlainNetwork(DoseTrainer):
+    """A U-Net whose output is the dose, inside and outside targets."""
 
     @staticmethod
     def build_network_architecture(
@@ -38,6 +39,14 @@ class nnUNetTrainerDoseVanilla(nnUNetTrainerDoseMAE):  # noqa: N801  # nnU-Net f
             deep_supervision=enable_deep_supervision,
         )
         return network
+
+
+class nnUNetTrainerDoseVanilla(_PlainNetwork, nnUNetTrainerDoseMAE):  # noqa: N801  # nnU-Net finds trainers by names of this form
+    """Vanilla nnU-Net as a regressor: the plain network, trained on the mean absolute error."""
+
+
+class nnUNetTrainerCDMVanilla(_PlainNetwork, nnUNetTrainerCDM):  # noqa: N801  # nnU-Net finds trainers by names of this form
+    """The plain network, trained on MAE + w x CDM: the loss alone, without the anchor."""
 
 
 class nnUNetTrainerDoseMSE(DoseTrainer):  # noqa: N801  # nnU-Net finds trainers by names of this form

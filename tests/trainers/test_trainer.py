@@ -272,6 +272,7 @@ def test_a_variable_out_of_range_is_refused_before_anything_is_written(make_trai
     ("name", "loss", "weight"),
     [
         ("nnUNetTrainerCDM", CDMLoss, 0.5),
+        ("nnUNetTrainerCDMVanilla", CDMLoss, 0.5),
         ("nnUNetTrainerDoseDVH", DVHCurveLoss, 10.0),
         ("nnUNetTrainerDoseMoment", MomentLoss, 0.05),
         ("nnUNetTrainerDoseSorted", SortedDoseLoss, 0.5),
@@ -306,7 +307,8 @@ def test_mse_is_the_square_of_what_mae_is_the_size_of(started):
 def test_vanilla_nnunet_knows_no_prescription_in_training_and_in_prediction(started, monkeypatch):
     """Untrained, it gives no dose where the others give a first guess; a predictor builds the same networks."""
     monkeypatch.setenv(TRAINER_VARIABLE, str(Path(cdm_nnunet.__file__).parent / "ext_trainers"))
-    for name, anchored in (("nnUNetTrainerDoseMAE", True), ("nnUNetTrainerDoseVanilla", False)):
+    trainers = {"nnUNetTrainerDoseMAE": True, "nnUNetTrainerDoseVanilla": False, "nnUNetTrainerCDMVanilla": False}
+    for name, anchored in trainers.items():
         trainer, batch = started(name)
         trainer.save_checkpoint(str(Path(trainer.output_folder) / "checkpoint_final.pth"))
         for file, content in (("plans.json", trainer.plans_manager.plans), ("dataset.json", trainer.dataset_json)):
