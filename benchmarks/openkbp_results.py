@@ -4,7 +4,7 @@
 
 OUT is the output of ``cdm-nnunet study benchmarks/studies/openkbp.yaml -o OUT``, or of ``openkbp_fine_tuning.yaml``;
 RESULTS gets ``losses.md`` and ``losses_dvh.png``. Errors of a patient are averaged over the seeds of a loss first;
-intervals are 95 % bootstrap intervals (BCa) over patients.
+intervals are 95 % bootstrap intervals (BCa) over patients. ``without_a_model.py`` gives the scores of no model.
 """
 
 import argparse
@@ -35,6 +35,7 @@ LABELS = {
     "sorted": "MAE + sorted doses",
     "vanilla": "vanilla nnU-Net (MAE, no anchor)",
     "cdm_from_the_middle": "MAE + CDM from the middle on",
+    "vanilla_cdm_from_the_middle": "vanilla nnU-Net, MAE + CDM from the middle on",
 }
 SCORES = {
     "OpenKBP dose score": "dose score",
@@ -43,7 +44,7 @@ SCORES = {
     "OAR score": "OAR score",
 }
 BASELINE = "mae"
-DRAWN = ("vanilla", "mae", "cdm", "cdm_from_the_middle", "dvh", "moment", "sorted")
+DRAWN = ("vanilla", "vanilla_cdm_from_the_middle", "mae", "cdm", "cdm_from_the_middle", "dvh", "moment", "sorted")
 VOLUMES_PERCENT = np.arange(1, 100)
 N_RESAMPLES = 9999
 N_WORST = 5
@@ -138,17 +139,6 @@ def reference_values(stage: Path, run: str, kind: str) -> dict[tuple[str, str], 
     return values
 
 
-def scores_of_the_cohort_median(stage: Path, run: str) -> Iterator[str]:
-    """Scores without a model: each metric of an ROI predicted as its median over the other patients' plans."""
-    for kind, label in (("target", "PTV score"), ("oar", "OAR score")):
-        errors = [
-            abs(value - np.median([*plans[:i], *plans[i + 1 :]]))
-            for plans in reference_values(stage, run, kind).values()
-            for i, value in enumerate(plans)
-        ]
-        yield f"{label} of the median of the other patients' plans: {np.mean(errors):.3f}"
-
-
 def plans_table(stage: Path, run: str) -> Iterator[str]:
     """Scatter of the plans' own coverage and near-maximum doses, by target."""
     yield "| reference plans | mean | median | standard deviation | lowest |"
@@ -198,7 +188,7 @@ def draw(stage: Path, dataset: RawDataset, runs: Runs, path: Path) -> None:
                 mean,
                 label=LABELS[loss],
                 lw=2.5 if "cdm" in loss else 1.5,
-                ls=":" if loss == "vanilla" else "-",
+                ls=":" if loss.startswith("vanilla") else "-",
             )
     axes.axhline(0, color="black", lw=0.8)
     axes.set_xlabel("volume v of a target (%)")
@@ -218,8 +208,7 @@ def main() -> None:
     runs = find_runs(stage)
     quantities = read_quantities(stage, runs)
     args.results.mkdir(parents=True, exist_ok=True)
-    medians = scores_of_the_cohort_median(stage, next(iter(runs.values()))[0])  # (only of the reference doses)
-    tables = [*score_table(quantities, runs), "", *metric_table(quantities, runs, DRAWN), "", *medians, ""]
+    tables = [*score_table(quantities, runs), "", *metric_table(quantities, runs, DRAWN), ""]
     tables += [*plans_table(stage, next(iter(runs.values()))[0]), "", *worst_patients(quantities, runs, DRAWN)]
     (args.results / "losses.md").write_text("\n".join([*tables, ""]))
     draw(stage, RawDataset(find_dataset(args.dataset)), runs, args.results / "losses_dvh.png")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import textwrap
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
 from time import monotonic
 from typing import Any, Generic, TextIO, TypeVar
@@ -13,6 +14,7 @@ from cdm_nnunet.counting import counted
 
 Item = TypeVar("Item")
 SECONDS_BETWEEN_LINES = 60.0
+LINES_OF_PACE = 3  # the time to go follows the pace of the last lines: cases that were done before take no time
 
 
 def progress(
@@ -103,6 +105,7 @@ class Lines(Generic[Item]):
         self._items, self._desc, self._unit, self._disable = items, desc, unit, disable
         self._file, self._clock = file, clock
         self._began = self._told = clock()
+        self._lines = deque([(self._began, 0)], maxlen=LINES_OF_PACE)
 
     def __iter__(self) -> Iterator[Item]:
         for item in self._items or ():
@@ -125,13 +128,16 @@ class Lines(Generic[Item]):
     def _tell(self) -> None:
         self._told = self._clock()
         print(self._line(self._told - self._began), file=self._file or sys.stderr, flush=True)
+        self._lines.append((self._told, self.n))
 
     def _line(self, seconds: float) -> str:
         of_all = f"{self.n} of {counted(self.total, self._unit)}" if self.total else counted(self.n, self._unit)
         line = f"{self._desc}: {of_all} after {duration_text(seconds)}"
-        if self.total is None or not 0 < self.n < self.total:
+        since, n_then = self._lines[0]
+        if self.total is None or not n_then < self.n < self.total:
             return line
-        return f"{line}, about {duration_text(seconds / self.n * (self.total - self.n))} to go"
+        pace = (self._told - since) / (self.n - n_then)
+        return f"{line}, about {duration_text(pace * (self.total - self.n))} to go"
 
 
 def duration_text(seconds: float) -> str:

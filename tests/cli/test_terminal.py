@@ -163,7 +163,7 @@ def test_lines_break_between_words_in_a_terminal_only(monkeypatch):
     assert " ".join(" ".join(lines).split()) == " ".join(text.split())
 
 
-def test_a_pipe_gets_a_line_a_minute_and_short_work_none():
+def test_a_pipe_gets_a_line_a_minute():
     file, now = io.StringIO(), [0.0]
     bar = progress.Lines(range(10), desc="predict", file=file, clock=lambda: now[0])
     for _ in bar:
@@ -177,6 +177,21 @@ def test_a_pipe_gets_a_line_a_minute_and_short_work_none():
     bar.close()
     assert "\r" not in file.getvalue()
     assert len(file.getvalue().splitlines()) == 4
+
+
+def test_the_time_to_go_forgets_cases_that_took_no_time():
+    """43 cases were done before; each of the others takes a minute."""
+    now, file = [0.0], io.StringIO()
+    bar = progress.Lines(desc="convert", total=50, file=file, clock=lambda: now[0])
+    for _ in range(43):
+        bar.update()
+    for _ in range(5):
+        now[0] += 60
+        bar.update()
+    assert file.getvalue().splitlines()[-1] == "convert: 48 of 50 cases after 5 min, about 2 min to go"
+
+
+def test_short_work_prints_nothing():
     quick = io.StringIO()
     assert list(progress.Lines("abc", desc="predict", file=quick, clock=lambda: 0.0)) == ["a", "b", "c"]
     assert quick.getvalue() == ""
