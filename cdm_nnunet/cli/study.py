@@ -107,4 +107,5 @@ def _number(value: float | None) -> str:
 
 def _tell(job: Job, state: State | None) -> None:
     word = "begins" if state is None else f"{state.state} after {state.seconds / 60:.0f} min"
-    print(f"{time.strftime('%H:%M:%S')} {job.name}: {word}", flush=True)  # to stderr: the command line sends it there
+    # To stderr: the command line sends it there. One string, so that lines of two jobs never mix.
+    print(f"{time.strftime('%H:%M:%S')} {job.name}: {word}\n", end="", flush=True)

@@ -74,7 +74,7 @@ class State:
 
     Attributes:
         state: ``running``, ``done``, ``failed``, or ``stopped`` by SIGTERM.
-        seconds: Duration of all its runs together.
+        seconds: Duration of its runs that ended.
         asked: Its definition, to notice a changed study.
     """
 
@@ -116,6 +116,17 @@ class Job:
         """Its state so far; None if it never started."""
         path = self.log.with_suffix(".json")
         return read_json(path, State, "remove it to start again") if path.exists() else None
+
+    @property
+    def seconds(self) -> float:
+        """Duration of all its runs; of one that runs or was killed, up to the last line of its log."""
+        state = self.state
+        if state is None:
+            return 0.0
+        if state.state != "running" or not self.log.exists():
+            return state.seconds
+        begun = self.log.with_suffix(".json").stat().st_mtime
+        return state.seconds + max(self.log.stat().st_mtime - begun, 0.0)
 
     @property
     def asked(self) -> dict[str, str | list[int] | None]:
@@ -163,9 +174,8 @@ class Job:
         Returns:
             Its final state; a failing command does not raise.
         """
-        earlier = self.state
+        spent = self.seconds
         begun = time.monotonic()
-        spent = 0.0 if earlier is None else earlier.seconds
 
         def keep(state: str) -> State:
             kept = State(state=state, seconds=spent + time.monotonic() - begun, asked=self.asked)

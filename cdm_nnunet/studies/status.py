@@ -50,7 +50,7 @@ def _row(job: Job, is_running: bool) -> Row:
     if remark is None:
         epoch = _last(_EPOCH, job.log)
         remark = f"epoch {epoch}" if epoch else ""
-    return Row(job=job.name, state=word, hours=state.seconds / 3600, remark=remark)
+    return Row(job=job.name, state=word, hours=job.seconds / 3600, remark=remark)
 
 
 def _last(pattern: re.Pattern[str], log: Path) -> str:

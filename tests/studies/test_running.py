@@ -1,5 +1,6 @@
 """The order of jobs, failures, and reports."""
 
+import os
 import threading
 import time
 from pathlib import Path
@@ -119,6 +120,18 @@ def test_the_reason_of_a_failure_is_in_the_status(tmp_path):
     job.log.with_suffix(".json").write_text('{"state": "running", "seconds": 1, "asked": {}}')
     assert [status_rows([job], is_running=now)[0].state for now in (True, False)] == ["running", "stopped"]
     assert status_rows([job], is_running=True)[0].remark == "epoch 3"
+
+
+@pytest.mark.parametrize("is_running", [True, False])
+def test_the_time_of_a_run_without_an_end_is_that_of_its_log(tmp_path, is_running):
+    """It runs, or it was killed."""
+    job = study(tmp_path)[0]
+    job.log.parent.mkdir(parents=True)
+    job.log.write_text("Epoch 3\n")
+    job.log.with_suffix(".json").write_text('{"state": "running", "seconds": 1800, "asked": {}}')
+    for path, second in ((job.log.with_suffix(".json"), 1_000), (job.log, 2_800)):
+        os.utime(path, (second, second))
+    assert status_rows([job], is_running=is_running)[0].hours == 1.0
 
 
 def test_a_stopped_training_is_no_failed_one(tmp_path, commands):
