@@ -4,9 +4,11 @@ import os
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from cdm_nnunet.cli.study import _tell
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.studies import jobs as jobs_module
 from cdm_nnunet.studies.definition import StudyFile, members_of
@@ -120,6 +122,14 @@ def test_the_reason_of_a_failure_is_in_the_status(tmp_path):
     job.log.with_suffix(".json").write_text('{"state": "running", "seconds": 1, "asked": {}}')
     assert [status_rows([job], is_running=now)[0].state for now in (True, False)] == ["running", "stopped"]
     assert status_rows([job], is_running=True)[0].remark == "epoch 3"
+
+
+def test_a_message_is_written_at_once(tmp_path, monkeypatch):
+    """Two jobs begin at the same moment, each in its thread."""
+    written = []
+    monkeypatch.setattr("sys.stdout", SimpleNamespace(write=written.append, flush=lambda: None))
+    _tell(study(tmp_path)[0], None)
+    assert [text[len("12:00:00") :] for text in written if text] == [" mae, fold 0: begins\n"]
 
 
 @pytest.mark.parametrize("is_running", [True, False])
