@@ -20,9 +20,7 @@ ROWS = {
 }
 NUMBERS = ("change_percent", "change_low", "change_high")
 CHANGES = {
-    "change by the loss, vanilla nnU-Net": ("vanilla", "vanilla_cdm"),
     "change by the loss, our network": ("mae", "cdm"),
-    "change by network and loss": ("vanilla", "cdm"),
 }
 
 
