@@ -217,16 +217,13 @@ def queue(tmp_path, monkeypatch):
 
 
 def test_jobs_that_the_batch_system_ends_are_queued_again(queue, monkeypatch, tmp_path, capsys):
-    dask = pytest.importorskip("dask")
     pytest.importorskip("dask_jobqueue", reason="the extra 'cluster' is not installed")
     monkeypatch.setattr("cdm_nnunet.parallel.watch._EVERY_S", 0.2)
+    monkeypatch.setitem(distributed.config["distributed"]["deploy"], "lost-worker-timeout", "0.5s")
     (tmp_path / "cluster.yaml").write_text(
         "cluster: SLURMCluster\narguments: {cores: 1, memory: 1GB, interface: lo}\njobs: 1\nwait_s: 60\n"
     )
-    with (
-        dask.config.set({"distributed.deploy.lost-worker-timeout": "0.5s"}),
-        on_cluster(str(tmp_path / "cluster.yaml")),
-    ):
+    with on_cluster(str(tmp_path / "cluster.yaml")):
         results = iter(unordered(process_id, range(8), 1))
         first = next(results)[1]
         os.killpg(int(queue.read_text()), signal.SIGKILL)
