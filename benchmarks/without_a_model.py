@@ -2,8 +2,8 @@
 
     python benchmarks/without_a_model.py EVALUATION
 
-EVALUATION is an output folder of ``cdm-nnunet evaluate``; only its reference values are used. A network that learns a
-planner must score clearly lower. If it does not, the plans differ by more than their anatomy explains.
+EVALUATION is an output folder of ``cdm-nnunet evaluate``; only its reference values are used. The scores show how much
+the plans differ between patients; where targets differ much, no loss can gain much in their metrics.
 """
 
 import argparse
