@@ -124,6 +124,8 @@ def _spacing_zyx_mm(words: Sequence[str]) -> tuple[float, float, float]:
 
 def _record(plans: Mapping[str, Any], preprocessed: Sequence[str]) -> dict[str, Any]:
     section = plans["cdm"]
+    first = next(iter(plans["configurations"].values()))
+    fall_off = first["architecture"]["arch_kwargs"].get("fall_off")  # (plans of earlier versions have none)
     return {
         "dataset": plans["dataset_name"],
         "plans": plans["plans_name"],
@@ -132,6 +134,7 @@ def _record(plans: Mapping[str, Any], preprocessed: Sequence[str]) -> dict[str, 
         "n_rois": len(section["catalogue"]),
         "dose_scale_gy": section["dose_scale_gy"],
         "highest_prescription_gy": max(high for _, high in section["cohort"]["prescription_gy"].values()),
+        "fall_off_mm": None if fall_off is None else round(first["spacing"][0] / fall_off[0], 3),
         "preprocessed": list(preprocessed),
         "configurations": {
             name: {
@@ -158,6 +161,11 @@ def render(record: Mapping[str, Any]) -> str:
         f"prescription {record['highest_prescription_gy']:g} Gy), "
         + (f"plans of {source}" if source else f"budget {record['gpu_memory_gb']:g} GB")
     ]
+    if record["fall_off_mm"] is not None:
+        lines.append(
+            "first guess of the dose in targets: the prescription; next to a higher one, a fall-off with a width of "
+            f"{record['fall_off_mm']:g} mm"
+        )
     preprocessed = {record["configurations"][name]["data"] for name in record["preprocessed"]}
     for name, chosen in record["configurations"].items():
         covered = math.prod(

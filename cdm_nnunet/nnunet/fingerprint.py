@@ -1,4 +1,4 @@
-"""Fingerprint of a data set for planning: grids after cropping, CT statistics, ranges of its patients."""
+"""Fingerprint of a data set for planning: grids after cropping, CT statistics, fall-off, ranges of its patients."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from cdm_nnunet.files import write_json
 from cdm_nnunet.nnunet.case_facts import CaseFacts
 from cdm_nnunet.nnunet.cohort import SECTION as COHORT
 from cdm_nnunet.nnunet.cohort import Cohort
+from cdm_nnunet.nnunet.first_guess import best_width_mm, misfits_gy
 from cdm_nnunet.nnunet.plans import FIRST_WORD
 from cdm_nnunet.nnunet.preprocessor import crop_box, take_words
 from cdm_nnunet.nnunet.reader import CDMReaderWriter
@@ -26,6 +27,7 @@ from cdm_nnunet.progress import progress
 from cdm_nnunet.roi import Catalogue
 
 SPACINGS = "spacings_mm"  # nnU-Net's name for it is "spacings"
+FALL_OFF = "fall_off_mm"
 _CT_SAMPLES = 1_000_000  # over the whole data set: nnU-Net's 1e8 give no better percentiles and take minutes
 
 
@@ -43,8 +45,9 @@ class DoseFingerprintExtractor(DatasetFingerprintExtractor):
             overwrite_existing: Not used: the fingerprint is always made again, in seconds, so that it fits the data.
 
         Returns:
-            nnU-Net's entries, with intensity statistics of the CT (channel 0) in voxels with dose, the highest
-            prescription, and the ranges of the patients (:class:`Cohort`).
+            nnU-Net's entries, with intensity statistics of the CT (channel 0) in voxels with dose, the width of the
+            first guess (:func:`best_width_mm`), the highest prescription, and the ranges of the patients
+            (:class:`Cohort`).
 
         Raises:
             InputError: If a case can't be used.
@@ -70,6 +73,7 @@ class DoseFingerprintExtractor(DatasetFingerprintExtractor):
                 str(CT_CHANNEL): _statistics(np.concatenate([fact["ct"] for fact in facts]))
             },
             "median_relative_size_after_cropping": float(np.median([fact["relative_size"] for fact in facts])),
+            FALL_OFF: best_width_mm(fact["misfits_gy"] for fact in facts),
             "max_prescription_gy": max(fact["max_prescription_gy"] for fact in facts),
             COHORT: Cohort.of([fact["case"] for fact in facts]).to_json(),
         }
@@ -95,6 +99,7 @@ def _analyse(files: tuple[list[str], str], *, catalogue: Catalogue, n_samples: i
         "shape": [int(n) for n in ct.shape],
         "relative_size": ct.size / data[0].size,
         "ct": np.random.default_rng(1234).choice(inside, n_samples),
+        "misfits_gy": misfits_gy(data[PRESCRIPTION_CHANNEL], dose_gy[0], properties["spacing"]),
         "max_prescription_gy": float(data[PRESCRIPTION_CHANNEL].max()),
         "case": case,
     }

@@ -15,6 +15,7 @@ from torch.nn.functional import adaptive_avg_pool3d, linear
 from cdm_nnunet.cpu.instance_norm import InstanceNorm3d
 from cdm_nnunet.cpu.layout import is_channels_last_on_cpu
 from cdm_nnunet.losses.bits import unpack_words
+from cdm_nnunet.nnunet.first_guess import falling_off
 from cdm_nnunet.nnunet.plans import FIRST_WORD, PRESCRIPTION
 
 # Memory of a training step beyond nnU-Net's estimate, in the estimate's unit: feature map values kept for the
@@ -25,7 +26,6 @@ _HEAD_BYTES = 4.0  # a float32 copy of each feature of the finest output layer
 # The loss's peak on a device for each voxel of the patch and ROI, forward and backward, counted over live tensors: 1.1,
 # 1.1 and 1.6 for the 8, 32 and 64 ROIs of benchmarks/loss.py, 0.8 to 1.3 for patients of OpenKBP.
 _LOSS_BYTES = 1.6
-_REACH = 2.0  # standard deviations of a target's fall-off: with 14 % left, less than any other target's prescription
 
 
 class Float32Conv3d(nn.Conv3d):
@@ -132,56 +132,6 @@ class BitDecodeUNet(PlainConvUNet):
             extra += cells * self.fold.out_channels
         total: np.int64 = np.int64(super().compute_conv_feature_map_size(inner_size) + extra)
         return total
-
-
-@torch.library.custom_op("cdm_nnunet::falling_off", mutates_args=())  # compiled, its loops would double that time
-def falling_off(prescription: Tensor, fall_off: Sequence[float]) -> Tensor:
-    """First guess of the dose: each prescription falls off like a Gaussian around its voxel; the largest counts.
-
-    It is for voxels in targets. Around them it ends at two standard deviations.
-
-    Args:
-        prescription: (B, 1, Z, Y, X), zero outside targets, in any unit of dose.
-        fall_off: Voxel size along z, y and x in units of the Gaussian's standard deviation.
-
-    Returns:
-        Same shape and unit; in targets at least the prescription, more near a target of a higher one.
-    """
-    if prescription.device.type == "cpu" and prescription.amax() > 0:  # (elsewhere, finding the box would cost more)
-        around = _around_targets(prescription, fall_off)
-        guess = torch.zeros_like(prescription)
-        guess[around] = _falling_off(prescription[around].contiguous(), fall_off)
-        return guess
-    return _falling_off(prescription, fall_off)
-
-
-def _falling_off(prescription: Tensor, fall_off: Sequence[float]) -> Tensor:
-    guess = prescription
-    for axis, voxel in zip((2, 3, 4), fall_off, strict=True):  # axis by axis: products of Gaussians are Gaussians
-        size, along = guess.shape[axis], guess.clone()
-        for step in range(1, min(size - 1, math.ceil(_REACH / voxel)) + 1):
-            near = guess * math.exp(-((step * voxel) ** 2) / 2)
-            for to, origin in ((0, step), (step, 0)):
-                part = along.narrow(axis, to, size - step)
-                torch.maximum(part, near.narrow(axis, origin, size - step), out=part)
-        guess = along
-    return guess
-
-
-def _around_targets(prescription: Tensor, fall_off: Sequence[float]) -> tuple[slice, ...]:
-    """Bounding box of all prescriptions, with the margin in which they fall off."""
-    box = [slice(None), slice(None)]
-    for axis, voxel in zip((2, 3, 4), fall_off, strict=True):
-        other_axes = [other for other in range(5) if other != axis]
-        held = prescription.amax(other_axes).nonzero()
-        reach = math.ceil(_REACH / voxel)
-        box.append(slice(max(int(held[0]) - reach, 0), int(held[-1]) + reach + 1))
-    return tuple(box)
-
-
-@falling_off.register_fake
-def _(prescription: Tensor, fall_off: Sequence[float]) -> Tensor:
-    return torch.empty_like(prescription)
 
 
 def _anchored(values: Tensor, guess: Tensor, in_target: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ from cdm_nnunet.nnunet.configurations import (
     known_configurations,
     planned_names,
 )
-from cdm_nnunet.nnunet.fingerprint import SPACINGS, DoseFingerprintExtractor
+from cdm_nnunet.nnunet.fingerprint import FALL_OFF, SPACINGS, DoseFingerprintExtractor
 from cdm_nnunet.nnunet.model import facts_in, model_facts
 from cdm_nnunet.nnunet.network import BitDecodeUNet
 from cdm_nnunet.nnunet.plan_choices import PlanChoices
@@ -48,7 +48,6 @@ from cdm_nnunet.progress import note_beside
 from cdm_nnunet.roi import Catalogue
 
 _LOCK = ".plan_lock"
-_FALL_OFF_MM = 13.0  # standard deviation of the fall-off from one target into the next in the network's first guess
 
 
 class DosePlanner(ExperimentPlanner):
@@ -131,7 +130,8 @@ class DosePlanner(ExperimentPlanner):
 
     def _own_arguments(self) -> dict[str, Any]:
         packed = {"cell": list(self._cell)} if max(self._cell) > 1 else {}
-        return {"n_rois": len(self.catalogue), "fall_off": (self._spacing / _FALL_OFF_MM).tolist(), **packed}
+        fall_off = (self._spacing / self.dataset_fingerprint[FALL_OFF]).tolist()
+        return {"n_rois": len(self.catalogue), "fall_off": fall_off, **packed}
 
     def get_plans_for_configuration(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """As in nnU-Net, with our network arguments and the limit of the batch size."""

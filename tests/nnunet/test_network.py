@@ -13,7 +13,8 @@ from torch import nn
 from cdm_nnunet.cpu.instance_norm import InstanceNorm3d
 from cdm_nnunet.losses.bits import pack_words
 from cdm_nnunet.nnunet.compute import prepare_network, to_device
-from cdm_nnunet.nnunet.network import BitDecodeUNet, Float32Conv3d, depth_to_space, falling_off
+from cdm_nnunet.nnunet.first_guess import falling_off
+from cdm_nnunet.nnunet.network import BitDecodeUNet, Float32Conv3d, depth_to_space
 from cdm_nnunet.roi import pack, to_words, unpack
 
 PATCH = (8, 16, 16)
@@ -315,36 +316,6 @@ def test_the_memory_measure_of_a_folded_network():
     maps = (whole - decoded_and_loss) / 8
     packing_layer, seven_more_heads = 4 * voxels / 8, 7 * voxels / 8
     assert packed - decoded_and_loss == pytest.approx(maps + packing_layer + seven_more_heads, rel=0.02)
-
-
-def test_the_first_guess_in_targets_is_the_largest_prescription_weighted_by_distance():
-    generator = np.random.default_rng(14)
-    fall_off, prescription = (0.4, 0.7, 0.9), torch.zeros(2, 1, *PATCH)
-    for one in prescription[:, 0]:
-        for dose in (45.0, 50.0, 56.0, 63.0, 70.0, 10.0):  # the most that the reach allows for is 7.4 times the least
-            one[tuple(slice(start, start + 3) for start in generator.integers(0, np.array(PATCH) - 3))] = dose
-    expected = torch.zeros_like(prescription)
-    position = np.stack(np.meshgrid(*map(np.arange, PATCH), indexing="ij"), -1)
-    for guess, one in zip(expected[:, 0], prescription[:, 0], strict=True):
-        for voxel in one.nonzero().tolist():
-            weight = np.exp(-(((position - voxel) * fall_off) ** 2).sum(-1) / 2)
-            guess.copy_(torch.maximum(guess, one[tuple(voxel)] * torch.from_numpy(weight)))
-    given, found, in_target = prescription.clone(), falling_off(prescription, fall_off), prescription > 0
-    torch.testing.assert_close(found[in_target], expected[in_target], atol=0, rtol=1e-5)
-    assert (found > prescription)[in_target].any()
-    assert (found >= prescription).all()
-    assert (found <= expected * (1 + 1e-5)).all()
-    assert torch.equal(prescription, given)
-
-
-def test_prescriptions_fall_off_in_a_large_image_as_they_do_alone():
-    whole, corner = torch.zeros(2, 1, 30, 40, 50), torch.zeros(2, 1, 14, 12, 14)
-    corner[0, 0, 5:8, 4:6, 3], corner[1, 0, 4, 4:6, 4] = 70.0, 56.0  # (4, 4 and 7 voxels reach)
-    whole[..., 16:30, 20:32, :14] = corner
-    expected = torch.zeros_like(whole)
-    expected[..., 16:30, 20:32, :14] = falling_off(corner, (0.5, 0.5, 0.3))
-    assert torch.equal(falling_off(whole, (0.5, 0.5, 0.3)), expected)
-    assert not falling_off(torch.zeros_like(whole), (0.5, 0.5, 0.3)).any()
 
 
 @pytest.mark.parametrize("cell", [(1, 1, 1), (2, 2, 2)])

@@ -60,6 +60,14 @@ def large(planned, tmp_path, monkeypatch):
     return folders
 
 
+def test_the_fall_off_of_the_first_guess_is_that_of_the_data_sets_own_plans(large):
+    path = large.preprocessed / "dataset_fingerprint.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"fall_off_mm": 9.0}))
+    for configuration in DosePlanner(large.raw.folder.name).plan_experiment()["configurations"].values():
+        fall_off = configuration["architecture"]["arch_kwargs"]["fall_off"]
+        assert fall_off == pytest.approx([mm / 9 for mm in configuration["spacing"]])  # of its own voxels, not cells
+
+
 def test_plans_name_our_classes_and_carry_what_training_needs(planned):
     plans = read(planned)
     assert plans["image_reader_writer"] == "CDMReaderWriter"
@@ -71,8 +79,6 @@ def test_plans_name_our_classes_and_carry_what_training_needs(planned):
         assert configuration["preprocessor_name"] == "DosePreprocessor"
         assert configuration["architecture"]["network_class_name"] == "cdm_nnunet.nnunet.network.BitDecodeUNet"
         assert configuration["architecture"]["arch_kwargs"]["n_rois"] == 20
-        fall_off = configuration["architecture"]["arch_kwargs"]["fall_off"]
-        assert fall_off == pytest.approx([mm / 13 for mm in configuration["spacing"]])  # of its own voxels, not cells
         assert configuration["batch_size"] >= 2
     parsed = DosePlans(plans)
     assert parsed.catalogue == planned.raw.catalogue

@@ -17,7 +17,7 @@ from cdm_nnunet.losses.cdm import CDMLoss
 from cdm_nnunet.losses.rivals import DVHCurveLoss, MomentLoss, SortedDoseLoss
 from cdm_nnunet.losses.terms import Smoothing
 from cdm_nnunet.nnunet.facts import loss_arguments
-from cdm_nnunet.nnunet.network import falling_off
+from cdm_nnunet.nnunet.first_guess import falling_off
 from cdm_nnunet.nnunet.predictor import DosePredictor
 
 
