@@ -28,10 +28,10 @@ class _PlainNetwork(DoseTrainer):
         num_output_channels: int,
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
-        """The plans' network without the anchor on the prescription; training and prediction both call this."""
+        """The plans' network without anchor and details; training and prediction both call this."""
         network: nn.Module = get_network_from_plans(
             configuration_manager.network_arch_class_name,
-            {**configuration_manager.network_arch_init_kwargs, "fall_off": None},
+            {**configuration_manager.network_arch_init_kwargs, "fall_off": None, "details": False},
             configuration_manager.network_arch_init_kwargs_req_import,
             num_input_channels,
             num_output_channels,

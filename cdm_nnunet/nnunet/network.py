@@ -28,7 +28,11 @@ _HEAD_BYTES = 4.0  # a float32 copy of each feature of the finest output layer
 _LOSS_BYTES = 1.6
 
 
-class Float32Conv3d(nn.Conv3d):
+class ZeroConv3d(nn.Conv3d):
+    """A convolution that starts with zeros: an untrained network gives the first guess, without random doses."""
+
+
+class Float32Conv3d(ZeroConv3d):
     """A convolution that stays in float32 under autocast.
 
     As the last layer it avoids rounding the dose: in bfloat16, neighbouring numbers near 70 Gy are 0.25 to 0.5 Gy
@@ -53,7 +57,9 @@ class BitDecodeUNet(PlainConvUNet):
 
     With ``cell`` above 1 the U-Net works on cells of this many voxels: a learned, strided layer reads each cell's CT,
     prescription and masks, and the last layers give the doses of a cell's voxels as channels (sub-pixel convolution,
-    W. Shi et al., CVPR 2016). Inputs and outputs keep the full resolution, and so does every loss.
+    W. Shi et al., CVPR 2016). Inputs and outputs keep the full resolution, and so does every loss. With ``details`` a
+    second strided layer adds a linear function of a cell's own inputs, and of the first guess, to its doses: the
+    features have no room for which voxel of the cell is in which ROI.
 
     With ``fall_off`` the dose is anchored on the prescription: the network gives two numbers per voxel, the dose, used
     outside targets, and the difference from a first guess, used inside. The guess is the prescription, or more near
@@ -66,6 +72,7 @@ class BitDecodeUNet(PlainConvUNet):
         n_rois: Number K of ROIs in the words.
         cell: Voxels of a cell along z, y and x.
         fall_off: Voxel size along z, y and x, as for :func:`falling_off`; None for a dose that is not anchored.
+        details: Whether a cell's inputs also reach its doses directly.
         **architecture: As for ``PlainConvUNet``.
     """
 
@@ -77,6 +84,7 @@ class BitDecodeUNet(PlainConvUNet):
         n_rois: int,
         cell: Sequence[int] = (1, 1, 1),
         fall_off: Sequence[float] | None = None,
+        details: bool = False,
         **architecture: Any,
     ):
         del input_channels
@@ -93,11 +101,14 @@ class BitDecodeUNet(PlainConvUNet):
         )
         # (space to depth; it keeps the name that the weights of trained models have)
         self.fold = nn.Conv3d(channels, features, self.cell, self.cell) if packed else nn.Identity()
+        anchored = fall_off is not None
+        self.details = ZeroConv3d(channels, outputs, self.cell, self.cell) if details else None
+        self.guess_details = ZeroConv3d(1, outputs, self.cell, self.cell) if details and anchored else None
 
     @staticmethod
     def initialize(module: nn.Module) -> None:
         """nnU-Net's initialisation, with last layers of zeros: otherwise random doses must be unlearnt first."""
-        if isinstance(module, Float32Conv3d):
+        if isinstance(module, ZeroConv3d):
             nn.init.zeros_(module.weight)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
@@ -107,7 +118,8 @@ class BitDecodeUNet(PlainConvUNet):
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """Predict the dose."""
         prescription = x[:, PRESCRIPTION : PRESCRIPTION + 1]
-        guess = None if self.fall_off is None else falling_off(prescription, self.fall_off)
+        in_target = (prescription > 0).to(prescription.dtype)
+        guess = None if self.fall_off is None else in_target * falling_off(prescription, self.fall_off)
         device = x.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
         masks = unpack_words(x[:, FIRST_WORD:], self.n_rois)
@@ -115,10 +127,14 @@ class BitDecodeUNet(PlainConvUNet):
         if x.is_contiguous(memory_format=torch.channels_last_3d):
             decoded = decoded.contiguous(memory_format=torch.channels_last_3d)
         predicted: Tensor | list[Tensor] = super().forward(self.fold(decoded))
-        doses = [depth_to_space(one, self.cell) for one in (predicted if isinstance(predicted, list) else [predicted])]
+        finest, *coarser = predicted if isinstance(predicted, list) else [predicted]
+        if self.details is not None:
+            finest = finest + self.details(decoded)
+        if self.guess_details is not None and guess is not None:
+            finest = finest + self.guess_details(guess - prescription)
+        doses = [depth_to_space(one, self.cell) for one in (finest, *coarser)]
         if guess is not None:
-            in_target = (prescription > 0).to(guess.dtype)
-            doses = [_anchored(one, in_target * guess, in_target) for one in doses]
+            doses = [_anchored(one, guess, in_target) for one in doses]
         return doses if isinstance(predicted, list) else doses[0]
 
     def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> np.int64:
@@ -130,6 +146,8 @@ class BitDecodeUNet(PlainConvUNet):
         extra += cells * finest_features * _HEAD_BYTES / _BYTES_PER_VALUE
         if isinstance(self.fold, nn.Conv3d):
             extra += cells * self.fold.out_channels
+        if self.details is not None:
+            extra += cells * self.details.out_channels
         total: np.int64 = np.int64(super().compute_conv_feature_map_size(inner_size) + extra)
         return total
 

@@ -129,7 +129,7 @@ class DosePlanner(ExperimentPlanner):
         return float(network.compute_conv_feature_map_size(whole))
 
     def _own_arguments(self) -> dict[str, Any]:
-        packed = {"cell": list(self._cell)} if max(self._cell) > 1 else {}
+        packed = {"cell": list(self._cell), "details": True} if max(self._cell) > 1 else {}
         fall_off = (self._spacing / self.dataset_fingerprint[FALL_OFF]).tolist()
         return {"n_rois": len(self.catalogue), "fall_off": fall_off, **packed}
 

@@ -50,7 +50,7 @@ class MatchedRois:
 def with_matched_rois(
     weights: Mapping[str, Tensor], network: nn.Module, theirs: Catalogue, ours: Catalogue
 ) -> dict[str, Tensor]:
-    """Adapt the first layer of weights to another catalogue.
+    """Adapt the layers that read the inputs to another catalogue.
 
     Args:
         weights: Weights of a model with the catalogue ``theirs``.
@@ -59,11 +59,11 @@ def with_matched_rois(
         ours: The catalogue of the network.
 
     Returns:
-        The same weights except in the first layer, (features, 2 + K, z, y, x): CT, prescription and known ROIs keep
+        The same weights except in these layers, (features, 2 + K, z, y, x): CT, prescription and known ROIs keep
         their weights, new ROIs have zero.
 
     Raises:
-        InputError: If the first layer does not fit ``theirs``.
+        InputError: If a layer does not fit ``theirs``.
     """
     taken = MatchedRois.of(theirs, ours).taken
     inputs = _inputs_of(network)
@@ -81,8 +81,10 @@ def with_matched_rois(
 
 
 def _inputs_of(network: nn.Module) -> set[str]:
-    """Names of the weights of the input layer, which nnU-Net lists under several names."""
-    fold = getattr(network, "fold", None)
+    """Names of the weights of the layers that read the inputs; nnU-Net lists one under several names."""
+    fold, details = (getattr(network, name, None) for name in ("fold", "details"))
     root = fold if isinstance(fold, nn.Conv3d) else getattr(network, "encoder", network)
     first = next((module.weight for module in root.modules() if isinstance(module, nn.Conv3d)), None)
-    return {name for name, value in network.state_dict(keep_vars=True).items() if value is first}
+    reading = [weight for weight in (first, getattr(details, "weight", None)) if weight is not None]
+    kept = network.state_dict(keep_vars=True).items()
+    return {name for name, value in kept if any(value is weight for weight in reading)}

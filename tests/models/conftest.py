@@ -77,7 +77,7 @@ def save_fold(preprocessed: Path, results: Path, fold: int, **own) -> Path:
     network = nnUNetTrainerDoseMAE.build_network_architecture(
         manager, manager.get_configuration("3d_packed"), DosePlans(plans).n_channels, 1, False
     )
-    for layer in network.decoder.seg_layers:  # (they start at zero)
+    for layer in (*network.decoder.seg_layers, network.details, network.guess_details):  # (they start at zero)
         torch.nn.init.normal_(layer.weight, std=0.1)
     weights = network.state_dict()
     content = {

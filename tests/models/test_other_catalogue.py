@@ -99,7 +99,9 @@ def test_the_network_predicts_as_before_where_the_rois_are_those_of_both(trainer
     assert expected.std() > 0.01
     torch.testing.assert_close(made, expected, rtol=0, atol=1e-5)
     torch.testing.assert_close(new, expected, rtol=0, atol=1e-5)  # new weights start at zero
-    assert torch.count_nonzero(after.fold.weight[:, 2 + ours.bit("Ring")]) == 0
+    for layer in (after.fold, after.details):
+        assert torch.count_nonzero(layer.weight[:, 2 + ours.bit("Ring")]) == 0
+        assert torch.count_nonzero(layer.weight[:, 2 + ours.bit("SpinalCord")]) > 0
     (log,) = trainer_logs(trainer)
     text = log.read_text()
     assert f"weights of {one_fold}" in text

@@ -238,7 +238,7 @@ def test_the_dose_does_not_depend_on_the_number_of_threads():
 def test_the_whole_network_can_be_compiled(backend, deep_supervision):
     """torch.compile captures the bit decode and the float32 head in one graph (fullgraph: no silent break)."""
     torch._dynamo.reset()
-    network = make(seed=7, deep_supervision=deep_supervision, fall_off=FALL_OFF)
+    network = make(seed=7, deep_supervision=deep_supervision, fall_off=FALL_OFF, details=True)
     compiled = torch.compile(network, backend=backend, fullgraph=True)
     x, _ = inputs(7)
 
@@ -306,6 +306,48 @@ def test_every_voxel_of_a_cell_has_a_dose_of_its_own():
             outputs.append(network(torch.cat([torch.zeros(1, 2, *PATCH), pack_words(masks)], 1)))
     assert not torch.equal(*outputs)
     assert len(outputs[0][0, 0, 4:6, 8:10, 8:10].unique()) == 8
+
+
+@pytest.mark.parametrize("fall_off", [None, FALL_OFF])
+def test_details_add_nothing_until_they_are_trained(fall_off):
+    options = {"cell": (2, 2, 2), "fall_off": fall_off, "deep_supervision": True}
+    network, plain = make(seed=15, details=True, **options).eval(), make(seed=15, **options).eval()
+    network.apply(network.initialize)
+    assert not network.details.weight.any()
+    network.load_state_dict(plain.state_dict(), strict=False)
+    x, _ = inputs(15)
+    with torch.no_grad():
+        for one, two in zip(network(x), plain(x), strict=True):
+            assert torch.equal(one, two)
+
+
+def test_details_are_a_linear_function_of_the_inputs_of_a_cell_and_of_the_first_guess():
+    """They reach the finest dose alone, through no feature, and each voxel of a cell has weights of its own."""
+    network = make(seed=16, cell=(2, 2, 2), fall_off=FALL_OFF, details=True, deep_supervision=True).eval()
+    network.apply(network.initialize)
+    layers = (network.details, network.guess_details)
+    x, masks = inputs(16)
+    x[:, 1] = 0
+    x[..., 4:8][:, 1], x[..., 8:12][:, 1] = 0.5, 1.0
+    with torch.no_grad():
+        before = network(x)
+        for layer in layers:
+            nn.init.normal_(layer.weight)
+            nn.init.normal_(layer.bias)
+        after = network(x)
+    for coarse, same in zip(before[1:], after[1:], strict=True):
+        assert torch.equal(coarse, same)
+    prescription = x[:, 1:2]
+    guess_inputs = before[0] - prescription  # what falls off from higher targets
+    decoded = torch.cat([x[:, :2], torch.from_numpy(masks).float()], 1)
+    here = (1, slice(None), slice(4, 6), slice(6, 8), slice(6, 8))  # a cell beside the higher target
+    assert guess_inputs[here].any()
+    added = torch.zeros(16)
+    for layer, values in zip(layers, (decoded, guess_inputs), strict=True):
+        added += (layer.weight.detach() * values[here]).sum((1, 2, 3, 4)) + layer.bias.detach()
+    outside, inside = added.reshape(2, 2, 2, 2)
+    expected = torch.where(prescription[here][0] > 0, inside, outside)
+    torch.testing.assert_close((after[0] - before[0])[here][0], expected, atol=1e-4, rtol=1e-4)
 
 
 def test_the_memory_measure_of_a_folded_network():

@@ -147,8 +147,9 @@ def test_the_folded_configuration_shares_the_data_of_full_resolution(planned):
     for key in ("spacing", "data_identifier", "median_image_size_in_voxels"):
         assert full[key] == packed[key], key
     assert DosePlans(plans).digest("3d_fullres") == DosePlans(plans).digest("3d_packed")
-    assert "cell" not in full["architecture"]["arch_kwargs"]
+    assert not {"cell", "details"} & set(full["architecture"]["arch_kwargs"])
     assert packed["architecture"]["arch_kwargs"]["cell"] == [2, 2, 2]
+    assert packed["architecture"]["arch_kwargs"]["details"] is True
     strides = 2 * np.array(_strides(packed)).prod(1)
     assert all(n % stride == 0 for n, stride in zip(packed["patch_size"], strides, strict=True))
 

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 import cdm_nnunet
 from cdm_nnunet import trainers
 from cdm_nnunet.folders import TRAINER_VARIABLE
+from cdm_nnunet.nnunet.plans import DosePlans
 from cdm_nnunet.nnunet.predictor import DosePredictor
 
 
@@ -49,3 +51,12 @@ def test_a_model_of_either_name_is_trained_and_predicted(plans_named, monkeypatc
     predictor = DosePredictor(device=torch.device("cpu"), allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(trainer.output_folder_base, (0,), "checkpoint_final.pth")
     assert predictor.configuration_manager.patch_size == trainer.configuration_manager.patch_size
+
+
+def test_the_plain_network_on_cells_has_no_details(plans_named):
+    plans, _ = plans_named("3d_packed")
+    manager = PlansManager(plans)
+    configuration, n_channels = manager.get_configuration("3d_packed"), DosePlans(plans).n_channels
+    for name, has in {"nnUNetTrainerDoseMAE": True, "nnUNetTrainerDoseVanilla": False}.items():
+        network = getattr(trainers, name).build_network_architecture(manager, configuration, n_channels, 1, False)
+        assert (network.details is not None) == (network.guess_details is not None) == has, name
