@@ -24,6 +24,10 @@ ROWS = {
     "vanilla_cdm": "vanilla nnU-Net, MAE + CDM (`nnUNetTrainerCDMVanilla`)",
     "mae": "our network, MAE (`nnUNetTrainerDoseMAE`)",
     "cdm": "our network, MAE + CDM (`nnUNetTrainerCDM`)",
+    "mae_13mm": "fall-off of 13 mm, no details, MAE",
+    "cdm_13mm": "fall-off of 13 mm, no details, MAE + CDM",
+    "mae_9mm": "fall-off of 9 mm, no details, MAE",
+    "cdm_9mm": "fall-off of 9 mm, no details, MAE + CDM",
 }
 MEANS = ("mean_baseline", "mean_model")
 NUMBERS = ("change_percent", "change_low", "change_high")
@@ -31,6 +35,8 @@ CHANGES = {
     "change by the loss, vanilla nnU-Net": ("vanilla", "vanilla_cdm"),
     "change by the loss, our network": ("mae", "cdm"),
     "change by network and loss": ("vanilla", "cdm"),
+    "change by the loss, 13 mm, no details": ("mae_13mm", "cdm_13mm"),
+    "change by the loss, 9 mm, no details": ("mae_9mm", "cdm_9mm"),
 }
 
 
