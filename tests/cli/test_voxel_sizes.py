@@ -52,9 +52,12 @@ def test_the_output_of_plan_says_its_order():
     }
     record = {
         **{"dataset": "D", "plans_from": None, "gpu_memory_gb": 8, "n_rois": 3, "dose_scale_gy": 70.0},
-        **{"highest_prescription_gy": 70.0, "preprocessed": [], "configurations": {"3d_packed": configuration}},
+        **{"highest_prescription_gy": 70.0, "fall_off_mm": 9.0, "preprocessed": []},
+        "configurations": {"3d_packed": configuration},
     }
     said = plan.render(record)
     assert "voxels 2.00 x 2.50 x 3.00 mm (all sizes: x, y, z); median patient 40 x 20 x 10 voxels" in said
     assert "patch 32 x 16 x 8 holds" in said
     assert "on cells of 2 x 2 x 1 voxels" in said
+    assert "a fall-off with a width of 9 mm" in said
+    assert "fall-off" not in plan.render(record | {"fall_off_mm": None})
