@@ -8,10 +8,12 @@ import sys
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 
 from cdm_nnunet.errors import InputError
 from cdm_nnunet.files import locked
+from cdm_nnunet.nnunet.first_guess import best_width_mm, misfits_gy
 from cdm_nnunet.nnunet.plan_choices import PlanChoices
 from cdm_nnunet.nnunet.planner import DosePlanner, plan_and_preprocess
 from cdm_nnunet.nnunet.plans import DosePlans
@@ -58,6 +60,19 @@ def large(planned, tmp_path, monkeypatch):
     ]
     path.write_text(json.dumps(fingerprint))
     return folders
+
+
+def test_the_fingerprint_takes_the_fall_off_from_all_plans(planned):
+    misfits = []
+    for case in (case for case, record in planned.raw.cases.items() if record.split == "Tr"):
+        prescription, dose = (
+            sitk.ReadImage(planned.raw.folder / name)
+            for name in (f"imagesTr/{case}_0001.nii.gz", f"labelsTr/{case}.nii.gz")
+        )
+        values = (sitk.GetArrayFromImage(image) for image in (prescription, dose))
+        misfits.append(misfits_gy(*values, prescription.GetSpacing()[::-1]))
+    found = read(planned, "dataset_fingerprint")["fall_off_mm"]
+    assert found == best_width_mm(misfits) != best_width_mm([])
 
 
 def test_the_fall_off_of_the_first_guess_is_that_of_the_data_sets_own_plans(large):
