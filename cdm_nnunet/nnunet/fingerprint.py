@@ -27,7 +27,7 @@ from cdm_nnunet.progress import progress
 from cdm_nnunet.roi import Catalogue
 
 SPACINGS = "spacings_mm"  # nnU-Net's name for it is "spacings"
-FALL_OFF = "fall_off_mm"
+FALL_OFF = "fall_off_mm"  # a standard deviation
 _CT_SAMPLES = 1_000_000  # over the whole data set: nnU-Net's 1e8 give no better percentiles and take minutes
 
 
